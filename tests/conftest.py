@@ -1,0 +1,37 @@
+"""What several test files share: data prepared once, and a trained run made once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# One thread: as quick at the tiny model's size, and steadier beside other processes. Before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SGD = Path(__file__).parents[1].parent / "shared" / "data" / "sgd"
+
+
+@pytest.fixture(scope="session")
+def sgd() -> Path:
+    """Real dialogues, which the project does not ship."""
+    if not SGD.exists():
+        pytest.skip(f"no Schema-Guided Dialogue files at {SGD}")
+    return SGD
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory) -> Path:
+    """The demo's dialogues, prepared."""
+    from grpo_kit import demo, prepare
+
+    out = tmp_path_factory.mktemp("data") / "demo"
+    prepare(demo.TRACES, out, eval_fraction=demo.EVAL_FRACTION)
+    return out
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, demo_data):
+    """A run of 20 steps on the demo's data: long enough to learn something, short enough for a test."""
+    from grpo_kit import train
+
+    return train(data=str(demo_data), max_steps=20, save_steps=10, runs_dir=tmp_path_factory.mktemp("runs"))

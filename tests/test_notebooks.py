@@ -1,0 +1,44 @@
+"""The notebooks: text and .ipynb hold the same cells, and the four run in order without a browser."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+from build import read_text_notebook  # noqa: E402
+
+TEXTS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
+def test_the_ipynb_is_built_from_the_text(text):
+    built = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
+    expected = read_text_notebook(text)
+    assert [(c.id, c.cell_type, c.source) for c in built.cells] == [
+        (c.id, c.cell_type, c.source) for c in expected.cells
+    ], "run make notebooks"
+    assert "parameters" in [tag for cell in built.cells for tag in cell.metadata.get("tags", [])]
+    outputs = [output for cell in built.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs), "a figure is kept for those who only read"
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert str(ROOT) not in json.dumps(built) and str(Path.home()) not in json.dumps(built)
+
+
+def test_the_demo_runs_all_four_and_ends_with_the_comparison(tmp_path):
+    command = [sys.executable, "-m", "grpo_kit.cli", "demo", "--out", tmp_path / "demo", "--max-steps", "6"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith("base 0.") and " difference " in lines[-1] and lines[-1].endswith("(n=128)")
+    for text in TEXTS:
+        notebook = nbformat.read(tmp_path / "demo" / f"{text.stem}.ipynb", as_version=4)
+        assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+    figures = [word for word in " ".join(lines[-2:-1]).split() if word.endswith(".png")]
+    assert len(figures) == 2 and all(Path(figure).stat().st_size > 10_000 for figure in figures)
+    assert not (tmp_path / "data").exists(), "the demo keeps to its own folder"

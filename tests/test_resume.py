@@ -1,0 +1,110 @@
+"""A run killed at any moment and started again ends as if it had never been killed."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+STEPS, SAVE_STEPS = 24, 4
+COMMAND = "--run-id run --max-steps 24 --save-steps 4 --learning-rate 0.001".split()
+
+
+def start(runs: Path, data: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "grpo_kit.cli", "train", "--runs-dir", runs, "--data", data, *COMMAND, *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def rows(run: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+
+
+def judged(run: Path) -> dict:
+    with sqlite3.connect(run / "rewards.cache.sqlite") as database:
+        return dict(database.execute("select key, judged_at from judgements"))
+
+
+def steps_written(run: Path) -> int:
+    return len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").exists() else 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, demo_data) -> Path:
+    runs = tmp_path_factory.mktemp("undisturbed")
+    finish(start(runs, demo_data))
+    return runs / "run"
+
+
+def test_killed_again_and_again_it_ends_the_same(tmp_path, demo_data, undisturbed):
+    rng = random.Random(os.environ.get("KILL_SEED", "1"))
+    run = tmp_path / "run"
+    kills, judgements = [], {}
+    # While loading, and then at three moments that a seed chooses: at a step, and somewhere within it.
+    for target in [0, *sorted(rng.sample(range(1, STEPS - 1), 3))]:
+        process = start(tmp_path, demo_data)
+        while steps_written(run) < target and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if target:
+            kills.append(steps_written(run))
+            judgements |= judged(run)
+    output = finish(start(tmp_path, demo_data))
+    assert "resumed from checkpoint-" in output
+
+    for name in ("metrics.jsonl", "completions.jsonl"):
+        steps = [row["step"] for row in rows(run, name)]
+        assert steps == [row["step"] for row in rows(undisturbed, name)], f"{name} after kills at {kills}"
+    said = [row["completion"] for row in rows(run, "completions.jsonl")]
+    assert said == [row["completion"] for row in rows(undisturbed, "completions.jsonl")]
+
+    weights, expected = (load_file(folder / "adapter_model.safetensors") for folder in (run, undisturbed))
+    assert all((weights[name] == expected[name]).all() for name in expected)
+
+    found = {path.name: {file.name for file in path.iterdir()} for path in run.glob("*checkpoint*")}
+    assert sorted(found) == sorted(f"checkpoint-{step}" for step in range(SAVE_STEPS, STEPS + 1, SAVE_STEPS))
+    assert set(map(frozenset, found.values())) == {frozenset(p.name for p in (undisturbed / "checkpoint-4").iterdir())}
+    assert not (run / ".partial").exists()
+
+    after = judged(run)
+    assert judgements.items() <= after.items(), "a judgement made before a kill was lost or made again"
+    assert after.keys() == judged(undisturbed).keys()
+    assert json.loads((run / "status.json").read_text())["state"] == "complete"
+
+
+def test_a_complete_run_is_left_alone_and_other_settings_are_refused(undisturbed, demo_data):
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    assert "is complete" in finish(start(undisturbed.parent, demo_data))
+    refused = start(undisturbed.parent, demo_data, "--seed", "1")
+    output, _ = refused.communicate()
+    assert refused.returncode == 2 and "seed=1 (it has 42)" in output and "Traceback" not in output
+    assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+
+
+def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_kept_out(tmp_path, demo_data):
+    process = start(tmp_path, demo_data)
+    while steps_written(tmp_path / "run") < 1:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    second = start(tmp_path, demo_data)
+    output, _ = second.communicate()
+    assert second.returncode == 2 and "trained by another process" in output
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "stopped" and "resume" in status["reason"]
+    assert process.returncode == 130 and "Traceback" not in output

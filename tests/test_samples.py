@@ -1,0 +1,396 @@
+"""Shows that traces of every format become checked samples, in two splits that share nothing, or one clear error."""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from grpo_kit.formats import read_traces
+from grpo_kit.rubrics import SYSTEM_ACTS, rubric_from_acts, schema_from, task_description
+from grpo_kit.samples import Act, BadTrace, Sample, check_splits, fingerprint, read_samples
+from grpo_kit.traces import prepare
+
+SGD = Path(__file__).parents[1].parent / "shared/data/sgd"
+needs_sgd = pytest.mark.skipif(not SGD.exists(), reason=f"the Schema-Guided Dialogue files are not at {SGD}")
+OUTPUTS = ["data_card.json", "eval.jsonl", "train.jsonl"]
+
+SCHEMA = [
+    {
+        "service_name": "Cafes_1",
+        "description": "Finds cafes",
+        "slots": [
+            {"name": "city", "description": "City of the cafe", "possible_values": []},
+            {"name": "date", "description": "Date of the visit", "possible_values": []},
+            {"name": "type", "description": "Type of the cafe", "possible_values": []},
+            {"name": "number_stops", "description": "Stops on the way", "possible_values": []},
+            {"name": "has_wifi", "description": "Whether it has wifi", "possible_values": ["True", "False"]},
+        ],
+        "intents": [{"name": "BookCafe", "description": "Book a table at a cafe"}],
+    }
+]
+
+
+def turn(speaker: str, utterance: str, *actions: tuple) -> dict:
+    frame = {"service": "Cafes_1", "actions": [{"act": a, "slot": s, "values": list(v)} for a, s, v in actions]}
+    if speaker == "USER":
+        frame["state"] = {"active_intent": "BookCafe"}
+    return {"speaker": speaker, "utterance": utterance, "frames": [frame]}
+
+
+def dialogue(name: str, opening: str | None = None) -> dict:
+    turns = [
+        turn("USER", opening or f"I want coffee, says {name}."),
+        turn("SYSTEM", "In which city?", ("REQUEST", "city", [])),
+        turn("USER", "In Oslo."),
+        turn("SYSTEM", "Oslo on March 1st?", ("CONFIRM", "city", ["Oslo"]), ("CONFIRM", "date", ["March 1st"])),
+    ]
+    return {"dialogue_id": name, "services": ["Cafes_1"], "turns": turns}
+
+
+def write_sgd(folder: Path, *files: object) -> Path:
+    """An SGD folder with a dialogue file for each of `files`: what it holds, or its bytes."""
+    folder.mkdir(exist_ok=True)
+    (folder / "schema.json").write_text(json.dumps(SCHEMA))
+    for number, content in enumerate(files, 1):
+        raw = content if isinstance(content, bytes) else json.dumps(content, indent=1).encode()
+        (folder / f"dialogues_{number:03}.json").write_bytes(raw)
+    return folder
+
+
+def write_lines(path: Path, *rows: object) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows))
+    return path
+
+
+def chat(*contents: str, **fields) -> dict:
+    roles = ("user", "assistant") * len(contents)
+    return {"messages": [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)], **fields}
+
+
+def names(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir())
+
+
+def both(out: Path) -> tuple[list[Sample], list[Sample]]:
+    return list(read_samples(out / "train.jsonl")), list(read_samples(out / "eval.jsonl"))
+
+
+# ---- real dialogues
+
+
+@needs_sgd
+@pytest.mark.parametrize(("part", "dialogues", "turns"), [("train", 896, 8164), ("dev", 196, 1324)])
+def test_real_dialogues_become_one_sample_per_system_turn_in_two_disjoint_splits(tmp_path, part, dialogues, turns):
+    card = prepare(SGD / part, tmp_path)
+    train, held_out = both(tmp_path)
+
+    assert (sum(card["dialogues"].values()), sum(card["samples"].values())) == (dialogues, turns)
+    assert card["samples"] == {"train": len(train), "eval": len(held_out)}
+    assert card["left_out_as_duplicate"] == card["skipped"]["count"] == 0
+    assert 0.07 < len(held_out) / turns < 0.13
+    for what in (lambda s: s.dialogue_id, lambda s: json.dumps(s.prompt)):
+        assert not {what(s) for s in train} & {what(s) for s in held_out}
+    check_splits(tmp_path / "train.jsonl", tmp_path / "eval.jsonl")
+
+    told = {s.id: s for trace in read_traces(SGD / part, "sgd", None) for s in trace.samples}
+    assert {s.id: s for s in train + held_out} == told, "what is read back is what was prepared"
+    assert all(s.rubric and s.task_description and s.prompt[-1]["role"] == "user" for s in told.values())
+    assert sum(card["acts"].values()) == sum(len(s.acts) for s in told.values())
+    assert card["source"] == f"sgd/{part}"
+    assert card["licence"] == {"file": "LICENSE.txt", "title": "Attribution-ShareAlike 4.0 International"}
+    assert card == json.loads((tmp_path / "data_card.json").read_text())
+
+
+@needs_sgd
+def test_no_real_dialogue_moves_when_files_are_added(tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    for name in ("schema.json", "dialogues_002.json", "dialogues_090.json"):
+        (few / name).write_bytes((SGD / "train" / name).read_bytes())
+    prepare(few, tmp_path / "before")
+    prepare(SGD / "train", tmp_path / "after")
+
+    for before, after in zip(both(tmp_path / "before"), both(tmp_path / "after"), strict=True):
+        assert before and {s.id for s in before} < {s.id for s in after}
+
+
+# ---- what samples say
+
+
+def test_an_sgd_turn_carries_its_acts_a_rubric_and_its_task(tmp_path):
+    prepare(write_sgd(tmp_path / "in", [dialogue(f"d{n}") for n in range(20)]), tmp_path / "out", eval_fraction=0.3)
+    train, _ = both(tmp_path / "out")
+    first, second = [s for s in train if s.dialogue_id == train[0].dialogue_id]
+
+    assert (first.rubric, first.turn_index, first.ground_truth) == ("ask for: the city", 1, "In which city?")
+    assert second.rubric == "confirm: the city is Oslo, the date is March 1st"
+    assert second.acts[1] == Act("Cafes_1", "CONFIRM", "date", ("March 1st",))
+    assert [m["content"] for m in second.prompt] == [first.prompt[0]["content"], "In which city?", "In Oslo."]
+    assert (second.services, second.task_description) == (["Cafes_1"], "Finds cafes: book a table at a cafe")
+
+
+def test_a_rubric_words_every_system_act():
+    def acts(*said):
+        return [Act("Cafes_1", act, slot, tuple(values)) for act, slot, *values in said]
+
+    schema = schema_from(SCHEMA)
+    example = acts(("REQUEST", "city"), ("CONFIRM", "date", "March 1st"))
+    assert rubric_from_acts(example, schema) == "ask for: the city; confirm: the date is March 1st"
+    rest = acts(
+        ("REQUEST", "type", "bar", "diner"),
+        ("REQUEST", "has_wifi"),
+        ("OFFER", "number_stops", "2"),
+        ("INFORM", "has_wifi", "False"),
+        ("INFORM_COUNT", "count", "7"),
+        ("OFFER_INTENT", "intent", "BookCafe"),
+        ("NOTIFY_SUCCESS", ""),
+        ("NOTIFY_FAILURE", ""),
+        ("REQ_MORE", ""),
+        ("GOODBYE", ""),
+    )
+    assert rubric_from_acts(rest, schema) == (
+        "ask for: the type of the cafe (such as bar or diner), has wifi (yes or no); offer: the number of stops is 2; "
+        "state: has wifi: no; say how many were found: 7; offer to: book a table at a cafe; "
+        "say that it has been done; say that it could not be done; ask whether anything else is needed; say goodbye"
+    )
+    assert {act.act for act in example + rest} == set(SYSTEM_ACTS)
+    assert task_description(["Cafes_1"], {}, schema) == "Finds cafes"
+
+
+def test_every_assistant_message_of_a_chat_is_a_sample(tmp_path):
+    system = {"role": "system", "content": "Be brief."}
+    rows = [chat(f"Hello {n}", "Hi.", "How are you?", "Fine.", id=f"c{n}", rubric="be kind") for n in range(20)]
+    rows.append({"messages": [system, *chat("Only a word?", "Yes.", "Unanswered")["messages"]]})
+    card = prepare(write_lines(tmp_path / "chats.jsonl", *rows), tmp_path / "out", eval_fraction=0.3)
+    samples = {s.id: s for split in both(tmp_path / "out") for s in split}
+
+    assert sum(card["samples"].values()) == len(samples) == 41
+    assert samples["c7:3"].prompt == chat("Hello 7", "Hi.", "How are you?")["messages"]
+    assert (samples["c7:3"].ground_truth, samples["c7:3"].rubric) == ("Fine.", "be kind")
+    anonymous = samples["chats-21:2"]
+    assert (anonymous.prompt[0], anonymous.rubric, anonymous.dialogue_id) == (system, "", "chats-21")
+
+
+def test_ready_made_samples_keep_their_fields_and_never_leak(tmp_path):
+    act = {"service": "Cafes_1", "act": "CONFIRM", "slot": "city", "values": ["Oslo"]}
+    full = {
+        "id": "mine",
+        "prompt": chat("To Oslo.")["messages"],
+        "ground_truth": "Oslo?",
+        "dialogue_id": "x",
+        "rubric": "confirm Oslo",
+        "acts": [act],
+        "turn_index": 3,
+    }
+    rows = [full, *({"prompt": f"Question {n}", "ground_truth": f"Answer {n}"} for n in range(20))]
+    rows += [{"prompt": "Hello", "ground_truth": "Hi", "dialogue_id": f"d{n}"} for n in range(20)]
+    rows += [chat(f"Opening {n}", "Yes?", id=f"m{n}") for n in range(9)]  # dialogues of which both formats hold a part
+    rows += [{"prompt": f"Part {n}", "ground_truth": "Yes.", "dialogue_id": f"m{n}"} for n in range(9)]
+    card = prepare(write_lines(tmp_path / "in" / "ready.jsonl", *rows), tmp_path / "out", eval_fraction=0.4)
+    train, held_out = both(tmp_path / "out")
+    samples = {s.id: s for s in train + held_out}
+
+    mine = samples["mine"]
+    assert (mine.dialogue_id, mine.turn_index, mine.rubric) == ("x", 3, "confirm Oslo")
+    assert mine.acts == [Act("Cafes_1", "CONFIRM", "city", ("Oslo",))]
+    assert samples["ready-2"].ground_truth == "Answer 0"
+    assert 0 < card["left_out_as_duplicate"] == len(rows) - len(samples), (
+        "what is in both splits stays where it was first"
+    )
+    assert sum("Hello" in (s.prompt for s in split) for split in (train, held_out)) == 1
+    assert sum(card["dialogues"].values()) == len({s.dialogue_id or s.id for s in samples.values()})
+    check_splits(tmp_path / "out/train.jsonl", tmp_path / "out/eval.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("sample", "what"),
+    [({"prompt": "A", "ground_truth": "b"}, "prompt"), ({"dialogue_id": "d", "prompt": "B"}, "dialogue")],
+)
+def test_check_splits_finds_what_stands_in_both(tmp_path, sample, what):
+    train = write_lines(tmp_path / "train.jsonl", {"prompt": chat("A")["messages"], "ground_truth": "a"})
+    write_lines(train, *train.read_bytes().splitlines(), {"prompt": "C", "ground_truth": "c", "dialogue_id": "d"})
+    fine = {"prompt": chat("Z")["messages"], "ground_truth": "z", "dialogue_id": "e"}
+    held_out = write_lines(tmp_path / "eval.jsonl", fine, {"ground_truth": "x", **sample, "id": "leak"})
+    with pytest.raises(BadTrace, match=f"eval.jsonl, sample leak: its {what} stands in .*train.jsonl too"):
+        check_splits(train, held_out)
+
+
+# ---- memory, bytes
+
+
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
+    def peak(copies: int) -> int:
+        files = [[dialogue(f"{n}-{copy}") for n in range(60)] for copy in range(copies)]
+        folder = write_sgd(tmp_path / f"in{copies}", *files)
+        del files
+        tracemalloc.start()
+        card = prepare(folder, tmp_path / f"out{copies}")
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert sum(card["dialogues"].values()) == 60 * copies
+        return top
+
+    peak(1)  # imports and caches
+    assert peak(12) < 1.2 * peak(2)
+
+
+def test_the_same_input_gives_the_same_bytes_and_the_seed_another_split(tmp_path):
+    folder = write_sgd(tmp_path / "in", [dialogue(f"d{n}") for n in range(30)])
+    (folder / "LICENCE").write_text("\n  Free to use \nand more")
+    cards = [prepare(folder, tmp_path / out, seed=seed) for out, seed in (("a", 1), ("b", 1), ("c", 2))]
+    for name in OUTPUTS:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+    assert cards[0]["licence"] == {"file": "LICENCE", "title": "Free to use"}
+    assert cards[0]["fingerprint"] != cards[2]["fingerprint"]
+    assert cards[0]["fingerprint"] == fingerprint([tmp_path / "a/train.jsonl", tmp_path / "a/eval.jsonl"])
+    assert str(tmp_path) not in (tmp_path / "a/data_card.json").read_text()
+
+
+# ---- bad input
+
+
+def broken(**changes) -> dict:
+    return {**dialogue("bad"), **changes}
+
+
+TURNS = dialogue("bad")["turns"]
+NO_UTTERANCE = [TURNS[0], {k: v for k, v in TURNS[1].items() if k != "utterance"}]
+BAD_SGD = {
+    "truncated": (json.dumps([dialogue("a")], indent=1).encode()[:300], r"dialogues_002.json:\d+:\d+: not valid JSON"),
+    "empty file": (b"", "dialogues_002.json: the file is empty"),
+    "empty list": ([], "dialogues_002.json: must be a list of dialogues"),
+    "latin-1": ('[{\n"dialogue_id": "caf\xe9"}]'.encode("latin-1"), "dialogues_002.json:2:20: not UTF-8 .byte 0xe9"),
+    "utf-16": (json.dumps([dialogue("a")]).encode("utf-16"), "dialogues_002.json:1:1: not UTF-8"),
+    "no id": ([broken(dialogue_id="")], "dialogue number 1: field 'dialogue_id' is empty"),
+    "id twice": (
+        [dialogue("d1")],
+        r"002.json, dialogue d1 .* already stands in dialogues_001.json, dialogue d1 .number 2",
+    ),
+    "no turns": ([{"dialogue_id": "bad", "services": ["Cafes_1"]}], "dialogue bad .number 1.: no field 'turns'"),
+    "no utterance": ([broken(turns=NO_UTTERANCE)], "dialogue bad .*: turn 1: no field 'utterance'"),
+    "empty utterance": ([broken(turns=[turn("USER", " ")])], "turn 0: field 'utterance' is empty"),
+    "begins with SYSTEM": ([broken(turns=TURNS[1:])], "turn 0: the speaker is 'SYSTEM' where 'USER' should be"),
+    "USER twice": ([broken(turns=[TURNS[0], *TURNS])], "turn 1: the speaker is 'USER' where 'SYSTEM' should be"),
+    "no answer": ([broken(turns=TURNS[:1])], "no SYSTEM turn"),
+    "service": ([broken(services=["Cafe_1"])], "service 'Cafe_1' is not in schema.json .did you mean 'Cafes_1'"),
+    "act": ([broken(turns=[TURNS[0], turn("SYSTEM", "Hm", ("ASK", "", []))])], "'ASK' is no act of a SYSTEM turn"),
+    "values": (
+        [broken(turns=[TURNS[0], turn("SYSTEM", "3", ("OFFER", "city", [3]))])],
+        "'values' must be a list of text",
+    ),
+}
+BAD_LINES = {
+    "truncated": (b'{"messages": [{"role', r"bad.jsonl:21:\d+: not valid JSON, or cut short"),
+    "latin-1": ('{"prompt": "caf\xe9"}'.encode("latin-1"), "bad.jsonl:21:16: not UTF-8"),
+    "neither": ({"conversation": []}, "bad.jsonl:21: neither 'messages' .* it has: conversation"),
+    "no object": ([1], r"bad.jsonl:21: expected an object with a field 'prompt', found \[1\]"),
+    "misspelt": ({"prompt": "A", "ground_trut": "b"}, "21: no field 'ground_truth' .did you mean 'ground_trut'"),
+    "empty answer": ({"prompt": "A", "ground_truth": " "}, "21: field 'ground_truth' is empty"),
+    "prompt's end": (
+        {"prompt": chat("a", "b")["messages"], "ground_truth": "c"},
+        "21: the prompt must end with the user",
+    ),
+    "wrong type": ({"prompt": "A", "ground_truth": "b", "turn_index": "3"}, "'turn_index' must be a whole number"),
+    "role": ({"messages": [{"role": "tool", "content": "x"}]}, "21: message 1 has the role 'tool' where 'user' should"),
+    "order": ({"messages": chat("a", "b")["messages"][::-1]}, "21: message 1 has the role 'assistant' where 'user'"),
+    "no answer": (chat("a"), "21: no assistant message"),
+    "no content": ({"messages": [{"role": "user"}]}, "21: message 1: no field 'content'"),
+    "id twice": (chat("a", "b", id="c3"), "21: the id 'c3' already stands in bad.jsonl:5;"),
+}
+
+
+def refused_and_then_skipped(traces: Path, out: Path, message: str, good: int) -> None:
+    """The error says `message`, leaves no trace and touches no earlier output; skip_bad leaves out that one thing."""
+    with pytest.raises(BadTrace, match=message):
+        prepare(traces, out, eval_fraction=0.3)
+    assert not out.exists()
+
+    card = prepare(traces, out, eval_fraction=0.3, skip_bad=True)
+    assert sum(card["dialogues"].values()) == good
+    assert card["skipped"]["count"] == len(card["skipped"]["first"]) == 1
+    assert str(traces.parent) not in card["skipped"]["first"][0]
+
+    earlier = {name: (out / name).read_bytes() for name in names(out)}
+    with pytest.raises(BadTrace, match=r"; mend it, or pass skip_bad \(--skip-bad\)[^;]*$"):
+        prepare(traces, out, eval_fraction=0.3, seed=1)
+    assert list(earlier) == OUTPUTS and earlier == {name: (out / name).read_bytes() for name in names(out)}
+
+
+@pytest.mark.parametrize("case", BAD_SGD)
+def test_a_bad_dialogue_or_file_is_refused_or_skipped(tmp_path, case):
+    content, message = BAD_SGD[case]
+    traces = write_sgd(tmp_path / "in", [dialogue(f"d{n}") for n in range(20)], content)
+    refused_and_then_skipped(traces, tmp_path / "out", message, good=20)
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_bad_line_is_refused_or_skipped(tmp_path, case):
+    content, message = BAD_LINES[case]
+    good = [chat(f"Hello {n}", "Hi.", id=f"c{n}") for n in range(19)]
+    traces = write_lines(tmp_path / "bad.jsonl", good[0], b"", *good[1:], content)
+    refused_and_then_skipped(traces, tmp_path / "out", message, good=19)
+
+
+def test_the_card_names_the_first_twenty_of_what_was_skipped(tmp_path):
+    rows = [chat(f"Hello {n}", "Hi.") for n in range(20)] + [chat("Hm")] * 25
+    card = prepare(write_lines(tmp_path / "c.jsonl", *rows), tmp_path / "out", eval_fraction=0.3, skip_bad=True)
+    assert card["skipped"]["count"] == 25
+    assert [reason.split(": ")[0] for reason in card["skipped"]["first"]] == [f"c.jsonl:{n}" for n in range(21, 41)]
+
+
+def test_a_folder_or_setting_that_cannot_work_is_refused_with_what_would(tmp_path):
+    def refuses(message: str, traces: Path, **settings) -> None:
+        for skip_bad in (False, True):  # none of these can be skipped
+            with pytest.raises(ValueError, match=message):
+                prepare(traces, tmp_path / "out", skip_bad=skip_bad, **settings)
+        assert not (tmp_path / "out").exists()
+
+    sgd = write_sgd(tmp_path / "sgd", [dialogue(f"d{n}") for n in range(3)])
+    (tmp_path / "void").mkdir()
+    refuses("nowhere: there is no such file or folder", tmp_path / "nowhere")
+    refuses(r"void: no dialogues_\*.json or \*.jsonl in this folder \(it holds: nothing\)", tmp_path / "void")
+    refuses(r"it holds: sgd, void\); did you mean .*/sgd\?", tmp_path)
+    refuses("give a .jsonl file, or the folder", sgd / "schema.json")
+    refuses(r"no \*.jsonl in this folder", sgd, format="chat")
+    refuses("no format 'SGD'.*there are: auto, sgd", sgd, format="SGD")
+    refuses("eval_fraction must lie between 0 and 1", sgd, eval_fraction=0)
+    few = r"sgd: the input has 3 dialogue\(s\), and none falls to eval.jsonl with eval_fraction 1e-06; 0.\d+ would do"
+    refuses(few, sgd, eval_fraction=1e-6)
+    same = write_sgd(tmp_path / "same", [dialogue(f"d{n}", "Hello") for n in range(3)])
+    refuses(r"3 dialogue\(s\), .*: they all open alike", same)
+    refuses(
+        "c.jsonl: (nothing was left to write; skipped: c.jsonl: )?the file is empty", write_lines(tmp_path / "c.jsonl")
+    )
+    (sgd / "schema.json").write_text('[{"service_name": "Cafes_1"}]')
+    refuses("schema.json: service number 1: no field 'description'", sgd)
+    (sgd / "schema.json").unlink()
+    refuses("schema.json: missing; copy", sgd)
+
+
+def test_the_eval_fraction_that_an_error_advises_works(tmp_path):
+    folder = write_sgd(tmp_path / "in", [dialogue(f"d{n}") for n in range(4)])
+    for fraction in (1e-6, 1 - 1e-6):
+        with pytest.raises(BadTrace) as refusal:
+            prepare(folder, tmp_path / "out", eval_fraction=fraction)
+        advised = float(str(refusal.value).split("; ")[1].split()[0])
+        assert all(prepare(folder, tmp_path / "out", eval_fraction=advised)["samples"].values())
+
+
+def test_outputs_never_overwrite_what_is_read(tmp_path):
+    train = write_lines(tmp_path / "train.jsonl", *(chat(f"Hello {n}", "Hi.") for n in range(20)))
+    for traces in (train, tmp_path):
+        with pytest.raises(ValueError, match="would overwrite what is read"):
+            prepare(traces, tmp_path)
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        prepare(train, train)
+
+
+def test_read_samples_names_file_line_and_field(tmp_path):
+    path = write_lines(tmp_path / "train.jsonl", {"prompt": "A", "ground_truth": "b"}, {"prompt": "A"})
+    samples = read_samples(path)
+    assert next(samples) == Sample("train-1", "A", "b")
+    with pytest.raises(BadTrace, match=r"train.jsonl:2: no field 'ground_truth'; it has: prompt; mend it, or prepare"):
+        next(samples)

@@ -1,0 +1,43 @@
+"""One list of dependencies: environment.yml and the lock file say what pyproject.toml says; importing stays light."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def name_of(requirement: str) -> str:
+    return re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-")
+
+
+def test_environment_yml_installs_this_package_on_a_python_it_allows():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert environment["channels"] == ["conda-forge"]
+    assert "python=3.11" in conda and PROJECT["requires-python"].startswith(">=3.11")
+    assert pip[0] in PROJECT["dependencies"], "torch comes first, pinned as in pyproject.toml"
+    assert pip[1] == f"--editable .[{','.join(sorted(EXTRAS))}]"
+    assert len(pip) == 2, "what is needed stands in pyproject.toml alone"
+
+
+def test_the_lock_pins_every_dependency_once_and_no_cuda():
+    pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split())
+    wanted = {name_of(requirement) for group in [PROJECT["dependencies"], *EXTRAS.values()] for requirement in group}
+    assert wanted <= pins.keys(), f"not locked: {wanted - pins.keys()}; run make lock"
+    assert f"torch=={pins['torch']}" in PROJECT["dependencies"]
+    assert not [name for name in pins if name.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_importing_the_kit_loads_none_of_the_heavy_libraries():
+    heavy = ["torch", "transformers", "trl", "datasets", "pandas", "matplotlib", "modal", "google"]
+    code = f"import grpo_kit, grpo_kit.cli, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
