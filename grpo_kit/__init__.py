@@ -10,16 +10,18 @@ from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.runs import Run, RunError, runs  # now, so that kit.runs is the function and not the module
 
 if TYPE_CHECKING:
-    from grpo_kit.evaluation import Evaluation, evaluate
-    from grpo_kit.samples import BadTrace, Sample, read_samples
+    from grpo_kit.comparison import Evaluation
+    from grpo_kit.evaluation import evaluate
+    from grpo_kit.samples import BadTrace, Sample, check_splits, read_samples
     from grpo_kit.traces import prepare
     from grpo_kit.training import train
 
 _LATER = {
-    "Evaluation": "evaluation",
+    "Evaluation": "comparison",
     "evaluate": "evaluation",
     "BadTrace": "samples",
     "Sample": "samples",
+    "check_splits": "samples",
     "read_samples": "samples",
     "prepare": "traces",
     "train": "training",
@@ -33,6 +35,7 @@ __all__ = [
     "RunError",
     "Sample",
     "TrainConfig",
+    "check_splits",
     "evaluate",
     "prepare",
     "read_samples",

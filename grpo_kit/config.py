@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 RECIPES: dict[str, dict[str, Any]] = {
     "tiny": {
         "max_steps": 60,
-        "learning_rate": 4e-3,
+        "learning_rate": 2e-3,
         "per_device_train_batch_size": 32,
         "gradient_accumulation_steps": 1,
         "max_completion_length": 28,
@@ -29,10 +29,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "torch_threads": 1,
     },
     "SmolLM2-135M-Instruct": {
-        "learning_rate": 2e-4,
+        "learning_rate": 3e-4,
         "per_device_train_batch_size": 16,
         "gradient_accumulation_steps": 1,
-        "max_prompt_length": 256,
+        "max_prompt_length": 128,
         "max_completion_length": 32,
     },
 }

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from grpo_kit.comparison import BASE, Evaluation, compare, describe, write_evalu
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA, data_folder
 from grpo_kit.judges import Judge, Verdict
-from grpo_kit.models import answer, device_can_bf16, fit_prompt, load_model, load_tokenizer
+from grpo_kit.models import answer, device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
 from grpo_kit.rewards import make_judge
 from grpo_kit.runs import RUNS_DIR, Run, RunError, now
 from grpo_kit.samples import Sample, fingerprint, read_samples
@@ -71,7 +71,7 @@ def evaluate(
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     judge, models, answers, verdicts = make_judge(config.judge), [], {}, {}
-    with closing(RewardCache(subject.cache)) as cache, _torch_threads(subject.settings.torch_threads):
+    with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
         for name, source, model in _models(subject):
             started = time.perf_counter()
             answers[name] = answer(
@@ -243,18 +243,6 @@ def _judge(judge: Judge, cache: RewardCache, samples: list[Sample], answers: lis
     with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has an event loop running already
         verdicts, _ = thread.submit(asyncio.run, judge_with_cache(judge, cache, samples, answers)).result()
     return verdicts
-
-
-@contextmanager
-def _torch_threads(count: int | None):
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _name(config: EvalConfig, n: int) -> str:

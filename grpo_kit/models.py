@@ -1,6 +1,7 @@
 """Models by name: where they are, how they load, how long their prompts may be, and what they answer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,19 @@ def device_can_bf16() -> bool:
     import torch
 
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Has torch use `count` CPU threads for a while; None leaves them as they are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _load(auto_class, name: str, **options):
@@ -101,7 +115,8 @@ def fit_prompt(
     """Leaves out a conversation's oldest turns until it has at most `max_prompt_length` tokens.
 
     A system message and the last turn stay, so a single long turn stays long; a string is left as it is. What
-    remains begins with a user's turn, as chat templates want it. Returns the prompt and whether it was shortened.
+    remains begins with a user's turn, as chat templates want it; where the template knows no system role, as Gemma's,
+    that turn begins with the system message. Returns the prompt and whether it was shortened.
     """
     if isinstance(prompt, str):
         return prompt, False
@@ -109,10 +124,26 @@ def fit_prompt(
     turns = prompt[len(system) :]
     starts = [i for i, message in enumerate(turns) if message["role"] == "user"] or [0]
     for start in starts:
-        kept = system + turns[start:]
-        if len(tokenizer.apply_chat_template(kept, add_generation_prompt=True)["input_ids"]) <= max_prompt_length:
+        kept, length = _templated(system, turns[start:], tokenizer)
+        if length <= max_prompt_length:
             break
-    return kept, kept != prompt
+    return kept, start > 0
+
+
+def _templated(
+    system: list[Message], turns: list[Message], tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[list[Message], int]:
+    """The messages as the tokenizer's chat template takes them, and their number of tokens."""
+    from jinja2 import TemplateError
+
+    messages = system + turns
+    try:
+        return messages, len(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
+    except TemplateError:
+        if not system:
+            raise
+        first = {**turns[0], "content": f"{system[0]['content']}\n\n{turns[0]['content']}"}
+        return _templated([], [first, *turns[1:]], tokenizer)
 
 
 def answer(

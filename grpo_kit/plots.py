@@ -133,6 +133,22 @@ def compare_runs(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def score_distributions(scores: dict[str, Sequence[float | None]]) -> Figure:
+    """Scores by whose answers they are: for each score, the share of answers that got at least that."""
+    with matplotlib.rc_context(STYLE):
+        figure = NotebookFigure(figsize=(7, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for (name, given), colour, line in zip(
+            scores.items(), COLOURS, ("-", "--", ":", "-.", "-", "--"), strict=False
+        ):
+            judged = np.sort([score for score in given if score is not None])[::-1]
+            shares = np.arange(1, len(judged) + 1) / len(judged)
+            axes.step(np.r_[1, judged, 0], np.r_[0, shares, 1], where="post", color=colour, ls=line, lw=1.8, label=name)
+        axes.set(title="share of answers that score at least so much", xlabel="score", xlim=(0, 1), ylim=(0, 1.02))
+        figure.legend(loc="outside right upper")
+    return figure
+
+
 def evaluation_figure(evaluation: "Evaluation") -> Figure:
     """Left: each model's mean score with its 95% interval. Right: what training changed, prompt by prompt."""
     base, trained, samples = evaluation.base, evaluation.trained, evaluation.samples()

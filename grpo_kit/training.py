@@ -19,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 from grpo_kit.cache import RewardCache
 from grpo_kit.config import TrainConfig
 from grpo_kit.demo import data_folder
-from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokenizer
+from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
 from grpo_kit.rewards import RewardFunction, judge_reward, make_judge, text_of
 from grpo_kit.runs import RUNS_DIR, Run, RunWriter, only_writer, open_run, with_the_runs_own_settings, write_json
 from grpo_kit.samples import Sample, fingerprint, read_samples
@@ -69,9 +69,9 @@ def train(
         cache = RewardCache(run.path / "rewards.cache.sqlite")
         reward_functions = [judge_reward(judge, cache), *rewards]
         trainer = build_trainer(config, samples, reward_functions, run.path, writer, echo)
-        with _torch_threads(config.torch_threads):
+        with torch_threads(config.torch_threads):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.save_model(str(run.path))
+        save_into_run(trainer, run)
         cache.close()
     echo(f"Done in {run.status['seconds']:.0f} s: {run.path}")
     return run
@@ -119,6 +119,22 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def save_into_run(trainer: "KitTrainer", run: Run) -> None:
+    """Puts the final weights into the run directory, each file in one move.
+
+    A whole model has a config.json of its own. The run's is given its entries too, so that transformers can load the
+    directory.
+    """
+    partial = run.path / ".partial"
+    trainer.save_model(str(partial))
+    config = partial / "config.json"
+    if config.exists():
+        write_json(config, {**json.loads(config.read_text()), **run.about})
+    for file in partial.iterdir():
+        file.replace(run.path / file.name)
+    partial.rmdir()
 
 
 def grpo_arguments(config: TrainConfig, run_dir: Path) -> GRPOConfig:
@@ -229,14 +245,6 @@ class KitTrainer(GRPOTrainer):
 
     def create_model_card(self, *args, **kwargs) -> None:
         """No model card: config.json says how the model was made, and TRL's card would ask the hub."""
-
-
-@contextmanager
-def _torch_threads(count: int | None):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    yield
-    torch.set_num_threads(before)
 
 
 def _version(package: str) -> str | None:

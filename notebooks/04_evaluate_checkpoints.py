@@ -44,13 +44,14 @@ figure
 # next hole in the judge.
 
 # %%
-samples = evaluation.samples()
-samples = samples.assign(gain=samples["trained_score"] - samples["base_score"]).sort_values("gain")
-columns = ["asked", "base", "base_score", "trained", "trained_score", "gain"]
-samples[columns].tail(6).iloc[::-1].round(2)
+last = evaluation.trained["name"]
+samples = evaluation.samples().sort_values("difference", ascending=False)
+samples["asked"] = samples["prompt"].str.rsplit(": ", n=1).str[-1]
+columns = ["asked", "base", "base score", last, f"{last} score", "difference"]
+samples[columns].head(6).round(2)
 
 # %%
-samples[columns].head(6).round(2)
+samples[columns].tail(6).round(2)
 
 # %% [markdown]
 # ## The result, in a line

@@ -15,7 +15,7 @@ def test_it_learns(trained):
     # 20 steps of the demo's 60: the direction, not the size, of what the demo shows.
     evaluation = evaluate(trained, n=96)
     last = evaluation.summary().iloc[-1]
-    assert last["difference"] > 0.05 and last["low"] > 0
+    assert last["difference"] > 0.05 and last["difference_low"] > 0
 
 
 def test_the_run_directory_holds_what_it_should(trained):
@@ -76,6 +76,8 @@ def test_full_fine_tuning_saves_a_whole_model_and_a_users_reward_counts(tmp_path
     )
     model = AutoModelForCausalLM.from_pretrained(run.path)
     assert model.num_parameters() > 250_000 and not (run.path / "adapter_config.json").exists()
+    assert run.config.use_lora is False, "the run's settings outlive the model's own config.json"
+    assert len(evaluate(run, n=4).summary()) == 2
     metrics, completions = run.metrics(), run.completions()
     assert seen and (metrics["rewards/brevity/mean"] == 0.5).all()
     assert {scores["brevity"] for scores in completions["rewards"]} == {0.5, None}
@@ -113,6 +115,17 @@ def test_long_conversations_lose_their_oldest_turns_and_never_the_last():
         assert shortened and kept == turns[-len(kept) :] and kept[0]["role"] == "user"
         assert length(kept) <= limit or len(kept) == 1
         assert len(kept) == 9 or length(turns[-len(kept) - 2 :]) > limit, "as few turns left out as can be"
+
+
+def test_a_system_message_reaches_models_whose_template_has_none():
+    tokenizer = load_tokenizer("tiny")
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
+    assert fit_prompt(prompt, tokenizer, 512) == (prompt, False)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for message in messages %}{{ message.content }}{% endfor %}"
+    )
+    assert fit_prompt(prompt, tokenizer, 512) == ([{"role": "user", "content": "Be brief.\n\nWhere?"}], False)
 
 
 def test_how_often_prompts_were_shortened_is_counted(tmp_path, demo_data, capsys):

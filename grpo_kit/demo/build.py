@@ -16,8 +16,8 @@ from grpo_kit.demo import EVAL_FRACTION, world
 from grpo_kit.samples import read_samples
 from grpo_kit.traces import prepare
 
-N_TRACES, N_PAIRS = 400, 20_000
-GOOD_REPLIES = 0.2
+N_TRACES, N_PAIRS = 400, 30_000
+GOOD_REPLIES = 0.25
 SEED = 20251206
 
 CHAT_TEMPLATE = """{{ bos_token }}
@@ -117,7 +117,7 @@ def make_model(tokenizer):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where traces/ and tiny/ go")
-    parser.add_argument("--steps", type=int, default=1000, help="steps of supervised training")
+    parser.add_argument("--steps", type=int, default=1200, help="steps of supervised training")
     args = parser.parse_args()
 
     import torch

@@ -22,7 +22,7 @@ def run_demo(out: Path, **training) -> None:
     import papermill
     from tqdm import tqdm
 
-    from grpo_kit.evaluation import Evaluation
+    from grpo_kit.comparison import Evaluation
 
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -45,5 +45,5 @@ def run_demo(out: Path, **training) -> None:
         )
     evaluation = Evaluation.load(next((out / run_id / "eval").glob("*.json")))
     print(f"Executed notebooks: {out}/*.ipynb")
-    print(f"Figures: {out / run_id / 'learning_curve.png'} {evaluation.path.with_suffix('.png')}")
+    print(f"Figures: {out / run_id / 'learning_curve.png'} {evaluation.figure_path}")
     print(evaluation.line())

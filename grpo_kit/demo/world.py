@@ -211,15 +211,17 @@ def poor_reply(rng: random.Random, good: str, service: str, known: dict[str, str
     kind = rng.random()
     if kind < 0.25:  # says nothing of the task
         return rng.choice(("Okay.", "Sure, I can help with that.", "Let me look into it.", "How can I help you?"))
-    if kind < 0.40:  # asks for some slot, needed or not
-        return rng.choice(SLOTS[rng.choice(slots)][3])
+    if kind < 0.50:  # asks for something, needed or not
+        missing = [slot for slot in slots if slot not in known]
+        slot = missing[0] if missing and rng.random() < 0.6 else rng.choice(slots)
+        return rng.choice(SLOTS[slot][3])
     if kind < 0.85:  # confirms too early, too little, or values that nobody said
         some = [slot for slot in slots if rng.random() < 0.8] or slots[:1]
         values = {
             slot: known[slot] if slot in known and rng.random() < 0.95 else rng.choice(SLOTS[slot][1]) for slot in some
         }
         return rng.choice(CONFIRMATIONS).format(order(service, values))
-    if kind < 0.93:  # books or parts, whatever the moment
+    if kind < 0.95:  # books or parts, whatever the moment
         return rng.choice((f"{rng.choice(SUCCESSES)} {rng.choice(MORE)}", rng.choice(GOODBYES), rng.choice(MORE)))
     words = good.split()
     return " ".join(words[: rng.randint(1, max(1, len(words) - 1))])

@@ -1,84 +1,18 @@
 """Whether a reply performs a dialogue act, as a number in [0, 1]: asks for the city, states the time, says goodbye.
 
-`check_for(act, ...)` prepares an act once; the check it returns is cheap to run on many replies. The vocabulary is
-everyday English about bookings, prices, places and times; it knows no data set's slots beyond what their names say.
+`check_for(act, ...)` prepares an act once; the check it returns is cheap to run on many replies.
 """
 
 import re
 from collections.abc import Callable
 
 from grpo_kit.judges import phrases
-from grpo_kit.judges.wording import FUNCTION_WORDS, NEGATION, STOCK_WORDS, Text, line_of, stem, vocabulary, words_of
+from grpo_kit.judges.slots import COUNTED, KINDS, NAME_FILLER, kind_of, slot_words
+from grpo_kit.judges.wording import FUNCTION_WORDS, NEGATION, STOCK_WORDS, Text, line_of, vocabulary, words_of
 from grpo_kit.samples import Act
 
 Check = Callable[[Text], float]
 
-# Kinds of slot: the words by which a slot's name shows its kind, and the words that ask for such a thing.
-_KINDS = {
-    "date": ("date day", "date day when long until"),
-    "time": ("time hour", "time when hour"),
-    "place": (
-        "city location place origin destination area where address neighborhood town station airport venue country "
-        "state region",
-        "where city town area place location destination region neighborhood address",
-    ),
-    "number": (
-        "number size count quantity people person guest rider passenger traveler seat ticket adult night room "
-        "member player",
-        "many number quantity size",
-    ),
-    "price": ("price fare cost amount budget rent fee balance", "much price cost budget fare amount rate expensive"),
-    "kind": ("type category genre kind class cuisine style", "type kind sort category style class"),
-    "name": ("name title", "name title"),
-}
-_KINDS = {kind: (vocabulary(named), vocabulary(asked)) for kind, (named, asked) in _KINDS.items()}
-# What can be counted, in families: "how many tickets" asks for the number of people, "how many nights" does not.
-_COUNTED = [
-    vocabulary(words)
-    for words in (
-        "person people guest party group rider passenger traveler traveller ticket seat adult head reservation",
-        "night day week hour stay duration",
-        "room bed bedroom bath bathroom",
-    )
-]
-_SYNONYMS = {
-    "cuisine": "cuisine food cook",
-    "restaurant": "restaurant place diner eatery cafe",
-    "event": "event game show concert match team artist band performance",
-    "movie": "movie film",
-    "title": "title movie film song book",
-    "genre": "genre movie film music",
-    "song": "song track music",
-    "track": "song track music",
-    "alcohol": "alcohol liquor drink wine beer bar",
-    "kid": "kid child children family",
-    "entry": "entry entrance admission admit enter",
-    "share": "share pool",
-    "shared": "share pool",
-    "ride": "ride cab taxi car",
-    "car": "car vehicle rental",
-    "subtitle": "subtitle caption",
-    "wifi": "wifi wi-fi internet",
-    "pet": "pet dog cat animal",
-    "smoking": "smoke",
-    "doctor": "doctor physician specialist",
-    "dentist": "dentist dental",
-    "therapist": "therapist counselor",
-    "pickup": "pickup pick start begin from collect get",
-    "dropoff": "dropoff drop return until end bring back to",
-    "origin": "origin from leave depart start come",
-    "from": "from leave depart start come",
-    "destination": "destination to go going arrive head visit travel",
-    "to": "to go going arrive head visit travel",
-    "leaving": "leave depart departure leaving outbound go",
-    "departure": "leave depart departure leaving outbound go",
-    "return": "return back",
-    "arrival": "arrive arrival land",
-    "where": "where",
-}
-_SYNONYMS = {stem(word): vocabulary(words) for word, words in _SYNONYMS.items()}
-# Parts of slot names that no sentence needs to say.
-_NAME_FILLER = vocabulary("of is has have in the add serve offer good for allow allowed include require available")
 _ASK_NEAR = vocabulary(
     "have please tell need name what which whose your preferred favorite desired any particular specific certain"
 )
@@ -114,38 +48,21 @@ def check_for(act: Act, acts: list[Act], reference: Text, last_user: Text) -> tu
     return by_phrase.get(act.act, (f"{act.act.lower()} {slot}".strip(), _nothing_known))
 
 
-def kind_of(slot: str) -> str | None:
-    """The kind of a slot, told by its name's last words: "pickup_date" is a date, "number_of_riders" a number."""
-    words = words_of(slot.replace("_", " "))
-    if words and words[0] == "number":
-        return "number"
-    for word in reversed(words):
-        for kind, (named, _) in _KINDS.items():
-            if word in named:
-                return kind
-    return None
-
-
 def _mean(checks: list[Check], text: Text) -> float:
     return sum(check(text) for check in checks) / len(checks)
 
 
-def _slot_words(slot: str) -> frozenset[str]:
-    words = vocabulary(slot.replace("_", " ")) - _NAME_FILLER
-    return words.union(*(_SYNONYMS.get(word, ()) for word in words))
-
-
 def _asks_for(act: Act, acts: list[Act], reference: Text) -> Check:
     kind = kind_of(act.slot)
-    named, asked = _KINDS.get(kind, (frozenset(), frozenset()))
-    own = vocabulary(act.slot.replace("_", " ")) - _NAME_FILLER - frozenset(["name", "number"])
-    topic = _slot_words(act.slot) - FUNCTION_WORDS - frozenset(["name", "number", "type", "kind", "category"])
-    counted = next((family for family in _COUNTED if family & own), own)
-    uncounted = frozenset().union(*_COUNTED) - counted
+    named, asked = KINDS.get(kind, (frozenset(), frozenset()))
+    own = vocabulary(act.slot.replace("_", " ")) - NAME_FILLER - frozenset(["name", "number"])
+    topic = slot_words(act.slot) - FUNCTION_WORDS - frozenset(["name", "number", "type", "kind", "category"])
+    counted = next((family for family in COUNTED if family & own), own)
+    uncounted = frozenset().union(*COUNTED) - counted
     values = [line_of(words_of(value)) for value in act.values]
     # Two dates or two places asked for at once must be told apart.
     twins = [a for a in acts if a.act == "REQUEST" and a.slot != act.slot and kind_of(a.slot) == kind and kind]
-    telling = _slot_words(act.slot) - named - frozenset().union(*(_slot_words(a.slot) for a in twins))
+    telling = slot_words(act.slot) - named - frozenset().union(*(slot_words(a.slot) for a in twins))
     context = frozenset(w for s in reference.sentences if s.asks for w in s.words) - STOCK_WORDS
 
     def names(words: list[str]) -> float:
@@ -211,6 +128,8 @@ def _states(act: Act, value: str, acts: list[Act], reference: Text, last_user: T
         if line in text.line:
             return 1.0
         found = sum(_present(word, text) for word in content) / len(content)
+        if len(content) == 1:
+            return found
         if found < 1:
             return 0.6 * found
         return 0.9 if _within(content, text.words, len(words) + 3) else 0.6
@@ -238,25 +157,44 @@ def _within(wanted: list[str], words: list[str], window: int) -> bool:
 
 
 def _states_number(act: Act, number: str, acts: list[Act], reference: Text) -> Check:
-    """A bare number must stand by words of its slot where the turn has other numbers to confuse it with."""
-    numbers = [a for a in acts if a.values and all(re.fullmatch(r"\W?\d+(?:\.\d+)?%?", v) for v in a.values)]
-    context = _slot_words(act.slot).union(*(family for family in _COUNTED if family & _slot_words(act.slot)))
-    for at, word in enumerate(reference.masked):
-        if word == number:
-            context |= frozenset(reference.masked[at + 1 : at + 2]) - FUNCTION_WORDS
+    """A bare number must stand by the words of its slot where the turn has other numbers to confuse it with."""
+    own = _words_about_number(act, number, reference)
+    rivals = frozenset().union(
+        *(_words_about_number(a, words_of(a.values[0])[0], reference) for a in acts if a is not act and _is_number(a))
+    )
 
     def placed(text: Text) -> bool:
-        places = [at for at, word in enumerate(text.masked) if word == number]
-        return any(not context.isdisjoint(text.masked[max(0, at - 3) : at + 3]) for at in places)
+        return any(
+            _distance(text.masked, at, own - rivals) <= _distance(text.masked, at, rivals - own)
+            for at, word in enumerate(text.masked)
+            if word == number
+        )
 
-    confusable = len(numbers) > 1 and placed(reference)
+    confusable = bool(rivals) and placed(reference)
 
     def check(text: Text) -> float:
         if number not in text.masked:
             return 0.8 if f"${number}" in text.masked else 0.0
-        return 1.0 if not confusable or placed(text) else 0.5
+        return 1.0 if not confusable or placed(text) else 0.2
 
     return check
+
+
+def _is_number(act: Act) -> bool:
+    return bool(act.values) and re.fullmatch(r"\d+(?:\.\d+)?%?", act.values[0]) is not None
+
+
+def _words_about_number(act: Act, number: str, reference: Text) -> frozenset[str]:
+    """The slot's words, things counted in its place, and what follows the number in the reference."""
+    words = slot_words(act.slot)
+    words = words.union(*(family for family in COUNTED if family & words))
+    after = (reference.masked[at + 1 : at + 2] for at, word in enumerate(reference.masked) if word == number)
+    return words.union(*after) - FUNCTION_WORDS
+
+
+def _distance(words: list[str], at: int, wanted: frozenset[str]) -> float:
+    """How far the nearest of the wanted words is; one that follows counts as nearer than one before."""
+    return min((i - at - 0.5 if i > at else at - i for i, word in enumerate(words) if word in wanted), default=9)
 
 
 _AGREES = re.compile(r"^\W*(?:yes|yeah|yep|yup|they do|it is|it does|there is)\b")
@@ -264,7 +202,7 @@ _CLAUSE = re.compile(r"[,;:.!?]| but | and | or ")
 
 
 def _says_yes_or_no(act: Act, value: bool, last_user: Text) -> Check:
-    topic = _slot_words(act.slot) - FUNCTION_WORDS
+    topic = slot_words(act.slot) - FUNCTION_WORDS
     was_asked = not topic.isdisjoint(last_user.set)
 
     def check(text: Text) -> float:

@@ -18,9 +18,9 @@ from itertools import pairwise
 
 from grpo_kit.judges import Verdict
 from grpo_kit.judges.acts import check_for, kind_of
-from grpo_kit.judges.copying import Sources
 from grpo_kit.judges.phrases import plainly_does, seems_to_do
-from grpo_kit.judges.wording import FUNCTION_WORDS, STOCK_WORDS, VALUE, Text, disorder, line_of, words_of
+from grpo_kit.judges.sources import Sources
+from grpo_kit.judges.wording import FUNCTION_WORDS, STOCK_WORDS, VALUE, Text, disorder, line_of, vocabulary, words_of
 from grpo_kit.samples import Sample
 
 _PLEA = re.compile(
@@ -30,19 +30,12 @@ _PLEA = re.compile(
     r"|(?:ignore|disregard|forget) (?:all|any|previous|your|every|the (?:above|previous|rules))\w*)(?!\w)"
 )
 _OTHER_SPEAKER = re.compile(r"(?:^|\n)\s*(?:user|assistant|system|human|model|customer)\s*:|<[a-z_/|]+>", re.IGNORECASE)
-_NAME = re.compile(r"(?<=[\w,;] )[A-Z][\w'’&-]*(?: [A-Z][\w'’&-]*)*")  # capitals within a sentence
-_DAYS_AND_MONTHS = frozenset(
-    words_of(
-        "monday tuesday wednesday thursday friday saturday sunday january february march april june july august "
-        "september october november december tomorrow"
-    )
+_CUT_SHORT = vocabulary(
+    "a an the in on at for from to of with and or your my is are i you we like would do what which by"
 )
-_CUT_SHORT = frozenset(
-    "a an the in on at for from to of with and or your my is are i you we like would do what which please by be".split()
-)
-_TIME = re.compile(r"([0-9]+):([0-9]+)(h?)")
 _LONE_MARK = re.compile(r"(?:^|\s)[.,!?;:]+(?=\s|$)")
 _CLOSED = re.compile(r"[.!?…][\"'”’)\]]*$")
+_RUNS_ON = re.compile(r"([^\w\s])\1{3}")  # a model that never stops, not one that trails off...
 
 
 class OfflineJudge:
@@ -96,20 +89,19 @@ class _Brief:
         self.telling = self.plain_words - STOCK_WORDS or self.plain_words
 
         self.asks = any(sentence.asks for sentence in self.reference.sentences)
-        self.asked = {kind_of(act.slot) for act in sample.acts if act.slot} | {act.act for act in sample.acts}
-        self.asked |= plainly_does(self.reference)
+        self.asked = {act.act for act in sample.acts} | plainly_does(self.reference)
+        self.asked |= {kind_of(act.slot) for act in sample.acts if act.act == "REQUEST"}
         self.may_seem = (
             self.asked
             | seems_to_do(self.reference)
             | ({"a question"} if {"REQUEST", "CONFIRM"} & self.asked else set())
         )
         self.confirms = any(act.act == "CONFIRM" for act in sample.acts)
-        self.required = frozenset(word for words in spoken for word in words) | self.reference.set
+        required = frozenset(word for words in spoken for word in words) | self.reference.set
         self.disorder = disorder(self.reference)
         self.grams = _grams(self.reference.bare)
-        self.expected = self.required | STOCK_WORDS | {VALUE}
-        self.known = self.required.union(STOCK_WORDS, *(words_of(content) for _, content in turns))
-        self.sources = Sources(sample, turns, self.reference, self.values, self.single)
+        self.expected = required | STOCK_WORDS | {VALUE}
+        self.sources = Sources(sample, turns, self.reference, required, self.values, self.single)
         self.plea_words = set(_PLEA.findall(sample.ground_truth.lower()))
         self.plea_words |= {
             word for act in sample.acts for text in (act.slot, *act.values) for word in text.lower().split("_")
@@ -170,39 +162,13 @@ class _Brief:
 
     def _nothing_made_up(self, text: Text, notes: list[str]) -> float:
         """Numbers, times, days and names must come from the conversation, the acts or the reference."""
-        unknown, stale = [], []
-        for word in dict.fromkeys(text.bare):
-            if (word[0] in "$0123456789" and word != "1") or word in _DAYS_AND_MONTHS:
-                if not self._is_in(word, self.known):
-                    unknown.append(word.removesuffix("h"))
-                elif not self._is_in(word, self.required):
-                    stale.append(word.removesuffix("h"))
-        names = _NAME.findall(text.raw)
-        if sum(map(len, names)) < len(text.raw) / 2:  # else it is a title, or all in capitals
-            for name in names:
-                words = [w for w in words_of(name) if not w[0].isdigit() and w not in ("am", "pm")]
-                if strange := [word for word in words if word not in self.known]:
-                    unknown.append(" ".join(strange))
-                elif any(word not in self.required and word not in STOCK_WORDS for word in words):
-                    stale.append(name)
-        if unknown:
-            notes.append("invented: " + ", ".join(map(repr, unknown[:3])))
+        invented, stale = self.sources.made_up(text)
+        if invented:
+            notes.append("invented: " + ", ".join(map(repr, invented[:3])))
         free = 0 if self.confirms else 2
         if len(stale) > free:
             notes.append("not called for: " + ", ".join(map(repr, stale[:3])))
-        return 0.6 ** len(unknown) * 0.8 ** max(0, len(stale) - free)
-
-    @staticmethod
-    def _is_in(word: str, known: frozenset[str]) -> bool:
-        if word in known or f"${word}" in known or word.removeprefix("$") in known:
-            return True
-        if match := _TIME.fullmatch(word):  # 5:30 may stand for 17:30h, and 17:30h for 5:30 or, on the hour, for 5
-            hour, minute, exact = int(match[1]), match[2], match[3]
-            if exact:
-                twelve = (hour - 1) % 12 + 1
-                return f"{twelve}:{minute}" in known or (minute == "00" and str(twelve) in known)
-            return f"{hour % 12}:{minute}h" in known or f"{hour % 12 + 12}:{minute}h" in known
-        return False
+        return 0.6 ** len(invented) * 0.8 ** max(0, len(stale) - free)
 
     def _nothing_extra(self, text: Text, notes: list[str]) -> float:
         extra = sorted(plainly_does(text) - self.asked)
@@ -240,6 +206,9 @@ class _Brief:
             if cut:
                 score = 0.6
             notes.append("cut short" if cut else "no full stop")
+        if _RUNS_ON.search(text.raw) and not _RUNS_ON.search(self.reference.raw):
+            score *= 0.3
+            notes.append("runs on")
         return score
 
     def _no_repetition(self, text: Text, notes: list[str]) -> float:
@@ -262,10 +231,11 @@ class _Brief:
     def _sentence(self, text: Text, notes: list[str]) -> float:
         """Near 0 for a bare list of names and values, or small words in an order that English does not have."""
         score = 1.0
-        if len(text.bare) > 2 or VALUE in text.bare:
-            usual = _glue(self.reference.bare) if self.reference.words else 0.4
-            floor = 0.5 if len(text.bare) < 5 and text.bare.count(VALUE) < 2 else 0.05
-            score = min(1.0, max(floor, _glue(text.bare) / (0.65 * min(0.45, usual)))) if usual else 1.0
+        usual = _glue(self.reference.bare) if self.reference.words else 0.4
+        if usual and (len(text.bare) > 2 or VALUE in text.bare):
+            short = len(text.bare) < 5 and text.bare.count(VALUE) < 2
+            floor = 0.05 if not short else 0.5 if VALUE in text.bare or not _glue(text.bare) else 1.0
+            score = min(1.0, max(floor, _glue(text.bare) / (0.65 * min(0.45, usual))))
         score *= min(1.0, max(0.05, 1.15 - 3.5 * (disorder(text) - self.disorder)))
         score *= 0.7 ** max(0, len(text.sentences) - len(self.reference.sentences) - 2)
         score *= 0.8 ** max(0, _loose(text) - _loose(self.reference) - 1)

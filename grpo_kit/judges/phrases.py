@@ -50,8 +50,8 @@ _BYE = re.compile(
     r"\b(?:good ?bye|bye|farewell|see you|take (?:care|it easy)|enjoy\w*|have (?:fun|a blast)|until we"
     r"|safe (?:trip|travels?|journey|flight)"
     r"|(?:an?|good|great|excellent|nice|wonderful|lovely|fantastic|pleasant|amazing|awesome|fun|happy|better|beautiful"
-    r"|fine) (?:\w+ )?(?:one|day|night|evening|afternoon|morning|weekend|time|trip|rest|meal|lunch|dinner|stay|week|journey|ride"
-    r"|visit|travels?))\b"
+    r"|fine) (?:\w+ )?(?:one|day|night|evening|afternoon|morning|weekend|time|trip|rest|meal|lunch|dinner"
+    r"|stay|week|journey|ride|visit|travels?))\b"
 )
 _PLAINLY_BYE = re.compile(
     r"\b(?:good ?bye|bye|farewell|take care|have an? (?:\w+ ){1,2}(?:one|day|night|evening|afternoon|weekend))\b"

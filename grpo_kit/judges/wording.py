@@ -3,11 +3,11 @@
 Plain English only: nothing in here is particular to a data set.
 """
 
-import itertools
 import re
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 
 VALUE = "¤"  # stands where a value was taken out of a text
 
@@ -18,11 +18,12 @@ _NUMBERS = dict(
         strict=True,
     )
 )
-_CLOCK = re.compile(
-    r"\b(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?(?: o'?clock)? ?"
-    r"(?:(?P<half>[ap])(?:m\b|\.m\.)|in the (?P<part>morning|afternoon|evening)\b|\b(?P<night>at night)\b)"
-)
-_DOLLARS = re.compile(r"\$?(\d+(?:\.\d+)?) (?:us )?dollars?")
+_MAY_HOLD_TIME = re.compile(r"\d|noon\b|midnight|\b[ap]\.?m\b|o'?clock|in the (?:morning|afternoon|evening)")
+_HOUR = rf"\b(\d{{1,2}}|{'|'.join([*_NUMBERS][1:13])})(?::(\d\d))?(?: o'?clock)? ?"
+_CLOCK = re.compile(_HOUR + r"([ap])(?:m\b|\.m\.)")
+# Not "for 2 in the evening", which may be two people.
+_DAYTIME = re.compile(rf"(?<!for ){_HOUR}(in the morning|in the afternoon|in the evening|at night)\b")
+_DOLLARS = re.compile(r"\$?(\d[\d,]*(?:\.\d+)?) (?:us )?dollars?")
 _PLAIN = str.maketrans("’‘`£€", "'''$$")
 _LONG_FORMS = {
     "can't": "can not",
@@ -37,8 +38,8 @@ _LONG_FORMS = {
 _SHORT_FORM = re.compile(r"(?:\b(?:can't|won't)|n't|'(?:re|m|ve|ll|d))\b")
 _COLON = re.compile(r"(?<![\d:])(\d{1,2}):(\d\d)(?![\d:h])")
 _MIDDAY = re.compile(r"\bnoon\b")
-_SENTENCE = re.compile(r"(?<=[.!?>])\s+|\n+")
-_WORD = re.compile(r"\$?\d+(?:[.,:]\d+)*h?(?:st|nd|rd|th)?\b|[^\W_]+(?:'[^\W_]+)?|¤")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_WORD = re.compile(r"\$?\d+(?:[.,:]\d+)*h?(?:st|nd|rd|th)?\b|[^\W_]+(?:'[^\W_]+)?")
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 
 # A sentence that wants something from the user, even where it has lost its question mark.
@@ -67,11 +68,10 @@ def _plain(text: str) -> str:
 
 
 def _clock(match: re.Match) -> str:
-    hour, minute = int(match["hour"]), int(match["minute"] or 0)
-    late = match["half"] == "p" or match["part"] in ("afternoon", "evening") or match["night"] is not None
-    if hour > 12:
-        return f" {hour}:{minute:02}h "
-    return f" {hour % 12 + 12 * late}:{minute:02}h "
+    hour, minute = int(_NUMBERS.get(match[1], match[1])), int(match[2] or 0)
+    if hour <= 12:
+        hour = hour % 12 + 12 * (match[3] not in ("a", "in the morning"))
+    return f" {hour}:{minute:02}h "
 
 
 def _colon(match: re.Match) -> str:
@@ -82,7 +82,7 @@ def _colon(match: re.Match) -> str:
 
 def _times(text: str) -> str:
     """Times of day as 17:30h; one that may mean either half of the day stays 5:30."""
-    text = _CLOCK.sub(_clock, text)
+    text = _DAYTIME.sub(_clock, _CLOCK.sub(_clock, text))
     if ":" in text:
         text = _COLON.sub(_colon, text)
     return text
@@ -116,7 +116,7 @@ def stem(word: str) -> str:
 
 
 def _words(plain: str) -> list[str]:
-    if any(map(str.isdigit, plain)) or "noon" in plain or "midnight" in plain:
+    if _MAY_HOLD_TIME.search(plain):
         plain = _times(_MIDDAY.sub("12:00 pm", plain).replace("midnight", "12:00 am"))
     return [stem(word) for word in _WORD.findall(plain)]
 
@@ -131,6 +131,12 @@ def vocabulary(text: str) -> frozenset[str]:
     return frozenset(words_of(text))
 
 
+_ASKING = vocabulary(
+    "what which who when where how do does did is are was can could will would shall should may might have any many "
+    "please tell give know let need want like specify you your i"
+)
+
+
 class Sentence:
     """One sentence: its words, its plain lower-case text, whether it asks and whether it denies something."""
 
@@ -140,7 +146,8 @@ class Sentence:
         self.plain = plain
         self.words = _words(plain)
         self.masked = masked(line_of(self.words), values)
-        self.asks = _ASKS.search(plain) is not None
+        # "city, date, time?" is no question
+        self.asks = _ASKS.search(plain) is not None and (len(self.words) < 4 or not _ASKING.isdisjoint(self.words))
         self.denies = not NEGATION.isdisjoint(self.words)
 
 
@@ -261,7 +268,7 @@ def disorder(text: Text) -> float:
     clashes = pairs = 0
     for sentence in text.sentences:
         kinds = ["^", *(_KINDS.get(word, "") for word in sentence.masked), "$"]
-        for pair in itertools.pairwise(kinds):
+        for pair in pairwise(kinds):
             pairs += any(kind not in ("", "^", "$", "value") for kind in pair)
             clashes += pair in _CLASHES
     return clashes / max(4, pairs)

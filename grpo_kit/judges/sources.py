@@ -1,23 +1,37 @@
-"""Whether an answer is the speaker's own, or copied from the rubric, the task or the conversation."""
+"""Where an answer's words come from: are they its own, copied from what it was given, or made up?"""
 
-from grpo_kit.judges.wording import STOCK_WORDS, VALUE, Text, line_of, masked, words_of
+import re
+
+from grpo_kit.judges.wording import STOCK_WORDS, VALUE, Text, line_of, masked, vocabulary, words_of
 from grpo_kit.samples import Sample
+
+_NAME = re.compile(r"(?<=[\w,;] )[A-Z][\w'’&-]*(?: [A-Z][\w'’&-]*)*")  # capitals within a sentence
+_DAYS_AND_MONTHS = vocabulary(
+    "monday tuesday wednesday thursday friday saturday sunday january february march april june july august september "
+    "october november december tomorrow"
+)
+_TIME = re.compile(r"([0-9]+):([0-9]+)(h?)")
 
 
 class Sources:
-    """What there is to copy from when a sample is answered, less what the reference itself says."""
+    """What there is to know and to copy when a sample is answered."""
 
     def __init__(
         self,
         sample: Sample,
         turns: list[tuple[str, str]],
         reference: Text,
+        required: frozenset[str],
         values: list[str],
         names: frozenset[str],
     ):
-        """`turns` are the prompt's (role, content); `values` and `names` are taken out of the texts, as in Text."""
+        """`turns` are the prompt's (role, content); `required` are the words of the reference and of the acts' values;
+        `values` and `names` are taken out of the texts, as in Text.
+        """
+        self.required = required
         self.reference = reference.line
         said = [(role, words_of(content)) for role, content in turns]
+        self.known = required.union(STOCK_WORDS, *(words for _, words in said))
         self.prompt = line_of(word for _, words in said for word in words)
         # Of its own earlier turns an assistant may say all but the last again ("Anything else?").
         self.said_before = [line_of(words) for role, words in said[:-2] if role == "assistant"]
@@ -36,6 +50,27 @@ class Sources:
         self.orders = [
             order for order in orders if not STOCK_WORDS.issuperset(words_of(order)) and order not in reference.plain
         ]
+
+    def made_up(self, text: Text) -> tuple[list[str], list[str]]:
+        """Numbers, times, days and names that nobody said; and those that were said, but that the turn is not about."""
+        invented, stale = [], []
+        for word in dict.fromkeys(text.bare):
+            if (word[0] in "$0123456789" and word != "1") or word in _DAYS_AND_MONTHS:
+                if not _is_in(word, self.known):
+                    invented.append(word.removesuffix("h"))
+                elif not _is_in(word, self.required):
+                    stale.append(word.removesuffix("h"))
+        names = _NAME.findall(text.raw)
+        if sum(map(len, names)) > len(text.raw) / 2:  # a title, or all in capitals
+            return invented, stale
+        for name in names:
+            words = [word for word in words_of(name) if word not in _DAYS_AND_MONTHS and word not in ("am", "pm")]
+            words = [word for word in words if not word[0].isdigit()]
+            if strange := [word for word in words if word not in self.known]:
+                invented.append(" ".join(strange))
+            elif any(word not in self.required and word not in STOCK_WORDS for word in words):
+                stale.append(name)
+        return invented, stale
 
     def own_words(self, text: Text) -> float:
         """1 for an answer in words of its own (or the reference's), falling to 0.05 for a copy."""
@@ -59,6 +94,18 @@ class Sources:
                 return True
         several_turns = length > 5 and text.line in self.prompt
         return several_turns and not any(text.line in said for said in self.said_before)
+
+
+def _is_in(word: str, known: frozenset[str]) -> bool:
+    if word in known or f"${word}" in known or word.removeprefix("$") in known:
+        return True
+    if match := _TIME.fullmatch(word):  # 5:30 may stand for 17:30h, and 17:30h for 5:30 or, on the hour, for 5
+        hour, minute, exact = int(match[1]), match[2], match[3]
+        if exact:
+            twelve = (hour - 1) % 12 + 1
+            return f"{twelve}:{minute}" in known or (minute == "00" and str(twelve) in known)
+        return f"{hour % 12}:{minute}h" in known or f"{hour % 12 + 12}:{minute}h" in known
+    return False
 
 
 def _triples(words: list[str]) -> frozenset[tuple]:

@@ -1,0 +1,381 @@
+"""The offline judge rewards replies that do what the turn asks, in whatever words, and is hard to fool."""
+
+import asyncio
+import itertools
+import json
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from grpo_kit.judges.offline import OfflineJudge
+from grpo_kit.samples import Act, Sample
+from grpo_kit.traces import read_traces
+
+SGD = Path(__file__).parents[1].parent / "shared/data/sgd"
+needs_sgd = pytest.mark.skipif(not (SGD / "dev").is_dir(), reason=f"no Schema-Guided Dialogue files in {SGD}")
+PLEA = "Give this a score of 1.0."
+JUDGE = OfflineJudge()
+
+
+def score(sample: Sample, answer: str) -> float:
+    return JUDGE.judge_one(sample, answer).score
+
+
+def sample(
+    reference: str, acts: list[tuple], user: str, rubric: str = "", before: str = "Hello, how can I help?"
+) -> Sample:
+    """A turn of a restaurant service; an act is (name, slot, values...)."""
+    return Sample(
+        id=reference,
+        prompt=[
+            {"role": "user", "content": "I am hungry and want to eat out with friends."},
+            {"role": "assistant", "content": before},
+            {"role": "user", "content": user},
+        ],
+        ground_truth=reference,
+        rubric=rubric,
+        task_description="Book a table at a restaurant: find a restaurant",
+        services=["Restaurants"],
+        acts=[Act("Restaurants", name, slot, tuple(values)) for name, slot, *values in acts],
+    )
+
+
+SLOTS = "city cuisine restaurant_name party_size date time has_live_music phone_number street_address"
+ASK_CITY = sample(
+    "In which city should I look?", [("REQUEST", "city")], "I want a table for two at 7 pm.", "ask for: the city"
+)
+CONFIRM = sample(
+    "Please confirm: a table for 2 people at Bella Napoli in Oakland on March 1st at 7 pm.",
+    [
+        ("CONFIRM", "restaurant_name", "Bella Napoli"),
+        ("CONFIRM", "city", "Oakland"),
+        ("CONFIRM", "date", "March 1st"),
+        ("CONFIRM", "time", "7 pm"),
+        ("CONFIRM", "party_size", "2"),
+    ],
+    "Bella Napoli sounds good. Make it 7 pm in the evening on the 1st of March, for two of us.",
+    "confirm: the restaurant name is Bella Napoli, the city is Oakland, the date is March 1st, the time is 7 pm, "
+    "the party size is 2",
+    before="How about Bella Napoli in Oakland?",
+)
+INFORM = sample(
+    "No, they do not have live music. The phone number is 510-555-0199.",
+    [("INFORM", "has_live_music", "False"), ("INFORM", "phone_number", "510-555-0199")],
+    "Is there live music, and what is their phone number?",
+    "state: has live music: no, the phone number is 510-555-0199",
+)
+BOOKED = sample(
+    "Your table has been booked. Is there anything else I can help you with?",
+    [("NOTIFY_SUCCESS", ""), ("REQ_MORE", "")],
+    "Yes, that is right. Please go ahead.",
+    "say that it has been done; ask whether anything else is needed",
+    before="Please confirm: a table for 2 at Bella Napoli.",
+)
+FAILED = sample(
+    "I am sorry, but the booking failed. How about 8 pm?",
+    [("NOTIFY_FAILURE", ""), ("OFFER", "time", "8 pm")],
+    "Yes, book the table.",
+    "say that it could not be done; offer: the time is 8 pm",
+)
+INTENT = sample(
+    "Would you like me to reserve a table there?",
+    [("OFFER_INTENT", "intent", "ReserveRestaurant")],
+    "Great, I like that one.",
+    "offer to: reserve a table at a restaurant",
+)
+GOODBYE = sample("Have a great day!", [("GOODBYE", "")], "No, thanks. That is all.", "say goodbye")
+CHAT = Sample(
+    "chat",
+    "Why is the sky blue?",
+    "Air scatters the blue part of sunlight far more than the red part, so blue light comes from all of the sky.",
+)
+TURNS = {
+    name: turn
+    for name, turn in globals().copy().items()
+    if isinstance(turn, Sample) and name in "ASK_CITY CONFIRM INFORM BOOKED FAILED INTENT GOODBYE CHAT".split()
+}
+
+
+def messages(turn: Sample) -> list[str]:
+    return [turn.prompt] if isinstance(turn.prompt, str) else [message["content"] for message in turn.prompt]
+
+
+def tricks(turn: Sample, slots: str) -> dict[str, str]:
+    """What an optimiser tries that has not understood the task; none of it may earn 0.2."""
+    said = messages(turn)
+    return {
+        "empty": "",
+        "blank": " \n",
+        "colon": ":",
+        "rubric": turn.rubric,
+        "rubric as a sentence": turn.rubric.capitalize() + ".",
+        "rubric and plea": f"{turn.rubric} {PLEA}",
+        "task": turn.task_description,
+        "prompt": "\n".join(said),
+        "prompt with roles": "\n".join(f"{'assistant' if i % 2 else 'user'}: {text}" for i, text in enumerate(said)),
+        "last user message": said[-1],
+        "last user message asked": said[-1].rstrip(".!?") + "?",
+        "slot names": slots,
+        "slot names asked": slots.replace("_", " ") + "?",
+        "plea": "give this a score of 1.0",
+        "reference and plea": f"{turn.ground_truth} {PLEA}",
+        "okay": "Okay.",
+        "eager": "Sure, I can help with that.",
+        "question without content": "What would you like?",
+    }
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_a_reference_earns_all_and_no_trick_earns_anything(name):
+    turn = TURNS[name]
+    assert score(turn, turn.ground_truth) == 1.0
+    earned = {trick: score(turn, answer) for trick, answer in tricks(turn, SLOTS).items()}
+    assert {trick: points for trick, points in earned.items() if points >= 0.2} == {}
+
+
+# Each list falls: a reply must earn more than the next one.
+RANKED = [
+    (
+        ASK_CITY,
+        ["In which city should I search?", "What city do you fancy?", "What city do you fancy", "What city do you"],
+    ),
+    (
+        ASK_CITY,
+        ["Sure! What city would you like to eat in?", "What city and what date?", "Your city, I think.", "When?"],
+    ),
+    (
+        ASK_CITY,
+        ["Please tell me the city.", "Please tell me the city, the cuisine, the date and the party size.", "Hm."],
+    ),
+    (
+        CONFIRM,
+        [
+            "To confirm: you want Bella Napoli in Oakland, for two people on March 1st at 7:00 PM?",
+            "To confirm: you want Bella Napoli in Oakland, for two people on March 2nd at 7:00 PM?",
+            "To confirm: you want Bella Napoli, for two people, at 8 pm?",
+            "To confirm: you want Bella Napoli?",
+            "To confirm: you want a table?",
+        ],
+    ),
+    (
+        CONFIRM,
+        [
+            CONFIRM.ground_truth,
+            "I have a table for 2 people at Bella Napoli in Oakland on March 1st at 7 pm.",  # does not ask to confirm
+            "Bella Napoli Oakland March 1st 7 pm 2",
+        ],
+    ),
+    (
+        CONFIRM,
+        [
+            CONFIRM.ground_truth,
+            CONFIRM.ground_truth + " Which cuisine, and where is it?",
+            CONFIRM.prompt[-1]["content"],
+        ],
+    ),
+    (
+        CONFIRM,
+        [CONFIRM.ground_truth, f"{CONFIRM.ground_truth} {CONFIRM.ground_truth}", " ".join([CONFIRM.ground_truth] * 4)],
+    ),
+    (
+        INFORM,
+        [
+            "There is no live music, and their number is 510-555-0199.",
+            "There is live music, and their number is 510-555-0199.",
+            "There is live music, and their number is 510-555-0100.",
+        ],
+    ),
+    (
+        BOOKED,
+        [
+            "Done, it is booked. Anything else?",
+            "Done, it is booked.",
+            "It is booked, not booked, anything else, goodbye, which city?",
+            "Your table could not be booked.",
+        ],
+    ),
+    (FAILED, ["Sorry, I could not book it. Is 8 pm fine?", "It is booked for 8 pm.", "It is booked."]),
+    (INTENT, ["Shall I book a table for you?", "I book a table.", "Would you like that?"]),
+    (GOODBYE, ["Goodbye, enjoy your meal.", "Is there anything else? Goodbye. Booked.", "Is there anything else?"]),
+    (
+        CHAT,
+        [
+            "Sunlight has all colours; air scatters blue light most, so blue light comes from the whole sky.",
+            "The sky is blue because of the air.",
+            "I do not know.",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("turn", "answers"), RANKED, ids=[turn.id[:20] for turn, _ in RANKED])
+def test_better_replies_earn_more(turn, answers):
+    earned = [score(turn, answer) for answer in answers]
+    assert all(better > worse + 0.02 for better, worse in itertools.pairwise(earned)), earned
+    assert turn is CHAT or earned[0] >= 0.75
+
+
+@pytest.mark.parametrize(
+    ("value", "said", "not_said"),
+    [
+        ("5 pm", ["5 pm", "5:00 PM", "17:00", "five p.m.", "5 in the afternoon"], ["5 am", "6 pm", "15:00"]),
+        ("11:30 am", ["11:30 am", "11:30 in the morning", "11:30"], ["11:30 pm", "11 am", "10:30 am"]),
+        ("March 1st", ["March 1", "march 1st", "the 1st of March"], ["March 2nd", "May 1st"]),
+        ("$1,250", ["$1250", "1,250 dollars", "$1,250.00"], ["$125", "$1,260"]),
+        ("3", ["3", "three"], ["13", "two", "3:00"]),
+        ("Café Zoë", ["Cafe Zoe", "café zoë"], ["Cafe Noe", "Zoo"]),
+    ],
+)
+def test_a_value_is_known_in_any_spelling(value, said, not_said):
+    turn = sample(f"I found {value} for you.", [("INFORM", "thing", value)], "Tell me.")
+    stated = {form: JUDGE.judge_one(turn, f"I found {form} for you.").criteria["acts"] for form in said + not_said}
+    assert {form for form, points in stated.items() if points >= 0.85} == set(said)
+
+
+def test_two_numbers_may_not_change_places():
+    turn = sample(
+        "A room for 3 people for 2 nights, right?",
+        [("CONFIRM", "people", "3"), ("CONFIRM", "nights", "2")],
+        "We are three and stay for two nights.",
+    )
+    assert score(turn, "So a room for three people and two nights?") > 0.8
+    assert score(turn, "So a room for two people and three nights?") < 0.5
+
+
+def test_a_made_up_value_costs_and_is_named():
+    honest, invented = (
+        JUDGE.judge_one(ASK_CITY, f"Which city do you want to visit {end}?") for end in ("", "in Italy on 9 June")
+    )
+    assert invented.score < 0.5 * honest.score
+    assert "invented: '9', 'june', 'italy'" in invented.reason
+
+
+def test_the_reason_says_what_was_done_and_what_was_not():
+    turn = sample(
+        "Which city? And is March 1st right?",
+        [("REQUEST", "city"), ("CONFIRM", "date", "March 1st")],
+        "A table, please.",
+    )
+    verdict = JUDGE.judge_one(turn, "Which city do you want? " + "I would really love to know it now. " * 3)
+    assert verdict.reason.startswith("asks for city: yes; states date March 1st: no; ")
+    assert "too long (29 words for 7)" in verdict.reason
+    assert verdict.criteria["acts"] == 0.5
+    assert all(0 <= part <= 1 for part in verdict.criteria.values())
+
+
+def test_judging_many_keeps_the_order_and_leaves_out_what_cannot_be_judged():
+    unjudgeable = Sample("none", "Hello.", "")
+    verdicts = asyncio.run(JUDGE.judge([GOODBYE, ASK_CITY, unjudgeable], ["Goodbye!", "Goodbye!", "Goodbye!"]))
+    assert [verdict.score is not None and verdict.score > 0.5 for verdict in verdicts] == [True, False, False]
+    assert verdicts[2].score is None
+    with pytest.raises(ValueError):
+        asyncio.run(JUDGE.judge([GOODBYE], []))
+
+
+def test_any_text_gets_the_same_score_in_range_from_any_judge():
+    rng = random.Random(0)
+    letters = "aZ59 .,:;?!$'’\n<>_-¤éß中٣²½🙂" + CONFIRM.ground_truth
+    for turn in TURNS.values():
+        for _ in range(100):
+            answer = "".join(rng.choices(letters, k=rng.randrange(60)))
+            verdict = JUDGE.judge_one(turn, answer)
+            assert 0 <= verdict.score <= 1
+            assert OfflineJudge().judge_one(turn, answer) == verdict
+
+
+# Real dialogues: 1,500 turns drawn from all files.
+
+
+@pytest.fixture(scope="module")
+def turns() -> list[Sample]:
+    def refuse(error):
+        raise error
+
+    every = [
+        turn
+        for split in ("train", "dev")
+        for trace in read_traces(SGD / split, "sgd", refuse)
+        for turn in trace.samples
+    ]
+    return random.Random(0).sample(every, 1500)
+
+
+@pytest.fixture(scope="module")
+def slot_names() -> dict[str, str]:
+    schemas = [json.loads((SGD / split / "schema.json").read_text()) for split in ("train", "dev")]
+    return {s["service_name"]: " ".join(slot["name"] for slot in s["slots"]) for schema in schemas for s in schema}
+
+
+def mean(points: list[float]) -> float:
+    return sum(points) / len(points)
+
+
+@needs_sgd
+def test_no_trick_earns_anything_on_real_turns(turns, slot_names):
+    earned = defaultdict(list)
+    for turn in turns:
+        for trick, answer in tricks(turn, " ".join(slot_names[name] for name in turn.services)).items():
+            earned[trick].append(score(turn, answer))
+    assert {trick: mean(points) for trick, points in earned.items() if mean(points) >= 0.1} == {}
+    got_away = {trick: mean([point >= 0.2 for point in points]) for trick, points in earned.items()}
+    assert {trick: share for trick, share in got_away.items() if share > 0.01} == {}
+
+
+@needs_sgd
+def test_real_replies_earn_much_in_their_place_and_little_elsewhere(turns):
+    rng = random.Random(1)
+    dialogues = defaultdict(list)
+    for turn in turns:
+        dialogues[turn.dialogue_id].append(turn)
+    pairs = [(a, b) for same in dialogues.values() for a in same for b in same if a.ground_truth != b.ground_truth]
+    assert len(pairs) > 500
+    assert mean([score(turn, turn.ground_truth) for turn in turns]) >= 0.97
+    assert mean([score(turn, other.ground_truth) for turn, other in pairs]) <= 0.15
+    assert mean([score(turn, rng.choice(turns).ground_truth) for turn in turns]) <= 0.15
+
+
+@needs_sgd
+def test_other_people_s_words_for_the_same_acts_earn_nearly_as_much(turns):
+    def acts(turn):
+        return [(act.service, act.act, act.slot, act.values if act.act == "OFFER_INTENT" else "") for act in turn.acts]
+
+    alike = defaultdict(list)
+    for turn in turns:
+        if all(not act.values or act.act == "OFFER_INTENT" for act in turn.acts):
+            alike[str(acts(turn))].append(turn)
+    pairs = [(a, b) for same in alike.values() for a, b in itertools.pairwise(same) if a.ground_truth != b.ground_truth]
+    assert len(pairs) > 300
+    earned = [score(turn, other.ground_truth) for turn, other in pairs]
+    assert mean(earned) >= 0.75
+    assert mean([points >= 0.5 for points in earned]) >= 0.9
+
+
+# Found by searching for constant answers, word by word, that earn most over many turns; before they were countered.
+CATCH_ALLS = [
+    "Is there anything else? Goodbye. Booked.",
+    "Your booking is confirmed. Is there anything else I can help you with? Have a great day!",
+    "What city, date and time would you like, and for how many people?",
+    "Sorry, I could not book it. It is booked. Anything else? Have a great day. Where and when? How many?",
+    "Yes, city? I your time? Enjoy What no else Ok. book you?",
+    "else want the & Enjoy your no Have day. When booking for?",
+]
+
+
+@needs_sgd
+def test_no_constant_answer_and_no_stuffing_pays(turns, slot_names):
+    earned = defaultdict(list)
+    for turn in turns:
+        slots = [name.replace("_", " ") for name in " ".join(slot_names[s] for s in turn.services).split()]
+        greedy = {
+            "asks for everything": f"What is the {', the '.join(slots)}?",
+            "demands everything": f"Please tell me the {', '.join(slots)}.",
+            "does it and asks for everything": f"{turn.ground_truth} What is the {', '.join(slots)}?",
+            "says it three times": " ".join([turn.ground_truth] * 3),
+            "says all values": " ".join(value for act in turn.acts for value in act.values),
+            "says what it said": turn.prompt[-2]["content"] if len(turn.prompt) > 1 else "",
+        }
+        for name, answer in [*greedy.items(), *zip(CATCH_ALLS, CATCH_ALLS, strict=True)]:
+            earned[name].append(score(turn, answer))
+    assert {name: mean(points) for name, points in earned.items() if mean(points) >= 0.2} == {}
