@@ -45,7 +45,7 @@ print(
     f"{config.max_steps * config.completions_per_step} completions to write, judge and learn from"
 )
 defaults = {name: field.default for name, field in kit.TrainConfig.model_fields.items()}
-pd.Series({k: v for k, v in config.model_dump().items() if v != defaults[k]}, name="setting").to_frame()
+pd.Series({k: v for k, v in config.model_dump().items() if v != defaults[k]}, name="setting", dtype=object).to_frame()
 
 # %% [markdown]
 # ## The run
@@ -71,7 +71,8 @@ figure
 # %% [markdown]
 # ## What it writes
 #
-# A curve can rise for bad reasons, so read the answers. The same few prompts, first steps against last steps:
+# A curve can rise for bad reasons, so read the answers: one group of the first step, then one of the last. Answers of
+# one group are compared with each other, so look for what the better ones have in common.
 
 # %%
 pd.set_option("display.max_colwidth", 110)

@@ -13,6 +13,8 @@ import jupytext
 import nbformat
 import papermill
 
+from grpo_kit.demo.run import PAPERMILL
+
 FOLDER = Path(__file__).parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -32,7 +34,7 @@ def build(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, executed = Path(folder) / "source.ipynb", Path(folder) / "executed.ipynb"
         nbformat.write(read_text_notebook(path), source)
-        papermill.execute_notebook(source, executed, kernel_name="python3", progress_bar=False)
+        papermill.execute_notebook(source, executed, **PAPERMILL)
         notebook = nbformat.read(executed, as_version=4)
     clean = read_text_notebook(path)
     for cell, done in zip(clean.cells, notebook.cells, strict=True):

@@ -5,6 +5,13 @@ from pathlib import Path
 import grpo_kit
 from grpo_kit.demo import EVAL_FRACTION, TRACES
 
+# One output for a cell's prints instead of one a line, and no hints of the kernel's own on the terminal.
+PAPERMILL = {
+    "kernel_name": "python3",
+    "progress_bar": False,
+    "coalesce_streams": True,
+    "extra_arguments": ["--log-level=ERROR"],
+}
 PACKAGE = Path(grpo_kit.__file__).parent
 
 
@@ -40,8 +47,7 @@ def run_demo(out: Path, **training) -> None:
             notebook_folder() / f"{name}.ipynb",
             out / f"{name}.ipynb",
             parameters=values,
-            kernel_name="python3",
-            progress_bar=False,
+            **PAPERMILL,
         )
     evaluation = Evaluation.load(next((out / run_id / "eval").glob("*.json")))
     print(f"Executed notebooks: {out}/*.ipynb")
