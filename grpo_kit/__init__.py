@@ -48,3 +48,7 @@ def __getattr__(name: str):
     if name not in _LATER:
         raise AttributeError(f"grpo_kit has no {name!r}; it has: {', '.join(__all__)}")
     return getattr(import_module(f"grpo_kit.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from grpo_kit.judges import Judge, Verdict
+from grpo_kit.runs import RunError
 from grpo_kit.samples import Sample
 
 TABLE = """
@@ -39,8 +40,12 @@ class RewardCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         # TRL calls async rewards on a thread of its own, one batch at a time.
         self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._db.execute("pragma journal_mode = wal")
-        self._db.execute(TABLE)
+        try:
+            self._db.execute("pragma journal_mode = wal")
+            self._db.execute(TABLE)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise RunError(f"{path} is no reward cache ({error}): remove it, and answers are judged anew") from None
 
     def get(self, keys: Iterable[str]) -> dict[str, Verdict]:
         """The verdicts that are there, by key."""

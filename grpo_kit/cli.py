@@ -43,12 +43,13 @@ def prepare(
     ),
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
+    format: Annotated[str, typer.Option(help="auto, sgd, chat or samples.")] = "auto",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
 ) -> None:
     """Turn dialogue traces into training samples."""
     from grpo_kit.traces import prepare
 
-    card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, skip_bad=skip_bad)
+    card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, skip_bad=skip_bad, format=format)
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
 
 
@@ -90,7 +91,11 @@ def evaluate(
 
 def _settings(model: type[Settings], flags: dict[str, str | None]) -> Settings:
     """Only the flags that were typed, so that recipes and a resumed run's own settings fill in the rest."""
-    return model(**{name: None if text == "none" else text for name, text in flags.items() if text is not None})
+    given = {name: text for name, text in flags.items() if text is not None}
+    for name, text in given.items():
+        if text == "none" and type(None) in get_args(model.model_fields[name].annotation):
+            given[name] = None
+    return model(**given)
 
 
 def _option(model: type[Settings], name: str, field: FieldInfo) -> inspect.Parameter:
@@ -138,6 +143,11 @@ def main() -> None:
         app()
     except (ConfigError, RunError, BadTrace) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -23,7 +23,7 @@ from grpo_kit.demo import DEFAULT_DATA, data_folder
 from grpo_kit.judges import Judge, Verdict
 from grpo_kit.models import answer, device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
 from grpo_kit.rewards import make_judge
-from grpo_kit.runs import RUNS_DIR, Run, RunError, now
+from grpo_kit.runs import RUNS_DIR, Run, RunError, is_run, now
 from grpo_kit.samples import Sample, fingerprint, read_samples
 
 if TYPE_CHECKING:
@@ -62,12 +62,11 @@ def evaluate(
         note(f"No base model is known for {subject.folders[0]}: it is evaluated alone. base_model would name one")
     if config.data is None and subject.run and _has_changed(data, subject.run):
         note(f"{data} is not what run {subject.run.id} was trained on: it may have trained on some of these prompts")
-    lengths = {
-        name: getattr(config, name) or getattr(subject.settings, name)
-        for name in ("max_prompt_length", "max_completion_length")
-    }
+    as_trained = ("temperature", "max_prompt_length", "max_completion_length")
+    unset = {name: getattr(subject.settings, name) for name in as_trained if getattr(config, name) is None}
+    asked, config = config, config.replace(**unset)
     tokenizer = load_tokenizer(subject.base or str(subject.folders[0]))
-    samples = _questions(data / "eval.jsonl", config, tokenizer, lengths["max_prompt_length"], note)
+    samples = _questions(data / "eval.jsonl", config, tokenizer, config.max_prompt_length, note)
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     judge, models, answers, verdicts = make_judge(config.judge), [], {}, {}
@@ -78,8 +77,9 @@ def evaluate(
                 model,
                 tokenizer,
                 [sample.prompt for sample in samples],
-                max_completion_length=lengths["max_completion_length"],
+                max_completion_length=config.max_completion_length,
                 temperature=config.temperature,
+                top_p=subject.settings.top_p,
                 seed=config.seed,
                 batch_size=config.batch_size,
             )
@@ -100,13 +100,13 @@ def evaluate(
         "made": now(),
         "target": subject.run.id if subject.run else str(subject.home),
         "n": len(samples),
-        "config": config.model_dump() | lengths,
+        "config": config.model_dump(),
         "data": {"file": str(data / "eval.jsonl"), "fingerprint": fingerprint([data / "eval.jsonl"])},
         "judge": {"name": judge.name, "version": judge.version},
         "notes": notes,
         "models": models,
     }
-    path = out / f"{_name(config, len(samples))}.json"
+    path = out / f"{_name(asked, config.temperature, len(samples))}.json"
     return write_evaluation(path, results, samples, answers, verdicts)
 
 
@@ -127,7 +127,8 @@ class _Subject:
 
 
 def _subject(target: Run | str | Path, base_model: str | None, runs_dir: Path) -> _Subject:
-    if not isinstance(target, Run) and Path(target).is_dir() and not _is_run(Path(target)):
+    is_known = isinstance(target, Run) or is_run(runs_dir / target) or is_run(Path(target))
+    if not is_known and Path(target).is_dir():
         return _lone_model(Path(target), base_model)
     run = target if isinstance(target, Run) else Run(target, runs_dir)
     folders = run.checkpoints
@@ -149,18 +150,13 @@ def _lone_model(folder: Path, base_model: str | None) -> _Subject:
             f"no model in {folder}. It should hold adapter_config.json and its weights, or config.json and "
             f"*.safetensors; it holds {there}"
         )
-    run = Run(folder.resolve().parent) if _is_run(folder.resolve().parent) else None
+    run = Run(folder.resolve().parent) if is_run(folder.resolve().parent) else None
     base = base_model or (run.config.model_name if run else None)
     if base is None and _is_adapter(folder):
         base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
         if not base:
             raise ConfigError(f"the adapter in {folder} names no base model: give base_model (--base-model)")
     return _Subject(run, folder, folder / "eval" / "rewards.cache.sqlite", base, [folder])
-
-
-def _is_run(folder: Path) -> bool:
-    config = folder / "config.json"  # the folder of a whole model has one too
-    return config.exists() and "settings" in json.loads(config.read_text())
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -174,9 +170,7 @@ def _holds_model(folder: Path) -> bool:
 
 def _data(config: EvalConfig, run: Run | None) -> Path:
     """The folder of eval.jsonl: the one asked for, or else what the run was trained on."""
-    folder = Path(run.about["data"]["folder"]) if run and config.data is None else None
-    if folder is None or not (folder / "eval.jsonl").exists():
-        folder = data_folder(config.data or (run.config.data if run else DEFAULT_DATA))
+    folder = data_folder(config.data or (run.config.data if run else DEFAULT_DATA))
     if not (folder / "eval.jsonl").exists():
         raise ConfigError(
             f"no eval.jsonl in {folder}: `grpo-kit prepare TRACES --out {folder}` makes one, or name the folder that "
@@ -203,9 +197,9 @@ def _questions(
         note(f"{file} has {len(held_out)} prompts, fewer than n={config.n}: all are used")
     chosen = [held_out[i] for i in np.random.default_rng(config.seed).permutation(len(held_out))[: config.n]]
     fitted = [fit_prompt(sample.prompt, tokenizer, max_prompt_length) for sample in chosen]
-    if shortened := sum(was_shortened for _, was_shortened in fitted):
+    if shortened := sum(fit.is_shortened for fit in fitted):
         note(f"{shortened} of {len(chosen)} prompts lost their oldest turns to fit max_prompt_length")
-    questions = [replace(sample, prompt=prompt) for sample, (prompt, _) in zip(chosen, fitted, strict=True)]
+    questions = [replace(sample, prompt=fit.prompt) for sample, fit in zip(chosen, fitted, strict=True)]
     return sorted(questions, key=lambda sample: len(str(sample.prompt)))  # a batch's prompts are padded to the longest
 
 
@@ -245,10 +239,11 @@ def _judge(judge: Judge, cache: RewardCache, samples: list[Sample], answers: lis
     return verdicts
 
 
-def _name(config: EvalConfig, n: int) -> str:
-    name = f"n{n}_t{config.temperature}_seed{config.seed}"
+def _name(asked: EvalConfig, temperature: float, n: int) -> str:
+    """The settings in a file's name: those that were asked for, and the three that matter most always."""
+    name = f"n{n}_t{temperature}_seed{asked.seed}"
     for setting, field in EvalConfig.model_fields.items():
-        value = getattr(config, setting)
+        value = getattr(asked, setting)
         if setting not in ("n", "temperature", "seed") and value != field.default:
             name += f"_{setting}-{Path(str(value)).name}"
     return name

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from grpo_kit.config import ConfigError
+from grpo_kit.config import CACHE, ConfigError
 from grpo_kit.demo import TINY_MODEL
 from grpo_kit.samples import Message
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
-CACHE = Path.home() / ".cache" / "grpo_kit"
 
 
 def model_source(name: str) -> str:
@@ -71,11 +70,11 @@ def _load(auto_class, name: str, **options):
     logging.disable_progress_bar()
     try:
         return auto_class.from_pretrained(model_source(name), **options)
-    except OSError as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"model_name={name!r} can't be loaded. It should be 'tiny', '{SMOLLM2}', a folder, or a model on the "
             f"Hugging Face hub; a gated one needs its licence accepted there and HF_TOKEN set. "
-            f"transformers says: {str(error).splitlines()[0]}"
+            f"transformers says: {str(error).strip().splitlines()[0]}"
         ) from error
 
 
@@ -109,17 +108,23 @@ def _smollm2() -> Path:
     return copy
 
 
+class FittedPrompt(NamedTuple):
+    prompt: list[Message] | str
+    is_shortened: bool
+    is_too_long: bool  # even its last turn alone has more tokens than allowed
+
+
 def fit_prompt(
     prompt: list[Message] | str, tokenizer: "PreTrainedTokenizerBase", max_prompt_length: int
-) -> tuple[list[Message] | str, bool]:
+) -> FittedPrompt:
     """Leaves out a conversation's oldest turns until it has at most `max_prompt_length` tokens.
 
     A system message and the last turn stay, so a single long turn stays long; a string is left as it is. What
     remains begins with a user's turn, as chat templates want it; where the template knows no system role, as Gemma's,
-    that turn begins with the system message. Returns the prompt and whether it was shortened.
+    that turn begins with the system message.
     """
     if isinstance(prompt, str):
-        return prompt, False
+        return FittedPrompt(prompt, False, len(tokenizer(prompt)["input_ids"]) > max_prompt_length)
     system = [message for message in prompt[:1] if message["role"] == "system"]
     turns = prompt[len(system) :]
     starts = [i for i, message in enumerate(turns) if message["role"] == "user"] or [0]
@@ -127,7 +132,7 @@ def fit_prompt(
         kept, length = _templated(system, turns[start:], tokenizer)
         if length <= max_prompt_length:
             break
-    return kept, start > 0
+    return FittedPrompt(kept, start > 0, length > max_prompt_length)
 
 
 def _templated(
@@ -153,6 +158,7 @@ def answer(
     *,
     max_completion_length: int,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
     batch_size: int = 32,
 ) -> list[str]:
@@ -161,9 +167,19 @@ def answer(
     Temperature 0 takes the likeliest token each time.
     """
     import torch
+    from transformers import GenerationConfig
 
     tokenizer.padding_side = "left"
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    # As TRL generates: the model's own defaults for sampling stay out, and any of its end tokens ends an answer.
+    own_ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own_ends if isinstance(own_ends, list) else [own_ends])} - {None}
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
+    generation = GenerationConfig(
+        max_new_tokens=max_completion_length,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=sorted(ends),
+        **sampling,
+    )
     answers: list[str] = []
     model.eval()
     for start in range(0, len(prompts), batch_size):
@@ -177,12 +193,6 @@ def answer(
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not is_chat).to(model.device)
         torch.manual_seed(seed + start)
         with torch.inference_mode():
-            output = model.generate(
-                **batch,
-                max_new_tokens=max_completion_length,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                **sampling,
-            )
+            output = model.generate(**batch, generation_config=generation)
         answers += tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return answers

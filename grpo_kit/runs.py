@@ -42,11 +42,12 @@ def read_lines(path: Path) -> list[dict]:
     """The rows of a JSONL file. A last line that is still being written, or that a kill cut short, is left out."""
     rows = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        for number, line in enumerate(lines := path.read_bytes().split(b"\n"), 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                rows += [orjson.loads(line)] if line else []
+            except orjson.JSONDecodeError as error:
+                if number < len(lines):
+                    raise RunError(f"{path}:{number} is no JSON ({error}): mend or remove that line") from None
     return rows
 
 
@@ -55,11 +56,11 @@ class Run:
 
     def __init__(self, run_id: str | Path, runs_dir: str | Path = RUNS_DIR):
         """`run_id` is a name under `runs_dir`, or the path of a run directory. RunError if there is none."""
-        given = Path(run_id)
-        self.path = given if (given / "config.json").exists() else Path(runs_dir) / given
-        if not (self.path / "config.json").exists():
-            known = sorted(path.parent.name for path in Path(runs_dir).glob("*/config.json"))
-            there = f"The newest there: {', '.join(known[-5:])}." if known else "There are no runs there yet."
+        inside = Path(runs_dir) / run_id
+        self.path = inside if is_run(inside) else Path(run_id)
+        if not is_run(self.path):
+            known = sorted(path.name for path in Path(runs_dir).glob("*") if is_run(path))
+            there = f"There are: {', '.join(known[-5:])}." if known else "There are no runs there yet."
             raise RunError(f"no run {run_id} under {runs_dir}. {there}")
         self.id = self.path.resolve().name
 
@@ -70,7 +71,7 @@ class Run:
     @property
     def about(self) -> dict:
         """config.json whole: settings, package versions, fingerprint of the data, git commit."""
-        return json.loads((self.path / "config.json").read_text())
+        return _read_json(self.path / "config.json")
 
     @property
     def config(self) -> TrainConfig:
@@ -79,12 +80,12 @@ class Run:
     @property
     def status(self) -> dict:
         """status.json: state (running, complete, stopped, failed, or lost: killed without a word), step, reason."""
-        status = json.loads((self.path / "status.json").read_text())
+        status = _read_json(self.path / "status.json")
         silent = datetime.now(UTC) - datetime.fromisoformat(status["heartbeat"])
         if status["state"] == "running" and silent.total_seconds() > LOST_AFTER_SECONDS:
             status |= {
                 "state": "lost",
-                "reason": f"no heartbeat since {status['heartbeat']}; the same command resumes",
+                "reason": f"no heartbeat since {status['heartbeat']}; its run_id resumes it",
             }
         return status
 
@@ -107,17 +108,32 @@ class Run:
         return pandas.DataFrame(read_lines(self.path / "completions.jsonl"))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is a run's. The folder of a whole model has a config.json too, without settings."""
+    try:
+        return "settings" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} can't be read ({error}): put it back, or remove the run's folder") from None
+
+
 def checkpoint_step(path: Path) -> int:
     return int(path.name.removeprefix("checkpoint-"))
 
 
 def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
-    """A table of all runs under `runs_dir`, newest last: state, step, last reward, seconds, model and data."""
+    """A table of all runs under `runs_dir`, newest last: state, step, last reward, seconds, and some settings."""
     import pandas
 
     rows = []
-    for config_file in sorted(Path(runs_dir).glob("*/config.json")):
-        run = Run(config_file.parent)
+    for folder in filter(is_run, Path(runs_dir).glob("*")):
+        run = Run(folder)
         status, metrics, settings = run.status, read_lines(run.path / "metrics.jsonl"), run.about["settings"]
         rows.append(
             {
@@ -130,9 +146,11 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
                 "learning_rate": settings["learning_rate"],
                 "num_generations": settings["num_generations"],
                 "seed": settings["seed"],
+                "started": status["started"],
             }
         )
-    return pandas.DataFrame(rows)
+    columns = "run state step reward seconds model_name learning_rate num_generations seed started".split()
+    return pandas.DataFrame(rows, columns=columns).sort_values("started", ignore_index=True)
 
 
 def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> TrainConfig:
@@ -140,12 +158,15 @@ def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_
 
     Raises RunError where a setting that was asked for is not the run's own.
     """
-    if not config.run_id or not (Path(runs_dir) / config.run_id / "config.json").exists():
+    if not config.run_id or not is_run(Path(runs_dir) / config.run_id):
         return config
     own = Run(config.run_id, runs_dir).config
+    given = config.given
+    if "data" in given:
+        given["data"] = str(Path(given["data"]).resolve())
     differing = [
         f"{name}={value!r} (it has {getattr(own, name)!r})"
-        for name, value in config.given.items()
+        for name, value in given.items()
         if value != getattr(own, name)
     ]
     if differing:
@@ -159,12 +180,17 @@ def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_
 def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) -> Run:
     """The run directory for `config`: the one of its run_id, to go on with, or a new one.
 
-    `about` is what config.json holds beside the settings. Raises RunError where the run to go on with was trained on
-    data with another fingerprint.
+    `about` is what config.json holds beside the settings. Raises RunError where the run to go on with had other
+    rewards, or data with another fingerprint.
     """
     runs_dir = Path(runs_dir)
-    if config.run_id and (runs_dir / config.run_id / "config.json").exists():
+    if config.run_id and is_run(runs_dir / config.run_id):
         run = Run(config.run_id, runs_dir)
+        if run.about["rewards"] != about["rewards"]:
+            raise RunError(
+                f"run {run.id} was started with the rewards {', '.join(run.about['rewards'])}, and not with "
+                f"{', '.join(about['rewards'])}. Pass the same ones (rewards=[…]), or use another run_id."
+            )
         before, after = run.about["data"], about["data"]
         if before["fingerprint"] != after["fingerprint"]:
             raise RunError(
@@ -173,9 +199,10 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) 
             )
         return run
     run_id = stem = config.run_id or f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
+    runs_dir.mkdir(parents=True, exist_ok=True)
     for attempt in itertools.count(2):
         try:
-            (runs_dir / run_id).mkdir(parents=True)
+            (runs_dir / run_id).mkdir()
             break
         except FileExistsError:
             if config.run_id:
@@ -183,7 +210,9 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) 
             run_id = f"{stem}_{attempt}"  # another run has this second's name
     path = runs_dir / run_id
     write_json(path / "status.json", new_status(config))
-    write_json(path / "config.json", {"settings": config.model_dump() | {"run_id": run_id}, **about})
+    # An absolute folder, so that the run can be gone on with from anywhere.
+    settings = config.model_dump() | {"run_id": run_id, "data": about["data"]["folder"]}
+    write_json(path / "config.json", {"settings": settings, **about})
     return Run(path)
 
 
@@ -265,6 +294,6 @@ class RunWriter:
         if kind is None:
             self.update(state="complete")
         elif issubclass(kind, KeyboardInterrupt):
-            self.update(state="stopped", reason="interrupted; the same command resumes")
+            self.update(state="stopped", reason=f"interrupted; run_id {self.run.id} resumes it")
         else:
             self.update(state="failed", reason=f"{kind.__name__}: {error}")

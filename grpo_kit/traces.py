@@ -16,6 +16,7 @@ from typing import get_args
 
 import orjson
 
+from grpo_kit.config import ConfigError
 from grpo_kit.formats import Format, Trace, read_traces
 from grpo_kit.samples import BadTrace, Ledger, OnBad, Sample, did_you_mean, fingerprint, measured
 
@@ -47,19 +48,19 @@ def prepare(
     Memory does not grow with the number of files, time does. The same input gives the same bytes.
 
     Raises BadTrace for input that cannot be used, naming the place; with `skip_bad` a bad dialogue, line or
-    unreadable file is left out instead, and the card counts them and names the first. Raises ValueError for
-    settings that cannot work. Whatever is raised, `out` stays as it was.
+    unreadable file is left out instead, and the card counts them and names the first. Raises ConfigError
+    for settings that cannot work. Whatever is raised, `out` stays as it was.
     """
     traces, out = Path(traces), Path(out)
     if not 0 < eval_fraction < 1:
-        raise ValueError(f"eval_fraction must lie between 0 and 1, and is {eval_fraction}; 0.1 holds out a tenth")
+        raise ConfigError(f"eval_fraction must lie between 0 and 1, and is {eval_fraction}; 0.1 holds out a tenth")
     if format not in get_args(Format):
         known = get_args(Format)
-        raise ValueError(f"no format {format!r}{did_you_mean(format, known)}; there are: {', '.join(known)}")
+        raise ConfigError(f"no format {format!r}{did_you_mean(format, known)}; there are: {', '.join(known)}")
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder to write the samples into")
+        raise ConfigError(f"{out} is a file; name a folder to write the samples into")
     if out.resolve() == traces.resolve() or traces.resolve() in (out.resolve() / TRAIN, out.resolve() / EVAL):
-        raise ValueError(f"preparing {traces} into {out} would overwrite what is read; choose another folder")
+        raise ConfigError(f"preparing {traces} into {out} would overwrite what is read; choose another folder")
 
     tally = _Tally()
 

@@ -1,11 +1,10 @@
 """The GRPO run: settings and samples in, a run directory out. TRL trains, PEFT adapts; nothing here knows of Modal."""
 
 import json
-import shutil
 import subprocess
-import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import closing
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,22 +13,19 @@ from datasets import Dataset
 from peft import LoraConfig
 from tqdm import tqdm
 from transformers import PrinterCallback, set_seed
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from grpo_kit.cache import RewardCache
-from grpo_kit.config import TrainConfig
-from grpo_kit.demo import data_folder
+from grpo_kit.config import ConfigError, TrainConfig
+from grpo_kit.demo import DEFAULT_DATA, data_folder
 from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
-from grpo_kit.rewards import RewardFunction, judge_reward, make_judge, text_of
+from grpo_kit.rewards import RewardFunction, judge_reward, make_judge
 from grpo_kit.runs import RUNS_DIR, Run, RunWriter, only_writer, open_run, with_the_runs_own_settings, write_json
 from grpo_kit.samples import Sample, fingerprint, read_samples
+from grpo_kit.trainer import KitTrainer
 
-# Settings that go to TRL's GRPOConfig under the same name.
-TRL_SETTINGS = """
-    max_steps learning_rate lr_scheduler_type warmup_steps max_grad_norm weight_decay num_generations
-    per_device_train_batch_size gradient_accumulation_steps max_completion_length temperature top_p beta epsilon
-    num_iterations loss_type scale_rewards mask_truncated_completions save_steps save_total_limit seed
-""".split()
+# Settings that TRL has too, and that go to it under the same name.
+TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys())
 PACKAGES = ("grpo_kit", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "vllm")
 
 
@@ -49,15 +45,15 @@ def train(
     not valid, RunError for a run that cannot be gone on with.
     """
     config = with_the_runs_own_settings((config or TrainConfig()).replace(**settings), runs_dir)
-    data = data_folder(config.data)
+    data = data_folder(config.data).resolve()
     samples = list(read_samples(data / "train.jsonl"))
-    load_tokenizer(config.model_name)  # a wrong name ends here, before anything is written
     judge = make_judge(config.judge)
+    refuse_what_cannot_work(config, samples, [judge.name, *(getattr(reward, "__name__", "") for reward in rewards)])
     about = {
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "data": {"folder": str(data), "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
         "git_commit": _git_commit(),
-        "rewards": [judge.name, *(function.__name__ for function in rewards)],
+        "rewards": [judge.name, *(reward.__name__ for reward in rewards)],
     }
     run = open_run(config, about, runs_dir)
     if run.status["state"] == "complete":
@@ -66,15 +62,46 @@ def train(
     with only_writer(run), RunWriter(run, config) as writer:
         checkpoint = writer.rewind()
         echo(f"Run {run.id}: {run.path}" + (f", resumed from {checkpoint.name}" if checkpoint else ""))
-        cache = RewardCache(run.path / "rewards.cache.sqlite")
-        reward_functions = [judge_reward(judge, cache), *rewards]
-        trainer = build_trainer(config, samples, reward_functions, run.path, writer, echo)
-        with torch_threads(config.torch_threads):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        save_into_run(trainer, run)
-        cache.close()
+        if data == data_folder(DEFAULT_DATA).resolve() and data != Path(DEFAULT_DATA).resolve():
+            echo(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the samples that come with the kit")
+        with closing(RewardCache(run.path / "rewards.cache.sqlite")) as cache, torch_threads(config.torch_threads):
+            reward_functions = [judge_reward(judge, cache), *rewards]
+            trainer = build_trainer(config, samples, reward_functions, run.path, writer, echo)
+            try:
+                trainer.train_from(checkpoint)
+                save_into_run(trainer, run)
+            except KeyboardInterrupt:
+                echo(f"Stopped at step {trainer.state.global_step}. To go on: grpo-kit train --run-id {run.id}")
+                raise
     echo(f"Done in {run.status['seconds']:.0f} s: {run.path}")
     return run
+
+
+def refuse_what_cannot_work(config: TrainConfig, samples: Sequence[Sample], rewards: Sequence[str]) -> None:
+    """Raises ConfigError for what would fail later, before anything is written. `rewards` are the rewards' names."""
+    if len(samples) < config.prompts_per_step:
+        raise ConfigError(
+            f"a step takes {config.prompts_per_step} prompts and {config.data} has {len(samples)}. Use more samples, "
+            f"or per_device_train_batch_size={len(samples) * config.num_generations} gradient_accumulation_steps=1"
+        )
+    kinds = {type(sample.prompt) for sample in samples}
+    if len(kinds) > 1:
+        odd = next(sample for sample in samples if type(sample.prompt) is not type(samples[0].prompt))
+        raise ConfigError(
+            f"{config.data}: prompts should be all texts or all messages; {odd.id} is not as the first is"
+        )
+    if "" in rewards or len(set(rewards)) < len(rewards):
+        raise ConfigError(
+            f"rewards should be functions with names of their own, by which metrics are kept; given: "
+            f"{', '.join(rewards)}"
+        )
+    if config.use_vllm is True and _version("vllm") is None:
+        raise ConfigError("use_vllm=True: vLLM is not installed. Leave it to auto")
+    if load_tokenizer(config.model_name).chat_template is None and kinds == {list}:
+        raise ConfigError(
+            f"{config.model_name} has no chat template, and the prompts are conversations. Use its instruction-tuned "
+            f"version (…-it, …-Instruct), or prompts that are texts"
+        )
 
 
 def build_trainer(
@@ -84,17 +111,17 @@ def build_trainer(
     run_dir: Path,
     writer: RunWriter,
     echo: Callable[[str], None],
-) -> "KitTrainer":
+) -> KitTrainer:
     """TRL's trainer with the run directory's writers attached."""
     tokenizer = load_tokenizer(config.model_name)
-    rows, shortened = [], 0
-    for sample in samples:
-        prompt, was_shortened = fit_prompt(sample.prompt, tokenizer, config.max_prompt_length)
-        rows.append({**sample.to_dict(), "prompt": prompt})
-        shortened += was_shortened
+    fitted = [fit_prompt(sample.prompt, tokenizer, config.max_prompt_length) for sample in samples]
+    rows = [{**sample.to_dict(), "prompt": fit.prompt} for sample, fit in zip(samples, fitted, strict=True)]
+    shortened, too_long = sum(fit.is_shortened for fit in fitted), sum(fit.is_too_long for fit in fitted)
     if shortened:
         echo(f"{shortened} of {len(rows)} prompts lost their oldest turns to fit max_prompt_length")
-    writer.update(prompts_shortened=shortened)
+    if too_long:
+        echo(f"{too_long} of {len(rows)} prompts are longer than max_prompt_length all the same")
+    writer.update(prompts_shortened=shortened, prompts_too_long=too_long)
     arguments = grpo_arguments(config, run_dir)
     set_seed(config.seed)  # before the adapter gets its first weights
     adapter = None
@@ -109,7 +136,8 @@ def build_trainer(
     trainer = KitTrainer(
         writer=writer,
         base_model=config.model_name,
-        model=load_model(config.model_name, bf16=arguments.bf16),
+        # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.
+        model=load_model(config.model_name, bf16=arguments.bf16 and config.use_lora),
         reward_funcs=list(reward_functions),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
@@ -121,7 +149,7 @@ def build_trainer(
     return trainer
 
 
-def save_into_run(trainer: "KitTrainer", run: Run) -> None:
+def save_into_run(trainer: KitTrainer, run: Run) -> None:
     """Puts the final weights into the run directory, each file in one move.
 
     A whole model has a config.json of its own. The run's is given its entries too, so that transformers can load the
@@ -144,107 +172,19 @@ def grpo_arguments(config: TrainConfig, run_dir: Path) -> GRPOConfig:
     def decide(setting, auto: bool) -> bool:
         return auto if setting == "auto" else setting
 
+    settings = {name: getattr(config, name) for name in TRL_SETTINGS} | {
+        "bf16": decide(config.bf16, device_can_bf16()),
+        "gradient_checkpointing": decide(config.gradient_checkpointing, on_gpu),
+        "use_vllm": decide(config.use_vllm, on_gpu and _version("vllm") is not None),
+    }
     return GRPOConfig(
+        **settings,
         output_dir=str(run_dir),
-        **{name: getattr(config, name) for name in TRL_SETTINGS},
-        bf16=decide(config.bf16, device_can_bf16()),
-        gradient_checkpointing=decide(config.gradient_checkpointing, on_gpu),
-        use_vllm=decide(config.use_vllm, on_gpu and _version("vllm") is not None),
         use_cpu=not on_gpu,
         logging_steps=1,
         report_to="none",
         disable_tqdm=True,
     )
-
-
-class KitTrainer(GRPOTrainer):
-    """TRL's trainer, which also keeps the run directory: timings, metrics, completions, whole checkpoints."""
-
-    def __init__(self, *args, writer: RunWriter, base_model: str, echo: Callable[[str], None], **kwargs):
-        super().__init__(*args, **kwargs)
-        self._writer, self._base_model, self._echo = writer, base_model, echo
-        self._seconds = {"generating": 0.0, "judging": 0.0}
-        self._output_dir = self.args.output_dir
-        self._bar = tqdm(total=self.args.max_steps, unit="step", disable=None)  # None: only on a terminal
-
-    def _generate(self, prompts):
-        with self._timed("generating"):
-            return super()._generate(prompts)
-
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        self._log_completion_extra("sample_id", [row["id"] for row in inputs])
-        with self._timed("judging"):
-            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-
-    @contextmanager
-    def _timed(self, part: str):
-        started = time.perf_counter()
-        yield
-        self._seconds[part] += time.perf_counter() - started
-
-    def _generate_and_score_completions(self, inputs):
-        output = super()._generate_and_score_completions(inputs)
-        if self.is_world_process_zero():
-            # TRL keeps the batch it scored last, of all processes, for its own tables.
-            logs, extra = self._logs, self._logs["extra"]
-            rows = [
-                {
-                    "step": self.state.global_step + 1,
-                    "sample_id": extra["sample_id"][i],
-                    "prompt": logs["prompt"][i],
-                    "completion": text_of(logs["completion"][i]),
-                    "rewards": {name: scores[i] for name, scores in logs["rewards"].items()},
-                    "advantage": logs["advantages"][i],
-                    "reason": extra["reason"][i],
-                }
-                for i in range(len(logs["prompt"]))
-            ]
-            self._writer.append("completions.jsonl", rows)
-        return output
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        super().log(logs, start_time)  # adds what TRL measured to `logs`
-        if "loss" not in logs or not self.is_world_process_zero():
-            return
-        step = self.state.global_step
-        seconds = {f"seconds/{part}": round(spent, 4) for part, spent in self._seconds.items()}
-        seconds["seconds/updating"] = round(logs["step_time"] - sum(self._seconds.values()), 4)
-        self._seconds = dict.fromkeys(self._seconds, 0.0)
-        self._writer.append("metrics.jsonl", [{"step": step, **logs, **seconds}])
-        self._writer.update(step=step)
-        reward = "none" if logs["reward"] is None else f"{logs['reward']:.3f}"
-        self._echo(f"Step {step}/{self.args.max_steps}: loss={logs['loss']:.3f} reward={reward}")
-        self._bar.update(step - self._bar.n)
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict)
-        adapter = Path(output_dir or self.args.output_dir) / "adapter_config.json"
-        if adapter.exists():  # a name that holds on other machines, where a shipped model lies elsewhere
-            write_json(adapter, {**json.loads(adapter.read_text()), "base_model_name_or_path": self._base_model})
-
-    def _save_checkpoint(self, model, trial):
-        """A checkpoint is written aside and moved into place whole, so that a kill leaves it complete or absent."""
-        target = Path(self.args.output_dir)
-        partial = target / ".partial"
-        self._output_dir = str(partial)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._output_dir = str(target)
-        name = f"checkpoint-{self.state.global_step}"
-        if self.is_world_process_zero():
-            shutil.rmtree(target / name, ignore_errors=True)
-            (partial / name).rename(target / name)
-            if self.args.save_total_limit:
-                for old in Run(target).checkpoints[: -self.args.save_total_limit]:
-                    old.rename(partial / old.name)
-            shutil.rmtree(partial)
-
-    def _get_output_dir(self, trial=None) -> str:
-        return self._output_dir
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """No model card: config.json says how the model was made, and TRL's card would ask the hub."""
 
 
 def _version(package: str) -> str | None:

@@ -26,7 +26,7 @@ from grpo_kit import models, plots
 from grpo_kit.demo import data_folder
 from grpo_kit.rewards import make_judge
 
-pd.set_option("display.max_colwidth", 100)
+pd.set_option("display.max_colwidth", None)
 judge = make_judge(judge_name)
 samples = list(kit.read_samples(data_folder(data) / "train.jsonl"))
 rng = random.Random(seed)

@@ -69,6 +69,14 @@ figure.savefig(run.path / "learning_curve.png", dpi=150)
 figure
 
 # %% [markdown]
+# ## Against earlier runs
+#
+# The last few runs in the folder, told apart by the settings that differ. Believe a setting when several seeds agree.
+
+# %%
+plots.compare_runs([kit.Run(name, runs_dir) for name in kit.runs(runs_dir)["run"].tail(6)])
+
+# %% [markdown]
 # ## What it writes
 #
 # A curve can rise for bad reasons, so read the answers: one group of the first step, then one of the last. Answers of

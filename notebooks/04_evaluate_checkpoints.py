@@ -8,7 +8,7 @@
 run = None  # a run's name; None: the newest
 runs_dir = "runs"
 n = 128
-temperature = 1.0
+temperature = None  # None: as the run was trained
 seed = 7
 
 # %%
@@ -36,6 +36,12 @@ evaluation.summary().round(3)
 # %%
 figure = plots.evaluation_figure(evaluation)
 figure
+
+# %% [markdown]
+# The judge's criteria say where a gain comes from. A score that rises by length or ending alone is a cheap one.
+
+# %%
+evaluation.criteria().round(2)
 
 # %% [markdown]
 # ## Read both sides

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -86,6 +87,17 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, demo_data, undisturbe
     assert json.loads((run / "status.json").read_text())["state"] == "complete"
 
 
+def test_killed_while_it_saved_its_result_it_only_saves(tmp_path, demo_data, undisturbed):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    (tmp_path / "run/status.json").write_text(json.dumps(status | {"state": "running"}))
+    (tmp_path / "run/adapter_model.safetensors").unlink()
+    assert "Step" not in finish(start(tmp_path, demo_data))
+    for name in ("metrics.jsonl", "adapter_model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "complete"
+
+
 def test_a_complete_run_is_left_alone_and_other_settings_are_refused(undisturbed, demo_data):
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
     assert "is complete" in finish(start(undisturbed.parent, demo_data))
@@ -106,5 +118,6 @@ def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_kept_out(tmp_path, dem
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert status["state"] == "stopped" and "resume" in status["reason"]
+    assert status["state"] == "stopped" and "resumes" in status["reason"]
     assert process.returncode == 130 and "Traceback" not in output
+    assert "grpo-kit train --run-id run" in output

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from grpo_kit.config import TrainConfig, settings_table
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -41,3 +43,7 @@ def test_importing_the_kit_loads_none_of_the_heavy_libraries():
     code = f"import grpo_kit, grpo_kit.cli, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_readmes_table_is_made_from_the_settings():
+    assert settings_table(TrainConfig) in (ROOT / "README.md").read_text(), "python -m grpo_kit.config prints it"

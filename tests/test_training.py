@@ -3,12 +3,16 @@
 import json
 import sqlite3
 
+import orjson
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from grpo_kit import BadTrace, ConfigError, Run, RunError, evaluate, runs, train
+from grpo_kit.judges import Verdict
+from grpo_kit.judges.offline import OfflineJudge
 from grpo_kit.models import answer, fit_prompt, load_model, load_tokenizer
+from grpo_kit.runs import read_lines
 
 
 def test_it_learns(trained):
@@ -93,9 +97,49 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, demo_data
         train(data=str(tmp_path / "bad"), runs_dir=tmp_path)
     with pytest.raises(BadTrace, match="nowhere"):
         train(data=str(tmp_path / "nowhere"), runs_dir=tmp_path)
+    with pytest.raises(ConfigError, match="names of their own"):
+        train(data=str(demo_data), rewards=[lambda **_: [], lambda **_: []], runs_dir=tmp_path)
+    few = (demo_data / "train.jsonl").read_text().splitlines(keepends=True)[:3]
+    (tmp_path / "bad" / "train.jsonl").write_text("".join(few))
+    with pytest.raises(ConfigError, match=r"4 prompts.*has 3.*per_device_train_batch_size=24"):
+        train(data=str(tmp_path / "bad"), runs_dir=tmp_path)
     with pytest.raises(RunError, match="no run never-made"):
         Run("never-made", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+def test_steps_may_learn_twice_from_the_same_completions(tmp_path, demo_data):
+    run = train(data=str(demo_data), num_iterations=2, save_steps=2, max_steps=4, beta=0.1, runs_dir=tmp_path)
+    assert run.metrics()["step"].tolist() == [1, 2, 3, 4]
+    assert run.metrics()["reward"].isna().tolist() == [False, True, False, True]
+    assert run.metrics()["kl"].notna().all() and run.completions()["step"].unique().tolist() == [1, 3]
+
+
+def test_what_the_judge_could_not_score_takes_no_part(tmp_path, demo_data, monkeypatch):
+    async def fails_on_questions(self, samples, answers):
+        return [Verdict(None if "?" in answer else 0.5, "why") for answer in answers]
+
+    def bonus(completions, **_):
+        return [0.1] * len(completions)
+
+    monkeypatch.setattr(OfflineJudge, "judge", fails_on_questions)
+    run = train(data=str(demo_data), rewards=[bonus], max_steps=2, runs_dir=tmp_path)
+    rows = run.completions()
+    unjudged = rows["completion"].str.contains("?", regex=False)
+    assert 0 < unjudged.sum() < len(rows) and (rows[unjudged]["advantage"] == 0).all()
+    assert (run.metrics()["reward"].dropna() - 0.6).abs().max() < 1e-6, "a failed judgement is no zero"
+    with pytest.raises(RunError, match="rewards offline, bonus"):
+        train(run_id=run.id, runs_dir=tmp_path)
+
+
+def test_lines_that_hold_odd_separators_are_read_and_a_torn_last_line_is_left_out(tmp_path):
+    rows = [{"step": 1, "completion": "a\u2028b\u0085c"}, {"step": 2, "completion": "d"}]
+    path = tmp_path / "completions.jsonl"
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows) + b'{"step": 3, "compl')
+    assert read_lines(path) == rows
+    path.write_bytes(b'{"step"\n{"step": 2}\n')
+    with pytest.raises(RunError, match=r"completions\.jsonl:1"):
+        read_lines(path)
 
 
 def test_long_conversations_lose_their_oldest_turns_and_never_the_last():
@@ -109,10 +153,15 @@ def test_long_conversations_lose_their_oldest_turns_and_never_the_last():
         return len(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
 
     whole = length(turns)
-    assert fit_prompt(turns, tokenizer, whole) == (turns, False)
+    assert fit_prompt(turns, tokenizer, whole) == (turns, False, False)
     for limit in range(16, whole, 7):
-        kept, shortened = fit_prompt(turns, tokenizer, limit)
-        assert shortened and kept == turns[-len(kept) :] and kept[0]["role"] == "user"
+        kept, shortened, too_long = fit_prompt(turns, tokenizer, limit)
+        assert (
+            shortened
+            and too_long == (length(kept) > limit)
+            and kept == turns[-len(kept) :]
+            and kept[0]["role"] == "user"
+        )
         assert length(kept) <= limit or len(kept) == 1
         assert len(kept) == 9 or length(turns[-len(kept) - 2 :]) > limit, "as few turns left out as can be"
 
@@ -120,12 +169,12 @@ def test_long_conversations_lose_their_oldest_turns_and_never_the_last():
 def test_a_system_message_reaches_models_whose_template_has_none():
     tokenizer = load_tokenizer("tiny")
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
-    assert fit_prompt(prompt, tokenizer, 512) == (prompt, False)
+    assert fit_prompt(prompt, tokenizer, 512).prompt == prompt
     tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
         "{% for message in messages %}{{ message.content }}{% endfor %}"
     )
-    assert fit_prompt(prompt, tokenizer, 512) == ([{"role": "user", "content": "Be brief.\n\nWhere?"}], False)
+    assert fit_prompt(prompt, tokenizer, 512).prompt == [{"role": "user", "content": "Be brief.\n\nWhere?"}]
 
 
 def test_how_often_prompts_were_shortened_is_counted(tmp_path, demo_data, capsys):

@@ -6,6 +6,8 @@ remakes both, and what it makes is shipped beside these files.
 
 from pathlib import Path
 
+from grpo_kit.config import CACHE
+
 TRACES = Path(__file__).parent / "traces"  # a Schema-Guided Dialogue folder
 TINY_MODEL = Path(__file__).parent / "tiny"  # a model that transformers loads
 EVAL_FRACTION = 0.3  # of the demo's dialogues, so that enough prompts are held out to measure with
@@ -18,6 +20,6 @@ def data_folder(data: str) -> Path:
     if data == DEFAULT_DATA and not (folder / "train.jsonl").exists():
         from grpo_kit.traces import prepare
 
-        folder = Path("data/demo")
+        folder = CACHE / "demo"
         prepare(TRACES, folder, eval_fraction=EVAL_FRACTION)
     return folder

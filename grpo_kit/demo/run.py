@@ -33,8 +33,8 @@ def run_demo(out: Path, **training) -> None:
 
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    number = len(list(out.glob("run*"))) + 1
-    run_id = f"run{number}"
+    numbers = [int(path.name[3:]) for path in out.glob("run*") if path.name[3:].isdigit()]
+    run_id = f"run{max(numbers, default=0) + 1}"
     parameters = {
         "01_prepare_data": {"traces": str(TRACES), "out": str(out / "data"), "eval_fraction": EVAL_FRACTION},
         "02_prototype_rewards": {"data": str(out / "data")},

@@ -20,7 +20,7 @@ from grpo_kit.judges import Verdict
 from grpo_kit.judges.acts import check_for, kind_of
 from grpo_kit.judges.phrases import plainly_does, seems_to_do
 from grpo_kit.judges.sources import Sources
-from grpo_kit.judges.wording import FUNCTION_WORDS, STOCK_WORDS, VALUE, Text, disorder, line_of, vocabulary, words_of
+from grpo_kit.judges.wording import FUNCTION_WORDS, STOCK_WORDS, VALUE, Text, disorder, vocabulary, words_of
 from grpo_kit.samples import Sample
 
 _PLEA = re.compile(
@@ -73,14 +73,12 @@ class _Brief:
         spoken = [words_of(value) for act in sample.acts for value in act.values]
         lines = {f" {' '.join(words)} " for words in spoken if len(words) > 1}
         self.values = sorted(lines, key=len, reverse=True)
-        self.repeatable = lines | {line_of(words) for words in spoken if len(words) == 1}
         self.single = frozenset(words[0] for words in spoken if len(words) == 1)
         self.reference = self.text(sample.ground_truth)
         self.empty = not sample.acts and not self.reference.words
-        last = Text(turns[-1][1])
         self.checks = []
         for act in sample.acts:
-            label, check = check_for(act, sample.acts, self.reference, last)
+            label, check = check_for(act, sample.acts, self.reference)
             self.checks.append((label, check, check(self.reference) < 0.95 and bool(self.reference.words)))
         if not sample.acts:
             self.checks = [("says what the reference says", self._shared_content, False)]
@@ -88,7 +86,6 @@ class _Brief:
         self.plain_words = frozenset(self.reference.bare) - {VALUE}
         self.telling = self.plain_words - STOCK_WORDS or self.plain_words
 
-        self.asks = any(sentence.asks for sentence in self.reference.sentences)
         self.asked = {act.act for act in sample.acts} | plainly_does(self.reference)
         self.asked |= {kind_of(act.slot) for act in sample.acts if act.act == "REQUEST"}
         self.may_seem = (
@@ -96,7 +93,6 @@ class _Brief:
             | seems_to_do(self.reference)
             | ({"a question"} if {"REQUEST", "CONFIRM"} & self.asked else set())
         )
-        self.confirms = any(act.act == "CONFIRM" for act in sample.acts)
         required = frozenset(word for words in spoken for word in words) | self.reference.set
         self.disorder = disorder(self.reference)
         self.grams = _grams(self.reference.bare)
@@ -137,11 +133,10 @@ class _Brief:
 
     def _acts(self, text: Text, notes: list[str]) -> float:
         total = 0.0
-        form = 0.25 if self.asks and not any(sentence.asks for sentence in text.sentences) else 1.0
         for label, check, oddly_worded in self.checks:
             done = check(text)
             if oddly_worded and done < 1:
-                done = max(done, form * len(self.telling & text.set) / len(self.telling))
+                done = max(done, len(self.telling & text.set) / len(self.telling))
             notes.append(f"{label}: {'yes' if done >= 0.95 else 'no' if done < 0.25 else 'partly'}")
             total += done
         return round(total / len(self.checks), 4)
@@ -162,13 +157,10 @@ class _Brief:
 
     def _nothing_made_up(self, text: Text, notes: list[str]) -> float:
         """Numbers, times, days and names must come from the conversation, the acts or the reference."""
-        invented, stale = self.sources.made_up(text)
+        invented = self.sources.made_up(text)
         if invented:
             notes.append("invented: " + ", ".join(map(repr, invented[:3])))
-        free = 0 if self.confirms else 2
-        if len(stale) > free:
-            notes.append("not called for: " + ", ".join(map(repr, stale[:3])))
-        return 0.6 ** len(invented) * 0.8 ** max(0, len(stale) - free)
+        return 0.6 ** len(invented)
 
     def _nothing_extra(self, text: Text, notes: list[str]) -> float:
         extra = sorted(plainly_does(text) - self.asked)
@@ -212,15 +204,12 @@ class _Brief:
         return score
 
     def _no_repetition(self, text: Text, notes: list[str]) -> float:
-        """Down to 0.1 for saying the same again; a value said twice costs a fifth where the reference does not."""
+        """Down to 0.1 for saying the same again."""
         repeated = _repeats(text.words) - _repeats(self.reference.words)
-        score = max(0.1, 1.2 - 2 * repeated) if repeated > 0.1 else 1.0
-        for value in self.repeatable:
-            if text.line.count(value) > max(1, self.reference.line.count(value)):
-                score *= 0.8
-        if score < 1:
-            notes.append("repeats itself")
-        return score
+        if repeated <= 0.1:
+            return 1.0
+        notes.append("repeats itself")
+        return max(0.1, 1.2 - 2 * repeated)
 
     def _own_words(self, text: Text, notes: list[str]) -> float:
         score = self.sources.own_words(text)

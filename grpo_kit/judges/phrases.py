@@ -28,9 +28,6 @@ _CLAIMS_DONE = re.compile(
     r"|\b(?:have|has|is|are|was|were|been|'s|i|we|successfully|done|it)\b[, ]*(?:\w+ ){0,2}?"
     r"(?:booked|reserved|confirmed|purchased|bought|scheduled|secured|successful|completed|done|paid)\b"
 )
-_FAILED = re.compile(
-    r"\b(?:sorry|unfortunately|apolog\w*|error|problem|issue|wrong|regret|afraid|not|no|never)\b|\bunable|\bunavailable"
-)
 _COULD_NOT = re.compile(
     r"\b(?:could|can|did|was|were|is|are|am|has|have|will)(?:not| not)\b|\bnot (?:able|available|possible)"
     r"|\b(?:fail|unable|unsuccessful|unavailable|crashed|declined|impossible|fully booked)"
@@ -42,10 +39,6 @@ _MORE = re.compile(
     r"|\b(?:else|more|other|further|additional)\b.*\b(?:help|assist\w*|need|do|want)\b"
     r"|\bfurther\b|\banything\b.*\b(?:help|assist|do)\b"
 )
-_PLAINLY_MORE = re.compile(
-    r"(?<!or )\b(?:any ?thing|some ?thing|what) (?:else|more|further)\b|\b(?:other|further|more) assist"
-)
-_HELP = re.compile(r"\b(?:help|assist)\b")
 _BYE = re.compile(
     r"\b(?:good ?bye|bye|farewell|see you|take (?:care|it easy)|enjoy\w*|have (?:fun|a blast)|until we"
     r"|safe (?:trip|travels?|journey|flight)"
@@ -56,7 +49,6 @@ _BYE = re.compile(
 _PLAINLY_BYE = re.compile(
     r"\b(?:good ?bye|bye|farewell|take care|have an? (?:\w+ ){1,2}(?:one|day|night|evening|afternoon|weekend))\b"
 )
-_THANKS = re.compile(r"\b(?:welcome|pleasure|thank\w*|glad|happy to|no problem|anytime)\b")
 # Words for doing the same kind of thing: an offer to reserve may speak of booking.
 _DOING = [
     vocabulary(words)
@@ -97,21 +89,15 @@ def says_done(text: Text) -> float:
 
 
 def says_failed(text: Text) -> float:
-    if any(_COULD_NOT.search(sentence.plain) for sentence in text.sentences):
-        return 1.0
-    return 0.5 if _FAILED.search(text.plain) else 0.0
+    return float(any(_COULD_NOT.search(sentence.plain) for sentence in text.sentences))
 
 
 def asks_what_else(text: Text) -> float:
-    if any(_MORE.search(sentence.plain) for sentence in text.sentences):
-        return 1.0
-    return 0.3 if any(sentence.asks and _HELP.search(sentence.plain) for sentence in text.sentences) else 0.0
+    return float(any(_MORE.search(sentence.plain) for sentence in text.sentences))
 
 
 def says_goodbye(text: Text) -> float:
-    if _BYE.search(text.plain):
-        return 1.0
-    return 0.5 if _THANKS.search(text.plain) else 0.0
+    return float(_BYE.search(text.plain) is not None)
 
 
 _TELL = vocabulary("tell specify provide know give")
@@ -151,7 +137,7 @@ def plainly_does(text: Text) -> set[str]:
         plain = sentence.plain
         if _PLAINLY_BYE.search(plain):
             found.add("GOODBYE")
-        if _PLAINLY_MORE.search(plain):
+        if _MORE.search(plain):
             found.add("REQ_MORE")
         if sentence.asks:
             found |= _kinds_asked(sentence.words)

@@ -21,15 +21,6 @@ KINDS = {
     "name": ("name title", "name title"),
 }
 KINDS = {kind: (vocabulary(named), vocabulary(asked)) for kind, (named, asked) in KINDS.items()}
-# What can be counted, in families: "how many tickets" asks for the number of people, "how many nights" does not.
-COUNTED = [
-    vocabulary(words)
-    for words in (
-        "person people guest party group rider passenger traveler traveller ticket seat adult head reservation",
-        "night day week hour stay duration",
-        "room bed bedroom bath bathroom",
-    )
-]
 _SYNONYMS = {
     "cuisine": "cuisine food cook",
     "restaurant": "restaurant place diner eatery cafe",

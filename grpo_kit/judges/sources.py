@@ -28,7 +28,6 @@ class Sources:
         """`turns` are the prompt's (role, content); `required` are the words of the reference and of the acts' values;
         `values` and `names` are taken out of the texts, as in Text.
         """
-        self.required = required
         self.reference = reference.line
         said = [(role, words_of(content)) for role, content in turns]
         self.known = required.union(STOCK_WORDS, *(words for _, words in said))
@@ -51,30 +50,27 @@ class Sources:
             order for order in orders if not STOCK_WORDS.issuperset(words_of(order)) and order not in reference.plain
         ]
 
-    def made_up(self, text: Text) -> tuple[list[str], list[str]]:
-        """Numbers, times, days and names that nobody said; and those that were said, but that the turn is not about."""
-        invented, stale = [], []
-        for word in dict.fromkeys(text.bare):
-            if (word[0] in "$0123456789" and word != "1") or word in _DAYS_AND_MONTHS:
-                if not _is_in(word, self.known):
-                    invented.append(word.removesuffix("h"))
-                elif not _is_in(word, self.required):
-                    stale.append(word.removesuffix("h"))
+    def made_up(self, text: Text) -> list[str]:
+        """Numbers, times, days and names that nobody said."""
+        invented = [
+            word.removesuffix("h")
+            for word in dict.fromkeys(text.bare)
+            if (word[0] in "$0123456789" and word != "1") or word in _DAYS_AND_MONTHS
+            if not _is_in(word, self.known)
+        ]
         names = _NAME.findall(text.raw)
         if sum(map(len, names)) > len(text.raw) / 2:  # a title, or all in capitals
-            return invented, stale
+            return invented
         for name in names:
-            words = [word for word in words_of(name) if word not in _DAYS_AND_MONTHS and word not in ("am", "pm")]
-            words = [word for word in words if not word[0].isdigit()]
-            if strange := [word for word in words if word not in self.known]:
+            unheard = [word for word in words_of(name) if word[0].isalpha() and word not in self.known]
+            strange = [word for word in unheard if word not in _DAYS_AND_MONTHS and word not in ("am", "pm")]
+            if strange:
                 invented.append(" ".join(strange))
-            elif any(word not in self.required and word not in STOCK_WORDS for word in words):
-                stale.append(name)
-        return invented, stale
+        return invented
 
     def own_words(self, text: Text) -> float:
         """1 for an answer in words of its own (or the reference's), falling to 0.05 for a copy."""
-        if text.line == self.reference or (text.line in self.reference and text.line not in self.heard):
+        if text.line in self.reference:
             return 1.0
         if self._is_copy(text) or any(order in text.plain for order in self.orders):
             return 0.05
@@ -86,12 +82,8 @@ class Sources:
         if text.line in self.rubric and text.words[0] in self.verbs:
             return True
         length = len(text.words)
-        for source in self.heard:
-            if text.line in source and (length > 2 or text.line == source):
-                return True
-            words = source.count(" ") - 1
-            if 4 < words <= length < words + 4 and source in text.line and source not in self.reference:
-                return True
+        if any(text.line in source and (length > 2 or text.line == source) for source in self.heard):
+            return True
         several_turns = length > 5 and text.line in self.prompt
         return several_turns and not any(text.line in said for said in self.said_before)
 
