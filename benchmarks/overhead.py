@@ -31,7 +31,7 @@ from grpo_kit.training import build_trainer, grpo_arguments
 
 
 def kit_seconds(config: TrainConfig, samples: list[Sample], folder: Path) -> float:
-    about = {"data": {"fingerprint": ""}}
+    about = {"rewards": ["offline"], "data": {"folder": config.data, "fingerprint": ""}}
     run = open_run(config, about, folder)
     with RunWriter(run, config) as writer:
         reward = judge_reward(OfflineJudge(), RewardCache(run.path / "rewards.cache.sqlite"))

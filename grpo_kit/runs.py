@@ -261,9 +261,11 @@ class RunWriter:
         step = checkpoint_step(checkpoint) if checkpoint else 0
         for name in ("metrics.jsonl", "completions.jsonl"):
             path = self.run.path / name
-            rows = [json.dumps(row) + "\n" for row in read_lines(path) if row["step"] <= step]
+            rows = [
+                orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in read_lines(path) if row["step"] <= step
+            ]
             partial = path.with_name(f".{name}.partial")
-            partial.write_text("".join(rows))
+            partial.write_bytes(b"".join(rows))
             os.replace(partial, path)
         self.update(step=step)
         return checkpoint

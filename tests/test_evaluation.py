@@ -147,7 +147,7 @@ def test_it_says_what_is_not_as_asked(run, demo_data, tmp_path):
     (few / "train.jsonl").write_text(lines[0] + "\n")
     config = json.loads((run.path / "config.json").read_text())
     moved = Path(shutil.copytree(run.path, tmp_path / "moved", ignore=shutil.ignore_patterns("checkpoint-*0")))
-    (moved / "config.json").write_text(json.dumps(config | {"data": config["data"] | {"folder": str(few)}}))
+    (moved / "config.json").write_text(json.dumps(config | {"settings": config["settings"] | {"data": str(few)}}))
     evaluation = evaluate(moved, **QUICK)
     assert evaluation.results["n"] == 3 and evaluation.path.name.startswith("n3_")
     changed, fewer = evaluation.results["notes"]

@@ -23,7 +23,11 @@ STEPS = 40
 
 
 def new_run(folder: Path, run_id: str, steps: int = STEPS, kl: float | None = None, **settings) -> Run:
-    run = open_run(TrainConfig(run_id=run_id, **settings), {"rewards": ["offline"]}, folder)
+    run = open_run(
+        TrainConfig(run_id=run_id, **settings),
+        {"rewards": ["offline"], "data": {"folder": "", "fingerprint": ""}},
+        folder,
+    )
     rng = np.random.default_rng(0)
     rows = [
         {
