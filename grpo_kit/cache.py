@@ -42,6 +42,7 @@ class RewardCache:
         self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("pragma journal_mode = wal")
+            self._db.execute("pragma synchronous = normal")  # whole after a kill; a power cut may take the last batch
             self._db.execute(TABLE)
         except sqlite3.DatabaseError as error:
             self._db.close()
