@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/overhead.py [--pairs 5] [--steps 30]
 
 Both train the tiny model with the same settings, seed and judge, so they compute the same, in turn, several times in
-one process; the first to go changes from pair to pair. The plain one has no cache, no run directory and no timings. A step
-is timed from its beginning to the next one's, with all that is logged and saved between. Other programs only ever make
-a step slower, so each step counts with its fastest repetition. Prints the ratio and writes benchmarks/overhead.json.
+one process; the first to go changes from pair to pair. The plain one has no cache, no run directory and no timings. A
+step is timed from its beginning to the next one's, with all that is logged and saved between. Other programs only ever
+make a step slower, so each step counts with its fastest repetition. Prints the ratio and writes
+benchmarks/overhead.json.
 """
 
 import argparse
