@@ -44,7 +44,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 class Settings(BaseModel):
     """What TrainConfig and EvalConfig share: strictness about names, and errors that read as one sentence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # Built when first used, which keeps `import grpo_kit` quick.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **settings: Any):
