@@ -2,8 +2,8 @@
 
     python -m grpo_kit.demo.build [--out DIR]
 
-The model is trained for some minutes on dialogues of mixed quality, few of whose replies are good: it knows the language
-and the kinds of reply, and has yet to learn which one the moment calls for. That is left to GRPO.
+The model is trained for some minutes on dialogues of mixed quality, few of whose replies are good: it knows the
+language and the kinds of reply, and has yet to learn which one the moment calls for. That is left to GRPO.
 """
 
 import argparse
