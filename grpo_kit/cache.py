@@ -1,15 +1,15 @@
 """The reward cache: every judgement in an SQLite file, so that none is made or paid for twice."""
 
-import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
+from grpo_kit.config import ConfigError
 from grpo_kit.judges import Judge, Verdict
 from grpo_kit.runs import RunError
-from grpo_kit.samples import Sample
 
 TABLE = """
 create table if not exists judgements (
@@ -22,15 +22,9 @@ create table if not exists judgements (
     judged_at real not null
 ) without rowid
 """
+CACHE_FILE = "rewards.cache.sqlite"  # in a run's folder
+COLUMNS = "key, judge, score, criteria, reason, tokens, judged_at"
 KEYS_PER_QUERY = 500  # SQLite allows a limited number of ? in one statement
-
-
-def cache_key(judge: Judge, sample: Sample, answer: str) -> str:
-    """A hash of all that the judgement depends on: the judge, its version, the sample's content and the answer."""
-    content = sample.to_dict()
-    del content["id"], content["dialogue_id"], content["turn_index"]
-    depends_on = [judge.name, judge.version, content, answer]
-    return hashlib.blake2b(json.dumps(depends_on, sort_keys=True).encode(), digest_size=20).hexdigest()
 
 
 class RewardCache:
@@ -39,7 +33,9 @@ class RewardCache:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # TRL calls async rewards on a thread of its own, one batch at a time.
-        self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(
+            f"file:{quote(str(path.resolve()))}", uri=True, timeout=60, isolation_level=None, check_same_thread=False
+        )
         try:
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = normal")  # whole after a kill; a power cut may take the last batch
@@ -67,34 +63,35 @@ class RewardCache:
             for key, verdict in verdicts.items()
             if verdict.score is not None
         ]
-        self._db.execute("begin immediate")
-        self._db.executemany(
-            "insert or replace into judgements values (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (key, name, score, criteria, reason, tokens, at)
-                for key, name, score, criteria, reason, tokens, at in rows
-            ],
-        )
-        self._db.execute("commit")
+        if rows:
+            self._db.execute("begin immediate")
+            self._db.executemany(f"insert or replace into judgements ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("commit")
+
+    def copy_from(self, path: Path) -> int:
+        """Takes over the judgements of another cache that this one lacks; returns how many. RunError for no cache."""
+        before = self._db.total_changes
+        try:
+            self._db.execute("attach ? as other", (f"file:{quote(str(path.resolve()))}?mode=ro",))
+            try:
+                self._db.execute(f"insert or ignore into judgements ({COLUMNS}) select {COLUMNS} from other.judgements")
+            finally:
+                self._db.execute("detach other")
+        except sqlite3.DatabaseError as error:
+            raise RunError(f"{path} is no reward cache to start from ({error})") from None
+        return self._db.total_changes - before
 
     def close(self) -> None:
         self._db.close()
 
 
-async def judge_with_cache(
-    judge: Judge, cache: RewardCache, samples: list[Sample], answers: list[str]
-) -> tuple[list[Verdict], int]:
-    """Verdicts in order, each asked for only if neither the cache nor an equal answer of this batch has it.
-
-    Returns the verdicts and how many came from the cache.
-    """
-    keys = [cache_key(judge, sample, answer) for sample, answer in zip(samples, answers, strict=True)]
-    verdicts = cache.get(keys)
-    hits = sum(key in verdicts for key in keys)
-    missing = {key: i for i, key in enumerate(keys) if key not in verdicts}
-    if missing:
-        fresh = await judge.judge([samples[i] for i in missing.values()], [answers[i] for i in missing.values()])
-        new = dict(zip(missing, fresh, strict=True))
-        cache.put(judge, new)
-        verdicts |= new
-    return [verdicts[key] for key in keys], hits
+def caches_to_start_from(names: Sequence[str], runs_dir: str | Path) -> list[Path]:
+    """The reward caches that runs' names, folders or files stand for. Raises ConfigError for one that is not there."""
+    paths = []
+    for name in names:
+        options = [Path(runs_dir) / name / CACHE_FILE, Path(name) / CACHE_FILE, Path(name)]
+        found = next((path for path in options if path.is_file()), None)
+        if found is None:
+            raise ConfigError(f"cache_from={name!r}: there is no {options[0]}, and no such file or folder")
+        paths.append(found)
+    return paths

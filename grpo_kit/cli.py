@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from grpo_kit.config import ConfigError, EvalConfig, Settings, TrainConfig, defaults_of
+from grpo_kit.config import ConfigError, EvalConfig, Settings, TrainConfig, defaults_of, fields_of
 
 app = typer.Typer(
     help="Fine-tune small language models by GRPO on dialogue traces.",
@@ -123,7 +123,7 @@ def _metavar(annotation) -> str:
 
 def _with_flags(command, model: type[Settings]):
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    flags = [_option(model, name, field) for name, field in model.model_fields.items()]
+    flags = [_option(model, name, field) for name, field in fields_of(model).items()]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + flags
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -7,9 +7,19 @@ setting. A wrong name is refused with the nearest right one.
 import difflib
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 Auto = Literal["auto"]
 CACHE = Path.home() / ".cache" / "grpo_kit"  # what the kit makes once and can make again
@@ -81,7 +91,76 @@ class Settings(BaseModel):
         return type(self)(**{**self._given, **changes})
 
 
-class TrainConfig(Settings):
+def _weights(value: Any) -> Any:
+    """ "gemini=0.7,offline=0.3", ["gemini"] or {"gemini": 0.7} -> weights by name; 1 where none is given."""
+    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return value
+    pairs = [str(part).partition("=") for part in parts]
+    names = [name.strip() for name, _, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError("names, each once")
+    return {name.strip(): weight or 1.0 for name, _, weight in pairs}
+
+
+def _absolute(value: Any) -> Any:
+    return str(Path(value).expanduser().resolve()) if isinstance(value, str | Path) else value
+
+
+def _judges(weights: dict[str, float]) -> dict[str, float]:
+    if not weights or not weights.keys() <= set(JUDGES) or not all(weight > 0 for weight in weights.values()):
+        raise ValueError(f"{' or '.join(JUDGES)}, or both with weights above 0, such as gemini=0.7,offline=0.3")
+    return weights
+
+
+def _rewards(weights: dict[str, float]) -> dict[str, float]:
+    if not weights.keys() <= set(READY_REWARDS):
+        raise ValueError(f"some of {', '.join(READY_REWARDS)}, with weights, such as length=0.1")
+    return weights
+
+
+JUDGES = ("offline", "gemini")
+READY_REWARDS = ("length", "format", "repetition")
+Weights = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_weights)]
+Paths = Annotated[list[str], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)]
+
+
+class JudgeConfig(Settings):
+    """How Gemini is asked, wherever it judges or writes rubrics. The key comes from GEMINI_API_KEY."""
+
+    gemini_model: str = Field("gemini-3.5-flash-lite", min_length=1, description="The model that judges.")
+    gemini_mode: Literal["absolute", "group"] = Field(
+        "absolute",
+        description="absolute: one answer a call; group: all of a prompt's answers in one call, against each other.",
+    )
+    gemini_samples: int = Field(1, ge=1, le=32, description="Judgements of each answer, whose mean is its score.")
+    gemini_temperature: float | None = Field(
+        None, ge=0, le=2, description="The judge's sampling temperature; None: 0, or 1 where gemini_samples is above 1."
+    )
+    gemini_prompt: Annotated[str, BeforeValidator(_absolute)] | None = Field(
+        None, description="A text file to ask with, in place of grpo_kit/judges/gemini_absolute.txt or …_group.txt."
+    )
+    gemini_timeout: float = Field(30.0, gt=0, le=600, description="Seconds that one call may take.")
+    gemini_max_retries: int = Field(5, ge=0, le=20, description="Further tries of a call that failed in passing.")
+    gemini_max_in_flight: int = Field(32, ge=1, le=256, description="Calls under way at a time, over all runs.")
+    gemini_requests_per_minute: int | None = Field(
+        None, ge=1, description="Calls in any minute, over all runs of the process; None: no limit of our own."
+    )
+    gemini_input_price: float | None = Field(
+        None, ge=0, description="Dollars per million tokens read; None: as in grpo_kit/gemini/prices.json."
+    )
+    gemini_output_price: float | None = Field(
+        None, ge=0, description="Dollars per million tokens written; None: as in grpo_kit/gemini/prices.json."
+    )
+    gemini_sdk: Literal["auto", "google-genai", "google-generativeai"] = Field(
+        "auto", description="Google's library to call with; auto: google-genai where it is installed."
+    )
+    cache_from: Paths = Field(
+        [], description="Runs, folders or .sqlite files whose judgements are taken over, so none is paid for again."
+    )
+
+
+class TrainConfig(JudgeConfig):
     """All that decides a training run. Two runs with the same settings and data give the same model."""
 
     # What is trained, on what
@@ -138,7 +217,22 @@ class TrainConfig(Settings):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
 
     # Reward
-    judge: Literal["offline"] = Field("offline", description="Who scores the answers.")
+    judge: Annotated[Weights, AfterValidator(_judges)] = Field(
+        "offline",
+        validate_default=True,
+        description="Who scores the answers: offline, gemini, or both with weights (gemini=0.7,offline=0.3).",
+    )
+    reward_funcs: Annotated[Weights, AfterValidator(_rewards)] = Field(
+        {}, description="Ready rewards that are added, with weights: length=0.1,format=0.1,repetition=0.1."
+    )
+    canaries: Literal["off", "warn", "block"] = Field(
+        "warn",
+        description="What is done when the judge rewards answers that game it: nothing, say so, or do not train.",
+    )
+    max_failure_rate: float = Field(
+        0.5, ge=0, le=1, description="The run stops when more than this share of the last judgements failed."
+    )
+    failure_window: int = Field(32, ge=1, description="How many judgements are the last ones.")
 
     # Saving and the machine
     save_steps: int = Field(20, ge=1, description="Steps between checkpoints.")
@@ -200,7 +294,7 @@ class TrainConfig(Settings):
         return self.completions_per_step // self.num_generations
 
 
-class EvalConfig(Settings):
+class EvalConfig(JudgeConfig):
     """How checkpoints are compared with the base model."""
 
     n: int = Field(128, ge=2, description="Held-out prompts, the same for every model.")
@@ -211,14 +305,24 @@ class EvalConfig(Settings):
     batch_size: int = Field(32, ge=1, description="Prompts decoded together.")
     max_prompt_length: int | None = Field(None, ge=16, description="Tokens; None: as the run was trained.")
     max_completion_length: int | None = Field(None, ge=1, description="Tokens; None: as the run was trained.")
-    judge: Literal["offline"] = Field("offline", description="Who scores the answers.")
+    judge: Literal["offline", "gemini"] | None = Field(
+        None, description="Who scores the answers; None: the judge the run was trained with (its weightiest)."
+    )
     data: str | None = Field(None, description="Folder of eval.jsonl; None: the data the run was trained on.")
+
+
+def fields_of(model: type[Settings]) -> dict[str, FieldInfo]:
+    """A model's settings in the order to show them: its own first, then those of how Gemini is asked."""
+    inherited = JudgeConfig.model_fields.keys() if model is not JudgeConfig else ()
+    own = {name: field for name, field in model.model_fields.items() if name not in inherited}
+    return own | model.model_fields
 
 
 def defaults_of(model: type[Settings], name: str) -> str:
     """A setting's default in words, with what recipes put in its place: "40; tiny: 60"."""
     field = model.model_fields[name]
-    plain = str(field.default).lower() if field.default is None or field.annotation is bool else str(field.default)
+    plain = "none" if field.default in (None, [], {}) else str(field.default)
+    plain = plain.lower() if field.annotation is bool else plain
     recipes = RECIPES.items() if model is TrainConfig else ()
     return "; ".join([plain, *(f"{model_name}: {recipe[name]}" for model_name, recipe in recipes if name in recipe)])
 
@@ -226,7 +330,7 @@ def defaults_of(model: type[Settings], name: str) -> str:
 def settings_table(model: type[Settings]) -> str:
     """All settings as a Markdown table, for the README."""
     rows = [
-        f"| `{name}` | {defaults_of(model, name)} | {field.description} |" for name, field in model.model_fields.items()
+        f"| `{name}` | {defaults_of(model, name)} | {field.description} |" for name, field in fields_of(model).items()
     ]
     return "\n".join(["| setting | default | what it is |", "| --- | --- | --- |", *rows])
 

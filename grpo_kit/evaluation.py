@@ -3,24 +3,22 @@
 Everything is paired: same prompts, same seeds, scores compared prompt by prompt. Nothing here knows of Modal.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from grpo_kit.cache import RewardCache, judge_with_cache
+from grpo_kit.cache import CACHE_FILE, RewardCache, caches_to_start_from
 from grpo_kit.comparison import BASE, Evaluation, compare, describe, write_evaluation
-from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
+from grpo_kit.config import ConfigError, EvalConfig, JudgeConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA, data_folder
-from grpo_kit.judges import Judge, Verdict
+from grpo_kit.judging import judge_batch, run_async
 from grpo_kit.models import answer, device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
 from grpo_kit.rewards import make_judge
 from grpo_kit.runs import RUNS_DIR, Run, RunError, is_run, now
@@ -62,15 +60,18 @@ def evaluate(
         note(f"No base model is known for {subject.folders[0]}: it is evaluated alone. base_model would name one")
     if config.data is None and subject.run and _has_changed(data, subject.run):
         note(f"{data} is not what run {subject.run.id} was trained on: it may have trained on some of these prompts")
-    as_trained = ("temperature", "max_prompt_length", "max_completion_length")
-    unset = {name: getattr(subject.settings, name) for name in as_trained if getattr(config, name) is None}
-    asked, config = config, config.replace(**unset)
+    asked, config = config, _as_trained(config, subject)
+    judge = make_judge(config.judge, config)
+    judge.check()
     tokenizer = load_tokenizer(subject.base or str(subject.folders[0]))
     samples = _questions(data / "eval.jsonl", config, tokenizer, config.max_prompt_length, note)
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
-    judge, models, answers, verdicts = make_judge(config.judge), [], {}, {}
+    starts = caches_to_start_from(config.cache_from, runs_dir)
+    models, answers, verdicts = [], {}, {}
     with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
+        for path in starts:
+            echo(f"{cache.copy_from(path)} judgements taken over from {path}")
         for name, source, model in _models(subject):
             started = time.perf_counter()
             answers[name] = answer(
@@ -84,7 +85,7 @@ def evaluate(
                 batch_size=config.batch_size,
             )
             del model  # makes room for the next
-            verdicts[name] = _judge(judge, cache, samples, answers[name])
+            verdicts[name] = run_async(judge_batch(judge, cache, samples, answers[name])).verdicts
             is_compared = subject.base is not None and name != BASE
             models.append(
                 {
@@ -102,7 +103,11 @@ def evaluate(
         "n": len(samples),
         "config": config.model_dump(),
         "data": {"file": str(data / "eval.jsonl"), "fingerprint": fingerprint([data / "eval.jsonl"])},
-        "judge": {"name": judge.name, "version": judge.version},
+        "judge": {
+            "name": judge.name,
+            "version": judge.version,
+            **(asdict(judge.usage) if hasattr(judge, "usage") else {}),
+        },
         "notes": notes,
         "models": models,
     }
@@ -126,6 +131,18 @@ class _Subject:
         return self.run.config if self.run else TrainConfig(model_name=self.base or str(self.folders[0]))
 
 
+def _as_trained(config: EvalConfig, subject: _Subject) -> EvalConfig:
+    """`config` with what it leaves open, and Gemini's settings that it does not name, taken from the run."""
+    trained = subject.settings
+    names = ("temperature", "max_prompt_length", "max_completion_length")
+    taken = {name: getattr(trained, name) for name in names if getattr(config, name) is None}
+    if config.judge is None:
+        taken["judge"] = max(trained.judge, key=trained.judge.get)
+    # Each answer is judged by itself here, and caches are no part of how it is judged.
+    asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"gemini_mode", "cache_from"}
+    return config.replace(**{name: getattr(trained, name) for name in asked_alike}, **taken)
+
+
 def _subject(target: Run | str | Path, base_model: str | None, runs_dir: Path) -> _Subject:
     is_known = isinstance(target, Run) or is_run(runs_dir / target) or is_run(Path(target))
     if not is_known and Path(target).is_dir():
@@ -140,7 +157,7 @@ def _subject(target: Run | str | Path, base_model: str | None, runs_dir: Path) -
             f"run {run.id} has no checkpoint yet ({status['state']}, step {status['step']} of {status['max_steps']}, "
             f"one is saved every {run.config.save_steps}): train it first"
         )
-    return _Subject(run, run.path, run.path / "rewards.cache.sqlite", base_model or run.config.model_name, folders)
+    return _Subject(run, run.path, run.path / CACHE_FILE, base_model or run.config.model_name, folders)
 
 
 def _lone_model(folder: Path, base_model: str | None) -> _Subject:
@@ -156,7 +173,7 @@ def _lone_model(folder: Path, base_model: str | None) -> _Subject:
         base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
         if not base:
             raise ConfigError(f"the adapter in {folder} names no base model: give base_model (--base-model)")
-    return _Subject(run, folder, folder / "eval" / "rewards.cache.sqlite", base, [folder])
+    return _Subject(run, folder, folder / "eval" / CACHE_FILE, base, [folder])
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -233,17 +250,13 @@ def _adapted(base: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
         ) from error
 
 
-def _judge(judge: Judge, cache: RewardCache, samples: list[Sample], answers: list[str]) -> list[Verdict]:
-    with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has an event loop running already
-        verdicts, _ = thread.submit(asyncio.run, judge_with_cache(judge, cache, samples, answers)).result()
-    return verdicts
-
-
 def _name(asked: EvalConfig, temperature: float, n: int) -> str:
     """The settings in a file's name: those that were asked for, and the three that matter most always."""
     name = f"n{n}_t{temperature}_seed{asked.seed}"
     for setting, field in EvalConfig.model_fields.items():
         value = getattr(asked, setting)
+        if setting in JudgeConfig.model_fields and setting not in ("gemini_model", "gemini_mode", "gemini_prompt"):
+            continue  # how it is called changes no score
         if setting not in ("n", "temperature", "seed") and value != field.default:
             name += f"_{setting}-{Path(str(value)).name}"
     return name

@@ -1,12 +1,15 @@
-"""Judges and plain Python functions -> reward functions that TRL calls."""
+"""Judges and plain Python functions -> the weighted reward functions that TRL calls."""
 
-from collections.abc import Callable, Sequence
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
-from grpo_kit.cache import RewardCache, judge_with_cache
-from grpo_kit.config import ConfigError
-from grpo_kit.judges import Judge
-from grpo_kit.judges.offline import OfflineJudge
+from grpo_kit.cache import RewardCache
+from grpo_kit.config import JudgeConfig
+from grpo_kit.judges import Judge, Verdict
+from grpo_kit.judging import judge_batch
 from grpo_kit.samples import Message, Sample, sample_from
 
 # TRL calls it with prompts, completions, completion_ids, the sample's other fields as lists, trainer_state,
@@ -14,35 +17,118 @@ from grpo_kit.samples import Message, Sample, sample_from
 RewardFunction = Callable[..., Sequence[float | None]]
 
 
-def make_judge(name: str) -> Judge:
-    judges = {"offline": OfflineJudge}
-    if name not in judges:
-        raise ConfigError(f"there is no judge {name!r}; the judges are: {', '.join(judges)}")
-    return judges[name]()
+class TooManyFailures(RuntimeError):
+    """So many judgements failed that going on would be training on what is left."""
 
 
-def judge_reward(judge: Judge, cache: RewardCache) -> RewardFunction:
+class FailureWatch:
+    """Counts how many of the last `window` judgements failed, over all judges of a run."""
+
+    def __init__(self, max_failure_rate: float, window: int):
+        self._rate, self._last = max_failure_rate, deque(maxlen=window)
+
+    def see(self, judge_name: str, verdicts: Sequence[Verdict]) -> None:
+        """Raises TooManyFailures as soon as it is certain that more than that share of a whole window failed."""
+        for verdict in verdicts:
+            self._last.append(verdict.score is None)
+            if sum(self._last) > self._rate * self._last.maxlen:
+                raise TooManyFailures(
+                    f"{sum(self._last)} of the last {len(self._last)} judgements failed, more than max_failure_rate="
+                    f"{self._rate} of failure_window={self._last.maxlen} allows. The last by {judge_name}: "
+                    f"{next(v.reason for v in reversed(verdicts) if v.score is None)}"
+                )
+
+
+def make_judge(name: str, config: JudgeConfig | None = None) -> Judge:
+    """The judge called "offline" or "gemini". Raises ConfigError for a Gemini judge that can't be set up."""
+    if name == "gemini":
+        from grpo_kit.judges.gemini import GeminiJudge
+
+        return GeminiJudge(config or JudgeConfig())
+    from grpo_kit.judges.offline import OfflineJudge
+
+    return OfflineJudge()
+
+
+def judge_reward(judge: Judge, cache: RewardCache, watch: FailureWatch) -> RewardFunction:
     """The judge as an async TRL reward function, named for the judge in the metrics.
 
-    Answers that were judged before come from the cache. A failed judgement is None, which TRL leaves out.
+    Answers that were judged before come from the cache. A failed judgement is None, which TRL leaves out; too many of
+    them raise TooManyFailures.
     """
     sample_fields = [field.name for field in fields(Sample) if field.name != "prompt"]
 
     async def reward(prompts, completions, log_extra, log_metric, **columns) -> list[float | None]:
+        started, before = time.perf_counter(), _usage(judge)
         samples = [
             sample_from({"prompt": prompt, **{name: columns[name][i] for name in sample_fields}}, default_id="")
             for i, prompt in enumerate(prompts)
         ]
-        verdicts, hits = await judge_with_cache(judge, cache, samples, [text_of(c) for c in completions])
-        log_extra("reason", [verdict.reason for verdict in verdicts])
-        log_metric(f"judge/{judge.name}/cache_hits", hits)
-        log_metric(f"judge/{judge.name}/failures", sum(verdict.score is None for verdict in verdicts))
-        return [verdict.score for verdict in verdicts]
+        judged = await judge_batch(judge, cache, samples, [text_of(completion) for completion in completions])
+        log_extra(f"reason/{judge.name}", [verdict.reason for verdict in judged.verdicts])
+        metrics = {
+            "seconds": time.perf_counter() - started,
+            "cache_hits": judged.hits,
+            "failures": sum(verdict.score is None for verdict in judged.verdicts),
+            **{name: spent - before[name] for name, spent in _usage(judge).items()},
+        }
+        for name, value in metrics.items():
+            log_metric(f"judge/{judge.name}/{name}", value)
+        watch.see(judge.name, judged.fresh)
+        return [verdict.score for verdict in judged.verdicts]
 
     reward.__name__ = judge.name
     return reward
 
 
+def _usage(judge: Judge) -> dict[str, float]:
+    """What a judge that is paid for has used so far; dollars only where their price is known."""
+    usage = judge.usage
+    if usage is None:
+        return {}
+    used = {"calls": usage.calls, "retries": usage.retries, "tokens": usage.tokens}
+    return used if usage.usd is None else {**used, "usd": usage.usd}
+
+
+def weighted(rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float]) -> dict[RewardFunction, float]:
+    """Reward functions with their weights; 1 for those of a plain list."""
+    return dict(rewards) if isinstance(rewards, Mapping) else dict.fromkeys(rewards, 1.0)
+
+
 def text_of(completion: str | list[Message]) -> str:
     """The answer's text: TRL hands a conversational completion over as a list of one assistant message."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def length(completions, ground_truth, **_) -> list[float]:
+    """1 for half to one and a half times as many words as the reference; falls evenly to 0 at none and at three times
+    as many."""
+    scores = []
+    for completion, reference in zip(completions, ground_truth, strict=True):
+        ratio = len(text_of(completion).split()) / max(1, len(reference.split()))
+        scores.append(min(1.0, ratio / 0.5, max(0.0, (3 - ratio) / 1.5)))
+    return scores
+
+
+_FINISHED = re.compile(r"[.!?…][\"'”’)\]]*$")
+_NOT_A_REPLY = re.compile(
+    r"(?:^|\n)\s*(?:user|assistant|system|human|model|customer|thought process|answer|response)\s*:"
+    r"|<[/|a-z_]+>|```|(?:^|\n)#",
+    re.IGNORECASE,
+)
+
+
+def format(completions, **_) -> list[float]:
+    """1 for a finished sentence spoken by one person: no speaker's label, tag, code or heading; else 0."""
+    texts = [text_of(completion).strip() for completion in completions]
+    return [float(bool(_FINISHED.search(text)) and not _NOT_A_REPLY.search(text)) for text in texts]
+
+
+def repetition(completions, **_) -> list[float]:
+    """TRL's repetition penalty over words: 0 where no three words in a row come twice, towards -1 where all do."""
+    from trl.rewards import get_repetition_penalty_reward
+
+    return get_repetition_penalty_reward(ngram_size=3)([text_of(c).lower().split() for c in completions])
+
+
+READY = {function.__name__: function for function in (length, format, repetition)}

@@ -27,6 +27,10 @@ class RunError(RuntimeError):
     """A run that is not there, or cannot be gone on with. The message says why and what to do."""
 
 
+class RunStopped(RunError):
+    """A run that was ended before its time, on purpose and with its last step saved. The message says why."""
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -114,6 +118,11 @@ def is_run(folder: Path) -> bool:
         return "settings" in json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return False
+
+
+def is_complete(run_id: str | None, runs_dir: str | Path = RUNS_DIR) -> bool:
+    """Whether there is such a run and it has nothing left to do."""
+    return bool(run_id) and is_run(Path(runs_dir) / run_id) and Run(run_id, runs_dir).status["state"] == "complete"
 
 
 def _read_json(path: Path) -> dict:
@@ -297,5 +306,7 @@ class RunWriter:
             self.update(state="complete")
         elif issubclass(kind, KeyboardInterrupt):
             self.update(state="stopped", reason=f"interrupted; run_id {self.run.id} resumes it")
+        elif issubclass(kind, RunStopped):
+            self.update(state="stopped", reason=str(error))
         else:
             self.update(state="failed", reason=f"{kind.__name__}: {error}")

@@ -1,26 +1,30 @@
 """TRL's GRPO trainer, with the run directory kept as it goes: metrics, completions, timings, whole checkpoints."""
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from trl import GRPOTrainer
 
-from grpo_kit.rewards import text_of
-from grpo_kit.runs import Run, RunWriter, checkpoint_step, write_json
+from grpo_kit.config import ConfigError
+from grpo_kit.rewards import TooManyFailures, text_of
+from grpo_kit.runs import Run, RunStopped, RunWriter, checkpoint_step, write_json
 
 
 class KitTrainer(GRPOTrainer):
     """What it adds hooks into TRL 1.16's own steps; what is trained, and how, is left to TRL."""
 
-    def __init__(self, *args, writer: RunWriter, base_model: str, echo: Callable[[str], None], **kwargs):
+    def __init__(self, *args, judges: int, writer: RunWriter, base_model: str, echo: Callable[[str], None], **kwargs):
+        """`judges` is how many of the reward functions, the first ones, are judges."""
         super().__init__(*args, **kwargs)
-        self._writer, self._base_model, self._echo = writer, base_model, echo
+        self._judges, self._writer, self._base_model, self._echo = judges, writer, base_model, echo
         self._seconds = {"generating": 0.0, "judging": 0.0}
         self._output_dir = self.args.output_dir
         self._bar = tqdm(total=self.args.max_steps, unit="step", disable=None)  # None: only on a terminal
@@ -41,9 +45,9 @@ class KitTrainer(GRPOTrainer):
         self._log_completion_extra("sample_id", [row["id"] for row in inputs])
         with self._timed("judging"):
             scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        # TRL would count a missing score as 0 beside those of other rewards. What the judge, the first of them, could
-        # not score takes no part at all.
-        scores[scores[:, 0].isnan()] = torch.nan
+        # TRL would count a missing score as 0 beside those of other rewards. What a judge could not score takes no part
+        # at all.
+        scores[scores[:, : self._judges].isnan().any(dim=1)] = torch.nan
         return scores
 
     @contextmanager
@@ -53,7 +57,12 @@ class KitTrainer(GRPOTrainer):
         self._seconds[part] += time.perf_counter() - started
 
     def _generate_and_score_completions(self, inputs):
-        output = super()._generate_and_score_completions(inputs)
+        before = _random_states()
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        except (TooManyFailures, ConfigError) as error:
+            _set_random_states(before)
+            self._stop(error)
         if self.is_world_process_zero():
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]
@@ -65,12 +74,28 @@ class KitTrainer(GRPOTrainer):
                     "completion": text_of(logs["completion"][i]),
                     "rewards": {name: scores[i] for name, scores in logs["rewards"].items()},
                     "advantage": logs["advantages"][i],
-                    "reason": extra["reason"][i],
+                    "reason": self._reason(i),
                 }
                 for i in range(len(logs["prompt"]))
             ]
             self._writer.append("completions.jsonl", rows)
         return output
+
+    def _reason(self, i: int) -> str:
+        """Why the judges scored completion `i` as they did."""
+        reasons = {name: self._logs["extra"][f"reason/{name}"][i] for name in self.reward_func_names[: self._judges]}
+        if len(reasons) == 1:
+            return next(iter(reasons.values()))
+        return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+    def _stop(self, why: Exception) -> None:
+        """Ends the run before the step whose completions could not be judged. Its checkpoint is that of the last whole
+        step, as if it had been saved then: resumed, the run goes on as if nothing had happened."""
+        step = self.state.global_step
+        if step and not (Path(self.args.output_dir) / f"checkpoint-{step}").exists():
+            self._save_checkpoint(self.model, trial=None)
+        saved = f"checkpoint-{step} is saved" if step else "no step was made"
+        raise RunStopped(f"{why}. Stopped, {saved}; run_id {self._writer.run.id} resumes it") from None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)  # adds what TRL measured to `logs`
@@ -81,7 +106,8 @@ class KitTrainer(GRPOTrainer):
         seconds["seconds/updating"] = round(logs["step_time"] - sum(self._seconds.values()), 4)
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         self._writer.append("metrics.jsonl", [{"step": step, **logs, **seconds}])
-        self._writer.update(step=step)
+        usd = sum(value for name, value in logs.items() if name.startswith("judge/") and name.endswith("/usd"))
+        self._writer.update(step=step, usd=self._writer.status["usd"] + usd)
         # A step that learns from an earlier step's completions again (num_iterations) has no reward of its own.
         reward = "none" if logs.get("reward") is None else f"{logs['reward']:.3f}"
         self._echo(f"Step {step}/{self.args.max_steps}: loss={logs['loss']:.3f} reward={reward}")
@@ -118,3 +144,18 @@ class KitTrainer(GRPOTrainer):
 
     def create_model_card(self, *args, **kwargs) -> None:
         """No model card: config.json says how the model was made, and TRL's card would ask the hub."""
+
+
+def _random_states() -> tuple:
+    """All that the next completions are drawn from."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def _set_random_states(states: tuple) -> None:
+    python, numpy, cpu, cuda = states
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -15,12 +15,25 @@ from tqdm import tqdm
 from transformers import PrinterCallback, set_seed
 from trl import GRPOConfig
 
-from grpo_kit.cache import RewardCache
+from grpo_kit.cache import CACHE_FILE, RewardCache, caches_to_start_from
+from grpo_kit.canaries import complaint, try_canaries
 from grpo_kit.config import ConfigError, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA, data_folder
+from grpo_kit.judges import Judge
+from grpo_kit.judging import run_async
 from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
-from grpo_kit.rewards import RewardFunction, judge_reward, make_judge
-from grpo_kit.runs import RUNS_DIR, Run, RunWriter, only_writer, open_run, with_the_runs_own_settings, write_json
+from grpo_kit.rewards import READY, FailureWatch, RewardFunction, TooManyFailures, judge_reward, make_judge, weighted
+from grpo_kit.runs import (
+    RUNS_DIR,
+    Run,
+    RunStopped,
+    RunWriter,
+    is_complete,
+    only_writer,
+    open_run,
+    with_the_runs_own_settings,
+    write_json,
+)
 from grpo_kit.samples import Sample, fingerprint, read_samples
 from grpo_kit.trainer import KitTrainer
 
@@ -32,28 +45,37 @@ PACKAGES = ("grpo_kit", "torch", "transformers", "trl", "peft", "datasets", "acc
 def train(
     config: TrainConfig | None = None,
     *,
-    rewards: Sequence[RewardFunction] = (),
+    rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
     runs_dir: str | Path = RUNS_DIR,
     echo: Callable[[str], None] = tqdm.write,
     **settings,
 ) -> Run:
     """Trains `config.model_name` by GRPO and returns the run, whose directory holds everything.
 
-    `settings` are TrainConfig's, in place of a config or to change one. `rewards` are plain TRL reward functions,
-    whose scores are added to the judge's. A run_id that is there already is gone on with from its last checkpoint,
-    and left alone where it is complete. Raises ConfigError for settings that cannot work, BadTrace for data that is
-    not valid, RunError for a run that cannot be gone on with.
+    `settings` are TrainConfig's, in place of a config or to change one. `rewards` are plain TRL reward functions, with
+    their weights in a dictionary or with weight 1 in a list, whose scores are added to the judges'. A run_id that is
+    there already is gone on with from its last checkpoint, and left alone where it is complete. Raises ConfigError for
+    settings that cannot work, BadTrace for data that is not valid, RunError for a run that cannot be gone on with, and
+    RunStopped, with the last step saved, where too many judgements failed.
     """
     config = with_the_runs_own_settings((config or TrainConfig()).replace(**settings), runs_dir)
     data = data_folder(config.data).resolve()
     samples = list(read_samples(data / "train.jsonl"))
-    judge = make_judge(config.judge)
-    refuse_what_cannot_work(config, samples, [judge.name, *(getattr(reward, "__name__", "") for reward in rewards)])
+    functions = {READY[name]: weight for name, weight in config.reward_funcs.items()} | weighted(rewards)
+    names = [*config.judge, *(getattr(function, "__name__", "") for function in functions)]
+    refuse_what_cannot_work(config, samples, names, runs_dir)
+    judges: dict[Judge, float] = {}
+    if not is_complete(config.run_id, runs_dir):
+        judges = {make_judge(name, config): weight for name, weight in config.judge.items()}
+        for judge in judges:
+            judge.check()
     about = {
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "data": {"folder": str(data), "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
         "git_commit": _git_commit(),
-        "rewards": [judge.name, *(reward.__name__ for reward in rewards)],
+        "rewards": names,
+        "reward_weights": [*config.judge.values(), *functions.values()],
+        "judges": {judge.name: judge.version for judge in judges},
     }
     run = open_run(config, about, runs_dir)
     if run.status["state"] == "complete":
@@ -64,9 +86,14 @@ def train(
         echo(f"Run {run.id}: {run.path}" + (f", resumed from {checkpoint.name}" if checkpoint else ""))
         if data == data_folder(DEFAULT_DATA).resolve() and data != Path(DEFAULT_DATA).resolve():
             echo(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the samples that come with the kit")
-        with closing(RewardCache(run.path / "rewards.cache.sqlite")) as cache, torch_threads(config.torch_threads):
-            reward_functions = [judge_reward(judge, cache), *rewards]
-            trainer = build_trainer(config, samples, reward_functions, run.path, writer, echo)
+        with closing(RewardCache(run.path / CACHE_FILE)) as cache, torch_threads(config.torch_threads):
+            for path in caches_to_start_from(config.cache_from, runs_dir):
+                echo(f"{cache.copy_from(path)} judgements taken over from {path}")
+            watch = FailureWatch(config.max_failure_rate, config.failure_window)
+            if checkpoint is None:
+                release_canaries(config, judges, cache, samples, watch, writer, echo)
+            reward_functions = {judge_reward(judge, cache, watch): weight for judge, weight in judges.items()}
+            trainer = build_trainer(config, samples, reward_functions | functions, len(judges), run.path, writer, echo)
             try:
                 trainer.train_from(checkpoint)
                 save_into_run(trainer, run)
@@ -77,7 +104,9 @@ def train(
     return run
 
 
-def refuse_what_cannot_work(config: TrainConfig, samples: Sequence[Sample], rewards: Sequence[str]) -> None:
+def refuse_what_cannot_work(
+    config: TrainConfig, samples: Sequence[Sample], rewards: Sequence[str], runs_dir: str | Path
+) -> None:
     """Raises ConfigError for what would fail later, before anything is written. `rewards` are the rewards' names."""
     if len(samples) < config.prompts_per_step:
         raise ConfigError(
@@ -95,6 +124,7 @@ def refuse_what_cannot_work(config: TrainConfig, samples: Sequence[Sample], rewa
             f"rewards should be functions with names of their own, by which metrics are kept; given: "
             f"{', '.join(rewards)}"
         )
+    caches_to_start_from(config.cache_from, runs_dir)
     if config.use_vllm is True and _version("vllm") is None:
         raise ConfigError("use_vllm=True: vLLM is not installed. Leave it to auto")
     if load_tokenizer(config.model_name).chat_template is None and kinds == {list}:
@@ -104,15 +134,43 @@ def refuse_what_cannot_work(config: TrainConfig, samples: Sequence[Sample], rewa
         )
 
 
+def release_canaries(
+    config: TrainConfig,
+    judges: Iterable[Judge],
+    cache: RewardCache,
+    samples: Sequence[Sample],
+    watch: FailureWatch,
+    writer: RunWriter,
+    echo: Callable[[str], None],
+) -> None:
+    """Tries the judges on answers that are worth nothing; where one is rewarded, says so or raises ConfigError."""
+    if config.canaries == "off":
+        return
+    for judge in judges:
+        results, made = run_async(try_canaries(judge, cache, samples, seed=config.seed))
+        if judge.usage and judge.usage.usd:
+            writer.update(usd=writer.status["usd"] + judge.usage.usd)
+        try:
+            watch.see(judge.name, made)
+        except TooManyFailures as error:
+            raise RunStopped(f"{error}. Stopped before the first step; run_id {writer.run.id} starts it") from None
+        if problem := complaint(judge, results):
+            if config.canaries == "block":
+                raise ConfigError(f"{problem}. canaries=warn trains all the same")
+            echo(f"Warning: {problem}")
+
+
 def build_trainer(
     config: TrainConfig,
     samples: Sequence[Sample],
-    reward_functions: Sequence[RewardFunction],
+    reward_functions: Mapping[RewardFunction, float],
+    judges: int,
     run_dir: Path,
     writer: RunWriter,
     echo: Callable[[str], None],
 ) -> KitTrainer:
-    """TRL's trainer with the run directory's writers attached."""
+    """TRL's trainer with the run directory's writers attached. The first `judges` of the weighted functions are
+    judges."""
     tokenizer = load_tokenizer(config.model_name)
     fitted = [fit_prompt(sample.prompt, tokenizer, config.max_prompt_length) for sample in samples]
     rows = [{**sample.to_dict(), "prompt": fit.prompt} for sample, fit in zip(samples, fitted, strict=True)]
@@ -123,6 +181,7 @@ def build_trainer(
         echo(f"{too_long} of {len(rows)} prompts are longer than max_prompt_length all the same")
     writer.update(prompts_shortened=shortened, prompts_too_long=too_long)
     arguments = grpo_arguments(config, run_dir)
+    arguments.reward_weights = list(reward_functions.values())
     set_seed(config.seed)  # before the adapter gets its first weights
     adapter = None
     if config.use_lora:
@@ -134,6 +193,7 @@ def build_trainer(
             task_type="CAUSAL_LM",
         )
     trainer = KitTrainer(
+        judges=judges,
         writer=writer,
         base_model=config.model_name,
         # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from grpo_kit.gemini import Usage
 from grpo_kit.samples import Sample
 
 
@@ -22,11 +23,22 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """Scores answers. It takes many at once so that a judge may work on them together or side by side."""
+    """Scores a prompt's answers. Whoever calls it keeps what it says (cache.py), so a judge keeps nothing itself."""
 
-    name: str
+    name: str  # its column in the metrics
     version: str  # changes whenever the same answer could get another score; part of the cache key
+    compares: bool  # an answer's score depends on the answers it is judged with, so all of a prompt's come together
+    usage: Usage | None  # what it has used so far; None for a judge that is not paid for
+    samples: int  # how many times each answer is judged; its score is the mean
 
-    async def judge(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[Verdict]:
-        """One verdict for each (sample, answer), in order. Must not raise for a single failed judgement."""
+    def check(self) -> None:
+        """Raises ConfigError where the judge cannot judge, before anything is spent or loaded."""
+        ...
+
+    async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
+        """One verdict for each answer to the sample's prompt, in order. `repeat` is which of `samples` this is.
+
+        A judgement that failed is a Verdict whose score is None. Raises ConfigError only where no further judgement
+        could be made, such as for a wrong key.
+        """
         ...

@@ -43,13 +43,17 @@ class OfflineJudge:
 
     name = "offline"
     version = "1"
+    compares, samples, usage = False, 1, None
 
     def __init__(self):
         self._briefs: dict[str, tuple[Sample, _Brief]] = {}
 
-    async def judge(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[Verdict]:
-        """One verdict for each (sample, answer), in order. Raises ValueError if their numbers differ."""
-        return [self.judge_one(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+    def check(self) -> None:
+        """It needs nothing."""
+
+    async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
+        """One verdict for each answer, in order."""
+        return [self.judge_one(sample, answer) for answer in answers]
 
     def judge_one(self, sample: Sample, answer: str) -> Verdict:
         """The verdict on one answer; score None only where the sample has neither acts nor a reference."""

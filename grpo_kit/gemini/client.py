@@ -1,0 +1,212 @@
+"""Calls to Gemini, many at once: how many in flight and in a minute, what is tried again, what it costs."""
+
+import asyncio
+import json
+import os
+import queue
+import random
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
+from grpo_kit.config import ConfigError, JudgeConfig
+from grpo_kit.gemini import Usage
+from grpo_kit.gemini.sdk import CallFailed, Reply, open_sdk
+
+T = TypeVar("T")
+KEY_PAGE = "https://aistudio.google.com/apikey"
+PRICES = json.loads(Path(__file__).with_name("prices.json").read_text())
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the first and, doubling, before later retries
+LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more has given this call up, and so do we
+MINUTE = 60.0
+# Seconds between the starts of two calls. Calls that start together are answered together, and the SDKs' 2 ms of work
+# for each, on Python's one lock, then make all of them late; started apart, they stay apart.
+GAP = 0.006
+_chance = random.SystemRandom()  # jitter is truly random, and leaves the seeded generators alone
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `parse` made of the model's text, and the tokens it took, without those of failed tries."""
+
+    content: object
+    tokens: int
+
+
+class Gemini:
+    """Asks one model. All instances of a process share their threads and the count of calls in the last minute."""
+
+    def __init__(self, config: JudgeConfig):
+        """Raises ConfigError where GEMINI_API_KEY is not set, before anything is sent."""
+        key = os.environ.get("GEMINI_API_KEY", "").strip()
+        if not key:
+            raise ConfigError(
+                f"GEMINI_API_KEY is not set: get a key at {KEY_PAGE} and `export GEMINI_API_KEY=…`, or use the "
+                f"offline judge and rubrics, which need none"
+            )
+        self.endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
+        self.model, self._config = config.gemini_model.removeprefix("models/"), config
+        self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint)
+        self.sdk = self._sdk.name
+        self.usage = Usage()
+        known = PRICES["models"].get(self.model, (None, None))
+        self.price = (
+            known[0] if config.gemini_input_price is None else config.gemini_input_price,
+            known[1] if config.gemini_output_price is None else config.gemini_output_price,
+        )
+
+    def check(self) -> None:
+        """Asks for the list of models, which is free. Raises ConfigError for a wrong key, a model that is not there,
+        or an endpoint that can't be reached. An endpoint that keeps no list passes: the first question will tell."""
+        try:
+            there = Retrying(**self._retrying(1))(self._sdk.models, self._config.gemini_timeout)
+        except CallFailed as failed:
+            self._refuse_if_final(failed, there=None)
+            if failed.code is None:
+                raise ConfigError(f"Gemini can't be reached at {self._place()}: {failed}") from None
+            return
+        if there and "/" not in self.model and self.model not in there:
+            raise self._gone(there)
+
+    async def ask(
+        self, prompt: str, schema: dict, parse: Callable[[str], T], *, temperature: float, max_output_tokens: int
+    ) -> Answer:
+        """The parsed answer to one prompt.
+
+        What failed in passing (429, 5xx, no connection, a time-out, nothing written, text that `parse` refuses with a
+        ValueError) is tried again. Raises CallFailed where that did not help or can't, and ConfigError where every
+        further call would fail too: a wrong key, a model that is gone.
+        """
+        limit = max_output_tokens
+        try:
+            async for attempt in AsyncRetrying(**self._retrying(self._config.gemini_max_retries)):
+                with attempt:
+                    reply = await self._send(prompt, schema, temperature, limit)
+                    if reply.finish_reason == "MAX_TOKENS":
+                        limit *= 2
+                        raise CallFailed("the answer was cut by its token limit", retry=True)
+                    try:
+                        content = parse(reply.text)
+                    except ValueError as problem:
+                        raise CallFailed(f"not the JSON that was asked for: {problem}"[:300], retry=True) from None
+                    return Answer(content, reply.input_tokens + reply.output_tokens)
+        except CallFailed as failed:
+            self.usage.failures += 1
+            if failed.code == 404:
+                self._refuse_if_final(failed, await self._models_there())
+            self._refuse_if_final(failed, there=None)
+            raise
+
+    async def _send(self, prompt: str, schema: dict, temperature: float, max_output_tokens: int) -> Reply:
+        def call() -> Reply:
+            _wait_for_turn(self.model, self._config.gemini_requests_per_minute)
+            return self._sdk.generate(
+                self.model, prompt, schema, temperature, max_output_tokens, self._config.gemini_timeout
+            )
+
+        self.usage.calls += 1
+        reply = await asyncio.wrap_future(_threads(self._config.gemini_max_in_flight).submit(call))
+        self.usage.input_tokens += reply.input_tokens
+        self.usage.output_tokens += reply.output_tokens
+        if None in self.price:
+            self.usage.usd = None
+        else:
+            self.usage.usd += (reply.input_tokens * self.price[0] + reply.output_tokens * self.price[1]) / 1e6
+        return reply
+
+    def _retrying(self, max_retries: int) -> dict:
+        def may_help(error: BaseException) -> bool:
+            return isinstance(error, CallFailed) and error.retry and (error.wait or 0) <= LONGEST_RETRY_AFTER
+
+        def count(_: RetryCallState) -> None:
+            self.usage.retries += 1
+
+        return {
+            "retry": retry_if_exception(may_help),
+            "stop": stop_after_attempt(1 + max_retries),
+            "wait": _pause,
+            "before_sleep": count,
+            "reraise": True,
+        }
+
+    def _refuse_if_final(self, failed: CallFailed, there: list[str] | None) -> None:
+        """Raises ConfigError where what failed is the key or the model, so that no further call can succeed."""
+        if failed.code in (401, 403) or (failed.code == 400 and "api key" in failed.problem.lower()):
+            raise ConfigError(f"Gemini refuses the key in GEMINI_API_KEY ({failed}). {KEY_PAGE} makes one") from None
+        if failed.code == 404 and there is not None:
+            raise self._gone(there) from None
+
+    async def _models_there(self) -> list[str]:
+        try:
+            return await asyncio.to_thread(self._sdk.models, self._config.gemini_timeout)
+        except CallFailed:
+            return []
+
+    def _gone(self, there: list[str]) -> ConfigError:
+        models = f"There are: {', '.join(there)}" if there else f"{self._place()} does not say which ones there are"
+        return ConfigError(f"there is no model gemini_model={self.model!r}. {models}")
+
+    def _place(self) -> str:
+        return self.endpoint or "Google's endpoint"
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds before the next try: what the server asked for, or twice as long each time; up to half as much again,
+    at random, so that calls which failed together do not come back together."""
+    asked = state.outcome.exception().wait
+    seconds = min(FIRST_WAIT * 2 ** (state.attempt_number - 1), LONGEST_WAIT) if asked is None else asked
+    return seconds * _chance.uniform(1, 1.5)
+
+
+class _Threads:
+    """Threads that die with the process: after Ctrl-C nobody waits for answers that nobody will read."""
+
+    def __init__(self, count: int):
+        self._work: queue.SimpleQueue[tuple[Future, Callable]] = queue.SimpleQueue()
+        for number in range(count):
+            threading.Thread(target=self._run, daemon=True, name=f"gemini-{number}").start()
+
+    def submit(self, call: Callable[[], T]) -> "Future[T]":
+        future: Future = Future()
+        self._work.put((future, call))
+        return future
+
+    def _run(self) -> None:
+        while True:
+            future, call = self._work.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:
+                    future.set_exception(error)
+
+
+@cache
+def _threads(count: int) -> _Threads:
+    return _Threads(count)
+
+
+_sent: dict[str, deque[float]] = defaultdict(deque)  # by model: when its latest calls were made
+_sending = threading.Lock()
+
+
+def _wait_for_turn(model: str, per_minute: int | None) -> None:
+    """Blocks until GAP has passed since the last call to the model, and fewer than `per_minute` calls to it were made in
+    the minute before, by whichever run."""
+    with _sending:
+        sent, now = _sent[model], time.monotonic()
+        while sent and sent[0] <= now - MINUTE:
+            sent.popleft()
+        start = max(now, sent[-1] + GAP) if sent else now
+        if per_minute is not None and len(sent) >= per_minute:
+            start = max(start, sent[-per_minute] + MINUTE)
+        sent.append(start)
+    time.sleep(start - now)

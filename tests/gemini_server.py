@@ -1,0 +1,182 @@
+"""A server on loopback that speaks Gemini's REST format, so that Google's real SDKs can be tried without a key.
+
+What it answers is a function of the request (`reply`), or a list of `Reply` to take first, one a call. It can be run on
+its own, for benchmarks: python tests/gemini_server.py --seconds 0.2
+"""
+
+import argparse
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+
+MODELS = ["gemini-3.5-flash-lite", "gemini-3.5-flash"]
+INTEGER_TYPES = {1: "STRING", 2: "NUMBER", 3: "INTEGER", 4: "BOOLEAN", 5: "ARRAY", 6: "OBJECT"}  # the old SDK's
+TOKENS = {"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount": 125}  # 5 more for thinking
+
+
+@dataclass
+class Request:
+    """What an SDK sent."""
+
+    model: str
+    prompt: str
+    config: dict
+    key: str
+
+    @property
+    def replies(self) -> list[str]:
+        """The answers to judge, as the prompt fences them."""
+        found = re.findall(r"<reply(?: \d+)? (\w+)>\n(.*?)\n</reply(?: \d+)? \1>", self.prompt, re.DOTALL)
+        return [text for _, text in found]
+
+    @property
+    def is_group(self) -> bool:
+        return "answers" in self.config["responseSchema"]["properties"]
+
+
+@dataclass
+class Reply:
+    """An HTTP answer. `body` None closes the connection without one."""
+
+    body: object
+    code: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def says(text: str, finish_reason: str = "STOP") -> Reply:
+    """The model writes `text`."""
+    content = {"role": "model", "parts": [{"text": text}]}
+    return Reply({"candidates": [{"content": content, "finishReason": finish_reason}], "usageMetadata": TOKENS})
+
+
+def error(code: int, message: str, status: str, headers: dict[str, str] | None = None, details: list = ()) -> Reply:
+    body = {"error": {"code": code, "message": message, "status": status, "details": list(details)}}
+    return Reply(body, code, headers or {})
+
+
+def score_of(text: str) -> float:
+    """What the pretended model thinks of an answer: more different letters are better. 0 for what has none."""
+    return round(min(1.0, len(set(re.sub(r"\W", "", text))) / 20), 3)
+
+
+def judge(request: Request) -> Reply:
+    """Answers by the schema, as Gemini would."""
+    entries = [
+        {
+            "analysis": f"It says {text[:20]!r}.",
+            "answer": number,
+            "criteria": [{"criterion": "the task", "met": "partly"}],
+            "score": score_of(text),
+        }
+        for number, text in enumerate(request.replies, 1)
+    ]
+    return says(json.dumps({"answers": entries} if request.is_group else entries[0]))
+
+
+class GeminiServer:
+    """`url` is what GOOGLE_GEMINI_BASE_URL should hold. Use it as a context."""
+
+    def __init__(self, reply: Callable[[Request], Reply] = judge, port: int = 0):
+        self.reply, self.first, self.requests = reply, [], []
+        self.models, self.model_lists = list(MODELS), 0
+        self.in_flight = self.most_in_flight = 0
+        self._counting, self._numbers = threading.Lock(), count()
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> "GeminiServer":
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def serve_forever(self) -> None:
+        self._http.serve_forever()
+
+    def answer(self, request: Request) -> Reply:
+        with self._counting:
+            self.requests.append(request)
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            first = self.first.pop(0) if self.first else None
+        try:
+            if request.model not in self.models:
+                return error(404, f"models/{request.model} is not found for API version v1beta", "NOT_FOUND")
+            reply = first or self.reply(request)
+            time.sleep(reply.seconds)
+            return reply
+        finally:
+            with self._counting:
+                self.in_flight -= 1
+
+    def _handler(server) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one packet, as real servers send them
+
+            def log_message(self, *_) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                server.model_lists += 1
+                known = [{"name": f"models/{m}", "supportedGenerationMethods": ["generateContent"]} for m in server.models]
+                is_list = self.path.split("?")[0] == "/v1beta/models"
+                self._send(Reply({"models": known}) if is_list else error(404, "no such page", "NOT_FOUND"))
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                path = re.fullmatch(r"/v1beta/models/([^:]+):generateContent", self.path.split("?")[0])
+                prompt = "".join(part["text"] for part in body["contents"][0]["parts"])
+                config, key = body["generationConfig"], self.headers["x-goog-api-key"]
+                self._send(server.answer(Request(path[1], prompt, config, key)))
+
+            def _send(self, reply: Reply) -> None:
+                if reply.body is None:
+                    self.close_connection = True
+                    return
+                body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+                self.send_response(reply.code)
+                for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def handle(self) -> None:
+                try:
+                    super().handle()
+                except (BrokenPipeError, ConnectionResetError):  # a client that would wait no longer
+                    self.close_connection = True
+
+            def finish(self) -> None:
+                try:
+                    super().finish()
+                except (BrokenPipeError, ConnectionResetError):
+                    pass
+
+        return Handler
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=0.0, help="how long each answer takes")
+    options = parser.parse_args()
+
+    def slowly(request: Request) -> Reply:
+        reply = judge(request)
+        reply.seconds = options.seconds
+        return reply
+
+    server = GeminiServer(slowly, options.port)
+    print(server.url, flush=True)
+    server.serve_forever()
