@@ -2,13 +2,14 @@
 
 import inspect
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 
-from grpo_kit.config import ConfigError, EvalConfig, Settings, TrainConfig, defaults_of, fields_of
+from grpo_kit.config import ConfigError, EvalConfig, JudgeConfig, Settings, TrainConfig, defaults_of, fields_of
 
 app = typer.Typer(
     help="Fine-tune small language models by GRPO on dialogue traces.",
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+ONLY_TO_JUDGE = {"gemini_mode", "gemini_samples", "gemini_temperature", "gemini_prompt", "cache_from"}
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
 
 
@@ -35,7 +37,6 @@ def demo(
     run_demo(out, seed=seed, max_steps=max_steps)
 
 
-@app.command()
 def prepare(
     traces: Annotated[Path, typer.Argument(help="SGD folder, or JSONL of chat messages or of samples.")],
     out: Annotated[Path, typer.Option(help="Where train.jsonl, eval.jsonl and data_card.json go.")] = Path(
@@ -45,12 +46,30 @@ def prepare(
     seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
     format: Annotated[str, typer.Option(help="auto, sgd, chat or samples.")] = "auto",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
+    rubric: Annotated[
+        str, typer.Option(help="Who says what a good reply must do: schema (the traces' own acts) or gemini.")
+    ] = "schema",
+    **flags: str | None,
 ) -> None:
     """Turn dialogue traces into training samples."""
+    config = _settings(JudgeConfig, flags)
     from grpo_kit.traces import prepare
 
-    card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, skip_bad=skip_bad, format=format)
+    card = prepare(
+        traces,
+        out,
+        eval_fraction=eval_fraction,
+        seed=seed,
+        skip_bad=skip_bad,
+        format=format,
+        rubric=rubric,
+        judge_config=config,
+    )
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
+    if rubric == "gemini":
+        from grpo_kit.rubric_writer import in_words
+
+        print(in_words(card["rubrics"]))
 
 
 @app.command("runs")
@@ -112,6 +131,12 @@ def _option(model: type[Settings], name: str, field: FieldInfo) -> inspect.Param
 
 
 def _metavar(annotation) -> str:
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is dict:
+        return "NAME[=WEIGHT],..."
+    if get_origin(annotation) is list:
+        return "PATH,..."
     if annotation is bool:
         return "[true|false]"
     if get_origin(annotation) is Literal:
@@ -121,15 +146,16 @@ def _metavar(annotation) -> str:
     return annotation.__name__.upper()
 
 
-def _with_flags(command, model: type[Settings]):
+def _with_flags(command, model: type[Settings], leave_out: Container[str] = ()):
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    flags = [_option(model, name, field) for name, field in fields_of(model).items()]
+    flags = [_option(model, name, field) for name, field in fields_of(model).items() if name not in leave_out]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + flags
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
 
+app.command("prepare")(_with_flags(prepare, JudgeConfig, leave_out=ONLY_TO_JUDGE))
 app.command("train")(_with_flags(train, TrainConfig))
 app.command("eval")(_with_flags(evaluate, EvalConfig))
 

@@ -106,7 +106,7 @@ def evaluate(
         "judge": {
             "name": judge.name,
             "version": judge.version,
-            **(asdict(judge.usage) if hasattr(judge, "usage") else {}),
+            **(asdict(judge.usage) if judge.usage else {}),
         },
         "notes": notes,
         "models": models,

@@ -116,14 +116,14 @@ def test_steps_may_learn_twice_from_the_same_completions(tmp_path, demo_data):
 
 
 def test_what_the_judge_could_not_score_takes_no_part(tmp_path, demo_data, monkeypatch):
-    async def fails_on_questions(self, samples, answers):
+    async def fails_on_questions(self, sample, answers, repeat=0):
         return [Verdict(None if "?" in answer else 0.5, "why") for answer in answers]
 
     def bonus(completions, **_):
         return [0.1] * len(completions)
 
     monkeypatch.setattr(OfflineJudge, "judge", fails_on_questions)
-    run = train(data=str(demo_data), rewards=[bonus], max_steps=2, runs_dir=tmp_path)
+    run = train(data=str(demo_data), rewards=[bonus], max_steps=2, max_failure_rate=1, runs_dir=tmp_path)
     rows = run.completions()
     unjudged = rows["completion"].str.contains("?", regex=False)
     assert 0 < unjudged.sum() < len(rows) and (rows[unjudged]["advantage"] == 0).all()

@@ -3,15 +3,10 @@
 import asyncio
 import json
 import os
-import queue
 import random
-import threading
-import time
-from collections import defaultdict, deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.gemini import Usage
+from grpo_kit.gemini.gate import Gate
 from grpo_kit.gemini.sdk import CallFailed, Reply, open_sdk
 
 T = TypeVar("T")
@@ -26,10 +22,6 @@ KEY_PAGE = "https://aistudio.google.com/apikey"
 PRICES = json.loads(Path(__file__).with_name("prices.json").read_text())
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the first and, doubling, before later retries
 LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more has given this call up, and so do we
-MINUTE = 60.0
-# Seconds between the starts of two calls. Calls that start together are answered together, and the SDKs' 2 ms of work
-# for each, on Python's one lock, then make all of them late; started apart, they stay apart.
-GAP = 0.006
 _chance = random.SystemRandom()  # jitter is truly random, and leaves the seeded generators alone
 
 
@@ -42,7 +34,7 @@ class Answer:
 
 
 class Gemini:
-    """Asks one model. All instances of a process share their threads and the count of calls in the last minute."""
+    """Asks one model. All instances of a process share their threads and their limits (gate.py)."""
 
     def __init__(self, config: JudgeConfig):
         """Raises ConfigError where GEMINI_API_KEY is not set, before anything is sent."""
@@ -54,7 +46,8 @@ class Gemini:
             )
         self.endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
         self.model, self._config = config.gemini_model.removeprefix("models/"), config
-        self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint)
+        self._gate = Gate(self.model, config.gemini_max_in_flight, config.gemini_requests_per_minute)
+        self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint, self._gate)
         self.sdk = self._sdk.name
         self.usage = Usage()
         known = PRICES["models"].get(self.model, (None, None))
@@ -106,14 +99,17 @@ class Gemini:
             raise
 
     async def _send(self, prompt: str, schema: dict, temperature: float, max_output_tokens: int) -> Reply:
-        def call() -> Reply:
-            _wait_for_turn(self.model, self._config.gemini_requests_per_minute)
-            return self._sdk.generate(
-                self.model, prompt, schema, temperature, max_output_tokens, self._config.gemini_timeout
-            )
-
+        call = partial(
+            self._sdk.generate,
+            self.model,
+            prompt,
+            schema,
+            temperature,
+            max_output_tokens,
+            self._config.gemini_timeout,
+        )
         self.usage.calls += 1
-        reply = await asyncio.wrap_future(_threads(self._config.gemini_max_in_flight).submit(call))
+        reply = await asyncio.wrap_future(self._gate.threads.submit(call))
         self.usage.input_tokens += reply.input_tokens
         self.usage.output_tokens += reply.output_tokens
         if None in self.price:
@@ -164,49 +160,3 @@ def _pause(state: RetryCallState) -> float:
     asked = state.outcome.exception().wait
     seconds = min(FIRST_WAIT * 2 ** (state.attempt_number - 1), LONGEST_WAIT) if asked is None else asked
     return seconds * _chance.uniform(1, 1.5)
-
-
-class _Threads:
-    """Threads that die with the process: after Ctrl-C nobody waits for answers that nobody will read."""
-
-    def __init__(self, count: int):
-        self._work: queue.SimpleQueue[tuple[Future, Callable]] = queue.SimpleQueue()
-        for number in range(count):
-            threading.Thread(target=self._run, daemon=True, name=f"gemini-{number}").start()
-
-    def submit(self, call: Callable[[], T]) -> "Future[T]":
-        future: Future = Future()
-        self._work.put((future, call))
-        return future
-
-    def _run(self) -> None:
-        while True:
-            future, call = self._work.get()
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(call())
-                except BaseException as error:
-                    future.set_exception(error)
-
-
-@cache
-def _threads(count: int) -> _Threads:
-    return _Threads(count)
-
-
-_sent: dict[str, deque[float]] = defaultdict(deque)  # by model: when its latest calls were made
-_sending = threading.Lock()
-
-
-def _wait_for_turn(model: str, per_minute: int | None) -> None:
-    """Blocks until GAP has passed since the last call to the model, and fewer than `per_minute` calls to it were made in
-    the minute before, by whichever run."""
-    with _sending:
-        sent, now = _sent[model], time.monotonic()
-        while sent and sent[0] <= now - MINUTE:
-            sent.popleft()
-        start = max(now, sent[-1] + GAP) if sent else now
-        if per_minute is not None and len(sent) >= per_minute:
-            start = max(start, sent[-per_minute] + MINUTE)
-        sent.append(start)
-    time.sleep(start - now)

@@ -14,8 +14,9 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from grpo_kit.config import ConfigError
+from grpo_kit.gemini.gate import Gate
 
-CONNECTIONS = 256  # kept open for threads; requests' own pool of 10 would open a new one for most calls
+CONNECTIONS = 512  # kept open for threads; the SDKs' own pools of 10 and 20 would open a new one for most calls
 OLD, NEW = "google-generativeai", "google-genai"
 
 
@@ -55,8 +56,9 @@ class Sdk(Protocol):
         ...
 
 
-def open_sdk(name: str, api_key: str, base_url: str | None) -> Sdk:
+def open_sdk(name: str, api_key: str, base_url: str | None, gate: Gate) -> Sdk:
     """The SDK called `name`; "auto" takes google-genai where it is installed. `base_url` None: Google's own endpoint.
+    Requests pass through `gate`.
 
     Raises ConfigError where it is not installed.
     """
@@ -64,32 +66,46 @@ def open_sdk(name: str, api_key: str, base_url: str | None) -> Sdk:
         name = NEW if _is_installed("google.genai") else OLD
     if not _is_installed({NEW: "google.genai", OLD: "google.generativeai"}[name]):
         raise ConfigError(f"{name} is not installed: pip install {name}, or leave gemini_sdk to auto")
-    return {NEW: _GenAI, OLD: _GenerativeAI}[name](api_key, base_url)
+    return {NEW: _GenAI, OLD: _GenerativeAI}[name](api_key, base_url, gate)
 
 
 class _GenAI:
     name = NEW
 
-    def __init__(self, api_key: str, base_url: str | None):
+    def __init__(self, api_key: str, base_url: str | None, gate: Gate):
+        import httpx2
         from google import genai
         from google.genai import types
 
-        self._types, self._key = types, api_key
-        where = types.HttpOptions(base_url=base_url, api_version="v1beta")
+        self._types, self._key, self._gate = types, api_key, gate
+        where = types.HttpOptions(
+            base_url=base_url,
+            api_version="v1beta",
+            client_args={
+                "limits": httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+                "event_hooks": {"request": [lambda _: gate.enter()], "response": [lambda _: gate.leave()]},
+            },
+        )
         self._client = genai.Client(api_key=api_key, vertexai=False, http_options=where)
 
     def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
-        config = self._types.GenerateContentConfig(
-            temperature=temperature,
-            max_output_tokens=max_output_tokens,
-            response_mime_type="application/json",
-            response_schema=schema,
-            http_options=self._types.HttpOptions(timeout=int(timeout * 1000)),
-        )
+        # As plain JSON: the SDK's own conversion of a schema costs as much time as all the rest of a call.
+        body = {
+            "generationConfig": {
+                "temperature": temperature,
+                "maxOutputTokens": max_output_tokens,
+                "responseMimeType": "application/json",
+                "responseSchema": schema,
+            }
+        }
+        options = self._types.HttpOptions(timeout=int(timeout * 1000), extra_body=body)
+        config = self._types.GenerateContentConfig(http_options=options)
         try:
             answer = self._client.models.generate_content(model=model, contents=prompt, config=config)
         except Exception as error:
             raise _translated(error, self._key) from None
+        finally:
+            self._gate.leave()  # no response, no hook
         return _reply(answer, answer.usage_metadata)
 
     def models(self, timeout: float) -> list[str]:
@@ -98,18 +114,28 @@ class _GenAI:
             found = list(self._client.models.list(config={"http_options": options}))
         except Exception as error:
             raise _translated(error, self._key) from None
+        finally:
+            self._gate.leave()
         return [m.name.removeprefix("models/") for m in found if "generateContent" in (m.supported_actions or [])]
 
 
 class _GenerativeAI:
     name = OLD
 
-    def __init__(self, api_key: str, base_url: str | None):
+    def __init__(self, api_key: str, base_url: str | None, gate: Gate):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # says that its life has ended
             import google.generativeai as genai
             from google.generativeai import client
         from requests.adapters import HTTPAdapter
+
+        class Gated(HTTPAdapter):
+            def send(self, *args, **options):
+                gate.enter()
+                try:
+                    return super().send(*args, **options)
+                finally:
+                    gate.leave()
 
         self._genai, self._key = genai, api_key
         endpoint = {"api_endpoint": base_url.rstrip("/")} if base_url else None
@@ -117,7 +143,7 @@ class _GenerativeAI:
         self._client = client.get_default_generative_client()
         self._models = client.get_default_model_client()
         for scheme in ("http://", "https://"):
-            self._client.transport._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+            self._client.transport._session.mount(scheme, Gated(pool_maxsize=CONNECTIONS))
 
     def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
         generator = self._genai.GenerativeModel(
@@ -153,9 +179,9 @@ def _is_installed(module: str) -> bool:
 
 
 def _without_order(schema: Any) -> Any:
-    """The schema without property_ordering, a field that the old SDK does not know."""
+    """The schema without propertyOrdering, a field that the old SDK does not know."""
     if isinstance(schema, dict):
-        return {key: _without_order(value) for key, value in schema.items() if key != "property_ordering"}
+        return {key: _without_order(value) for key, value in schema.items() if key != "propertyOrdering"}
     return schema
 
 
@@ -168,9 +194,9 @@ def _reply(answer: Any, usage: Any) -> Reply:
     finish_reason = _enum_name(candidates[0].finish_reason) if candidates else ""
     parts = (candidates[0].content.parts or []) if candidates and candidates[0].content else []
     text = "".join(part.text or "" for part in parts if not getattr(part, "thought", False))
-    if not text:
+    if not text and finish_reason != "MAX_TOKENS":  # thinking may use up the limit before the first word
         # What is withheld once is withheld again; an answer that is merely empty may be there the next time.
-        withheld = finish_reason not in ("", "STOP", "MAX_TOKENS", "OTHER", "MALFORMED_FUNCTION_CALL")
+        withheld = finish_reason not in ("", "STOP", "OTHER", "MALFORMED_FUNCTION_CALL")
         raise CallFailed(f"the answer is empty ({finish_reason or 'no candidate'})", retry=not withheld)
     sent, total = (usage.prompt_token_count or 0, usage.total_token_count or 0) if usage else (0, 0)
     written = (usage.candidates_token_count or 0) if usage else 0
@@ -205,7 +231,7 @@ def _wait(error: Exception) -> float | None:
     header = response.headers.get("Retry-After") if response is not None else None
     if header:
         try:
-            return float(header)
+            return max(0.0, float(header))
         except ValueError:
             pass
         try:

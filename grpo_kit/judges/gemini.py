@@ -4,18 +4,19 @@ The prompts are text files beside this one. All that comes from data stands betw
 the data itself, so that no text can hold the mark and close its own tag.
 """
 
-import hashlib
-import json
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from string import Template
 
+import orjson
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.gemini import Usage
 from grpo_kit.gemini.client import Gemini
+from grpo_kit.gemini.prompts import conversation_of, digest, fenced, mark_of
 from grpo_kit.gemini.sdk import CallFailed
 from grpo_kit.judges import Verdict
 from grpo_kit.samples import Sample
@@ -54,19 +55,19 @@ _JUDGEMENT_SCHEMA = {
                 "type": "OBJECT",
                 "properties": {"criterion": {"type": "STRING"}, "met": {"type": "STRING", "enum": list(MET)}},
                 "required": ["criterion", "met"],
-                "property_ordering": ["criterion", "met"],
+                "propertyOrdering": ["criterion", "met"],
             },
         },
         "score": {"type": "NUMBER"},
     },
     "required": ["analysis", "criteria", "score"],
-    "property_ordering": ["analysis", "criteria", "score"],
+    "propertyOrdering": ["analysis", "criteria", "score"],
 }
 _ENTRY_SCHEMA = {
     "type": "OBJECT",
     "properties": {**_JUDGEMENT_SCHEMA["properties"], "answer": {"type": "INTEGER"}},
     "required": ["analysis", "answer", "criteria", "score"],
-    "property_ordering": ["analysis", "answer", "criteria", "score"],
+    "propertyOrdering": ["analysis", "answer", "criteria", "score"],
 }
 _GROUP_SCHEMA = {
     "type": "OBJECT",
@@ -90,7 +91,7 @@ class GeminiJudge:
         self._schema = _GROUP_SCHEMA if self.compares else _JUDGEMENT_SCHEMA
         self._gemini = Gemini(config)
         depends_on = [self._gemini.model, config.gemini_mode, self.temperature, self._prompt.template, self._schema]
-        self.version = hashlib.blake2b(json.dumps(depends_on).encode(), digest_size=8).hexdigest()
+        self.version = digest(depends_on)
 
     @property
     def usage(self) -> Usage:
@@ -133,32 +134,24 @@ class GeminiJudge:
     def order(self, sample: Sample, answers: Sequence[str], repeat: int) -> list[int]:
         """Which answer stands first, second, … in the prompt: shuffled, by a seed that content and repeat make."""
         order = list(range(len(answers)))
-        random.Random(_digest([sample.prompt, sorted(answers), repeat])).shuffle(order)
+        random.Random(digest([sample.prompt, sorted(answers), repeat])).shuffle(order)
         return order
 
     def prompt(self, sample: Sample, answers: Sequence[str]) -> str:
         """All that Gemini is told."""
-        said = sample.prompt if isinstance(sample.prompt, str) else None
-        conversation = said or "\n".join(f"{message['role']}: {message['content']}" for message in sample.prompt)
-        mark = _digest([conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers])[:8]
-
-        def fenced(name: str, text: str) -> str:
-            return f"<{name} {mark}>\n{text}\n</{name} {mark}>"
-
+        conversation = conversation_of(sample.prompt)
+        mark = mark_of([conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers])
+        fence = partial(fenced, mark)
         names = [f"reply {number}" for number in range(1, len(answers) + 1)] if self.compares else ["reply"]
         return self._prompt.substitute(
             mark=mark,
             count=len(answers),
-            task=fenced("task", sample.task_description or "not said"),
-            conversation=fenced("conversation", conversation),
-            rubric=fenced("criteria", sample.rubric or "not said: judge by the conversation and the person's reply"),
-            reference=fenced("reference", sample.ground_truth),
-            answers="\n".join(map(fenced, names, answers)),
+            task=fence("task", sample.task_description or "not said"),
+            conversation=fence("conversation", conversation),
+            rubric=fence("criteria", sample.rubric or "not said: judge by the conversation and the person's reply"),
+            reference=fence("reference", sample.ground_truth),
+            answers="\n".join(map(fence, names, answers)),
         )
-
-
-def _digest(content: list) -> str:
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
 
 
 def _prompt(config: JudgeConfig) -> Template:
@@ -180,7 +173,7 @@ def _prompt(config: JudgeConfig) -> Template:
 def _parse(text: str, count: int, is_group: bool) -> list[_Judgement]:
     """The judgements in the order of the prompt. Raises ValueError for anything but one valid judgement for each."""
     try:
-        content = json.loads(text)
+        content = orjson.loads(text)  # strict: no NaN, no lone surrogates, no depth that Python can't hold
         entries = content["answers"] if is_group else [content]
         judgements = [_Judgement.model_validate(entry) for entry in entries]
     except ValidationError as error:

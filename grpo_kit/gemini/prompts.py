@@ -1,0 +1,31 @@
+"""What all prompts share: data that others wrote, fenced off by a mark that no part of it can hold."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from grpo_kit.samples import Message
+
+
+def digest(content: Sequence) -> str:
+    """16 hexadecimal digits that stand for what `content`, made of texts, lists and numbers, says."""
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+
+
+def mark_of(texts: Sequence[str]) -> str:
+    """A mark for the fences around `texts`. It is made from them, so none of them can hold it and close its own."""
+    return digest(texts)[:8]
+
+
+def fenced(mark: str, name: str, text: str) -> str:
+    """The text between tags that carry its name and the mark."""
+    return f"<{name} {mark}>\n{text}\n</{name} {mark}>"
+
+
+def conversation_of(prompt: list[Message] | str) -> str:
+    """A sample's prompt as a prompt to Gemini shows it, one message after the other."""
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    )

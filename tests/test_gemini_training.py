@@ -1,0 +1,219 @@
+"""Training with Gemini as the judge, against a server on loopback: what is paid, what fails, what is kept."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from gemini_server import GeminiServer, Reply, error, judge, says
+from safetensors.torch import load_file
+
+from grpo_kit import ConfigError, Run, evaluate, train
+from grpo_kit.gemini import client
+from grpo_kit.rewards import format, length, repetition
+from grpo_kit.runs import RunError, RunStopped
+
+KEY = "PLANTED-KEY-5f1c"
+DOWN = error(503, "overloaded", "UNAVAILABLE")
+SHORT = {"max_steps": 3, "save_steps": 3, "canaries": "off"}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        monkeypatch.setenv("GEMINI_API_KEY", KEY)
+        yield server
+
+
+def weights_of(run) -> dict:
+    return load_file(run.path / "adapter_model.safetensors")
+
+
+def test_what_is_judged_is_counted_paid_and_never_judged_again(server, tmp_path, demo_data):
+    first = train(data=str(demo_data), judge="gemini", runs_dir=tmp_path, run_id="first", **SHORT)
+    asked = len(server.requests)
+    metrics, completions = first.metrics(), first.completions()
+    parts = "seconds cache_hits failures calls retries tokens usd".split()
+    assert metrics[[f"judge/gemini/{part}" for part in parts]].notna().all(axis=None)
+    assert metrics["judge/gemini/calls"].sum() == asked and metrics["judge/gemini/tokens"].sum() == asked * 125
+    assert first.status["usd"] == pytest.approx(asked * (100 * 0.30 + 25 * 2.50) / 1e6)
+    assert completions["reason"].str.startswith("It says").all()
+    with sqlite3.connect(first.path / "rewards.cache.sqlite") as database:
+        scores = dict(database.execute("select reason, score from judgements"))
+    assert len(scores) > 0 and database.execute("select count(*) from judgements").fetchone()[0] == asked
+
+    again = train(data=str(demo_data), judge="gemini", runs_dir=tmp_path, cache_from="first", **SHORT)
+    assert len(server.requests) == asked, "a rerun makes no calls"
+    assert again.metrics()["reward"].tolist() == metrics["reward"].tolist() and again.status["usd"] == 0
+    assert train(run_id="first", runs_dir=tmp_path).id == "first" and len(server.requests) == asked
+
+    evaluation = evaluate(first, n=4)
+    assert evaluation.results["judge"]["name"] == "gemini" and evaluation.results["judge"]["calls"] > 0
+
+
+def test_group_mode_makes_one_call_for_a_prompts_answers(server, tmp_path, demo_data):
+    run = train(data=str(demo_data), judge="gemini", gemini_mode="group", runs_dir=tmp_path, **SHORT)
+    assert len(server.requests) == 3 * 4, "4 prompts a step"
+    assert run.metrics()["judge/gemini/failures"].sum() == 0
+
+
+def test_judges_ready_rewards_and_own_functions_add_up_with_their_weights(server, tmp_path, demo_data):
+    def politeness(completions, **_):
+        return [float("please" in completion[-1]["content"]) for completion in completions]
+
+    run = train(
+        data=str(demo_data),
+        judge="gemini=0.7,offline=0.3",
+        reward_funcs="length=0.1,repetition=0.2",
+        rewards={politeness: 0.5},
+        runs_dir=tmp_path,
+        **SHORT,
+    )
+    weights = {"gemini": 0.7, "offline": 0.3, "length": 0.1, "repetition": 0.2, "politeness": 0.5}
+    completions, metrics = run.completions(), run.metrics()
+    assert set(completions["rewards"][0]) == weights.keys()
+    assert all(metrics[f"rewards/{name}/mean"].notna().all() for name in weights)
+    completions["reward"] = [
+        sum(weights[name] * score for name, score in row.items()) for row in completions["rewards"]
+    ]
+    assert completions.groupby("step")["reward"].mean().tolist() == pytest.approx(metrics["reward"].tolist(), abs=1e-5)
+    assert (
+        completions["reason"].str.contains("gemini: It says").all()
+        and completions["reason"].str.contains("; offline: ").all()
+    )
+    with pytest.raises(RunError, match="rewards gemini, offline, length, repetition, politeness"):
+        train(run_id=run.id, runs_dir=tmp_path)
+
+
+def test_an_answer_that_one_judge_failed_on_takes_no_part(server, tmp_path, demo_data):
+    server.reply = lambda request: (
+        error(400, "too odd", "INVALID_ARGUMENT") if "?" in request.replies[0] else judge(request)
+    )
+    run = train(data=str(demo_data), judge="gemini,offline", max_failure_rate=1, runs_dir=tmp_path, **SHORT)
+    rows = run.completions()
+    failed = rows["completion"].str.contains("?", regex=False)
+    assert 0 < failed.sum() < len(rows) and (rows[failed]["advantage"] == 0).all()
+    assert (
+        run.metrics()["judge/gemini/failures"].sum() == failed.sum()
+        and run.metrics()["judge/gemini/retries"].sum() == 0
+    )
+
+
+def test_an_outage_stops_the_run_with_its_checkpoint_and_it_goes_on_as_if_nothing_had_been(server, tmp_path, demo_data):
+    settings = {"data": str(demo_data), "judge": "gemini", "max_steps": 5, "save_steps": 2, "canaries": "off"}
+    undisturbed = train(runs_dir=tmp_path, **settings)
+    calls = undisturbed.metrics()["judge/gemini/calls"]
+    server.requests.clear()
+    three_steps = int(calls[:3].sum())
+    server.reply = lambda request: DOWN if len(server.requests) > three_steps else judge(request)
+    with pytest.raises(RunStopped, match=r"judgements failed.*HTTP 503: overloaded.*checkpoint-3 is saved"):
+        train(runs_dir=tmp_path, run_id="outage", gemini_max_retries=1, **settings)
+    run = Run("outage", tmp_path)
+    assert run.status["state"] == "stopped" and "HTTP 503" in run.status["reason"] and run.status["step"] == 3
+    assert [path.name for path in run.checkpoints] == ["checkpoint-2", "checkpoint-3"]
+    assert run.metrics()["step"].tolist() == [1, 2, 3]
+    with sqlite3.connect(run.path / "rewards.cache.sqlite") as database:
+        assert database.execute("select count(*) from judgements").fetchone()[0] == three_steps, "no failure is kept"
+
+    server.reply = judge
+    resumed = train(runs_dir=tmp_path, run_id="outage")
+    assert resumed.metrics()["reward"].tolist() == undisturbed.metrics()["reward"].tolist()
+    expected = weights_of(undisturbed)
+    assert all((weights == expected[name]).all() for name, weights in weights_of(resumed).items())
+
+
+def test_a_key_that_is_revoked_stops_the_run_at_once(server, tmp_path, demo_data):
+    server.reply = lambda request: error(403, f"key {KEY} is leaked", "PERMISSION_DENIED")
+    with pytest.raises(RunStopped, match=r"refuses the key in GEMINI_API_KEY.*no step was made") as stopped:
+        train(data=str(demo_data), judge="gemini", runs_dir=tmp_path, **SHORT)
+    assert KEY not in str(stopped.value) and len(server.requests) <= 32 + 48
+
+
+@pytest.mark.parametrize(
+    ("key", "model", "message"),
+    [
+        ("", "gemini-3.5-flash-lite", "GEMINI_API_KEY is not set"),
+        (
+            KEY,
+            "gemini-1.5-pro-latest",
+            "there is no model gemini_model='gemini-1.5-pro-latest'. There are: gemini-3.5-",
+        ),
+    ],
+)
+def test_what_gemini_needs_is_checked_before_the_model_loads(
+    server, tmp_path, demo_data, monkeypatch, key, model, message
+):
+    monkeypatch.setenv("GEMINI_API_KEY", key)
+    monkeypatch.setattr("grpo_kit.training.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    with pytest.raises(ConfigError, match=message):
+        train(data=str(demo_data), judge="gemini", gemini_model=model, runs_dir=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists() and server.requests == []
+
+
+def test_a_judge_that_rewards_anything_is_told_of_and_can_block_the_launch(server, tmp_path, demo_data, capsys):
+    server.reply = lambda _: says('{"analysis": "Fine.", "criteria": [], "score": 0.9}')
+    with pytest.raises(ConfigError, match=r"rewards answers that are worth nothing.*empty 0.90.*prompt injection 0.90"):
+        train(data=str(demo_data), judge="gemini", canaries="block", runs_dir=tmp_path)
+    train(data=str(demo_data), judge="gemini", max_steps=1, save_steps=1, runs_dir=tmp_path)
+    assert "Warning: the gemini judge rewards" in capsys.readouterr().out
+    train(data=str(demo_data), max_steps=1, save_steps=1, canaries="block", runs_dir=tmp_path)
+
+
+def test_the_key_is_in_no_output_and_no_file(server, tmp_path, demo_data):
+    server.first = [error(429, f"quota of {KEY} exceeded", "RESOURCE_EXHAUSTED", {"Retry-After": "0"})] * 3
+    server.first += [error(400, f"key {KEY}: bad prompt", "INVALID_ARGUMENT")] * 3
+    command = "train --judge gemini --gemini-model gemini-3.5-flash --max-steps 2 --run-id run --data".split()
+    done = subprocess.run(
+        [sys.executable, "-m", "grpo_kit.cli", *command, demo_data], cwd=tmp_path, capture_output=True, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert {request.key for request in server.requests} == {KEY}
+    assert {request.model for request in server.requests} == {"gemini-3.5-flash"}
+    assert KEY.encode() not in done.stdout + done.stderr
+    files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert len(files) > 10 and not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_ctrl_c_does_not_wait_for_answers(server, tmp_path, demo_data):
+    server.reply = lambda request: Reply(judge(request).body, seconds=60)
+    command = [
+        sys.executable,
+        "-m",
+        "grpo_kit.cli",
+        "train",
+        "--judge",
+        "gemini",
+        "--run-id",
+        "run",
+        "--canaries",
+        "off",
+    ]
+    process = subprocess.Popen(
+        [*command, "--data", demo_data], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        while not server.requests:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "To go on: grpo-kit train --run-id run" in output + errors
+    assert '"state": "stopped"' in Path(tmp_path / "runs/run/status.json").read_text()
+
+
+def test_ready_rewards_say_what_they_should():
+    reference = "Which city would you like to go to?"  # 8 words
+    answers = ["", "Which city?", "Which city would you like?", reference, "so " * 24, reference * 2]
+    assert length(answers, [reference] * 6) == pytest.approx([0, 0.5, 1, 1, 0, (3 - 15 / 8) / 1.5], abs=1e-9)
+    good = ["Which city?", "Done!", "It is at 5.", "It costs $30 (per night)."]
+    bad = ["", ":", "Which city", "User: hello.", "Thought process: I should ask.", "<b>Hi.</b>", "# Answer\nYes."]
+    assert format(good) == [1.0] * 4 and format(bad) == [0.0] * 7
+    assert repetition(["a b c d e f", "go to go to go to go to", "hi"]) == pytest.approx([0, -4 / 6, 0])
