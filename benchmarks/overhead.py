@@ -23,10 +23,10 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOTrainer
 
 from grpo_kit import TrainConfig, demo, prepare, read_samples
-from grpo_kit.cache import RewardCache
+from grpo_kit.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.offline import OfflineJudge
 from grpo_kit.models import load_model, load_tokenizer
-from grpo_kit.rewards import judge_reward
+from grpo_kit.rewards import FailureWatch, judge_reward
 from grpo_kit.runs import RunWriter, open_run
 from grpo_kit.samples import Sample, sample_from
 from grpo_kit.training import build_trainer, grpo_arguments
@@ -36,8 +36,9 @@ def kit_seconds(config: TrainConfig, samples: list[Sample], folder: Path) -> np.
     about = {"rewards": ["offline"], "data": {"folder": config.data, "fingerprint": ""}}
     run = open_run(config, about, folder)
     with RunWriter(run, config) as writer:
-        reward = judge_reward(OfflineJudge(), RewardCache(run.path / "rewards.cache.sqlite"))
-        trainer = build_trainer(config, samples, [reward], run.path, writer, echo=lambda line: None)
+        watch = FailureWatch(config.max_failure_rate, config.failure_window)
+        reward = judge_reward(OfflineJudge(), RewardCache(run.path / CACHE_FILE), watch)
+        trainer = build_trainer(config, samples, {reward: 1.0}, 1, run.path, writer, echo=lambda line: None)
         return timed(trainer)
 
 

@@ -6,7 +6,7 @@ What needs torch is loaded when it is first used, so that importing the kit stay
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
+from grpo_kit.config import ConfigError, EvalConfig, JudgeConfig, TrainConfig
 from grpo_kit.runs import Run, RunError, runs  # now, so that kit.runs is the function and not the module
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "ConfigError",
     "EvalConfig",
     "Evaluation",
+    "JudgeConfig",
     "Run",
     "RunError",
     "Sample",

@@ -21,6 +21,9 @@ temperature = None
 beta = None
 use_lora = None
 lora_r = None
+judge = None  # "offline", "gemini" (needs GEMINI_API_KEY), or both with weights: "gemini=0.7,offline=0.3"
+gemini_model = None
+canaries = None  # "block" refuses to train with a judge that rewards answers worth nothing
 other_settings = {}
 
 # %%
@@ -37,7 +40,8 @@ from grpo_kit import plots
 # that groups do not divide. What differs from the plain defaults is listed.
 
 # %%
-names = "model_name data run_id seed max_steps learning_rate num_generations temperature beta use_lora lora_r".split()
+names = """model_name data run_id seed max_steps learning_rate num_generations temperature beta use_lora lora_r
+    judge gemini_model canaries""".split()
 asked = {name: globals()[name] for name in names if globals()[name] is not None}
 config = kit.TrainConfig(**asked, **other_settings)
 print(

@@ -9,6 +9,7 @@ run = None  # a run's name; None: the newest
 runs_dir = "runs"
 n = 128
 temperature = None  # None: as the run was trained
+judge = None  # "offline" or "gemini"; None: the judge the run was trained with
 seed = 7
 
 # %%
@@ -30,7 +31,7 @@ run
 # the checkpoint beats the base model, ties counting half.
 
 # %%
-evaluation = kit.evaluate(run, n=n, temperature=temperature, seed=seed)
+evaluation = kit.evaluate(run, n=n, temperature=temperature, judge=judge, seed=seed)
 evaluation.summary().round(3)
 
 # %%
