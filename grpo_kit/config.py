@@ -128,7 +128,7 @@ Paths = Annotated[list[str], BeforeValidator(lambda value: value.split(",") if i
 class JudgeConfig(Settings):
     """How Gemini is asked, wherever it judges or writes rubrics. The key comes from GEMINI_API_KEY."""
 
-    gemini_model: str = Field("gemini-3.5-flash-lite", min_length=1, description="The model that judges.")
+    gemini_model: str = Field("gemini-3.5-flash-lite", min_length=1, description="The Gemini model that is asked.")
     gemini_mode: Literal["absolute", "group"] = Field(
         "absolute",
         description="absolute: one answer a call; group: all of a prompt's answers in one call, against each other.",

@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeVar
+
+from anyio.from_thread import start_blocking_portal
 
 from grpo_kit.cache import RewardCache
 from grpo_kit.judges import Judge, Verdict
@@ -17,18 +18,23 @@ T = TypeVar("T")
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """The result of async work, from plain code: a notebook's own thread has an event loop running already."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+    """The result of async work, from plain code: a notebook's own thread has an event loop running already. Ctrl-C
+    cancels the work."""
+    with start_blocking_portal() as portal:
+        return portal.call(lambda: work)
 
 
-@dataclass
+@dataclass(repr=False)  # asyncio.run asks for it
 class Judged:
-    """What came of a batch: a verdict for each answer, how many of them needed no judging, and what was judged now."""
+    """What came of a batch: a verdict for each answer, how many of them needed no judging, and what was judged now.
+
+    `each` holds every answer's judgements one by one, in the order of their repeats, of which its verdict is the mean.
+    """
 
     verdicts: list[Verdict]
     hits: int
     fresh: list[Verdict]
+    each: list[list[Verdict]]
 
 
 async def judge_batch(
@@ -40,12 +46,10 @@ async def judge_batch(
     verdicts are kept as soon as they are there, so that a kill loses no more than the calls under way. `repeats` asks
     that many times in place of the judge's own number. Raises what the judge raises.
     """
-    repeats = repeats or judge.samples
-    questions = _questions(judge, samples, answers, repeats)
-    keys = [key for question in questions for key in question.keys]
-    known = cache.get(keys) if cache else {}
-    missing = [question for question in questions if not known.keys() >= set(question.keys)]
-    hits = sum(known.keys() >= set(own) for own in _keys_by_answer(questions, len(answers)))
+    questions, keys = _questions(judge, samples, answers, repeats or judge.samples)
+    known = cache.get(key for own in keys for key in own) if cache else {}
+    missing = [question for question in questions if any(key not in known for key in question.keys)]
+    hits = sum(all(key in known for key in own) for own in keys)
     fresh: list[Verdict] = []
 
     async def ask(question: _Question) -> None:
@@ -62,45 +66,45 @@ async def judge_batch(
                 group.create_task(ask(question))
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None  # the first cancelled the others
-    by_answer = _keys_by_answer(questions, len(answers))
-    return Judged([_mean([known[key] for key in own]) for own in by_answer], hits, fresh)
+    each = [[known[key] for key in own] for own in keys]
+    return Judged([_mean(own) for own in each], hits, fresh, each)
 
 
 @dataclass
 class _Question:
-    """One call of the judge: answers to one prompt, each with its key and the places in the batch that it stands at."""
+    """One call of the judge: answers to one prompt, each with its key."""
 
     sample: Sample
     repeat: int
     answers: list[str]
     keys: list[str]
-    places: list[list[int]]
 
 
-def _questions(judge: Judge, samples: Sequence[Sample], answers: Sequence[str], repeats: int) -> list[_Question]:
+def _questions(
+    judge: Judge, samples: Sequence[Sample], answers: Sequence[str], repeats: int
+) -> tuple[list[_Question], list[list[str]]]:
+    """The calls that a batch takes, and for each of its answers the keys of its judgements, one a repetition."""
     digests: dict[int, str] = {}  # by the sample's id(): a batch holds few samples, many times each
-    places: dict[tuple[str, str], list[int]] = {}
+    places: dict[tuple[str, str], list[int]] = {}  # where each answer to each prompt stands
     for place, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
         digest = digests.get(id(sample)) or digests.setdefault(id(sample), _digest_of(sample))
         places.setdefault((digest, answer), []).append(place)
     together: dict[object, list[tuple[str, str]]] = {}
     for unit in places:
         together.setdefault(unit[0] if judge.compares else unit, []).append(unit)
-    questions = []
+    questions, keys = [], [[] for _ in answers]
     for units in together.values():
-        distinct = sorted(answer for _, answer in units)
+        units.sort()
+        distinct = [answer for _, answer in units]
         company = distinct if judge.compares else None
         for repeat in range(repeats):
-            questions.append(
-                _Question(
-                    sample=samples[places[units[0]][0]],
-                    repeat=repeat,
-                    answers=distinct,
-                    keys=[_key(judge, units[0][0], answer, company, repeat) for answer in distinct],
-                    places=[places[units[0][0], answer] for answer in distinct],
-                )
-            )
-    return questions
+            question = _Question(samples[places[units[0]][0]], repeat, distinct, keys=[])
+            questions.append(question)
+            for digest, answer in units:
+                question.keys.append(_key(judge, digest, answer, company, repeat))
+                for place in places[digest, answer]:
+                    keys[place].append(question.keys[-1])
+    return questions, keys
 
 
 def _digest_of(sample: Sample) -> str:
@@ -116,23 +120,15 @@ def _key(judge: Judge, sample_digest: str, answer: str, company: list[str] | Non
 
 
 def _hash(content: object) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=20).hexdigest()
-
-
-def _keys_by_answer(questions: list[_Question], count: int) -> list[list[str]]:
-    """The keys of each answer's judgements, one for each repetition, in the batch's order."""
-    by_answer: list[list[str]] = [[] for _ in range(count)]
-    for question in questions:
-        for key, places in zip(question.keys, question.places, strict=True):
-            for place in places:
-                by_answer[place].append(key)
-    return by_answer
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=20).hexdigest()
 
 
 def _mean(verdicts: list[Verdict]) -> Verdict:
     """The mean of repeated judgements, of those that were made; the first one's reason."""
+    if len(verdicts) == 1:
+        return verdicts[0]
     made = [verdict for verdict in verdicts if verdict.score is not None]
-    if len(verdicts) == 1 or not made:
+    if not made:
         return verdicts[0]
     names = dict.fromkeys(name for verdict in made for name in verdict.criteria)
     criteria = {name: fmean(v.criteria[name] for v in made if name in v.criteria) for name in names}

@@ -7,20 +7,23 @@ import contextlib
 import hashlib
 import math
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import orjson
 
-from grpo_kit.config import ConfigError
+from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.formats import Format, Trace, read_traces
 from grpo_kit.samples import BadTrace, Ledger, OnBad, Sample, did_you_mean, fingerprint, measured
 
 TRAIN, EVAL, CARD = "train.jsonl", "eval.jsonl", "data_card.json"
+SCRATCH = ".prepare-"
+Rubric = Literal["schema", "gemini"]
 REASONS_KEPT = 20  # how many of the skipped pieces the card names
 
 
@@ -32,6 +35,8 @@ def prepare(
     seed: int = 0,
     skip_bad: bool = False,
     format: Format = "auto",
+    rubric: Rubric = "schema",
+    judge_config: JudgeConfig | None = None,
 ) -> dict:
     """Write train.jsonl, eval.jsonl and data_card.json into the folder `out`; return the card's content.
 
@@ -45,23 +50,34 @@ def prepare(
     and no prompt ever stands in both files: a ledger of all of them sees to it, and the card counts as
     left_out_as_duplicate the ready-made samples it turned away.
 
+    `rubric` "schema" leaves each sample the rubric that its acts and the schema, or its trace, give it; a chat may have
+    none. "gemini" has Gemini write one for each sample, asked as `judge_config` says; where that fails the sample keeps
+    its own, and the card counts how often. They are kept in rubrics.cache.sqlite in `out`, even if this run is killed,
+    so that none is paid for twice.
+
     Memory does not grow with the number of files, time does. The same input gives the same bytes.
 
     Raises BadTrace for input that cannot be used, naming the place; with `skip_bad` a bad dialogue, line or
     unreadable file is left out instead, and the card counts them and names the first. Raises ConfigError
-    for settings that cannot work. Whatever is raised, `out` stays as it was.
+    for settings that cannot work, and where Gemini can't be asked at all (no key, a wrong one, a model that is gone).
+    Whatever is raised, `out` stays as it was, but for rubrics that were paid for.
     """
     traces, out = Path(traces), Path(out)
     if not 0 < eval_fraction < 1:
         raise ConfigError(f"eval_fraction must lie between 0 and 1, and is {eval_fraction}; 0.1 holds out a tenth")
-    if format not in get_args(Format):
-        known = get_args(Format)
-        raise ConfigError(f"no format {format!r}{did_you_mean(format, known)}; there are: {', '.join(known)}")
+    for name, value, known in (("format", format, get_args(Format)), ("rubric", rubric, get_args(Rubric))):
+        if value not in known:
+            raise ConfigError(f"no {name} {value!r}{did_you_mean(value, known)}; there are: {', '.join(known)}")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a folder to write the samples into")
     if out.resolve() == traces.resolve() or traces.resolve() in (out.resolve() / TRAIN, out.resolve() / EVAL):
         raise ConfigError(f"preparing {traces} into {out} would overwrite what is read; choose another folder")
 
+    writer = None
+    if rubric == "gemini":
+        from grpo_kit.rubric_writer import CACHE_FILE, RubricWriter
+
+        writer = RubricWriter(judge_config or JudgeConfig(), out / CACHE_FILE)
     tally = _Tally()
 
     def on_bad(error: BadTrace) -> None:
@@ -74,19 +90,22 @@ def prepare(
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as folder:
-            scratch = Path(folder)
+        with _scratch_folder(out) as scratch:
             with (scratch / TRAIN).open("wb") as train, (scratch / EVAL).open("wb") as evaluation:
                 files = {"train": train, "eval": evaluation}
                 for split, sample, prompt_words in _allot(reader, eval_fraction, seed, tally, on_bad):
                     files[split].write(orjson.dumps(sample, option=orjson.OPT_APPEND_NEWLINE))
                     tally.add(sample, split, prompt_words)
             _check_both_splits(tally, traces, eval_fraction)
+            if writer:
+                for name in (TRAIN, EVAL):
+                    writer.rewrite(scratch / name)
             card = {
                 "source": Path(*traces.resolve().parts[-2:]).as_posix(),
                 "licence": _licence(traces),
                 "eval_fraction": eval_fraction,
                 "seed": seed,
+                "rubrics": writer.summary() if writer else {"by": "schema"},
                 "fingerprint": fingerprint([scratch / TRAIN, scratch / EVAL]),
                 **tally.summary(),
             }
@@ -99,6 +118,25 @@ def prepare(
                 out.rmdir()
         raise
     return card
+
+
+@contextlib.contextmanager
+def _scratch_folder(out: Path) -> Iterator[Path]:
+    """A folder inside `out` for what is not whole yet. Those that killed runs left there are cleared away."""
+    import fcntl
+
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # another run is at work here, or the file system has no locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in out.glob(f"{SCRATCH}*"):
+                shutil.rmtree(left)
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        with tempfile.TemporaryDirectory(dir=out, prefix=SCRATCH) as folder:
+            yield Path(folder)
+    finally:
+        os.close(lock)
 
 
 @dataclass

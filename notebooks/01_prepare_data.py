@@ -14,6 +14,7 @@ traces = ""  # "": the dialogues that come with the kit
 out = "data/demo"
 eval_fraction = 0.3
 seed = 0
+rubric = "schema"  # "gemini": Gemini writes a rubric for each sample; needs GEMINI_API_KEY
 
 # %%
 # %matplotlib inline
@@ -35,7 +36,7 @@ traces = Path(traces or demo.TRACES)
 # since their first prompts are the same. The split is a hash of those words, so it does not move when files are added.
 
 # %%
-card = kit.prepare(traces, out, eval_fraction=eval_fraction, seed=seed)
+card = kit.prepare(traces, out, eval_fraction=eval_fraction, seed=seed, rubric=rubric)
 pd.Series(card["samples"], name="samples").to_frame()
 
 # %% [markdown]
