@@ -21,6 +21,7 @@ from grpo_kit.runs import Run
 if TYPE_CHECKING:
     import pandas
 
+    from grpo_kit.calibration import Estimate
     from grpo_kit.comparison import Evaluation
 
 COLOURS = BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00".split()
@@ -146,6 +147,28 @@ def score_distributions(scores: dict[str, Sequence[float | None]]) -> Figure:
             axes.step(np.r_[1, judged, 0], np.r_[0, shares, 1], where="post", color=colour, ls=line, lw=1.8, label=name)
         axes.set(title="share of answers that score at least so much", xlabel="score", xlim=(0, 1), ylim=(0, 1.02))
         figure.legend(loc="outside right upper")
+    return figure
+
+
+def intervals(panels: dict[str, dict[str, "Estimate"]]) -> Figure:
+    """Estimates with their intervals: a panel for each title, and in all of them one row and colour for each name."""
+    names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
+    with matplotlib.rc_context(STYLE):
+        figure = NotebookFigure(figsize=(min(9, 2.5 + 3 * len(panels)), 1.2 + 0.35 * len(names)), layout="constrained")
+        drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
+            for name, found in rows.items():
+                row, ends = names.index(name), [[found.value - found.low], [found.high - found.value]]
+                axes.errorbar(
+                    found.value, row, xerr=ends, fmt="o", color=COLOURS[row % len(COLOURS)], capsize=3, lw=1.8
+                )
+                text, at = ("not defined", 0.5) if np.isnan(found.value) else (f"{found.value:z.2f}", found.value)
+                axes.annotate(text, (at, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+            axes.set(title=title, xticks=[-1, -0.5, 0, 0.5, 1], yticks=range(len(names)), yticklabels=names)
+            axes.grid(visible=False, axis="y")
+        lowest = np.nanmin([0.0, *(found.low for rows in panels.values() for found in rows.values())])
+        axes.set(xlim=(lowest - 0.06, 1.06), ylim=(len(names) - 0.5, -0.7))
+        figure.supxlabel("95% intervals", fontsize=8)
     return figure
 
 

@@ -23,7 +23,7 @@ import orjson
 
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.gemini.client import Gemini
-from grpo_kit.gemini.prompts import conversation_of, fenced, mark_of
+from grpo_kit.gemini.prompts import fenced, mark_of
 from grpo_kit.gemini.sdk import CallFailed
 from grpo_kit.judging import run_async
 from grpo_kit.samples import Sample, need, read_samples
@@ -115,7 +115,7 @@ class RubricWriter:
 
     def _prompt(self, sample: Sample) -> str:
         """All that Gemini is told."""
-        conversation = conversation_of(sample.prompt)
+        conversation = sample.conversation
         mark = mark_of([conversation, sample.task_description, sample.ground_truth])
         return self._template.substitute(
             mark=mark,

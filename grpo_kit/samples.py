@@ -45,6 +45,13 @@ class Sample:
     services: list[str] = field(default_factory=list)
     acts: list[Act] = field(default_factory=list)
 
+    @property
+    def conversation(self) -> str:
+        """The prompt as text, a line for each message: "user: …"."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)
+
     def to_dict(self) -> dict:
         return asdict(self)
 

@@ -47,6 +47,7 @@ def build(path: Path) -> None:
 
 if __name__ == "__main__":
     os.environ["PYTHONHASHSEED"] = "0"
+    os.environ.pop("GEMINI_API_KEY", None)  # what is shown is what everyone gets
     texts = sorted(FOLDER.resolve().glob("[0-9]*.py"))
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)  # each notebook goes on from what the last one left there

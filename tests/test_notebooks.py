@@ -41,4 +41,4 @@ def test_the_demo_runs_all_four_and_ends_with_the_comparison(tmp_path):
         assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     figures = [word for word in " ".join(lines[-2:-1]).split() if word.endswith(".png")]
     assert len(figures) == 2 and all(Path(figure).stat().st_size > 10_000 for figure in figures)
-    assert not (tmp_path / "data").exists(), "the demo keeps to its own folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"], "the demo keeps to its own folder"

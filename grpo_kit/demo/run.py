@@ -37,7 +37,7 @@ def run_demo(out: Path, **training) -> None:
     run_id = f"run{max(numbers, default=0) + 1}"
     parameters = {
         "01_prepare_data": {"traces": str(TRACES), "out": str(out / "data"), "eval_fraction": EVAL_FRACTION},
-        "02_prototype_rewards": {"data": str(out / "data")},
+        "02_prototype_rewards": {"data": str(out / "data"), "out": str(out / "prototype"), "use_gemini": False},
         "03_launch_training": {"data": str(out / "data"), "runs_dir": str(out), "run_id": run_id, **training},
         "04_evaluate_checkpoints": {"run": run_id, "runs_dir": str(out)},
     }

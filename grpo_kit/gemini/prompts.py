@@ -4,8 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from grpo_kit.samples import Message
-
 
 def digest(content: Sequence) -> str:
     """16 hexadecimal digits that stand for what `content`, made of texts, lists and numbers, says."""
@@ -20,12 +18,3 @@ def mark_of(texts: Sequence[str]) -> str:
 def fenced(mark: str, name: str, text: str) -> str:
     """The text between tags that carry its name and the mark."""
     return f"<{name} {mark}>\n{text}\n</{name} {mark}>"
-
-
-def conversation_of(prompt: list[Message] | str) -> str:
-    """A sample's prompt as a prompt to Gemini shows it, one message after the other."""
-    return (
-        prompt
-        if isinstance(prompt, str)
-        else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-    )

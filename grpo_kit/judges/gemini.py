@@ -16,7 +16,7 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.gemini import Usage
 from grpo_kit.gemini.client import Gemini
-from grpo_kit.gemini.prompts import conversation_of, digest, fenced, mark_of
+from grpo_kit.gemini.prompts import digest, fenced, mark_of
 from grpo_kit.gemini.sdk import CallFailed
 from grpo_kit.judges import Verdict
 from grpo_kit.samples import Sample
@@ -139,7 +139,7 @@ class GeminiJudge:
 
     def prompt(self, sample: Sample, answers: Sequence[str]) -> str:
         """All that Gemini is told."""
-        conversation = conversation_of(sample.prompt)
+        conversation = sample.conversation
         mark = mark_of([conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers])
         fence = partial(fenced, mark)
         names = [f"reply {number}" for number in range(1, len(answers) + 1)] if self.compares else ["reply"]
