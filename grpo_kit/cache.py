@@ -65,8 +65,10 @@ class RewardCache:
         ]
         if rows:
             self._db.execute("begin immediate")
-            self._db.executemany(f"insert or replace into judgements ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)", rows)
-            self._db.execute("commit")
+            with self._db:  # commits, or takes it all back
+                self._db.executemany(
+                    f"insert or replace into judgements ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)", rows
+                )
 
     def copy_from(self, path: Path) -> int:
         """Takes over the judgements of another cache that this one lacks; returns how many. RunError for no cache."""

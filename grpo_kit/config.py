@@ -140,9 +140,13 @@ class JudgeConfig(Settings):
     gemini_prompt: Annotated[str, BeforeValidator(_absolute)] | None = Field(
         None, description="A text file to ask with, in place of grpo_kit/judges/gemini_absolute.txt or …_group.txt."
     )
-    gemini_timeout: float = Field(30.0, gt=0, le=600, description="Seconds that one call may take.")
+    gemini_timeout: float = Field(
+        30.0, gt=0, le=600, description="Seconds that a call waits for the server before it counts as failed."
+    )
     gemini_max_retries: int = Field(5, ge=0, le=20, description="Further tries of a call that failed in passing.")
-    gemini_max_in_flight: int = Field(32, ge=1, le=256, description="Calls under way at a time, over all runs.")
+    gemini_max_in_flight: int = Field(
+        32, ge=1, le=256, description="Calls under way at a time, over all runs of a process."
+    )
     gemini_requests_per_minute: int | None = Field(
         None, ge=1, description="Calls in any minute, over all runs of the process; None: no limit of our own."
     )

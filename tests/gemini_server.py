@@ -10,12 +10,12 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import count
 
 MODELS = ["gemini-3.5-flash-lite", "gemini-3.5-flash"]
-INTEGER_TYPES = {1: "STRING", 2: "NUMBER", 3: "INTEGER", 4: "BOOLEAN", 5: "ARRAY", 6: "OBJECT"}  # the old SDK's
+EMBEDDER = "gemini-embedding-001"  # listed, but it can't judge
 TOKENS = {"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount": 125}  # 5 more for thinking
 
 
@@ -27,6 +27,7 @@ class Request:
     prompt: str
     config: dict
     key: str
+    arrived: float = field(default_factory=time.monotonic)
 
     @property
     def replies(self) -> list[str]:
@@ -41,12 +42,13 @@ class Request:
 
 @dataclass
 class Reply:
-    """An HTTP answer. `body` None closes the connection without one."""
+    """An HTTP answer. `body` None closes the connection without one; `is_cut` closes it halfway through the body."""
 
     body: object
     code: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    is_cut: bool = False
 
 
 def says(text: str, finish_reason: str = "STOP") -> Reply:
@@ -79,20 +81,28 @@ def judge(request: Request) -> Reply:
     return says(json.dumps({"answers": entries} if request.is_group else entries[0]))
 
 
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # of 5, by default, all but the first of many connections wait a second
+
+
 class GeminiServer:
-    """`url` is what GOOGLE_GEMINI_BASE_URL should hold. Use it as a context."""
+    """`url` is what GOOGLE_GEMINI_BASE_URL should hold. Use it as a context.
+
+    `first` are replies to give before any of `reply`; `model_list` one to give in place of the list of `models`.
+    """
 
     def __init__(self, reply: Callable[[Request], Reply] = judge, port: int = 0):
         self.reply, self.first, self.requests = reply, [], []
         self.models, self.model_lists = list(MODELS), 0
+        self.model_list: Reply | None = None
         self.in_flight = self.most_in_flight = 0
-        self._counting, self._numbers = threading.Lock(), count()
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self._http.daemon_threads = True
+        self._counting = threading.Lock()
+        self._http = _Http(("127.0.0.1", port), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self) -> "GeminiServer":
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -128,9 +138,11 @@ class GeminiServer:
 
             def do_GET(self) -> None:
                 server.model_lists += 1
-                known = [{"name": f"models/{m}", "supportedGenerationMethods": ["generateContent"]} for m in server.models]
+                purposes = dict.fromkeys(server.models, "generateContent") | {EMBEDDER: "embedContent"}
+                models = [{"name": f"models/{m}", "supportedGenerationMethods": [p]} for m, p in purposes.items()]
+                known = server.model_list or Reply({"models": models})
                 is_list = self.path.split("?")[0] == "/v1beta/models"
-                self._send(Reply({"models": known}) if is_list else error(404, "no such page", "NOT_FOUND"))
+                self._send(known if is_list else error(404, "no such page", "NOT_FOUND"))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -149,7 +161,8 @@ class GeminiServer:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body[: len(body) // 2] if reply.is_cut else body)
+                self.close_connection |= reply.is_cut
 
             def handle(self) -> None:
                 try:
@@ -158,10 +171,8 @@ class GeminiServer:
                     self.close_connection = True
 
             def finish(self) -> None:
-                try:
+                with suppress(BrokenPipeError, ConnectionResetError):
                     super().finish()
-                except (BrokenPipeError, ConnectionResetError):
-                    pass
 
         return Handler
 

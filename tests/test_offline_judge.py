@@ -10,6 +10,7 @@ import pytest
 from judge_answers import greedy, in_other_words, out_of_place, read_turns, slot_names, tricks
 
 from grpo_kit.judges.offline import OfflineJudge
+from grpo_kit.judging import judge_batch
 from grpo_kit.samples import Act, Sample
 
 SGD = Path(__file__).parents[1].parent / "shared/data/sgd"
@@ -245,11 +246,14 @@ def test_the_reason_says_what_was_done_and_what_was_not():
 
 def test_judging_many_keeps_the_order_and_leaves_out_what_cannot_be_judged():
     unjudgeable = Sample("none", "Hello.", "")
-    verdicts = asyncio.run(JUDGE.judge([GOODBYE, ASK_CITY, unjudgeable], ["Goodbye!", "Goodbye!", "Goodbye!"]))
+    turns = [GOODBYE, ASK_CITY, unjudgeable]
+    verdicts = asyncio.run(judge_batch(JUDGE, None, turns, ["Goodbye!"] * 3)).verdicts
     assert [verdict.score is not None and verdict.score > 0.5 for verdict in verdicts] == [True, False, False]
     assert verdicts[2].score is None
+    answers = ["Hello.", "Goodbye!"]
+    assert asyncio.run(JUDGE.judge(GOODBYE, answers)) == [JUDGE.judge_one(GOODBYE, answer) for answer in answers]
     with pytest.raises(ValueError):
-        asyncio.run(JUDGE.judge([GOODBYE], []))
+        asyncio.run(judge_batch(JUDGE, None, [GOODBYE], []))
 
 
 def test_any_text_gets_the_same_score_in_range_from_any_judge():

@@ -5,22 +5,23 @@ import json
 import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.gemini import Usage
-from grpo_kit.gemini.gate import Gate
+from grpo_kit.gemini.gate import Gate, in_loop
 from grpo_kit.gemini.sdk import CallFailed, Reply, open_sdk
 
 T = TypeVar("T")
 KEY_PAGE = "https://aistudio.google.com/apikey"
 PRICES = json.loads(Path(__file__).with_name("prices.json").read_text())
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the first and, doubling, before later retries
+MOST_OUTPUT_TOKENS = 65_536  # what present models can write at most
 LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more has given this call up, and so do we
 _chance = random.SystemRandom()  # jitter is truly random, and leaves the seeded generators alone
 
@@ -34,7 +35,7 @@ class Answer:
 
 
 class Gemini:
-    """Asks one model. All instances of a process share their threads and their limits (gate.py)."""
+    """Asks one model. All instances of a process share one loop and its limits (gate.py)."""
 
     def __init__(self, config: JudgeConfig):
         """Raises ConfigError where GEMINI_API_KEY is not set, before anything is sent."""
@@ -47,7 +48,7 @@ class Gemini:
         self.endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
         self.model, self._config = config.gemini_model.removeprefix("models/"), config
         self._gate = Gate(self.model, config.gemini_max_in_flight, config.gemini_requests_per_minute)
-        self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint, self._gate)
+        self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint, config.gemini_max_in_flight)
         self.sdk = self._sdk.name
         self.usage = Usage()
         known = PRICES["models"].get(self.model, (None, None))
@@ -60,7 +61,7 @@ class Gemini:
         """Asks for the list of models, which is free. Raises ConfigError for a wrong key, a model that is not there,
         or an endpoint that can't be reached. An endpoint that keeps no list passes: the first question will tell."""
         try:
-            there = Retrying(**self._retrying(1))(self._sdk.models, self._config.gemini_timeout)
+            there = in_loop(self._models_there(max_retries=1)).result()
         except CallFailed as failed:
             self._refuse_if_final(failed, there=None)
             if failed.code is None:
@@ -70,21 +71,31 @@ class Gemini:
             raise self._gone(there)
 
     async def ask(
-        self, prompt: str, schema: dict, parse: Callable[[str], T], *, temperature: float, max_output_tokens: int
+        self,
+        prompt: Callable[[], str],
+        schema: dict,
+        parse: Callable[[str], T],
+        *,
+        temperature: float,
+        max_output_tokens: int,
     ) -> Answer:
-        """The parsed answer to one prompt.
+        """The parsed answer to one prompt, which is made when its turn has come.
 
         What failed in passing (429, 5xx, no connection, a time-out, nothing written, text that `parse` refuses with a
         ValueError) is tried again. Raises CallFailed where that did not help or can't, and ConfigError where every
         further call would fail too: a wrong key, a model that is gone.
         """
+        work = self._ask(prompt, schema, parse, temperature, max_output_tokens)
+        return await asyncio.wrap_future(in_loop(work))
+
+    async def _ask(self, prompt, schema, parse, temperature, max_output_tokens) -> Answer:
         limit = max_output_tokens
         try:
             async for attempt in AsyncRetrying(**self._retrying(self._config.gemini_max_retries)):
                 with attempt:
                     reply = await self._send(prompt, schema, temperature, limit)
                     if reply.finish_reason == "MAX_TOKENS":
-                        limit *= 2
+                        limit = min(2 * limit, MOST_OUTPUT_TOKENS)
                         raise CallFailed("the answer was cut by its token limit", retry=True)
                     try:
                         content = parse(reply.text)
@@ -94,29 +105,31 @@ class Gemini:
         except CallFailed as failed:
             self.usage.failures += 1
             if failed.code == 404:
-                self._refuse_if_final(failed, await self._models_there())
+                with suppress(CallFailed):
+                    self._refuse_if_final(failed, await self._models_there())
+                raise self._gone([]) from None
             self._refuse_if_final(failed, there=None)
             raise
 
-    async def _send(self, prompt: str, schema: dict, temperature: float, max_output_tokens: int) -> Reply:
-        call = partial(
-            self._sdk.generate,
-            self.model,
-            prompt,
-            schema,
-            temperature,
-            max_output_tokens,
-            self._config.gemini_timeout,
-        )
-        self.usage.calls += 1
-        reply = await asyncio.wrap_future(self._gate.threads.submit(call))
-        self.usage.input_tokens += reply.input_tokens
-        self.usage.output_tokens += reply.output_tokens
+    async def _send(self, prompt: Callable[[], str], schema: dict, temperature: float, max_output_tokens: int) -> Reply:
+        async with self._gate:
+            self.usage.calls += 1
+            timeout = self._config.gemini_timeout
+            try:
+                reply = await self._sdk.generate(self.model, prompt(), schema, temperature, max_output_tokens, timeout)
+            except CallFailed as failed:
+                self._count(*failed.tokens)
+                raise
+        self._count(reply.input_tokens, reply.output_tokens)
+        return reply
+
+    def _count(self, input_tokens: int, output_tokens: int) -> None:
+        self.usage.input_tokens += input_tokens
+        self.usage.output_tokens += output_tokens
         if None in self.price:
             self.usage.usd = None
         else:
-            self.usage.usd += (reply.input_tokens * self.price[0] + reply.output_tokens * self.price[1]) / 1e6
-        return reply
+            self.usage.usd += (input_tokens * self.price[0] + output_tokens * self.price[1]) / 1e6
 
     def _retrying(self, max_retries: int) -> dict:
         def may_help(error: BaseException) -> bool:
@@ -140,11 +153,8 @@ class Gemini:
         if failed.code == 404 and there is not None:
             raise self._gone(there) from None
 
-    async def _models_there(self) -> list[str]:
-        try:
-            return await asyncio.to_thread(self._sdk.models, self._config.gemini_timeout)
-        except CallFailed:
-            return []
+    async def _models_there(self, max_retries: int = 0) -> list[str]:
+        return await AsyncRetrying(**self._retrying(max_retries))(self._sdk.models, self._config.gemini_timeout)
 
     def _gone(self, there: list[str]) -> ConfigError:
         models = f"There are: {', '.join(there)}" if there else f"{self._place()} does not say which ones there are"

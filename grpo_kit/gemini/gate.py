@@ -1,58 +1,70 @@
-"""The gate that every call passes: how many are under way, and how many in a minute, over all runs of a process."""
+"""Where calls are made: one event loop on a thread of its own, whose limits hold for all runs of a process."""
 
+import asyncio
 import queue
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 MINUTE = 60.0
-# Threads beyond the calls under way. The SDKs take some milliseconds to make a request and to read its answer; done
-# beside the calls that wait for the network, that costs them no time.
-SPARE_THREADS = 16
+# Seconds between two calls. Calls that are sent together are answered together, and the work that the SDKs do for each
+# answer, some milliseconds, then delays all the others; sent apart, they stay apart.
+GAP = 0.004
 
+_room, _inside = asyncio.Condition(), 0  # how many calls are under way
 _sent: dict[str, deque[float]] = defaultdict(deque)  # by model: when the calls of the last minute were or will be made
-_sending = threading.Lock()
+
+
+def in_loop(work: Coroutine[Any, Any, T]) -> "Future[T]":
+    """Starts async work on the loop that all calls are made on. To cancel the future cancels the work."""
+    return asyncio.run_coroutine_threadsafe(work, _loop())
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="gemini").start()
+    return loop
 
 
 class Gate:
-    """Lets at most `in_flight` calls to a model be under way and, of all the process makes, `per_minute` in any minute.
-
-    A thread enters when its request is ready to be sent and leaves when the answer begins to arrive.
-    """
+    """A context for one call: it waits until fewer than `in_flight` calls are under way, and fewer than `per_minute`
+    were made to the model in the minute before, by all of the process."""
 
     def __init__(self, model: str, in_flight: int, per_minute: int | None):
-        self._model, self._per_minute = model, per_minute
-        self._places = _places(in_flight)
-        self._mine = threading.local()
-        self.threads = _threads(in_flight + SPARE_THREADS)
+        self._model, self._in_flight, self._per_minute = model, in_flight, per_minute
 
-    def enter(self) -> None:
-        """Blocks until it is this call's turn."""
-        self._places.acquire()
-        self._mine.inside = True
-        time.sleep(self._seconds_to_turn())
+    async def __aenter__(self) -> None:
+        global _inside
+        async with _room:
+            await _room.wait_for(lambda: _inside < self._in_flight)
+            _inside += 1
+        try:
+            await asyncio.sleep(self._seconds_to_turn())
+        except asyncio.CancelledError:
+            await self.__aexit__()
+            raise
 
-    def leave(self) -> None:
-        """Makes room, where this thread is inside."""
-        if getattr(self._mine, "inside", False):
-            self._mine.inside = False
-            self._places.release()
+    async def __aexit__(self, *_) -> None:
+        global _inside
+        async with _room:
+            _inside -= 1
+            _room.notify()
 
     def _seconds_to_turn(self) -> float:
-        with _sending:
-            sent, now = _sent[self._model], time.monotonic()
-            while sent and sent[0] <= now - MINUTE:
-                sent.popleft()
-            turn = now
-            if self._per_minute is not None and len(sent) >= self._per_minute:
-                turn = max(now, sent[-self._per_minute] + MINUTE)
-            sent.append(turn)
-            return turn - now
+        sent, now = _sent[self._model], time.monotonic()
+        while sent and sent[0] <= now - MINUTE:
+            sent.popleft()
+        turn = max(now, sent[-1] + GAP) if sent else now
+        if self._per_minute is not None and len(sent) >= self._per_minute:
+            turn = max(turn, sent[-self._per_minute] + MINUTE)
+        sent.append(turn)
+        return turn - now
 
 
 class Threads:
@@ -63,10 +75,10 @@ class Threads:
         for number in range(count):
             threading.Thread(target=self._run, daemon=True, name=f"gemini-{number}").start()
 
-    def submit(self, call: Callable[[], T]) -> "Future[T]":
+    async def run(self, call: Callable[[], T]) -> T:
         future: Future = Future()
         self._work.put((future, call))
-        return future
+        return await asyncio.wrap_future(future)
 
     def _run(self) -> None:
         while True:
@@ -79,10 +91,6 @@ class Threads:
 
 
 @cache
-def _places(in_flight: int) -> threading.Semaphore:
-    return threading.Semaphore(in_flight)
-
-
-@cache
-def _threads(count: int) -> Threads:
+def threads(count: int) -> Threads:
+    """`count` threads, the same ones for all who ask for as many."""
     return Threads(count)

@@ -108,14 +108,13 @@ class GeminiJudge:
         a score of None for each of its answers, with the reason. Raises ConfigError where no call can succeed.
         """
         order = self.order(sample, answers, repeat)
-        prompt = self.prompt(sample, [answers[i] for i in order])
 
         def parse(text: str) -> list[_Judgement]:
             return _parse(text, len(answers), self.compares)
 
         try:
             answer = await self._gemini.ask(
-                prompt,
+                lambda: self.prompt(sample, [answers[i] for i in order]),
                 self._schema,
                 parse,
                 temperature=self.temperature,
