@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.gemini import Usage
-from grpo_kit.gemini.gate import Gate, in_loop
+from grpo_kit.gemini.gate import Gate, in_loop, threads
 from grpo_kit.gemini.sdk import CallFailed, Reply, open_sdk
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class Gemini:
         self.endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
         self.model, self._config = config.gemini_model.removeprefix("models/"), config
         self._gate = Gate(self.model, config.gemini_max_in_flight, config.gemini_requests_per_minute)
+        self._threads = threads(config.gemini_max_in_flight)
         self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint, config.gemini_max_in_flight)
         self.sdk = self._sdk.name
         self.usage = Usage()
@@ -114,9 +116,9 @@ class Gemini:
     async def _send(self, prompt: Callable[[], str], schema: dict, temperature: float, max_output_tokens: int) -> Reply:
         async with self._gate:
             self.usage.calls += 1
-            timeout = self._config.gemini_timeout
+            request = self.model, prompt(), schema, temperature, max_output_tokens, self._config.gemini_timeout
             try:
-                reply = await self._sdk.generate(self.model, prompt(), schema, temperature, max_output_tokens, timeout)
+                reply = await self._threads.run(partial(self._sdk.generate, *request))
             except CallFailed as failed:
                 self._count(*failed.tokens)
                 raise
@@ -154,7 +156,8 @@ class Gemini:
             raise self._gone(there) from None
 
     async def _models_there(self, max_retries: int = 0) -> list[str]:
-        return await AsyncRetrying(**self._retrying(max_retries))(self._sdk.models, self._config.gemini_timeout)
+        ask = partial(self._sdk.models, self._config.gemini_timeout)
+        return await AsyncRetrying(**self._retrying(max_retries))(self._threads.run, ask)
 
     def _gone(self, there: list[str]) -> ConfigError:
         models = f"There are: {', '.join(there)}" if there else f"{self._place()} does not say which ones there are"

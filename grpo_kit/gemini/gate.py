@@ -12,9 +12,6 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 MINUTE = 60.0
-# Seconds between two calls. Calls that are sent together are answered together, and the work that the SDKs do for each
-# answer, some milliseconds, then delays all the others; sent apart, they stay apart.
-GAP = 0.004
 
 _room, _inside = asyncio.Condition(), 0  # how many calls are under way
 _sent: dict[str, deque[float]] = defaultdict(deque)  # by model: when the calls of the last minute were or will be made
@@ -60,9 +57,9 @@ class Gate:
         sent, now = _sent[self._model], time.monotonic()
         while sent and sent[0] <= now - MINUTE:
             sent.popleft()
-        turn = max(now, sent[-1] + GAP) if sent else now
+        turn = now
         if self._per_minute is not None and len(sent) >= self._per_minute:
-            turn = max(turn, sent[-self._per_minute] + MINUTE)
+            turn = max(now, sent[-self._per_minute] + MINUTE)
         sent.append(turn)
         return turn - now
 

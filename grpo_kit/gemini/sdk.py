@@ -1,27 +1,28 @@
 """The adapter over Google's two SDKs: one prompt with a response schema in, text and token counts out.
 
 google-generativeai is what the kit is built on; it is past its end of life, so its successor google-genai is used
-where it is installed. The old one's async calls do not work over REST, so it is called on threads. Neither retries
-here: the old one would go on for minutes whatever the time-out, the new one once after 1 to 10 seconds.
+where it is installed. Both are called synchronously: the old one's async calls do not work over REST, and the new one's
+are slower than its plain ones on threads. Neither retries here: the old one's own retries go on for minutes whatever
+the time-out.
 """
 
 import json
 import os
 import re
+import threading
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
 from importlib.util import find_spec
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from grpo_kit.config import ConfigError
-from grpo_kit.gemini.gate import threads
 
 WITHHELD = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")
 GOOGLE = "https://generativelanguage.googleapis.com"
-FAMILIES = ("aiohttp", "httpx", "httpx2", "requests", "urllib3", "google", "json", "builtins")  # of a call's errors
+FAMILIES = ("httpx", "httpx2", "requests", "urllib3", "google", "json", "builtins")  # of a call's errors
 OLD, NEW = "google-generativeai", "google-genai"
 
 
@@ -58,13 +59,13 @@ class CallFailed(Exception):
 class Sdk(Protocol):
     name: str
 
-    async def generate(
+    def generate(
         self, model: str, prompt: str, schema: dict, temperature: float, max_output_tokens: int, timeout: float
     ) -> Reply:
         """Sends one prompt; the answer is JSON by `schema`. `timeout` in seconds. Raises CallFailed."""
         ...
 
-    async def models(self, timeout: float) -> list[str]:
+    def models(self, timeout: float) -> list[str]:
         """Names of the models that can be asked to generate. Raises CallFailed."""
         ...
 
@@ -86,32 +87,47 @@ class _GenAI:
     name = NEW
 
     def __init__(self, api_key: str, base_url: str | None, in_flight: int):
+        import httpx2
         from google import genai
         from google.genai import types
 
         self._types, self._key = types, api_key
-        where = types.HttpOptions(
-            base_url=base_url, api_version="v1beta", retry_options=types.HttpRetryOptions(attempts=1)
-        )
-        self._client = genai.Client(api_key=api_key, vertexai=False, http_options=where).aio
-        self._plain = types.AutomaticFunctionCallingConfig(disable=True)  # or it logs a line for every call
+        secure, own = httpx2.create_ssl_context(), threading.local()
+        proxy = _proxies(base_url).get(urlsplit(base_url or GOOGLE).scheme)
 
-    async def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
-        # As plain JSON: the SDK's own conversion of a schema takes as long as all the rest of a call.
-        body = {"generationConfig": _generation_config(schema, temperature, max_output_tokens)}
-        options = self._types.HttpOptions(timeout=int(timeout * 1000), extra_body=body)
-        config = self._types.GenerateContentConfig(http_options=options, automatic_function_calling=self._plain)
+        class OfItsThread(httpx2.BaseTransport):
+            """Connections of each thread's own: a pool that all share looks at every one of them before every call."""
+
+            def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+                if not hasattr(own, "transport"):
+                    own.transport = httpx2.HTTPTransport(verify=secure, proxy=proxy)
+                return own.transport.handle_request(request)
+
+        where = types.HttpOptions(base_url=base_url, api_version="v1beta", client_args={"transport": OfItsThread()})
+        self._client = genai.Client(api_key=api_key, vertexai=False, http_options=where)
+        self._configs: dict[str, Any] = {}
+
+    def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
+        generation = _generation_config(schema, temperature, max_output_tokens)
+        key = json.dumps([generation, timeout])
+        if key not in self._configs:
+            # As plain JSON: the SDK's own conversion of a schema takes as long as all the rest of a call.
+            options = self._types.HttpOptions(timeout=int(timeout * 1000), extra_body={"generationConfig": generation})
+            self._configs[key] = self._types.GenerateContentConfig(
+                http_options=options,
+                automatic_function_calling=self._types.AutomaticFunctionCallingConfig(disable=True),
+            )
+        config = self._configs[key]
         try:
-            answer = await self._client.models.generate_content(model=model, contents=prompt, config=config)
+            answer = self._client.models.generate_content(model=model, contents=prompt, config=config)
         except Exception as error:
             raise _translated(error, self._key) from None
         return _reply(answer, answer.usage_metadata)
 
-    async def models(self, timeout: float) -> list[str]:
+    def models(self, timeout: float) -> list[str]:
         options = self._types.HttpOptions(timeout=int(timeout * 1000))
         try:
-            pages = await self._client.models.list(config={"http_options": options})
-            found = [model async for model in pages]
+            found = list(self._client.models.list(config={"http_options": options}))
         except Exception as error:
             raise _translated(error, self._key) from None
         return [m.name.removeprefix("models/") for m in found if "generateContent" in (m.supported_actions or [])]
@@ -126,11 +142,9 @@ class _GenerativeAI:
             import google.generativeai as genai
             from google.generativeai import client, protos
         from requests.adapters import HTTPAdapter
-        from requests.utils import get_environ_proxies
 
         self._genai, self._protos, self._key = genai, protos, api_key
         self._configs: dict[str, Any] = {}
-        self._threads = threads(in_flight)
         endpoint = {"api_endpoint": base_url.rstrip("/")} if base_url else None
         genai.configure(api_key=api_key, transport="rest", client_options=endpoint)
         self._client = client.get_default_generative_client()
@@ -140,14 +154,11 @@ class _GenerativeAI:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(pool_maxsize=in_flight))  # its own 10 would open most anew
             # Read once here, and not for every call.
-            session.proxies = get_environ_proxies(base_url or GOOGLE)
+            session.proxies = _proxies(base_url)
             session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
             session.trust_env = False
 
-    async def generate(self, *request) -> Reply:
-        return await self._threads.run(lambda: self._generate(*request))
-
-    def _generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
+    def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
         config = json.dumps(_generation_config(schema, temperature, max_output_tokens))
         if config not in self._configs:  # making one takes as long as all the rest of a call
             self._configs[config] = self._protos.GenerationConfig.from_json(config, ignore_unknown_fields=True)
@@ -162,14 +173,20 @@ class _GenerativeAI:
             raise _translated(error, self._key) from None
         return _reply(answer, answer.usage_metadata)
 
-    async def models(self, timeout: float) -> list[str]:
+    def models(self, timeout: float) -> list[str]:
         options = {"timeout": timeout, "retry": None}
         try:
-            ask = partial(self._genai.list_models, client=self._models, request_options=options)
-            found = await self._threads.run(lambda: list(ask()))
+            found = list(self._genai.list_models(client=self._models, request_options=options))
         except Exception as error:
             raise _translated(error, self._key) from None
         return [m.name.removeprefix("models/") for m in found if "generateContent" in m.supported_generation_methods]
+
+
+def _proxies(base_url: str | None) -> dict[str, str]:
+    """The proxies that the environment names for the endpoint, by scheme."""
+    from requests.utils import get_environ_proxies
+
+    return get_environ_proxies(base_url or GOOGLE)
 
 
 def _is_installed(module: str) -> bool:
@@ -224,8 +241,7 @@ def _translated(error: Exception, key: str) -> Exception:
     text = re.sub(r"\s+", " ", str(getattr(error, "message", None) or error)).strip()
     text = re.sub(r"^(GET|POST) \S+: ", "", text or type(error).__name__).replace(key, "[key]")
     if code is None:
-        name = "timed out" if isinstance(error, TimeoutError) else type(error).__name__
-        return CallFailed(f"{name}: {text}"[:500], retry=True)
+        return CallFailed(f"{type(error).__name__}: {text}"[:500], retry=True)
     retry = code in (408, 429) or code >= 500
     return CallFailed(f"HTTP {code}: {text}"[:500], code, retry, _wait(error) if retry else None)
 
@@ -243,7 +259,5 @@ def _wait(error: Exception) -> float | None:
             return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
         except (TypeError, ValueError):
             return None
-    body = getattr(response, "text", "")
-    body = body if isinstance(body, str) else json.dumps(getattr(error, "details", None), default=str)
-    delay = re.search(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"', body)
+    delay = re.search(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"', response.text) if response is not None else None
     return float(delay[1]) if delay else None
