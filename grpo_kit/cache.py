@@ -1,11 +1,12 @@
 """The reward cache: every judgement in an SQLite file, so that none is made or paid for twice."""
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
+
+import orjson
 
 from grpo_kit.config import ConfigError
 from grpo_kit.judges import Judge, Verdict
@@ -53,13 +54,21 @@ class RewardCache:
             for key, score, reason, criteria, tokens in self._db.execute(
                 f"{query} ({','.join('?' * len(some))})", some
             ):
-                found[key] = Verdict(score, reason, json.loads(criteria), tokens)
+                found[key] = Verdict(score, reason, orjson.loads(criteria), tokens)
         return found
 
     def put(self, judge: Judge, verdicts: dict[str, Verdict]) -> None:
         """Keeps verdicts in one transaction. A failed judgement (score None) is not kept: it can be tried again."""
         rows = [
-            (key, judge.name, verdict.score, json.dumps(verdict.criteria), verdict.reason, verdict.tokens, time.time())
+            (
+                key,
+                judge.name,
+                verdict.score,
+                orjson.dumps(verdict.criteria).decode(),
+                verdict.reason,
+                verdict.tokens,
+                time.time(),
+            )
             for key, verdict in verdicts.items()
             if verdict.score is not None
         ]

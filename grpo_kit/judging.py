@@ -96,7 +96,7 @@ def _questions(
     for units in together.values():
         units.sort()
         distinct = [answer for _, answer in units]
-        company = distinct if judge.compares else None
+        company = _hash(distinct) if judge.compares else ""
         for repeat in range(repeats):
             question = _Question(samples[places[units[0]][0]], repeat, distinct, keys=[])
             questions.append(question)
@@ -113,10 +113,11 @@ def _digest_of(sample: Sample) -> str:
     return _hash(content)
 
 
-def _key(judge: Judge, sample_digest: str, answer: str, company: list[str] | None, repeat: int) -> str:
+def _key(judge: Judge, sample_digest: str, answer: str, company: str, repeat: int) -> str:
     """A hash of all that the judgement depends on: judge, version (model, prompt, mode and temperature for Gemini), the
-    sample's content, the answer, the answers it is compared with, and which repetition it is."""
-    return _hash([judge.name, judge.version, sample_digest, answer, company, repeat])
+    sample's content, which repetition it is, the answers it is compared with, and the answer."""
+    content = "\0".join([judge.name, judge.version, sample_digest, str(repeat), company, answer])
+    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
 
 def _hash(content: object) -> str:
