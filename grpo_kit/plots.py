@@ -68,8 +68,10 @@ def learning_curve(run: Run) -> Figure:
         last = ["groups", "kl", "time"] if metrics["kl"].notna().any() else ["groups", "time", "time"]
         panels = figure.subplot_mosaic([["reward"] * 3, ["loss", "length", "entropy"], last], height_ratios=[2.1, 1, 1])
         status = run.status
+        spent = f", ${status['usd']:.4f} for Gemini" if status["usd"] else ""
         figure.suptitle(
-            f"{run.id}: {run.config.model_name}, step {status['step']} of {status['max_steps']}, {status['state']}",
+            f"{run.id}: {run.config.model_name}, step {status['step']} of {status['max_steps']}, {status['state']}"
+            f"{spent}",
             x=0.01,
             ha="left",
             fontweight="bold",
@@ -77,7 +79,7 @@ def learning_curve(run: Run) -> Figure:
         reward, mean = panels["reward"], metrics["reward"].rolling(window, min_periods=1).mean()
         spread = metrics["reward_std"].rolling(window, min_periods=1).mean()
         low, high = mean - spread, mean + spread
-        if len(run.about["rewards"]) == 1:  # the judge alone, who scores from 0 to 1
+        if run.about.get("reward_weights", [1.0]) == [1.0]:  # the judge alone, who scores from 0 to 1
             low, high = low.clip(0, 1), high.clip(0, 1)
         reward.fill_between(metrics.index, low, high, color=BLUE, alpha=0.13, lw=0, label="± 1 sd of completions")
         reward.plot(metrics.index, metrics["reward"], color=BLUE, lw=0.7, alpha=0.6, label="each step")
