@@ -51,6 +51,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+# How the judge is called and watched, and not what it says: a run may be resumed with others.
+CHANGES_NO_SCORE = """
+    gemini_timeout gemini_max_retries gemini_max_in_flight gemini_requests_per_minute gemini_input_price
+    gemini_output_price gemini_sdk cache_from canaries max_failure_rate failure_window
+""".split()
+
+
 class Settings(BaseModel):
     """What TrainConfig and EvalConfig share: strictness about names, and errors that read as one sentence."""
 
@@ -145,7 +152,7 @@ class JudgeConfig(Settings):
     )
     gemini_max_retries: int = Field(5, ge=0, le=20, description="Further tries of a call that failed in passing.")
     gemini_max_in_flight: int = Field(
-        32, ge=1, le=256, description="Calls under way at a time, over all runs of a process."
+        32, ge=1, le=256, description="Calls to the model under way at a time, over all runs of a process."
     )
     gemini_requests_per_minute: int | None = Field(
         None, ge=1, description="Calls in any minute, over all runs of the process; None: no limit of our own."

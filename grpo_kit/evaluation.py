@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from grpo_kit.cache import CACHE_FILE, RewardCache, caches_to_start_from
 from grpo_kit.comparison import BASE, Evaluation, compare, describe, write_evaluation
-from grpo_kit.config import ConfigError, EvalConfig, JudgeConfig, TrainConfig
+from grpo_kit.config import CHANGES_NO_SCORE, ConfigError, EvalConfig, JudgeConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA, data_folder
 from grpo_kit.judging import judge_batch, run_async
 from grpo_kit.models import answer, device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
@@ -255,8 +255,8 @@ def _name(asked: EvalConfig, temperature: float, n: int) -> str:
     name = f"n{n}_t{temperature}_seed{asked.seed}"
     for setting, field in EvalConfig.model_fields.items():
         value = getattr(asked, setting)
-        if setting in JudgeConfig.model_fields and setting not in ("gemini_model", "gemini_mode", "gemini_prompt"):
-            continue  # how it is called changes no score
+        if setting in CHANGES_NO_SCORE:
+            continue
         if setting not in ("n", "temperature", "seed") and value != field.default:
             name += f"_{setting}-{Path(str(value)).name}"
     return name

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
@@ -22,20 +22,22 @@ class TooManyFailures(RuntimeError):
 
 
 class FailureWatch:
-    """Counts how many of the last `window` judgements failed, over all judges of a run."""
+    """Counts how many of each judge's last `window` judgements failed."""
 
     def __init__(self, max_failure_rate: float, window: int):
-        self._rate, self._last = max_failure_rate, deque(maxlen=window)
+        self._rate, self._window = max_failure_rate, window
+        self._last: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=window))
 
     def see(self, judge_name: str, verdicts: Sequence[Verdict]) -> None:
         """Raises TooManyFailures as soon as it is certain that more than that share of a whole window failed."""
+        last = self._last[judge_name]
         for verdict in verdicts:
-            self._last.append(verdict.score is None)
-            if sum(self._last) > self._rate * self._last.maxlen:
+            last.append(verdict.score is None)
+            if sum(last) > self._rate * self._window:
+                reason = next(v.reason for v in reversed(verdicts) if v.score is None)
                 raise TooManyFailures(
-                    f"{sum(self._last)} of the last {len(self._last)} judgements failed, more than max_failure_rate="
-                    f"{self._rate} of failure_window={self._last.maxlen} allows. The last by {judge_name}: "
-                    f"{next(v.reason for v in reversed(verdicts) if v.score is None)}"
+                    f"{sum(last)} of the last {len(last)} judgements by {judge_name} failed, more than "
+                    f"max_failure_rate={self._rate} of failure_window={self._window} allows. The last: {reason}"
                 )
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from grpo_kit.config import TrainConfig
+from grpo_kit.config import CHANGES_NO_SCORE, TrainConfig
 
 if TYPE_CHECKING:
     import pandas
@@ -163,9 +164,9 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
 
 
 def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> TrainConfig:
-    """`config`, or where its run_id is there already, the settings of that run.
+    """`config`, or where its run_id is there already, the settings of that run, but for those that change no score.
 
-    Raises RunError where a setting that was asked for is not the run's own.
+    Raises RunError where another setting that was asked for is not the run's own.
     """
     if not config.run_id or not is_run(Path(runs_dir) / config.run_id):
         return config
@@ -176,21 +177,21 @@ def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_
     differing = [
         f"{name}={value!r} (it has {getattr(own, name)!r})"
         for name, value in given.items()
-        if value != getattr(own, name)
+        if value != getattr(own, name) and name not in CHANGES_NO_SCORE
     ]
     if differing:
         raise RunError(
             f"run {config.run_id} was started with other settings: {', '.join(differing)}. "
             f"Leave them out to resume it, or give the new run another run_id."
         )
-    return own
+    return own.replace(**{name: value for name, value in given.items() if name in CHANGES_NO_SCORE})
 
 
 def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) -> Run:
     """The run directory for `config`: the one of its run_id, to go on with, or a new one.
 
     `about` is what config.json holds beside the settings. Raises RunError where the run to go on with had other
-    rewards, or data with another fingerprint.
+    rewards, weights or judges, or data with another fingerprint.
     """
     runs_dir = Path(runs_dir)
     if config.run_id and is_run(runs_dir / config.run_id):
@@ -199,6 +200,16 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) 
             raise RunError(
                 f"run {run.id} was started with the rewards {', '.join(run.about['rewards'])}, and not with "
                 f"{', '.join(about['rewards'])}. Pass the same ones (rewards=[…]), or use another run_id."
+            )
+        if run.about.get("reward_weights", about["reward_weights"]) != about["reward_weights"]:
+            raise RunError(
+                f"run {run.id} was started with the reward weights {run.about['reward_weights']}, and not with "
+                f"{about['reward_weights']}. Give the same ones, or use another run_id."
+            )
+        if about["judges"] and run.about.get("judges", about["judges"]) != about["judges"]:
+            raise RunError(
+                f"run {run.id} was judged by another version of its judge: the prompt's text or the kit has changed "
+                f"since. Put it back, or use another run_id."
             )
         before, after = run.about["data"], about["data"]
         if before["fingerprint"] != after["fingerprint"]:
@@ -257,7 +268,8 @@ class RunWriter:
     def __init__(self, run: Run, config: TrainConfig):
         self.run = run
         self.status = {**new_status(config), "usd": run.status["usd"], "started": run.status["started"]}
-        self._seconds_before = run.status["seconds"]
+        self._seconds_before, self._usd_before = run.status["seconds"], run.status["usd"]
+        self.spent: Callable[[], float | None] = lambda: 0.0  # dollars since then; None where it is not known
         self._opened = datetime.now(UTC)
         self._changing = threading.Lock()
         self._closed = threading.Event()
@@ -284,6 +296,9 @@ class RunWriter:
             self.status |= changes
             seconds = (datetime.now(UTC) - self._opened).total_seconds()
             self.status |= {"heartbeat": now(), "seconds": round(self._seconds_before + seconds, 1)}
+            spent = self.spent()
+            known = spent is not None and self._usd_before is not None
+            self.status["usd"] = round(self._usd_before + spent, 8) if known else None
             write_json(self.run.path / "status.json", self.status)
 
     def append(self, name: str, rows: list[dict]) -> None:

@@ -45,6 +45,7 @@ class KitTrainer(GRPOTrainer):
         self._log_completion_extra("sample_id", [row["id"] for row in inputs])
         with self._timed("judging"):
             scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._scores = scores.tolist()
         # TRL would count a missing score as 0 beside those of other rewards. What a judge could not score takes no part
         # at all.
         scores[scores[:, : self._judges].isnan().any(dim=1)] = torch.nan
@@ -72,7 +73,7 @@ class KitTrainer(GRPOTrainer):
                     "sample_id": extra["sample_id"][i],
                     "prompt": logs["prompt"][i],
                     "completion": text_of(logs["completion"][i]),
-                    "rewards": {name: scores[i] for name, scores in logs["rewards"].items()},
+                    "rewards": dict(zip(self.reward_func_names, self._scores[i], strict=True)),
                     "advantage": logs["advantages"][i],
                     "reason": self._reason(i),
                 }
@@ -106,8 +107,7 @@ class KitTrainer(GRPOTrainer):
         seconds["seconds/updating"] = round(logs["step_time"] - sum(self._seconds.values()), 4)
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         self._writer.append("metrics.jsonl", [{"step": step, **logs, **seconds}])
-        usd = sum(value for name, value in logs.items() if name.startswith("judge/") and name.endswith("/usd"))
-        self._writer.update(step=step, usd=self._writer.status["usd"] + usd)
+        self._writer.update(step=step)
         # A step that learns from an earlier step's completions again (num_iterations) has no reward of its own.
         reward = "none" if logs.get("reward") is None else f"{logs['reward']:.3f}"
         self._echo(f"Step {step}/{self.args.max_steps}: loss={logs['loss']:.3f} reward={reward}")

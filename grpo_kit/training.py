@@ -39,7 +39,18 @@ from grpo_kit.trainer import KitTrainer
 
 # Settings that TRL has too, and that go to it under the same name.
 TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys())
-PACKAGES = ("grpo_kit", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "vllm")
+PACKAGES = (
+    "grpo_kit",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "vllm",
+    "google-genai",
+    "google-generativeai",
+)
 
 
 def train(
@@ -89,19 +100,31 @@ def train(
         with closing(RewardCache(run.path / CACHE_FILE)) as cache, torch_threads(config.torch_threads):
             for path in caches_to_start_from(config.cache_from, runs_dir):
                 echo(f"{cache.copy_from(path)} judgements taken over from {path}")
+            writer.spent = lambda: dollars(judges)
             watch = FailureWatch(config.max_failure_rate, config.failure_window)
-            if checkpoint is None:
-                release_canaries(config, judges, cache, samples, watch, writer, echo)
             reward_functions = {judge_reward(judge, cache, watch): weight for judge, weight in judges.items()}
-            trainer = build_trainer(config, samples, reward_functions | functions, len(judges), run.path, writer, echo)
             try:
+                if checkpoint is None:
+                    release_canaries(config, judges, cache, samples, watch, writer, echo)
+                trainer = build_trainer(
+                    config, samples, reward_functions | functions, len(judges), run.path, writer, echo
+                )
                 trainer.train_from(checkpoint)
                 save_into_run(trainer, run)
             except KeyboardInterrupt:
-                echo(f"Stopped at step {trainer.state.global_step}. To go on: grpo-kit train --run-id {run.id}")
+                echo(f"Stopped at step {writer.status['step']}. To go on: grpo-kit train --run-id {run.id}")
                 raise
+            finally:
+                for judge in judges:
+                    judge.close()
     echo(f"Done in {run.status['seconds']:.0f} s: {run.path}")
     return run
+
+
+def dollars(judges: Iterable[Judge]) -> float | None:
+    """What the judges have cost so far; None where a price is not known."""
+    spent = [judge.usage.usd for judge in judges if judge.usage]
+    return None if None in spent else sum(spent)
 
 
 def refuse_what_cannot_work(
@@ -148,8 +171,6 @@ def release_canaries(
         return
     for judge in judges:
         results, made = run_async(try_canaries(judge, cache, samples, seed=config.seed))
-        if judge.usage and judge.usage.usd:
-            writer.update(usd=writer.status["usd"] + judge.usage.usd)
         try:
             watch.see(judge.name, made)
         except TooManyFailures as error:

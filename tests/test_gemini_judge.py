@@ -669,3 +669,63 @@ def test_processes_share_a_cache_and_a_kill_loses_no_more_than_the_calls_under_w
     result = judged(gemini(OLD), cache, answers, samples)
     assert scores(result) == [score_of(answer) for answer in answers]
     assert (result.hits, len(server.requests) - asked, rows(tmp_path)) == (90, 10, 100)
+
+
+@pytest.mark.parametrize("key", ["PLANTED\nKEY", "PLANTED KEY", "PLANTÉD"])
+def test_a_key_with_odd_characters_is_refused_and_not_shown(sdk, monkeypatch, key):
+    monkeypatch.setenv("GEMINI_API_KEY", key)
+    with pytest.raises(ConfigError, match="characters that are in no key") as refused:
+        gemini(sdk)
+    assert "PLANT" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_an_endpoint_without_a_scheme_is_refused(sdk, monkeypatch):
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "127.0.0.1:1")
+    with pytest.raises(ConfigError, match="should begin with https"):
+        gemini(sdk)
+
+
+def test_the_gate_hands_room_on_whatever_limits_and_cancelled_callers_there_are():
+
+    most = 0
+
+    async def call(limit: int, inside: list) -> None:
+        nonlocal most
+        async with gate.Gate("gate-test", limit, None):
+            inside.append(limit)
+            most = max(most, len(inside))
+            assert len(inside) <= limit or max(inside) > limit
+            await asyncio.sleep(0.001)
+            inside.remove(limit)
+
+    async def all_of_them() -> None:
+        inside: list[int] = []
+        tasks = [asyncio.create_task(call(2 if i % 3 else 8, inside)) for i in range(300)]
+        await asyncio.sleep(0.005)
+        for task in tasks[100:200:2]:
+            task.cancel()
+        done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+        assert sum(isinstance(result, asyncio.CancelledError) for result in done) == 50
+        assert [
+            result for result in done if result is not None and not isinstance(result, asyncio.CancelledError)
+        ] == []
+        assert not inside and most == 8
+
+    gate.in_loop(all_of_them()).result()
+
+
+def test_cancelled_calls_give_their_turns_back(monkeypatch):
+
+    async def cancelled() -> None:
+        async def call() -> None:
+            async with gate.Gate("turn-test", 100, 2):
+                pass
+
+        tasks = [asyncio.create_task(call()) for _ in range(20)]
+        await asyncio.sleep(0.05)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    gate.in_loop(cancelled()).result()
+    assert len(gate._sent["turn-test"]) == 2, "only the calls that were made count"

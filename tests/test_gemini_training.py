@@ -57,6 +57,40 @@ def test_what_is_judged_is_counted_paid_and_never_judged_again(server, tmp_path,
     assert evaluation.results["judge"]["name"] == "gemini" and evaluation.results["judge"]["calls"] > 0
 
 
+def test_what_is_spent_counts_whatever_ended_the_run_and_an_unknown_price_is_no_zero(server, tmp_path, demo_data):
+    settings = {"data": str(demo_data), "judge": "gemini", "canaries": "off", "runs_dir": tmp_path}
+    server.reply = lambda request: DOWN if len(server.requests) > 10 else judge(request)
+    with pytest.raises(RunStopped):
+        train(run_id="stopped", gemini_max_retries=0, **settings)
+    assert Run("stopped", tmp_path).status["usd"] == pytest.approx(10 * (100 * 0.30 + 25 * 2.50) / 1e6)
+    server.reply = judge
+    resumed = train(
+        run_id="stopped", gemini_max_retries=3, gemini_requests_per_minute=6000, runs_dir=tmp_path, max_failure_rate=1
+    )
+    assert resumed.status["state"] == "complete" and resumed.config.gemini_max_retries == 0
+    server.models.append("gemini-9")
+    unknown = train(gemini_model="gemini-9", max_steps=1, save_steps=1, **settings)
+    assert unknown.status["usd"] is None and "judge/gemini/usd" not in unknown.metrics()
+    assert unknown.metrics()["judge/gemini/tokens"].sum() > 0
+
+
+def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(server, tmp_path, demo_data):
+    def short(completions, **_):
+        return [1.0] * len(completions)
+
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("$conversation $answers")
+    settings = {"data": str(demo_data), "judge": "gemini", "gemini_prompt": str(prompt), "canaries": "off"}
+    with pytest.raises(RunStopped):
+        server.reply = lambda _: DOWN
+        train(run_id="run", rewards={short: 0.5}, gemini_max_retries=0, runs_dir=tmp_path, **settings)
+    with pytest.raises(RunError, match="reward weights"):
+        train(run_id="run", rewards={short: 5}, runs_dir=tmp_path)
+    prompt.write_text("$conversation $answers Be kind.")
+    with pytest.raises(RunError, match="another version of its judge"):
+        train(run_id="run", rewards={short: 0.5}, runs_dir=tmp_path)
+
+
 def test_group_mode_makes_one_call_for_a_prompts_answers(server, tmp_path, demo_data):
     run = train(data=str(demo_data), judge="gemini", gemini_mode="group", runs_dir=tmp_path, **SHORT)
     assert len(server.requests) == 3 * 4, "4 prompts a step"
@@ -99,6 +133,8 @@ def test_an_answer_that_one_judge_failed_on_takes_no_part(server, tmp_path, demo
     rows = run.completions()
     failed = rows["completion"].str.contains("?", regex=False)
     assert 0 < failed.sum() < len(rows) and (rows[failed]["advantage"] == 0).all()
+    assert all((scores["gemini"] is None) == miss for scores, miss in zip(rows["rewards"], failed, strict=True))
+    assert all(scores["offline"] is not None for scores in rows["rewards"]), "what the other judge said is kept"
     assert (
         run.metrics()["judge/gemini/failures"].sum() == failed.sum()
         and run.metrics()["judge/gemini/retries"].sum() == 0
@@ -112,7 +148,7 @@ def test_an_outage_stops_the_run_with_its_checkpoint_and_it_goes_on_as_if_nothin
     server.requests.clear()
     three_steps = int(calls[:3].sum())
     server.reply = lambda request: DOWN if len(server.requests) > three_steps else judge(request)
-    with pytest.raises(RunStopped, match=r"judgements failed.*HTTP 503: overloaded.*checkpoint-3 is saved"):
+    with pytest.raises(RunStopped, match=r"judgements by gemini failed.*HTTP 503: overloaded.*checkpoint-3 is saved"):
         train(runs_dir=tmp_path, run_id="outage", gemini_max_retries=1, **settings)
     run = Run("outage", tmp_path)
     assert run.status["state"] == "stopped" and "HTTP 503" in run.status["reason"] and run.status["step"] == 3

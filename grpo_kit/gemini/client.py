@@ -5,6 +5,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -46,13 +47,18 @@ class Gemini:
                 f"GEMINI_API_KEY is not set: get a key at {KEY_PAGE} and `export GEMINI_API_KEY=…`, or use the "
                 f"offline judge and rubrics, which need none"
             )
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ConfigError("GEMINI_API_KEY holds characters that are in no key, such as a line break: set it anew")
         self.endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise ConfigError(f"GOOGLE_GEMINI_BASE_URL={self.endpoint} should begin with https:// (or http://)")
         self.model, self._config = config.gemini_model.removeprefix("models/"), config
         self._gate = Gate(self.model, config.gemini_max_in_flight, config.gemini_requests_per_minute)
         self._threads = threads(config.gemini_max_in_flight)
         self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint, config.gemini_max_in_flight)
         self.sdk = self._sdk.name
         self.usage = Usage()
+        self._asked: set[Future] = set()
         known = PRICES["models"].get(self.model, (None, None))
         self.price = (
             known[0] if config.gemini_input_price is None else config.gemini_input_price,
@@ -65,7 +71,7 @@ class Gemini:
         try:
             there = in_loop(self._models_there(max_retries=1)).result()
         except CallFailed as failed:
-            self._refuse_if_final(failed, there=None)
+            self._refuse_if_key_is_wrong(failed)
             if failed.code is None:
                 raise ConfigError(f"Gemini can't be reached at {self._place()}: {failed}") from None
             return
@@ -87,8 +93,17 @@ class Gemini:
         ValueError) is tried again. Raises CallFailed where that did not help or can't, and ConfigError where every
         further call would fail too: a wrong key, a model that is gone.
         """
-        work = self._ask(prompt, schema, parse, temperature, max_output_tokens)
-        return await asyncio.wrap_future(in_loop(work))
+        asked = in_loop(self._ask(prompt, schema, parse, temperature, max_output_tokens))
+        self._asked.add(asked)
+        try:
+            return await asyncio.wrap_future(asked)
+        finally:
+            self._asked.discard(asked)
+
+    def close(self) -> None:
+        """Gives up all that is asked and not answered yet."""
+        for asked in list(self._asked):
+            asked.cancel()
 
     async def _ask(self, prompt, schema, parse, temperature, max_output_tokens) -> Answer:
         limit = max_output_tokens
@@ -106,11 +121,12 @@ class Gemini:
                     return Answer(content, reply.input_tokens + reply.output_tokens)
         except CallFailed as failed:
             self.usage.failures += 1
+            self._refuse_if_key_is_wrong(failed)
             if failed.code == 404:
+                there = []
                 with suppress(CallFailed):
-                    self._refuse_if_final(failed, await self._models_there())
-                raise self._gone([]) from None
-            self._refuse_if_final(failed, there=None)
+                    there = await self._models_there()
+                raise self._gone(there) from None
             raise
 
     async def _send(self, prompt: Callable[[], str], schema: dict, temperature: float, max_output_tokens: int) -> Reply:
@@ -148,12 +164,10 @@ class Gemini:
             "reraise": True,
         }
 
-    def _refuse_if_final(self, failed: CallFailed, there: list[str] | None) -> None:
-        """Raises ConfigError where what failed is the key or the model, so that no further call can succeed."""
+    def _refuse_if_key_is_wrong(self, failed: CallFailed) -> None:
+        """Raises ConfigError where the key is what failed, so that no further call can succeed."""
         if failed.code in (401, 403) or (failed.code == 400 and "api key" in failed.problem.lower()):
             raise ConfigError(f"Gemini refuses the key in GEMINI_API_KEY ({failed}). {KEY_PAGE} makes one") from None
-        if failed.code == 404 and there is not None:
-            raise self._gone(there) from None
 
     async def _models_there(self, max_retries: int = 0) -> list[str]:
         ask = partial(self._sdk.models, self._config.gemini_timeout)

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 MINUTE = 60.0
 
-_room, _inside = asyncio.Condition(), 0  # how many calls are under way
-_sent: dict[str, deque[float]] = defaultdict(deque)  # by model: when the calls of the last minute were or will be made
+# All of these by model, and touched on the loop only.
+_inside: dict[str, int] = defaultdict(int)  # how many calls are under way
+_waiting: dict[str, deque[tuple[int, asyncio.Future]]] = defaultdict(deque)  # for room, with the limit that each keeps
+_sent: dict[str, deque[float]] = defaultdict(deque)  # when the calls of the last minute were or will be made
 
 
 def in_loop(work: Coroutine[Any, Any, T]) -> "Future[T]":
@@ -30,30 +32,49 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 class Gate:
-    """A context for one call: it waits until fewer than `in_flight` calls are under way, and fewer than `per_minute`
-    were made to the model in the minute before, by all of the process."""
+    """A context for one call to a model: it waits until fewer than `in_flight` are under way, and fewer than
+    `per_minute` were made in the minute before, by all of the process."""
 
     def __init__(self, model: str, in_flight: int, per_minute: int | None):
         self._model, self._in_flight, self._per_minute = model, in_flight, per_minute
 
     async def __aenter__(self) -> None:
-        global _inside
-        async with _room:
-            await _room.wait_for(lambda: _inside < self._in_flight)
-            _inside += 1
+        await self._room()
+        turn = self._turn()
         try:
-            await asyncio.sleep(self._seconds_to_turn())
+            await asyncio.sleep(turn - time.monotonic())
         except asyncio.CancelledError:
+            _sent[self._model].remove(turn)
             await self.__aexit__()
             raise
 
     async def __aexit__(self, *_) -> None:
-        global _inside
-        async with _room:
-            _inside -= 1
-            _room.notify()
+        """Hands the room to the first that waits and whose limit allows it."""
+        _inside[self._model] -= 1
+        waiting = _waiting[self._model]
+        for place, (limit, called) in enumerate(waiting):
+            if _inside[self._model] < limit and not called.done():  # done: cancelled just now
+                _inside[self._model] += 1
+                called.set_result(None)
+                del waiting[place]
+                return
 
-    def _seconds_to_turn(self) -> float:
+    async def _room(self) -> None:
+        if _inside[self._model] < self._in_flight:
+            _inside[self._model] += 1
+            return
+        waiter = self._in_flight, asyncio.get_running_loop().create_future()
+        _waiting[self._model].append(waiter)
+        try:
+            await waiter[1]
+        except asyncio.CancelledError:
+            if waiter in _waiting[self._model]:
+                _waiting[self._model].remove(waiter)
+            else:
+                await self.__aexit__()  # the room had been handed over already
+            raise
+
+    def _turn(self) -> float:
         sent, now = _sent[self._model], time.monotonic()
         while sent and sent[0] <= now - MINUTE:
             sent.popleft()
@@ -61,7 +82,7 @@ class Gate:
         if self._per_minute is not None and len(sent) >= self._per_minute:
             turn = max(now, sent[-self._per_minute] + MINUTE)
         sent.append(turn)
-        return turn - now
+        return turn
 
 
 class Threads:

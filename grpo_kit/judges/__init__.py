@@ -35,6 +35,10 @@ class Judge(Protocol):
         """Raises ConfigError where the judge cannot judge, before anything is spent or loaded."""
         ...
 
+    def close(self) -> None:
+        """Gives up what is under way, when nobody waits for it any more."""
+        ...
+
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
         """One verdict for each answer to the sample's prompt, in order. `repeat` is which of `samples` this is.
 

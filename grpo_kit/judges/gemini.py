@@ -101,6 +101,10 @@ class GeminiJudge:
         """Raises ConfigError for a wrong key, a model that is not there, an endpoint that can't be reached."""
         self._gemini.check()
 
+    def close(self) -> None:
+        """Gives up all that is asked and not answered yet."""
+        self._gemini.close()
+
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
         """One verdict for each answer, in order, from one call.
 

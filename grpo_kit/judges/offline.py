@@ -51,6 +51,9 @@ class OfflineJudge:
     def check(self) -> None:
         """It needs nothing."""
 
+    def close(self) -> None:
+        """It leaves nothing under way."""
+
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
         """One verdict for each answer, in order."""
         return [self.judge_one(sample, answer) for answer in answers]
