@@ -28,21 +28,30 @@ COLUMNS = "key, judge, score, criteria, reason, tokens, judged_at"
 KEYS_PER_QUERY = 500  # SQLite allows a limited number of ? in one statement
 
 
+def open_table(path: Path, table: str) -> sqlite3.Connection:
+    """The SQLite file, with its table, for several processes and for threads that take turns; each statement is a
+    transaction. A kill leaves it whole; a power cut may take the last ones. Raises sqlite3.DatabaseError."""
+    database = sqlite3.connect(
+        f"file:{quote(str(path.resolve()))}", uri=True, timeout=60, isolation_level=None, check_same_thread=False
+    )
+    try:
+        database.execute("pragma journal_mode = wal")
+        database.execute("pragma synchronous = normal")
+        database.execute(table)
+    except sqlite3.DatabaseError:
+        database.close()
+        raise
+    return database
+
+
 class RewardCache:
     """Verdicts by key. Several processes may use one file at once; a kill at any moment leaves it whole."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # TRL calls async rewards on a thread of its own, one batch at a time.
-        self._db = sqlite3.connect(
-            f"file:{quote(str(path.resolve()))}", uri=True, timeout=60, isolation_level=None, check_same_thread=False
-        )
         try:
-            self._db.execute("pragma journal_mode = wal")
-            self._db.execute("pragma synchronous = normal")  # whole after a kill; a power cut may take the last batch
-            self._db.execute(TABLE)
+            self._db = open_table(path, TABLE)
         except sqlite3.DatabaseError as error:
-            self._db.close()
             raise RunError(f"{path} is no reward cache ({error}): remove it, and answers are judged anew") from None
 
     def get(self, keys: Iterable[str]) -> dict[str, Verdict]:

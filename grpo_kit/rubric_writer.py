@@ -17,10 +17,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from string import Template
-from urllib.parse import quote
 
 import orjson
 
+from grpo_kit.cache import open_table
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.gemini.client import Gemini
 from grpo_kit.gemini.prompts import fenced, mark_of
@@ -34,6 +34,9 @@ MOST_CLAUSES = 8
 LONGEST_CLAUSE = 200  # characters
 QUOTE = 5  # words in a row that are a quotation where they are all of a clause, or all of the reply
 MAX_OUTPUT_TOKENS = 1024
+TABLE = """
+create table if not exists rubrics (key text primary key, model text not null, rubric text not null) without rowid
+"""
 SCHEMA = {
     "type": "OBJECT",
     "properties": {"criteria": {"type": "ARRAY", "items": {"type": "STRING"}}},
@@ -174,23 +177,9 @@ class _Cache:
             self._open()
 
     def _open(self) -> None:
-        # run_async works on a thread of its own, one chunk at a time.
-        self._db = sqlite3.connect(
-            f"file:{quote(str(self._path.resolve()))}",
-            uri=True,
-            timeout=60,
-            isolation_level=None,
-            check_same_thread=False,
-        )
         try:
-            self._db.execute("pragma journal_mode = wal")
-            self._db.execute("pragma synchronous = normal")  # whole after a kill; a power cut may take the last ones
-            self._db.execute(
-                "create table if not exists rubrics"
-                " (key text primary key, model text not null, rubric text not null) without rowid"
-            )
+            self._db = open_table(self._path, TABLE)
         except sqlite3.DatabaseError as error:
-            self.close()
             raise ConfigError(
                 f"{self._path} is no cache of rubrics ({error}): remove it, and they are asked for anew"
             ) from None
