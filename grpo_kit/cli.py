@@ -52,7 +52,7 @@ def prepare(
     **flags: str | None,
 ) -> None:
     """Turn dialogue traces into training samples."""
-    config = _settings(JudgeConfig, flags)
+    config = JudgeConfig.from_text(flags)
     from grpo_kit.traces import prepare
 
     card = prepare(
@@ -83,7 +83,7 @@ def list_runs(runs_dir: RunsDir = Path("runs")) -> None:
 
 def train(runs_dir: RunsDir = Path("runs"), **flags: str | None) -> None:
     """Train a model by GRPO. The same --run-id again resumes the run, and does nothing where it is complete."""
-    config = _settings(TrainConfig, flags)
+    config = TrainConfig.from_text(flags)
     from grpo_kit.training import train
 
     train(config, runs_dir=runs_dir)
@@ -99,22 +99,13 @@ def evaluate(
     """Compare checkpoints with the base model on held-out prompts."""
     if (run is None) == (model_path is None):
         raise ConfigError("give either a run (grpo-kit eval RUN) or a folder (grpo-kit eval --model-path DIR)")
-    config = _settings(EvalConfig, flags)
+    config = EvalConfig.from_text(flags)
     from grpo_kit.evaluation import evaluate
 
     evaluation = evaluate(run or model_path, config, base_model=base_model, runs_dir=runs_dir)
     print(evaluation.summary().round(3).to_string(index=False))
     print(evaluation.path)
     print(evaluation.line())
-
-
-def _settings(model: type[Settings], flags: dict[str, str | None]) -> Settings:
-    """Only the flags that were typed, so that recipes and a resumed run's own settings fill in the rest."""
-    given = {name: text for name, text in flags.items() if text is not None}
-    for name, text in given.items():
-        if text == "none" and type(None) in get_args(model.model_fields[name].annotation):
-            given[name] = None
-    return model(**given)
 
 
 def _option(model: type[Settings], name: str, field: FieldInfo) -> inspect.Parameter:

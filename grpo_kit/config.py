@@ -6,8 +6,9 @@ setting. A wrong name is refused with the nearest right one.
 
 import difflib
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -51,10 +52,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-# How the judge is called and watched, and not what it says: a run may be resumed with others.
+# How the judge is called and watched, and where the run is made: a run may be resumed with others.
 CHANGES_NO_SCORE = """
     gemini_timeout gemini_max_retries gemini_max_in_flight gemini_requests_per_minute gemini_input_price
-    gemini_output_price gemini_sdk cache_from canaries max_failure_rate failure_window
+    gemini_output_price gemini_sdk cache_from canaries max_failure_rate failure_window gpu memory timeout retries
 """.split()
 
 
@@ -93,6 +94,19 @@ class Settings(BaseModel):
         """The settings that were asked for, without defaults and recipes."""
         return dict(self._given)
 
+    @classmethod
+    def from_text(cls, flags: Mapping[str, str | None]) -> Self:
+        """Settings as a shell gives them. Only what was typed counts, so that recipes fill in the rest."""
+        given: dict[str, Any] = {name: text for name, text in flags.items() if text is not None}
+        for name, text in given.items():
+            if (
+                text == "none"
+                and name in cls.model_fields
+                and type(None) in get_args(cls.model_fields[name].annotation)
+            ):
+                given[name] = None
+        return cls(**given)
+
     def replace(self, **changes: Any) -> Self:
         """The same settings but for `changes`; checked as if typed anew."""
         return type(self)(**{**self._given, **changes})
@@ -126,6 +140,24 @@ def _rewards(weights: dict[str, float]) -> dict[str, float]:
     return weights
 
 
+def _gpu(name: str) -> str:
+    if name not in GPUS:
+        near = difflib.get_close_matches(name.upper(), GPUS, n=1)
+        raise ValueError(f"one of Modal's GPUs: {', '.join(GPUS)}." + (f" Did you mean {near[0]}?" if near else ""))
+    return name
+
+
+GPUS = {  # Modal's, and their memory in GB
+    "T4": 16,
+    "L4": 24,
+    "A10": 24,
+    "A100-40GB": 40,
+    "L40S": 48,
+    "A100-80GB": 80,
+    "H100": 80,
+    "H200": 141,
+    "B200": 180,
+}
 JUDGES = ("offline", "gemini")
 READY_REWARDS = ("length", "format", "repetition")
 Weights = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_weights)]
@@ -171,7 +203,20 @@ class JudgeConfig(Settings):
     )
 
 
-class TrainConfig(JudgeConfig):
+class ModalConfig(Settings):
+    """What is asked of Modal, wherever it trains or evaluates; Modal's own names. Without effect on this machine."""
+
+    gpu: Annotated[str, AfterValidator(_gpu)] = Field("A10", description="Modal's GPU to run on.")
+    memory: int = Field(32768, ge=1024, description="MiB of the container's memory, beside the GPU's own.")
+    timeout: int = Field(
+        7200, ge=10, le=86400, description="Seconds after which Modal ends a container; a new one resumes the run."
+    )
+    retries: int = Field(
+        3, ge=0, le=10, description="New containers for a run whose container crashed or ran out of its time."
+    )
+
+
+class TrainConfig(JudgeConfig, ModalConfig):
     """All that decides a training run. Two runs with the same settings and data give the same model."""
 
     # What is trained, on what
@@ -305,7 +350,7 @@ class TrainConfig(JudgeConfig):
         return self.completions_per_step // self.num_generations
 
 
-class EvalConfig(JudgeConfig):
+class EvalConfig(JudgeConfig, ModalConfig):
     """How checkpoints are compared with the base model."""
 
     n: int = Field(128, ge=2, description="Held-out prompts, the same for every model.")
@@ -323,10 +368,11 @@ class EvalConfig(JudgeConfig):
 
 
 def fields_of(model: type[Settings]) -> dict[str, FieldInfo]:
-    """A model's settings in the order to show them: its own first, then those of how Gemini is asked."""
-    inherited = JudgeConfig.model_fields.keys() if model is not JudgeConfig else ()
-    own = {name: field for name, field in model.model_fields.items() if name not in inherited}
-    return own | model.model_fields
+    """A model's settings in the order to show them: its own first, then Modal's, then those of how Gemini is asked."""
+    shared = [part.model_fields.keys() & model.model_fields.keys() for part in (ModalConfig, JudgeConfig)]
+    own = [name for name in model.model_fields if not any(name in names for names in shared)]
+    parts = [own, *([name for name in model.model_fields if name in names] for names in shared)]
+    return {name: model.model_fields[name] for part in parts for name in part}
 
 
 def defaults_of(model: type[Settings], name: str) -> str:

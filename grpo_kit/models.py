@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from grpo_kit.config import CACHE, ConfigError
 from grpo_kit.demo import TINY_MODEL
+from grpo_kit.hub import fetch_from_hub, why_not_from_hub
 from grpo_kit.samples import Message
+from grpo_kit.troubles import loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,11 +27,30 @@ def model_source(name: str) -> str:
     return name
 
 
+def hub_access(name: str) -> str | None:
+    """Why this model can't be had from the Hugging Face hub, with what to do; None where it can, and for folders and
+    the kit's own models, about which the hub is not asked."""
+    return why_not_from_hub(name) if _is_on_hub(name) else None
+
+
+def download_model(name: str) -> Path:
+    """The folder with all that transformers loads, fetched from the hub where it is not there yet.
+
+    Raises ConfigError, saying what to do, where the hub does not give the model out.
+    """
+    return fetch_from_hub(name, weights=True) if _is_on_hub(name) else Path(model_source(name))
+
+
+def _is_on_hub(name: str) -> bool:
+    return name not in ("tiny", SMOLLM2) and not Path(name).is_dir()
+
+
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """The model's tokenizer, which can pad: with its end-of-turn token where it has no padding token of its own."""
     from transformers import AutoTokenizer
 
-    tokenizer = _load(AutoTokenizer, name)
+    folder = fetch_from_hub(name, weights=False) if _is_on_hub(name) else model_source(name)
+    tokenizer = _load(AutoTokenizer, name, folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -40,8 +61,9 @@ def load_model(name: str, bf16: bool) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = _load(AutoModelForCausalLM, name, dtype=torch.bfloat16 if bf16 else torch.float32)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with loading(name):
+        model = _load(AutoModelForCausalLM, name, download_model(name), dtype=torch.bfloat16 if bf16 else torch.float32)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def device_can_bf16() -> bool:
@@ -63,19 +85,16 @@ def torch_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _load(auto_class, name: str, **options):
+def _load(auto_class, name: str, folder: str | Path, **options):
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # its progress bars and hints would drown the kit's own lines
     logging.disable_progress_bar()
     try:
-        return auto_class.from_pretrained(model_source(name), **options)
+        return auto_class.from_pretrained(str(folder), **options)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"model_name={name!r} can't be loaded. It should be 'tiny', '{SMOLLM2}', a folder, or a model on the "
-            f"Hugging Face hub; a gated one needs its licence accepted there and HF_TOKEN set. "
-            f"transformers says: {str(error).strip().splitlines()[0]}"
-        ) from error
+        said = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model_name={name!r} can't be loaded from {folder}: {said}") from error
 
 
 def _smollm2() -> Path:

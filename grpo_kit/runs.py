@@ -1,27 +1,29 @@
-"""A run is a directory: its layout, how it is written so that a kill leaves nothing half done, and how it is read."""
+"""A run is a directory, here or on a Modal volume: its files, how they are read, and what can be asked of a run."""
 
-import itertools
 import json
 import os
 import re
 import shutil
-import threading
-from collections.abc import Callable
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from grpo_kit.config import CHANGES_NO_SCORE, TrainConfig
+from grpo_kit.backends import chosen_backend
+from grpo_kit.config import TrainConfig
 
 if TYPE_CHECKING:
     import pandas
 
 RUNS_DIR = Path("runs")
-HEARTBEAT_SECONDS = 5
 LOST_AFTER_SECONDS = 60  # a running run whose heartbeat is older was killed
+LOG_FILE = "train.log"
+REWARDS_FILE = "rewards.pkl"  # the reward functions that were given to the run, cloudpickled
+STOP_FILE = "stop"  # its presence asks the run to end at its next step
+WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
+UNFINISHED = ("queued", "running")
 
 
 class RunError(RuntimeError):
@@ -38,45 +40,159 @@ def now() -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Replaces `path` in one move: a reader sees the old file or the new one, never half of either."""
+    write_bytes(path, as_json(content))
+
+
+def as_json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 
 def read_lines(path: Path) -> list[dict]:
     """The rows of a JSONL file. A last line that is still being written, or that a kill cut short, is left out."""
+    return parse_lines(path.read_bytes(), path) if path.exists() else []
+
+
+def parse_lines(content: bytes, name: Path | PurePosixPath) -> list[dict]:
     rows = []
-    if path.exists():
-        for number, line in enumerate(lines := path.read_bytes().split(b"\n"), 1):
-            try:
-                rows += [orjson.loads(line)] if line else []
-            except orjson.JSONDecodeError as error:
-                if number < len(lines):
-                    raise RunError(f"{path}:{number} is no JSON ({error}): mend or remove that line") from None
+    for number, line in enumerate(lines := content.split(b"\n"), 1):
+        try:
+            rows += [orjson.loads(line)] if line else []
+        except orjson.JSONDecodeError as error:
+            if number < len(lines):
+                raise RunError(f"{name}:{number} is no JSON ({error}): mend or remove that line") from None
     return rows
+
+
+class Place(Protocol):
+    """Where a run's files are: a folder here or on a Modal volume."""
+
+    root: Path | PurePosixPath
+    backend: str  # "local" or "modal"
+
+    def read(self, name: str) -> bytes:
+        """A file's content; FileNotFoundError where there is none."""
+
+    def write(self, name: str, content: bytes) -> None: ...
+
+    def remove(self, name: str) -> None:
+        """Also where it is not there."""
+
+    def names(self) -> list[str]:
+        """Of the files and folders right in it."""
+
+    def download(self, to: Path) -> None: ...
+
+    def end(self, worker: dict) -> None:
+        """Kills what trains the run, at once, and returns when it is gone."""
+
+    def fate(self, worker: dict) -> str | None:
+        """How what trained the run ended, in words; None while it works."""
+
+
+class Folder:
+    """A run's folder on this machine."""
+
+    backend = "local"
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        write_bytes(self.root / name, content)
+
+    def remove(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        return [path.name for path in self.root.iterdir()]
+
+    def download(self, to: Path) -> None:
+        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns(".*"))
+
+    def end(self, worker: dict) -> None:
+        if process := self._process(worker):
+            import psutil
+
+            for each in [*process.children(recursive=True), process]:
+                each.kill()
+            psutil.wait_procs([process], timeout=10)
+
+    def fate(self, worker: dict) -> str | None:
+        return None if self._process(worker) else "its process ended without a word"
+
+    def _process(self, worker: dict):
+        import psutil
+
+        try:
+            process = psutil.Process(worker["pid"])
+            is_ours = process.create_time() == worker["created"] and process.status() != psutil.STATUS_ZOMBIE
+            return process if is_ours else None
+        except psutil.NoSuchProcess:
+            return None
 
 
 class Run:
     """A handle on a run directory. It reads and writes only files, so any process may hold one."""
 
     def __init__(self, run_id: str | Path, runs_dir: str | Path = RUNS_DIR):
-        """`run_id` is a name under `runs_dir`, or the path of a run directory. RunError if there is none."""
+        """`run_id` is a name under `runs_dir` or on Modal's volume, or the path of a run directory.
+
+        What is here comes first. RunError if there is no such run.
+        """
         inside = Path(runs_dir) / run_id
-        self.path = inside if is_run(inside) else Path(run_id)
-        if not is_run(self.path):
-            known = sorted(path.name for path in Path(runs_dir).glob("*") if is_run(path))
-            there = f"There are: {', '.join(known[-5:])}." if known else "There are no runs there yet."
-            raise RunError(f"no run {run_id} under {runs_dir}. {there}")
-        self.id = self.path.resolve().name
+        path = inside if is_run(inside) else Path(run_id)
+        if is_run(path):
+            self.place: Place = Folder(path)
+            self.id = path.resolve().name
+            return
+        known = sorted(path.name for path in Path(runs_dir).glob("*") if is_run(path))
+        places = str(runs_dir)
+        if chosen_backend() == "modal":
+            from grpo_kit.volumes import VolumeFolder, runs_on_volume
+
+            on_volume = runs_on_volume()
+            if str(run_id) in on_volume:
+                self.place, self.id = VolumeFolder(str(run_id)), str(run_id)
+                return
+            known, places = sorted(known + on_volume), f"{runs_dir} or on Modal's volume"
+        there = f"There are: {', '.join(known[-5:])}." if known else "There are no runs there yet."
+        raise RunError(f"no run {run_id} under {places}. {there}")
+
+    @classmethod
+    def at(cls, place: Place, run_id: str) -> "Run":
+        """The run whose files are known to be there."""
+        run = cls.__new__(cls)
+        run.place, run.id = place, run_id
+        return run
 
     def __repr__(self) -> str:
         status = self.status
-        return f"Run({self.id}: {status['state']}, step {status['step']}/{status['max_steps']})"
+        where = "" if self.place.backend == "local" else ", on Modal"
+        return f"Run({self.id}: {status['state']}, step {status['step']}/{status['max_steps']}{where})"
+
+    @property
+    def path(self) -> Path:
+        """The run's folder on this machine. RunError where it is on Modal's volume."""
+        if isinstance(self.place, Folder):
+            return self.place.root
+        raise RunError(f"run {self.id} is on Modal: {self.place}. run.download('local_models/{self.id}') fetches it")
 
     @property
     def about(self) -> dict:
         """config.json whole: settings, package versions, fingerprint of the data, git commit."""
-        return _read_json(self.path / "config.json")
+        return self._read_json("config.json")
 
     @property
     def config(self) -> TrainConfig:
@@ -84,33 +200,124 @@ class Run:
 
     @property
     def status(self) -> dict:
-        """status.json: state (running, complete, stopped, failed, or lost: killed without a word), step, reason."""
-        status = _read_json(self.path / "status.json")
+        """status.json: state, step, reward, dollars, reason.
+
+        States: queued, running, complete, stopped, killed, failed, or lost (ended without a word).
+        """
+        return self.status_after(LOST_AFTER_SECONDS)
+
+    def status_after(self, patience: float) -> dict:
+        """The status, where a run that was silent for `patience` seconds, and whose worker has ended, is lost."""
+        status = self._read_json("status.json")
         silent = datetime.now(UTC) - datetime.fromisoformat(status["heartbeat"])
-        if status["state"] == "running" and silent.total_seconds() > LOST_AFTER_SECONDS:
-            status |= {
-                "state": "lost",
-                "reason": f"no heartbeat since {status['heartbeat']}; its run_id resumes it",
-            }
-        return status
+        if status["state"] not in UNFINISHED or silent.total_seconds() <= patience:
+            return status
+        try:
+            fate = self.place.fate(self.worker)
+        except RunError:  # a process that waits for it trains it, or nothing does
+            fate = "no sign of what trains it" if silent.total_seconds() > LOST_AFTER_SECONDS else None
+        latest = self._read_json("status.json")  # it may have ended in good order meanwhile
+        if fate is None or latest["state"] not in UNFINISHED:
+            return latest
+        reason = f"{fate}, the last heartbeat was at {status['heartbeat']}; its run_id resumes it"
+        return latest | {"state": "lost", "reason": reason}
 
     @property
-    def checkpoints(self) -> list[Path]:
+    def checkpoints(self) -> list[Path | PurePosixPath]:
         """Complete checkpoints, oldest first."""
-        found = [path for path in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+        found = [self.place.root / name for name in self.place.names() if re.fullmatch(r"checkpoint-\d+", name)]
         return sorted(found, key=checkpoint_step)
 
     def metrics(self) -> "pandas.DataFrame":
         """A row per step, TRL's names as columns."""
-        import pandas
-
-        return pandas.DataFrame(read_lines(self.path / "metrics.jsonl"))
+        return self._table("metrics.jsonl")
 
     def completions(self) -> "pandas.DataFrame":
         """A row per completion: step, sample, prompt, completion, scores by reward, advantage, reason."""
+        return self._table("completions.jsonl")
+
+    def logs(self, lines: int = 50) -> None:
+        """Prints the last lines of what the run has said, tracebacks included."""
+        try:
+            print("\n".join(self.place.read(LOG_FILE).decode().splitlines()[-lines:]))
+        except FileNotFoundError:
+            print(f"run {self.id} has said nothing yet")
+
+    def watch(self) -> "Run":
+        """Waits for the run's end with a progress bar, and in a notebook a live plot. Interrupting it is harmless.
+
+        Raises RunError, with the traceback in words, where the run fails.
+        """
+        from grpo_kit.watching import watch
+
+        return watch(self)
+
+    def stop(self) -> None:
+        """Ends the run at its next step, with a checkpoint. A run that still waits for its machine ends at once."""
+        state = self.status["state"]
+        if state not in UNFINISHED:
+            raise RunError(f"run {self.id} is {state} already: there is nothing to stop")
+        self.place.write(STOP_FILE, b"")
+        print(f"Run {self.id} stops at its next step; run.resume() goes on with it")
+
+    def kill(self) -> None:
+        """Ends the run at once. What it did since its last checkpoint is done again when it is resumed."""
+        state = self.status["state"]
+        if state not in (*UNFINISHED, "lost"):
+            raise RunError(f"run {self.id} is {state} already: there is nothing to kill")
+        self.place.end(self.worker)
+        status = self._read_json("status.json")
+        if status["state"] in UNFINISHED:
+            status |= {"state": "killed", "heartbeat": now(), "reason": "killed; run.resume() goes on with it"}
+            self.place.write("status.json", as_json(status))
+        print(f"Run {self.id} is killed; run.resume() goes on from its last checkpoint")
+
+    def resume(self, **settings) -> "Run":
+        """Goes on with the run where its files are, from its last checkpoint, and returns at once.
+
+        `settings` may change what changes no score, such as `gpu` and `timeout`.
+        """
+        from grpo_kit.remote import resume
+
+        return resume(self, settings)
+
+    def download(self, to: str | Path) -> "Run":
+        """Copies the run's folder to the new folder `to` and returns the run there."""
+        to = Path(to)
+        if to.exists():
+            raise RunError(f"{to} is there already: name a new folder to download run {self.id} to")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        partial = to.with_name(f".{to.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        self.place.download(partial)
+        partial.rename(to)
+        return Run(to)
+
+    @property
+    def worker(self) -> dict:
+        """What trains it: {"pid", "created"} here or {"call_id"} on Modal. RunError where that is not known."""
+        try:
+            return json.loads(self.place.read(WORKER_FILE))
+        except FileNotFoundError:
+            raise RunError(
+                f"run {self.id} is trained by a process that waits for it: interrupt it there (Ctrl-C, or the "
+                f"notebook's stop button)"
+            ) from None
+
+    def _table(self, name: str) -> "pandas.DataFrame":
         import pandas
 
-        return pandas.DataFrame(read_lines(self.path / "completions.jsonl"))
+        try:
+            return pandas.DataFrame(parse_lines(self.place.read(name), self.place.root / name))
+        except FileNotFoundError:
+            return pandas.DataFrame()
+
+    def _read_json(self, name: str) -> dict:
+        try:
+            return json.loads(self.place.read(name))
+        except (OSError, ValueError) as error:
+            path = self.place.root / name
+            raise RunError(f"{path} can't be read ({error}): put it back, or remove the run's folder") from None
 
 
 def is_run(folder: Path) -> bool:
@@ -121,207 +328,38 @@ def is_run(folder: Path) -> bool:
         return False
 
 
-def is_complete(run_id: str | None, runs_dir: str | Path = RUNS_DIR) -> bool:
-    """Whether there is such a run and it has nothing left to do."""
-    return bool(run_id) and is_run(Path(runs_dir) / run_id) and Run(run_id, runs_dir).status["state"] == "complete"
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} can't be read ({error}): put it back, or remove the run's folder") from None
-
-
-def checkpoint_step(path: Path) -> int:
+def checkpoint_step(path: Path | PurePosixPath) -> int:
     return int(path.name.removeprefix("checkpoint-"))
 
 
 def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
-    """A table of all runs under `runs_dir`, newest last: state, step, last reward, seconds, and some settings."""
+    """A table of all runs under `runs_dir` and on Modal's volume, newest last: state, step, last reward, settings."""
     import pandas
 
-    rows = []
-    for folder in filter(is_run, Path(runs_dir).glob("*")):
-        run = Run(folder)
-        status, metrics, settings = run.status, read_lines(run.path / "metrics.jsonl"), run.about["settings"]
-        rows.append(
-            {
-                "run": run.id,
-                "state": status["state"],
-                "step": f"{status['step']}/{status['max_steps']}",
-                "reward": metrics[-1].get("reward") if metrics else None,
-                "seconds": status["seconds"],
-                "model_name": settings["model_name"],
-                "learning_rate": settings["learning_rate"],
-                "num_generations": settings["num_generations"],
-                "seed": settings["seed"],
-                "started": status["started"],
-            }
-        )
-    columns = "run state step reward seconds model_name learning_rate num_generations seed started".split()
+    found = [Run(folder) for folder in filter(is_run, Path(runs_dir).glob("*"))]
+    if chosen_backend() == "modal":
+        from grpo_kit.volumes import VolumeFolder, runs_on_volume
+
+        try:
+            found += [Run.at(VolumeFolder(name), name) for name in runs_on_volume()]
+        except RunError as error:
+            print(f"Only the runs here: {error}")
+    with ThreadPoolExecutor(8) as pool:  # each run on the volume takes some requests
+        rows = list(pool.map(_row, found))
+    columns = "run where state step reward seconds usd model_name learning_rate num_generations seed started".split()
     return pandas.DataFrame(rows, columns=columns).sort_values("started", ignore_index=True)
 
 
-def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> TrainConfig:
-    """`config`, or where its run_id is there already, the settings of that run, but for those that change no score.
-
-    Raises RunError where another setting that was asked for is not the run's own.
-    """
-    if not config.run_id or not is_run(Path(runs_dir) / config.run_id):
-        return config
-    own = Run(config.run_id, runs_dir).config
-    given = config.given
-    if "data" in given:
-        given["data"] = str(Path(given["data"]).resolve())
-    differing = [
-        f"{name}={value!r} (it has {getattr(own, name)!r})"
-        for name, value in given.items()
-        if value != getattr(own, name) and name not in CHANGES_NO_SCORE
-    ]
-    if differing:
-        raise RunError(
-            f"run {config.run_id} was started with other settings: {', '.join(differing)}. "
-            f"Leave them out to resume it, or give the new run another run_id."
-        )
-    return own.replace(**{name: value for name, value in given.items() if name in CHANGES_NO_SCORE})
-
-
-def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) -> Run:
-    """The run directory for `config`: the one of its run_id, to go on with, or a new one.
-
-    `about` is what config.json holds beside the settings. Raises RunError where the run to go on with had other
-    rewards, weights or judges, or data with another fingerprint.
-    """
-    runs_dir = Path(runs_dir)
-    if config.run_id and is_run(runs_dir / config.run_id):
-        run = Run(config.run_id, runs_dir)
-        if run.about["rewards"] != about["rewards"]:
-            raise RunError(
-                f"run {run.id} was started with the rewards {', '.join(run.about['rewards'])}, and not with "
-                f"{', '.join(about['rewards'])}. Pass the same ones (rewards=[…]), or use another run_id."
-            )
-        if run.about.get("reward_weights", about["reward_weights"]) != about["reward_weights"]:
-            raise RunError(
-                f"run {run.id} was started with the reward weights {run.about['reward_weights']}, and not with "
-                f"{about['reward_weights']}. Give the same ones, or use another run_id."
-            )
-        if about["judges"] and run.about.get("judges", about["judges"]) != about["judges"]:
-            raise RunError(
-                f"run {run.id} was judged by another version of its judge: the prompt's text or the kit has changed "
-                f"since. Put it back, or use another run_id."
-            )
-        before, after = run.about["data"], about["data"]
-        if before["fingerprint"] != after["fingerprint"]:
-            raise RunError(
-                f"run {run.id} was trained on other data than {after['folder']} holds now (fingerprint "
-                f"{before['fingerprint']}, now {after['fingerprint']}). Put that data back, or use another run_id."
-            )
-        return run
-    run_id = stem = config.run_id or f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    for attempt in itertools.count(2):
-        try:
-            (runs_dir / run_id).mkdir()
-            break
-        except FileExistsError:
-            if config.run_id:
-                break  # a run that was killed before its first file
-            run_id = f"{stem}_{attempt}"  # another run has this second's name
-    path = runs_dir / run_id
-    write_json(path / "status.json", new_status(config))
-    # An absolute folder, so that the run can be gone on with from anywhere.
-    settings = config.model_dump() | {"run_id": run_id, "data": about["data"]["folder"]}
-    write_json(path / "config.json", {"settings": settings, **about})
-    return Run(path)
-
-
-def new_status(config: TrainConfig) -> dict:
+def _row(run: Run) -> dict:
+    status, settings = run.status, run.about["settings"]
     return {
-        "state": "running",
-        "step": 0,
-        "max_steps": config.max_steps,
-        "started": now(),
-        "heartbeat": now(),
-        "seconds": 0.0,
-        "usd": 0.0,
-        "reason": None,
+        "run": run.id,
+        "where": "here" if run.place.backend == "local" else "modal",
+        "state": status["state"],
+        "step": f"{status['step']}/{status['max_steps']}",
+        "reward": status.get("reward"),
+        "seconds": status["seconds"],
+        "usd": status["usd"],
+        **{name: settings[name] for name in ("model_name", "learning_rate", "num_generations", "seed")},
+        "started": status["started"],
     }
-
-
-@contextmanager
-def only_writer(run: Run):
-    """Holds the run for one process. The system lets go of it when the process ends, however it ends."""
-    import fcntl
-
-    with (run.path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"run {run.id} is being trained by another process; watch it, or stop that one") from None
-        yield
-
-
-class RunWriter:
-    """Writes a run's status, metrics and completions as it goes. Use it as a context: it keeps the heartbeat."""
-
-    def __init__(self, run: Run, config: TrainConfig):
-        self.run = run
-        self.status = {**new_status(config), "usd": run.status["usd"], "started": run.status["started"]}
-        self._seconds_before, self._usd_before = run.status["seconds"], run.status["usd"]
-        self.spent: Callable[[], float | None] = lambda: 0.0  # dollars since then; None where it is not known
-        self._opened = datetime.now(UTC)
-        self._changing = threading.Lock()
-        self._closed = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
-
-    def rewind(self) -> Path | None:
-        """Brings the files back to the last complete checkpoint and returns it, or None where there is none yet."""
-        shutil.rmtree(self.run.path / ".partial", ignore_errors=True)
-        checkpoint = self.run.checkpoints[-1] if self.run.checkpoints else None
-        step = checkpoint_step(checkpoint) if checkpoint else 0
-        for name in ("metrics.jsonl", "completions.jsonl"):
-            path = self.run.path / name
-            rows = [
-                orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in read_lines(path) if row["step"] <= step
-            ]
-            partial = path.with_name(f".{name}.partial")
-            partial.write_bytes(b"".join(rows))
-            os.replace(partial, path)
-        self.update(step=step)
-        return checkpoint
-
-    def update(self, **changes: Any) -> None:
-        with self._changing:
-            self.status |= changes
-            seconds = (datetime.now(UTC) - self._opened).total_seconds()
-            self.status |= {"heartbeat": now(), "seconds": round(self._seconds_before + seconds, 1)}
-            spent = self.spent()
-            known = spent is not None and self._usd_before is not None
-            self.status["usd"] = round(self._usd_before + spent, 8) if known else None
-            write_json(self.run.path / "status.json", self.status)
-
-    def append(self, name: str, rows: list[dict]) -> None:
-        """Adds rows to metrics.jsonl or completions.jsonl. orjson writes what was not measured, NaN, as null."""
-        with (self.run.path / name).open("ab") as file:
-            file.write(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
-
-    def _beat(self) -> None:
-        while not self._closed.wait(HEARTBEAT_SECONDS):
-            self.update()
-
-    def __enter__(self) -> "RunWriter":
-        self._heart.start()
-        return self
-
-    def __exit__(self, kind, error, traceback) -> None:
-        self._closed.set()
-        self._heart.join()
-        if kind is None:
-            self.update(state="complete")
-        elif issubclass(kind, KeyboardInterrupt):
-            self.update(state="stopped", reason=f"interrupted; run_id {self.run.id} resumes it")
-        elif issubclass(kind, RunStopped):
-            self.update(state="stopped", reason=str(error))
-        else:
-            self.update(state="failed", reason=f"{kind.__name__}: {error}")

@@ -1,6 +1,7 @@
 """TRL's GRPO trainer, with the run directory kept as it goes: metrics, completions, timings, whole checkpoints."""
 
 import json
+import math
 import random
 import shutil
 import time
@@ -11,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from grpo_kit.config import ConfigError
 from grpo_kit.rewards import TooManyFailures, text_of
-from grpo_kit.runs import Run, RunStopped, RunWriter, checkpoint_step, write_json
+from grpo_kit.runs import Run, RunStopped, checkpoint_step, write_json
+from grpo_kit.troubles import FIRST_STEPS, Machine, gpu_gib, loading, out_of_memory, shortage_in, too_slow
+from grpo_kit.writing import RunWriter
 
 
 class KitTrainer(GRPOTrainer):
@@ -23,19 +27,49 @@ class KitTrainer(GRPOTrainer):
 
     def __init__(self, *args, judges: int, writer: RunWriter, base_model: str, echo: Callable[[str], None], **kwargs):
         """`judges` is how many of the reward functions, the first ones, are judges."""
-        super().__init__(*args, **kwargs)
+        with loading(base_model):
+            super().__init__(*args, **kwargs)
         self._judges, self._writer, self._base_model, self._echo = judges, writer, base_model, echo
         self._seconds = {"generating": 0.0, "judging": 0.0}
         self._output_dir = self.args.output_dir
+        self._config = writer.run.config
+        self._machine = Machine(gpu_gib(), bool(self.args.gradient_checkpointing), bool(self.args.use_vllm))
+        self._part = "loading"  # what it is at, for who asks why there is no memory left
+        self._is_whole = True  # no weight has been changed without the others
+        self._first_steps: list[dict[str, float]] = []
         self._bar = tqdm(total=self.args.max_steps, unit="step", disable=None)  # None: only on a terminal
+        self.add_callback(_StopsWhenAsked(writer))
 
     def train_from(self, checkpoint: Path | None) -> None:
-        """Trains to max_steps, from the checkpoint where there is one."""
+        """Trains to max_steps, from the checkpoint where there is one. RunStopped where it is asked to stop."""
+        if self._writer.is_asked_to_stop:
+            at = checkpoint_step(checkpoint) if checkpoint else 0
+            raise RunStopped(f"stopped before step {at + 1}, as asked; run_id {self._writer.run.id} resumes it")
         with self._bar:
             if checkpoint and checkpoint_step(checkpoint) >= self.args.max_steps:
                 self._load_from_checkpoint(str(checkpoint))  # the run was killed while it saved its result
             else:
                 self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                if (step := self.state.global_step) < self.args.max_steps:
+                    saved = f"checkpoint-{step} is saved, run_id {self._writer.run.id} resumes it"
+                    raise RunStopped(f"stopped at step {step}, as asked; {saved}")
+
+    def train(self, *args, **kwargs):
+        """TRL's training. RunStopped where memory runs out."""
+        try:
+            return super().train(*args, **kwargs)
+        except Exception as error:
+            if (shortage := shortage_in(error)) is None:
+                raise
+        # Nothing holds the failed step's tensors here any more, so that there is room to save.
+        step = self.state.global_step + 1
+        self._stop(out_of_memory(self._config, self._writer.run.id, shortage, self._part, step, self._machine))
+
+    def training_step(self, *args, **kwargs):
+        self._part, self._is_whole = "updating", True
+        loss = super().training_step(*args, **kwargs)
+        self._is_whole = False  # the optimiser is next; log() is after it
+        return loss
 
     def _generate(self, prompts):
         with self._timed("generating"):
@@ -54,16 +88,16 @@ class KitTrainer(GRPOTrainer):
     @contextmanager
     def _timed(self, part: str):
         started = time.perf_counter()
+        self._part = part
         yield
+        self._part = "updating"
         self._seconds[part] += time.perf_counter() - started
 
     def _generate_and_score_completions(self, inputs):
-        before = _random_states()
         try:
             output = super()._generate_and_score_completions(inputs)
         except (TooManyFailures, ConfigError) as error:
-            _set_random_states(before)
-            self._stop(error)
+            self._stop(str(error))
         if self.is_world_process_zero():
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]
@@ -89,29 +123,51 @@ class KitTrainer(GRPOTrainer):
             return next(iter(reasons.values()))
         return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
-    def _stop(self, why: Exception) -> None:
-        """Ends the run before the step whose completions could not be judged. Its checkpoint is that of the last whole
-        step, as if it had been saved then: resumed, the run goes on as if nothing had happened."""
-        step = self.state.global_step
-        if step and not (Path(self.args.output_dir) / f"checkpoint-{step}").exists():
-            self._save_checkpoint(self.model, trial=None)
-        saved = f"checkpoint-{step} is saved" if step else "no step was made"
-        raise RunStopped(f"{why}. Stopped, {saved}; run_id {self._writer.run.id} resumes it") from None
+    def _stop(self, why: str) -> None:
+        """Ends the run within a step that can't be made. Its checkpoint is that of the last whole step, as if it had
+        been saved then: resumed, the run goes on as if nothing had happened."""
+        step, failed = self.state.global_step, ""
+        # Between two updates on the same completions a checkpoint would not resume exactly.
+        can_save = step and self._is_whole and step % self.args.num_iterations == 0
+        if can_save and not (Path(self.args.output_dir) / f"checkpoint-{step}").exists():
+            _set_random_states(self._random_states)
+            try:
+                self._save_checkpoint(self.model, trial=None)
+            except Exception as error:  # whatever it is, why the run ends matters more
+                failed = f"checkpoint-{step} could not be saved ({type(error).__name__}: {error}), "
+        kept = Run(self.args.output_dir).checkpoints
+        saved = f"{kept[-1].name} is saved" if kept else "no step is saved" if step else "no step was made"
+        raise RunStopped(f"{why}. Stopped, {failed}{saved}; run_id {self._writer.run.id} resumes it") from None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)  # adds what TRL measured to `logs`
+        self._random_states, self._is_whole = _random_states(), True
         if "loss" not in logs or not self.is_world_process_zero():
             return
         step = self.state.global_step
-        seconds = {f"seconds/{part}": round(spent, 4) for part, spent in self._seconds.items()}
-        seconds["seconds/updating"] = round(logs["step_time"] - sum(self._seconds.values()), 4)
+        seconds = {**self._seconds, "updating": logs["step_time"] - sum(self._seconds.values())}
         self._seconds = dict.fromkeys(self._seconds, 0.0)
-        self._writer.append("metrics.jsonl", [{"step": step, **logs, **seconds}])
-        self._writer.update(step=step)
+        measured = {f"seconds/{part}": round(spent, 4) for part, spent in seconds.items()}
+        self._writer.append("metrics.jsonl", [{"step": step, **logs, **measured}])
         # A step that learns from an earlier step's completions again (num_iterations) has no reward of its own.
-        reward = "none" if logs.get("reward") is None else f"{logs['reward']:.3f}"
+        reward = logs.get("reward", math.nan)
+        self._writer.update(step=step, **({} if math.isnan(reward) else {"reward": reward}))
+        reward = "none" if math.isnan(reward) else f"{reward:.3f}"
         self._echo(f"Step {step}/{self.args.max_steps}: loss={logs['loss']:.3f} reward={reward}")
         self._bar.update(step - self._bar.n)
+        self._say_if_slow(seconds)
+
+    def _say_if_slow(self, seconds: dict[str, float]) -> None:
+        """Once, when the first steps tell how long this part of the run takes."""
+        known, enough = self._first_steps, FIRST_STEPS * self.args.num_iterations
+        if len(known) == enough:
+            return
+        known.append(seconds)
+        if len(known) == enough:
+            to_make = self.args.max_steps - self.state.global_step + enough
+            run_id, names = self._writer.run.id, self.reward_func_names
+            if slow := too_slow(self._config, run_id, known, to_make, names, self._machine):
+                self._echo(slow)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
@@ -144,6 +200,18 @@ class KitTrainer(GRPOTrainer):
 
     def create_model_card(self, *args, **kwargs) -> None:
         """No model card: config.json says how the model was made, and TRL's card would ask the hub."""
+
+
+class _StopsWhenAsked(TrainerCallback):
+    """Ends training, with a checkpoint, after the step in which the run was asked to stop."""
+
+    def __init__(self, writer: RunWriter):
+        self._writer = writer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # Not between two updates on the same completions: a checkpoint there would not resume exactly.
+        if self._writer.is_asked_to_stop and state.global_step % args.num_iterations == 0:
+            control.should_save = control.should_training_stop = True
 
 
 def _random_states() -> tuple:

@@ -4,7 +4,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,19 +23,10 @@ from grpo_kit.judges import Judge
 from grpo_kit.judging import run_async
 from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
 from grpo_kit.rewards import READY, FailureWatch, RewardFunction, TooManyFailures, judge_reward, make_judge, weighted
-from grpo_kit.runs import (
-    RUNS_DIR,
-    Run,
-    RunStopped,
-    RunWriter,
-    is_complete,
-    only_writer,
-    open_run,
-    with_the_runs_own_settings,
-    write_json,
-)
+from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, now, write_json
 from grpo_kit.samples import Sample, fingerprint, read_samples
 from grpo_kit.trainer import KitTrainer
+from grpo_kit.writing import RunWriter, is_complete, only_writer, open_run, with_the_runs_own_settings
 
 # Settings that TRL has too, and that go to it under the same name.
 TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys())
@@ -67,10 +58,47 @@ def train(
     their weights in a dictionary or with weight 1 in a list, whose scores are added to the judges'. A run_id that is
     there already is gone on with from its last checkpoint, and left alone where it is complete. Raises ConfigError for
     settings that cannot work, BadTrace for data that is not valid, RunError for a run that cannot be gone on with, and
-    RunStopped, with the last step saved, where too many judgements failed.
+    RunStopped, with the last step saved, where it was asked to stop or too many judgements failed.
     """
-    config = with_the_runs_own_settings((config or TrainConfig()).replace(**settings), runs_dir)
+    plan = make_plan((config or TrainConfig()).replace(**settings), rewards, runs_dir)
+    run = open_run(plan.config, plan.about, runs_dir)
+    if run.status["state"] == "complete":
+        echo(f"Run {run.id} is complete: {run.path}")
+        return run
+    if run.status["state"] not in UNFINISHED:
+        run.place.remove(STOP_FILE)  # to go on with a run that was stopped is to want it no longer stopped
+    with only_writer(run), RunWriter(run, plan.config) as writer:
+
+        def say(text: str) -> None:
+            echo(text)
+            writer.log(text)
+
+        work(plan, run, writer, runs_dir, say)
+    echo(f"Done in {run.status['seconds']:.0f} s: {run.path}")
+    return run
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run as it is going to be: every setting decided, the data read, the judges asked whether they are there."""
+
+    config: TrainConfig
+    samples: list[Sample]
+    judges: dict[Judge, float]
+    functions: dict[RewardFunction, float]
+    about: dict  # what config.json holds beside the settings
+    is_demo: bool  # there is no data of the user's own, so the demo's is taken
+
+
+def make_plan(
+    config: TrainConfig,
+    rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
+    runs_dir: str | Path = RUNS_DIR,
+) -> Plan:
+    """Checks all that can be checked before a model is loaded; writes nothing. Raises as `train` does."""
+    config = with_the_runs_own_settings(config, runs_dir)
     data = data_folder(config.data).resolve()
+    is_demo = config.data == DEFAULT_DATA and data != Path(DEFAULT_DATA).resolve()
     samples = list(read_samples(data / "train.jsonl"))
     functions = {READY[name]: weight for name, weight in config.reward_funcs.items()} | weighted(rewards)
     names = [*config.judge, *(getattr(function, "__name__", "") for function in functions)]
@@ -80,45 +108,67 @@ def train(
         judges = {make_judge(name, config): weight for name, weight in config.judge.items()}
         for judge in judges:
             judge.check()
+    # An absolute folder, so that the run can be gone on with from anywhere; the demo's is made anew where it is needed.
+    folder = config.data if is_demo else str(data)
     about = {
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "data": {"folder": str(data), "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
+        "data": {"folder": folder, "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
         "git_commit": _git_commit(),
         "rewards": names,
         "reward_weights": [*config.judge.values(), *functions.values()],
         "judges": {judge.name: judge.version for judge in judges},
     }
-    run = open_run(config, about, runs_dir)
-    if run.status["state"] == "complete":
-        echo(f"Run {run.id} is complete: {run.path}")
-        return run
-    with only_writer(run), RunWriter(run, config) as writer:
-        checkpoint = writer.rewind()
-        echo(f"Run {run.id}: {run.path}" + (f", resumed from {checkpoint.name}" if checkpoint else ""))
-        if data == data_folder(DEFAULT_DATA).resolve() and data != Path(DEFAULT_DATA).resolve():
-            echo(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the samples that come with the kit")
-        with closing(RewardCache(run.path / CACHE_FILE)) as cache, torch_threads(config.torch_threads):
-            for path in caches_to_start_from(config.cache_from, runs_dir):
-                echo(f"{cache.copy_from(path)} judgements taken over from {path}")
-            writer.spent = lambda: dollars(judges)
-            watch = FailureWatch(config.max_failure_rate, config.failure_window)
-            reward_functions = {judge_reward(judge, cache, watch): weight for judge, weight in judges.items()}
-            try:
-                if checkpoint is None:
-                    release_canaries(config, judges, cache, samples, watch, writer, echo)
-                trainer = build_trainer(
-                    config, samples, reward_functions | functions, len(judges), run.path, writer, echo
-                )
-                trainer.train_from(checkpoint)
-                save_into_run(trainer, run)
-            except KeyboardInterrupt:
-                echo(f"Stopped at step {writer.status['step']}. To go on: grpo-kit train --run-id {run.id}")
-                raise
-            finally:
-                for judge in judges:
-                    judge.close()
-    echo(f"Done in {run.status['seconds']:.0f} s: {run.path}")
+    return Plan(config, samples, judges, functions, about, is_demo)
+
+
+def queue(
+    config: TrainConfig,
+    rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
+    runs_dir: str | Path = RUNS_DIR,
+) -> Run:
+    """Checks all that `train` checks and makes the run's directory, for `train` to be called with its run_id elsewhere.
+
+    A run that was asked to stop is no longer asked to. A complete run is left as it is. Raises as `train` does.
+    """
+    plan = make_plan(config, rewards, runs_dir)
+    for judge in plan.judges:
+        judge.close()
+    run = open_run(plan.config, plan.about, runs_dir)
+    with only_writer(run):
+        status = run.status
+        if status["state"] != "complete":
+            run.place.remove(STOP_FILE)
+            write_json(run.path / "status.json", {**status, "state": "queued", "heartbeat": now(), "reason": None})
     return run
+
+
+def work(plan: Plan, run: Run, writer: RunWriter, runs_dir: str | Path, echo: Callable[[str], None]) -> None:
+    """The run itself, from its last checkpoint to its end."""
+    config, judges = plan.config, plan.judges
+    checkpoint = writer.rewind()
+    echo(f"Run {run.id}: {run.path}" + (f", resumed from {checkpoint.name}" if checkpoint else ""))
+    if plan.is_demo:
+        echo(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the samples that come with the kit")
+    with closing(RewardCache(run.path / CACHE_FILE)) as cache, torch_threads(config.torch_threads):
+        for path in caches_to_start_from(config.cache_from, runs_dir):
+            echo(f"{cache.copy_from(path)} judgements taken over from {path}")
+        writer.spent = lambda: dollars(judges)
+        watch = FailureWatch(config.max_failure_rate, config.failure_window)
+        reward_functions = {judge_reward(judge, cache, watch): weight for judge, weight in judges.items()}
+        try:
+            if checkpoint is None:
+                release_canaries(config, judges, cache, plan.samples, watch, writer, echo)
+            trainer = build_trainer(
+                config, plan.samples, reward_functions | plan.functions, len(judges), run.path, writer, echo
+            )
+            trainer.train_from(checkpoint)
+            save_into_run(trainer, run)
+        except KeyboardInterrupt:
+            echo(f"Stopped at step {writer.status['step']}. To go on: grpo-kit train --run-id {run.id}")
+            raise
+        finally:
+            for judge in judges:
+                judge.close()
 
 
 def dollars(judges: Iterable[Judge]) -> float | None:

@@ -18,8 +18,9 @@ from grpo_kit.config import ConfigError, TrainConfig
 from grpo_kit.evaluation import evaluate
 from grpo_kit.judges import Verdict
 from grpo_kit.models import load_model, load_tokenizer
-from grpo_kit.runs import Run, RunError, open_run
+from grpo_kit.runs import Run, RunError
 from grpo_kit.samples import fingerprint, read_samples
+from grpo_kit.writing import open_run
 
 QUICK = {"n": 6, "batch_size": 4, "max_completion_length": 12, "echo": lambda text: None}
 

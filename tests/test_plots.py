@@ -15,9 +15,10 @@ from grpo_kit.config import TrainConfig
 from grpo_kit.demo import TRACES
 from grpo_kit.judges import Verdict
 from grpo_kit.plots import compare_runs, data_overview, evaluation_figure, learning_curve
-from grpo_kit.runs import Run, open_run
+from grpo_kit.runs import Run
 from grpo_kit.samples import Sample
 from grpo_kit.traces import prepare
+from grpo_kit.writing import open_run
 
 STEPS = 40
 

@@ -13,6 +13,7 @@ from grpo_kit.config import TrainConfig, settings_table
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+HERE = {name: wanted for name, wanted in EXTRAS.items() if name != "gpu"}  # what a machine without a GPU installs
 
 
 def name_of(requirement: str) -> str:
@@ -26,16 +27,28 @@ def test_environment_yml_installs_this_package_on_a_python_it_allows():
     assert environment["channels"] == ["conda-forge"]
     assert "python=3.11" in conda and PROJECT["requires-python"].startswith(">=3.11")
     assert pip[0] in PROJECT["dependencies"], "torch comes first, pinned as in pyproject.toml"
-    assert pip[1] == f"--editable .[{','.join(sorted(EXTRAS))}]"
+    assert pip[1] == f"--editable .[{','.join(sorted(HERE))}]"
     assert len(pip) == 2, "what is needed stands in pyproject.toml alone"
 
 
+def pins_of(lock: str) -> dict[str, str]:
+    return dict(line.split("==") for line in (ROOT / lock).read_text().split())
+
+
 def test_the_lock_pins_every_dependency_once_and_no_cuda():
-    pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split())
-    wanted = {name_of(requirement) for group in [PROJECT["dependencies"], *EXTRAS.values()] for requirement in group}
+    pins = pins_of("requirements.lock")
+    wanted = {name_of(requirement) for group in [PROJECT["dependencies"], *HERE.values()] for requirement in group}
     assert wanted <= pins.keys(), f"not locked: {wanted - pins.keys()}; run make lock"
     assert f"torch=={pins['torch']}" in PROJECT["dependencies"]
     assert not [name for name in pins if name.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_modals_image_has_the_versions_that_are_tested_here():
+    here, on_modal = pins_of("requirements.lock"), pins_of("requirements-gpu.lock")
+    assert {name_of(requirement) for requirement in EXTRAS["gpu"]} | {"torch", "trl"} <= on_modal.keys()
+    assert {name: on_modal[name] for name in here.keys() & on_modal.keys()} == {
+        name: here[name] for name in here.keys() & on_modal.keys()
+    }
 
 
 def test_importing_the_kit_loads_none_of_the_heavy_libraries():

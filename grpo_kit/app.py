@@ -1,0 +1,100 @@
+"""The Modal app: what runs there is the kit's own code, on an image of the kit's own lock file.
+
+    modal run grpo_kit/app.py                                  # train, by default the tiny model
+    modal run grpo_kit/app.py::train --model-name google/gemma-2-2b-it --max-steps 100 --use-lora false
+    modal run grpo_kit/app.py::upload_data                     # data/processed -> the volume training-data
+    modal deploy grpo_kit/app.py                               # what train.remote() in a notebook does by itself
+
+GPU, memory, time-out, retries and secrets are those of the call (see remote.py).
+"""
+
+import inspect
+import sys
+from pathlib import Path
+
+import modal
+
+from grpo_kit import container, volumes
+from grpo_kit.config import TrainConfig, fields_of
+
+LOCK_FILES = [folder / "requirements-gpu.lock" for folder in (Path(__file__).parent, Path(__file__).parents[1])]
+DATA, CHECKPOINTS, MODELS = "/data", "/checkpoints", "/models"
+
+
+def kit_image() -> modal.Image:
+    """The versions that run here and what only a GPU can use; then the kit's source, data files included."""
+    lock = next(str(file) for file in LOCK_FILES if file.exists())
+    return (
+        modal.Image.debian_slim(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
+        .uv_pip_install(requirements=[lock])
+        .env({"HF_HOME": MODELS, "TOKENIZERS_PARALLELISM": "false"})
+        .add_local_python_source("grpo_kit", ignore=["**/__pycache__"])
+    )
+
+
+app = modal.App(volumes.APP, image=kit_image() if modal.is_local() else None)
+mounted = {
+    DATA: volumes.volume(volumes.DATA_VOLUME),
+    CHECKPOINTS: volumes.volume(volumes.RUNS_VOLUME),
+    MODELS: volumes.volume(volumes.MODELS_VOLUME),
+}
+places = container.Volumes(
+    Path(DATA), Path(CHECKPOINTS), mounted, modal.Dict.from_name(volumes.CLAIMS, create_if_missing=True)
+)
+
+
+@app.function(name="open_run", volumes=mounted, timeout=3600, memory=8192)
+def open_run(settings: dict, rewards: bytes | None, files: dict, python: str) -> dict:
+    """On a CPU: checks the run, fetches its model, makes its directory."""
+    return container.in_words(lambda: container.open_run(places, settings, rewards, files, python))
+
+
+@app.function(name="train", volumes=mounted, single_use_containers=True)
+def train_run(run_id: str) -> dict:
+    return container.in_words(lambda: container.train(places, run_id))
+
+
+@app.function(name="evaluate", volumes=mounted, single_use_containers=True)
+def evaluate_run(run_id: str, settings: dict, files: dict) -> dict:
+    return container.in_words(lambda: container.evaluate(places, run_id, settings, files))
+
+
+@app.function(volumes=mounted, timeout=3600, memory=8192)
+def download_model(model_name: str) -> dict:
+    """On a CPU: fetches a model from the hub to the volume, so that no GPU is paid to wait for it."""
+    return container.in_words(lambda: container.download(places, model_name))
+
+
+@app.function(name="examine", volumes=mounted)
+def examine() -> dict:
+    return container.examine()
+
+
+def train(**flags: str | None) -> None:
+    """Trains on Modal and waits for it; every setting of TrainConfig is a flag."""
+    from grpo_kit import remote
+
+    with remote.errors_on_one_line():
+        config = TrainConfig.from_text(flags)
+        run = remote.launch(config, find={"open_run": open_run, "train": train_run}.get)
+        print(f"Its files: modal volume get {volumes.RUNS_VOLUME} runs/{run.id} ./local_models/{run.id}")
+        run.watch()
+
+
+flags = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in fields_of(TrainConfig)]
+train.__signature__ = inspect.Signature(flags)
+train.__annotations__ = dict.fromkeys(fields_of(TrainConfig), str | None)
+train = app.local_entrypoint()(train)
+
+# `modal run` with no name takes the module's only entry point, which is train. So this one is its own app's.
+upload_data = modal.App("grpo-upload-data")
+
+
+def _upload(path: str = "data/processed", name: str = "") -> None:
+    from grpo_kit import remote
+
+    with remote.errors_on_one_line():
+        remote.upload_data.remote(path, name=name or None)
+
+
+upload_data.local_entrypoint(name="main")(_upload)

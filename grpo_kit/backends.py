@@ -1,0 +1,49 @@
+"""Where the work is done: on Modal's machines or on this one."""
+
+import os
+from pathlib import Path
+
+from grpo_kit.config import ConfigError
+
+BACKENDS = ("local", "modal")
+_asked: str | None = None
+
+
+def backend(name: str | None = None) -> str:
+    """Chooses where `train.remote()` and its like do their work, "local" or "modal", and returns the choice.
+
+    Without a name it only says what is chosen: what was last asked for here, else GRPO_KIT_BACKEND, else Modal where
+    an account is set up, else this machine.
+    """
+    global _asked
+    if name is not None:
+        _asked = _checked(name, "backend")
+    return chosen_backend()
+
+
+def chosen_backend() -> str:
+    return asked_backend() or ("modal" if has_account() else "local")
+
+
+def asked_backend() -> str | None:
+    """The backend that was asked for by name; None where none was."""
+    if _asked:
+        return _asked
+    name = os.environ.get("GRPO_KIT_BACKEND")
+    return _checked(name, "GRPO_KIT_BACKEND") if name else None
+
+
+def has_account() -> bool:
+    """Whether `modal setup` was run. modal loads slowly, so it is asked only where there is something to ask about."""
+    settings = Path(os.environ.get("MODAL_CONFIG_PATH", "~/.modal.toml")).expanduser()
+    if not os.environ.get("MODAL_TOKEN_ID") and not settings.exists():
+        return False
+    from modal.config import config
+
+    return bool(config.get("token_id") and config.get("token_secret"))
+
+
+def _checked(name: str, what: str) -> str:
+    if name not in BACKENDS:
+        raise ConfigError(f"{what}={name!r}: should be local or modal")
+    return name

@@ -1,0 +1,200 @@
+"""What Modal's containers do around the kit's own functions: data and runs are brought from the volumes, results back.
+
+Whatever the user can mend is returned as words and not raised, so that Modal does not try again what would fail again.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import modal
+
+from grpo_kit.cache import CACHE_FILE
+from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
+from grpo_kit.demo import DEFAULT_DATA
+from grpo_kit.mirror import Claim, Mirror
+from grpo_kit.runs import REWARDS_FILE, STOP_FILE, Run, RunError, is_run, write_bytes
+from grpo_kit.samples import BadTrace
+from grpo_kit.volumes import DATA_VOLUME
+from grpo_kit.worker import load_rewards, work_on
+
+HERE = Path("/tmp/grpo_kit/runs")  # the container's own disk
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """The volumes, where they are mounted, and the claims on runs."""
+
+    data: Path
+    checkpoints: Path
+    mounted: dict[str, modal.Volume]  # by path
+    claims: modal.Dict
+
+    def refresh(self) -> None:
+        """Shows what others have committed: the container may have served an earlier call."""
+        for volume in self.mounted.values():
+            volume.reload()
+
+    @property
+    def runs(self) -> Path:
+        return self.checkpoints / "runs"
+
+    def commit(self) -> None:
+        for volume in self.mounted.values():
+            volume.commit()
+
+    def mirror(self, run_id: str, claim: Claim) -> Mirror:
+        shutil.rmtree(HERE / run_id, ignore_errors=True)
+        return Mirror(HERE / run_id, self.runs / run_id, self.mounted[str(self.checkpoints)], claim)
+
+
+def in_words(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `function` returns; for an error that the user can mend, {"error": its message, "kind": its class}."""
+    try:
+        return function()
+    except (ConfigError, RunError, BadTrace) as error:
+        return {"error": str(error), "kind": type(error).__name__}
+
+
+def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dict[str, str], python: str) -> dict:
+    """Checks a run before a GPU is asked for, fetches its model, and makes its directory on the volume.
+
+    `settings` are TrainConfig's that were given, `rewards` the reward functions cloudpickled by `python` ("3.11"),
+    `files` the texts of settings that name a file. Returns {"run_id", "complete"}.
+    """
+    from grpo_kit.models import download_model
+    from grpo_kit.training import queue
+
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if rewards and python != here:
+        raise ConfigError(
+            f"the reward functions were pickled by Python {python} and the app on Modal has {here}, which can't read "
+            f"them. kit.deploy() from this Python makes the app anew, or run the notebook with Python {here}"
+        )
+    functions = load_rewards(rewards) if rewards else ()
+    volumes.refresh()
+    run_id, claim = _claimed(volumes, settings.get("run_id"))
+    try:
+        mirror = volumes.mirror(run_id, claim)
+        known = mirror.pull()
+        settings = _from_files(settings, files, mirror.local) | {"run_id": run_id}
+        if not known or "data" in settings:
+            settings |= _data_on_volume(TrainConfig(**settings), volumes)
+        config = TrainConfig(**settings)
+        if known and not rewards and (known.path / REWARDS_FILE).exists():
+            rewards = (known.path / REWARDS_FILE).read_bytes()
+            functions = load_rewards(rewards)
+        download_model(known.config.model_name if known else config.model_name)
+        _bring_caches(config.cache_from, volumes)
+        run = queue(config, functions, HERE)
+        if rewards:
+            write_bytes(run.path / REWARDS_FILE, rewards)
+        (mirror.remote / STOP_FILE).unlink(missing_ok=True)
+        mirror.push()
+        volumes.commit()
+        return {"run_id": run_id, "complete": run.status["state"] == "complete"}
+    finally:
+        claim.release()
+
+
+def train(volumes: Volumes, run_id: str) -> dict:
+    """Trains a run that `open_run` made, from its last checkpoint. How it ended is in its status.json."""
+    volumes.refresh()
+    claim = Claim(volumes.claims, run_id, modal.current_function_call_id())
+    mirror = volumes.mirror(run_id, claim)
+    run = mirror.pull()
+    with mirror:
+        _bring_caches(run.config.cache_from, volumes)
+        work_on(run, print)
+    return {"state": run.status["state"]}
+
+
+def evaluate(volumes: Volumes, run_id: str, settings: dict, files: dict[str, str]) -> dict:
+    """Compares the run's checkpoints with its base model; the result lies in the run's eval/. Returns {"name"}."""
+    from grpo_kit.evaluation import evaluate
+    from grpo_kit.models import download_model
+
+    volumes.refresh()
+    remote, local = volumes.runs / run_id, HERE / run_id
+    if not is_run(remote):
+        raise RunError(f"no run {run_id} on the volume")
+    shutil.rmtree(local, ignore_errors=True)
+    shutil.copytree(remote, local, ignore=shutil.ignore_patterns(".*"))
+    run = Run(local)
+    settings = _from_files(settings, files, local)
+    if "data" in settings:
+        settings |= _data_on_volume(run.config.replace(data=settings["data"]), volumes)
+    config = EvalConfig(**settings)
+    download_model(run.config.model_name)
+    _bring_caches(config.cache_from, volumes)
+    earlier = [str(local / "eval")] if (local / "eval" / CACHE_FILE).exists() else []
+    evaluation = evaluate(run, config, cache_from=[*config.cache_from, *earlier], runs_dir=HERE, echo=print)
+    # Training may be writing the run's own cache, so what was judged here is kept beside the results.
+    shutil.copyfile(local / CACHE_FILE, local / "eval" / CACHE_FILE)
+    shutil.copytree(local / "eval", remote / "eval", dirs_exist_ok=True)
+    volumes.commit()
+    return {"name": evaluation.path.name}
+
+
+def _claimed(volumes: Volumes, run_id: str | None) -> tuple[str, Claim]:
+    """The run id that was asked for, or a new one named for the time, and the right to write it."""
+    call_id = modal.current_function_call_id()
+    if run_id:
+        return run_id, Claim(volumes.claims, run_id, call_id)
+    stem, attempt = f"grpo_{datetime.now():%Y%m%d_%H%M%S}", 1
+    while True:
+        name = stem if attempt == 1 else f"{stem}_{attempt}"  # another run may have this second's name
+        try:
+            claim = Claim(volumes.claims, name, call_id)
+            if claim.is_first and not (volumes.runs / name).exists():
+                return name, claim
+            claim.release()
+        except RunError:
+            pass
+        attempt += 1
+
+
+def _data_on_volume(config: TrainConfig, volumes: Volumes) -> dict[str, str]:
+    """`data` as the folder that it is in this container. Raises ConfigError where it is not on the volume."""
+    folder = volumes.data / ("" if config.data == DEFAULT_DATA else config.data)
+    if (folder / "train.jsonl").exists():
+        return {"data": str(folder)}
+    if config.data == DEFAULT_DATA and config.model_name == "tiny":
+        return {}  # for a first try there are the samples that come with the kit
+    there = sorted(str(file.parent.relative_to(volumes.data)) for file in volumes.data.rglob("train.jsonl"))
+    name = "" if config.data == DEFAULT_DATA else f", name={config.data!r}"
+    raise ConfigError(
+        f"no train.jsonl for data={config.data!r} on the volume {DATA_VOLUME} (it has: {', '.join(there) or 'none'}). "
+        f'Put it there with kit.upload_data.remote("data/processed"{name}), or from a shell with '
+        f"modal run grpo_kit/app.py::upload_data"
+    )
+
+
+def _bring_caches(names: list[str], volumes: Volumes) -> None:
+    """Copies other runs' judgements to where training looks for them. Raises ConfigError for a run that has none."""
+    for name in names:
+        if not (volumes.runs / name / CACHE_FILE).exists():
+            raise ConfigError(f"cache_from={name!r}: on Modal it should name a run on the volume that has judgements")
+        (HERE / name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(volumes.runs / name / CACHE_FILE, HERE / name / CACHE_FILE)
+
+
+def _from_files(settings: dict, files: dict[str, str], folder: Path) -> dict:
+    """Settings that name a file, with the file as it came along."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text)
+    return settings | {name: str(folder / f"{name}.txt") for name in files}
+
+
+def download(volumes: Volumes, model_name: str) -> dict:
+    """Fetches a model from the hub to the volume. Returns {"path"}."""
+    from grpo_kit.models import download_model
+
+    path = download_model(model_name)
+    volumes.commit()
+    return {"path": str(path)}

@@ -1,0 +1,230 @@
+"""Out of memory, or too slow: which part of a step it is, and the settings that help, with their values."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Any, NamedTuple
+
+from grpo_kit.config import CHANGES_NO_SCORE, GPUS, ConfigError, JudgeConfig, ModalConfig, TrainConfig
+
+Fix = dict[str, Any]  # settings that help together
+LONGEST_TIMEOUT = 86400  # seconds, Modal's
+FIRST_STEPS = 3  # how many tell how long a run will take
+
+
+class Shortage(NamedTuple):
+    """Memory that was asked for and not there."""
+
+    asked: str  # "3.7 GiB", or "" where the error does not say
+    is_gpus: bool  # the GPU's memory; else the machine's
+
+    def __str__(self) -> str:
+        where = "the GPU's memory" if self.is_gpus else "the machine's memory"
+        return f"{self.asked} more of {where} were asked for" if self.asked else f"{where} is full"
+
+
+class Machine(NamedTuple):
+    """What a run is made on, as far as advice depends on it."""
+
+    gpu_gib: float | None  # the GPU's memory; None: no GPU
+    gradient_checkpointing: bool
+    use_vllm: bool
+
+
+def shortage_in(error: BaseException) -> Shortage | None:
+    """The shortage of memory that `error` tells of, torch's or Python's; None where it is another error."""
+    import torch
+
+    text = str(error)
+    is_gpus = isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("CUDA error: out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text)
+    )
+    is_machines = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in text
+    )
+    if not is_gpus and not is_machines:
+        return None
+    asked = re.search(r"(?:tried to|unable to) allocate ([\d.]+) (bytes|\w?iB)", text, re.IGNORECASE)
+    if asked is None:
+        return Shortage("", is_gpus)
+    is_bytes = asked[2] == "bytes"
+    return Shortage(f"{int(asked[1]) / 2**30:.1f} GiB" if is_bytes else f"{asked[1]} {asked[2]}", is_gpus)
+
+
+@contextmanager
+def loading(model_name: str) -> Iterator[None]:
+    """Turns a shortage of memory while a model is loaded into a ConfigError that says so and what to do."""
+    try:
+        yield
+    except Exception as error:
+        if (shortage := shortage_in(error)) is None:
+            raise
+        larger = larger_gpu(gpu_gib()) if shortage.is_gpus else None
+        more = f"gpu={larger} on Modal" if larger else "more memory (on Modal memory=, in MiB)"
+        more = "" if shortage.is_gpus and not larger else f", or {more}"
+        raise ConfigError(
+            f"model_name={model_name!r} does not fit: out of memory while loading it, {shortage}. Choose a smaller "
+            f"model{more}"
+        ) from error
+
+
+def gpu_gib() -> float | None:
+    """GiB of this machine's GPU; None where there is none."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
+
+
+def larger_gpu(gib: float | None) -> str | None:
+    """The smallest of Modal's GPUs with clearly more than `gib` of memory. A GPU shows up to a tenth less than is
+    printed on it."""
+    return next((name for name, size in GPUS.items() if size > 1.1 * (gib or 0)), None)
+
+
+def out_of_memory(config: TrainConfig, run_id: str, shortage: Shortage, part: str, step: int, machine: Machine) -> str:
+    """What ran out of memory in which part of which step (counted from 1), and what helps."""
+    fixes = memory_fixes(config, shortage, part, machine)
+    blame = ". The reward functions took it: have them work on fewer completions at once" if part == "judging" else ""
+    where = "loading the checkpoint" if part == "loading" else f"{part} in step {step}"
+    return f"Out of memory while {where}: {shortage}{blame}. {advice(fixes, run_id)}"
+
+
+def memory_fixes(config: TrainConfig, shortage: Shortage, part: str, machine: Machine) -> list[Fix]:
+    """Settings that need less memory in that part of a step, or give more; the most useful first."""
+    fixes: list[Fix] = []
+    trains_there = shortage.is_gpus == (machine.gpu_gib is not None)
+    if part == "updating" and trains_there:
+        fixes += _other_batch(config, config.per_device_train_batch_size // 2)
+        fixes += [] if machine.gradient_checkpointing else [{"gradient_checkpointing": True}]
+    if part == "generating" and trains_there:  # all completions of a step are generated together
+        fixes += _fewer_completions(config)
+    if part != "judging" and trains_there and not config.use_lora:
+        fixes.append({"use_lora": True})
+    if part in ("updating", "generating") and trains_there:
+        fixes += [{"max_completion_length": config.max_completion_length // 2}] * (config.max_completion_length > 1)
+        fixes += [{"use_vllm": False}] if machine.use_vllm else []  # it keeps memory of its own
+    if not shortage.is_gpus:
+        return [*fixes, {"memory": 2 * config.memory}]
+    larger = larger_gpu(machine.gpu_gib)
+    return [*fixes, {"gpu": larger}] if larger else fixes
+
+
+def too_slow(
+    config: TrainConfig,
+    run_id: str,
+    steps: Sequence[dict[str, float]],
+    steps_to_make: int,
+    rewards: Sequence[str],
+    machine: Machine,
+) -> str | None:
+    """One line where the steps that this process has to make take longer than config.timeout; else None.
+
+    `steps` are the seconds of its first steps by part (generating, judging, updating); the median step counts.
+    """
+    every = config.num_iterations  # only every so manieth step generates and judges
+    cycles = [steps[start : start + every] for start in range(0, len(steps), every)]
+    a_step = median(sum(sum(step.values()) for step in cycle) for cycle in cycles) / every
+    needed = a_step * steps_to_make
+    if needed <= config.timeout:
+        return None
+    by_part = {part: median(sum(step[part] for step in cycle) for cycle in cycles) / every for part in steps[0]}
+    slowest = max(by_part, key=by_part.__getitem__)
+    fixes = speed_fixes(config, slowest, machine)
+    if needed * 1.25 <= LONGEST_TIMEOUT:
+        fixes.append({"timeout": int(needed * 1.25) // 60 * 60 + 60})
+    own = [name for name in rewards if name not in ("gemini", "offline")]
+    quicker = f"Quicker reward functions help ({', '.join(own)}). " if slowest == "judging" and own else ""
+    return (
+        f"Slow: a step takes {a_step:.1f} s, so {steps_to_make} steps take {_duration(needed)}, longer than timeout="
+        f"{config.timeout} ({_duration(config.timeout)}), after which Modal goes on in a new container, at most "
+        f"retries={config.retries} times. {by_part[slowest] / sum(by_part.values()):.0%} of a step is {slowest}. "
+        f"{quicker}{advice(fixes, run_id)}"
+    )
+
+
+def speed_fixes(config: TrainConfig, part: str, machine: Machine) -> list[Fix]:
+    """Settings that make that part of a step quicker; the most useful first."""
+    gpu = larger_gpu(machine.gpu_gib) if machine.gpu_gib else config.gpu
+    larger: list[Fix] = [{"gpu": gpu}] if gpu else []
+    if part == "generating":
+        vllm = [{"use_vllm": True}] if machine.gpu_gib and not machine.use_vllm else []
+        shorter = [{"max_completion_length": config.max_completion_length // 2}] * (config.max_completion_length > 1)
+        return [*vllm, *shorter, *_fewer_completions(config), *larger]
+    if part == "updating":
+        passes = config.gradient_accumulation_steps
+        fewer = [{"per_device_train_batch_size": 2 * config.per_device_train_batch_size,
+                  "gradient_accumulation_steps": passes // 2}] if passes % 2 == 0 else []  # fmt: skip
+        lora = [] if config.use_lora else [{"use_lora": True}]
+        return [
+            *larger,
+            *lora,
+            *([{"gradient_checkpointing": False}] if machine.gradient_checkpointing else []),
+            *fewer,
+        ]
+    if "gemini" not in config.judge:
+        return []
+    fixes: list[Fix] = []
+    answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
+    if config.gemini_max_in_flight < (calls := min(256, answers * config.gemini_samples)):
+        fixes.append({"gemini_max_in_flight": calls})
+    if config.gemini_requests_per_minute:
+        fixes.append({"gemini_requests_per_minute": 2 * config.gemini_requests_per_minute})
+    if config.gemini_mode == "absolute":
+        fixes.append({"gemini_mode": "group"})
+    if config.gemini_samples > 1:
+        fixes.append({"gemini_samples": 1})
+    if config.gemini_model != (lite := JudgeConfig.model_fields["gemini_model"].default):
+        fixes.append({"gemini_model": lite})
+    return fixes
+
+
+def advice(fixes: Sequence[Fix], run_id: str) -> str:
+    """The fixes in words: those that the same run can go on with, and those that only a new one can have."""
+    same = [_setting(fix) for fix in fixes if fix.keys() <= set(CHANGES_NO_SCORE)]
+    other = [_setting(fix) for fix in fixes if not fix.keys() <= set(CHANGES_NO_SCORE)]
+    parts = [f"run_id={run_id} can go on with {' or '.join(same)}"] if same else []
+    if other:
+        keeps = f"cache_from={run_id} takes its judgements over"
+        parts.append(f"only a new run ({keeps}) can have {', or '.join(other)}")
+    return "; ".join(parts)
+
+
+def _setting(fix: Fix) -> str:
+    """ "per_device_train_batch_size=2 gradient_accumulation_steps=8", as a shell takes it."""
+    written = " ".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in fix.items()
+    )
+    return f"{written} on Modal" if fix.keys() <= ModalConfig.model_fields.keys() else written
+
+
+def _other_batch(config: TrainConfig, most: int) -> list[Fix]:
+    """As many completions a step, with at most `most` in a pass."""
+    return [_batches(config.completions_per_step, most)] if most else []
+
+
+def _fewer_completions(config: TrainConfig) -> list[Fix]:
+    """Half as many completions a step: of each prompt, or where that leaves fewer than 2, of half as many prompts."""
+    group, prompts = config.num_generations, config.prompts_per_step
+    if group >= 4:
+        group //= 2
+    elif prompts >= 2:
+        prompts //= 2
+    else:
+        return []
+    fewer = _batches(group * prompts, config.per_device_train_batch_size)
+    return [fewer if group == config.num_generations else {"num_generations": group, **fewer}]
+
+
+def _batches(completions: int, most: int) -> Fix:
+    """The largest batch of at most `most` that divides `completions`, and its number of passes."""
+    batch = next(size for size in range(min(most, completions), 0, -1) if completions % size == 0)
+    return {"per_device_train_batch_size": batch, "gradient_accumulation_steps": completions // batch}
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

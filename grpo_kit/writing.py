@@ -1,0 +1,217 @@
+"""How a run's directory is written: opened, held by one process, kept as it goes, wound back to its last checkpoint.
+
+What a kill leaves behind can be gone on with at any moment.
+"""
+
+import itertools
+import os
+import shutil
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from grpo_kit.config import CHANGES_NO_SCORE, TrainConfig
+from grpo_kit.runs import (
+    LOG_FILE,
+    RUNS_DIR,
+    STOP_FILE,
+    Run,
+    RunError,
+    RunStopped,
+    checkpoint_step,
+    is_run,
+    now,
+    read_lines,
+    write_json,
+)
+
+HEARTBEAT_SECONDS = 5
+
+
+def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> TrainConfig:
+    """`config`, or where its run_id is there already, the settings of that run, but for those that change no score.
+
+    Raises RunError where another setting that was asked for is not the run's own.
+    """
+    if not config.run_id or not is_run(Path(runs_dir) / config.run_id):
+        return config
+    own = Run(config.run_id, runs_dir).config
+    given = config.given
+    if "data" in given and Path(given["data"]).resolve() == Path(own.data).resolve():
+        given["data"] = own.data
+    differing = [
+        f"{name}={value!r} (it has {getattr(own, name)!r})"
+        for name, value in given.items()
+        if value != getattr(own, name) and name not in CHANGES_NO_SCORE
+    ]
+    if differing:
+        raise RunError(
+            f"run {config.run_id} was started with other settings: {', '.join(differing)}. "
+            f"Leave them out to resume it, or give the new run another run_id."
+        )
+    return own.replace(**{name: value for name, value in given.items() if name in CHANGES_NO_SCORE})
+
+
+def is_complete(run_id: str | None, runs_dir: str | Path = RUNS_DIR) -> bool:
+    """Whether there is such a run and it has nothing left to do."""
+    return bool(run_id) and is_run(Path(runs_dir) / run_id) and Run(run_id, runs_dir).status["state"] == "complete"
+
+
+def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) -> Run:
+    """The run directory for `config`: the one of its run_id, to go on with, or a new one.
+
+    `about` is what config.json holds beside the settings. Raises RunError where the run to go on with had other
+    rewards, weights or judges, or data with another fingerprint.
+    """
+    runs_dir = Path(runs_dir)
+    if config.run_id and is_run(runs_dir / config.run_id):
+        run = Run(config.run_id, runs_dir)
+        if run.about["rewards"] != about["rewards"]:
+            raise RunError(
+                f"run {run.id} was started with the rewards {', '.join(run.about['rewards'])}, and not with "
+                f"{', '.join(about['rewards'])}. Pass the same ones (rewards=[…]), or use another run_id."
+            )
+        if run.about.get("reward_weights", about["reward_weights"]) != about["reward_weights"]:
+            raise RunError(
+                f"run {run.id} was started with the reward weights {run.about['reward_weights']}, and not with "
+                f"{about['reward_weights']}. Give the same ones, or use another run_id."
+            )
+        if about["judges"] and run.about.get("judges", about["judges"]) != about["judges"]:
+            raise RunError(
+                f"run {run.id} was judged by another version of its judge: the prompt's text or the kit has changed "
+                f"since. Put it back, or use another run_id."
+            )
+        before, after = run.about["data"], about["data"]
+        if before["fingerprint"] != after["fingerprint"]:
+            raise RunError(
+                f"run {run.id} was trained on other data than {after['folder']} holds now (fingerprint "
+                f"{before['fingerprint']}, now {after['fingerprint']}). Put that data back, or use another run_id."
+            )
+        return run
+    run_id = stem = config.run_id or f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    for attempt in itertools.count(2):
+        try:
+            (runs_dir / run_id).mkdir()
+            break
+        except FileExistsError:
+            if config.run_id:
+                break  # a run that was killed before its first file
+            run_id = f"{stem}_{attempt}"  # another run has this second's name
+    path = runs_dir / run_id
+    write_json(path / "status.json", new_status(config))
+    settings = config.model_dump() | {"run_id": run_id, "data": about["data"]["folder"]}
+    write_json(path / "config.json", {"settings": settings, **about})
+    return Run(path)
+
+
+def new_status(config: TrainConfig) -> dict:
+    return {
+        "state": "queued",
+        "step": 0,
+        "max_steps": config.max_steps,
+        "reward": None,
+        "started": now(),
+        "heartbeat": now(),
+        "seconds": 0.0,
+        "usd": 0.0,
+        "reason": None,
+    }
+
+
+@contextmanager
+def only_writer(run: Run):
+    """Holds the run for one process. The system lets go of it when the process ends, however it ends."""
+    import fcntl
+
+    with (run.path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"run {run.id} is being trained by another process; watch it, or stop that one") from None
+        yield
+
+
+class RunWriter:
+    """Writes a run's status, metrics and completions as it goes. Use it as a context: it keeps the heartbeat."""
+
+    def __init__(self, run: Run, config: TrainConfig):
+        self.run = run
+        before = run.status
+        self.status = {**new_status(config), "state": "running", "usd": before["usd"], "started": before["started"]}
+        self._seconds_before, self._usd_before = before["seconds"], before["usd"]
+        self.spent: Callable[[], float | None] = lambda: 0.0  # dollars since then; None where it is not known
+        self._opened = datetime.now(UTC)
+        self._changing = threading.Lock()
+        self._closed = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+
+    def rewind(self) -> Path | None:
+        """Brings the files back to the last complete checkpoint and returns it, or None where there is none yet."""
+        shutil.rmtree(self.run.path / ".partial", ignore_errors=True)
+        checkpoint = self.run.checkpoints[-1] if self.run.checkpoints else None
+        step = checkpoint_step(checkpoint) if checkpoint else 0
+        for name in ("metrics.jsonl", "completions.jsonl"):
+            path = self.run.path / name
+            rows = [
+                orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in read_lines(path) if row["step"] <= step
+            ]
+            partial = path.with_name(f".{name}.partial")
+            partial.write_bytes(b"".join(rows))
+            os.replace(partial, path)
+        self.update(step=step)
+        return checkpoint
+
+    def update(self, **changes: Any) -> None:
+        with self._changing:
+            self.status |= changes
+            seconds = (datetime.now(UTC) - self._opened).total_seconds()
+            self.status |= {"heartbeat": now(), "seconds": round(self._seconds_before + seconds, 1)}
+            spent = self.spent()
+            known = spent is not None and self._usd_before is not None
+            self.status["usd"] = round(self._usd_before + spent, 8) if known else None
+            write_json(self.run.path / "status.json", self.status)
+
+    def append(self, name: str, rows: list[dict]) -> None:
+        """Adds rows to metrics.jsonl or completions.jsonl. orjson writes what was not measured, NaN, as null."""
+        with (self.run.path / name).open("ab") as file:
+            file.write(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
+
+    def log(self, text: str) -> None:
+        """Adds what the run says to its log."""
+        with (self.run.path / LOG_FILE).open("a") as file:
+            file.write(f"{now()} {text}\n")
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        return (self.run.path / STOP_FILE).exists()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(HEARTBEAT_SECONDS):
+            self.update()
+
+    def __enter__(self) -> "RunWriter":
+        self._heart.start()
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._closed.set()
+        self._heart.join()
+        if kind is None:
+            self.update(state="complete")
+        elif issubclass(kind, KeyboardInterrupt):
+            self.update(state="stopped", reason=f"interrupted; run_id {self.run.id} resumes it")
+        elif issubclass(kind, RunStopped):
+            self.update(state="stopped", reason=str(error))
+        else:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        self.log("".join(traceback.format_exception(error)))
+        self.update(state="failed", reason=f"{type(error).__name__}: {error}")
