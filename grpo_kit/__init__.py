@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from grpo_kit.backends import backend
 from grpo_kit.config import ConfigError, EvalConfig, JudgeConfig, TrainConfig
-from grpo_kit.runs import Run, RunError, runs  # now, so that kit.runs is the function and not the module
+from grpo_kit.doctor import doctor
+from grpo_kit.runs import Run, RunError, RunStopped, runs  # now, so that kit.runs is the function and not the module
 
 if TYPE_CHECKING:
     from grpo_kit.comparison import Evaluation
@@ -36,11 +37,13 @@ __all__ = [
     "JudgeConfig",
     "Run",
     "RunError",
+    "RunStopped",
     "Sample",
     "TrainConfig",
     "backend",
     "check_splits",
     "deploy",
+    "doctor",
     "evaluate",
     "prepare",
     "read_samples",

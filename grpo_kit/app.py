@@ -38,9 +38,8 @@ mounted = {
     CHECKPOINTS: volumes.volume(volumes.RUNS_VOLUME),
     MODELS: volumes.volume(volumes.MODELS_VOLUME),
 }
-places = container.Volumes(
-    Path(DATA), Path(CHECKPOINTS), mounted, modal.Dict.from_name(volumes.CLAIMS, create_if_missing=True)
-)
+claims = modal.Dict.from_name(volumes.CLAIMS, create_if_missing=True)
+places = container.Volumes(Path(DATA), Path(CHECKPOINTS), Path(MODELS), mounted, claims)
 
 
 @app.function(name="open_run", volumes=mounted, timeout=3600, memory=8192)
@@ -66,8 +65,9 @@ def download_model(model_name: str) -> dict:
 
 
 @app.function(name="examine", volumes=mounted)
-def examine() -> dict:
-    return container.examine()
+def examine(settings: dict) -> dict:
+    """For `grpo-kit doctor`: what is installed here, and whether model and judge can be had."""
+    return container.in_words(lambda: container.examine(settings))
 
 
 def train(**flags: str | None) -> None:

@@ -38,8 +38,10 @@ def has_account() -> bool:
     settings = Path(os.environ.get("MODAL_CONFIG_PATH", "~/.modal.toml")).expanduser()
     if not os.environ.get("MODAL_TOKEN_ID") and not settings.exists():
         return False
-    from modal.config import config
-
+    try:
+        from modal.config import config
+    except Exception as error:  # Modal reads the file when it is imported
+        raise ConfigError(f"{settings} can't be read ({error}): mend it, or run `modal setup` anew") from None
     return bool(config.get("token_id") and config.get("token_secret"))
 
 

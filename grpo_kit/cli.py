@@ -108,6 +108,14 @@ def evaluate(
     print(evaluation.line())
 
 
+def doctor(**flags: str | None) -> None:
+    """Look for what could keep a run with these settings from its end, here and on Modal. Changes nothing."""
+    from grpo_kit.doctor import doctor
+
+    if not doctor(TrainConfig.from_text(flags)):
+        raise typer.Exit(1)
+
+
 def _option(model: type[Settings], name: str, field: FieldInfo) -> inspect.Parameter:
     """A field as a flag. Its text goes to pydantic as it is, which knows the type and the range."""
     option = typer.Option(
@@ -147,6 +155,7 @@ def _with_flags(command, model: type[Settings], leave_out: Container[str] = ()):
 
 
 app.command("prepare")(_with_flags(prepare, JudgeConfig, leave_out=ONLY_TO_JUDGE))
+app.command("doctor")(_with_flags(doctor, TrainConfig))
 app.command("train")(_with_flags(train, TrainConfig))
 app.command("eval")(_with_flags(evaluate, EvalConfig))
 

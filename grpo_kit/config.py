@@ -276,7 +276,8 @@ class TrainConfig(JudgeConfig, ModalConfig):
     judge: Annotated[Weights, AfterValidator(_judges)] = Field(
         "offline",
         validate_default=True,
-        description="Who scores the answers: offline, gemini, or both with weights (gemini=0.7,offline=0.3).",
+        description="Who scores the answers: offline, gemini (also where gemini_model is given), or both with weights "
+        "(gemini=0.7,offline=0.3).",
     )
     reward_funcs: Annotated[Weights, AfterValidator(_rewards)] = Field(
         {}, description="Ready rewards that are added, with weights: length=0.1,format=0.1,repetition=0.1."
@@ -303,7 +304,10 @@ class TrainConfig(JudgeConfig, ModalConfig):
     @model_validator(mode="before")
     @classmethod
     def _recipe(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return {**RECIPES.get(given.get("model_name", cls.model_fields["model_name"].default), {}), **given}
+        recipe = RECIPES.get(given.get("model_name", cls.model_fields["model_name"].default), {})
+        # Whoever names a Gemini model wants it to judge.
+        judge = {"judge": "gemini"} if "gemini_model" in given and "judge" not in given else {}
+        return {**recipe, **judge, **given}
 
     @model_validator(mode="after")
     def _batches_work(self):

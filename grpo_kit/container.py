@@ -6,6 +6,7 @@ Whatever the user can mend is returned as words and not raised, so that Modal do
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,14 +14,15 @@ from typing import Any
 
 import modal
 
-from grpo_kit.cache import CACHE_FILE
+from grpo_kit.cache import CACHE_FILE, RewardCache
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
 from grpo_kit.mirror import Claim, Mirror
-from grpo_kit.runs import REWARDS_FILE, STOP_FILE, Run, RunError, is_run, write_bytes
+from grpo_kit.runs import REWARDS_FILE, STOP_FILE, Run, RunError, is_run, write_bytes, write_json
 from grpo_kit.samples import BadTrace
 from grpo_kit.volumes import DATA_VOLUME
 from grpo_kit.worker import load_rewards, work_on
+from grpo_kit.writing import RunWriter
 
 HERE = Path("/tmp/grpo_kit/runs")  # the container's own disk
 
@@ -31,25 +33,25 @@ class Volumes:
 
     data: Path
     checkpoints: Path
+    models: Path
     mounted: dict[str, modal.Volume]  # by path
     claims: modal.Dict
 
     def refresh(self) -> None:
-        """Shows what others have committed: the container may have served an earlier call."""
-        for volume in self.mounted.values():
-            volume.reload()
+        """Shows the data and runs that others have committed: the container may have served an earlier call."""
+        for path in (self.data, self.checkpoints):
+            self.mounted[str(path)].reload()
 
     @property
     def runs(self) -> Path:
         return self.checkpoints / "runs"
 
-    def commit(self) -> None:
-        for volume in self.mounted.values():
-            volume.commit()
-
-    def mirror(self, run_id: str, claim: Claim) -> Mirror:
+    def bring(self, run_id: str, claim: Claim) -> tuple[Mirror, Run | None]:
+        """The run as it was last committed, on this container's disk; None where there is none yet."""
+        self.refresh()
         shutil.rmtree(HERE / run_id, ignore_errors=True)
-        return Mirror(HERE / run_id, self.runs / run_id, self.mounted[str(self.checkpoints)], claim)
+        mirror = Mirror(HERE / run_id, self.runs / run_id, self.mounted[str(self.checkpoints)], claim)
+        return mirror, mirror.pull()
 
 
 def in_words(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -66,7 +68,6 @@ def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dic
     `settings` are TrainConfig's that were given, `rewards` the reward functions cloudpickled by `python` ("3.11"),
     `files` the texts of settings that name a file. Returns {"run_id", "complete"}.
     """
-    from grpo_kit.models import download_model
     from grpo_kit.training import queue
 
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -76,11 +77,9 @@ def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dic
             f"them. kit.deploy() from this Python makes the app anew, or run the notebook with Python {here}"
         )
     functions = load_rewards(rewards) if rewards else ()
-    volumes.refresh()
     run_id, claim = _claimed(volumes, settings.get("run_id"))
     try:
-        mirror = volumes.mirror(run_id, claim)
-        known = mirror.pull()
+        mirror, known = volumes.bring(run_id, claim)
         settings = _from_files(settings, files, mirror.local) | {"run_id": run_id}
         if not known or "data" in settings:
             settings |= _data_on_volume(TrainConfig(**settings), volumes)
@@ -88,14 +87,16 @@ def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dic
         if known and not rewards and (known.path / REWARDS_FILE).exists():
             rewards = (known.path / REWARDS_FILE).read_bytes()
             functions = load_rewards(rewards)
-        download_model(known.config.model_name if known else config.model_name)
-        _bring_caches(config.cache_from, volumes)
+        download(volumes, known.config.model_name if known else config.model_name)
+        caches = _bring_caches(config.cache_from, volumes)
         run = queue(config, functions, HERE)
         if rewards:
             write_bytes(run.path / REWARDS_FILE, rewards)
+        with closing(RewardCache(run.path / CACHE_FILE)) as cache:
+            for path in caches:
+                cache.copy_from(path)
         (mirror.remote / STOP_FILE).unlink(missing_ok=True)
         mirror.push()
-        volumes.commit()
         return {"run_id": run_id, "complete": run.status["state"] == "complete"}
     finally:
         claim.release()
@@ -103,20 +104,29 @@ def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dic
 
 def train(volumes: Volumes, run_id: str) -> dict:
     """Trains a run that `open_run` made, from its last checkpoint. How it ended is in its status.json."""
-    volumes.refresh()
-    claim = Claim(volumes.claims, run_id, modal.current_function_call_id())
-    mirror = volumes.mirror(run_id, claim)
-    run = mirror.pull()
+    claim = Claim(volumes.claims, run_id, modal.current_function_call_id(), volumes.runs / run_id)
+    mirror, run = volumes.bring(run_id, claim)
     with mirror:
-        _bring_caches(run.config.cache_from, volumes)
-        work_on(run, print)
+        if claim.tries > run.config.retries + 1:
+            error = RunError(
+                f"{claim.tries - 1} containers in a row ended before they saved a checkpoint. Either they ran out of "
+                f"memory={run.config.memory} MiB, or out of timeout={run.config.timeout} seconds before "
+                f"save_steps={run.config.save_steps} steps were made. Give more of what was short, or save more often"
+            )
+            RunWriter(run, run.config).fail(error)
+        else:
+            try:
+                work_on(run, print, cache_from=[])  # open_run brought their judgements into the run's own cache
+            except KeyboardInterrupt:  # Modal takes the container away and starts another
+                reason = "its container was taken away; a new one goes on"
+                write_json(run.path / "status.json", run.status | {"state": "queued", "reason": reason})
+                raise
     return {"state": run.status["state"]}
 
 
 def evaluate(volumes: Volumes, run_id: str, settings: dict, files: dict[str, str]) -> dict:
     """Compares the run's checkpoints with its base model; the result lies in the run's eval/. Returns {"name"}."""
     from grpo_kit.evaluation import evaluate
-    from grpo_kit.models import download_model
 
     volumes.refresh()
     remote, local = volumes.runs / run_id, HERE / run_id
@@ -129,14 +139,13 @@ def evaluate(volumes: Volumes, run_id: str, settings: dict, files: dict[str, str
     if "data" in settings:
         settings |= _data_on_volume(run.config.replace(data=settings["data"]), volumes)
     config = EvalConfig(**settings)
-    download_model(run.config.model_name)
     _bring_caches(config.cache_from, volumes)
     earlier = [str(local / "eval")] if (local / "eval" / CACHE_FILE).exists() else []
     evaluation = evaluate(run, config, cache_from=[*config.cache_from, *earlier], runs_dir=HERE, echo=print)
     # Training may be writing the run's own cache, so what was judged here is kept beside the results.
     shutil.copyfile(local / CACHE_FILE, local / "eval" / CACHE_FILE)
     shutil.copytree(local / "eval", remote / "eval", dirs_exist_ok=True)
-    volumes.commit()
+    volumes.mounted[str(volumes.checkpoints)].commit()
     return {"name": evaluation.path.name}
 
 
@@ -144,12 +153,12 @@ def _claimed(volumes: Volumes, run_id: str | None) -> tuple[str, Claim]:
     """The run id that was asked for, or a new one named for the time, and the right to write it."""
     call_id = modal.current_function_call_id()
     if run_id:
-        return run_id, Claim(volumes.claims, run_id, call_id)
+        return run_id, Claim(volumes.claims, run_id, call_id, volumes.runs / run_id)
     stem, attempt = f"grpo_{datetime.now():%Y%m%d_%H%M%S}", 1
     while True:
         name = stem if attempt == 1 else f"{stem}_{attempt}"  # another run may have this second's name
         try:
-            claim = Claim(volumes.claims, name, call_id)
+            claim = Claim(volumes.claims, name, call_id, volumes.runs / name)
             if claim.is_first and not (volumes.runs / name).exists():
                 return name, claim
             claim.release()
@@ -174,13 +183,15 @@ def _data_on_volume(config: TrainConfig, volumes: Volumes) -> dict[str, str]:
     )
 
 
-def _bring_caches(names: list[str], volumes: Volumes) -> None:
+def _bring_caches(names: list[str], volumes: Volumes) -> list[Path]:
     """Copies other runs' judgements to where training looks for them. Raises ConfigError for a run that has none."""
+    brought = []
     for name in names:
         if not (volumes.runs / name / CACHE_FILE).exists():
             raise ConfigError(f"cache_from={name!r}: on Modal it should name a run on the volume that has judgements")
         (HERE / name).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(volumes.runs / name / CACHE_FILE, HERE / name / CACHE_FILE)
+        brought.append(Path(shutil.copyfile(volumes.runs / name / CACHE_FILE, HERE / name / CACHE_FILE)))
+    return brought
 
 
 def _from_files(settings: dict, files: dict[str, str], folder: Path) -> dict:
@@ -196,5 +207,16 @@ def download(volumes: Volumes, model_name: str) -> dict:
     from grpo_kit.models import download_model
 
     path = download_model(model_name)
-    volumes.commit()
+    volumes.mounted[str(volumes.models)].commit()
     return {"path": str(path)}
+
+
+def examine(settings: dict) -> dict:
+    """What `grpo-kit doctor` asks here. `settings` are TrainConfig's that were given.
+
+    Returns {"versions": by package, "model" and "judge": why it can't be had from here, or None}.
+    """
+    from grpo_kit.doctor import judge_problem, model_problem, versions
+
+    config = TrainConfig(**settings)
+    return {"versions": versions(), "model": model_problem(config.model_name), "judge": judge_problem(config)}

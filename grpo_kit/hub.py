@@ -102,6 +102,9 @@ def _why_not(name: str, error: Exception) -> str:
             if response.status_code == 403:
                 return f"the hub does not let your token read it ({said}). Let it, at {TOKENS}"
             return f"the Hugging Face hub answers {response.status_code} {response.reason_phrase}. Try again in a while"
+        case UnicodeError():
+            give = GIVE_TOKEN.format("--force ")
+            return f"HF_TOKEN holds characters that are in no token. Make one at {TOKENS} and give it: {give}"
         case errors.OfflineModeIsEnabled():
             return f"HF_HUB_OFFLINE is set, and {cache}. Unset it, so that the model can be downloaded"
         case httpx.HTTPError():

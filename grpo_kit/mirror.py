@@ -6,6 +6,7 @@ that whatever moment a commit catches can be gone on from.
 """
 
 import _thread
+import itertools
 import os
 import shutil
 import sqlite3
@@ -18,7 +19,7 @@ import modal
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from grpo_kit.cache import CACHE_FILE
-from grpo_kit.runs import STOP_FILE, WORKER_FILE, Run, RunError, is_run
+from grpo_kit.runs import STOP_FILE, WORKER_FILE, Run, RunError, checkpoint_step, is_run
 from grpo_kit.volumes import fate_of_call
 
 PUSH_SECONDS = 1.0
@@ -33,19 +34,26 @@ class Claim:
     Claims are numbered entries of a modal.Dict, which lets only one of several put the next number.
     """
 
-    def __init__(self, claims: modal.Dict, run_id: str, call_id: str):
-        """Raises RunError where another call that still works holds the run. A call's own new container may go on."""
+    def __init__(self, claims: modal.Dict, run_id: str, call_id: str, remote: Path):
+        """Raises RunError where another call that still works holds the run. A call's own new container may go on.
+
+        `remote` is the run's folder on the volume.
+        """
         self._claims, self.run_id = claims, run_id
+        mine = {"call_id": call_id, "step": _last_step(remote), "released": False}
         while True:
-            self._number, last = self._newest()
+            earlier = self._earlier()
+            last = earlier[-1] if earlier else None
             if last and not last["released"] and last["call_id"] != call_id and fate_of_call(last["call_id"]) is None:
                 raise RunError(
                     f"run {run_id} is being trained by another call on Modal: watch it (kit.Run('{run_id}').watch()) "
                     f"or stop that one"
                 )
-            self._mine = {"call_id": call_id, "released": False}
-            if claims.put(self._key(self._number), self._mine, skip_if_exists=True):
-                return
+            self._number, self._mine = len(earlier), mine
+            if claims.put(self._key(self._number), mine, skip_if_exists=True):
+                break
+        # Containers of this call in a row, this one included, that started from the same checkpoint.
+        self.tries = 1 + sum(1 for _ in itertools.takewhile(mine.__eq__, reversed(earlier)))
 
     @property
     def is_first(self) -> bool:
@@ -58,11 +66,10 @@ class Claim:
     def release(self) -> None:
         self._claims.put(self._key(self._number), self._mine | {"released": True})
 
-    def _newest(self) -> tuple[int, dict | None]:
-        number, last = 0, None
-        while (found := self._claims.get(self._key(number))) is not None:
-            number, last = number + 1, found
-        return number, last
+    def _earlier(self) -> list[dict]:
+        """All claims that were made, oldest first."""
+        numbers = itertools.count()
+        return list(iter(lambda: self._claims.get(self._key(next(numbers))), None))
 
     def _key(self, number: int) -> str:
         return f"{self.run_id}/{number}"
@@ -181,3 +188,8 @@ class Mirror:
             with attempt:
                 self.push()
         self._claim.release()
+
+
+def _last_step(folder: Path) -> int:
+    """The step of a run's newest checkpoint; 0 where it has none."""
+    return max((checkpoint_step(path) for path in folder.glob("checkpoint-*")), default=0)

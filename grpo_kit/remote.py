@@ -3,19 +3,22 @@
 Both places call the same functions and leave the same run directory behind.
 """
 
-import hashlib
+import linecache
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.backends import asked_backend, chosen_backend
 from grpo_kit.config import CACHE, ConfigError, EvalConfig, JudgeConfig, ModalConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
-from grpo_kit.runs import REWARDS_FILE, RUNS_DIR, WORKER_FILE, Run, RunError, as_json, write_bytes
+from grpo_kit.runs import OUTPUT_FILE, REWARDS_FILE, RUNS_DIR, WORKER_FILE, Run, RunError, as_json, write_bytes
+from grpo_kit.versions import PACKAGE, source_fingerprint
 
 if TYPE_CHECKING:
     import modal
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 Rewards = Sequence["RewardFunction"] | Mapping["RewardFunction", float]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-PACKAGE = Path(__file__).parent
+INSTALLED = (PACKAGE, Path(sysconfig.get_path("stdlib")))
 _background = ThreadPoolExecutor(8, thread_name_prefix="grpo_kit")
 _deployed: str | None = None  # the fingerprint of the source that this process deployed
 
@@ -159,8 +162,7 @@ def resume(run: Run, settings: dict[str, Any]) -> Run:
     config = TrainConfig(run_id=run.id, model_name=run.config.model_name, **settings)
     if run.place.backend == "modal":
         return launch(config)
-    pickled = run.path / REWARDS_FILE
-    return _start_here(config, pickled.read_bytes() if pickled.exists() else None, run.path.parent)
+    return _start_here(config, None, run.path.parent)
 
 
 def work_here() -> bool:
@@ -177,9 +179,11 @@ def pickled_rewards(rewards: Rewards) -> bytes:
     """
     import cloudpickle
 
-    modules = {module for function in rewards if (module := sys.modules.get(function.__module__)) and _is_own(module)}
+    modules = [module for module in list(sys.modules.values()) if _is_own(module)]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
+    files = {function.__code__.co_filename for function in rewards if hasattr(function, "__code__")}
+    sources = {file: linecache.getlines(file) for file in files}  # a traceback shows the line of the cell with them
     try:
         for function in rewards:
             try:
@@ -189,7 +193,7 @@ def pickled_rewards(rewards: Rewards) -> bytes:
                     f"the reward {getattr(function, '__name__', function)} can't travel to where the run is made: "
                     f"{error}. What it uses (a client, a lock, an open file) should be made inside the function"
                 ) from None
-        return cloudpickle.dumps(rewards if isinstance(rewards, Mapping) else list(rewards))
+        return cloudpickle.dumps((rewards if isinstance(rewards, Mapping) else list(rewards), sources))
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
@@ -197,34 +201,44 @@ def pickled_rewards(rewards: Rewards) -> bytes:
 
 def _is_own(module) -> bool:
     """Whether a module is neither installed nor the notebook itself, which travels by value anyhow."""
-    file = getattr(module, "__file__", None)
-    outside = (sys.prefix, sys.base_prefix, str(PACKAGE))
-    return module.__name__ != "__main__" and file is not None and not str(Path(file).resolve()).startswith(outside)
+    if not isinstance(module, ModuleType) or module.__name__ == "__main__":
+        return False
+    if sys.modules.get(module.__name__) is not module:  # known by another name, which pickle would not find
+        return False
+    file = Path(vars(module).get("__file__") or "")
+    is_installed = {"site-packages", "dist-packages"} & {*file.parts} or any(map(file.is_relative_to, INSTALLED))
+    return not is_installed and file.is_file()
 
 
 def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> Run:
-    """Starts a process that trains and outlives this one."""
+    """Starts a process that trains and outlives this one. A run that is gone on with has its rewards already."""
     import psutil
 
     from grpo_kit.training import queue
     from grpo_kit.worker import load_rewards
+    from grpo_kit.writing import only_writer
 
+    if rewards is None and config.run_id and (kept := runs_dir / config.run_id / REWARDS_FILE).exists():
+        rewards = kept.read_bytes()
     run = queue(config, load_rewards(rewards) if rewards else (), runs_dir)
     if run.status["state"] == "complete":
         print(f"Run {run.id} is complete: {run.path}")
         return run
-    if rewards:
-        write_bytes(run.path / REWARDS_FILE, rewards)
-    with (run.path / "worker.out").open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "grpo_kit.worker", str(run.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    worker = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-    run.place.write(WORKER_FILE, as_json(worker))
+    with only_writer(run):
+        if WORKER_FILE in run.place.names() and run.place.fate(run.worker) is None:
+            raise RunError(f"run {run.id} was started a moment ago and loads its model: watch it, or kill that one")
+        if rewards:
+            write_bytes(run.path / REWARDS_FILE, rewards)
+        with (run.path / OUTPUT_FILE).open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "grpo_kit.worker", str(run.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        worker = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+        run.place.write(WORKER_FILE, as_json(worker))
     print(f"Run {run.id} on this machine: {run.path}")
     return run
 
@@ -263,7 +277,6 @@ def _files(config: JudgeConfig) -> dict[str, str]:
 
 def _result(answer: dict[str, Any]) -> dict[str, Any]:
     """What a function on Modal returned; the error that it met there, raised here."""
-
     if "error" not in answer:
         return answer
     kinds = {kind.__name__: kind for kind in (ConfigError, RunError)}
@@ -277,7 +290,7 @@ def deploy() -> None:
     """
     global _deployed
     print("Deploying the app grpo-training on Modal (the first time its image is built: some minutes)")
-    source = _source_fingerprint()
+    source = source_fingerprint()
     done = subprocess.run(
         [sys.executable, "-m", "modal", "deploy", str(PACKAGE / "app.py")],
         capture_output=True,
@@ -296,17 +309,9 @@ def deployed_function(name: str) -> "modal.Function":
 
     from grpo_kit.volumes import APP
 
-    if _deployed != _source_fingerprint():
+    if _deployed != source_fingerprint():
         deploy()
     return modal.Function.from_name(APP, name)
-
-
-def _source_fingerprint() -> str:
-    files = sorted(path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    contents = hashlib.sha256()
-    for path in files:
-        contents.update(str(path).encode() + path.read_bytes())
-    return contents.hexdigest()
 
 
 def _say_what_was_uploaded(files):

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 RUNS_DIR = Path("runs")
 LOST_AFTER_SECONDS = 60  # a running run whose heartbeat is older was killed
 LOG_FILE = "train.log"
+OUTPUT_FILE = "worker.out"  # what a run's process on this machine printed; the last word of one that broke down
 REWARDS_FILE = "rewards.pkl"  # the reward functions that were given to the run, cloudpickled
 STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
@@ -122,12 +124,15 @@ class Folder:
         shutil.copytree(self.root, to, ignore=shutil.ignore_patterns(".*"))
 
     def end(self, worker: dict) -> None:
-        if process := self._process(worker):
-            import psutil
+        import psutil
 
-            for each in [*process.children(recursive=True), process]:
+        if (process := self._process(worker)) is None:
+            return
+        family = [process, *process.children(recursive=True)]
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
                 each.kill()
-            psutil.wait_procs([process], timeout=10)
+        psutil.wait_procs(family, timeout=10)
 
     def fate(self, worker: dict) -> str | None:
         return None if self._process(worker) else "its process ended without a word"
@@ -135,6 +140,8 @@ class Folder:
     def _process(self, worker: dict):
         import psutil
 
+        if "pid" not in worker:  # a copy of a run that was made on Modal
+            return None
         try:
             process = psutil.Process(worker["pid"])
             is_ours = process.create_time() == worker["created"] and process.status() != psutil.STATUS_ZOMBIE
@@ -238,10 +245,8 @@ class Run:
 
     def logs(self, lines: int = 50) -> None:
         """Prints the last lines of what the run has said, tracebacks included."""
-        try:
-            print("\n".join(self.place.read(LOG_FILE).decode().splitlines()[-lines:]))
-        except FileNotFoundError:
-            print(f"run {self.id} has said nothing yet")
+        said = self.read_text(LOG_FILE) or self.read_text(OUTPUT_FILE)
+        print("\n".join(said.splitlines()[-lines:]) or f"run {self.id} has said nothing yet")
 
     def watch(self) -> "Run":
         """Waits for the run's end with a progress bar, and in a notebook a live plot. Interrupting it is harmless.
@@ -254,7 +259,7 @@ class Run:
 
     def stop(self) -> None:
         """Ends the run at its next step, with a checkpoint. A run that still waits for its machine ends at once."""
-        state = self.status["state"]
+        state = self.status_after(0)["state"]
         if state not in UNFINISHED:
             raise RunError(f"run {self.id} is {state} already: there is nothing to stop")
         self.place.write(STOP_FILE, b"")
@@ -262,14 +267,17 @@ class Run:
 
     def kill(self) -> None:
         """Ends the run at once. What it did since its last checkpoint is done again when it is resumed."""
-        state = self.status["state"]
+        state = self.status_after(0)["state"]
         if state not in (*UNFINISHED, "lost"):
             raise RunError(f"run {self.id} is {state} already: there is nothing to kill")
-        self.place.end(self.worker)
+        if state != "lost":
+            self.place.end(self.worker)
         status = self._read_json("status.json")
-        if status["state"] in UNFINISHED:
-            status |= {"state": "killed", "heartbeat": now(), "reason": "killed; run.resume() goes on with it"}
-            self.place.write("status.json", as_json(status))
+        if status["state"] not in UNFINISHED:
+            print(f"Run {self.id} had just ended: it is {status['state']}")
+            return
+        status |= {"state": "killed", "heartbeat": now(), "reason": "killed; run.resume() goes on with it"}
+        self.place.write("status.json", as_json(status))
         print(f"Run {self.id} is killed; run.resume() goes on from its last checkpoint")
 
     def resume(self, **settings) -> "Run":
@@ -290,6 +298,8 @@ class Run:
         partial = to.with_name(f".{to.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         self.place.download(partial)
+        for name in (WORKER_FILE, STOP_FILE):  # nothing trains the copy
+            (partial / name).unlink(missing_ok=True)
         partial.rename(to)
         return Run(to)
 
@@ -303,6 +313,13 @@ class Run:
                 f"run {self.id} is trained by a process that waits for it: interrupt it there (Ctrl-C, or the "
                 f"notebook's stop button)"
             ) from None
+
+    def read_text(self, name: str) -> str:
+        """A file of the run's; empty where there is none."""
+        try:
+            return self.place.read(name).decode(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def _table(self, name: str) -> "pandas.DataFrame":
         import pandas

@@ -32,7 +32,7 @@ class KitTrainer(GRPOTrainer):
         self._judges, self._writer, self._base_model, self._echo = judges, writer, base_model, echo
         self._seconds = {"generating": 0.0, "judging": 0.0}
         self._output_dir = self.args.output_dir
-        self._config = writer.run.config
+        self._config = writer.config
         self._machine = Machine(gpu_gib(), bool(self.args.gradient_checkpointing), bool(self.args.use_vllm))
         self._part = "loading"  # what it is at, for who asks why there is no memory left
         self._is_whole = True  # no weight has been changed without the others

@@ -5,7 +5,6 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -26,22 +25,11 @@ from grpo_kit.rewards import READY, FailureWatch, RewardFunction, TooManyFailure
 from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, now, write_json
 from grpo_kit.samples import Sample, fingerprint, read_samples
 from grpo_kit.trainer import KitTrainer
+from grpo_kit.versions import version_of, versions
 from grpo_kit.writing import RunWriter, is_complete, only_writer, open_run, with_the_runs_own_settings
 
 # Settings that TRL has too, and that go to it under the same name.
 TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys())
-PACKAGES = (
-    "grpo_kit",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "vllm",
-    "google-genai",
-    "google-generativeai",
-)
 
 
 def train(
@@ -97,8 +85,8 @@ def make_plan(
 ) -> Plan:
     """Checks all that can be checked before a model is loaded; writes nothing. Raises as `train` does."""
     config = with_the_runs_own_settings(config, runs_dir)
-    data = data_folder(config.data).resolve()
-    is_demo = config.data == DEFAULT_DATA and data != Path(DEFAULT_DATA).resolve()
+    data = data_folder(config.data).absolute()
+    is_demo = config.data == DEFAULT_DATA and data != Path(DEFAULT_DATA).absolute()
     samples = list(read_samples(data / "train.jsonl"))
     functions = {READY[name]: weight for name, weight in config.reward_funcs.items()} | weighted(rewards)
     names = [*config.judge, *(getattr(function, "__name__", "") for function in functions)]
@@ -111,7 +99,7 @@ def make_plan(
     # An absolute folder, so that the run can be gone on with from anywhere; the demo's is made anew where it is needed.
     folder = config.data if is_demo else str(data)
     about = {
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": versions(),
         "data": {"folder": folder, "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
         "git_commit": _git_commit(),
         "rewards": names,
@@ -198,7 +186,7 @@ def refuse_what_cannot_work(
             f"{', '.join(rewards)}"
         )
     caches_to_start_from(config.cache_from, runs_dir)
-    if config.use_vllm is True and _version("vllm") is None:
+    if config.use_vllm is True and version_of("vllm") is None:
         raise ConfigError("use_vllm=True: vLLM is not installed. Leave it to auto")
     if load_tokenizer(config.model_name).chat_template is None and kinds == {list}:
         raise ConfigError(
@@ -306,7 +294,7 @@ def grpo_arguments(config: TrainConfig, run_dir: Path) -> GRPOConfig:
     settings = {name: getattr(config, name) for name in TRL_SETTINGS} | {
         "bf16": decide(config.bf16, device_can_bf16()),
         "gradient_checkpointing": decide(config.gradient_checkpointing, on_gpu),
-        "use_vllm": decide(config.use_vllm, on_gpu and _version("vllm") is not None),
+        "use_vllm": decide(config.use_vllm, on_gpu and version_of("vllm") is not None),
     }
     return GRPOConfig(
         **settings,
@@ -316,13 +304,6 @@ def grpo_arguments(config: TrainConfig, run_dir: Path) -> GRPOConfig:
         report_to="none",
         disable_tqdm=True,
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _git_commit() -> str | None:

@@ -86,9 +86,9 @@ def larger_gpu(gib: float | None) -> str | None:
 def out_of_memory(config: TrainConfig, run_id: str, shortage: Shortage, part: str, step: int, machine: Machine) -> str:
     """What ran out of memory in which part of which step (counted from 1), and what helps."""
     fixes = memory_fixes(config, shortage, part, machine)
-    blame = ". The reward functions took it: have them work on fewer completions at once" if part == "judging" else ""
+    blame = "The reward functions took it: have them work on fewer completions at once" if part == "judging" else ""
     where = "loading the checkpoint" if part == "loading" else f"{part} in step {step}"
-    return f"Out of memory while {where}: {shortage}{blame}. {advice(fixes, run_id)}"
+    return ". ".join(filter(None, [f"Out of memory while {where}: {shortage}", blame, advice(fixes, run_id)]))
 
 
 def memory_fixes(config: TrainConfig, shortage: Shortage, part: str, machine: Machine) -> list[Fix]:
@@ -123,7 +123,7 @@ def too_slow(
 
     `steps` are the seconds of its first steps by part (generating, judging, updating); the median step counts.
     """
-    every = config.num_iterations  # only every so manieth step generates and judges
+    every = config.num_iterations  # only the first of so many steps generates and judges
     cycles = [steps[start : start + every] for start in range(0, len(steps), every)]
     a_step = median(sum(sum(step.values()) for step in cycle) for cycle in cycles) / every
     needed = a_step * steps_to_make
@@ -135,13 +135,13 @@ def too_slow(
     if needed * 1.25 <= LONGEST_TIMEOUT:
         fixes.append({"timeout": int(needed * 1.25) // 60 * 60 + 60})
     own = [name for name in rewards if name not in ("gemini", "offline")]
-    quicker = f"Quicker reward functions help ({', '.join(own)}). " if slowest == "judging" and own else ""
-    return (
+    quicker = f"Quicker reward functions help ({', '.join(own)})" if slowest == "judging" and own else ""
+    slow = (
         f"Slow: a step takes {a_step:.1f} s, so {steps_to_make} steps take {_duration(needed)}, longer than timeout="
         f"{config.timeout} ({_duration(config.timeout)}), after which Modal goes on in a new container, at most "
-        f"retries={config.retries} times. {by_part[slowest] / sum(by_part.values()):.0%} of a step is {slowest}. "
-        f"{quicker}{advice(fixes, run_id)}"
+        f"retries={config.retries} times. {by_part[slowest] / sum(by_part.values()):.0%} of a step is {slowest}"
     )
+    return ". ".join(filter(None, [slow, quicker, advice(fixes, run_id)]))
 
 
 def speed_fixes(config: TrainConfig, part: str, machine: Machine) -> list[Fix]:
@@ -153,16 +153,11 @@ def speed_fixes(config: TrainConfig, part: str, machine: Machine) -> list[Fix]:
         shorter = [{"max_completion_length": config.max_completion_length // 2}] * (config.max_completion_length > 1)
         return [*vllm, *shorter, *_fewer_completions(config), *larger]
     if part == "updating":
-        passes = config.gradient_accumulation_steps
-        fewer = [{"per_device_train_batch_size": 2 * config.per_device_train_batch_size,
-                  "gradient_accumulation_steps": passes // 2}] if passes % 2 == 0 else []  # fmt: skip
-        lora = [] if config.use_lora else [{"use_lora": True}]
-        return [
-            *larger,
-            *lora,
-            *([{"gradient_checkpointing": False}] if machine.gradient_checkpointing else []),
-            *fewer,
-        ]
+        batch, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
+        lora: list[Fix] = [] if config.use_lora else [{"use_lora": True}]
+        plain = [{"gradient_checkpointing": False}] if machine.gradient_checkpointing else []
+        fewer_passes = [_batches(config.completions_per_step, 2 * batch)] if passes > 1 else []
+        return [*larger, *lora, *plain, *fewer_passes]
     if "gemini" not in config.judge:
         return []
     fixes: list[Fix] = []

@@ -30,6 +30,11 @@ def modal_in_words() -> Iterator[None]:
     """Turns Modal's own errors into a RunError that says what to do."""
     try:
         yield
+    except ValueError as error:
+        if "metadata value" not in str(error):
+            raise
+        # Its text has the token.
+        raise RunError("the Modal token holds characters that are in no token: run `modal setup`") from None
     except modal.exception.AuthError as error:
         raise RunError(f"Modal refuses the token: run `modal setup`. It says: {error}") from None
     except modal.exception.ConnectionError as error:

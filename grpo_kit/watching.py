@@ -2,11 +2,22 @@
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from grpo_kit.runs import UNFINISHED, Run, RunError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from grpo_kit.runs import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, Run, RunError
+
+if TYPE_CHECKING:
+    import ipywidgets
+    from matplotlib.figure import Figure
+    from tqdm import tqdm
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 15  # three heartbeats
+OUT_OF_REACH_SECONDS = 300  # a network may be down so long before watching gives up
+REDRAW_SECONDS = 2.0  # at least so long between two pictures,
+REDRAW_COSTS = 5  # and so many times as long as it takes to read and draw one
 
 
 def watch(run: Run) -> Run:
@@ -14,99 +25,139 @@ def watch(run: Run) -> Run:
 
     Raises RunError where the run failed or was lost.
     """
-    from tqdm.auto import tqdm
-
-    in_notebook = _in_notebook()
-    show = _live_plot() if in_notebook else lambda run: None
-    status = run.status
+    picture = None
     try:
-        with tqdm(
-            total=status["max_steps"],
-            initial=status["step"],
-            unit="step",
-            desc=run.id,
-            disable=False if in_notebook else None,
-        ) as bar:
-            while True:
-                status = run.status_after(PATIENCE_SECONDS)
-                if status["step"] != bar.n or status["state"] not in UNFINISHED:
-                    bar.update(status["step"] - bar.n)
-                    show(run)
-                bar.set_postfix_str(_in_words(status))
-                if status["state"] not in UNFINISHED:
-                    break
-                time.sleep(POLL_SECONDS)
+        picture = _picture()
+        status = _follow(run, picture)
     except KeyboardInterrupt:
+        if picture:
+            picture.settle()
         print(
-            f"Detached; run {run.id} goes on. kit.Run({run.id!r}).watch() comes back, .stop() ends it at its next "
-            f"step, .kill() at once"
+            f"Detached; run {run.id} goes on. {_handle(run)}.watch() comes back, .stop() ends it at its next step, "
+            f".kill() at once"
         )
         return run
     if status["state"] in ("failed", "lost"):
         raise RunError(
             f"run {run.id} {'failed' if status['state'] == 'failed' else 'was lost'} at step {status['step']}: "
-            f"{status['reason']}{_last_traceback(run)}"
+            f"{status['reason']}{_last_words(run, status['state'])}"
         )
     print(f"Run {run.id} is {status['state']}" + (f": {status['reason']}" if status["reason"] else f": {run.place}"))
     return run
 
 
+def _follow(run: Run, picture: "_Picture | None") -> dict:
+    """Shows how far the run is until it ends; its last status. Where nobody looks, a line for what is new."""
+    from tqdm.auto import tqdm
+
+    status, said = run.status, ""
+    with tqdm(
+        total=status["max_steps"],
+        initial=status["step"],
+        unit="step",
+        desc=run.id,
+        disable=None if picture is None else False,  # None: only where it is no terminal
+    ) as bar:
+        while True:
+            status = _status(run, bar)
+            is_over = status["state"] not in UNFINISHED
+            bar.set_postfix_str(_in_words(status), refresh=False)
+            bar.update(status["step"] - bar.n)
+            bar.refresh()
+            if picture:
+                picture.show(run, status["step"], is_over)
+            if is_over:
+                return status
+            line = f"Run {run.id}: step {status['step']}/{status['max_steps']} {_in_words(status)}"
+            if bar.disable and line != said:
+                print(said := line, flush=True)
+            time.sleep(POLL_SECONDS)
+
+
+def _status(run: Run, bar: "tqdm") -> dict:
+    """The run's status now. Asked again for a while where it is elsewhere and can't be reached."""
+    for attempt in Retrying(
+        retry=retry_if_exception_type(RunError),
+        stop=stop_after_delay(OUT_OF_REACH_SECONDS if run.place.backend == "modal" else 0),
+        wait=wait_fixed(5),
+        before_sleep=lambda _: bar.set_postfix_str("out of reach, trying again"),
+        reraise=True,
+    ):
+        with attempt:
+            return run.status_after(PATIENCE_SECONDS)
+
+
 def _in_words(status: dict) -> str:
     reward = "" if status.get("reward") is None else f"reward={status['reward']:.3f} "
     usd = "" if not status["usd"] else f"${status['usd']:.2f} "
-    return f"{reward}{usd}{status['state'] if status['state'] != 'running' or not status['step'] else ''}"
+    return f"{reward}{usd}{status['state'] if status['state'] != 'running' or not status['step'] else ''}".strip()
 
 
-def _last_traceback(run: Run) -> str:
-    from grpo_kit.runs import LOG_FILE
-
-    try:
-        log = run.place.read(LOG_FILE).decode()
-    except FileNotFoundError:
-        return ""
-    _, found, trace = log.rpartition("Traceback (most recent call last)")
-    return f"\n\n{found}{trace}".rstrip() if found else ""
+def _handle(run: Run) -> str:
+    """What to type in another process to have the run again."""
+    elsewhere = run.place.backend == "local" and run.path.absolute().parent != RUNS_DIR.absolute()
+    return f"kit.Run({str(run.path) if elsewhere else run.id!r})"
 
 
-def _in_notebook() -> bool:
+def _last_words(run: Run, state: str) -> str:
+    """The traceback of a run that failed; what a process last printed that was lost."""
+    if state == "failed":
+        _, found, trace = run.read_text(LOG_FILE).rpartition("Traceback (most recent call last)")
+        return f"\n\n{found}{trace}".rstrip()
+    printed = run.read_text(OUTPUT_FILE).splitlines()[-10:]
+    return "\n".join(["\n\nThe last that it printed:", *printed]) if printed else ""
+
+
+def _picture() -> "_Picture | None":
+    """Where the run is drawn; None where there is no notebook to show it."""
     try:
         from IPython import get_ipython
     except ImportError:
-        return False
+        return None
     shell = get_ipython()
-    return shell is not None and shell.has_trait("kernel")
-
-
-def _live_plot() -> Callable[[Run], None]:
-    """Shows a picture that is redrawn when it is called; at the end of the run it stays as a figure.
-
-    A picture in a widget survives a reload of the page, where a figure's display handle does not.
-    """
-    import io
-
+    if shell is None or not shell.has_trait("kernel"):
+        return None
     import ipywidgets
-    from IPython.display import display
-    from matplotlib import pyplot
 
     from grpo_kit.plots import learning_curve
 
-    picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-    shown = False
+    return _Picture(learning_curve, ipywidgets.Image(format="png", layout={"max_width": "100%"}))
 
-    def show(run: Run) -> None:
-        nonlocal shown
-        if run.metrics().empty:
+
+class _Picture:
+    """The run's figure, shown as it grows.
+
+    While it grows it is a widget, which goes on after the page is reloaded; in the end a plain figure takes the
+    widget's place, which a saved notebook keeps.
+    """
+
+    def __init__(self, draw: Callable[[Run], "Figure"], widget: "ipywidgets.Image"):
+        self._draw, self._widget = draw, widget
+        self._figure = self._handle = None
+        self._step, self._not_before = 0, 0.0
+
+    def show(self, run: Run, step: int, is_last: bool) -> None:
+        """Draws the run where there is something new, and not more often than what a picture costs allows."""
+        started = time.monotonic()
+        is_due = step > 1 and step != self._step and started >= self._not_before  # one step alone makes no line
+        if is_due or (is_last and step):
+            self._redraw(run, step)
+            self._not_before = time.monotonic() + max(REDRAW_SECONDS, REDRAW_COSTS * (time.monotonic() - started))
+        if is_last:
+            self.settle()
+
+    def _redraw(self, run: Run, step: int) -> None:
+        from IPython.display import display
+
+        try:
+            self._figure = self._draw(run)
+        except RunError:  # out of reach: what was drawn before stays
             return
-        if not shown:
-            display(picture)
-            shown = True
-        figure = learning_curve(run)
-        with io.BytesIO() as png:
-            figure.savefig(png, format="png", dpi=100)
-            picture.value = png.getvalue()
-        pyplot.close(figure)
-        if run.status["state"] not in UNFINISHED:
-            display(figure)
-            picture.layout.display = "none"
+        self._widget.value, self._step = self._figure._repr_png_(), step
+        if self._handle is None:
+            self._handle = display(self._widget, display_id=True)
 
-    return show
+    def settle(self) -> None:
+        """Puts the last figure in the widget's place."""
+        if self._handle:
+            self._handle.update(self._figure)

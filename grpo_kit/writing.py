@@ -4,9 +4,11 @@ What a kill leaves behind can be gone on with at any moment.
 """
 
 import itertools
+import json
 import os
 import shutil
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from grpo_kit.runs import (
     LOG_FILE,
     RUNS_DIR,
     STOP_FILE,
+    WORKER_FILE,
     Run,
     RunError,
     RunStopped,
@@ -32,6 +35,7 @@ from grpo_kit.runs import (
 )
 
 HEARTBEAT_SECONDS = 5
+LOCK_SECONDS = 2  # whoever only queues a run holds it for a moment
 
 
 def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> TrainConfig:
@@ -131,10 +135,17 @@ def only_writer(run: Run):
     import fcntl
 
     with (run.path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"run {run.id} is being trained by another process; watch it, or stop that one") from None
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"run {run.id} is being trained by another process; watch it, or stop that one"
+                    ) from None
+                time.sleep(0.05)
         yield
 
 
@@ -142,9 +153,10 @@ class RunWriter:
     """Writes a run's status, metrics and completions as it goes. Use it as a context: it keeps the heartbeat."""
 
     def __init__(self, run: Run, config: TrainConfig):
-        self.run = run
+        self.run, self.config = run, config
         before = run.status
-        self.status = {**new_status(config), "state": "running", "usd": before["usd"], "started": before["started"]}
+        kept = {name: before[name] for name in ("step", "reward", "usd", "started") if name in before}
+        self.status = {**new_status(config), "state": "running", **kept}
         self._seconds_before, self._usd_before = before["seconds"], before["usd"]
         self.spent: Callable[[], float | None] = lambda: 0.0  # dollars since then; None where it is not known
         self._opened = datetime.now(UTC)
@@ -197,6 +209,9 @@ class RunWriter:
             self.update()
 
     def __enter__(self) -> "RunWriter":
+        worker = json.loads(self.run.read_text(WORKER_FILE) or "{}")
+        if worker.get("pid", os.getpid()) != os.getpid():  # of an earlier process, which run.kill() would look for
+            self.run.place.remove(WORKER_FILE)
         self._heart.start()
         return self
 

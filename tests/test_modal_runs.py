@@ -1,0 +1,288 @@
+"""Runs on Modal from a notebook's point of view: the real modal library, against a local server that runs Modal's own
+container entry point. What the server cannot show, GPUs and memory, is read off what was asked for."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+
+import modal
+import pytest
+from gemini_server import GeminiServer
+from modal_server import ModalServer
+from safetensors.torch import load, load_file
+
+import grpo_kit as kit
+from grpo_kit import remote
+from grpo_kit.volumes import CLAIMS, RUNS_VOLUME
+
+STEPS = {"max_steps": 12, "save_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def gemini():
+    with GeminiServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, gemini, demo_data):
+    """Modal, with the demo's data uploaded. Containers see Gemini where `gemini` is."""
+    env = {"GOOGLE_GEMINI_BASE_URL": gemini.url, "HF_HUB_OFFLINE": "1"}
+    folder = tmp_path_factory.mktemp("modal") / "server"
+    with ModalServer(folder, container_env=env) as server, server.in_this_process():
+        kit.upload_data.remote(demo_data)
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, demo_data) -> Path:
+    """The same run made on this machine."""
+    return kit.train.local(data=str(demo_data), runs_dir=tmp_path_factory.mktemp("here"), **STEPS).path
+
+
+def steps_of(run) -> list[int]:
+    metrics = run.metrics()
+    return [] if metrics.empty else metrics["step"].tolist()
+
+
+def wait_for_step(server, run, step: int) -> None:
+    server.wait_for(lambda: run.status["step"] >= step, timeout=90)
+
+
+def containers_of(server, run) -> list:
+    """The containers that the run's latest call was given to, in order."""
+    return [c for c in server.containers if c.function_name == "train" and run.worker["call_id"] in c.calls]
+
+
+def same_weights(run, undisturbed: Path) -> bool:
+    trained, expected = (
+        load(run.place.read("adapter_model.safetensors")),
+        load_file(undisturbed / "adapter_model.safetensors"),
+    )
+    return trained.keys() == expected.keys() and all((trained[name] == expected[name]).all() for name in expected)
+
+
+def test_a_run_outlives_its_kernel_and_is_watched_evaluated_and_fetched_from_another(server, undisturbed, capsys):
+    kernel = subprocess.Popen(
+        [sys.executable, "-c", f"import grpo_kit as kit; print(kit.train.spawn(**{STEPS}).id, flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    said = []
+    while not said or " " in said[-1]:
+        said.append(kernel.stdout.readline().strip())
+    kernel.send_signal(signal.SIGKILL)
+    kernel.wait()
+    assert said[0].startswith("Deploying the app grpo-training") and "on Modal (A10)" in said[-2]
+
+    run = kit.Run(said[-1])
+    assert run.status["state"] in ("queued", "running")
+    seen = {}
+    while run.status["state"] in ("queued", "running"):
+        for step in steps_of(run):
+            seen.setdefault(step, time.time())
+        time.sleep(0.3)
+    run.watch()
+    assert "is complete: volume grpo-checkpoints, runs/" + run.id in capsys.readouterr().out
+
+    made = {
+        int(line.split("Step ")[1].split("/")[0]): datetime.fromisoformat(line.split()[0]).timestamp()
+        for line in run.place.read("train.log").decode().splitlines()
+        if "Step " in line
+    }
+    late = sorted(seen[step] - made[step] for step in seen if step in made)  # made is cut to whole seconds
+    assert len(late) >= 10 and late[len(late) // 2] < 5
+    assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
+    assert run.about["data"]["folder"] == "/data" and len(run.completions()) == 12 * 32
+
+    container = next(c for c in server.containers if c.function_name == "train")
+    asked = (container.gpu, container.memory, container.timeout, container.retries, container.secrets)
+    assert asked == ("A10", 32768, 7200, 3, [])
+    assert set(container.volumes.values()) == {"training-data", "grpo-checkpoints", "huggingface-cache"}
+    assert {c.gpu for c in server.containers if c.function_name == "open_run"} == {""}
+
+    evaluation = kit.evaluate.remote(run, n=16)
+    assert evaluation.results["n"] == 16 and evaluation.models[-1]["name"] == "checkpoint-12"
+    assert evaluation.samples_path.exists() and f"eval/{evaluation.path.name}" in str(list_volume(run))
+    here = run.download("local_models/run1")
+    assert [path.name for path in here.checkpoints] == [f"checkpoint-{step}" for step in (3, 6, 9, 12)]
+    assert here.metrics().equals(run.metrics()) and here.place.backend == "local"
+
+    table = kit.runs("local_models")
+    assert table["where"].tolist().count("here") == 1 and "modal" in table["where"].tolist()
+
+
+def list_volume(run) -> list[str]:
+    return [entry.path for entry in modal.Volume.from_name(RUNS_VOLUME).listdir(f"/runs/{run.id}", recursive=True)]
+
+
+def slow(completions, **_):
+    """A reward that makes steps long and changes nothing."""
+    time.sleep(1)
+    return [0.0] * len(completions)
+
+
+def broken(completions, **_):
+    return [len(completion[0]["contents"]) for completion in completions]
+
+
+def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturbed):
+    run = kit.train.spawn(**STEPS)
+    wait_for_step(server, run, 4)
+    server.kill(containers_of(server, run)[-1])
+    server.wait_for(lambda: len(containers_of(server, run)) > 1, timeout=60)
+    wait_for_step(server, run, 7)
+    server.preempt(containers_of(server, run)[-1])
+    run.watch()
+    reasons = [container.exit_reason for container in containers_of(server, run)]
+    assert reasons[:2] == ["killed", "preempted"]
+    assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
+    written = run.completions()
+    assert written.groupby("step").size().tolist() == [32] * 12
+    log = run.place.read("train.log").decode()
+    assert log.count("resumed from checkpoint-") == len(reasons) - 1
+
+
+def test_a_run_that_outlasts_its_time_out_goes_on_in_new_containers(server, undisturbed):
+    run = kit.train.spawn(rewards=[slow], timeout=18, retries=10, **STEPS)
+    run.watch()
+    reasons = [container.exit_reason for container in containers_of(server, run)]
+    assert "timed out" in reasons and {container.timeout for container in containers_of(server, run)} == {18}
+    assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
+
+
+def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(server, capsys):
+    run = kit.train.spawn(max_steps=12, save_steps=12, retries=1)
+    for attempt in (0, 1):
+        server.wait_for(lambda: len(containers_of(server, run)) > attempt, timeout=60)  # noqa: B023
+        server.kill(containers_of(server, run)[attempt])
+    with pytest.raises(kit.RunError, match=r"2 containers in a row ended before they saved a checkpoint.*memory=32768"):
+        run.watch()
+
+
+def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(server, undisturbed):
+    run = kit.train.spawn(**STEPS)
+    wait_for_step(server, run, 1)
+    run.stop()
+    run.watch()
+    status = run.status
+    assert status["state"] == "stopped" and 1 < status["step"] < 12
+    assert run.checkpoints[-1].name == f"checkpoint-{status['step']}" and steps_of(run)[-1] == status["step"]
+
+    run.resume()
+    wait_for_step(server, run, status["step"] + 1)
+    run.kill()
+    assert run.status["state"] == "killed"
+    server.wait_for(lambda: containers_of(server, run)[-1].ended)
+
+    run.resume(gpu="H100", timeout=3600)
+    run.watch()
+    assert (containers_of(server, run)[-1].gpu, containers_of(server, run)[-1].timeout) == ("H100", 3600)
+    assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
+
+
+def test_only_one_container_writes_a_run(server):
+    settings = {"max_steps": 60, "save_steps": 3}
+    run = kit.train.spawn(rewards=[slow], **settings)
+    wait_for_step(server, run, 1)
+    with pytest.raises(kit.RunError, match=f"run {run.id} is being trained by another call"):
+        kit.train.spawn(run_id=run.id, **settings)
+    second = modal.Function.from_name("grpo-training", "train").spawn(run.id)
+    assert "is being trained by another call" in second.get(timeout=60)["error"]
+    # A container that Modal has given up on may still be there. Whoever was started in its place takes the run over.
+    claims = modal.Dict.from_name(CLAIMS)
+    newest = next(n for n in range(9) if not claims.contains(f"{run.id}/{n + 1}"))
+    claims[f"{run.id}/{newest + 1}"] = {"call_id": run.worker["call_id"], "step": 0, "released": False}
+    server.wait_for(lambda: "was taken over" in server.logs(), timeout=30)
+    reached = run.status["step"]
+    server.wait_for(lambda: containers_of(server, run)[-1].ended or containers_of(server, run)[-1].input is None)
+    assert run.status["step"] == reached and reached < 60
+
+
+def test_a_reward_that_raises_is_shown_with_its_own_line_and_not_tried_again(server):
+    run = kit.train.spawn(rewards=[broken], max_steps=2, save_steps=1)
+    with pytest.raises(kit.RunError, match=r"KeyError: 'contents'") as caught:
+        run.watch()
+    assert 'completion[0]["contents"]' in str(caught.value) or "in broken" in str(caught.value)
+    assert run.status["state"] == "failed" and len(containers_of(server, run)) == 1
+
+
+def test_what_cannot_work_is_said_before_a_gpu_is_asked_for(server, monkeypatch, tmp_path):
+    before = len(server.asked("FunctionBindParams"))
+    lock = threading.Lock()
+
+    def holds_a_lock(completions, **_):
+        with lock:
+            return [0.0] * len(completions)
+
+    with pytest.raises(kit.ConfigError, match=r"holds_a_lock can't travel.*inside the function"):
+        kit.train.spawn(rewards=[holds_a_lock])
+    with pytest.raises(kit.ConfigError, match="modal secret create gemini-secret GEMINI_API_KEY="):
+        kit.train.spawn(judge="gemini")
+    assert len(server.asked("FunctionBindParams")) == before
+    with pytest.raises(kit.ConfigError, match=r"no train.jsonl for data='other'.*upload_data"):
+        kit.train.spawn(data="other")
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "PYTHON", "3.99")
+        with pytest.raises(kit.ConfigError, match=r"pickled by Python 3.99.*kit.deploy\(\)"):
+            kit.train.spawn(rewards=[slow])
+    with pytest.raises(kit.ConfigError, match="num_generations=1 cannot work"):
+        kit.train.spawn(num_generations=1)
+    with pytest.raises(kit.ConfigError, match=r"cache_from='nobody'.*a run on the volume"):
+        kit.train.spawn(cache_from="nobody")
+    asked = [message for message in server.asked("FunctionBindParams")]
+    assert all(not message.function_options.resources.gpu_config.gpu_type for message in asked[before:])
+
+
+def test_gemini_judges_there_with_the_secret(server, gemini, monkeypatch, tmp_path):
+    monkeypatch.setitem(server.secrets, "gemini-secret", {"GEMINI_API_KEY": "AIza-of-the-secret"})
+    (tmp_path / "prompt.txt").write_text(
+        Path(kit.__file__).with_name("judges").joinpath("gemini_absolute.txt").read_text()
+    )
+    settings = {"judge": "gemini", "max_steps": 1, "save_steps": 1, "canaries": "off", "gemini_prompt": "prompt.txt"}
+    first = kit.train.remote(**settings)
+    assert first.status["state"] == "complete" and first.metrics()["judge/gemini/calls"].item() > 0
+    assert "AIza-of-the-secret" not in server.logs() + json.dumps([first.about, first.status])
+    again = kit.train.remote(cache_from=first.id, **settings)
+    assert again.metrics()["judge/gemini/calls"].item() == 0
+
+
+def test_four_at_once_have_runs_of_their_own(server):
+    runs = []
+    threads = [
+        threading.Thread(target=lambda seed=seed: runs.append(kit.train.spawn(seed=seed, max_steps=1, save_steps=1)))
+        for seed in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for run in runs:
+        run.watch()
+    assert len({run.id for run in runs}) == 4 and {run.config.seed for run in runs} == set(range(4))
+
+
+def test_twenty_megabytes_go_each_way(server, demo_data, tmp_path):
+    rows = [json.loads(line) for line in (demo_data / "train.jsonl").read_text().splitlines()]
+    (tmp_path / "big").mkdir()
+    with (tmp_path / "big" / "train.jsonl").open("w") as file:
+        for copy in range(20):
+            for row in rows:
+                file.write(
+                    json.dumps({**row, "id": f"{copy}-{row['id']}", "dialogue_id": f"{copy}-{row['dialogue_id']}"})
+                    + "\n"
+                )
+    (uploaded,) = kit.upload_data.remote(tmp_path / "big" / "train.jsonl", name="big")
+    assert uploaded.bytes > 20_000_000 and uploaded.path == "training-data:/big/train.jsonl"
+    assert kit.upload_data.spawn(demo_data, name="small").result()[0].samples == len(rows)
