@@ -17,7 +17,8 @@ import modal
 from grpo_kit import container, volumes
 from grpo_kit.config import TrainConfig, fields_of
 
-LOCK_FILES = [folder / "requirements-gpu.lock" for folder in (Path(__file__).parent, Path(__file__).parents[1])]
+# Beside the package in a clone, and in it where the kit was installed.
+LOCK_FILES = [folder / "requirements-gpu.lock" for folder in Path(__file__).resolve().parents[:2]]
 DATA, CHECKPOINTS, MODELS = "/data", "/checkpoints", "/models"
 
 
@@ -77,7 +78,10 @@ def train(**flags: str | None) -> None:
     with remote.errors_on_one_line():
         config = TrainConfig.from_text(flags)
         run = remote.launch(config, find={"open_run": open_run, "train": train_run}.get)
-        print(f"Its files: modal volume get {volumes.RUNS_VOLUME} runs/{run.id} ./local_models/{run.id}")
+        # Modal's command fills a folder that is there, and fails where there is none.
+        print(
+            f"Its files: mkdir -p local_models && modal volume get {volumes.RUNS_VOLUME} runs/{run.id} ./local_models"
+        )
         run.watch()
 
 

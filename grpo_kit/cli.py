@@ -82,11 +82,18 @@ def list_runs(runs_dir: RunsDir = Path("runs")) -> None:
 
 
 def train(runs_dir: RunsDir = Path("runs"), **flags: str | None) -> None:
-    """Train a model by GRPO. The same --run-id again resumes the run, and does nothing where it is complete."""
-    config = TrainConfig.from_text(flags)
-    from grpo_kit.training import train
+    """Train a model by GRPO on this machine. The same --run-id again resumes the run.
 
-    train(config, runs_dir=runs_dir)
+    A run that is complete is left alone. GRPO_KIT_BACKEND=modal has Modal train it.
+    """
+    config = TrainConfig.from_text(flags)
+    from grpo_kit.backends import asked_backend
+    from grpo_kit.remote import train
+
+    if asked_backend() == "modal":
+        train.remote(config)
+    else:
+        train.local(config, runs_dir=runs_dir)
 
 
 def evaluate(
@@ -96,13 +103,14 @@ def evaluate(
     runs_dir: RunsDir = Path("runs"),
     **flags: str | None,
 ) -> None:
-    """Compare checkpoints with the base model on held-out prompts."""
+    """Compare checkpoints with the base model on held-out prompts. A run on Modal is evaluated there."""
     if (run is None) == (model_path is None):
         raise ConfigError("give either a run (grpo-kit eval RUN) or a folder (grpo-kit eval --model-path DIR)")
     config = EvalConfig.from_text(flags)
-    from grpo_kit.evaluation import evaluate
+    from grpo_kit.remote import evaluate
 
-    evaluation = evaluate(run or model_path, config, base_model=base_model, runs_dir=runs_dir)
+    options = {"base_model": base_model, "runs_dir": runs_dir}
+    evaluation = evaluate.remote(run, config, **options) if run else evaluate.local(model_path, config, **options)
     print(evaluation.summary().round(3).to_string(index=False))
     print(evaluation.path)
     print(evaluation.line())

@@ -87,9 +87,9 @@ def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dic
         if known and not rewards and (known.path / REWARDS_FILE).exists():
             rewards = (known.path / REWARDS_FILE).read_bytes()
             functions = load_rewards(rewards)
-        download(volumes, known.config.model_name if known else config.model_name)
         caches = _bring_caches(config.cache_from, volumes)
         run = queue(config, functions, HERE)
+        download(volumes, run.config.model_name)  # last, since it takes longest
         if rewards:
             write_bytes(run.path / REWARDS_FILE, rewards)
         with closing(RewardCache(run.path / CACHE_FILE)) as cache:

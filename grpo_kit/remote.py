@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any
 from grpo_kit.backends import asked_backend, chosen_backend
 from grpo_kit.config import CACHE, ConfigError, EvalConfig, JudgeConfig, ModalConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
-from grpo_kit.runs import OUTPUT_FILE, REWARDS_FILE, RUNS_DIR, WORKER_FILE, Run, RunError, as_json, write_bytes
+from grpo_kit.runs import (
+    OUTPUT_FILE,
+    REWARDS_FILE,
+    RUNS_DIR,
+    UNFINISHED,
+    WORKER_FILE,
+    Run,
+    RunError,
+    as_json,
+    is_run,
+    write_bytes,
+)
 from grpo_kit.versions import PACKAGE, source_fingerprint
 
 if TYPE_CHECKING:
@@ -87,13 +98,16 @@ class _Evaluate:
         target: Run | str | Path,
         config: EvalConfig | None = None,
         *,
+        base_model: str | None = None,
         runs_dir: str | Path = RUNS_DIR,
         **settings,
     ) -> "Evaluation":
         """Evaluates a run where its files are, on Modal or here, and waits for the result."""
         run = target if isinstance(target, Run) else Run(target, runs_dir)
         if run.place.backend == "local":
-            return self.local(run, config, runs_dir=runs_dir, **settings)
+            return self.local(run, config, base_model=base_model, runs_dir=runs_dir, **settings)
+        if base_model:
+            raise ConfigError(f"base_model is for a folder here; run {run.id} on Modal is compared with its own base")
         return _evaluate_on_modal(run, (config or EvalConfig()).replace(**settings))
 
     def spawn(self, target: Run | str | Path, config: EvalConfig | None = None, **options) -> "Future[Evaluation]":
@@ -157,12 +171,13 @@ def launch(
     return run
 
 
-def resume(run: Run, settings: dict[str, Any]) -> Run:
+def resume(run: Run, rewards: Rewards, settings: dict[str, Any]) -> Run:
     """See Run.resume."""
     config = TrainConfig(run_id=run.id, model_name=run.config.model_name, **settings)
+    pickled = pickled_rewards(rewards) if rewards else None
     if run.place.backend == "modal":
-        return launch(config)
-    return _start_here(config, None, run.path.parent)
+        return launch(config, pickled)
+    return _start_here(config, pickled, run.path.parent)
 
 
 def work_here() -> bool:
@@ -218,15 +233,19 @@ def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> R
     from grpo_kit.worker import load_rewards
     from grpo_kit.writing import only_writer
 
-    if rewards is None and config.run_id and (kept := runs_dir / config.run_id / REWARDS_FILE).exists():
-        rewards = kept.read_bytes()
+    known = Run(config.run_id, runs_dir) if config.run_id and is_run(runs_dir / config.run_id) else None
+    earlier = known.read_text(WORKER_FILE) if known else ""
+    if earlier and known.status["state"] in UNFINISHED and known.place.fate(known.worker) is None:
+        raise RunError(f"run {known.id} is being trained by another process; watch it, or stop that one")
+    if known and not rewards and REWARDS_FILE in known.place.names():
+        rewards = known.place.read(REWARDS_FILE)
     run = queue(config, load_rewards(rewards) if rewards else (), runs_dir)
     if run.status["state"] == "complete":
         print(f"Run {run.id} is complete: {run.path}")
         return run
     with only_writer(run):
-        if WORKER_FILE in run.place.names() and run.place.fate(run.worker) is None:
-            raise RunError(f"run {run.id} was started a moment ago and loads its model: watch it, or kill that one")
+        if run.read_text(WORKER_FILE) != earlier:
+            raise RunError(f"run {run.id} was started by another process at the same moment; watch it")
         if rewards:
             write_bytes(run.path / REWARDS_FILE, rewards)
         with (run.path / OUTPUT_FILE).open("w") as output:
@@ -243,7 +262,7 @@ def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> R
     return run
 
 
-def _evaluate_on_modal(run: Run, config: EvalConfig, find: Callable[[str], "modal.Function"] | None = None):
+def _evaluate_on_modal(run: Run, config: EvalConfig) -> "Evaluation":
     from grpo_kit.comparison import Evaluation
     from grpo_kit.volumes import modal_in_words, required_secrets
 
@@ -253,7 +272,7 @@ def _evaluate_on_modal(run: Run, config: EvalConfig, find: Callable[[str], "moda
     judge = config.judge or max(trained.judge, key=trained.judge.get)
     with modal_in_words():
         secrets = required_secrets({judge: 1.0}, trained.model_name)
-        function = _on_gpu((find or deployed_function)("evaluate"), config, secrets)
+        function = _on_gpu(deployed_function("evaluate"), config, secrets)
         print(f"Evaluating run {run.id} on Modal ({config.gpu})")
         found = _result(function.remote(run.id, config.given, _files(config)))
     folder = CACHE / "evaluations" / run.id

@@ -18,6 +18,8 @@ from grpo_kit.config import TrainConfig
 if TYPE_CHECKING:
     import pandas
 
+    from grpo_kit.remote import Rewards
+
 RUNS_DIR = Path("runs")
 LOST_AFTER_SECONDS = 60  # a running run whose heartbeat is older was killed
 LOG_FILE = "train.log"
@@ -280,14 +282,15 @@ class Run:
         self.place.write("status.json", as_json(status))
         print(f"Run {self.id} is killed; run.resume() goes on from its last checkpoint")
 
-    def resume(self, **settings) -> "Run":
+    def resume(self, rewards: "Rewards" = (), **settings) -> "Run":
         """Goes on with the run where its files are, from its last checkpoint, and returns at once.
 
+        `rewards` are needed where the run was trained by a process that waited for it; others keep their own.
         `settings` may change what changes no score, such as `gpu` and `timeout`.
         """
         from grpo_kit.remote import resume
 
-        return resume(self, settings)
+        return resume(self, rewards, settings)
 
     def download(self, to: str | Path) -> "Run":
         """Copies the run's folder to the new folder `to` and returns the run there."""

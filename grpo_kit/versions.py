@@ -31,6 +31,7 @@ def source_fingerprint() -> str:
     contents = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
         inside = path.relative_to(PACKAGE)
-        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in inside.parts):
+        is_hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
+        if path.is_file() and not is_hidden and path.suffix != ".lock":  # an installed kit has its image's lock there
             contents.update(f"{inside.as_posix()}\n".encode() + path.read_bytes())
     return contents.hexdigest()

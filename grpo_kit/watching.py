@@ -10,6 +10,7 @@ from grpo_kit.runs import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, Run, RunE
 
 if TYPE_CHECKING:
     import ipywidgets
+    from IPython.display import DisplayHandle
     from matplotlib.figure import Figure
     from tqdm import tqdm
 
@@ -118,10 +119,11 @@ def _picture() -> "_Picture | None":
     if shell is None or not shell.has_trait("kernel"):
         return None
     import ipywidgets
+    from IPython.display import DisplayHandle
 
     from grpo_kit.plots import learning_curve
 
-    return _Picture(learning_curve, ipywidgets.Image(format="png", layout={"max_width": "100%"}))
+    return _Picture(learning_curve, ipywidgets.Image(format="png", layout={"max_width": "100%"}), DisplayHandle())
 
 
 class _Picture:
@@ -131,10 +133,9 @@ class _Picture:
     widget's place, which a saved notebook keeps.
     """
 
-    def __init__(self, draw: Callable[[Run], "Figure"], widget: "ipywidgets.Image"):
-        self._draw, self._widget = draw, widget
-        self._figure = self._handle = None
-        self._step, self._not_before = 0, 0.0
+    def __init__(self, draw: Callable[[Run], "Figure"], widget: "ipywidgets.Image", handle: "DisplayHandle"):
+        self._draw, self._widget, self._handle = draw, widget, handle
+        self._figure, self._step, self._not_before = None, 0, 0.0
 
     def show(self, run: Run, step: int, is_last: bool) -> None:
         """Draws the run where there is something new, and not more often than what a picture costs allows."""
@@ -147,17 +148,16 @@ class _Picture:
             self.settle()
 
     def _redraw(self, run: Run, step: int) -> None:
-        from IPython.display import display
-
         try:
-            self._figure = self._draw(run)
+            figure = self._draw(run)
         except RunError:  # out of reach: what was drawn before stays
             return
-        self._widget.value, self._step = self._figure._repr_png_(), step
-        if self._handle is None:
-            self._handle = display(self._widget, display_id=True)
+        self._widget.value, self._step = figure._repr_png_(), step
+        is_first, self._figure = self._figure is None, figure
+        if is_first:
+            self._handle.display(self._widget)
 
     def settle(self) -> None:
         """Puts the last figure in the widget's place."""
-        if self._handle:
+        if self._figure:
             self._handle.update(self._figure)

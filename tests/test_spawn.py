@@ -1,29 +1,41 @@
 """Runs that go on by themselves on this machine: they outlive who started them, and can be stopped, killed, lost and
 gone on with, watched from a notebook and asked for evaluations. Real processes, signals and kernels."""
 
+import asyncio
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import ipywidgets
+import nbformat
 import psutil
 import pytest
+from IPython.display import DisplayHandle
+from nbclient import NotebookClient
 from safetensors.torch import load_file
+from tenacity import wait_none
 
 import grpo_kit as kit
+from grpo_kit import backends, watching
+from grpo_kit.plots import NotebookFigure
+from grpo_kit.runs import Folder
 
-STEPS = {"max_steps": 6, "save_steps": 4}
-TASTE = '''
+STEPS = {"max_steps": 6, "save_steps": 4, "per_device_train_batch_size": 16}
+TASTE = """
 def words(completion):
     return completion[-1]["content"].lower().split()
 
 def politeness(completions, **_):
     return [0.1 * sum(word in ("please", "thank", "sure") for word in words(completion)) for completion in completions]
-'''
+"""
 # What a notebook's kernel would hold: rewards of its own and from a file beside it, which is nowhere else.
-KERNEL = f'''
+KERNEL = f"""
 import time
 import grpo_kit as kit
 import taste
@@ -36,13 +48,13 @@ if __name__ == "__main__":
     kit.train.spawn(run_id="survivor", rewards=REWARDS, **{STEPS})
     print("started", flush=True)
     time.sleep(600)
-'''
+"""
 NOTEBOOK = [
     """
 import grpo_kit as kit
 def brevity(completions, **_):
     return [min(1.0, 20 / (1 + len(completion[-1]["content"]))) for completion in completions]
-run = kit.train.remote(run_id="seen", max_steps=18, rewards=[brevity])
+run = kit.train.remote(run_id="seen", max_steps=16, rewards=[brevity])
 """,
     "run.watch()",
     """
@@ -98,7 +110,7 @@ def rewards() -> dict:
 def learned(run: kit.Run) -> tuple:
     """All that a run has made, but for how long it took: metrics, completions, weights."""
     metrics, completions = run.metrics(), run.completions()
-    timed = [name for name in metrics if "seconds" in name or name == "step_time"]
+    timed = [name for name in metrics if "seconds" in name or "time" in name]
     weights = load_file(run.path / "adapter_model.safetensors")
     rows = metrics.drop(columns=timed).to_json(), completions.to_json()
     return *rows, {name: weight.numpy().tobytes() for name, weight in weights.items()}
@@ -106,12 +118,16 @@ def learned(run: kit.Run) -> tuple:
 
 @pytest.fixture(scope="module")
 def survivor(here):
-    """The process of a run whose kernel is killed right after it started it."""
+    """What the process said, in the end, that started a run and was killed right after."""
     command = [sys.executable, here / "scripts" / "kernel.py"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=here) as kernel, ThreadPoolExecutor() as pool:
 
-        def kill_when_started() -> list[str]:
-            said = [line for line in iter(kernel.stdout.readline, "started\n") if line]
+        def kill_when_started() -> str:
+            said = ""
+            for line in kernel.stdout:
+                said += line
+                if line == "started\n":
+                    break
             kernel.send_signal(signal.SIGKILL)
             return said
 
@@ -135,17 +151,46 @@ def undisturbed(survivor):
     return run
 
 
+class Notebook(NotebookClient):
+    """A notebook that is run in a kernel of its own and interrupted once, when its first cell shows a picture."""
+
+    def __init__(self, cells: list[str]):
+        super().__init__(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)]), allow_errors=True)
+        self.pictures: list[tuple[int, bytes]] = []  # the cell, and what its widgets were sent
+
+    def handle_comm_msg(self, outs, msg, cell_index):
+        super().handle_comm_msg(outs, msg, cell_index)
+        sent = [bytes(buffer) for buffer in msg["buffers"] if bytes(buffer).startswith(b"\x89PNG")]
+        self.pictures += [(cell_index, picture) for picture in sent]
+
+    def output(self, outs, msg, display_id, cell_index):
+        if display_id and cell_index == 0:
+            self.interrupt = asyncio.ensure_future(self.km.interrupt_kernel())
+        return super().output(outs, msg, display_id, cell_index)
+
+
 @pytest.fixture(scope="module")
 def others(undisturbed):
     """Runs that are made beside each other, since each takes a while to begin; and a notebook."""
-    notebook = Notebook()
-    notebook.start()
-    yield {
-        "troubled": kit.train.spawn(run_id="troubled", rewards=rewards(), **STEPS),
-        "lost": kit.train.spawn(run_id="lost", rewards=[restless], max_steps=40, save_steps=2),
-        "notebook": notebook,
-    }
-    notebook.join()
+    with ThreadPoolExecutor() as pool:
+        troubled = kit.train.spawn(run_id="troubled", rewards=rewards(), **STEPS)
+        lost = kit.train.spawn(run_id="lost", rewards=[restless], **STEPS | {"max_steps": 60})
+        notebook = Notebook(NOTEBOOK)
+        yield {
+            "troubled": troubled,
+            "lost": lost,
+            "lost_is_killed": pool.submit(kill_process_of, lost),
+            "notebook": notebook,
+            "executed": pool.submit(notebook.execute),
+        }
+
+
+def kill_process_of(run: kit.Run) -> None:
+    """At its second step, and what the process would leave behind."""
+    wait_for_step(run, 2)
+    process = psutil.Process(run.worker["pid"])
+    for each in [process, *process.children()]:
+        each.kill()
 
 
 def restless(completions, **_):
@@ -156,23 +201,10 @@ def restless(completions, **_):
     return [0.0] * len(completions)
 
 
-def process_of(run: kit.Run) -> psutil.Process:
-    return psutil.Process(run.worker["pid"])
-
-
-def test_a_run_outlives_its_kernel_and_ends_like_one_that_was_waited_for(survivor, undisturbed, others, capfd):
-    assert [line for line in survivor.result() if "is done on this machine" in line]
-    run = kit.Run("survivor")
-    assert "on Modal" not in repr(run) and run.worker["pid"] != os.getpid()
-    run.watch()
-    assert "Run survivor is complete: runs/survivor" in capfd.readouterr().out
-    assert learned(run) == learned(undisturbed)
-
-
 def test_a_second_start_is_refused_and_a_stopped_run_goes_on_as_if_undisturbed(undisturbed, others, capfd):
     run = others["troubled"]
     worker = run.worker
-    with pytest.raises(kit.RunError, match=r"troubled (was started a moment ago|is being trained by another process)"):
+    with pytest.raises(kit.RunError, match="troubled is being trained by another process"):
         kit.train.spawn(run_id="troubled", rewards=rewards())
     assert run.worker == worker and run.status["state"] in ("queued", "running")
     wait_for_step(run, 1)
@@ -192,25 +224,182 @@ def test_a_second_start_is_refused_and_a_stopped_run_goes_on_as_if_undisturbed(u
 
 def test_a_run_that_ended_without_a_word_is_lost_and_can_be_resumed_and_killed(others, capfd):
     run = others["lost"]
-    wait_for_step(run, 2)
-    process = process_of(run)
-    orphans = process.children()
-    process.send_signal(signal.SIGKILL)
+    others["lost_is_killed"].result()
     with pytest.raises(kit.RunError, match=r"run lost was lost at step \d+: its process ended without a word") as error:
         run.watch()
-    assert "The last that it printed:" in str(error.value) and "Step 1/40: loss=" in str(error.value)
+    assert "The last that it printed:" in str(error.value) and "Step 1/60: loss=" in str(error.value)
     with pytest.raises(kit.RunError, match="lost already: there is nothing to stop"):
         run.stop()
     reached = run.status["step"]
     run.resume()
     wait_for_step(run, reached + 1)
-    process = process_of(run)
+    process = psutil.Process(run.worker["pid"])
     family = [process, *process.children()]
     assert len(family) > 1
     run.kill()
     assert run.status["state"] == "killed" and "resume" in run.status["reason"]
     assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     assert "Run lost is killed; run.resume() goes on" in capfd.readouterr().out
-    psutil.wait_procs(orphans, timeout=0)
-    for orphan in orphans:
-        orphan.kill()
+
+
+def test_a_run_outlives_its_kernel_and_ends_like_one_that_was_waited_for(survivor, undisturbed, others, capfd):
+    said = survivor.result().splitlines()
+    assert said[0].startswith("No Modal account is set up here") and said[1:] == [
+        "Run survivor on this machine: runs/survivor",
+        "started",
+    ]
+    run = kit.Run("survivor")
+    assert "on Modal" not in repr(run) and run.worker["pid"] != os.getpid()
+    run.watch()
+    assert "Run survivor is complete: runs/survivor" in capfd.readouterr().out
+    assert learned(run) == learned(undisturbed)
+
+
+def outputs_of(cell) -> tuple[str, list[str]]:
+    """What a cell printed, and the kinds of what it shows, widgets aside."""
+    assert not [out for out in cell.outputs if out.output_type == "stream" and out.name != "stdout"]
+    said = "".join(out.text for out in cell.outputs if out.output_type == "stream")
+    shown = [out.data for out in cell.outputs if out.output_type == "display_data"]
+    return said, ["bar" if "| " in data["text/plain"] else ", ".join(sorted(data)) for data in shown]
+
+
+def test_a_notebook_shows_the_run_lets_go_of_it_and_takes_it_up_again(others):
+    notebook = others["notebook"]
+    interrupted, watched, failed = others["executed"].result().cells
+    said, shown = outputs_of(interrupted)
+    assert "Detached; run seen goes on. kit.Run('seen').watch() comes back" in said
+    assert shown == ["bar", "image/png, text/plain"], "the widget gave way to a figure"
+    assert not [out for out in interrupted.outputs if out.output_type == "error"]
+    said, shown = outputs_of(watched)
+    assert said == "Run seen is complete: runs/seen\n" and shown == ["bar", "image/png, text/plain"]
+    pictures = [picture for cell, picture in notebook.pictures if cell == 1]
+    assert len(pictures) == len(set(pictures)) >= 3
+    assert kit.Run("seen").metrics()["step"].tolist() == [*range(1, 17)]
+    error = failed.outputs[-1]
+    assert error.output_type == "error" and "run broken failed at step 0: ValueError" in error.evalue
+    assert '    raise ValueError("no such thing as a short answer")' in error.evalue.splitlines()[-2]
+
+
+def test_logs_have_the_users_own_line(others, capfd):
+    others["executed"].result()
+    run = kit.Run("broken")
+    assert run.status["state"] == "failed"
+    run.logs()
+    assert 'raise ValueError("no such thing as a short answer")' in capfd.readouterr().out
+
+
+def test_a_picture_is_drawn_for_new_steps_and_not_more_often_than_it_costs(undisturbed, monkeypatch, capfd):
+    clock, drawn = Clock(), []
+    monkeypatch.setattr(watching, "time", clock)
+
+    def draw(run):
+        drawn.append(clock.now)
+        clock.now += 1.0
+        return NotebookFigure(figsize=(1, 1))
+
+    picture = watching._Picture(draw, ipywidgets.Image(), DisplayHandle())
+    for step in [0, 1, *range(2, 30), *[30] * 30]:
+        picture.show(undisturbed, step, is_last=False)
+        clock.now += 1.0
+    gaps = [later - earlier for earlier, later in itertools.pairwise(drawn)]
+    assert min(gaps) >= watching.REDRAW_COSTS and len(drawn) == 7, drawn
+    picture.show(undisturbed, 30, is_last=True)
+    assert len(drawn) == 8, "the end is drawn in any case"
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_watching_bears_with_a_place_that_is_out_of_reach_for_a_while(undisturbed, monkeypatch, capfd):
+    class Elsewhere(Folder):
+        backend, failures = "modal", 2
+
+        def read(self, name: str) -> bytes:
+            if name == "status.json" and asked.append(name) is None and 1 < len(asked) <= 1 + self.failures:
+                raise kit.RunError("Modal can't be reached")
+            return super().read(name)
+
+    asked = []
+    monkeypatch.setattr(watching, "wait_fixed", lambda seconds: wait_none())
+    kit.Run.at(Elsewhere(undisturbed.path), "undisturbed").watch()
+    assert len(asked) == 4 and "Run undisturbed is complete" in capfd.readouterr().out
+
+
+def test_what_cannot_work_is_refused_before_anything_is_started(here, monkeypatch, capfd):
+    before = sorted(here.glob("runs/*"))
+    lock = threading.Lock()
+    with pytest.raises(kit.ConfigError, match=r"the reward <lambda> can't travel.*lock.*made inside the function"):
+        kit.train.spawn(rewards=[lambda completions, **_: [lock.locked() for _ in completions]], **STEPS)
+    with pytest.raises(kit.ConfigError, match=r"max_step .*Did you mean max_steps"):
+        kit.train.spawn(max_step=2)
+    monkeypatch.setenv("GRPO_KIT_BACKEND", "nonsense")
+    with pytest.raises(kit.ConfigError, match=r"GRPO_KIT_BACKEND='nonsense': should be local or modal"):
+        kit.train.spawn(**STEPS)
+    monkeypatch.setattr(backends, "_asked", None)
+    assert kit.backend("local") == "local" == kit.backend()
+    with pytest.raises(kit.ConfigError, match="backend='here': should be local or modal"):
+        kit.backend("here")
+    capfd.readouterr()
+    assert kit.train.spawn(run_id="undisturbed", rewards=rewards()).id == "undisturbed"
+    assert capfd.readouterr().out == "Run undisturbed is complete: runs/undisturbed\n", "nothing of a missing account"
+    assert sorted(here.glob("runs/*")) == before
+
+
+def test_a_reward_that_cannot_be_loaded_where_the_run_is_made_fails_it_in_words(here, monkeypatch):
+    package = here / "elsewhere" / "site-packages"
+    package.mkdir(parents=True)
+    (package / "installed_here_only.py").write_text("def taste(completions, **_):\n    return [0.0] * len(completions)")
+    monkeypatch.syspath_prepend(package)
+    import installed_here_only
+
+    run = kit.train.spawn(run_id="unloadable", rewards=[installed_here_only.taste], **STEPS)
+    with pytest.raises(kit.RunError, match=r"unloadable failed at step 0: RunError: the reward functions can't be"):
+        run.watch()
+    assert "No module named 'installed_here_only'" in run.status["reason"] and not run.checkpoints
+
+
+def test_a_complete_run_has_nothing_left_to_do(undisturbed, capfd):
+    assert undisturbed.refused == [
+        "run undisturbed is trained by a process that waits for it: interrupt it there (Ctrl-C, or the notebook's "
+        "stop button)"
+    ]
+    for ask, what in ((undisturbed.stop, "stop"), (undisturbed.kill, "kill")):
+        with pytest.raises(kit.RunError, match=f"run undisturbed is complete already: there is nothing to {what}"):
+            ask()
+    assert undisturbed.resume(rewards()).status["state"] == "complete"
+    assert "Run undisturbed is complete" in capfd.readouterr().out and "worker.json" not in undisturbed.place.names()
+
+
+def test_runs_are_listed_copied_and_evaluated(others, undisturbed):
+    others["executed"].result()
+    table = kit.runs().set_index("run")
+    assert set(table["where"]) == {"here"}
+    states = table["state"].to_dict()
+    assert states.items() >= {("survivor", "complete"), ("lost", "killed"), ("broken", "failed"), ("seen", "complete")}
+    copy = kit.Run("troubled").download("copies/one")
+    assert copy.path == Path("copies/one") and learned(copy) == learned(undisturbed)
+    assert not {"worker.json", "stop", ".lock"} & {*copy.place.names()}
+    with pytest.raises(kit.RunError, match="copies/one is there already: name a new folder"):
+        copy.download("copies/one")
+    evaluation = kit.evaluate.spawn(copy, n=8).result()
+    assert [model["name"] for model in evaluation.models][-1] == "checkpoint-6" and evaluation.results["n"] == 8
+
+
+def test_data_is_checked_and_copied_to_where_training_looks(tmp_path, demo_data, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for name, folder in ((None, "data/processed"), ("mine", "data/mine")):
+        kit.upload_data.local(demo_data, name)
+        for file in ("train.jsonl", "eval.jsonl"):
+            assert (tmp_path / folder / file).read_bytes() == (demo_data / file).read_bytes()
+            assert f"{folder}/{file}: " in capfd.readouterr().out or file == "eval.jsonl"
+    lines = (demo_data / "train.jsonl").read_text().splitlines()
+    broken = tmp_path / "train.jsonl"
+    broken.write_text("\n".join([*lines[:2], '{"prompt": "Where?"}', *lines[2:]]))
+    before = (tmp_path / "data/processed/train.jsonl").read_bytes()
+    with pytest.raises(kit.BadTrace, match=r"train\.jsonl:3.*ground_truth"):
+        kit.upload_data.local(broken)
+    assert (tmp_path / "data/processed/train.jsonl").read_bytes() == before
