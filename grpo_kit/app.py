@@ -49,12 +49,12 @@ def open_run(settings: dict, rewards: bytes | None, files: dict, python: str) ->
     return container.in_words(lambda: container.open_run(places, settings, rewards, files, python))
 
 
-@app.function(name="train", volumes=mounted, single_use_containers=True)
+@app.function(name="train", volumes=mounted, cpu=2.0, single_use_containers=True)
 def train_run(run_id: str) -> dict:
     return container.in_words(lambda: container.train(places, run_id))
 
 
-@app.function(name="evaluate", volumes=mounted, single_use_containers=True)
+@app.function(name="evaluate", volumes=mounted, cpu=2.0, single_use_containers=True)
 def evaluate_run(run_id: str, settings: dict, files: dict) -> dict:
     return container.in_words(lambda: container.evaluate(places, run_id, settings, files))
 
