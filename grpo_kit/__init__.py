@@ -13,13 +13,14 @@ from grpo_kit.runs import Run, RunError, RunStopped, runs  # now, so that kit.ru
 
 if TYPE_CHECKING:
     from grpo_kit.comparison import Evaluation
-    from grpo_kit.remote import deploy, evaluate, train, upload_data
+    from grpo_kit.launching import deploy
+    from grpo_kit.remote import evaluate, train, upload_data
     from grpo_kit.samples import BadTrace, Sample, check_splits, read_samples
     from grpo_kit.traces import prepare
 
 _LATER = {
     "Evaluation": "comparison",
-    "deploy": "remote",
+    "deploy": "launching",
     "evaluate": "remote",
     "BadTrace": "samples",
     "Sample": "samples",

@@ -73,16 +73,22 @@ def examine(settings: dict) -> dict:
 
 def train(**flags: str | None) -> None:
     """Trains on Modal and waits for it; every setting of TrainConfig is a flag."""
-    from grpo_kit import remote
+    from grpo_kit.cli import errors_on_one_line
+    from grpo_kit.launching import train_on_modal
+    from grpo_kit.runs import UNFINISHED
+    from grpo_kit.watching import watch
 
-    with remote.errors_on_one_line():
-        config = TrainConfig.from_text(flags)
-        run = remote.launch(config, find={"open_run": open_run, "train": train_run}.get)
+    with errors_on_one_line():
+        run = train_on_modal(TrainConfig.from_text(flags), find={"open_run": open_run, "train": train_run}.get)
         # Modal's command fills a folder that is there, and fails where there is none.
-        print(
-            f"Its files: mkdir -p local_models && modal volume get {volumes.RUNS_VOLUME} runs/{run.id} ./local_models"
+        fetch = f"mkdir -p local_models && modal volume get {volumes.RUNS_VOLUME} runs/{run.id} ./local_models"
+        print(f"Its files: {fetch}")
+        again = f"modal run grpo_kit/app.py --run-id {run.id}"
+        watch(
+            run, detached=f"Interrupted. Without --detach Modal ends the run with this command; {again} goes on with it"
         )
-        run.watch()
+        if run.status["state"] in UNFINISHED:
+            sys.exit(130)
 
 
 flags = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in fields_of(TrainConfig)]
@@ -95,10 +101,12 @@ upload_data = modal.App("grpo-upload-data")
 
 
 def _upload(path: str = "data/processed", name: str = "") -> None:
-    from grpo_kit import remote
+    from grpo_kit import volumes
+    from grpo_kit.cli import errors_on_one_line
 
-    with remote.errors_on_one_line():
-        remote.upload_data.remote(path, name=name or None)
+    with errors_on_one_line():
+        for file in volumes.upload(volumes.data_to_upload(path), name or None):
+            print(file)
 
 
 upload_data.local_entrypoint(name="main")(_upload)

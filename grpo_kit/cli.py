@@ -2,7 +2,8 @@
 
 import inspect
 import sys
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
@@ -168,13 +169,14 @@ app.command("train")(_with_flags(train, TrainConfig))
 app.command("eval")(_with_flags(evaluate, EvalConfig))
 
 
-def main() -> None:
-    """The entry point: what the user can mend is one message on stderr, exit code 2; anything else is a traceback."""
+@contextmanager
+def errors_on_one_line() -> Iterator[None]:
+    """What the user can mend is one message on stderr and exit code 2; anything else is a traceback."""
     from grpo_kit.runs import RunError
     from grpo_kit.samples import BadTrace
 
     try:
-        app()
+        yield
     except (ConfigError, RunError, BadTrace) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -185,6 +187,11 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def main() -> None:
+    with errors_on_one_line():
+        app()
 
 
 if __name__ == "__main__":

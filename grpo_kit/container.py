@@ -18,10 +18,12 @@ from grpo_kit.cache import CACHE_FILE, RewardCache
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
 from grpo_kit.mirror import Claim, Mirror
-from grpo_kit.runs import REWARDS_FILE, STOP_FILE, Run, RunError, is_run, write_bytes, write_json
+from grpo_kit.pickling import load_rewards
+from grpo_kit.places import write_bytes
+from grpo_kit.runs import REWARDS_FILE, STOP_FILE, WORKER_FILE, Run, RunError, as_json, is_run, write_json
 from grpo_kit.samples import BadTrace
 from grpo_kit.volumes import DATA_VOLUME
-from grpo_kit.worker import load_rewards, work_on
+from grpo_kit.worker import work_on
 from grpo_kit.writing import RunWriter
 
 HERE = Path("/tmp/grpo_kit/runs")  # the container's own disk
@@ -106,6 +108,8 @@ def train(volumes: Volumes, run_id: str) -> dict:
     """Trains a run that `open_run` made, from its last checkpoint. How it ended is in its status.json."""
     claim = Claim(volumes.claims, run_id, modal.current_function_call_id(), volumes.runs / run_id)
     mirror, run = volumes.bring(run_id, claim)
+    # Whoever made the call writes this too, unless it was lost right after.
+    write_bytes(mirror.remote / WORKER_FILE, as_json({"call_id": modal.current_function_call_id()}))
     with mirror:
         if claim.tries > run.config.retries + 1:
             error = RunError(

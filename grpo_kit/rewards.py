@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
 from grpo_kit.cache import RewardCache
-from grpo_kit.config import JudgeConfig
+from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.judges import Judge, Verdict
 from grpo_kit.judging import judge_batch
 from grpo_kit.samples import Message, Sample, sample_from
@@ -93,7 +93,9 @@ def _usage(judge: Judge) -> dict[str, float]:
 
 
 def weighted(rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float]) -> dict[RewardFunction, float]:
-    """Reward functions with their weights; 1 for those of a plain list."""
+    """Reward functions with their weights; 1 for those of a plain list. Raises ConfigError for one without a list."""
+    if callable(rewards):
+        raise ConfigError("rewards should be a list of functions, or a dictionary with their weights: rewards=[…]")
     return dict(rewards) if isinstance(rewards, Mapping) else dict.fromkeys(rewards, 1.0)
 
 

@@ -1,24 +1,23 @@
 """A run is a directory, here or on a Modal volume: its files, how they are read, and what can be asked of a run."""
 
 import json
-import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from grpo_kit.backends import chosen_backend
 from grpo_kit.config import TrainConfig
+from grpo_kit.places import Folder, Place, write_bytes
 
 if TYPE_CHECKING:
     import pandas
 
-    from grpo_kit.remote import Rewards
+    from grpo_kit.pickling import Rewards
 
 RUNS_DIR = Path("runs")
 LOST_AFTER_SECONDS = 60  # a running run whose heartbeat is older was killed
@@ -51,12 +50,6 @@ def as_json(content: Any) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
 def read_lines(path: Path) -> list[dict]:
     """The rows of a JSONL file. A last line that is still being written, or that a kill cut short, is left out."""
     return parse_lines(path.read_bytes(), path) if path.exists() else []
@@ -71,85 +64,6 @@ def parse_lines(content: bytes, name: Path | PurePosixPath) -> list[dict]:
             if number < len(lines):
                 raise RunError(f"{name}:{number} is no JSON ({error}): mend or remove that line") from None
     return rows
-
-
-class Place(Protocol):
-    """Where a run's files are: a folder here or on a Modal volume."""
-
-    root: Path | PurePosixPath
-    backend: str  # "local" or "modal"
-
-    def read(self, name: str) -> bytes:
-        """A file's content; FileNotFoundError where there is none."""
-
-    def write(self, name: str, content: bytes) -> None: ...
-
-    def remove(self, name: str) -> None:
-        """Also where it is not there."""
-
-    def names(self) -> list[str]:
-        """Of the files and folders right in it."""
-
-    def download(self, to: Path) -> None: ...
-
-    def end(self, worker: dict) -> None:
-        """Kills what trains the run, at once, and returns when it is gone."""
-
-    def fate(self, worker: dict) -> str | None:
-        """How what trained the run ended, in words; None while it works."""
-
-
-class Folder:
-    """A run's folder on this machine."""
-
-    backend = "local"
-
-    def __init__(self, root: Path):
-        self.root = root
-
-    def __str__(self) -> str:
-        return str(self.root)
-
-    def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
-
-    def write(self, name: str, content: bytes) -> None:
-        write_bytes(self.root / name, content)
-
-    def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
-
-    def names(self) -> list[str]:
-        return [path.name for path in self.root.iterdir()]
-
-    def download(self, to: Path) -> None:
-        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns(".*"))
-
-    def end(self, worker: dict) -> None:
-        import psutil
-
-        if (process := self._process(worker)) is None:
-            return
-        family = [process, *process.children(recursive=True)]
-        for each in family:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-        psutil.wait_procs(family, timeout=10)
-
-    def fate(self, worker: dict) -> str | None:
-        return None if self._process(worker) else "its process ended without a word"
-
-    def _process(self, worker: dict):
-        import psutil
-
-        if "pid" not in worker:  # a copy of a run that was made on Modal
-            return None
-        try:
-            process = psutil.Process(worker["pid"])
-            is_ours = process.create_time() == worker["created"] and process.status() != psutil.STATUS_ZOMBIE
-            return process if is_ours else None
-        except psutil.NoSuchProcess:
-            return None
 
 
 class Run:
@@ -365,13 +279,17 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
         except RunError as error:
             print(f"Only the runs here: {error}")
     with ThreadPoolExecutor(8) as pool:  # each run on the volume takes some requests
-        rows = list(pool.map(_row, found))
+        rows = [row for row in pool.map(_row, found) if row]
     columns = "run where state step reward seconds usd model_name learning_rate num_generations seed started".split()
     return pandas.DataFrame(rows, columns=columns).sort_values("started", ignore_index=True)
 
 
-def _row(run: Run) -> dict:
-    status, settings = run.status, run.about["settings"]
+def _row(run: Run) -> dict | None:
+    try:
+        status, settings = run.status, run.about["settings"]
+    except RunError as error:
+        print(f"Left out: {error}")
+        return None
     return {
         "run": run.id,
         "where": "here" if run.place.backend == "local" else "modal",

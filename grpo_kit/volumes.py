@@ -12,13 +12,15 @@ import modal
 
 from grpo_kit.config import ConfigError
 from grpo_kit.demo import DEFAULT_DATA
-from grpo_kit.runs import RunError, write_bytes
+from grpo_kit.places import write_bytes
+from grpo_kit.runs import RunError
 
 APP = "grpo-training"
 DATA_VOLUME, RUNS_VOLUME, MODELS_VOLUME = "training-data", "grpo-checkpoints", "huggingface-cache"
 GEMINI_SECRET, HUB_SECRET = "gemini-secret", "huggingface-secret"
 CLAIMS = "grpo-claims"  # a modal.Dict: which call may write which run
 RUNS = PurePosixPath("/runs")
+PASSING = (modal.exception.ServiceError, modal.exception.InternalError, modal.exception.ResourceExhaustedError)
 
 
 def volume(name: str) -> modal.Volume:
@@ -37,6 +39,8 @@ def modal_in_words() -> Iterator[None]:
         raise RunError("the Modal token holds characters that are in no token: run `modal setup`") from None
     except modal.exception.AuthError as error:
         raise RunError(f"Modal refuses the token: run `modal setup`. It says: {error}") from None
+    except PASSING as error:
+        raise RunError(f"Modal can't answer now ({error}): try again in a while") from None
     except modal.exception.ConnectionError as error:
         raise RunError(f"Modal can't be reached ({error}): check the network, or kit.backend('local')") from None
 
@@ -121,6 +125,9 @@ class Uploaded(NamedTuple):
     path: str
     bytes: int
     samples: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.samples} samples, {self.bytes} bytes, read back and the same"
 
 
 def upload(files: dict[str, tuple[Path, int]], name: str | None) -> list[Uploaded]:

@@ -21,10 +21,11 @@ REDRAW_SECONDS = 2.0  # at least so long between two pictures,
 REDRAW_COSTS = 5  # and so many times as long as it takes to read and draw one
 
 
-def watch(run: Run) -> Run:
+def watch(run: Run, detached: str | None = None) -> Run:
     """Follows the run until it ends, and returns it. An interrupt (Ctrl-C, the stop button) only stops the watching.
 
-    Raises RunError where the run failed or was lost.
+    `detached` is what is said then, where it is not that the run goes on. Raises RunError where the run failed or was
+    lost.
     """
     picture = None
     try:
@@ -33,10 +34,8 @@ def watch(run: Run) -> Run:
     except KeyboardInterrupt:
         if picture:
             picture.settle()
-        print(
-            f"Detached; run {run.id} goes on. {_handle(run)}.watch() comes back, .stop() ends it at its next step, "
-            f".kill() at once"
-        )
+        verbs = f"{_handle(run)}.watch() comes back, .stop() ends it at its next step, .kill() at once"
+        print(detached or f"Detached; run {run.id} goes on. {verbs}")
         return run
     if status["state"] in ("failed", "lost"):
         raise RunError(

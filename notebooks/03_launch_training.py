@@ -12,6 +12,7 @@
 model_name = "tiny"
 data = "data/processed"  # where there is none, the samples that come with the kit
 runs_dir = "runs"
+backend = None  # "local" or "modal"; None: Modal where an account is set up, else this machine
 run_id = None  # None: a new run named for the time; a name that is there already is gone on with
 seed = 42
 max_steps = None
@@ -28,10 +29,14 @@ other_settings = {}
 
 # %%
 # %matplotlib inline
+from pathlib import Path
+
 import pandas as pd
 
 import grpo_kit as kit
 from grpo_kit import plots
+
+print(f"The work is done on: {kit.backend(backend)}")
 
 # %% [markdown]
 # ## The settings
@@ -54,11 +59,13 @@ pd.Series({k: v for k, v in config.model_dump().items() if v != defaults[k]}, na
 # %% [markdown]
 # ## The run
 #
-# Everything is written to the run's folder as it happens: interrupt this cell, or lose the kernel, and the same
-# `run_id` goes on from the last checkpoint.
+# It is checked first, then trained by a process of its own, here or on Modal's GPU: to interrupt this cell, or to lose
+# the kernel, does not end it. `kit.Run(run_id, runs_dir).watch()` comes back to it, `.stop()` ends it at its next step
+# with a checkpoint, and the same `run_id` goes on from there. On Modal, put the data there once:
+# `kit.upload_data.remote(data)`.
 
 # %%
-run = kit.train(config, runs_dir=runs_dir)
+run = kit.train.remote(config, runs_dir=runs_dir)
 
 # %% [markdown]
 # ## The learning curve
@@ -69,7 +76,7 @@ run = kit.train(config, runs_dir=runs_dir)
 
 # %%
 figure = plots.learning_curve(run)
-figure.savefig(run.path / "learning_curve.png", dpi=150)
+figure.savefig(Path(runs_dir) / f"{run.id}.png", dpi=150)
 figure
 
 # %% [markdown]

@@ -28,6 +28,11 @@ def read_text_notebook(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def is_widget(output: nbformat.NotebookNode) -> bool:
+    """A widget is nothing without its kernel."""
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
 def build(path: Path) -> None:
     """Executes `path` in the working directory and writes the result beside it."""
     target = path.with_suffix(".ipynb")
@@ -39,7 +44,7 @@ def build(path: Path) -> None:
     clean = read_text_notebook(path)
     for cell, done in zip(clean.cells, notebook.cells, strict=True):
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = done.outputs, done.execution_count
+            cell.outputs, cell.execution_count = [o for o in done.outputs if not is_widget(o)], done.execution_count
     nbformat.validate(clean)
     nbformat.write(clean, target)
     print(target)
@@ -47,7 +52,9 @@ def build(path: Path) -> None:
 
 if __name__ == "__main__":
     os.environ["PYTHONHASHSEED"] = "0"
-    os.environ.pop("GEMINI_API_KEY", None)  # what is shown is what everyone gets
+    # What is shown is what everyone gets.
+    os.environ.pop("GEMINI_API_KEY", None)
+    os.environ["GRPO_KIT_BACKEND"] = "local"
     texts = sorted(FOLDER.resolve().glob("[0-9]*.py"))
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)  # each notebook goes on from what the last one left there

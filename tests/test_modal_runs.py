@@ -17,7 +17,7 @@ from modal_server import ModalServer
 from safetensors.torch import load, load_file
 
 import grpo_kit as kit
-from grpo_kit import remote
+from grpo_kit import launching
 from grpo_kit.volumes import CLAIMS, RUNS_VOLUME
 
 STEPS = {"max_steps": 12, "save_steps": 3}
@@ -228,13 +228,15 @@ def test_what_cannot_work_is_said_before_a_gpu_is_asked_for(server, monkeypatch,
 
     with pytest.raises(kit.ConfigError, match=r"holds_a_lock can't travel.*inside the function"):
         kit.train.spawn(rewards=[holds_a_lock])
+    with pytest.raises(kit.ConfigError, match="rewards should be a list"):
+        kit.train.spawn(rewards=slow)
     with pytest.raises(kit.ConfigError, match="modal secret create gemini-secret GEMINI_API_KEY="):
         kit.train.spawn(judge="gemini")
     assert len(server.asked("FunctionBindParams")) == before
     with pytest.raises(kit.ConfigError, match=r"no train.jsonl for data='other'.*upload_data"):
         kit.train.spawn(data="other")
     with monkeypatch.context() as patch:
-        patch.setattr(remote, "PYTHON", "3.99")
+        patch.setattr(launching, "PYTHON", "3.99")
         with pytest.raises(kit.ConfigError, match=r"pickled by Python 3.99.*kit.deploy\(\)"):
             kit.train.spawn(rewards=[slow])
     with pytest.raises(kit.ConfigError, match="num_generations=1 cannot work"):

@@ -38,7 +38,13 @@ def run_demo(out: Path, **training) -> None:
     parameters = {
         "01_prepare_data": {"traces": str(TRACES), "out": str(out / "data"), "eval_fraction": EVAL_FRACTION},
         "02_prototype_rewards": {"data": str(out / "data"), "out": str(out / "prototype"), "use_gemini": False},
-        "03_launch_training": {"data": str(out / "data"), "runs_dir": str(out), "run_id": run_id, **training},
+        "03_launch_training": {
+            "data": str(out / "data"),
+            "runs_dir": str(out),
+            "run_id": run_id,
+            "backend": "local",
+            **training,
+        },
         "04_evaluate_checkpoints": {"run": run_id, "runs_dir": str(out)},
     }
     for name, values in tqdm(parameters.items(), desc="notebooks", disable=None):
@@ -51,5 +57,5 @@ def run_demo(out: Path, **training) -> None:
         )
     evaluation = Evaluation.load(next((out / run_id / "eval").glob("*.json")))
     print(f"Executed notebooks: {out}/*.ipynb")
-    print(f"Figures: {out / run_id / 'learning_curve.png'} {evaluation.figure_path}")
+    print(f"Figures: {out / f'{run_id}.png'} {evaluation.figure_path}")
     print(evaluation.line())

@@ -1,0 +1,172 @@
+"""How work is started that goes on when this process ends: by calls on Modal, or by a process on this machine."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo_kit.config import CACHE, CHANGES_NO_SCORE, ConfigError, EvalConfig, JudgeConfig, ModalConfig, TrainConfig
+from grpo_kit.pickling import PYTHON, load_rewards
+from grpo_kit.runs import (
+    OUTPUT_FILE,
+    REWARDS_FILE,
+    UNFINISHED,
+    WORKER_FILE,
+    Run,
+    RunError,
+    as_json,
+    is_run,
+    write_bytes,
+)
+from grpo_kit.versions import PACKAGE, source_fingerprint
+
+if TYPE_CHECKING:
+    import modal
+
+    from grpo_kit.comparison import Evaluation
+
+_deployed: str | None = None  # the fingerprint of the source that this process deployed
+
+
+def train_on_modal(
+    config: TrainConfig, rewards: bytes | None = None, find: Callable[[str], "modal.Function"] | None = None
+) -> Run:
+    """Starts a run on Modal: checked on a CPU first, then a GPU is asked for. Returns at once.
+
+    `find` gives the app's functions by name; None: those of the deployed app, deployed now where that is needed.
+    """
+    from grpo_kit.volumes import VolumeFolder, modal_in_words, required_secrets
+
+    with modal_in_words():
+        machine = _as_the_run_was_made(config)
+        secrets = required_secrets(machine.judge, machine.model_name)
+        find = find or deployed_function
+        opened = _result(
+            find("open_run").with_options(secrets=secrets).remote(config.given, rewards, _files(config), PYTHON)
+        )
+        run = Run.at(VolumeFolder(opened["run_id"]), opened["run_id"])
+        if opened["complete"]:
+            print(f"Run {run.id} is complete: {run.place}")
+            return run
+        call = _on_gpu(find("train"), machine, secrets).spawn(run.id)
+        run.place.write(WORKER_FILE, as_json({"call_id": call.object_id}))
+    print(f"Run {run.id} on Modal ({machine.gpu}): {run.place}")
+    return run
+
+
+def _as_the_run_was_made(config: TrainConfig) -> TrainConfig:
+    """The settings of a run that is gone on with, with those changed that may be."""
+    from grpo_kit.volumes import VolumeFolder, runs_on_volume
+
+    if config.run_id is None or config.run_id not in runs_on_volume():
+        return config
+    own = Run.at(VolumeFolder(config.run_id), config.run_id).config
+    return own.replace(**{name: value for name, value in config.given.items() if name in CHANGES_NO_SCORE})
+
+
+def train_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> Run:
+    """Starts a process that trains and outlives this one. A run that is gone on with has its rewards already."""
+    import psutil
+
+    from grpo_kit.training import queue
+    from grpo_kit.writing import only_writer
+
+    known = Run(config.run_id, runs_dir) if config.run_id and is_run(runs_dir / config.run_id) else None
+    earlier = known.read_text(WORKER_FILE) if known else ""
+    if earlier and known.status["state"] in UNFINISHED and known.place.fate(known.worker) is None:
+        raise RunError(f"run {known.id} is being trained by another process; watch it, or stop that one")
+    if known and not rewards and REWARDS_FILE in known.place.names():
+        rewards = known.place.read(REWARDS_FILE)
+    run = queue(config, load_rewards(rewards) if rewards else (), runs_dir)
+    if run.status["state"] == "complete":
+        print(f"Run {run.id} is complete: {run.path}")
+        return run
+    with only_writer(run):
+        if run.read_text(WORKER_FILE) != earlier:
+            raise RunError(f"run {run.id} was started by another process at the same moment; watch it")
+        if rewards:
+            write_bytes(run.path / REWARDS_FILE, rewards)
+        with (run.path / OUTPUT_FILE).open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "grpo_kit.worker", str(run.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        worker = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+        run.place.write(WORKER_FILE, as_json(worker))
+    print(f"Run {run.id} on this machine: {run.path}")
+    return run
+
+
+def evaluate_on_modal(run: Run, config: EvalConfig) -> "Evaluation":
+    from grpo_kit.comparison import Evaluation
+    from grpo_kit.volumes import modal_in_words, required_secrets
+
+    trained = run.config
+    machine = {name: getattr(trained, name) for name in ModalConfig.model_fields if name not in config.given}
+    config = config.replace(**machine)
+    judge = config.judge or max(trained.judge, key=trained.judge.get)
+    with modal_in_words():
+        secrets = required_secrets({judge: 1.0}, trained.model_name)
+        function = _on_gpu(deployed_function("evaluate"), config, secrets)
+        print(f"Evaluating run {run.id} on Modal ({config.gpu})")
+        found = _result(function.remote(run.id, config.given, _files(config)))
+    folder = CACHE / "evaluations" / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = found["name"].removesuffix(".json")
+    for name in (f"{stem}.samples.jsonl", f"{stem}.png", f"{stem}.json"):
+        write_bytes(folder / name, run.place.read(f"eval/{name}"))
+    return Evaluation.load(folder / found["name"])
+
+
+def _on_gpu(function: "modal.Function", config: ModalConfig, secrets: list) -> "modal.Function":
+    return function.with_options(
+        gpu=config.gpu, memory=config.memory, timeout=config.timeout, retries=config.retries, secrets=secrets
+    )
+
+
+def _files(config: JudgeConfig) -> dict[str, str]:
+    """The texts of settings that name a file here, which must travel too."""
+    return {"gemini_prompt": Path(config.gemini_prompt).read_text()} if config.gemini_prompt else {}
+
+
+def _result(answer: dict[str, Any]) -> dict[str, Any]:
+    """What a function on Modal returned; the error that it met there, raised here."""
+    if "error" not in answer:
+        return answer
+    kinds = {kind.__name__: kind for kind in (ConfigError, RunError)}
+    raise kinds.get(answer["kind"], RunError)(answer["error"])
+
+
+def deploy() -> None:
+    """Makes the app on Modal as the kit's source is here. The first time its image is built, which takes minutes.
+
+    Raises RunError, with Modal's own output, where that fails.
+    """
+    global _deployed
+    print("Deploying the app grpo-training on Modal (the first time its image is built: some minutes)")
+    source = source_fingerprint()
+    done = subprocess.run(
+        [sys.executable, "-m", "modal", "deploy", str(PACKAGE / "app.py")],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode:
+        raise RunError(f"the app could not be deployed. Modal says:\n{done.stdout}{done.stderr}")
+    _deployed = source
+
+
+def deployed_function(name: str) -> "modal.Function":
+    """A function of the deployed app, which is deployed first where this process has not done so since the kit's
+    source last changed."""
+    import modal
+
+    from grpo_kit.volumes import APP
+
+    if _deployed != source_fingerprint():
+        deploy()
+    return modal.Function.from_name(APP, name)
