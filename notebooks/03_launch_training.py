@@ -63,21 +63,19 @@ pd.Series({k: v for k, v in config.model_dump().items() if v != defaults[k]}, na
 # the kernel, does not end it. `kit.Run(run_id, runs_dir).watch()` comes back to it, `.stop()` ends it at its next step
 # with a checkpoint, and the same `run_id` goes on from there. On Modal, put the data there once:
 # `kit.upload_data.remote(data)`.
+#
+# Under the progress bar grows the learning curve. Reward should rise and then level off. Below it: answers whose length
+# runs away, or an entropy that falls to nothing in the first steps, mean that the model has found one trick; a growing
+# share of groups without spread means that there is little left to compare.
 
 # %%
 run = kit.train.remote(config, runs_dir=runs_dir)
 
-# %% [markdown]
-# ## The learning curve
-#
-# Reward should rise and then level off. Beside it: answers whose length runs away, or an entropy that falls to nothing
-# in the first steps, mean that the model has found one trick; a growing share of groups without spread means that there
-# is little left to compare.
-
 # %%
-figure = plots.learning_curve(run)
-figure.savefig(Path(runs_dir) / f"{run.id}.png", dpi=150)
-figure
+file = Path(runs_dir) / f"{run.id}.png"
+file.parent.mkdir(exist_ok=True)
+plots.learning_curve(run).savefig(file, dpi=150)
+print(file)
 
 # %% [markdown]
 # ## Against earlier runs

@@ -27,8 +27,8 @@ run
 # ## Scores
 #
 # `difference` is the mean gain over the base model on the same prompts, with a 95% interval from a paired bootstrap.
-# A run on Modal is evaluated there. An interval that holds 0 is no result: use more prompts, or train longer. `win_rate` is the share of prompts on which
-# the checkpoint beats the base model, ties counting half.
+# An interval that holds 0 is no result: use more prompts, or train longer. `win_rate` is the share of prompts on which
+# the checkpoint beats the base model, ties counting half. A run on Modal is evaluated there.
 
 # %%
 evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge, seed=seed)
