@@ -28,7 +28,8 @@ def kit_image() -> modal.Image:
     return (
         modal.Image.debian_slim(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
         .uv_pip_install(requirements=[lock])
-        .env({"HF_HOME": MODELS, "TOKENIZERS_PARALLELISM": "false"})
+        # FlashInfer would compile its sampler with nvcc, which this image lacks; vLLM has one of its own.
+        .env({"HF_HOME": MODELS, "TOKENIZERS_PARALLELISM": "false", "VLLM_USE_FLASHINFER_SAMPLER": "0"})
         .add_local_python_source("grpo_kit", ignore=["**/__pycache__"])
     )
 
@@ -39,8 +40,7 @@ mounted = {
     CHECKPOINTS: volumes.volume(volumes.RUNS_VOLUME),
     MODELS: volumes.volume(volumes.MODELS_VOLUME),
 }
-claims = modal.Dict.from_name(volumes.CLAIMS, create_if_missing=True)
-places = container.Volumes(Path(DATA), Path(CHECKPOINTS), Path(MODELS), mounted, claims)
+places = container.Volumes(Path(DATA), Path(CHECKPOINTS), Path(MODELS), mounted)
 
 
 @app.function(name="open_run", volumes=mounted, timeout=3600, memory=8192)

@@ -230,6 +230,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     )
     run_id: str | None = Field(
         None,
+        max_length=100,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Name of the run. The same name again resumes it. None: grpo_YYYYMMDD_HHMMSS.",
     )

@@ -15,17 +15,19 @@ from typing import Any
 import modal
 
 from grpo_kit.cache import CACHE_FILE, RewardCache
+from grpo_kit.claims import Claim
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
-from grpo_kit.mirror import Claim, Mirror
+from grpo_kit.mirror import Mirror, last_step
 from grpo_kit.pickling import load_rewards
 from grpo_kit.places import write_bytes
 from grpo_kit.runs import REWARDS_FILE, STOP_FILE, WORKER_FILE, Run, RunError, as_json, is_run, write_json
-from grpo_kit.samples import BadTrace
+from grpo_kit.samples import BadTrace, fingerprint
 from grpo_kit.volumes import DATA_VOLUME
 from grpo_kit.worker import work_on
 from grpo_kit.writing import RunWriter
 
+DATA_FILES = ("train.jsonl", "eval.jsonl")
 HERE = Path("/tmp/grpo_kit/runs")  # the container's own disk
 
 
@@ -37,7 +39,6 @@ class Volumes:
     checkpoints: Path
     models: Path
     mounted: dict[str, modal.Volume]  # by path
-    claims: modal.Dict
 
     def refresh(self) -> None:
         """Shows the data and runs that others have committed: the container may have served an earlier call."""
@@ -83,8 +84,16 @@ def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dic
     try:
         mirror, known = volumes.bring(run_id, claim)
         settings = _from_files(settings, files, mirror.local) | {"run_id": run_id}
-        if not known or "data" in settings:
-            settings |= _data_on_volume(TrainConfig(**settings), volumes)
+        if known:
+            _refuse_other_data(settings, known, volumes)
+            settings.pop("data", None)
+        elif data := _data_on_volume(TrainConfig(**settings), volumes):
+            # The run's own copy, so that what is uploaded meanwhile does not change a run that is resumed.
+            for name in DATA_FILES:
+                if (data / name).exists():
+                    (mirror.local / "data").mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(data / name, mirror.local / "data" / name)
+            settings["data"] = str(mirror.local / "data")
         config = TrainConfig(**settings)
         if known and not rewards and (known.path / REWARDS_FILE).exists():
             rewards = (known.path / REWARDS_FILE).read_bytes()
@@ -98,6 +107,8 @@ def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dic
             for path in caches:
                 cache.copy_from(path)
         (mirror.remote / STOP_FILE).unlink(missing_ok=True)
+        if not known and (run.path / "data").exists():
+            shutil.copytree(run.path / "data", mirror.remote / "data", dirs_exist_ok=True)
         mirror.push()
         return {"run_id": run_id, "complete": run.status["state"] == "complete"}
     finally:
@@ -106,10 +117,12 @@ def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dic
 
 def train(volumes: Volumes, run_id: str) -> dict:
     """Trains a run that `open_run` made, from its last checkpoint. How it ended is in its status.json."""
-    claim = Claim(volumes.claims, run_id, modal.current_function_call_id(), volumes.runs / run_id)
+    volumes.refresh()
+    call_id = modal.current_function_call_id()
+    claim = Claim(run_id, call_id, step=last_step(volumes.runs / run_id))
     mirror, run = volumes.bring(run_id, claim)
     # Whoever made the call writes this too, unless it was lost right after.
-    write_bytes(mirror.remote / WORKER_FILE, as_json({"call_id": modal.current_function_call_id()}))
+    write_bytes(mirror.remote / WORKER_FILE, as_json({"call_id": call_id}))
     with mirror:
         if claim.tries > run.config.retries + 1:
             error = RunError(
@@ -121,8 +134,8 @@ def train(volumes: Volumes, run_id: str) -> dict:
         else:
             try:
                 work_on(run, print, cache_from=[])  # open_run brought their judgements into the run's own cache
-            except KeyboardInterrupt:  # Modal takes the container away and starts another
-                reason = "its container was taken away; a new one goes on"
+            except KeyboardInterrupt:
+                reason = "its container was taken away; where Modal starts another, that goes on"
                 write_json(run.path / "status.json", run.status | {"state": "queued", "reason": reason})
                 raise
     return {"state": run.status["state"]}
@@ -140,8 +153,8 @@ def evaluate(volumes: Volumes, run_id: str, settings: dict, files: dict[str, str
     shutil.copytree(remote, local, ignore=shutil.ignore_patterns(".*"))
     run = Run(local)
     settings = _from_files(settings, files, local)
-    if "data" in settings:
-        settings |= _data_on_volume(run.config.replace(data=settings["data"]), volumes)
+    if data := _data_on_volume(run.config.replace(data=settings["data"]), volumes) if "data" in settings else None:
+        settings["data"] = str(data)
     config = EvalConfig(**settings)
     _bring_caches(config.cache_from, volumes)
     earlier = [str(local / "eval")] if (local / "eval" / CACHE_FILE).exists() else []
@@ -157,12 +170,12 @@ def _claimed(volumes: Volumes, run_id: str | None) -> tuple[str, Claim]:
     """The run id that was asked for, or a new one named for the time, and the right to write it."""
     call_id = modal.current_function_call_id()
     if run_id:
-        return run_id, Claim(volumes.claims, run_id, call_id, volumes.runs / run_id)
+        return run_id, Claim(run_id, call_id)
     stem, attempt = f"grpo_{datetime.now():%Y%m%d_%H%M%S}", 1
     while True:
         name = stem if attempt == 1 else f"{stem}_{attempt}"  # another run may have this second's name
         try:
-            claim = Claim(volumes.claims, name, call_id, volumes.runs / name)
+            claim = Claim(name, call_id)
             if claim.is_first and not (volumes.runs / name).exists():
                 return name, claim
             claim.release()
@@ -171,20 +184,31 @@ def _claimed(volumes: Volumes, run_id: str | None) -> tuple[str, Claim]:
         attempt += 1
 
 
-def _data_on_volume(config: TrainConfig, volumes: Volumes) -> dict[str, str]:
-    """`data` as the folder that it is in this container. Raises ConfigError where it is not on the volume."""
+def _data_on_volume(config: TrainConfig, volumes: Volumes) -> Path | None:
+    """Where `data` is in this container; None for the kit's own samples. Raises ConfigError where it is not there."""
     folder = volumes.data / ("" if config.data == DEFAULT_DATA else config.data)
     if (folder / "train.jsonl").exists():
-        return {"data": str(folder)}
+        return folder
     if config.data == DEFAULT_DATA and config.model_name == "tiny":
-        return {}  # for a first try there are the samples that come with the kit
+        return None  # for a first try
     there = sorted(str(file.parent.relative_to(volumes.data)) for file in volumes.data.rglob("train.jsonl"))
-    name = "" if config.data == DEFAULT_DATA else f", name={config.data!r}"
+    name = "" if config.data == DEFAULT_DATA else f", name={Path(config.data).name!r}"
     raise ConfigError(
         f"no train.jsonl for data={config.data!r} on the volume {DATA_VOLUME} (it has: {', '.join(there) or 'none'}). "
         f'Put it there with kit.upload_data.remote("data/processed"{name}), or from a shell with '
         f"modal run grpo_kit/app.py::upload_data"
     )
+
+
+def _refuse_other_data(settings: dict, known: Run, volumes: Volumes) -> None:
+    """Raises RunError where a run that is gone on with is given other data than it has."""
+    if "data" in settings and (data := _data_on_volume(known.config.replace(data=settings["data"]), volumes)):
+        given, own = fingerprint([data / "train.jsonl"]), known.about["data"]["fingerprint"]
+        if given != own:
+            raise RunError(
+                f"run {known.id} was trained on other data than data={settings['data']!r} holds now (fingerprint "
+                f"{own}, now {given}). Leave data out, since the run has its own copy, or use another run_id"
+            )
 
 
 def _bring_caches(names: list[str], volumes: Volumes) -> list[Path]:

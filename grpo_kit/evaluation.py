@@ -187,6 +187,8 @@ def _holds_model(folder: Path) -> bool:
 
 def _data(config: EvalConfig, run: Run | None) -> Path:
     """The folder of eval.jsonl: the one asked for, or else what the run was trained on."""
+    if config.data is None and run and (run.path / "data" / "eval.jsonl").exists():
+        return run.path / "data"  # a run that was made on Modal has its own copy
     folder = data_folder(config.data or (run.config.data if run else DEFAULT_DATA))
     if not (folder / "eval.jsonl").exists():
         raise ConfigError(

@@ -36,20 +36,25 @@ def train_on_modal(
 
     `find` gives the app's functions by name; None: those of the deployed app, deployed now where that is needed.
     """
+    from grpo_kit.claims import Claim
     from grpo_kit.volumes import VolumeFolder, modal_in_words, required_secrets
 
     with modal_in_words():
         machine = _as_the_run_was_made(config)
         secrets = required_secrets(machine.judge, machine.model_name)
         find = find or deployed_function
-        opened = _result(
-            find("open_run").with_options(secrets=secrets).remote(config.given, rewards, _files(config), PYTHON)
-        )
+        check = find("open_run").with_options(secrets=secrets)
+        opened = _wait(check.spawn(config.given, rewards, _files(config), PYTHON), "Interrupted: no run was started")
         run = Run.at(VolumeFolder(opened["run_id"]), opened["run_id"])
         if opened["complete"]:
             print(f"Run {run.id} is complete: {run.place}")
             return run
-        call = _on_gpu(find("train"), machine, secrets).spawn(run.id)
+        call = _on_gpu(find("train"), machine, secrets, machine.retries).spawn(run.id)
+        try:
+            Claim(run.id, call.object_id)
+        except RunError:  # someone else was quicker
+            call.cancel()
+            raise
         run.place.write(WORKER_FILE, as_json({"call_id": call.object_id}))
     print(f"Run {run.id} on Modal ({machine.gpu}): {run.place}")
     return run
@@ -111,9 +116,10 @@ def evaluate_on_modal(run: Run, config: EvalConfig) -> "Evaluation":
     judge = config.judge or max(trained.judge, key=trained.judge.get)
     with modal_in_words():
         secrets = required_secrets({judge: 1.0}, trained.model_name)
-        function = _on_gpu(deployed_function("evaluate"), config, secrets)
+        # Not tried again: it would begin anew.
+        function = _on_gpu(deployed_function("evaluate"), config, secrets, retries=0)
         print(f"Evaluating run {run.id} on Modal ({config.gpu})")
-        found = _result(function.remote(run.id, config.given, _files(config)))
+        found = _wait(function.spawn(run.id, config.given, _files(config)), "Interrupted: the evaluation is ended")
     folder = CACHE / "evaluations" / run.id
     folder.mkdir(parents=True, exist_ok=True)
     stem = found["name"].removesuffix(".json")
@@ -122,10 +128,20 @@ def evaluate_on_modal(run: Run, config: EvalConfig) -> "Evaluation":
     return Evaluation.load(folder / found["name"])
 
 
-def _on_gpu(function: "modal.Function", config: ModalConfig, secrets: list) -> "modal.Function":
+def _on_gpu(function: "modal.Function", config: ModalConfig, secrets: list, retries: int) -> "modal.Function":
     return function.with_options(
-        gpu=config.gpu, memory=config.memory, timeout=config.timeout, retries=config.retries, secrets=secrets
+        gpu=config.gpu, memory=config.memory, timeout=config.timeout, retries=retries, secrets=secrets
     )
+
+
+def _wait(call: "modal.FunctionCall", interrupted: str) -> dict[str, Any]:
+    """What the call returns; the error that it met there, raised here. An interrupt ends it, and is said in words."""
+    try:
+        return _result(call.get())
+    except KeyboardInterrupt:
+        call.cancel(terminate_containers=True)
+        print(interrupted)
+        raise
 
 
 def _files(config: JudgeConfig) -> dict[str, str]:
@@ -147,6 +163,12 @@ def deploy() -> None:
     Raises RunError, with Modal's own output, where that fails.
     """
     global _deployed
+    import modal
+
+    from grpo_kit.volumes import CLAIMS, modal_in_words
+
+    with modal_in_words():  # so that a wrong token is not the deployment's error
+        modal.Dict.from_name(CLAIMS, create_if_missing=True).hydrate()
     print("Deploying the app grpo-training on Modal (the first time its image is built: some minutes)")
     source = source_fingerprint()
     done = subprocess.run(

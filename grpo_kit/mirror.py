@@ -6,7 +6,6 @@ that whatever moment a commit catches can be gone on from.
 """
 
 import _thread
-import itertools
 import os
 import shutil
 import sqlite3
@@ -16,63 +15,17 @@ from contextlib import closing
 from pathlib import Path
 
 import modal
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
+from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, wait_fixed
 
 from grpo_kit.cache import CACHE_FILE
+from grpo_kit.claims import Claim
+from grpo_kit.places import write_bytes
 from grpo_kit.runs import STOP_FILE, WORKER_FILE, Run, RunError, checkpoint_step, is_run
-from grpo_kit.volumes import fate_of_call
 
-PUSH_SECONDS = 1.0
+PUSH_SECONDS = 2.0
 CACHE_SECONDS = 20.0  # the cache is copied whole, so less often
 NOT_PUSHED = (STOP_FILE, WORKER_FILE, "eval")  # others write these on the volume
 GROWING = (".jsonl", ".log")
-
-
-class Claim:
-    """The right to write a run. The newest claim on a run holds; whoever has an older one finds out and stops.
-
-    Claims are numbered entries of a modal.Dict, which lets only one of several put the next number.
-    """
-
-    def __init__(self, claims: modal.Dict, run_id: str, call_id: str, remote: Path):
-        """Raises RunError where another call that still works holds the run. A call's own new container may go on.
-
-        `remote` is the run's folder on the volume.
-        """
-        self._claims, self.run_id = claims, run_id
-        mine = {"call_id": call_id, "step": _last_step(remote), "released": False}
-        while True:
-            earlier = self._earlier()
-            last = earlier[-1] if earlier else None
-            if last and not last["released"] and last["call_id"] != call_id and fate_of_call(last["call_id"]) is None:
-                raise RunError(
-                    f"run {run_id} is being trained by another call on Modal: watch it (kit.Run('{run_id}').watch()) "
-                    f"or stop that one"
-                )
-            self._number, self._mine = len(earlier), mine
-            if claims.put(self._key(self._number), mine, skip_if_exists=True):
-                break
-        # Containers of this call in a row, this one included, that started from the same checkpoint.
-        self.tries = 1 + sum(1 for _ in itertools.takewhile(mine.__eq__, reversed(earlier)))
-
-    @property
-    def is_first(self) -> bool:
-        return self._number == 0
-
-    @property
-    def holds(self) -> bool:
-        return not self._claims.contains(self._key(self._number + 1))
-
-    def release(self) -> None:
-        self._claims.put(self._key(self._number), self._mine | {"released": True})
-
-    def _earlier(self) -> list[dict]:
-        """All claims that were made, oldest first."""
-        numbers = itertools.count()
-        return list(iter(lambda: self._claims.get(self._key(next(numbers))), None))
-
-    def _key(self, number: int) -> str:
-        return f"{self.run_id}/{number}"
 
 
 class Mirror:
@@ -81,16 +34,21 @@ class Mirror:
     def __init__(self, local: Path, remote: Path, volume: modal.Volume, claim: Claim):
         """`remote` is the run's folder below where `volume` is mounted."""
         self.local, self.remote, self._volume, self._claim = local, remote, volume, claim
-        self._pushed: dict[str, tuple[int, int]] = {}  # size and mtime_ns of each file when it was last copied
+        self._pushed: dict[str, tuple[int, int, int]] = {}  # each file's stamp when it was last copied
+        self._known: set[str] = set()  # checkpoints that were here at any time
         self._cache_pushed = -CACHE_SECONDS
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
     def pull(self) -> Run | None:
-        """The run as the volume has it, brought here; None where it has none."""
+        """The run as the volume has it, brought here with its newest checkpoint; None where it has none."""
         if not is_run(self.remote):
             return None
-        shutil.copytree(self.remote, self.local, ignore=shutil.ignore_patterns(".*", "eval"), dirs_exist_ok=True)
+        # All checkpoints, where older ones are to be removed as new ones come.
+        keeps_all = Run(self.remote).config.save_total_limit is None
+        older = [path.name for path in Run(self.remote).checkpoints[: -1 if keeps_all else 0]]
+        left_out = shutil.ignore_patterns(".*", "eval", *older)
+        shutil.copytree(self.remote, self.local, ignore=left_out, dirs_exist_ok=True)
         return Run(self.local)
 
     def push(self) -> None:
@@ -103,14 +61,9 @@ class Mirror:
         checkpoints = {path.name for path in Run(self.local).checkpoints}
         there = {path.name for path in self.remote.glob("checkpoint-*")}
         files = {path.name: path for path in self.local.iterdir() if path.is_file() and not path.name.startswith(".")}
-        del files[status.name]
-        cache = files.pop(CACHE_FILE, None)
         for name, path in files.items():
-            if name not in NOT_PUSHED and not name.startswith(CACHE_FILE):
+            if name not in (*NOT_PUSHED, status.name) and not name.startswith(CACHE_FILE):
                 self._copy(path)
-        is_due = checkpoints - there or self._closed.is_set() or time.monotonic() - self._cache_pushed > CACHE_SECONDS
-        if cache and is_due:
-            self._copy_cache(cache)
         if checkpoints - there:
             self._volume.commit()  # so that no commit has a checkpoint without the steps before it
         for name in sorted(checkpoints - there):
@@ -118,10 +71,15 @@ class Mirror:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(self.local / name, partial)
             partial.rename(self.remote / name)
-        for name in there - checkpoints:
+        for name in (self._known - checkpoints) & there:
             shutil.rmtree(self.remote / name)
+        self._known |= checkpoints
         self._copy(status)
         self._volume.commit()
+        is_due = checkpoints - there or self._closed.is_set() or time.monotonic() - self._cache_pushed > CACHE_SECONDS
+        if CACHE_FILE in files and is_due:
+            self._copy_cache(files[CACHE_FILE])
+            self._volume.commit()
 
     def see_whether_to_stop(self) -> None:
         """Brings the request to stop from the volume here."""
@@ -135,7 +93,8 @@ class Mirror:
         if now == before:
             return
         target = self.remote / source.name
-        if before and source.suffix in GROWING and target.stat().st_size == before[0] <= now[0]:
+        has_grown = before is not None and before[2] == now[2] and before[0] <= now[0]
+        if has_grown and source.suffix in GROWING and target.stat().st_size == before[0]:
             with source.open("rb") as new, target.open("ab") as file:
                 new.seek(before[0])
                 file.write(new.read(now[0] - before[0]))
@@ -143,21 +102,21 @@ class Mirror:
             partial = target.with_name(f".{target.name}.partial")
             shutil.copyfile(source, partial)
             os.replace(partial, target)
-            now = (target.stat().st_size, now[1])  # it may have grown while it was copied
+            now = (target.stat().st_size, *now[1:])  # it may have grown while it was copied
         self._pushed[source.name] = now
 
     @staticmethod
-    def _stamp(file: Path) -> tuple[int, int]:
-        return file.stat().st_size, file.stat().st_mtime_ns
+    def _stamp(file: Path) -> tuple[int, int, int]:
+        """Size, time of change, and which file it is: one that was replaced is not one that grew."""
+        stat = file.stat()
+        return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
     def _copy_cache(self, source: Path) -> None:
         """With SQLite's own backup, since the database is being written to."""
         partial = self.local / f".{CACHE_FILE}.backup"
         with closing(sqlite3.connect(source)) as database, closing(sqlite3.connect(partial)) as copy:
             database.backup(copy)
-        target = self.remote / f".{CACHE_FILE}.partial"
-        shutil.copyfile(partial, target)
-        os.replace(target, self.remote / CACHE_FILE)
+        write_bytes(self.remote / CACHE_FILE, partial.read_bytes())
         self._cache_pushed = time.monotonic()
 
     def _keep(self) -> None:
@@ -169,8 +128,8 @@ class Mirror:
                 print(error)
                 _thread.interrupt_main()
                 return
-            except (OSError, RuntimeError, modal.exception.Error) as error:
-                print(f"The volume could not be written ({error}); trying again")
+            except Exception as error:  # whatever it is, the next try may do, and training goes on
+                print(f"The volume could not be written ({type(error).__name__}: {error}); trying again")
 
     def __enter__(self) -> "Mirror":
         self._thread.start()
@@ -180,7 +139,7 @@ class Mirror:
         self._closed.set()
         self._thread.join()
         for attempt in Retrying(
-            retry=retry_if_exception_type((OSError, modal.exception.Error)),
+            retry=retry_if_not_exception_type(RunError),
             stop=stop_after_attempt(5),
             wait=wait_fixed(2),
             reraise=True,
@@ -190,6 +149,6 @@ class Mirror:
         self._claim.release()
 
 
-def _last_step(folder: Path) -> int:
+def last_step(folder: Path) -> int:
     """The step of a run's newest checkpoint; 0 where it has none."""
     return max((checkpoint_step(path) for path in folder.glob("checkpoint-*")), default=0)

@@ -33,6 +33,10 @@ class RunError(RuntimeError):
     """A run that is not there, or cannot be gone on with. The message says why and what to do."""
 
 
+class OutOfReach(RunError):
+    """A run that is elsewhere, which can't be asked after now."""
+
+
 class RunStopped(RunError):
     """A run that was ended before its time, on purpose and with its last step saved. The message says why."""
 
@@ -174,7 +178,7 @@ class Run:
         return watch(self)
 
     def stop(self) -> None:
-        """Ends the run at its next step, with a checkpoint. A run that still waits for its machine ends at once."""
+        """Ends the run at its next step, with a checkpoint. One that still waits for its machine makes no step."""
         state = self.status_after(0)["state"]
         if state not in UNFINISHED:
             raise RunError(f"run {self.id} is {state} already: there is nothing to stop")

@@ -183,7 +183,7 @@ def refuse_what_cannot_work(
     if "" in rewards or len(set(rewards)) < len(rewards):
         raise ConfigError(
             f"rewards should be functions with names of their own, by which metrics are kept; given: "
-            f"{', '.join(rewards)}"
+            f"{', '.join(name or 'one without a name (write a def around it)' for name in rewards)}"
         )
     caches_to_start_from(config.cache_from, runs_dir)
     if config.use_vllm is True and version_of("vllm") is None:

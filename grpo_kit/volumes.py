@@ -13,7 +13,7 @@ import modal
 from grpo_kit.config import ConfigError
 from grpo_kit.demo import DEFAULT_DATA
 from grpo_kit.places import write_bytes
-from grpo_kit.runs import RunError
+from grpo_kit.runs import OutOfReach, RunError
 
 APP = "grpo-training"
 DATA_VOLUME, RUNS_VOLUME, MODELS_VOLUME = "training-data", "grpo-checkpoints", "huggingface-cache"
@@ -40,9 +40,9 @@ def modal_in_words() -> Iterator[None]:
     except modal.exception.AuthError as error:
         raise RunError(f"Modal refuses the token: run `modal setup`. It says: {error}") from None
     except PASSING as error:
-        raise RunError(f"Modal can't answer now ({error}): try again in a while") from None
+        raise OutOfReach(f"Modal can't answer now ({error}): try again in a while") from None
     except modal.exception.ConnectionError as error:
-        raise RunError(f"Modal can't be reached ({error}): check the network, or kit.backend('local')") from None
+        raise OutOfReach(f"Modal can't be reached ({error}): check the network, or kit.backend('local')") from None
 
 
 class VolumeFolder:
@@ -83,7 +83,10 @@ class VolumeFolder:
                         volume(RUNS_VOLUME).read_file_into_fileobj(str(self.root / inside), file)
 
     def end(self, worker: dict) -> None:
+        from grpo_kit.claims import end_claims
+
         with modal_in_words():
+            end_claims(self.root.name)
             modal.FunctionCall.from_id(worker["call_id"]).cancel(terminate_containers=True)
         deadline = time.monotonic() + 30
         while self.fate(worker) is None and time.monotonic() < deadline:
@@ -102,10 +105,10 @@ def fate_of_call(call_id: str) -> str | None:
         return None
     except modal.exception.FunctionTimeoutError:
         return "it ran out of its time, and of its retries"
-    except RunError:
+    except OutOfReach:
         raise
-    except (modal.exception.Error, modal.exception.InputCancellation) as error:
-        return f"its container ended: {str(error) or type(error).__name__}"
+    except (Exception, modal.exception.InputCancellation) as error:  # a remote error comes as the type that it was
+        return f"its container ended: {type(error).__name__} {error}".strip()
     return "its container ended without a word"
 
 
@@ -169,9 +172,10 @@ def required_secrets(judges: dict[str, float], model_name: str) -> list[modal.Se
     if "gemini" in judges:
         secret = modal.Secret.from_name(GEMINI_SECRET, required_keys=["GEMINI_API_KEY"])
         if not _exists(secret):
+            force = "--force " if _exists(modal.Secret.from_name(GEMINI_SECRET)) else ""
             raise ConfigError(
                 f"judge=gemini needs the Modal secret {GEMINI_SECRET} with GEMINI_API_KEY. Make it with\n"
-                f"    modal secret create {GEMINI_SECRET} GEMINI_API_KEY=…\n"
+                f"    modal secret create {force}{GEMINI_SECRET} GEMINI_API_KEY=…\n"
                 f"(a key: https://aistudio.google.com/apikey), or take judge=offline"
             )
         secrets.append(secret)

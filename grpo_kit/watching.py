@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from grpo_kit.runs import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, Run, RunError
+from grpo_kit.runs import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, OutOfReach, Run, RunError
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -77,7 +77,7 @@ def _follow(run: Run, picture: "_Picture | None") -> dict:
 def _status(run: Run, bar: "tqdm") -> dict:
     """The run's status now. Asked again for a while where it is elsewhere and can't be reached."""
     for attempt in Retrying(
-        retry=retry_if_exception_type(RunError),
+        retry=retry_if_exception_type(OutOfReach),
         stop=stop_after_delay(OUT_OF_REACH_SECONDS if run.place.backend == "modal" else 0),
         wait=wait_fixed(5),
         before_sleep=lambda _: bar.set_postfix_str("out of reach, trying again"),

@@ -97,6 +97,8 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) 
                 f"run {run.id} was trained on other data than {after['folder']} holds now (fingerprint "
                 f"{before['fingerprint']}, now {after['fingerprint']}). Put that data back, or use another run_id."
             )
+        if run.status["state"] != "complete":
+            _keep_changed_settings(run, config)
         return run
     run_id = stem = config.run_id or f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
     runs_dir.mkdir(parents=True, exist_ok=True)
@@ -113,6 +115,14 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) 
     settings = config.model_dump() | {"run_id": run_id, "data": about["data"]["folder"]}
     write_json(path / "config.json", {"settings": settings, **about})
     return Run(path)
+
+
+def _keep_changed_settings(run: Run, config: TrainConfig) -> None:
+    """Writes down settings that a run is gone on with and was not started with."""
+    about = run.about
+    changed = {name: getattr(config, name) for name in CHANGES_NO_SCORE if name != "cache_from"}
+    if changed != {name: about["settings"].get(name) for name in changed}:
+        write_json(run.path / "config.json", {**about, "settings": about["settings"] | changed})
 
 
 def new_status(config: TrainConfig) -> dict:

@@ -8,6 +8,11 @@ import pytest
 # One thread: as quick at the tiny model's size, and steadier beside other processes. Before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Files that take a minute or more come last, the longest of them first.
+LONG = """
+    test_modal_runs test_modal_shell test_resume test_spawn test_modal_server test_troubles test_gemini_training
+    test_training test_doctor
+""".split()
 SGD = Path(__file__).parents[1].parent / "shared" / "data" / "sgd"
 
 
@@ -35,3 +40,7 @@ def trained(tmp_path_factory, demo_data):
     from grpo_kit import train
 
     return train(data=str(demo_data), max_steps=20, save_steps=10, runs_dir=tmp_path_factory.mktemp("runs"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else -1)

@@ -102,9 +102,9 @@ def test_a_run_outlives_its_kernel_and_is_watched_evaluated_and_fetched_from_ano
         if "Step " in line
     }
     late = sorted(seen[step] - made[step] for step in seen if step in made)  # made is cut to whole seconds
-    assert len(late) >= 10 and late[len(late) // 2] < 5
+    assert len(late) >= 6 and late[len(late) // 2] < 5
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
-    assert run.about["data"]["folder"] == "/data" and len(run.completions()) == 12 * 32
+    assert len(run.completions()) == 12 * 32
 
     container = next(c for c in server.containers if c.function_name == "train")
     asked = (container.gpu, container.memory, container.timeout, container.retries, container.secrets)
@@ -116,6 +116,7 @@ def test_a_run_outlives_its_kernel_and_is_watched_evaluated_and_fetched_from_ano
     assert evaluation.results["n"] == 16 and evaluation.models[-1]["name"] == "checkpoint-12"
     assert evaluation.samples_path.exists() and f"eval/{evaluation.path.name}" in str(list_volume(run))
     here = run.download("local_models/run1")
+    assert kit.evaluate.local(here, n=16).results["data"]["fingerprint"] == evaluation.results["data"]["fingerprint"]
     assert [path.name for path in here.checkpoints] == [f"checkpoint-{step}" for step in (3, 6, 9, 12)]
     assert here.metrics().equals(run.metrics()) and here.place.backend == "local"
 
@@ -137,14 +138,20 @@ def broken(completions, **_):
     return [len(completion[0]["contents"]) for completion in completions]
 
 
-def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturbed):
+def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturbed, demo_data, tmp_path):
     run = kit.train.spawn(**STEPS)
-    wait_for_step(server, run, 4)
+    (tmp_path / "train.jsonl").write_text("".join((demo_data / "train.jsonl").read_text().splitlines(True)[:200]))
+    while run.status["step"] < 4:
+        if (container := containers_of(server, run)[-1:]) and container[0].input:
+            server.background_commit(container[0])  # Modal commits whenever it likes
+        time.sleep(0.1)
     server.kill(containers_of(server, run)[-1])
+    kit.upload_data.remote(tmp_path / "train.jsonl")  # for a later run
     server.wait_for(lambda: len(containers_of(server, run)) > 1, timeout=60)
     wait_for_step(server, run, 7)
     server.preempt(containers_of(server, run)[-1])
     run.watch()
+    kit.upload_data.remote(demo_data)
     reasons = [container.exit_reason for container in containers_of(server, run)]
     assert reasons[:2] == ["killed", "preempted"]
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
@@ -186,8 +193,9 @@ def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(se
     assert run.status["state"] == "killed"
     server.wait_for(lambda: containers_of(server, run)[-1].ended)
 
-    run.resume(gpu="H100", timeout=3600)
+    run.resume(gpu="H100", timeout=3600, max_failure_rate=0.9)
     run.watch()
+    assert run.config.max_failure_rate == 0.9
     assert (containers_of(server, run)[-1].gpu, containers_of(server, run)[-1].timeout) == ("H100", 3600)
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
 
