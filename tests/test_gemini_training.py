@@ -67,7 +67,7 @@ def test_what_is_spent_counts_whatever_ended_the_run_and_an_unknown_price_is_no_
     resumed = train(
         run_id="stopped", gemini_max_retries=3, gemini_requests_per_minute=6000, runs_dir=tmp_path, max_failure_rate=1
     )
-    assert resumed.status["state"] == "complete" and resumed.config.gemini_max_retries == 0
+    assert resumed.status["state"] == "complete" and resumed.config.gemini_max_retries == 3
     server.models.append("gemini-9")
     unknown = train(gemini_model="gemini-9", max_steps=1, save_steps=1, **settings)
     assert unknown.status["usd"] is None and "judge/gemini/usd" not in unknown.metrics()

@@ -35,6 +35,7 @@ def server(tmp_path_factory, gemini, demo_data):
     env = {"GOOGLE_GEMINI_BASE_URL": gemini.url, "HF_HUB_OFFLINE": "1"}
     folder = tmp_path_factory.mktemp("modal") / "server"
     with ModalServer(folder, container_env=env) as server, server.in_this_process():
+        server.scaledown = 60  # as on Modal
         kit.upload_data.remote(demo_data)
         yield server
 
@@ -130,7 +131,7 @@ def list_volume(run) -> list[str]:
 
 def slow(completions, **_):
     """A reward that makes steps long and changes nothing."""
-    time.sleep(1)
+    time.sleep(0.5)
     return [0.0] * len(completions)
 
 
@@ -162,17 +163,18 @@ def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturb
 
 
 def test_a_run_that_outlasts_its_time_out_goes_on_in_new_containers(server, undisturbed):
-    run = kit.train.spawn(rewards=[slow], timeout=18, retries=10, **STEPS)
+    run = kit.train.spawn(rewards=[slow], timeout=16, retries=10, **STEPS)
     run.watch()
     reasons = [container.exit_reason for container in containers_of(server, run)]
-    assert "timed out" in reasons and {container.timeout for container in containers_of(server, run)} == {18}
+    assert "timed out" in reasons and {container.timeout for container in containers_of(server, run)} == {16}
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
 
 
 def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(server, capsys):
     run = kit.train.spawn(max_steps=12, save_steps=12, retries=1)
-    for attempt in (0, 1):
-        server.wait_for(lambda: len(containers_of(server, run)) > attempt, timeout=60)  # noqa: B023
+    claims = modal.Dict.from_name(CLAIMS)
+    for attempt in (0, 1):  # after the claims of the check and of the launch
+        server.wait_for(lambda: claims.contains(f"{run.id}/{2 + attempt}"), timeout=60)  # noqa: B023
         server.kill(containers_of(server, run)[attempt])
     with pytest.raises(kit.RunError, match=r"2 containers in a row ended before they saved a checkpoint.*memory=32768"):
         run.watch()
@@ -203,9 +205,10 @@ def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(se
 def test_only_one_container_writes_a_run(server):
     settings = {"max_steps": 60, "save_steps": 3}
     run = kit.train.spawn(rewards=[slow], **settings)
-    wait_for_step(server, run, 1)
+    assert run.status["state"] == "queued"
     with pytest.raises(kit.RunError, match=f"run {run.id} is being trained by another call"):
         kit.train.spawn(run_id=run.id, **settings)
+    wait_for_step(server, run, 1)
     second = modal.Function.from_name("grpo-training", "train").spawn(run.id)
     assert "is being trained by another call" in second.get(timeout=60)["error"]
     # A container that Modal has given up on may still be there. Whoever was started in its place takes the run over.

@@ -24,6 +24,7 @@ from tenacity import wait_none
 import grpo_kit as kit
 from grpo_kit import backends, watching
 from grpo_kit.places import Folder
+from grpo_kit.runs import OutOfReach
 from grpo_kit.plots import NotebookFigure
 
 STEPS = {"max_steps": 6, "save_steps": 4, "per_device_train_batch_size": 16}
@@ -320,7 +321,7 @@ def test_watching_bears_with_a_place_that_is_out_of_reach_for_a_while(undisturbe
 
         def read(self, name: str) -> bytes:
             if name == "status.json" and asked.append(name) is None and 1 < len(asked) <= 1 + self.failures:
-                raise kit.RunError("Modal can't be reached")
+                raise OutOfReach("Modal can't be reached")
             return super().read(name)
 
     asked = []

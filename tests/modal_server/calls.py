@@ -13,7 +13,6 @@ from .functions import Function
 from .protocol import refuse
 
 Result = api_pb2.GenericResult
-SCALEDOWN_S = 1.0  # an idle container ends soon: tests should not wait for it
 HEARTBEAT_POLL_S = HEARTBEAT_INTERVAL_S - 1  # the container waits for an answer as long as its interval
 
 
@@ -141,7 +140,7 @@ class Calls:
     async def FunctionGetInputs(self, request, container):
         function = self.functions[container.function_id]
         queue = self.queues[function.function_id]
-        await self.until(lambda: queue or not self.usable(container, function), SCALEDOWN_S)
+        await self.until(lambda: queue or not self.usable(container, function), self.scaledown)
         if not queue or not self.usable(container, function):
             container.stopping = True
             self.scale(function)

@@ -27,6 +27,7 @@ class Scheduling:
 
     def __init__(self):
         self.ephemeral_crash_limit = 3
+        self.scaledown = 1.0  # seconds that an idle container waits for another input; 60 on Modal
         self.grace = 5.0  # seconds from SIGINT to SIGKILL when an app stops; 30 on Modal
         self.queues: dict[str, deque[Input]] = defaultdict(deque)  # by the function's id
         self.crashes: dict[str, int] = defaultdict(int)  # in a row, by the function's id

@@ -35,6 +35,7 @@ class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol
         requests: (method name, message) of every request, in order.
         containers: every container started, in order; see Container.
         accepts_tokens: False makes it refuse the client's token.
+        scaledown: seconds that an idle container waits for another input.
         grace: seconds from SIGINT to SIGKILL when an app is stopped.
         ephemeral_crash_limit: crashes in a row after which an ephemeral app's inputs fail.
     """
