@@ -24,8 +24,8 @@ from tenacity import wait_none
 import grpo_kit as kit
 from grpo_kit import backends, watching
 from grpo_kit.places import Folder
-from grpo_kit.runs import OutOfReach
 from grpo_kit.plots import NotebookFigure
+from grpo_kit.runs import OutOfReach
 
 STEPS = {"max_steps": 6, "save_steps": 4, "per_device_train_batch_size": 16}
 TASTE = """
