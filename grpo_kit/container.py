@@ -33,7 +33,7 @@ HERE = Path("/tmp/grpo_kit/runs")  # the container's own disk
 
 @dataclass(frozen=True)
 class Volumes:
-    """The volumes, where they are mounted, and the claims on runs."""
+    """The volumes, and where they are mounted."""
 
     data: Path
     checkpoints: Path

@@ -55,8 +55,9 @@ class Mirror:
         """Copies what is new and commits. Raises RunError where another container has taken the run over."""
         if not self._claim.holds:
             raise RunError(f"run {self._claim.run_id} was taken over by another container, so this one ends")
-        if self._stamp(status := self.local / "status.json") == self._pushed.get(status.name):
-            return  # it is written with every step and every heartbeat
+        status = self.local / "status.json"  # written with every step and every heartbeat
+        if self._stamp(status) == self._pushed.get(status.name) and not self._closed.is_set():
+            return
         self.remote.mkdir(parents=True, exist_ok=True)
         checkpoints = {path.name for path in Run(self.local).checkpoints}
         there = {path.name for path in self.remote.glob("checkpoint-*")}

@@ -105,11 +105,12 @@ def fate_of_call(call_id: str) -> str | None:
         return None
     except modal.exception.FunctionTimeoutError:
         return "it ran out of its time, and of its retries"
-    except OutOfReach:
+    except RunError:  # Modal can't be asked; the kit's own errors are returned by its calls and not raised
         raise
     except (Exception, modal.exception.InputCancellation) as error:  # a remote error comes as the type that it was
-        return f"its container ended: {type(error).__name__} {error}".strip()
-    return "its container ended without a word"
+        said = f"{type(error).__name__} {error}".strip()
+        return f"its container ended: {said} (`modal app logs {APP}` has what it printed)"
+    return f"its container ended without a word (`modal app logs {APP}` has what it printed)"
 
 
 def runs_on_volume() -> list[str]:

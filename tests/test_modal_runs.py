@@ -131,7 +131,7 @@ def list_volume(run) -> list[str]:
 
 def slow(completions, **_):
     """A reward that makes steps long and changes nothing."""
-    time.sleep(0.5)
+    time.sleep(1)
     return [0.0] * len(completions)
 
 
