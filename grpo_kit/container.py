@@ -17,7 +17,7 @@ import modal
 from grpo_kit.cache import CACHE_FILE, RewardCache
 from grpo_kit.claims import Claim
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
-from grpo_kit.demo import DEFAULT_DATA
+from grpo_kit.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.mirror import Mirror, last_step
 from grpo_kit.pickling import load_rewards
 from grpo_kit.places import write_bytes
@@ -27,7 +27,6 @@ from grpo_kit.volumes import DATA_VOLUME
 from grpo_kit.worker import work_on
 from grpo_kit.writing import RunWriter
 
-DATA_FILES = ("train.jsonl", "eval.jsonl")
 HERE = Path("/tmp/grpo_kit/runs")  # the container's own disk
 
 

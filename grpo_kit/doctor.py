@@ -15,12 +15,11 @@ from typing import Literal
 
 from grpo_kit.backends import asked_backend, chosen_backend
 from grpo_kit.config import CACHE, ConfigError, TrainConfig
-from grpo_kit.demo import DEFAULT_DATA
+from grpo_kit.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.runs import RunError
 from grpo_kit.versions import versions
 
 OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
-FILES = ("train.jsonl", "eval.jsonl")
 SECONDS = 20  # for one check; left alone, Modal's library tries for a minute to connect
 SECONDS_FOR_DATA = 120
 SECONDS_TO_START = 90  # for a container, which may have to load its image first
@@ -68,7 +67,7 @@ def _checks(config: TrainConfig) -> Checks:
         yield from _checks_on_modal(config)
         return
     yield Check("Modal", NOT_CHECKED, "the work is done on this machine")
-    for name in FILES:
+    for name in DATA_FILES:
         yield from _tried(name, _data, config, name, seconds=SECONDS_FOR_DATA)
     yield from _tried("model", _model, config)
     yield from _tried("judge", _judge, config)
@@ -86,7 +85,7 @@ def _checks_on_modal(config: TrainConfig) -> Checks:
         yield from secrets
         usable = {check.name for check in secrets if check.state == OK}
         yield from _tried("volumes", there.volumes)
-        for name in FILES:
+        for name in DATA_FILES:
             yield from _tried(name, there.data, config, name, seconds=SECONDS_FOR_DATA)
     else:
         yield Check("the rest of Modal", NOT_CHECKED, "secrets, volumes, data and app: the token comes first")

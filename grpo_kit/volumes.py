@@ -11,7 +11,7 @@ from typing import NamedTuple
 import modal
 
 from grpo_kit.config import ConfigError
-from grpo_kit.demo import DEFAULT_DATA
+from grpo_kit.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.places import write_bytes
 from grpo_kit.runs import OutOfReach, RunError
 
@@ -202,12 +202,11 @@ def data_to_upload(path: str | Path) -> dict[str, tuple[Path, int]]:
     from grpo_kit.samples import read_samples
 
     path = Path(path)
-    names = ("train.jsonl", "eval.jsonl")
-    files = [file for file in map(path.joinpath, names) if file.is_file()] if path.is_dir() else [path]
+    files = [file for file in map(path.joinpath, DATA_FILES) if file.is_file()] if path.is_dir() else [path]
     if not files or not path.exists():
         raise ConfigError(
             f"no train.jsonl in {path}. `grpo-kit prepare TRACES --out {DEFAULT_DATA}` makes one from your traces"
         )
-    if odd := [file.name for file in files if file.name not in names]:
+    if odd := [file.name for file in files if file.name not in DATA_FILES]:
         raise ConfigError(f"{odd[0]}: should be called train.jsonl or eval.jsonl, by which training finds it")
     return {file.name: (file, sum(1 for _ in read_samples(file))) for file in files}

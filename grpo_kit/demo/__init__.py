@@ -12,6 +12,7 @@ TRACES = Path(__file__).parent / "traces"  # a Schema-Guided Dialogue folder
 TINY_MODEL = Path(__file__).parent / "tiny"  # a model that transformers loads
 EVAL_FRACTION = 0.3  # of the demo's dialogues, so that enough prompts are held out to measure with
 DEFAULT_DATA = "data/processed"
+DATA_FILES = ("train.jsonl", "eval.jsonl")  # in a folder of prepared samples
 
 
 def data_folder(data: str) -> Path:
