@@ -1,6 +1,7 @@
 """The right to write a run on the volume, which one call on Modal has at a time."""
 
 import itertools
+import time
 
 import modal
 
@@ -15,18 +16,22 @@ class Claim:
     (after a week that nobody asks for them), the newest last.
     """
 
-    def __init__(self, run_id: str, call_id: str, step: int | None = None):
-        """Raises RunError where another call that still works, or waits for a machine, holds the run. A call's own new
-        container may go on.
+    def __init__(self, run_id: str, call_id: str, step: int | None = None, patience: float = 0):
+        """Raises RunError where another call that still works, or waits for a machine, holds the run, and does not let
+        go of it for `patience` seconds. A call's own new container may go on.
 
         `step` is the checkpoint that a container starts from; None where it is no container that claims.
         """
+        deadline = time.monotonic() + patience
         self._claims, self.run_id = modal.Dict.from_name(CLAIMS, create_if_missing=True), run_id
         self._mine = {"call_id": call_id, "step": step, "released": False}
         while True:
             earlier = self._earlier()
             last = earlier[max(earlier)] if earlier else None
             if last and not last["released"] and last["call_id"] != call_id and fate_of_call(last["call_id"]) is None:
+                if time.monotonic() < deadline:
+                    time.sleep(0.5)
+                    continue
                 raise RunError(
                     f"run {run_id} is being trained by another call on Modal: watch it (kit.Run('{run_id}').watch()) "
                     f"or stop that one"

@@ -3,6 +3,7 @@
 Whatever the user can mend is returned as words and not raised, so that Modal does not try again what would fail again.
 """
 
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,13 +22,14 @@ from grpo_kit.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.mirror import Mirror, last_step
 from grpo_kit.pickling import load_rewards
 from grpo_kit.places import write_bytes
-from grpo_kit.runs import REWARDS_FILE, STOP_FILE, WORKER_FILE, Run, RunError, as_json, is_run, write_json
+from grpo_kit.runs import REWARDS_FILE, STOP_FILE, UNFINISHED, WORKER_FILE, Run, RunError, as_json, is_run, write_json
 from grpo_kit.samples import BadTrace, fingerprint
 from grpo_kit.volumes import DATA_VOLUME
 from grpo_kit.worker import work_on
 from grpo_kit.writing import RunWriter
 
 HERE = Path("/tmp/grpo_kit/runs")  # the container's own disk
+LET_GO_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,11 @@ def _claimed(volumes: Volumes, run_id: str | None) -> tuple[str, Claim]:
     """The run id that was asked for, or a new one named for the time, and the right to write it."""
     call_id = modal.current_function_call_id()
     if run_id:
-        return run_id, Claim(run_id, call_id)
+        volumes.refresh()
+        known = volumes.runs / run_id
+        # Its last container says that the run has ended just before it lets go of it.
+        has_ended = is_run(known) and Run(known).status_after(math.inf)["state"] not in UNFINISHED
+        return run_id, Claim(run_id, call_id, patience=LET_GO_SECONDS if has_ended else 0)
     stem, attempt = f"grpo_{datetime.now():%Y%m%d_%H%M%S}", 1
     while True:
         name = stem if attempt == 1 else f"{stem}_{attempt}"  # another run may have this second's name

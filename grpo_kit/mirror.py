@@ -75,12 +75,11 @@ class Mirror:
         for name in (self._known - checkpoints) & there:
             shutil.rmtree(self.remote / name)
         self._known |= checkpoints
-        self._copy(status)
-        self._volume.commit()
         is_due = checkpoints - there or self._closed.is_set() or time.monotonic() - self._cache_pushed > CACHE_SECONDS
         if CACHE_FILE in files and is_due:
             self._copy_cache(files[CACHE_FILE])
-            self._volume.commit()
+        self._copy(status)  # last: who reads that the run has ended finds all of it
+        self._volume.commit()
 
     def see_whether_to_stop(self) -> None:
         """Brings the request to stop from the volume here."""

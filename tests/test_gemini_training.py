@@ -58,7 +58,7 @@ def test_what_is_judged_is_counted_paid_and_never_judged_again(server, tmp_path,
 
 
 def test_what_is_spent_counts_whatever_ended_the_run_and_an_unknown_price_is_no_zero(server, tmp_path, demo_data):
-    settings = {"data": str(demo_data), "judge": "gemini", "canaries": "off", "runs_dir": tmp_path}
+    settings = {"data": str(demo_data), "judge": "gemini", "canaries": "off", "runs_dir": tmp_path, "max_steps": 3}
     server.reply = lambda request: DOWN if len(server.requests) > 10 else judge(request)
     with pytest.raises(RunStopped):
         train(run_id="stopped", gemini_max_retries=0, **settings)
@@ -69,7 +69,7 @@ def test_what_is_spent_counts_whatever_ended_the_run_and_an_unknown_price_is_no_
     )
     assert resumed.status["state"] == "complete" and resumed.config.gemini_max_retries == 3
     server.models.append("gemini-9")
-    unknown = train(gemini_model="gemini-9", max_steps=1, save_steps=1, **settings)
+    unknown = train(gemini_model="gemini-9", **settings)
     assert unknown.status["usd"] is None and "judge/gemini/usd" not in unknown.metrics()
     assert unknown.metrics()["judge/gemini/tokens"].sum() > 0
 

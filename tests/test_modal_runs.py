@@ -18,6 +18,7 @@ from safetensors.torch import load, load_file
 
 import grpo_kit as kit
 from grpo_kit import launching
+from grpo_kit.claims import Claim
 from grpo_kit.volumes import CLAIMS, RUNS_VOLUME
 
 STEPS = {"max_steps": 12, "save_steps": 3}
@@ -57,7 +58,7 @@ def steps_of(run) -> list[int]:
 
 
 def wait_for_step(server, run, step: int) -> None:
-    server.wait_for(lambda: run.status["step"] >= step, timeout=90)
+    server.wait_for(lambda: run.status["step"] >= step, timeout=180)
 
 
 def containers_of(server, run) -> list:
@@ -131,7 +132,7 @@ def list_volume(run) -> list[str]:
 
 def slow(completions, **_):
     """A reward that makes steps long and changes nothing."""
-    time.sleep(1)
+    time.sleep(0.5)
     return [0.0] * len(completions)
 
 
@@ -148,7 +149,7 @@ def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturb
         time.sleep(0.1)
     server.kill(containers_of(server, run)[-1])
     kit.upload_data.remote(tmp_path / "train.jsonl")  # for a later run
-    server.wait_for(lambda: len(containers_of(server, run)) > 1, timeout=60)
+    server.wait_for(lambda: len(containers_of(server, run)) > 1, timeout=120)
     wait_for_step(server, run, 7)
     server.preempt(containers_of(server, run)[-1])
     run.watch()
@@ -163,10 +164,15 @@ def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturb
 
 
 def test_a_run_that_outlasts_its_time_out_goes_on_in_new_containers(server, undisturbed):
-    run = kit.train.spawn(rewards=[slow], timeout=16, retries=10, **STEPS)
+    run = kit.train.spawn(rewards=[slow], timeout=600, retries=2, **STEPS)
+    for step in (4, 8):
+        wait_for_step(server, run, step)
+        server.run_out_of_time(containers_of(server, run)[-1])
     run.watch()
-    reasons = [container.exit_reason for container in containers_of(server, run)]
-    assert "timed out" in reasons and {container.timeout for container in containers_of(server, run)} == {16}
+    containers = containers_of(server, run)
+    assert [c.exit_reason for c in containers[:-1]] == ["timed out", "timed out"] and {
+        c.timeout for c in containers
+    } == {600}
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
 
 
@@ -174,7 +180,7 @@ def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(serv
     run = kit.train.spawn(max_steps=12, save_steps=12, retries=1)
     claims = modal.Dict.from_name(CLAIMS)
     for attempt in (0, 1):  # after the claims of the check and of the launch
-        server.wait_for(lambda: claims.contains(f"{run.id}/{2 + attempt}"), timeout=60)  # noqa: B023
+        server.wait_for(lambda: claims.contains(f"{run.id}/{2 + attempt}"), timeout=120)  # noqa: B023
         server.kill(containers_of(server, run)[attempt])
     with pytest.raises(kit.RunError, match=r"2 containers in a row ended before they saved a checkpoint.*memory=32768"):
         run.watch()
@@ -205,17 +211,22 @@ def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(se
 def test_only_one_container_writes_a_run(server):
     settings = {"max_steps": 60, "save_steps": 3}
     run = kit.train.spawn(rewards=[slow], **settings)
+    claims = modal.Dict.from_name(CLAIMS)
     assert run.status["state"] == "queued"
     with pytest.raises(kit.RunError, match=f"run {run.id} is being trained by another call"):
         kit.train.spawn(run_id=run.id, **settings)
     wait_for_step(server, run, 1)
     second = modal.Function.from_name("grpo-training", "train").spawn(run.id)
-    assert "is being trained by another call" in second.get(timeout=60)["error"]
+    assert "is being trained by another call" in second.get(timeout=120)["error"]
+    # One that is about to let go is waited for.
+    held = {"call_id": run.worker["call_id"], "step": 0, "released": False}
+    claims["run-that-ends/0"] = held
+    threading.Timer(2, claims.put, ["run-that-ends/0", held | {"released": True}]).start()
+    assert not Claim("run-that-ends", "fc-next", patience=60).is_first
     # A container that Modal has given up on may still be there. Whoever was started in its place takes the run over.
-    claims = modal.Dict.from_name(CLAIMS)
     newest = next(n for n in range(9) if not claims.contains(f"{run.id}/{n + 1}"))
     claims[f"{run.id}/{newest + 1}"] = {"call_id": run.worker["call_id"], "step": 0, "released": False}
-    server.wait_for(lambda: "was taken over" in server.logs(), timeout=30)
+    server.wait_for(lambda: "was taken over" in server.logs(), timeout=60)
     reached = run.status["step"]
     server.wait_for(lambda: containers_of(server, run)[-1].ended or containers_of(server, run)[-1].input is None)
     assert run.status["step"] == reached and reached < 60

@@ -179,6 +179,11 @@ class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol
         self._loop.call_soon_threadsafe(container.kill, "killed")
         self.wait_for(lambda: container.ended)
 
+    def run_out_of_time(self, container: Container) -> None:
+        """Let the time-out of what a container works on strike now."""
+        self._loop.call_soon_threadsafe(self.time_out, container.input, container)
+        self.wait_for(lambda: container.ended)
+
     def preempt(self, container: Container, grace: float = 30.0) -> None:
         """Preempt a container as Modal does: SIGINT, after `grace` seconds SIGKILL; its input goes to a new one."""
         self._run(self._preempt(container, grace), grace + 30)
