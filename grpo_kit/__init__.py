@@ -13,15 +13,21 @@ from grpo_kit.runs import Run, RunError, RunStopped, runs  # now, so that kit.ru
 
 if TYPE_CHECKING:
     from grpo_kit.comparison import Evaluation
+    from grpo_kit.export import merge
     from grpo_kit.launching import deploy
+    from grpo_kit.preflight import quote
     from grpo_kit.remote import evaluate, train, upload_data
     from grpo_kit.samples import BadTrace, Sample, check_splits, read_samples
+    from grpo_kit.talking import chat
     from grpo_kit.traces import prepare
 
 _LATER = {
     "Evaluation": "comparison",
+    "chat": "talking",
     "deploy": "launching",
     "evaluate": "remote",
+    "merge": "export",
+    "quote": "preflight",
     "BadTrace": "samples",
     "Sample": "samples",
     "check_splits": "samples",
@@ -42,11 +48,14 @@ __all__ = [
     "Sample",
     "TrainConfig",
     "backend",
+    "chat",
     "check_splits",
     "deploy",
     "doctor",
     "evaluate",
+    "merge",
     "prepare",
+    "quote",
     "read_samples",
     "runs",
     "train",

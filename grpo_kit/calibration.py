@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from grpo_kit.cache import RewardCache
-from grpo_kit.comparison import RESAMPLES, bootstrap_interval
 from grpo_kit.config import ConfigError
 from grpo_kit.judges import Judge, Verdict
 from grpo_kit.judging import judge_batch
+from grpo_kit.paired import RESAMPLES, bootstrap_interval
 from grpo_kit.samples import Sample, did_you_mean
 
 PASS = 0.5  # a label or a score from here on says that the answer is good enough

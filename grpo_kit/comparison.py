@@ -1,14 +1,13 @@
-"""What an evaluation found: the statistics of judged answers, and the files that hold them. Needs no torch."""
+"""What an evaluation found, and the files that hold it. Needs no torch."""
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from grpo_kit.judges import Verdict
 from grpo_kit.runs import RunError, read_lines, write_json
@@ -17,8 +16,9 @@ from grpo_kit.samples import Sample
 if TYPE_CHECKING:
     import pandas
 
+    from grpo_kit.findings import Trend
+
 BASE = "base"
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +61,25 @@ class Evaluation:
     def trained(self) -> dict:
         return self.models[-1]
 
+    @property
+    def checkpoints(self) -> list[dict]:
+        """The models but for the base."""
+        return self.models[1:] if self.base else self.models
+
+    @property
+    def judge(self) -> str:
+        return self.results.get("judge", {}).get("name", "judge")
+
+    @property
+    def second_judge(self) -> str | None:
+        """None where none was asked, or it judged nothing, or the evaluation is from before there was one."""
+        return self.results["second_judge"]["name"] if any(map(self.second_of, self.models)) else None
+
+    @staticmethod
+    def second_of(model: dict) -> dict | None:
+        """The second judge's numbers of a model, under the names that the first one's have."""
+        return model.get("second")
+
     def line(self) -> str:
         """`base 0.41 trained 0.78 difference +0.37 [+0.30, +0.44] (n=128)`: mean scores, a 95% interval, pairs."""
         trained = self.trained
@@ -75,7 +94,8 @@ class Evaluation:
         )
 
     def summary(self) -> "pandas.DataFrame":
-        """A row per model. Scores are in [0, 1], low and high bound 95% intervals, differences are to the base."""
+        """A row per model, by the first judge. Scores are in [0, 1], low and high bound 95% intervals, differences are
+        to the base, and wins, ties and losses count prompts against it."""
         import pandas
 
         rows = []
@@ -86,8 +106,26 @@ class Evaluation:
             if versus := model["versus_base"]:
                 row["difference"] = versus["difference"]
                 row["difference_low"], row["difference_high"] = versus["interval"]
-                row["win_rate"] = versus["win_rate"]
+                row |= {name: versus[name] for name in ("win_rate", "wins", "ties", "losses")}
             rows.append(row)
+        table = pandas.DataFrame(rows)
+        counts = [name for name in ("wins", "ties", "losses") if name in table]
+        return table.astype(dict.fromkeys(counts, "Int64"))  # whole numbers that may be missing
+
+    def judges(self) -> "pandas.DataFrame":
+        """A row per model and judge: its mean, and its gain over the base, each with its 95% interval."""
+        import pandas
+
+        rows = []
+        for model in self.models:
+            for judge, numbers in ((self.judge, model), (self.second_judge, self.second_of(model))):
+                if numbers:
+                    row = {"model": model["name"], "judge": judge, "mean": numbers["mean"]}
+                    row["low"], row["high"] = numbers["interval"]
+                    if versus := numbers["versus_base"]:
+                        row["difference"] = versus["difference"]
+                        row["difference_low"], row["difference_high"] = versus["interval"]
+                    rows.append(row)
         return pandas.DataFrame(rows)
 
     def criteria(self) -> "pandas.DataFrame":
@@ -97,7 +135,12 @@ class Evaluation:
         return pandas.DataFrame({model["name"]: model["criteria"] for model in self.models}).T
 
     def samples(self) -> "pandas.DataFrame":
-        """A row per prompt: the models' answers, scores and reasons side by side; trained less base score."""
+        """A row per prompt: the models' answers, words, scores and reasons side by side; trained less base score.
+
+        With a second judge also its scores and reasons, its difference, and `disagreement`: the share of the trained
+        model's answers that the first judge ranks below this one, less the same by the second judge. (Ranks, since
+        two judges' scores are not on one scale.)
+        """
         import pandas
 
         rows = []
@@ -106,16 +149,70 @@ class Evaluation:
             if not isinstance(prompt, str):
                 prompt = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
             row = {"id": sample["id"], "prompt": prompt, "ground_truth": sample["ground_truth"]}
+            row["services"] = " + ".join(sample.get("services", [])) or "none named"
             for name, answered in sample["answers"].items():
-                row |= {name: answered["answer"], f"{name} score": answered["score"]}
-                row[f"{name} reason"] = answered["reason"]
+                row |= {name: answered["answer"], f"{name} words": len(answered["answer"].split())}
+                row |= {f"{name} score": answered["score"], f"{name} reason": answered["reason"]}
+                if second := answered.get("second"):
+                    row |= {f"{name} second score": second["score"], f"{name} second reason": second["reason"]}
             rows.append(row)
         table = pandas.DataFrame(rows)
-        scores = [f"{model['name']} score" for model in self.models]
-        table[scores] = table[scores].astype(float)  # unjudged is NaN
-        if self.base is not None:
-            table["difference"] = table[scores[-1]] - table[scores[0]]
+        for kind, differing in (("score", "difference"), ("second score", "second_difference")):
+            scores = [name for model in self.models if (name := f"{model['name']} {kind}") in table]
+            table[scores] = table[scores].astype(float)  # unjudged is NaN
+            if self.base is not None and len(scores) == len(self.models):
+                table[differing] = table[scores[-1]] - table[scores[0]]
+        first, second = (f"{self.trained['name']} {kind}" for kind in ("score", "second score"))
+        if second in table:
+            table["disagreement"] = table[first].rank(pct=True) - table[second].rank(pct=True)
         return table
+
+    def services(self) -> "pandas.DataFrame":
+        """Scores by service. See grpo_kit.findings.services."""
+        from grpo_kit.findings import services
+
+        return services(self)
+
+    def length_trends(self) -> "dict[str, Trend]":
+        """Whether longer answers score higher, by model. See grpo_kit.findings.length_trends."""
+        from grpo_kit.findings import length_trends
+
+        return length_trends(self)
+
+    def warnings(self) -> list[str]:
+        """What makes the result doubtful, in words. See grpo_kit.findings.warnings for the rules."""
+        from grpo_kit.findings import warnings
+
+        return warnings(self)
+
+    def best(self) -> dict[str, Any]:
+        """The model to take, with `why` in words. See grpo_kit.findings.best for the rule."""
+        from grpo_kit.findings import best
+
+        return best(self)
+
+    def result(self) -> dict[str, Any]:
+        """What matters of it, as JSON: the models' means and intervals, both judges, warnings, the best checkpoint."""
+
+        def brief(model: dict) -> dict[str, Any]:
+            names = ("mean", "interval", "versus_base")
+            second = self.second_of(model)
+            of_second = {name: second[name] for name in names} if second else None
+            return {"name": model["name"], **{name: model[name] for name in names}, "second": of_second}
+
+        best = self.best()
+        return {
+            "run": self.results["target"],
+            "evaluation": self.path.name,
+            "line": self.line(),
+            "n": self.results["n"],
+            "judge": self.judge,
+            "second_judge": self.second_judge,
+            "base": brief(self.base) if self.base else None,
+            "trained": brief(self.trained),
+            "best": brief(best) | {"why": best["why"]},
+            "warnings": self.warnings(),
+        }
 
 
 def write_evaluation(
@@ -124,18 +221,23 @@ def write_evaluation(
     samples: Sequence[Sample],
     answers: dict[str, Sequence[str]],
     verdicts: dict[str, Sequence[Verdict]],
+    seconds: Mapping[str, Sequence[Verdict]] = MappingProxyType({}),
 ) -> Evaluation:
-    """Writes NAME.samples.jsonl, NAME.png and, last, `path`: where NAME.json is, the others are whole."""
+    """`verdicts` are the first judge's by model, `seconds` the second's where there is one.
+
+    Writes NAME.samples.jsonl, NAME.png and, last, `path`: where NAME.json is, the others are whole."""
     from grpo_kit.plots import evaluation_figure
 
     evaluation = Evaluation(path, results)
     with _replacing(evaluation.samples_path) as partial, partial.open("w") as file:
         for i, sample in enumerate(samples):
-            row = {name: getattr(sample, name) for name in ("id", "prompt", "ground_truth", "rubric")}
+            row = {name: getattr(sample, name) for name in ("id", "prompt", "ground_truth", "rubric", "services")}
             row["answers"] = {
                 name: {"answer": answers[name][i], "score": given[i].score, "reason": given[i].reason}
                 for name, given in verdicts.items()
             }
+            for name, given in seconds.items():
+                row["answers"][name]["second"] = {"score": given[i].score, "reason": given[i].reason}
             file.write(json.dumps(row) + "\n")
     with _replacing(evaluation.figure_path) as partial:
         evaluation_figure(evaluation).savefig(partial, format="png", dpi=150)
@@ -148,71 +250,3 @@ def _replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     yield partial
     os.replace(partial, path)
-
-
-def describe(name: str, answers: Sequence[str], verdicts: Sequence[Verdict], seed: int) -> dict:
-    """A model's numbers over the answers that were judged; `words` is the mean length of all of them.
-
-    Raises RunError if no answer was judged.
-    """
-    scores = scores_of(verdicts)
-    scores = scores[~np.isnan(scores)]
-    if not len(scores):
-        raise RunError(
-            f"the judge scored none of {name}'s answers, so nothing was saved. It says: {verdicts[0].reason}"
-        )
-    judged = [verdict.criteria for verdict in verdicts if verdict.score is not None]
-    return {
-        "mean": float(scores.mean()),
-        "interval": bootstrap_interval(scores, seed),
-        "stdev": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
-        "min": float(scores.min()),
-        "max": float(scores.max()),
-        "words": float(np.mean([len(text.split()) for text in answers])),
-        "judged": len(scores),
-        "unjudged": len(verdicts) - len(scores),
-        "criteria": {
-            criterion: float(np.mean([found[criterion] for found in judged if criterion in found]))
-            for criterion in dict.fromkeys(criterion for found in judged for criterion in found)
-        },
-    }
-
-
-def compare(base: Sequence[Verdict], trained: Sequence[Verdict], seed: int) -> dict:
-    """Trained less base score, prompt by prompt; a prompt that lacks one of the two is left out.
-
-    `win_rate` is the share of pairs in which the trained model scores higher, ties counting half. Raises RunError
-    if there is no pair.
-    """
-    differences = scores_of(trained) - scores_of(base)
-    differences = differences[~np.isnan(differences)]
-    if not len(differences):
-        raise RunError("the judge scored both models on no prompt, so they can't be compared and nothing was saved")
-    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
-    ties = len(differences) - wins - losses
-    return {
-        "difference": float(differences.mean()),
-        "interval": bootstrap_interval(differences, seed),
-        "pairs": len(differences),
-        "win_rate": (wins + ties / 2) / len(differences),
-        "wins": wins,
-        "ties": ties,
-        "losses": losses,
-    }
-
-
-def scores_of(verdicts: Sequence[Verdict]) -> np.ndarray:
-    """Shape (n,), NaN where unjudged."""
-    return np.array([verdict.score for verdict in verdicts], dtype=float)
-
-
-def bootstrap_interval(values: np.ndarray, seed: int) -> list[float]:
-    """Low and high end of the 95% percentile bootstrap interval of the mean of `values`, shape (n,).
-
-    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; 10,000 resamples. Of the differences
-    of pairs it is the paired bootstrap: a resample draws whole pairs. Prompts count as independent of each other.
-    """
-    rng = np.random.default_rng(seed)
-    some = 1000  # resamples at a time, to bound the memory
-    means = [values[rng.integers(len(values), size=(some, len(values)))].mean(axis=1) for _ in range(RESAMPLES // some)]
-    return np.quantile(means, [0.025, 0.975]).tolist()

@@ -89,6 +89,10 @@ class Settings(BaseModel):
         """Equal settings are equal, whether given or by default."""
         return type(self) is type(other) and self.model_dump() == other.model_dump()
 
+    def __repr__(self) -> str:
+        """The Python that makes it: what was asked for."""
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._given.items())})"
+
     @property
     def given(self) -> dict[str, Any]:
         """The settings that were asked for, without defaults and recipes."""
@@ -366,8 +370,13 @@ class EvalConfig(JudgeConfig, ModalConfig):
     batch_size: int = Field(32, ge=1, description="Prompts decoded together.")
     max_prompt_length: int | None = Field(None, ge=16, description="Tokens; None: as the run was trained.")
     max_completion_length: int | None = Field(None, ge=1, description="Tokens; None: as the run was trained.")
-    judge: Literal["offline", "gemini"] | None = Field(
+    judge: Literal["offline", "gemini", "reference"] | None = Field(
         None, description="Who scores the answers; None: the judge the run was trained with (its weightiest)."
+    )
+    second_judge: Literal["offline", "gemini", "reference"] | None = Field(
+        "reference",
+        description="A second judge, which the run was not trained with: reference (words shared with the trace's own "
+        "reply; free), offline or gemini; None: no second one.",
     )
     data: str | None = Field(None, description="Folder of eval.jsonl; None: the data the run was trained on.")
 

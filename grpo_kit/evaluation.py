@@ -3,26 +3,28 @@
 Everything is paired: same prompts, same seeds, scores compared prompt by prompt. Nothing here knows of Modal.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from grpo_kit.cache import CACHE_FILE, RewardCache, caches_to_start_from
-from grpo_kit.comparison import BASE, Evaluation, compare, describe, write_evaluation
-from grpo_kit.config import CHANGES_NO_SCORE, ConfigError, EvalConfig, JudgeConfig, TrainConfig
+from grpo_kit.cache import RewardCache, caches_to_start_from
+from grpo_kit.comparison import BASE, Evaluation, write_evaluation
+from grpo_kit.config import CHANGES_NO_SCORE, ConfigError, EvalConfig, JudgeConfig
 from grpo_kit.demo import DEFAULT_DATA, data_folder
+from grpo_kit.judges import Judge, Verdict
 from grpo_kit.judging import judge_batch, run_async
 from grpo_kit.models import answer, device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
+from grpo_kit.paired import compare, describe
 from grpo_kit.rewards import make_judge
-from grpo_kit.runs import RUNS_DIR, Run, RunError, is_run, now
+from grpo_kit.runs import RUNS_DIR, Run, RunError, now
 from grpo_kit.samples import Sample, fingerprint, read_samples
+from grpo_kit.subjects import Subject, adapted, is_adapter, subject_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,12 +45,15 @@ def evaluate(
     an adapter, which names its base itself, or a whole model, which is compared with the run's base where its folder
     lies in a run, else with `base_model`, else with nothing. `settings` are EvalConfig's fields by keyword.
 
+    Besides the judge, `second_judge` scores the same answers: a gain that only the judge sees, which the model was
+    trained to please, may be none.
+
     Writes NAME.json, NAME.samples.jsonl and NAME.png into `eval/` of the run or folder. NAME says the settings, so the
     same settings again replace them. Raises ConfigError for a model or data that is not there, RunError for a run
     that is not there or has no checkpoint yet, BadTrace for an eval.jsonl that is not valid.
     """
     config = (config or EvalConfig()).replace(**settings)
-    subject = _subject(target, base_model, Path(runs_dir))
+    subject = subject_of(target, base_model, Path(runs_dir))
     data = _data(config, subject.run)
     notes: list[str] = []
 
@@ -62,13 +67,18 @@ def evaluate(
         note(f"{data} is not what run {subject.run.id} was trained on: it may have trained on some of these prompts")
     asked, config = config, _as_trained(config, subject)
     judge = make_judge(config.judge, config)
-    judge.check()
+    second = make_judge(config.second_judge, config) if config.second_judge else None
+    for one in (judge, second):
+        if one:
+            one.check()
+    if second and _trained_with(second, subject):
+        note(f"{second.name} is no held-out judge here: run {subject.run.id} was trained with it")
     tokenizer = load_tokenizer(subject.base or str(subject.folders[0]))
     samples = _questions(data / "eval.jsonl", config, tokenizer, config.max_prompt_length, note)
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     starts = caches_to_start_from(config.cache_from, runs_dir)
-    models, answers, verdicts = [], {}, {}
+    models, answers, verdicts, seconds = [], {}, {}, {}
     with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
         for path in starts:
             echo(f"{cache.copy_from(path)} judgements taken over from {path}")
@@ -86,16 +96,15 @@ def evaluate(
             )
             del model  # makes room for the next
             verdicts[name] = run_async(judge_batch(judge, cache, samples, answers[name])).verdicts
-            is_compared = subject.base is not None and name != BASE
-            models.append(
-                {
-                    "name": name,
-                    "source": source,
-                    **describe(name, answers[name], verdicts[name], config.seed),
-                    "versus_base": compare(verdicts[BASE], verdicts[name], config.seed) if is_compared else None,
-                    "seconds": round(time.perf_counter() - started, 1),
-                }
-            )
+            numbers = _numbers(name, answers[name], verdicts, config.seed)
+            if second:
+                seconds[name] = run_async(judge_batch(second, cache, samples, answers[name])).verdicts
+                try:
+                    numbers["second"] = _numbers(name, answers[name], seconds, config.seed)
+                except RunError as error:  # the first judge's numbers stand without it
+                    note(f"No second judgement of {name} by {second.name}: {error}")
+            seconds_taken = round(time.perf_counter() - started, 1)
+            models.append({"name": name, "source": source, **numbers, "seconds": seconds_taken})
             echo(f"{name}: mean score {models[-1]['mean']:.3f} on {len(samples)} prompts")
     results = {
         "made": now(),
@@ -103,86 +112,52 @@ def evaluate(
         "n": len(samples),
         "config": config.model_dump(),
         "data": {"file": str(data / "eval.jsonl"), "fingerprint": fingerprint([data / "eval.jsonl"])},
-        "judge": {
-            "name": judge.name,
-            "version": judge.version,
-            **(asdict(judge.usage) if judge.usage else {}),
-        },
+        "judge": _about(judge, subject),
+        "second_judge": _about(second, subject) if second else None,
         "notes": notes,
         "models": models,
     }
     path = out / f"{_name(asked, config.temperature, len(samples))}.json"
-    return write_evaluation(path, results, samples, answers, verdicts)
+    evaluation = write_evaluation(path, results, samples, answers, verdicts, seconds)
+    for warning in evaluation.warnings():
+        echo(warning)
+    return evaluation
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is evaluated: a base model and the folders of what was trained from it, oldest first."""
-
-    run: Run | None  # the run that they belong to, where it is known
-    home: Path  # gets eval/
-    cache: Path
-    base: str | None
-    folders: list[Path]
-
-    @property
-    def settings(self) -> TrainConfig:
-        """The run's; where there is no run, those that the model would be trained with."""
-        return self.run.config if self.run else TrainConfig(model_name=self.base or str(self.folders[0]))
+def _numbers(name: str, answers: list[str], verdicts: dict[str, list[Verdict]], seed: int) -> dict[str, Any]:
+    is_compared = BASE in verdicts and name != BASE
+    return {
+        **describe(name, answers, verdicts[name], seed),
+        "versus_base": compare(verdicts[BASE], verdicts[name], seed) if is_compared else None,
+    }
 
 
-def _as_trained(config: EvalConfig, subject: _Subject) -> EvalConfig:
+def _trained_with(judge: Judge, subject: Subject) -> bool | None:
+    """Whether the model was rewarded by this judge; None where that is not known."""
+    return judge.name in subject.run.config.judge if subject.run else None
+
+
+def _about(judge: Judge, subject: Subject) -> dict[str, Any]:
+    usage = asdict(judge.usage) if judge.usage else {}
+    return {"name": judge.name, "version": judge.version, "trained_with": _trained_with(judge, subject), **usage}
+
+
+def _as_trained(config: EvalConfig, subject: Subject) -> EvalConfig:
     """`config` with what it leaves open, and Gemini's settings that it does not name, taken from the run."""
     trained = subject.settings
     names = ("temperature", "max_prompt_length", "max_completion_length")
     taken = {name: getattr(trained, name) for name in names if getattr(config, name) is None}
     if config.judge is None:
         taken["judge"] = max(trained.judge, key=trained.judge.get)
+    if config.second_judge == taken.get("judge", config.judge):
+        if "second_judge" in config.given and config.second_judge:
+            raise ConfigError(
+                f"second_judge={config.second_judge!r} is the first judge already: name another, or none (None)"
+            )
+        taken["second_judge"] = None
     # Each answer is judged by itself here, and caches are no part of how it is judged.
     asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"gemini_mode", "cache_from"}
     return config.replace(**{name: getattr(trained, name) for name in asked_alike}, **taken)
-
-
-def _subject(target: Run | str | Path, base_model: str | None, runs_dir: Path) -> _Subject:
-    is_known = isinstance(target, Run) or is_run(runs_dir / target) or is_run(Path(target))
-    if not is_known and Path(target).is_dir():
-        return _lone_model(Path(target), base_model)
-    run = target if isinstance(target, Run) else Run(target, runs_dir)
-    folders = run.checkpoints
-    if not folders and _holds_model(run.path):  # a copy of a run may lack the checkpoints
-        folders = [run.path]
-    if not folders:
-        status = run.status
-        raise RunError(
-            f"run {run.id} has no checkpoint yet ({status['state']}, step {status['step']} of {status['max_steps']}, "
-            f"one is saved every {run.config.save_steps}): train it first"
-        )
-    return _Subject(run, run.path, run.path / CACHE_FILE, base_model or run.config.model_name, folders)
-
-
-def _lone_model(folder: Path, base_model: str | None) -> _Subject:
-    if not _holds_model(folder):
-        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise ConfigError(
-            f"no model in {folder}. It should hold adapter_config.json and its weights, or config.json and "
-            f"*.safetensors; it holds {there}"
-        )
-    run = Run(folder.resolve().parent) if is_run(folder.resolve().parent) else None
-    base = base_model or (run.config.model_name if run else None)
-    if base is None and _is_adapter(folder):
-        base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
-        if not base:
-            raise ConfigError(f"the adapter in {folder} names no base model: give base_model (--base-model)")
-    return _Subject(run, folder, folder / "eval" / CACHE_FILE, base, [folder])
-
-
-def _is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").exists()
-
-
-def _holds_model(folder: Path) -> bool:
-    has_config = _is_adapter(folder) or (folder / "config.json").exists()
-    return has_config and any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*model*.bin"))
 
 
 def _data(config: EvalConfig, run: Run | None) -> Path:
@@ -222,7 +197,7 @@ def _questions(
     return sorted(questions, key=lambda sample: len(str(sample.prompt)))  # a batch's prompts are padded to the longest
 
 
-def _models(subject: _Subject) -> Iterator[tuple[str, str, "PreTrainedModel"]]:
+def _models(subject: Subject) -> Iterator[tuple[str, str, "PreTrainedModel"]]:
     """Name, source and weights of each model in turn. The base is loaded once: adapters are put on and taken off."""
     bf16 = device_can_bf16() if subject.settings.bf16 == "auto" else subject.settings.bf16
     if subject.base is not None:
@@ -231,25 +206,13 @@ def _models(subject: _Subject) -> Iterator[tuple[str, str, "PreTrainedModel"]]:
     for folder in subject.folders:
         name = folder.resolve().name
         name = "trained" if name == BASE else name
-        if _is_adapter(folder):
-            adapted = _adapted(base, folder)
-            yield name, str(folder), adapted
-            base = adapted.unload()
+        if is_adapter(folder):
+            model = adapted(base, folder)
+            yield name, str(folder), model
+            base = model.unload()
         else:
             base = None
             yield name, str(folder), load_model(str(folder), bf16)
-
-
-def _adapted(base: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(base, str(folder))
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"the adapter in {folder} does not fit {base.name_or_path}; base_model (--base-model) should name what it "
-            f"was trained from. peft says: {str(error).splitlines()[0]}"
-        ) from error
 
 
 def _name(asked: EvalConfig, temperature: float, n: int) -> str:

@@ -113,9 +113,11 @@ def evaluate_on_modal(run: Run, config: EvalConfig) -> "Evaluation":
     trained = run.config
     machine = {name: getattr(trained, name) for name in ModalConfig.model_fields if name not in config.given}
     config = config.replace(**machine)
-    judge = config.judge or max(trained.judge, key=trained.judge.get)
+    judges = {config.judge or max(trained.judge, key=trained.judge.get): 1.0}
+    if config.second_judge:
+        judges[config.second_judge] = 1.0
     with modal_in_words():
-        secrets = required_secrets({judge: 1.0}, trained.model_name)
+        secrets = required_secrets(judges, trained.model_name)
         # Not tried again: it would begin anew.
         function = _on_gpu(deployed_function("evaluate"), config, secrets, retries=0)
         print(f"Evaluating run {run.id} on Modal ({config.gpu})")

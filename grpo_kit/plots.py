@@ -1,62 +1,36 @@
 """Figures of runs, evaluations and data. Each reads files and returns a matplotlib Figure, which a notebook shows.
 
-No pyplot, so they work in any thread and without a display, and nothing is shown twice. Colours are Okabe and Ito's,
-which colour-blind readers tell apart.
+How they look is in figures.py; those of evaluations are in evaluation_plots.py and can be had from here.
 """
 
-import io
-import re
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from grpo_kit.runs import Run
+from grpo_kit.config import CHANGES_NO_SCORE
+from grpo_kit.evaluation_plots import breakdown as breakdown
+from grpo_kit.evaluation_plots import evaluation_figure as evaluation_figure
+from grpo_kit.evaluation_plots import length_against_score as length_against_score
+from grpo_kit.evaluation_plots import win_rates as win_rates
+from grpo_kit.figures import ABOVE, BLUE, COLOURS, DARK, GREEN, ORANGE, STYLE, NotebookFigure, whole_numbers
+from grpo_kit.runs import Run, RunError
 
 if TYPE_CHECKING:
     import pandas
 
     from grpo_kit.calibration import Estimate
-    from grpo_kit.comparison import Evaluation
 
-COLOURS = BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00".split()
-DARK, LIGHT = "#555555", "#BBBBBB"
 SHOWN = """
     reward reward_std loss completions/mean_length entropy frac_reward_zero_std kl
     seconds/generating seconds/judging seconds/updating
 """.split()
-ABOVE = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}  # a legend beside the title
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "legend.borderaxespad": 0.2,
-    "legend.columnspacing": 1.2,
-    "legend.handlelength": 1.5,
-}
-
-
-class NotebookFigure(Figure):
-    """A Figure that a notebook shows as it is, with no pyplot and no magic."""
-
-    def _repr_png_(self) -> bytes:
-        png = io.BytesIO()
-        self.savefig(png, format="png", dpi=110)
-        return png.getvalue()
+LEGEND_WIDTH = 130  # characters
 
 
 def learning_curve(run: Run) -> Figure:
@@ -65,8 +39,10 @@ def learning_curve(run: Run) -> Figure:
     window = _window(len(metrics))
     with matplotlib.rc_context(STYLE):
         figure = NotebookFigure(figsize=(9, 6.2), layout="constrained")
-        last = ["groups", "kl", "time"] if metrics["kl"].notna().any() else ["groups", "time", "time"]
-        panels = figure.subplot_mosaic([["reward"] * 3, ["loss", "length", "entropy"], last], height_ratios=[2.1, 1, 1])
+        above, below = ["loss", "length", "entropy", "groups"], ["time", "time", "latency", "failures"]
+        if metrics["kl"].notna().any():
+            below[1] = "kl"
+        panels = figure.subplot_mosaic([["reward"] * 4, above, below], height_ratios=[2.1, 1, 1])
         status = run.status
         spent = f", ${status['usd']:.4f} for Gemini" if status["usd"] else ""
         figure.suptitle(
@@ -103,11 +79,28 @@ def learning_curve(run: Run) -> Figure:
         )
         panels["time"].set(title="seconds per step", ylim=(0, 1.3 * panels["time"].get_ylim()[1]))
         panels["time"].legend(loc="upper right", ncols=3, handlelength=1, columnspacing=0.8)
+        _judges(panels["latency"], panels["failures"], run)
         for panel in panels.values():
             _step_axis(panel)
             if metrics.empty:
                 panel.set(xlim=(0, status["max_steps"]), ylim=(0, 1))
     return figure
+
+
+def _judges(latency: Axes, failures: Axes, run: Run) -> None:
+    """How long each judge takes over a step's completions, and what share of them it leaves without a score."""
+    metrics, config = run.metrics(), run.config
+    for judge, colour in zip(config.judge, (DARK, ORANGE), strict=False):
+        if f"judge/{judge}/seconds" in metrics:
+            steps, label = metrics["step"], judge if len(config.judge) > 1 else None
+            latency.plot(steps, metrics[f"judge/{judge}/seconds"], color=colour, label=label)
+            failures.plot(steps, 100 * metrics[f"judge/{judge}/failures"] / config.completions_per_step, color=colour)
+    latency.set_title("judge (seconds per step)")
+    failures.set_title("judgements failed (%)")
+    latency.set_ylim(0, max(1e-3, latency.get_ylim()[1]))
+    failures.set_ylim(0, max(1, failures.get_ylim()[1]))
+    if len(config.judge) > 1:
+        latency.legend(loc="upper right")
 
 
 def _small(axes: Axes, values: "pandas.Series", title: str, from_zero: bool = False) -> None:
@@ -118,22 +111,59 @@ def _small(axes: Axes, values: "pandas.Series", title: str, from_zero: bool = Fa
 
 
 def compare_runs(runs: Sequence[Run]) -> Figure:
-    """The running mean of several runs' rewards in one picture; the legend says which settings differ."""
-    settings = [run.config.model_dump(exclude={"run_id"}) for run in runs]
-    differing = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
+    """The running mean of several runs' rewards in one picture; the legend says which settings differ.
+
+    Settings that change no score, such as the GPU, are left out; what rewards a run had stands as `rewards`. Runs that
+    nothing else tells apart have their names beside it. RunError where there are no runs.
+    """
+    if not runs:
+        raise RunError("there is no run to compare: give at least one")
+    metrics = [_by_step(run) for run in runs]
+    window = _window(max(map(len, metrics)))
+    labels = _differences_in_words(runs)
+    labels = [label if len(found) else f"{label} (no step yet)" for label, found in zip(labels, metrics, strict=True)]
+    in_a_row = max(1, min(6, len(runs), LEGEND_WIDTH // (max(map(len, labels)) + 8)))
+    labels = [textwrap.fill(label, LEGEND_WIDTH, subsequent_indent="   ") for label in labels]
+    lines = sum(label.count("\n") + 1 for label in labels) / in_a_row
     with matplotlib.rc_context(STYLE):
-        figure = NotebookFigure(figsize=(9, 3.4 + 0.18 * len(runs)), layout="constrained")
+        figure = NotebookFigure(figsize=(9, 3.4 + 0.18 * lines), layout="constrained")
         axes = figure.subplots()
-        for i, (run, setting) in enumerate(zip(runs, settings, strict=True)):
-            metrics = _by_step(run)
-            mean = metrics["reward"].rolling(_window(len(metrics)), min_periods=1).mean()
-            label = ", ".join(f"{name}={setting[name]}" for name in differing) or run.id
+        for i, (found, label) in enumerate(zip(metrics, labels, strict=True)):
+            mean = found["reward"].rolling(window, min_periods=1).mean()
             line = ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
-            axes.plot(metrics.index, mean, color=COLOURS[i % len(COLOURS)], ls=line, lw=1.8, label=label)
-        axes.set(title="reward (running mean)", ylabel="reward")
-        figure.legend(loc="outside lower left")
+            marker = "o" if mean.notna().sum() == 1 else None  # one step alone makes no line
+            axes.plot(mean, color=COLOURS[i % len(COLOURS)], ls=line, marker=marker, lw=1.8, label=label)
+        axes.set(title=f"reward (mean of the last {window} steps)", ylabel="reward")
+        figure.legend(loc="outside lower left", ncols=in_a_row, handlelength=2.6)
         _step_axis(axes)
+        if not any(map(len, metrics)):
+            axes.set(xlim=(0, max(run.status["max_steps"] for run in runs)), ylim=(0, 1))
     return figure
+
+
+def _differences_in_words(runs: Sequence[Run]) -> list[str]:
+    """What sets each run apart from the others: `seed=1, learning_rate=0.001`, or its name where no setting does."""
+    left_out = {"run_id", "judge", "reward_funcs", *CHANGES_NO_SCORE}
+    settings = [run.config.model_dump(exclude=left_out) | {"rewards": _rewards_of(run)} for run in runs]
+    differing = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
+    words = [", ".join(f"{name}={_in_short(name, setting[name])}" for name in differing) for setting in settings]
+    return [
+        label if words.count(label) == 1 and label else " ".join(filter(None, (run.id, label and f"({label})")))
+        for run, label in zip(runs, words, strict=True)
+    ]
+
+
+def _rewards_of(run: Run) -> str:
+    """`gemini x 0.7 + offline x 0.3`; weights of 1 are not said."""
+    names = run.about["rewards"]
+    weights = run.about.get("reward_weights") or [1.0] * len(names)
+    return " + ".join(
+        name if weight == 1 else f"{name} x {weight:g}" for name, weight in zip(names, weights, strict=True)
+    )
+
+
+def _in_short(name: str, value: Any) -> str:
+    return Path(value).name if name == "data" else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def score_distributions(scores: dict[str, Sequence[float | None]]) -> Figure:
@@ -172,60 +202,6 @@ def intervals(panels: dict[str, dict[str, "Estimate"]]) -> Figure:
         axes.set(xlim=(lowest - 0.06, 1.06), ylim=(len(names) - 0.5, -0.7))
         figure.supxlabel("95% intervals", fontsize=8)
     return figure
-
-
-def evaluation_figure(evaluation: "Evaluation") -> Figure:
-    """Left: each model's mean score with its 95% interval. Right: what training changed, prompt by prompt."""
-    base, trained, samples = evaluation.base, evaluation.trained, evaluation.samples()
-    with matplotlib.rc_context(STYLE):
-        figure = NotebookFigure(figsize=(9, 3.6), layout="constrained")
-        means, prompts = figure.subplots(1, 2, width_ratios=[1.1, 1])
-        figure.suptitle(evaluation.line(), x=0.01, ha="left", fontweight="bold")
-        models = [model for model in evaluation.models if model is not base]
-        steps = [int(found[1]) if (found := re.fullmatch(r"checkpoint-(\d+)", m["name"])) else None for m in models]
-        if None in steps:
-            steps = list(range(len(models)))
-            means.set_xticks(steps, [model["name"] for model in models])
-            means.set_xlim(-0.5, len(models) - 0.5)
-        else:
-            means.set(xlabel="training step", xlim=(0, 1.05 * steps[-1]))
-            _whole_numbers(means.xaxis)
-        if base is not None:
-            means.axhspan(*base["interval"], color=ORANGE, alpha=0.2, lw=0)
-            means.axhline(base["mean"], color=ORANGE, lw=1.8, ls="--", label="base model")
-        scores = np.array([model["mean"] for model in models])
-        low, high = np.array([model["interval"] for model in models]).T
-        means.errorbar(
-            steps, scores, [scores - low, high - scores], color=BLUE, marker="o", capsize=3, lw=1.8, label="trained"
-        )
-        means.set(title="mean score, 95% interval", ylim=(0, 1))
-        means.legend(**ABOVE)
-        prompts.set_ylabel("prompts")
-        _whole_numbers(prompts.yaxis)
-        if base is None:
-            prompts.hist(samples[f"{trained['name']} score"].dropna(), bins=np.linspace(0, 1, 21), color=BLUE)
-            prompts.set(title="scores", xlabel="score", xlim=(0, 1))
-        else:
-            _differences(prompts, samples["difference"].dropna(), trained)
-    return figure
-
-
-def _differences(axes: Axes, differences: "pandas.Series", trained: dict) -> None:
-    groups = {
-        "worse": differences[differences < 0],
-        "equal": differences[differences == 0],
-        "better": differences[differences > 0],
-    }
-    axes.hist(
-        list(groups.values()),
-        bins=np.linspace(-1.05, 1.05, 22),
-        stacked=True,
-        color=[ORANGE, LIGHT, BLUE],
-        label=[f"{name}: {len(group)}" for name, group in groups.items()],
-    )
-    axes.set(title=f"{trained['name']} less base, prompt by prompt", xlabel="score difference", xlim=(-1.05, 1.05))
-    axes.set_xticks([-1, -0.5, 0, 0.5, 1])
-    axes.legend(loc="upper left")
 
 
 def data_overview(card: dict) -> Figure:
@@ -298,9 +274,5 @@ def _by_step(run: Run) -> "pandas.DataFrame":
 
 def _step_axis(axes: Axes) -> None:
     axes.set_xlabel("step")
-    _whole_numbers(axes.xaxis)
+    whole_numbers(axes.xaxis)
     axes.margins(x=0.01)
-
-
-def _whole_numbers(axis: Axis) -> None:
-    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))

@@ -42,11 +42,15 @@ class FailureWatch:
 
 
 def make_judge(name: str, config: JudgeConfig | None = None) -> Judge:
-    """The judge called "offline" or "gemini". Raises ConfigError for a Gemini judge that can't be set up."""
+    """The judge called "offline", "gemini" or "reference". Raises ConfigError for a Gemini judge that can't work."""
     if name == "gemini":
         from grpo_kit.judges.gemini import GeminiJudge
 
         return GeminiJudge(config or JudgeConfig())
+    if name == "reference":
+        from grpo_kit.judges.reference import ReferenceJudge
+
+        return ReferenceJudge()
     from grpo_kit.judges.offline import OfflineJudge
 
     return OfflineJudge()

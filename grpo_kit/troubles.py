@@ -137,8 +137,8 @@ def too_slow(
     own = [name for name in rewards if name not in ("gemini", "offline")]
     quicker = f"Quicker reward functions help ({', '.join(own)})" if slowest == "judging" and own else ""
     slow = (
-        f"Slow: a step takes {a_step:.1f} s, so {steps_to_make} steps take {_duration(needed)}, longer than timeout="
-        f"{config.timeout} ({_duration(config.timeout)}), after which Modal goes on in a new container, at most "
+        f"Slow: a step takes {a_step:.1f} s, so {steps_to_make} steps take {duration(needed)}, longer than timeout="
+        f"{config.timeout} ({duration(config.timeout)}), after which Modal goes on in a new container, at most "
         f"retries={config.retries} times. {by_part[slowest] / sum(by_part.values()):.0%} of a step is {slowest}"
     )
     return ". ".join(filter(None, [slow, quicker, advice(fixes, run_id)]))
@@ -218,7 +218,8 @@ def _batches(completions: int, most: int) -> Fix:
     return {"per_device_train_batch_size": batch, "gradient_accumulation_steps": completions // batch}
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words, in the unit that suits."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -34,7 +34,7 @@ def watch(run: Run, detached: str | None = None) -> Run:
     except KeyboardInterrupt:
         if picture:
             picture.settle()
-        verbs = f"{_handle(run)}.watch() comes back, .stop() ends it at its next step, .kill() at once"
+        verbs = f"{handle(run)}.watch() comes back, .stop() ends it at its next step, .kill() at once"
         print(detached or f"Detached; run {run.id} goes on. {verbs}")
         return run
     if status["state"] in ("failed", "lost"):
@@ -93,7 +93,7 @@ def _in_words(status: dict) -> str:
     return f"{reward}{usd}{status['state'] if status['state'] != 'running' or not status['step'] else ''}".strip()
 
 
-def _handle(run: Run) -> str:
+def handle(run: Run) -> str:
     """What to type in another process to have the run again."""
     elsewhere = run.place.backend == "local" and run.path.absolute().parent != RUNS_DIR.absolute()
     return f"kit.Run({str(run.path) if elsewhere else run.id!r})"

@@ -15,6 +15,7 @@ out = "data/demo"
 eval_fraction = 0.3
 seed = 0
 rubric = "schema"  # "gemini": Gemini writes a rubric for each sample; needs GEMINI_API_KEY
+result_file = None  # None: result.json in out
 
 # %%
 # %matplotlib inline
@@ -25,6 +26,7 @@ import pandas as pd
 
 import grpo_kit as kit
 from grpo_kit import demo, plots
+from grpo_kit.runs import write_json
 
 traces = Path(traces or demo.TRACES)
 
@@ -64,16 +66,6 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# ## What there is, and how much
-#
-# Look for services or acts that are nearly absent: the model will not learn what it hardly sees, and an average over
-# the rest will hide it. Look at the longest prompts too; `max_prompt_length` should hold most of them.
-
-# %%
-figure = plots.data_overview(card)
-figure
-
-# %% [markdown]
 # ## Nothing in both halves
 #
 # The check reads both files again and stops with an error if a dialogue or a prompt stands in both.
@@ -81,6 +73,19 @@ figure
 # %%
 kit.check_splits(Path(out) / "train.jsonl", Path(out) / "eval.jsonl")
 print(f"no dialogue and no prompt of {out}/train.jsonl is in {out}/eval.jsonl")
+
+# %% [markdown]
+# ## What there is, and how much
+#
+# Look for services or acts that are nearly absent: the model will not learn what it hardly sees, and an average over
+# the rest will hide it. Look at the longest prompts too; `max_prompt_length` should hold most of them.
+
+# `result.json` holds the counts, for whoever runs this notebook in a batch.
+
+# %%
+counts = {name: card[name] for name in ("samples", "dialogues", "fingerprint")}
+write_json(Path(result_file or Path(out) / "result.json"), {"data": out, "traces": str(traces), **counts})
+plots.data_overview(card)
 
 # %% [markdown]
 # **Next:** [02_prototype_rewards](02_prototype_rewards.ipynb) — before a model is trained on a reward, see what the

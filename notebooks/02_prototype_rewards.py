@@ -20,6 +20,7 @@ labels = None  # the table, once people have labelled it
 n = 64
 repeats = 4
 seed = 0
+result_file = None  # None: result.json in out
 
 # %%
 # %matplotlib inline
@@ -40,6 +41,7 @@ from grpo_kit.config import JudgeConfig
 from grpo_kit.demo import data_folder
 from grpo_kit.judging import judge_batch
 from grpo_kit.rewards import READY, make_judge
+from grpo_kit.runs import write_json
 
 pd.set_option("display.max_colwidth", None)
 cache = RewardCache(Path(out) / CACHE_FILE)
@@ -311,6 +313,28 @@ completions = [[{"role": "assistant", "content": text}] for text in texts]
 truth = ["Which day should I book?"] * len(texts)
 functions = (politeness, *READY.values())
 pd.DataFrame({f.__name__: f(completions=completions, ground_truth=truth) for f in functions}, index=texts).round(2)
+
+# %% [markdown]
+# ## The result, in a figure and a file
+#
+# Train on this judge where the reply in the trace lies far to the right of the others, the canaries pass, and most
+# groups have a spread. `result.json` holds the same in numbers.
+
+# %%
+passed = {name: sum(canary.passed is True for canary in tried) for name, tried in results.items()}
+found = {
+    name: {
+        "means": {kind: mean.value for kind, mean in means[name].items()},
+        "right_above_wrong": above[name].value,
+        "failed": failed[name],
+        "canaries_passed": f"{passed[name]} of {len(results[name])}",
+        "usd_per_1000": vars(prices[name])["usd"],
+    }
+    for name in judges
+}
+summary = {"n": len(some), "judges": found, "groups_without_spread": float((spread["std"] == 0).mean())}
+write_json(Path(result_file or Path(out) / "result.json"), summary)
+plots.score_distributions(scores[judge_name])
 
 # %% [markdown]
 # **Next:** [03_launch_training](03_launch_training.ipynb) — train on this reward and watch it learn.

@@ -13,6 +13,7 @@ model_name = "tiny"
 data = "data/processed"  # where there is none, the samples that come with the kit
 runs_dir = "runs"
 backend = None  # "local" or "modal"; None: Modal where an account is set up, else this machine
+interactive = None  # whether somebody is there to click; None: in JupyterLab yes, in a batch no
 run_id = None  # None: a new run named for the time; a name that is there already is gone on with
 seed = 42
 max_steps = None
@@ -22,85 +23,122 @@ temperature = None
 beta = None
 use_lora = None
 lora_r = None
-judge = None  # "offline", "gemini" (needs GEMINI_API_KEY), or both with weights: "gemini=0.7,offline=0.3"
+judge = None  # "offline", "gemini" (needs GEMINI_API_KEY), or both: {"gemini": 0.7, "offline": 0.3}
 gemini_model = None
 canaries = None  # "block" refuses to train with a judge that rewards answers worth nothing
 other_settings = {}
+result_file = None  # None: result.json in the run's folder, or for a run on Modal in runs_dir/RUN
 
 # %%
 # %matplotlib inline
+import os
 from pathlib import Path
 
 import pandas as pd
+from IPython.display import display
 
 import grpo_kit as kit
-from grpo_kit import plots
+from grpo_kit import plots, signs, widgets
+from grpo_kit.runs import write_json
 
 print(f"The work is done on: {kit.backend(backend)}")
+if interactive is None:
+    interactive = "JPY_SESSION_NAME" in os.environ
 
 # %% [markdown]
-# ## The settings
+# ## Settings and launch
 #
 # Settings that cannot work are refused here, before anything is loaded: a misspelt name, a group of one, a batch
-# that groups do not divide. What differs from the plain defaults is listed.
+# that groups do not divide.
+#
+# The panel shows what most runs change; the rest is folded, and every control's tooltip says what it is. Beside it stands
+# what the run will take: memory against the GPU, minutes, dollars, and what stands in its way, each with its fix. Below
+# that, the same settings as code: copy the line, or run `panel.config`, to have the run again in a batch.
+#
+# **Launch** checks all of it once more and starts the run in a process of its own, here or on Modal's GPU. The kernel
+# stays free, so other cells run meanwhile. **Detach** looks away, **Stop** ends the run at its next step with a
+# checkpoint, **Resume** goes on from there. To lose the page or the kernel does not end the run:
+# `widgets.monitor(run_id, runs_dir)` comes back to it.
+#
+# *What to look at.* Reward should rise and then level off. Answers whose length runs away, or an entropy that falls to
+# nothing in the first steps, mean that the model has found one trick; a growing share of groups without spread means
+# that there is little left to compare. The panel says so in words when it sees it, and what to try.
 
 # %%
 names = """model_name data run_id seed max_steps learning_rate num_generations temperature beta use_lora lora_r
     judge gemini_model canaries""".split()
 asked = {name: globals()[name] for name in names if globals()[name] is not None}
 config = kit.TrainConfig(**asked, **other_settings)
-print(
-    f"{config.max_steps} steps of {config.prompts_per_step} prompts x {config.num_generations} completions: "
-    f"{config.max_steps * config.completions_per_step} completions to write, judge and learn from"
-)
-defaults = {name: field.default for name, field in kit.TrainConfig.model_fields.items()}
-pd.Series({k: v for k, v in config.model_dump().items() if v != defaults[k]}, name="setting", dtype=object).to_frame()
+panel = widgets.launch_panel(config, runs_dir=runs_dir)
+panel
 
 # %% [markdown]
-# ## The run
-#
-# It is checked first, then trained by a process of its own, here or on Modal's GPU: to interrupt this cell, or to lose
-# the kernel, does not end it. `kit.Run(run_id, runs_dir).watch()` comes back to it, `.stop()` ends it at its next step
-# with a checkpoint, and the same `run_id` goes on from there. On Modal, put the data there once:
-# `kit.upload_data.remote(data)`.
-#
-# Under the progress bar grows the learning curve. Reward should rise and then level off. Below it: answers whose length
-# runs away, or an entropy that falls to nothing in the first steps, mean that the model has found one trick; a growing
-# share of groups without spread means that there is little left to compare.
+# In a batch nobody clicks, so the run is launched here and waited for. In JupyterLab this cell takes the panel's run:
+# run it, and the cells below, once the panel shows that the run is under way or complete.
 
 # %%
-run = kit.train.remote(config, runs_dir=runs_dir)
-
-# %%
-file = Path(runs_dir) / f"{run.id}.png"
-file.parent.mkdir(exist_ok=True)
-plots.learning_curve(run).savefig(file, dpi=150)
-print(file)
+print(kit.quote(config, runs_dir))
+run = panel.run if interactive else kit.train.remote(config, runs_dir=runs_dir)
+if run is None:
+    print("\nNo run yet: click Launch above, and run the cells from here on when there is something to see.")
 
 # %% [markdown]
 # ## Against earlier runs
 #
-# The last few runs in the folder, told apart by the settings that differ. Believe a setting when several seeds agree.
+# Select runs to lay them over each other, told apart by the settings that differ. Believe a setting when several seeds
+# agree.
 
 # %%
-plots.compare_runs([kit.Run(name, runs_dir) for name in kit.runs(runs_dir)["run"].tail(6)])
+widgets.runs(runs_dir)
+
+# %%
+earlier = [kit.Run(name, runs_dir) for name in kit.runs(runs_dir)["run"].tail(6)]
+plots.compare_runs(earlier) if earlier else print("No runs yet.")
 
 # %% [markdown]
 # ## What it writes
 #
-# A curve can rise for bad reasons, so read the answers: one group of the first step, then one of the last. Answers of
-# one group are compared with each other, so look for what the better ones have in common.
+# A curve can rise for bad reasons, so read the answers. Answers of one group are compared with each other, so look for
+# what the better ones have in common: is it what you wanted, or only what the judge likes?
+
+# %%
+if run:
+    display(widgets.samples(run))
+
+# %% [markdown]
+# One group of the first step, and one of the last.
 
 # %%
 pd.set_option("display.max_colwidth", 110)
-completions = run.completions()
-completions["asked"] = [prompt[-1]["content"] for prompt in completions["prompt"]]
-completions["reward"] = [sum(scores.values()) for scores in completions["rewards"]]
-completions[completions["step"] == 1][["asked", "completion", "reward", "reason"]].head(8).round(2)
+if run and run.status["step"]:
+    completions = run.completions()
+    completions["asked"] = [p if isinstance(p, str) else p[-1]["content"] for p in completions["prompt"]]
+    completions["reward"] = [sum(s for s in scores.values() if s is not None) for scores in completions["rewards"]]
+    for step in (completions["step"].min(), completions["step"].max()):
+        group = completions[completions["step"] == step].head(8)
+        display(group[["step", "asked", "completion", "reward", "reason"]].round(2))
+
+# %% [markdown]
+# ## The result, in a figure and a file
+#
+# The learning curve as it stands, kept in the saved notebook and as a picture, and `result.json` for whoever runs this
+# in a batch.
 
 # %%
-last = completions["step"].max()
-completions[completions["step"] == last][["asked", "completion", "reward", "reason"]].head(8).round(2)
+if run and run.status["step"]:
+    status, metrics = run.status, run.metrics()
+    for sign in signs.signs(metrics, run.config):
+        print(sign)
+    folder = Path(runs_dir) / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = plots.learning_curve(run)
+    figure.savefig(folder / "learning_curve.png", dpi=150)
+    print(folder / "learning_curve.png")
+    last = metrics["reward"].tail(max(1, len(metrics) // 10)).mean()
+    told = {name: status[name] for name in ("state", "step", "max_steps", "seconds", "usd")}
+    summary = {"run": run.id, **told, "reward": last, "settings": config.given}
+    write_json(Path(result_file or folder / "result.json"), summary)
+    display(figure)
 
 # %% [markdown]
 # **Next:** [04_evaluate_checkpoints](04_evaluate_checkpoints.ipynb) — the curve above is on prompts that the model was

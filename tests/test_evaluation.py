@@ -13,13 +13,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from grpo_kit.comparison import Evaluation, bootstrap_interval, compare, describe
+from grpo_kit import plots
+from grpo_kit.comparison import BASE, Evaluation, write_evaluation
 from grpo_kit.config import ConfigError, TrainConfig
-from grpo_kit.evaluation import evaluate
+from grpo_kit.evaluation import _numbers, evaluate
+from grpo_kit.findings import Trend
 from grpo_kit.judges import Verdict
+from grpo_kit.judging import judge_batch, run_async
 from grpo_kit.models import load_model, load_tokenizer
+from grpo_kit.paired import bootstrap_interval, compare, describe
+from grpo_kit.rewards import make_judge
 from grpo_kit.runs import Run, RunError
-from grpo_kit.samples import fingerprint, read_samples
+from grpo_kit.samples import Sample, fingerprint, read_samples
 from grpo_kit.writing import open_run
 
 QUICK = {"n": 6, "batch_size": 4, "max_completion_length": 12, "echo": lambda text: None}
@@ -212,3 +217,151 @@ def test_unjudged_answers_are_left_out_in_pairs():
         describe("base", ["one"], verdicts[1:2], seed=0)
     with pytest.raises(RunError, match="can't be compared"):
         compare(base[:2], [Verdict(None), Verdict(0.3)], seed=0)
+
+
+def judged(judge_name: str, samples: list[Sample], answers: list[str]) -> list[Verdict]:
+    return run_async(judge_batch(make_judge(judge_name), None, samples, answers)).verdicts
+
+
+def planted(folder: Path, scores: dict, second_scores: dict, **answers: str) -> Evaluation:
+    """An evaluation in which the judges gave these scores, written by the kit's own functions."""
+    n = len(scores[BASE])
+    samples = [Sample(id=str(i), prompt="Hello", ground_truth="Hi", services=["Hotels_1"]) for i in range(n)]
+    said = {name: [answers.get(name, "Good day to you")] * n for name in scores}
+    verdicts, seconds = (
+        {name: [Verdict(score, "because") for score in own] for name, own in given.items()}
+        for given in (scores, second_scores)
+    )
+    models = []
+    for name in scores:
+        numbers = {"name": name, **_numbers(name, said[name], verdicts, 0)}
+        models.append(numbers | {"second": _numbers(name, said[name], seconds, 0)} if seconds else numbers)
+    results = {
+        "target": "planted",
+        "n": n,
+        "judge": {"name": "offline", "trained_with": True},
+        "second_judge": {"name": "reference", "trained_with": False} if seconds else None,
+        "models": models,
+    }
+    return write_evaluation(folder / "planted.json", results, samples, said, verdicts, seconds)
+
+
+def noisy(mean: float, seed: int, n: int = 60) -> list[float]:
+    return np.clip(np.random.default_rng(seed).normal(mean, 0.1, n), 0, 1).tolist()
+
+
+def test_the_reference_judge_is_the_f1_of_words():
+    sample = Sample(id="1", prompt="Book a table.", ground_truth="The table is booked at 7 pm, for 2 people.")
+    answers = [sample.ground_truth, "it IS booked: table for two", "Hello!", "", "booked booked booked"]
+    same, some, nothing, empty, again = judged("reference", [sample] * 5, answers)
+    assert same.score == 1 and same.criteria == {"precision": 1, "recall": 1}
+    assert some.criteria == {"precision": pytest.approx(4 / 6, abs=1e-4), "recall": pytest.approx(4 / 9, abs=1e-4)}
+    assert some.score == pytest.approx(2 * 4 / (6 + 9), abs=1e-4) and "lacks 'at', '7', 'pm'" in some.reason
+    assert (nothing.score, empty.score) == (0, 0)
+    assert again.score == pytest.approx(2 * 1 / (3 + 9), abs=1e-4), "a word counts as often as the reference has it"
+    assert judged("reference", [Sample(id="2", prompt="Hi", ground_truth="…")], ["Hi"])[0].score is None
+
+
+def test_the_second_judge_scores_the_same_answers(run, evaluation):
+    assert (evaluation.judge, evaluation.second_judge) == ("offline", "reference")
+    about = evaluation.results["judge"], evaluation.results["second_judge"]
+    assert [judge["trained_with"] for judge in about] == [True, False]
+    samples, table = evaluation.samples(), evaluation.judges().set_index(["model", "judge"])
+    held_out = {s.id: s for s in read_samples(Path(evaluation.results["data"]["file"]))}
+    again = judged("reference", [held_out[i] for i in samples["id"]], list(samples["checkpoint-20"]))
+    assert list(samples["checkpoint-20 second score"]) == [verdict.score for verdict in again]
+    second = table.loc["checkpoint-20", "reference"]
+    assert second["mean"] == pytest.approx(samples["checkpoint-20 second score"].mean())
+    assert second["difference"] == pytest.approx(samples["second_difference"].mean())
+    with sqlite3.connect(run.path / "rewards.cache.sqlite") as cache:
+        kept = dict(cache.execute("select judge, count(*) from judgements group by judge"))
+    assert kept["reference"] == kept["offline"] > 0
+
+    alone = evaluate(run, second_judge=None, **QUICK)
+    assert alone.second_judge is None and alone.path != evaluation.path and set(alone.judges()["judge"]) == {"offline"}
+    assert alone.models[-1]["mean"] == evaluation.models[-1]["mean"] and "disagreement" not in alone.samples()
+    other = evaluate(run, judge="reference", second_judge="offline", **QUICK)
+    assert other.trained["mean"] == pytest.approx(second["mean"]) and "trained with it" in other.results["notes"][0]
+    with pytest.raises(ConfigError, match="first judge already"):
+        evaluate(run, judge="offline", second_judge="offline", **QUICK)
+
+
+def test_reward_hacking_is_said_and_an_honest_gain_is_not(tmp_path):
+    up = {BASE: noisy(0.3, 0), "checkpoint-10": noisy(0.5, 1), "checkpoint-20": noisy(0.7, 2)}
+    flat = {BASE: noisy(0.4, 3), "checkpoint-10": noisy(0.4, 4), "checkpoint-20": noisy(0.4, 3)}
+    down = {BASE: noisy(0.4, 3), "checkpoint-10": noisy(0.5, 4), "checkpoint-20": noisy(0.2, 5)}
+    assert planted(tmp_path, up, up).warnings() == [] == planted(tmp_path, up, {}).warnings()
+    (hacked,) = planted(tmp_path, up, down).warnings()
+    assert hacked.startswith("The judges part at checkpoint-20: at checkpoint-20 offline sees a gain of +0.4")
+    assert "reference a loss, -0.2" in hacked and "looks like reward hacking" in hacked
+    (doubtful,) = planted(tmp_path, up, flat).warnings()
+    assert "may be reward hacking" in doubtful and "2 of 2 checkpoints" in doubtful
+    assert planted(tmp_path, flat, down).warnings() == [], "no gain, so nothing that is hacked"
+    results = planted(tmp_path, up, down).results
+    results["judge"]["trained_with"] = False
+    assert "hacking" not in Evaluation(tmp_path / "planted.json", results).warnings()[0]
+
+
+def test_answers_that_run_away_or_are_not_judged_are_said(tmp_path):
+    scores = {BASE: noisy(0.3, 0), "checkpoint-20": [None] * 20 + noisy(0.3, 1, n=40)}
+    long, unjudged = planted(tmp_path, scores, {}, **{"checkpoint-20": "so " * 9}).warnings()
+    assert "checkpoint-20 writes 9 words on average, the base 4" in long
+    assert "offline gave 20 of checkpoint-20's 60 answers no score" in unjudged
+
+
+def test_the_best_is_the_earliest_within_a_standard_error_that_the_second_judge_does_not_reject(tmp_path):
+    base, rising = noisy(0.3, 0), np.array(noisy(0.5, 1))
+    wobble = np.random.default_rng(9).normal(0, 0.1, 60)
+    scores = {
+        BASE: base,
+        "checkpoint-10": (rising - 0.1).tolist(),  # behind by more than the error of the pairs
+        "checkpoint-20": rising.tolist(),
+        "checkpoint-30": (rising + wobble - wobble.mean() + 0.005).tolist(),  # ahead, by less than it
+        "checkpoint-40": (rising + 0.3).tolist(),
+    }
+    held = {name: base for name in scores}
+    worst = held | {"checkpoint-40": [score - 0.2 for score in base]}
+    assert planted(tmp_path, scores, held).best()["name"] == "checkpoint-40"
+    best = planted(tmp_path, scores, worst).best()
+    assert best["name"] == "checkpoint-20" and "reference finds checkpoint-40 worse" in best["why"]
+    assert "of the highest, checkpoint-30" in best["why"] and "0.005 behind" in best["why"]
+    nothing = planted(tmp_path, {BASE: base, "checkpoint-10": base}, {})
+    assert nothing.best()["name"] == BASE and "gained nothing" in nothing.best()["why"]
+    result = nothing.result()
+    assert json.loads(json.dumps(result)) == result and result["best"]["name"] == BASE
+    assert result["second_judge"] is None and result["evaluation"] == "planted.json"
+
+
+def test_services_add_up_and_those_with_few_prompts_are_marked(evaluation, demo_data):
+    table, samples = evaluation.services(), evaluation.samples()
+    held_out = {sample.id: sample for sample in read_samples(demo_data / "eval.jsonl")}
+    assert list(samples["services"]) == [" + ".join(held_out[i].services) for i in samples["id"]]
+    assert table["n"].sum() == evaluation.trained["versus_base"]["pairs"] and table["few"].all()
+    whole = evaluation.trained["versus_base"]["difference"]
+    assert (table["difference"] * table["n"]).sum() / 6 == pytest.approx(whole)
+    assert ((table["trained"] - table["base"]) - table["difference"]).abs().max() < 1e-12
+
+
+def test_longer_answers_that_score_higher_are_told_from_chance():
+    assert str(Trend(0.5, 60)).startswith("longer answers score higher") and "lower" in str(Trend(-0.5, 60))
+    assert "no clear trend" in str(Trend(0.5, 12)) and "no trend to see" in str(Trend(math.nan, 60))
+
+
+def test_an_evaluation_from_before_the_second_judge_is_still_shown(evaluation, tmp_path):
+    results = json.loads(evaluation.path.read_text())
+    del results["second_judge"], results["judge"]["trained_with"]
+    for model in results["models"]:
+        del model["second"]
+    rows = [json.loads(line) for line in evaluation.samples_path.read_text().splitlines()]
+    for row in rows:
+        del row["services"]
+        for answered in row["answers"].values():
+            del answered["second"]
+    (tmp_path / "old.json").write_text(json.dumps(results))
+    (tmp_path / "old.samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    old = Evaluation.load(tmp_path / "old.json")
+    assert old.summary().equals(evaluation.summary()) and old.second_judge is None and old.warnings() == []
+    assert list(old.services().index) == ["none named"] and old.best()["name"] == evaluation.best()["name"]
+    assert set(old.judges()["judge"]) == {"offline"} and old.result()["best"]["second"] is None
+    for figure in (plots.evaluation_figure, plots.breakdown, plots.win_rates, plots.length_against_score):
+        figure(old)._repr_png_()

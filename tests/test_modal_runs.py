@@ -17,7 +17,7 @@ from modal_server import ModalServer
 from safetensors.torch import load, load_file
 
 import grpo_kit as kit
-from grpo_kit import launching
+from grpo_kit import launching, widgets
 from grpo_kit.claims import Claim
 from grpo_kit.volumes import CLAIMS, RUNS_VOLUME
 
@@ -187,19 +187,25 @@ def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(serv
 
 
 def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(server, undisturbed):
-    run = kit.train.spawn(**STEPS)
+    """Launched, stopped and resumed with the panel's buttons."""
+    panel = widgets.launch_panel(kit.TrainConfig(**STEPS))
+    shown, (launch,) = panel.children[1], panel.children[1].other_buttons
+    launch.click()
+    run = server.wait_for(lambda: panel.run, timeout=180)
     wait_for_step(server, run, 1)
-    run.stop()
-    run.watch()
+    server.wait_for(lambda: shown.figure.value and not shown.stop_button.disabled, timeout=60)
+    shown.stop_button.click()
+    server.wait_for(lambda: "is stopped" in shown.message.value, timeout=120)
     status = run.status
     assert status["state"] == "stopped" and 1 < status["step"] < 12
     assert run.checkpoints[-1].name == f"checkpoint-{status['step']}" and steps_of(run)[-1] == status["step"]
 
-    run.resume()
+    shown.resume_button.click()
     wait_for_step(server, run, status["step"] + 1)
     run.kill()
     assert run.status["state"] == "killed"
     server.wait_for(lambda: containers_of(server, run)[-1].ended)
+    server.wait_for(lambda: "is killed" in shown.message.value)
 
     run.resume(gpu="H100", timeout=3600, max_failure_rate=0.9)
     run.watch()

@@ -10,11 +10,20 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from grpo_kit.comparison import BASE, Evaluation, compare, describe, write_evaluation
+from grpo_kit.comparison import BASE, Evaluation, write_evaluation
 from grpo_kit.config import TrainConfig
 from grpo_kit.demo import TRACES
 from grpo_kit.judges import Verdict
-from grpo_kit.plots import compare_runs, data_overview, evaluation_figure, learning_curve
+from grpo_kit.paired import compare, describe
+from grpo_kit.plots import (
+    breakdown,
+    compare_runs,
+    data_overview,
+    evaluation_figure,
+    learning_curve,
+    length_against_score,
+    win_rates,
+)
 from grpo_kit.runs import Run
 from grpo_kit.samples import Sample
 from grpo_kit.traces import prepare
@@ -50,19 +59,30 @@ def new_run(folder: Path, run_id: str, steps: int = STEPS, kl: float | None = No
     return run
 
 
-def new_evaluation(folder: Path, scores: dict[str, list[float | None]]) -> Evaluation:
-    samples = [Sample(id=str(i), prompt="Hello", ground_truth="Hi") for i in range(len(next(iter(scores.values()))))]
-    verdicts = {name: [Verdict(score) for score in given] for name, given in scores.items()}
-    answers = {name: ["Hi"] * len(samples) for name in scores}
-    models = [
-        {
-            "name": name,
-            **describe(name, answers[name], verdicts[name], seed=0),
-            "versus_base": compare(verdicts[BASE], given, seed=0) if BASE in scores and name != BASE else None,
-        }
-        for name, given in verdicts.items()
-    ]
-    return write_evaluation(folder / "made.json", {"models": models}, samples, answers, verdicts)
+def new_evaluation(
+    folder: Path,
+    scores: dict[str, list[float | None]],
+    second: dict[str, list[float]] | None = None,
+    services: list[str] | None = None,
+) -> Evaluation:
+    n = len(next(iter(scores.values())))
+    about = [{"services": [name]} for name in services] if services else [{}] * n
+    samples = [Sample(id=str(i), prompt="Hello", ground_truth="Hi", **about[i]) for i in range(n)]
+    verdicts, seconds = (
+        {name: [Verdict(score, criteria={"acts": 0.5, "length": 1.0}) for score in own] for name, own in given.items()}
+        for given in (scores, second or {})
+    )
+    answers = {name: ["Hi " * (1 + i % 7) for i in range(n)] for name in scores}
+
+    def numbers(name: str, given: dict[str, list[Verdict]]) -> dict:
+        versus = compare(given[BASE], given[name], seed=0) if BASE in given and name != BASE else None
+        return describe(name, answers[name], given[name], seed=0) | {"versus_base": versus}
+
+    models = [{"name": name, **numbers(name, verdicts)} for name in scores]
+    for model in models if second else []:
+        model["second"] = numbers(model["name"], seconds)
+    results = {"models": models, "judge": {"name": "offline"}, "second_judge": {"name": "reference"}}
+    return write_evaluation(folder / "made.json", results, samples, answers, verdicts, seconds)
 
 
 def assert_readable(figure: Figure) -> None:
@@ -139,6 +159,50 @@ def test_evaluation_figure_of_a_model_without_a_base(tmp_path):
     figure = evaluation_figure(new_evaluation(tmp_path, {"a_model_with_quite_a_long_name": [0.1, 0.9, None]}))
     assert_readable(figure)
     assert sum(bar.get_height() for bar in panel(figure, "scores").patches) == 2
+
+
+def test_the_second_judge_has_its_own_lines(tmp_path):
+    rng = np.random.default_rng(0)
+    for checkpoints in (1, 3, 12):
+        names = [BASE, *(f"checkpoint-{20 * step}" for step in range(1, checkpoints + 1))]
+        scores = {name: rng.uniform(0, 1, 20).tolist() for name in names}
+        second = {name: rng.uniform(0, 0.5, 20).tolist() for name in names}
+        evaluation = new_evaluation(tmp_path, scores, second)
+        figure = evaluation_figure(evaluation)
+        assert_readable(figure)
+        first, held_out = (c.lines[0] for c in panel(figure, "mean score by offline").containers)
+        assert held_out.get_linestyle() == "--" and held_out.get_linewidth() < first.get_linewidth()
+        assert list(held_out.get_ydata()) == pytest.approx([np.mean(second[name]) for name in names[1:]])
+        assert_readable(win_rates(evaluation))
+
+
+def test_wins_ties_and_losses_are_those_of_the_comparison(tmp_path):
+    scores = {BASE: [0.5] * 10, "checkpoint-20": [0.9] * 6 + [0.5] * 3 + [0.1], "checkpoint-40": [0.9] * 10}
+    figure = win_rates(new_evaluation(tmp_path, scores))
+    widths = [[bar.get_width() for bar in part] for part in figure.axes[0].containers]
+    assert widths == [[60, 100], [30, 0], [10, 0]]
+    said = [text.get_text() for text in figure.axes[0].texts]
+    assert "75%" in said and "100%" in said
+    assert_readable(win_rates(new_evaluation(tmp_path, {"alone": [0.1, 0.9]})))
+
+
+def test_breakdown_and_lengths_draw_the_tables(tmp_path):
+    rng = np.random.default_rng(0)
+    scores = {name: rng.uniform(0, 1, 40).tolist() for name in (BASE, "checkpoint-20")}
+    evaluation = new_evaluation(tmp_path, scores, services=["Hotels_1"] * 30 + ["Flights_1", "Ride_1"] * 5)
+    figure = breakdown(evaluation)
+    assert_readable(figure)
+    services = panel(figure, "by service (prompts, hollow: few)")
+    labels = [label.get_text() for label in services.get_yticklabels()]
+    assert sorted(labels) == ["Flights_1 (5)", "Hotels_1 (30)", "Ride_1 (5)"]
+    hollow = [line for line in services.get_lines() if line.get_marker() == "o" and line.get_mfc() == "white"]
+    assert len(hollow) == 2
+    figure = length_against_score(evaluation)
+    assert_readable(figure)
+    points = panel(figure, "checkpoint-20: ").get_lines()[0]
+    assert list(points.get_ydata()) == scores["checkpoint-20"]
+    for figure in (breakdown, length_against_score):
+        assert_readable(figure(new_evaluation(tmp_path, {"alone": [0.1, 0.9, None]})))
 
 
 def test_data_overview_draws_the_card(tmp_path):

@@ -1,5 +1,6 @@
 """The demo: papermill runs the four notebooks in order on the embedded default, each going on from the last."""
 
+import json
 from pathlib import Path
 
 import grpo_kit
@@ -43,6 +44,7 @@ def run_demo(out: Path, **training) -> None:
             "runs_dir": str(out),
             "run_id": run_id,
             "backend": "local",
+            "interactive": False,
             **training,
         },
         "04_evaluate_checkpoints": {"run": run_id, "runs_dir": str(out)},
@@ -55,7 +57,8 @@ def run_demo(out: Path, **training) -> None:
             parameters=values,
             **PAPERMILL,
         )
-    evaluation = Evaluation.load(next((out / run_id / "eval").glob("*.json")))
+    folder = out / run_id / "eval"
+    evaluation = Evaluation.load(folder / json.loads((folder / "result.json").read_text())["evaluation"])
     print(f"Executed notebooks: {out}/*.ipynb")
-    print(f"Figures: {out / f'{run_id}.png'} {evaluation.figure_path}")
+    print(f"Figures: {out / run_id / 'learning_curve.png'} {evaluation.figure_path}")
     print(evaluation.line())

@@ -1,0 +1,275 @@
+"""How long a run will take and what its judge will cost: by earlier runs where there are any, else by counting.
+
+Each estimate says in words where it comes from. A count of operations is rough, and its range is wide.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+from grpo_kit.config import TrainConfig
+from grpo_kit.memory import Device, Shape, decided, uses_vllm
+from grpo_kit.runs import RunError, read_lines
+from grpo_kit.versions import version_of
+
+Range = tuple[float, float, float]  # low, likely, high
+PRICES = Path(__file__).with_name("prices.json")
+GEMINI_PRICES = Path(__file__).parent / "gemini" / "prices.json"
+NEWEST = 50  # runs that are looked at
+
+# What a step's seconds depend on, in two grades: runs alike in all of it, and runs to be scaled to this one's size.
+NEAR = "model_name use_lora num_iterations use_vllm gradient_checkpointing judge gemini_mode".split()
+SAME = (
+    NEAR
+    + """
+    per_device_train_batch_size gradient_accumulation_steps num_generations max_prompt_length max_completion_length
+    lora_r beta bf16 torch_threads gemini_model gemini_samples
+""".split()
+)
+
+# A judgement that no earlier run tells of. The prompt is gemini_absolute.txt, at 4 letters a token.
+TOKENS_OF_PROMPT, TOKENS_OF_RUBRIC, TOKENS_WRITTEN = 480, 80, 160
+
+# A CPU, by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/results.md): within a fifth of both.
+CPU_FLOPS_A_CORE, CPU_SECONDS_A_LAYER, CPU_DECODING_SECONDS_A_LAYER = 30e9, 0.05, 0.004
+# A GPU: the share of its published speed that training comes to, and what starting kernels takes where that is more.
+GPU_UTILISATION, GPU_SECONDS_A_LAYER, GPU_DECODING_SECONDS_A_LAYER = 0.3, 0.005, 0.0015
+VLLM_BANDWIDTH, VLLM_SECONDS_A_STEP, VLLM_SYNC_SECONDS = 0.6, 0.004, 2.0
+STARTING_SECONDS, VLLM_STARTING_SECONDS, STARTING_HERE_SECONDS = 120.0, 90.0, 10.0
+GEMINI_SECONDS = 2.0  # of a call
+WIDE, WIDER, SCALED = (1 / 2, 1, 2.5), (1 / 3, 1, 3), (1 / 2, 1, 2)
+
+
+class Estimate(NamedTuple):
+    """A range and where it comes from, in words; None where nothing can be said."""
+
+    range: Range | None
+    source: str
+
+
+@lru_cache(8)
+def prices(path: Path = PRICES) -> dict[str, Any]:
+    return json.loads(path.read_bytes())
+
+
+class EarlierRun(NamedTuple):
+    """What a run under runs_dir tells of the next one."""
+
+    id: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    cycles: tuple[float, ...]  # seconds of its steps, as means over those that share their completions
+    around: float | None  # seconds before, between and after its steps, where it was made in one go
+    judged: dict[str, float]  # calls, tokens and usd of Gemini's
+
+    @property
+    def completions(self) -> int:
+        return self.settings["per_device_train_batch_size"] * self.settings["gradient_accumulation_steps"]
+
+
+def earlier_runs(runs_dir: str | Path) -> list[EarlierRun]:
+    """The newest runs that have made a step, the newest first. A file is read anew only where it has changed."""
+    found = []
+    for metrics in Path(runs_dir).glob("*/metrics.jsonl"):
+        stat = metrics.stat()
+        found.append((stat.st_mtime_ns, stat.st_size, metrics.parent))
+    newest = sorted(found, reverse=True)[:NEWEST]
+    return [run for modified, size, folder in newest if (run := _read_run(folder, modified, size))]
+
+
+@lru_cache(4 * NEWEST)
+def _read_run(folder: Path, modified: int, size: int) -> EarlierRun | None:
+    try:
+        about = json.loads((folder / "config.json").read_bytes())
+        status = json.loads((folder / "status.json").read_bytes())
+        rows = read_lines(folder / "metrics.jsonl")
+        settings, every = about["settings"], about["settings"]["num_iterations"]
+        times = [row["step_time"] for row in rows]
+        cycles = [mean(times[start : start + every]) for start in range(0, len(times), every)]
+        around = status["seconds"] - sum(times) if status["state"] == "complete" else None
+        judged = {
+            name: sum(row.get(f"judge/gemini/{name}") or 0.0 for row in rows) for name in ("calls", "tokens", "usd")
+        }
+        versions = about.get("versions", {})
+    except (OSError, ValueError, KeyError, TypeError, RunError):
+        return None  # no run, or one that is being made or spoilt: it tells nothing
+    if not cycles:
+        return None
+    return EarlierRun(folder.name, settings, versions, tuple(cycles), around, judged)
+
+
+def minutes(
+    config: TrainConfig,
+    shape: Shape | None,
+    device: Device,
+    runs: Sequence[EarlierRun],
+    gpu: str | None,
+) -> Estimate:
+    """Minutes from the start to the end of a run on Modal's `gpu`, or on this machine where that is None."""
+    there = [run for run in runs if _is_made_on(run, gpu)]
+    settings = config.model_dump()
+
+    def alike(run: EarlierRun, names: Sequence[str]) -> bool:
+        return all(run.settings.get(name) == settings[name] for name in names)
+
+    if same := [run for run in there if alike(run, SAME)][:3]:
+        return Estimate(_by_runs(config, same), f"the steps of {_named(same)}, which had the same sizes")
+    if near := [run for run in there if alike(run, NEAR)][:1]:
+        earlier = near[0]
+        size = config.completions_per_step * config.max_completion_length
+        ratio = size / (earlier.completions * earlier.settings["max_completion_length"])
+        likely = _by_runs(config, near, ratio)[1]
+        return Estimate(_times(likely, SCALED), f"the steps of {earlier.id}, scaled to this size: rough")
+    if shape is None:
+        return Estimate(None, "the model's shape is not, and there is no earlier run of it")
+    if not device.is_gpu:
+        likely = _cpu_seconds(config, shape) / 60
+        return Estimate(_times(likely, WIDER), "counted operations, at a usual CPU's speed: very rough")
+    if gpu is None:
+        return Estimate(None, "there is no earlier run of this model on this machine's GPU")
+    likely = _gpu_seconds(config, shape, device, prices()["gpus"][gpu]) / 60
+    return Estimate(
+        _times(likely, WIDE), f"counted operations and {gpu}'s published speed: rough, nothing was measured"
+    )
+
+
+def _is_made_on(run: EarlierRun, gpu: str | None) -> bool:
+    """Whether a run was made on Modal's `gpu`, or here where that is None, as far as its versions tell."""
+    here = _here()
+    is_here = (run.versions.get("torch"), run.versions.get("vllm")) == here
+    if gpu is None:
+        return is_here
+    return not is_here and "vllm" in run.versions and run.settings.get("gpu") == gpu
+
+
+@lru_cache(1)
+def _here() -> tuple[str | None, str | None]:
+    return version_of("torch"), version_of("vllm")
+
+
+def _by_runs(config: TrainConfig, runs: Sequence[EarlierRun], ratio: float = 1.0) -> Range:
+    """Minutes: the mean step, and for low and high the mean of each run's quicker and slower half of its steps."""
+    # The first step of a run is slower than the others; it counts among what is around the steps.
+    steps = [sorted(run.cycles[1:] or run.cycles) for run in runs]
+    around = [run.around + run.cycles[0] for run in runs if run.around is not None] or [STARTING_HERE_SECONDS]
+    halves = [(own[: -(-len(own) // 2)], own, own[len(own) // 2 :]) for own in steps]
+    low, likely, high = (mean(mean(part) for part in parts) for parts in zip(*halves, strict=True))
+    return tuple((mean(around) + ratio * config.max_steps * step) / 60 for step in (low, likely, high))
+
+
+def _times(likely: float, factors: Range) -> Range:
+    return tuple(likely * factor for factor in factors)
+
+
+def _named(runs: Sequence[EarlierRun]) -> str:
+    return runs[0].id if len(runs) == 1 else f"{runs[0].id} and {len(runs) - 1} more"
+
+
+class _Work(NamedTuple):
+    """Operations of a step, 2 for each parameter and token; prompts counted at half of what they may be."""
+
+    passing: float  # of one forward pass over all of a step's tokens
+    forward_passes: float  # that an update comes to: there, back (once more for trained weights), again
+    decoded: float  # of one token of each completion
+    prompts: float  # of the prompts, before the first token
+    share: float  # of the steps that generate
+
+
+def _work(config: TrainConfig, shape: Shape, device: Device) -> _Work:
+    a_token = 2 * shape.parameters
+    prompt, together = config.max_prompt_length / 2, config.completions_per_step
+    again = decided(config.gradient_checkpointing, device.is_gpu)
+    looks = uses_vllm(config, device) + bool(config.beta)  # the same tokens by vLLM's or the reference's probabilities
+    share = 1 / config.num_iterations
+    return _Work(
+        passing=a_token * together * (prompt + config.max_completion_length),
+        forward_passes=2 + (not config.use_lora) + again + looks * share,
+        decoded=a_token * together,
+        prompts=a_token * together * prompt,
+        share=share,
+    )
+
+
+def _cpu_seconds(config: TrainConfig, shape: Shape) -> float:
+    work = _work(config, shape, Device(False, 0))
+    cores = min(config.torch_threads or 64, os.cpu_count() or 1)
+    speed = CPU_FLOPS_A_CORE * cores
+    decoding = config.max_completion_length * (CPU_DECODING_SECONDS_A_LAYER * shape.layers + work.decoded / speed)
+    generating = decoding + work.prompts / speed
+    updating = work.passing * work.forward_passes / speed
+    updating += config.gradient_accumulation_steps * CPU_SECONDS_A_LAYER * shape.layers
+    step = work.share * (generating + _judging_seconds(config)) + updating
+    return STARTING_HERE_SECONDS + config.max_steps * step
+
+
+def _gpu_seconds(config: TrainConfig, shape: Shape, device: Device, gpu: dict[str, float]) -> float:
+    work, vllm = _work(config, shape, device), uses_vllm(config, device)
+    speed, bandwidth = GPU_UTILISATION * gpu["teraflops"] * 1e12, gpu["gb_per_second"] * 1e9
+    # Each token that is decoded reads all weights, and the cache of what was there before.
+    length = config.max_prompt_length / 2 + config.max_completion_length / 2
+    read = 2 * shape.parameters + config.completions_per_step * shape.cache_bytes(int(length), 2)
+    if vllm:
+        decoding = config.max_completion_length * (VLLM_SECONDS_A_STEP + read / (VLLM_BANDWIDTH * bandwidth))
+        decoding += VLLM_SYNC_SECONDS
+    else:
+        a_token = max(GPU_DECODING_SECONDS_A_LAYER * shape.layers, read / bandwidth + work.decoded / speed)
+        decoding = config.max_completion_length * a_token
+    generating = decoding + work.prompts / speed
+    updating = work.passing * work.forward_passes / speed
+    updating += config.gradient_accumulation_steps * GPU_SECONDS_A_LAYER * shape.layers
+    step = work.share * (generating + _judging_seconds(config)) + updating
+    return STARTING_SECONDS + vllm * VLLM_STARTING_SECONDS + config.max_steps * step
+
+
+def judge_calls(config: TrainConfig) -> int:
+    """Calls to Gemini in the whole run, retries and equal answers apart."""
+    if "gemini" not in config.judge:
+        return 0
+    answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
+    return answers * config.gemini_samples * -(-config.max_steps // config.num_iterations)
+
+
+def _judging_seconds(config: TrainConfig) -> float:
+    steps = -(-config.max_steps // config.num_iterations)
+    return GEMINI_SECONDS * -(-judge_calls(config) // steps // config.gemini_max_in_flight)
+
+
+def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:
+    """Dollars for Gemini; (0, 0, 0) where it does not judge. Nothing is taken off for what a cache holds already."""
+    calls = judge_calls(config)
+    if not calls:
+        return Estimate((0.0, 0.0, 0.0), "")
+    known = prices(GEMINI_PRICES)["models"].get(config.gemini_model, (None, None))
+    price = (
+        known[0] if config.gemini_input_price is None else config.gemini_input_price,
+        known[1] if config.gemini_output_price is None else config.gemini_output_price,
+    )
+    answers = config.num_generations if config.gemini_mode == "group" else 1
+    conversation = config.max_prompt_length // 2  # as for the run's length
+    read = TOKENS_OF_PROMPT + TOKENS_OF_RUBRIC + conversation + config.max_completion_length * (answers + 1) // 2
+    written = TOKENS_WRITTEN * answers
+    if None in price:
+        missing = f"{config.gemini_model} has no price in grpo_kit/gemini/prices.json"
+        return Estimate(None, f"{missing}: give gemini_input_price and gemini_output_price")
+    asked = ("gemini_model", "gemini_mode", "num_generations")
+    alike = [
+        run
+        for run in runs
+        if run.judged["calls"] and all(run.settings.get(name) == getattr(config, name) for name in asked)
+    ]
+    if alike:
+        earlier = alike[0]
+        tokens = earlier.judged["tokens"] / earlier.judged["calls"]
+        # Runs keep the sum of both kinds of tokens; how it is parted is assumed.
+        read, written = tokens * read / (read + written), tokens * written / (read + written)
+        source, factors = f"{tokens:,.0f} tokens a call, as in {earlier.id}", (0.7, 1, 1.2)
+    else:
+        source = f"assumed: {read:,} tokens read and {written:,} written a call, without thinking"
+        factors = (0.5, 1, 2)
+    likely = calls * (read * price[0] + written * price[1]) / 1e6
+    as_of = "" if config.gemini_input_price is not None else f", prices of {prices(GEMINI_PRICES)['as_of']}"
+    return Estimate(_times(likely, factors), f"{calls:,} calls; {source}{as_of}")

@@ -1,0 +1,45 @@
+"""How the kit's figures look: colours, fonts and the Figure that a notebook shows.
+
+No pyplot, so figures work in any thread and without a display, and nothing is shown twice. Colours are Okabe and Ito's,
+which colour-blind readers tell apart.
+"""
+
+import io
+
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+COLOURS = BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00".split()
+DARK, LIGHT = "#555555", "#BBBBBB"
+ABOVE = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}  # a legend beside the title
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.borderaxespad": 0.2,
+    "legend.columnspacing": 1.2,
+    "legend.handlelength": 1.5,
+}
+
+
+class NotebookFigure(Figure):
+    """A Figure that a notebook shows as it is, with no pyplot and no magic."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=110)
+        return png.getvalue()
+
+
+def whole_numbers(axis: Axis) -> None:
+    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))

@@ -1,0 +1,57 @@
+"""A judge that only asks how much of the reference reply an answer says: token F1, as in SQuAD's evaluation.
+
+Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text (2016), section 6.1: texts are taken as
+bags of tokens, without case, punctuation and articles; F1 is the harmonic mean of precision and recall.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+from grpo_kit.judges import Verdict
+from grpo_kit.samples import Sample
+
+_WORD = re.compile(r"[^\W_]+")
+_ARTICLES = {"a", "an", "the"}
+
+
+class ReferenceJudge:
+    """Judges answers by their words alone. Deterministic, and fooled by other things than a judge of meaning is."""
+
+    # Never trained on, or it would be no second opinion: a model learns to game only what rewards it.
+    name = "reference"
+    version = "1"
+    compares, samples, usage = False, 1, None
+
+    def check(self) -> None:
+        """It needs nothing."""
+
+    def close(self) -> None:
+        """It leaves nothing under way."""
+
+    async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
+        """One verdict for each answer, in order; score None where the sample's reference has no word."""
+        wanted = Counter(words_of(sample.ground_truth))
+        return [_verdict(wanted, Counter(words_of(answer))) for answer in answers]
+
+
+def words_of(text: str) -> list[str]:
+    """The words that are compared: lower case, without punctuation, accents and articles."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    return [word for word in _WORD.findall(plain.replace("'", "").replace("’", "")) if word not in _ARTICLES]
+
+
+def _verdict(wanted: Counter, given: Counter) -> Verdict:
+    wanted_count, given_count = wanted.total(), given.total()
+    if not wanted_count:
+        return Verdict(None, "nothing to judge by: the sample has no reference reply")
+    shared = (wanted & given).total()
+    precision, recall = shared / max(1, given_count), shared / wanted_count
+    missing = ", ".join(map(repr, list(wanted - given)[:3]))
+    reason = f"{shared} of the reference's {wanted_count} words, {given_count - shared} others"
+    return Verdict(
+        round(2 * shared / (wanted_count + given_count), 4),
+        f"{reason}; lacks {missing}" if missing else reason,
+        {"precision": round(precision, 4), "recall": round(recall, 4)},
+    )

@@ -1,0 +1,173 @@
+"""What stands in the way of a run, as far as this machine can tell without a network, each with what to do about it."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from grpo_kit.cache import caches_to_start_from
+from grpo_kit.config import CACHE, ConfigError, TrainConfig
+from grpo_kit.demo import DEFAULT_DATA
+from grpo_kit.doctor import PREPARE, model_problem
+from grpo_kit.estimates import Range
+from grpo_kit.memory import Device, Memory, Shape, decided, memory_needed, uses_vllm
+from grpo_kit.runs import RunError
+from grpo_kit.troubles import LONGEST_TIMEOUT, Machine, Shortage, duration, memory_fixes
+from grpo_kit.versions import version_of
+from grpo_kit.writing import is_complete, with_the_runs_own_settings
+
+FILLED = 0.9  # of the memory may be planned with; the rest is lost between blocks
+LOADING_GIB = 4.0  # of a container's memory, beside the weights, which pass through it
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What would go wrong, and what to do about it."""
+
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.fix}"
+
+
+def shortage(memory: Memory, device: Device) -> str:
+    """Why it does not fit; empty where it does."""
+    most = FILLED * device.gib
+    if memory.vllm and memory.vllm_least > memory.vllm:
+        share = f"its share of the GPU's memory is {memory.vllm:.1f} GiB"
+        return f"vLLM needs {memory.vllm_least:.1f} GiB to start, and {share}"
+    if memory.needed > most:
+        holds = f"the {'GPU' if device.is_gpu else 'machine'} has {device.gib:.1f}"
+        return f"It needs {memory.needed:.1f} GiB and {holds}, of which {most:.1f} can be planned with"
+    return ""
+
+
+def memory_problems(
+    config: TrainConfig, shape: Shape, device: Device, memory: Memory, cheapest: str | None, on_modal: bool
+) -> Iterator[Problem]:
+    """`cheapest` says in words which GPU of Modal's it fits on."""
+    if why := shortage(memory, device):
+        ways = [_in_words(fix) for fix in fitting_settings(config, shape, device)]
+        ways += [cheapest] if cheapest else []
+        fix = f"Fits with {', or '.join(ways)}" if ways else "Choose a smaller model"
+        yield Problem(why, fix)
+    host = memory.weights + LOADING_GIB
+    if on_modal and config.memory / 1024 < host:
+        what = f"memory={config.memory} MiB is too little to load the model through, which takes some {host:.0f} GiB"
+        yield Problem(what, f"Use memory={-(-int(host) // 8) * 8 * 1024}")
+
+
+def fitting_settings(config: TrainConfig, shape: Shape, device: Device) -> list[dict]:
+    """Settings with which it fits, each way by itself and as little of it as does; those that keep most come first."""
+    memory, start = memory_needed(config, shape, device), {}
+    if memory.vllm_least > memory.vllm:  # nothing else helps as long as vLLM can't start
+        start = {"use_vllm": False}
+    batches = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+    kinds = [{"use_vllm"}, {"gradient_checkpointing"}, batches, {"use_lora"}, {"max_completion_length"}]
+    ways: list[dict] = []
+    for names in kinds:
+        way = _fitted(config, shape, device, names, start)
+        ways += [way] if way and way not in ways else []
+        if way == start:
+            break  # all others are that and more
+    return ways
+
+
+def _fitted(config: TrainConfig, shape: Shape, device: Device, names: set[str], start: dict) -> dict:
+    """`start` and as much of troubles.py's fix of these settings as is needed; empty where that does not help."""
+    trial, changed = config.replace(**start), dict(start)
+    for _ in range(12):
+        memory = memory_needed(trial, shape, device)
+        if not shortage(memory, device):
+            return changed
+        machine = Machine(
+            device.gib if device.is_gpu else None,
+            decided(trial.gradient_checkpointing, device.is_gpu),
+            uses_vllm(trial, device),
+        )
+        fixes = memory_fixes(trial, Shortage("", device.is_gpu), memory.phase, machine)
+        fix = next((fix for fix in fixes if fix.keys() == names), None)
+        if fix is None:
+            return {}
+        trial, changed = trial.replace(**fix), changed | fix
+    return {}
+
+
+def problems_of_settings(config: TrainConfig, runs_dir: Path, on_modal: bool) -> Iterator[Problem]:
+    """What stands in the way apart from memory and time, as far as this machine can tell."""
+    if not on_modal:
+        yield from _problems_here(config)
+    if config.save_steps > config.max_steps:
+        saves = max(1, config.max_steps // 2 // config.num_iterations) * config.num_iterations
+        yield Problem(
+            f"save_steps={config.save_steps} is more than max_steps={config.max_steps}, so there is no checkpoint on "
+            f"the way: a run that is killed begins anew, and there is no curve to evaluate",
+            f"Use save_steps={saves}",
+        )
+    try:
+        if not on_modal:
+            caches_to_start_from(config.cache_from, runs_dir)
+            with_the_runs_own_settings(config, runs_dir)
+    except ConfigError as error:
+        yield Problem(str(error), "Mend or leave out cache_from")
+    except RunError as error:
+        what, _, fix = str(error).partition(". ")
+        yield Problem(what, fix)
+    if not on_modal and is_complete(config.run_id, runs_dir):
+        yield Problem(f"run {config.run_id} is complete: nothing would be done", "Give the new run another run_id")
+
+
+def _problems_here(config: TrainConfig) -> Iterator[Problem]:
+    train = Path(config.data) / "train.jsonl"
+    is_demo = config.data == DEFAULT_DATA and not train.exists()
+    train = CACHE / "demo" / "train.jsonl" if is_demo else train
+    if not train.exists():
+        if not is_demo:  # which is made where it is needed
+            yield Problem(f"There is no {train}", f"Make it with `{PREPARE}`, or set data to the folder that has it")
+    elif (there := _lines(train, train.stat().st_mtime_ns)) < config.prompts_per_step:
+        batch = there * config.num_generations
+        yield Problem(
+            f"A step takes {config.prompts_per_step} prompts and {train} has {there}",
+            f"Use more samples, or per_device_train_batch_size={batch} gradient_accumulation_steps=1",
+        )
+    if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY", "").strip():
+        yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline")
+    if config.use_vllm is True and version_of("vllm") is None:
+        yield Problem("use_vllm=True, and vLLM is not installed here", "Leave use_vllm to auto")
+    name = config.model_name
+    if "/" not in name and not Path(name).is_dir():
+        if name not in ("tiny", "SmolLM2-135M-Instruct"):
+            yield Problem(
+                f"There is no folder {name}, and models on the hub are called owner/name",
+                "Set model_name to one of them",
+            )
+        elif why := model_problem(name):
+            what, _, fix = why.partition(". ")
+            yield Problem(what, fix)
+
+
+@lru_cache(8)
+def _lines(path: Path, modified: int) -> int:
+    with path.open("rb") as file:
+        return sum(bool(line.strip()) for line in file)
+
+
+def time_problems(config: TrainConfig, time: Range | None, on_modal: bool) -> Iterator[Problem]:
+    if not on_modal or time is None or time[1] * 60 <= config.timeout:
+        return
+    what = (
+        f"It likely takes {duration(60 * time[1])}, longer than timeout={config.timeout} ({duration(config.timeout)})"
+    )
+    enough = int(time[1] * 60 * 1.25) // 60 * 60 + 60
+    if enough <= LONGEST_TIMEOUT:
+        yield Problem(
+            what, f"Use timeout={enough}; else a new container resumes it, at most retries={config.retries} times"
+        )
+    else:
+        yield Problem(what, f"Use fewer steps or a larger GPU; timeout may be {LONGEST_TIMEOUT} at most")
+
+
+def _in_words(fix: dict) -> str:
+    return " ".join(f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in fix.items())

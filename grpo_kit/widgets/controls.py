@@ -1,0 +1,116 @@
+"""A control for every setting of a config, made from the setting itself: its type, range, default and help."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import ipywidgets
+from pydantic.fields import FieldInfo
+
+from grpo_kit.config import TrainConfig, fields_of
+
+# What most runs change comes first and is open; the rest is folded. What is named nowhere goes to the last group.
+GROUPS = {
+    "Run": """model_name data run_id judge max_steps learning_rate num_generations temperature max_completion_length
+        seed gpu""",
+    "Batches and lengths": "per_device_train_batch_size gradient_accumulation_steps max_prompt_length",
+    "GRPO": "beta epsilon num_iterations loss_type scale_rewards mask_truncated_completions top_p",
+    "LoRA": "use_lora lora_r lora_alpha lora_dropout",
+    "Optimiser": "lr_scheduler_type warmup_steps max_grad_norm weight_decay",
+    "Reward": "reward_funcs canaries max_failure_rate failure_window cache_from",
+    "Gemini": """gemini_model gemini_mode gemini_samples gemini_temperature gemini_prompt gemini_timeout
+        gemini_max_retries gemini_max_in_flight gemini_requests_per_minute gemini_input_price gemini_output_price
+        gemini_sdk""",
+    "Saving and the machine": "save_steps",
+}
+# Where most runs are, for settings that slide: lowest, highest, step. A value outside widens it. A rate's are powers of 10.
+SLIDERS = {
+    "max_steps": (1, 500, 1),
+    "num_generations": (2, 32, 1),
+    "max_completion_length": (8, 1024, 8),
+    "temperature": (0.1, 2.0, 0.05),
+}
+RATES = {"learning_rate": (-7, -2, 0.1)}
+STYLE, LAYOUT = {"description_width": "13em"}, {"width": "27em"}
+
+
+def grouped_settings() -> dict[str, list[str]]:
+    """Every setting of TrainConfig in one group."""
+    groups = {title: names.split() for title, names in GROUPS.items()}
+    placed = {name for names in groups.values() for name in names}
+    groups[next(reversed(groups))] += [name for name in fields_of(TrainConfig) if name not in placed]
+    return groups
+
+
+def control_for(name: str, field: FieldInfo, value: Any) -> ipywidgets.ValueWidget:
+    """The control that shows `value` and lets it be changed; its tooltip is the setting's help."""
+    shared = {"description": name, "tooltip": field.description, "style": STYLE, "layout": LAYOUT}
+    if name in RATES:
+        low, high, step = RATES[name]
+        return ipywidgets.FloatLogSlider(value, min=low, max=high, step=step, readout_format=".1e", **shared)
+    if name in SLIDERS:
+        low, high, step = SLIDERS[name]
+        kind = ipywidgets.IntSlider if isinstance(low, int) else ipywidgets.FloatSlider
+        return kind(value, min=min(low, value), max=max(high, value), step=step, **shared)
+    if choices := _choices(field.annotation):
+        return ipywidgets.Dropdown(options={_text(choice): choice for choice in choices}, value=value, **shared)
+    # All else is text, which pydantic reads as it reads a shell's. It counts when Enter is pressed or the field is left.
+    return ipywidgets.Text(_text(value), placeholder="none", continuous_update=False, **shared)
+
+
+def show(control: ipywidgets.ValueWidget, value: Any) -> None:
+    """Has the control show `value`, in a slider also one beyond its ends."""
+    if isinstance(control, ipywidgets.IntSlider | ipywidgets.FloatSlider):
+        control.min, control.max = min(control.min, value), max(control.max, value)
+    control.value = _text(value) if isinstance(control, ipywidgets.Text) else value
+
+
+def setting_in(name: str, control: ipywidgets.ValueWidget) -> Any:
+    """What the control says, as TrainConfig takes it. An empty text is the setting's plain default."""
+    if isinstance(control, ipywidgets.FloatLogSlider):
+        return float(f"{control.value:.1e}")  # it moves by factors that no one would type
+    if isinstance(control, ipywidgets.FloatSlider):
+        return round(control.value, 6)
+    if isinstance(control, ipywidgets.Text):
+        return control.value.strip() or TrainConfig.model_fields[name].default
+    return control.value
+
+
+def controls_in_groups(
+    config: TrainConfig, changed: Callable[[str], None]
+) -> tuple[dict[str, ipywidgets.ValueWidget], ipywidgets.Widget]:
+    """The controls by setting, and all of them laid out. `changed` is called with a setting's name when it was."""
+    fields = TrainConfig.model_fields
+    controls = {name: control_for(name, fields[name], getattr(config, name)) for name in fields}
+    for name, control in controls.items():
+        control.observe(lambda _, name=name: changed(name), names="value")
+    boxes = {title: ipywidgets.VBox([controls[name] for name in names]) for title, names in grouped_settings().items()}
+    first, *folded = boxes
+    accordion = ipywidgets.Accordion(
+        [boxes[title] for title in folded], titles=folded, selected_index=None, layout={"width": "30em"}
+    )
+    return controls, ipywidgets.VBox([boxes[first], accordion])
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The values of a setting that has only a few."""
+    if get_origin(annotation) is Annotated:
+        return _choices(get_args(annotation)[0])
+    if annotation is bool:
+        return [True, False]
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    parts = [_choices(part) for part in get_args(annotation)]
+    return sum(parts, []) if parts and all(parts) else []
+
+
+def _text(value: Any) -> str:
+    """As a shell takes it; empty where there is nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return ",".join(f"{name}={weight:g}" for name, weight in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value)

@@ -1,0 +1,201 @@
+"""A run as it goes on, in a notebook, with its verbs as buttons. A thread reads the run's files, so that the kernel is
+free for other cells, and a page that was reloaded goes on showing it."""
+
+import html
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ipywidgets
+
+from grpo_kit.plots import learning_curve
+from grpo_kit.runs import RUNS_DIR, UNFINISHED, Run
+from grpo_kit.signs import signs
+from grpo_kit.troubles import duration
+from grpo_kit.watching import PATIENCE_SECONDS, POLL_SECONDS, REDRAW_COSTS, REDRAW_SECONDS, handle
+from grpo_kit.widgets.parts import BORDER, FAINT, WARN, error_html, message_line, text_html
+
+if TYPE_CHECKING:
+    import pandas
+
+NEWEST = 4  # completions shown
+RECENT = 10  # steps whose median time tells the time left
+
+
+def monitor(run: Run | str | Path, runs_dir: str | Path = RUNS_DIR) -> "Monitor":
+    """Shows a run, or the one of that name, as it goes on: also one that another kernel started."""
+    shown = Monitor()
+    shown.follow(run if isinstance(run, Run) else Run(run, runs_dir))
+    return shown
+
+
+class Monitor(ipywidgets.VBox):
+    """Progress, live figure, newest completions and signs of trouble of a run; buttons to stop, leave and resume it.
+
+    `run` is the run that is shown, None before there is one. The figure is a picture that is replaced, which costs a
+    browser least and outlives a reload of the page.
+    """
+
+    def __init__(self, buttons: tuple[ipywidgets.Button, ...] = ()):
+        """`buttons` are a larger panel's, put beside the monitor's own."""
+        self.run: Run | None = None
+        self.stop_button = button("Stop", "End the run at its next step, with a checkpoint", "warning")
+        self.detach_button = button("Detach", "Look away; the run goes on, and Watch comes back to it")
+        self.resume_button = button("Resume", "Go on with the run from its last checkpoint")
+        self.message = message_line()
+        self.message.add_class("grpo-kit-message")
+        self._bar = ipywidgets.IntProgress(layout={"width": "20em"})
+        self._progress, self._signs, self._newest = (ipywidgets.HTML() for _ in range(3))
+        self._row = ipywidgets.HBox([self._bar, self._progress], layout={"display": "none"})
+        # Hidden until there is something to draw: an Image without a picture shows as a broken one.
+        self.figure = ipywidgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
+        self._follower: threading.Thread | None = None
+        self._state, self._is_busy, self._shown_step, self._seconds_a_step = "", False, 0, 0.0
+        self.stop_button.on_click(lambda _: self.act("Stopping …", self._stop))
+        self.detach_button.on_click(lambda _: self.detach() if self._follower else self.follow(self.run))
+        self.resume_button.on_click(lambda _: self.act("Resuming …", self._resume))
+        self.other_buttons = buttons
+        verbs = ipywidgets.HBox([*buttons, self.stop_button, self.detach_button, self.resume_button])
+        super().__init__([verbs, self.message, self._row, self._signs, self.figure, self._newest])
+        self.enable()
+
+    def follow(self, run: Run) -> None:
+        """Shows `run` from now on, until it ends or `detach`."""
+        self.run, self._shown_step, self._state = run, 0, run.status["state"]
+        self._follower = threading.Thread(target=self._keep, name=f"monitor {run.id}", daemon=True)
+        self._follower.start()
+        self.enable()
+
+    def detach(self) -> None:
+        """Looks away. The run goes on."""
+        self._follower = None
+        self.say(
+            f"Detached; run {self.run.id} goes on. Watch, or widgets.monitor({handle(self.run)}), comes back to it"
+        )
+        self.enable()
+
+    def act(self, what: str, action: Callable[[], str]) -> None:
+        """Does `action` in the background, so that the kernel is free, and shows what it returns, or its error."""
+        self.say(what)
+        self._is_busy = True
+        self.enable()
+
+        def work() -> None:
+            try:
+                self.say(action())
+            except Exception as error:  # in a thread of a notebook nobody else would show it
+                self.message.value = error_html(error)
+            self._is_busy = False
+            self.enable()
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def say(self, text: str) -> None:
+        self.message.value = text_html(text) if text else ""
+
+    def enable(self) -> None:
+        """Only what can be done now can be clicked."""
+        goes_on = self.run is not None and self._state in UNFINISHED
+        for other in self.other_buttons:
+            other.disabled = self._is_busy
+        self.stop_button.disabled = self._is_busy or not goes_on
+        self.detach_button.disabled = self._is_busy or not goes_on
+        self.detach_button.description = "Watch" if goes_on and not self._follower else "Detach"
+        self.resume_button.disabled = self._is_busy or self.run is None or goes_on or self._state == "complete"
+
+    def _stop(self) -> str:
+        self.run.stop()
+        return f"Run {self.run.id} stops at its next step, with a checkpoint; Resume goes on with it"
+
+    def _resume(self) -> str:
+        self.follow(self.run.resume())
+        return f"Run {self.run.id} goes on from its last checkpoint"
+
+    def _keep(self) -> None:
+        """What the thread does: shows what is new, as often as what it costs to show it allows."""
+        run, not_before, out_of_reach = self.run, 0.0, False
+        while self._follower is threading.current_thread():
+            started = time.monotonic()
+            try:
+                status = run.status_after(PATIENCE_SECONDS)
+                is_over = status["state"] not in UNFINISHED
+                is_new = status["step"] != self._shown_step and started >= not_before
+                if is_new or (is_over and status["step"]):
+                    self._show_steps(status["step"])
+                    costs = REDRAW_COSTS * (time.monotonic() - started)
+                    not_before = time.monotonic() + max(REDRAW_SECONDS, costs)
+                self._show_status(status)
+                if is_over:
+                    self._follower = None
+                    self.say(f"Run {run.id} is {status['state']}: {status['reason'] or run.place}")
+                elif out_of_reach:
+                    self.say("")
+                out_of_reach = False
+            except Exception as error:  # out of reach for a while, say: the next look may do
+                self.message.value, out_of_reach = error_html(error), True
+            time.sleep(POLL_SECONDS)
+
+    def _show_status(self, status: dict) -> None:
+        self._state = status["state"]
+        self._bar.max, self._bar.value = status["max_steps"], status["step"]
+        self._bar.bar_style = {"complete": "success", "failed": "danger", "lost": "danger"}.get(self._state, "")
+        parts = [f"step {status['step']}/{status['max_steps']}", self._state, self._left(status), _spent(status)]
+        reward = None if status["reward"] is None else f"reward {status['reward']:.3f}"
+        self._progress.value = " · ".join(html.escape(part) for part in [*parts, reward] if part)
+        self._row.layout.display = None
+        self.enable()
+
+    def _show_steps(self, step: int) -> None:
+        metrics = self.run.metrics()
+        warnings = signs(metrics, self.run.config)
+        style = f"border-left: 3px solid {WARN}; padding-left: 0.6em; margin: 0.2em 0"
+        self._signs.value = "".join(text_html(warning, style) for warning in warnings)
+        self._newest.value = newest_html(self.run.completions())
+        self.figure.value = learning_curve(self.run)._repr_png_()
+        self.figure.layout.display = None
+        self._shown_step, self._seconds_a_step = step, metrics["step_time"].tail(RECENT).median()
+
+    def _left(self, status: dict) -> str:
+        """The time left in words; empty before there is a step to tell it."""
+        left = self._seconds_a_step * (status["max_steps"] - status["step"])
+        return f"{duration(left)} left" if left and status["state"] == "running" else ""
+
+
+def newest_html(completions: "pandas.DataFrame") -> str:
+    """One prompt of the newest step: its best and its worst completions, with scores and reasons."""
+    if completions.empty:
+        return ""
+    last = completions[completions["step"] == completions["step"].max()]
+    group = last[last["sample_id"] == last["sample_id"].iloc[0]]
+    order = group["advantage"].fillna(float("-inf")).sort_values(ascending=False, kind="stable").index
+    half = NEWEST // 2
+    shown = group.loc[order if len(order) <= NEWEST else [*order[:half], *order[-half:]]]
+    prompt = shown["prompt"].iloc[0]
+    asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    cell = f"border-top: 1px solid {BORDER}; padding: 0.2em 0.6em; text-align: left; vertical-align: top"
+    rows = [
+        f'<tr><td style="{cell}; white-space: nowrap">{_scores(row.rewards)}</td>'
+        f'<td style="{cell}">{text_html(row.completion)}</td>'
+        f'<td style="{cell}; color: {FAINT}">{text_html(row.reason or "")}</td></tr>'
+        for row in shown.itertuples()
+    ]
+    heads = "".join(f'<th style="{cell}">{name}</th>' for name in ("score", "completion", "reason"))
+    title = text_html(f"Step {last['step'].iloc[0]}, best and worst answers to: {asked}", "font-weight: bold")
+    return f'{title}<table style="border-collapse: collapse; width: 100%"><tr>{heads}</tr>{"".join(rows)}</table>'
+
+
+def _scores(rewards: dict) -> str:
+    texts = {name: "none" if score is None else f"{score:.2f}" for name, score in rewards.items()}
+    return (
+        next(iter(texts.values())) if len(texts) == 1 else html.escape(", ".join(f"{n} {t}" for n, t in texts.items()))
+    )
+
+
+def _spent(status: dict) -> str:
+    return f"${status['usd']:.4f} for the judge" if status["usd"] else ""
+
+
+def button(name: str, help: str, style: str = "") -> ipywidgets.Button:
+    return ipywidgets.Button(description=name, tooltip=help, button_style=style, layout={"width": "7em"})

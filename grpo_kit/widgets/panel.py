@@ -1,0 +1,96 @@
+"""The launch panel: every setting as a control, what it will take and cost beside it, and the run that it launches."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ipywidgets
+
+from grpo_kit.config import ConfigError, TrainConfig
+from grpo_kit.preflight import quote
+from grpo_kit.remote import train
+from grpo_kit.runs import RUNS_DIR, Run
+from grpo_kit.widgets.controls import controls_in_groups, setting_in, show
+from grpo_kit.widgets.monitor import Monitor, button
+from grpo_kit.widgets.parts import SHADE, error_html, text_html
+
+if TYPE_CHECKING:
+    from grpo_kit.pickling import Rewards
+
+
+def launch_panel(
+    config: TrainConfig | None = None, *, rewards: "Rewards" = (), runs_dir: str | Path = RUNS_DIR
+) -> "LaunchPanel":
+    """Settings to change, their quote, and a button that launches the run, here or on Modal (see kit.backend).
+
+    `rewards` are reward functions as `kit.train.spawn` takes them. `panel.config` gives the settings back as code,
+    `panel.run` the run.
+    """
+    return LaunchPanel(config or TrainConfig(), rewards, Path(runs_dir))
+
+
+class LaunchPanel(ipywidgets.VBox):
+    """Controls and quote above, the run below. Settings that nobody asked for follow the model's recipe."""
+
+    def __init__(self, config: TrainConfig, rewards: "Rewards", runs_dir: Path):
+        self._given, self._rewards, self._runs_dir, self._is_showing = config.given, rewards, runs_dir, False
+        self.controls, laid_out = controls_in_groups(config, self._changed)
+        self._quote = ipywidgets.HTML(layout={"width": "34em", "margin": "0 0 0 2em"})
+        self._quote.add_class("grpo-kit-quote")
+        launch_button = button("Launch", "Check everything, then start the run", "success")
+        self._monitor = Monitor(buttons=(launch_button,))
+        launch_button.on_click(lambda _: self._monitor.act("Checking, then launching …", self._launch))
+        settings = ipywidgets.HBox([laid_out, self._quote], layout={"flex_flow": "row wrap"})
+        super().__init__([settings, self._monitor])
+        self._refresh()
+
+    @property
+    def config(self) -> TrainConfig:
+        """The settings as they stand. Raises ConfigError where they cannot work."""
+        return TrainConfig(**self._given)
+
+    @property
+    def run(self) -> Run | None:
+        """The run that is shown; None before there is one."""
+        return self._monitor.run
+
+    def monitor(self, run: Run) -> None:
+        """Shows a run that is there already."""
+        self._monitor.follow(run)
+
+    def _changed(self, name: str) -> None:
+        if self._is_showing:
+            return
+        self._given[name] = setting_in(name, self.controls[name])
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Shows what follows from what was asked for: the other settings, the quote, the code."""
+        try:
+            config = self.config
+        except ConfigError as error:
+            self._quote.value = error_html(error)
+            return
+        with self._showing():
+            for name, control in self.controls.items():
+                if name not in self._given:
+                    show(control, getattr(config, name))
+        code = text_html(
+            f"kit.{config!r}", f"font-family: monospace; background: {SHADE}; padding: 0.4em; margin-top: 1em"
+        )
+        self._quote.value = quote(config, self._runs_dir).html() + code
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
+        """What is shown meanwhile was not asked for by anyone."""
+        self._is_showing = True
+        try:
+            yield
+        finally:
+            self._is_showing = False
+
+    def _launch(self) -> str:
+        run = train.spawn(self.config, rewards=self._rewards, runs_dir=self._runs_dir)
+        self._monitor.follow(run)
+        return f"Run {run.id} is on its way: {run.place}"

@@ -1,0 +1,88 @@
+"""The launch panel without a browser: controls from settings, quote and code from controls. Launching from it is tested
+in a browser and on Modal."""
+
+import ipywidgets
+import pandas
+import pytest
+
+import grpo_kit as kit
+from grpo_kit import widgets
+from grpo_kit.widgets.controls import grouped_settings
+from grpo_kit.widgets.monitor import newest_html
+
+
+@pytest.fixture
+def panel(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRPO_KIT_BACKEND", "local")
+    return widgets.launch_panel(kit.TrainConfig(max_steps=20), runs_dir=tmp_path)
+
+
+def code_of(panel) -> str:
+    return next(line for line in panel._quote.value.split("<div") if "kit.TrainConfig(" in line)
+
+
+def test_every_setting_has_one_control_with_its_help_and_shows_what_it_is(panel):
+    named = [name for names in grouped_settings().values() for name in names]
+    assert sorted(named) == sorted(kit.TrainConfig.model_fields) == sorted(panel.controls)
+    for name, control in panel.controls.items():
+        assert control.tooltip == kit.TrainConfig.model_fields[name].description
+    kinds = {name: type(panel.controls[name]).__name__ for name in ("learning_rate", "num_generations", "loss_type")}
+    assert kinds == {"learning_rate": "FloatLogSlider", "num_generations": "IntSlider", "loss_type": "Dropdown"}
+    assert panel.config == kit.TrainConfig(max_steps=20) and panel.config.given == {"max_steps": 20}
+
+
+def test_what_is_clicked_comes_back_as_code_and_changes_the_quote(panel):
+    before = panel._quote.value
+    panel.controls["num_generations"].value = 16
+    panel.controls["use_lora"].value = False
+    panel.controls["judge"].value = "gemini=0.7,offline=0.3"
+    panel.controls["save_total_limit"].value = "2"
+    assert panel._quote.value != before and "num_generations=16" in code_of(panel)
+    clicked = {"num_generations": 16, "use_lora": False, "judge": {"gemini": 0.7, "offline": 0.3}}
+    assert panel.config == kit.TrainConfig(max_steps=20, save_total_limit=2, **clicked)
+    assert eval(repr(panel.config), {"TrainConfig": kit.TrainConfig}) == panel.config
+    panel.controls["save_total_limit"].value = ""
+    assert panel.config.save_total_limit is None
+
+
+def test_another_model_brings_its_recipe_and_leaves_what_was_asked_for(panel):
+    panel.controls["learning_rate"].value = 0.003
+    panel.controls["model_name"].value = "google/gemma-2-2b-it"
+    shown = {name: panel.controls[name].value for name in ("max_completion_length", "learning_rate", "max_steps")}
+    assert shown == {"max_completion_length": 128, "learning_rate": 0.003, "max_steps": 20}
+    assert panel.config == kit.TrainConfig(model_name="google/gemma-2-2b-it", learning_rate=0.003, max_steps=20)
+
+
+def test_what_cannot_work_is_said_in_words_and_refused(panel):
+    panel.controls["num_generations"].value = 3
+    assert "num_generations" in panel._quote.value and "divi" in panel._quote.value
+    with pytest.raises(kit.ConfigError):
+        _ = panel.config
+    panel.controls["num_generations"].value = 4
+    panel.controls["top_p"].value = "a lot"
+    assert "top_p=&#x27;a lot&#x27;: should be a valid number" in panel._quote.value
+
+
+def test_values_beyond_a_slider_are_kept(tmp_path):
+    config = kit.TrainConfig(max_steps=5000, temperature=3.0, learning_rate=0.123)
+    panel = widgets.launch_panel(config, runs_dir=tmp_path)
+    assert panel.config == config and panel.controls["max_steps"].value == 5000
+
+
+def test_the_monitor_shows_a_run_that_is_over_and_what_can_be_done_with_it(trained):
+    shown = widgets.monitor(trained.id, trained.path.parent)
+    shown._follower.join(timeout=60)
+    assert "step 20/20 · complete" in shown._progress.value and "is complete" in shown.message.value
+    assert bytes(shown.figure.value).startswith(b"\x89PNG") and shown._newest.value.count("<tr>") == 5
+    assert all(b.disabled for b in (shown.stop_button, shown.detach_button, shown.resume_button))
+    shown.act("…", trained.stop)
+    while "…" in shown.message.value:
+        pass
+    assert "is complete already: there is nothing to stop" in shown.message.value
+
+
+def test_what_a_model_wrote_is_no_markup():
+    row = {"step": 1, "sample_id": "a", "prompt": "<b>hi</b>", "completion": "<img src=x>\nno", "advantage": 0.0}
+    shown = newest_html(pandas.DataFrame([{**row, "rewards": {"<i>": None, "b": 1}, "reason": "<script>"}]))
+    assert not any(tag in shown for tag in ("<b>", "<img", "<script", "<i>")) and "&lt;img src=x&gt;\nno" in shown
+    assert isinstance(ipywidgets.HTML(shown), ipywidgets.HTML)
