@@ -214,10 +214,10 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     prompts, and four of the next token's logits. With vLLM: a fixed share of the GPU, which must hold the weights and
     the cache of one sequence of the model's full length.
 
-    Measured on a CPU, in float32, by a process's peak above what it held before, for six runs of random models of 20 to
-    90 million parameters: five of six peaks lay within 20% of it, the one with gradient checkpointing was 45% higher.
-    For bfloat16 what autograd saves is counted, on a CPU under autocast (tests/test_preflight.py). Nothing was measured
-    on a GPU.
+    Held against a process's peak above what it held before, on a CPU in float32, for seven runs of random models of 20
+    to 90 million parameters: six lay within 25%; with gradient checkpointing it was 40% too little, for glibc keeps
+    much of what is freed (told not to, one run came within 10%). For bfloat16, what autograd keeps was counted on a CPU
+    under autocast (tests/test_preflight.py). Nothing was measured on a GPU.
     """
     bf16 = decided(config.bf16, device.is_gpu)
     width = 2 if bf16 and config.use_lora else 4

@@ -65,12 +65,12 @@ def fitting_settings(config: TrainConfig, shape: Shape, device: Device) -> list[
     if memory.vllm_least > memory.vllm:  # nothing else helps as long as vLLM can't start
         start = {"use_vllm": False}
     batches = {"per_device_train_batch_size", "gradient_accumulation_steps"}
-    kinds = [{"use_vllm"}, {"gradient_checkpointing"}, batches, {"use_lora"}, {"max_completion_length"}]
+    kinds = [{"use_vllm"}, {"gradient_checkpointing"}, batches, {"use_lora"}, {"num_generations", *batches}]
     ways: list[dict] = []
-    for names in kinds:
+    for names in [*kinds, {"max_completion_length"}]:
         way = _fitted(config, shape, device, names, start)
         ways += [way] if way and way not in ways else []
-        if way == start:
+        if way and way == start:
             break  # all others are that and more
     return ways
 
@@ -160,6 +160,8 @@ def time_problems(config: TrainConfig, time: Range | None, on_modal: bool) -> It
     what = (
         f"It likely takes {duration(60 * time[1])}, longer than timeout={config.timeout} ({duration(config.timeout)})"
     )
+    if time[1] * 60 > config.timeout * (1 + config.retries):
+        what += f", and than 1 + retries={config.retries} such containers together: it would not come to its end"
     enough = int(time[1] * 60 * 1.25) // 60 * 60 + 60
     if enough <= LONGEST_TIMEOUT:
         yield Problem(

@@ -21,7 +21,7 @@ from grpo_kit.troubles import duration
 from grpo_kit.versions import version_of
 
 CORES = 2  # of a container on Modal (app.py)
-WARN, ERROR = "var(--jp-warn-color0, #b26a00)", "var(--jp-error-color0, #c62828)"
+WARN, ERROR = "var(--jp-warn-color1, #f57c00)", "var(--jp-error-color1, #d32f2f)"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ class Quote:
             f'<b style="color: {ERROR}">{html.escape(problem.what)}.</b> {html.escape(problem.fix)}</div>'
             for problem in self.problems
         ]
-        table = f'<table style="border: 0; background: none; line-height: 1.4">{"".join(rows)}</table>'
+        look = "border: 0; background: none; color: inherit; font: inherit; line-height: 1.4"
+        table = f'<table style="{look}">{"".join(rows)}</table>'
         return f"<div>{table}{''.join(problems)}</div>"
 
 

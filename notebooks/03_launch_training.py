@@ -51,9 +51,9 @@ if interactive is None:
 # Settings that cannot work are refused here, before anything is loaded: a misspelt name, a group of one, a batch
 # that groups do not divide.
 #
-# The panel shows what most runs change; the rest is folded, and every control's tooltip says what it is. Beside it stands
-# what the run will take: memory against the GPU, minutes, dollars, and what stands in its way, each with its fix. Below
-# that, the same settings as code: copy the line, or run `panel.config`, to have the run again in a batch.
+# The panel shows what most runs change; the rest is folded, and every control's tooltip says what it is. Beside it
+# stands what the run will take: memory against the GPU, minutes, dollars, and what stands in its way, each with its
+# fix. Below that, the same settings as code: copy the line, or run `panel.config`, to have the run again in a batch.
 #
 # **Launch** checks all of it once more and starts the run in a process of its own, here or on Modal's GPU. The kernel
 # stays free, so other cells run meanwhile. **Detach** looks away, **Stop** ends the run at its next step with a

@@ -55,13 +55,13 @@ ARE_DONE = f"""([first, before]) => {{
 }}"""
 
 # What tells the live picture from the one that was `old`.
-OTHER_PICTURE = """async old => {
-    const image = document.querySelector(".jp-NotebookPanel:not(.lm-mod-hidden) img.widget-image");
+OTHER_PICTURE = f"""async ([index, old]) => {{
+    const image = {NOTEBOOK}.content.widgets[index].node.querySelector("img.widget-image");
     if (!image?.naturalWidth) return false;
     const bytes = await fetch(image.src).then(got => got.arrayBuffer(), () => null);  // replaced meanwhile
     const digest = bytes && new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).join();
     return digest !== old && digest;
-}"""
+}}"""
 IS_DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -172,15 +172,15 @@ class Lab:
 
     def slider(self, name: str) -> Locator:
         """The handle of the slider with that label, to press keys on; its aria-valuenow is where it stands."""
-        label = self.notebook.locator(".widget-label", has_text=re.compile(f"^{name}$"))
+        label = self.page.locator(".widget-label", has_text=re.compile(f"^{name}$"))
         return self.notebook.locator(".widget-slider").filter(has=label).locator(".noUi-handle")
 
     def button(self, name: str) -> Locator:
         return self.notebook.locator("button.widget-button", has_text=re.compile(f"^{name}$"))
 
-    def next_picture(self, old: str = "") -> str:
-        """Waits until the live picture is another than `old`, and returns what tells it from the next."""
-        return self._wait(OTHER_PICTURE, old)
+    def next_picture(self, index: int, old: str = "") -> str:
+        """Waits until a cell's live picture is another than `old`, and returns what tells it from the next."""
+        return self._wait(OTHER_PICTURE, [index, old])
 
     @property
     def notebook(self) -> Locator:

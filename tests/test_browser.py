@@ -110,26 +110,28 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     lab.screenshot("03-panel")
 
     quote, generations = lab.notebook.locator(".grpo-kit-quote"), lab.slider("num_generations")
-    first = quote.inner_text()
-    assert generations.get_attribute("aria-valuenow") == "8.0"
+    expect(quote).to_contain_text("4 prompts, 32 completions")
     generations.focus()
     generations.press("ArrowRight")
-    expect(generations).to_have_attribute("aria-valuenow", "9.0")
-    expect(quote).not_to_have_text(first)
-    lab.screenshot("03-slider-moved")
-    generations.press("ArrowLeft")
-    expect(quote).to_have_text(first, use_inner_text=True)
+    expect(quote).to_contain_text("num_generations=9 do not divide")
+    lab.screenshot("03-slider-at-9")
+    for _ in range(7):
+        generations.press("ArrowRight")
+    expect(generations).to_have_attribute("aria-valuenow", "16.0")
+    expect(quote).to_contain_text("2 prompts, 32 completions")
+    lab.screenshot("03-slider-at-16")
 
     lab.button("Launch").click()
-    picture = lab.next_picture()
+    picture = lab.next_picture(launching)
     lab.screenshot("03-first-picture")
     (run_id,) = set(kit.runs(lab.folder / "runs")["run"]) - {trained.id}
     run = Run(run_id, lab.folder / "runs")
+    assert run.config.num_generations == 16 and run.config.max_steps == 500
 
     # The panel goes on while the kernel is busy with another cell, which ends only when it is told to.
     busy = lab.add_cell("import time\nwhile not Path('enough').exists():\n    time.sleep(0.1)")
     for _ in range(3):
-        picture = lab.next_picture(picture)
+        picture = lab.next_picture(launching, picture)
     assert lab.is_running(busy)
     lab.show(launching)
     lab.screenshot("03-live-while-a-cell-runs")
@@ -139,7 +141,7 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     lab.save()
     lab.reload()
     lab.show(launching)
-    lab.next_picture(lab.next_picture())
+    lab.next_picture(launching, lab.next_picture(launching))
     lab.screenshot("03-reloaded")
 
     lab.button("Stop").click()
@@ -158,9 +160,9 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     assert lab.cells()[lab.find(shown["result"])].figures and (run.path / "result.json").exists()
 
     lab.show(launching)
-    before = lab.next_picture()
+    before = lab.next_picture(launching)
     lab.button("Resume").click()
-    lab.next_picture(before)
+    lab.next_picture(launching, before)
     lab.screenshot("03-resumed")
     assert run.status["state"] == "running" and run.status["step"] > stopped["step"]
     lab.button("Stop").click()

@@ -27,7 +27,7 @@ def test_every_setting_has_one_control_with_its_help_and_shows_what_it_is(panel)
     for name, control in panel.controls.items():
         assert control.tooltip == kit.TrainConfig.model_fields[name].description
     kinds = {name: type(panel.controls[name]).__name__ for name in ("learning_rate", "num_generations", "loss_type")}
-    assert kinds == {"learning_rate": "FloatLogSlider", "num_generations": "IntSlider", "loss_type": "Dropdown"}
+    assert kinds == {"learning_rate": "SelectionSlider", "num_generations": "IntSlider", "loss_type": "Dropdown"}
     assert panel.config == kit.TrainConfig(max_steps=20) and panel.config.given == {"max_steps": 20}
 
 

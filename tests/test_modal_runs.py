@@ -188,7 +188,7 @@ def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(serv
 
 def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(server, undisturbed):
     """Launched, stopped and resumed with the panel's buttons."""
-    panel = widgets.launch_panel(kit.TrainConfig(**STEPS))
+    panel = widgets.launch_panel(kit.TrainConfig(**STEPS), rewards=[slow])
     shown, (launch,) = panel.children[1], panel.children[1].other_buttons
     launch.click()
     run = server.wait_for(lambda: panel.run, timeout=180)

@@ -1,12 +1,13 @@
 """A control for every setting of a config, made from the setting itself: its type, range, default and help."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import ipywidgets
 from pydantic.fields import FieldInfo
 
-from grpo_kit.config import TrainConfig, fields_of
+from grpo_kit.config import GPUS, JUDGES, RECIPES, TrainConfig, fields_of
 
 # What most runs change comes first and is open; the rest is folded. What is named nowhere goes to the last group.
 GROUPS = {
@@ -22,14 +23,20 @@ GROUPS = {
         gemini_sdk""",
     "Saving and the machine": "save_steps",
 }
-# Where most runs are, for settings that slide: lowest, highest, step. A value outside widens it. A rate's are powers of 10.
-SLIDERS = {
-    "max_steps": (1, 500, 1),
-    "num_generations": (2, 32, 1),
-    "max_completion_length": (8, 1024, 8),
-    "temperature": (0.1, 2.0, 0.05),
+# Where most runs are, for settings that slide. A value outside widens it. Where a slider would round what it shows, it
+# is a list, and a value of one's own is put into it.
+SLIDERS: dict[str, tuple[int, int] | list[float]] = {
+    "max_steps": (1, 500),
+    "num_generations": (2, 32),
+    "max_completion_length": (8, 1024),
+    "temperature": [round(0.05 * i, 2) for i in range(2, 41)],
+    "learning_rate": [float(f"{digit}e{power}") for power in range(-7, -2) for digit in (1, 1.5, 2, 3, 5, 7)],
 }
-RATES = {"learning_rate": (-7, -2, 0.1)}
+SUGGESTED = {
+    "model_name": [*RECIPES, "google/gemma-2-2b-it", "google/gemma-3-270m-it", "Qwen/Qwen2.5-0.5B-Instruct"],
+    "judge": [*JUDGES, "gemini=0.7,offline=0.3"],
+    "gpu": list(GPUS),
+}
 STYLE, LAYOUT = {"description_width": "13em"}, {"width": "27em"}
 
 
@@ -44,33 +51,31 @@ def grouped_settings() -> dict[str, list[str]]:
 def control_for(name: str, field: FieldInfo, value: Any) -> ipywidgets.ValueWidget:
     """The control that shows `value` and lets it be changed; its tooltip is the setting's help."""
     shared = {"description": name, "tooltip": field.description, "style": STYLE, "layout": LAYOUT}
-    if name in RATES:
-        low, high, step = RATES[name]
-        return ipywidgets.FloatLogSlider(value, min=low, max=high, step=step, readout_format=".1e", **shared)
-    if name in SLIDERS:
-        low, high, step = SLIDERS[name]
-        kind = ipywidgets.IntSlider if isinstance(low, int) else ipywidgets.FloatSlider
-        return kind(value, min=min(low, value), max=max(high, value), step=step, **shared)
+    if isinstance(known := SLIDERS.get(name), list):
+        return ipywidgets.SelectionSlider(options=_with(known, value), value=value, **shared)
+    if known:
+        return ipywidgets.IntSlider(value, min=min(known[0], value), max=max(known[1], value), **shared)
     if choices := _choices(field.annotation):
         return ipywidgets.Dropdown(options={_text(choice): choice for choice in choices}, value=value, **shared)
-    # All else is text, which pydantic reads as it reads a shell's. It counts when Enter is pressed or the field is left.
-    return ipywidgets.Text(_text(value), placeholder="none", continuous_update=False, **shared)
+    # All else is text, which pydantic reads as it reads a shell's. It counts once Enter is pressed or it is left.
+    options = SUGGESTED.get(name, [])
+    return ipywidgets.Combobox(
+        value=_text(value), options=options, placeholder="none", continuous_update=False, **shared
+    )
 
 
 def show(control: ipywidgets.ValueWidget, value: Any) -> None:
-    """Has the control show `value`, in a slider also one beyond its ends."""
-    if isinstance(control, ipywidgets.IntSlider | ipywidgets.FloatSlider):
+    """Has the control show `value`, in a slider also one that it did not hold."""
+    if isinstance(control, ipywidgets.IntSlider):
         control.min, control.max = min(control.min, value), max(control.max, value)
-    control.value = _text(value) if isinstance(control, ipywidgets.Text) else value
+    if isinstance(control, ipywidgets.SelectionSlider):
+        control.options = _with([known for _, known in control.options], value)
+    control.value = _text(value) if isinstance(control, ipywidgets.Combobox) else value
 
 
 def setting_in(name: str, control: ipywidgets.ValueWidget) -> Any:
     """What the control says, as TrainConfig takes it. An empty text is the setting's plain default."""
-    if isinstance(control, ipywidgets.FloatLogSlider):
-        return float(f"{control.value:.1e}")  # it moves by factors that no one would type
-    if isinstance(control, ipywidgets.FloatSlider):
-        return round(control.value, 6)
-    if isinstance(control, ipywidgets.Text):
+    if isinstance(control, ipywidgets.Combobox):
         return control.value.strip() or TrainConfig.model_fields[name].default
     return control.value
 
@@ -100,7 +105,12 @@ def _choices(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     parts = [_choices(part) for part in get_args(annotation)]
-    return sum(parts, []) if parts and all(parts) else []
+    return list(chain.from_iterable(parts)) if parts and all(parts) else []
+
+
+def _with(known: list[float], value: float) -> list[tuple[str, float]]:
+    """The options of a slider that holds `value` too."""
+    return [(f"{each:g}", each) for each in sorted({*known, value})]
 
 
 def _text(value: Any) -> str:
@@ -110,7 +120,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return ",".join(f"{name}={weight:g}" for name, weight in value.items())
+        return ",".join(name if weight == 1 else f"{name}={weight:g}" for name, weight in value.items())
     if isinstance(value, list):
         return ",".join(map(str, value))
     return str(value)

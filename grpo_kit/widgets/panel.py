@@ -36,12 +36,12 @@ class LaunchPanel(ipywidgets.VBox):
     def __init__(self, config: TrainConfig, rewards: "Rewards", runs_dir: Path):
         self._given, self._rewards, self._runs_dir, self._is_showing = config.given, rewards, runs_dir, False
         self.controls, laid_out = controls_in_groups(config, self._changed)
-        self._quote = ipywidgets.HTML(layout={"width": "34em", "margin": "0 0 0 2em"})
+        self._quote = ipywidgets.HTML(layout={"flex": "1 1 20em", "margin": "0 0 0 2em"})
         self._quote.add_class("grpo-kit-quote")
         launch_button = button("Launch", "Check everything, then start the run", "success")
         self._monitor = Monitor(buttons=(launch_button,))
         launch_button.on_click(lambda _: self._monitor.act("Checking, then launching …", self._launch))
-        settings = ipywidgets.HBox([laid_out, self._quote], layout={"flex_flow": "row wrap"})
+        settings = ipywidgets.HBox([laid_out, self._quote])
         super().__init__([settings, self._monitor])
         self._refresh()
 

@@ -1,0 +1,259 @@
+"""The quote: its memory against what torch keeps, its time against a real run, its problems against their fixes."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+import grpo_kit as kit
+from grpo_kit.memory import Device, layer_bytes, memory_needed, shape_from, shape_of
+from grpo_kit.obstacles import fitting_settings, shortage
+from grpo_kit.preflight import modal_device
+
+GEMMA = "google/gemma-2-2b-it"
+PUBLISHED = {  # parameters, by the models' pages
+    "google/gemma-2-2b-it": 2_614_341_888,
+    "google/gemma-3-270m-it": 268_098_176,
+    "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768,
+    "Qwen/Qwen3-0.6B": 596_049_920,
+    "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
+    "HuggingFaceTB/SmolLM2-360M-Instruct": 361_821_120,
+}
+SMALL = {
+    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 512,
+    "vocab_size": 256,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+
+
+def here(runs_dir, **settings):
+    return kit.quote(kit.TrainConfig(**settings), runs_dir, backend="local")
+
+
+def on_modal(tmp_path, **settings):
+    return kit.quote(kit.TrainConfig(**settings), tmp_path, backend="modal")
+
+
+def small_model(family, **changes):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {**SMALL, **({"num_attention_heads": 4} if family == "qwen2" else {}), **changes}
+    config = AutoConfig.for_model(family, **sizes)
+    return AutoModelForCausalLM.from_config(config), {"model_type": family, **sizes}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_those_that_were_published(name):
+    assert shape_of(name).parameters == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "llama", "qwen2", "qwen3"])
+def test_parameters_and_adapter_are_what_transformers_and_peft_make_of_them(family):
+    from peft import LoraConfig, get_peft_model
+
+    model, config = small_model(family)
+    shape = shape_from(config, "")
+    assert shape.parameters == model.num_parameters()
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert shape.lora_parameters(4) == model.get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.parametrize("use_lora", [True, False])
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "llama", "qwen2", "qwen3"])
+def test_activations_are_what_autograd_keeps(family, bf16, use_lora):
+    settings = kit.TrainConfig(bf16=bf16, use_lora=use_lora)
+    length, rows = 256, 2
+    kept = [bytes_kept(family, layers, settings, rows, length) for layers in (1, 3)]
+    shape = shape_from(small_model(family)[1], "")
+    a_layer = (kept[1] - kept[0]) / 2
+    if bf16 and not use_lora:  # autocast's copies of the weights, which are counted elsewhere
+        a_layer -= 2 * (shape.layer_parameters - shape.norms * shape.hidden)
+    counted = layer_bytes(settings, shape, bf16, length) * rows * length
+    assert counted == pytest.approx(a_layer, rel=0.05)
+
+
+def bytes_kept(family, layers, settings, rows, length) -> int:
+    """Of all that autograd keeps for the way back, the weights apart."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    model, _ = small_model(family, num_hidden_layers=layers)
+    if settings.use_lora:
+        model = model.bfloat16() if settings.bf16 else model
+        adapter = LoraConfig(r=settings.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(model, adapter)
+    model.train()
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept = {}  # by address: nothing is freed meanwhile, so none is given out twice
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    tokens = torch.randint(0, 256, (rows, length))
+    mask = torch.ones_like(tokens)
+    mask[0, :40] = 0
+    body = model.get_base_model().model if settings.use_lora else model.model
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        body(input_ids=tokens, attention_mask=mask, use_cache=False)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def test_a_run_foretells_the_next_one(trained):
+    settings = {"data": trained.config.data, "save_steps": 10}
+    quote = here(trained.path.parent, max_steps=20, **settings)
+    took = trained.status["seconds"] / 60
+    low, likely, high = quote.minutes
+    assert low < likely < high and likely == pytest.approx(took, rel=0.1) and trained.id in quote.minutes_from
+    assert (quote.prompts_per_step, quote.completions_per_step, quote.completions) == (4, 32, 640)
+    assert not quote.problems and quote.usd == quote.judge_usd == (0, 0, 0) and "nothing" in str(quote)
+    longer = here(trained.path.parent, max_steps=40, **settings)
+    assert 1.3 < longer.minutes[1] / likely < 2
+    double = here(trained.path.parent, max_steps=20, per_device_train_batch_size=64, **settings)
+    assert "scaled" in double.minutes_from and double.minutes[1] > likely and double.minutes[2] > 2 * likely
+
+
+def test_it_is_quick_and_loads_neither_torch_nor_transformers(trained):
+    code = (
+        "import sys, grpo_kit as kit; kit.quote(kit.TrainConfig(), sys.argv[1], 'local');"
+        "sys.exit(' '.join({'torch', 'transformers', 'trl', 'modal'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(trained.path.parent)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seconds = []
+    for steps in range(10, 20):
+        started = time.perf_counter()
+        on_modal(trained.path.parent, model_name=GEMMA, judge="gemini", max_steps=steps).html()
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds[1:]) < 0.02
+
+
+def test_gemma_fits_an_a10_and_its_dollars_are_time_times_price(tmp_path):
+    quote = on_modal(tmp_path, model_name=GEMMA, max_steps=100, timeout=14400)
+    assert quote.where == "Modal, A10" and not quote.problems
+    assert quote.memory.weights == pytest.approx(PUBLISHED[GEMMA] * 2 / 2**30) and quote.memory_gib < 0.9 * 22
+    hourly = 1.10 + 32 * 0.0080 + 2 * 0.047
+    assert quote.usd == pytest.approx([hourly * minutes / 60 for minutes in quote.minutes])
+    assert quote.usd_most == pytest.approx(hourly * 4 * 4)
+    assert quote.cheapest_fit.gpu == "L4" and [fit.usd_per_hour for fit in quote.fits] == sorted(
+        fit.usd_per_hour for fit in quote.fits
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpu", "settings"),
+    [
+        ("T4", {"model_name": GEMMA}),
+        ("A10", {"model_name": GEMMA, "use_lora": False}),
+        ("A10", {"model_name": "Qwen/Qwen3-1.7B"}),  # vLLM would not start: its share is too small for the cache
+        ("A10", {"model_name": GEMMA, "gradient_checkpointing": False, "per_device_train_batch_size": 32}),
+    ],
+)
+def test_what_does_not_fit_comes_with_settings_and_a_gpu_that_do(tmp_path, gpu, settings):
+    config = kit.TrainConfig(**settings, gpu=gpu)
+    quote = kit.quote(config, tmp_path, "modal")
+    (problem,) = [problem for problem in quote.problems if "GiB" in problem.what]
+    shape, device = shape_of(config.model_name), modal_device(gpu)
+    ways = fitting_settings(config, shape, device)
+    assert ways and quote.cheapest_fit.gpu != gpu and f"gpu={quote.cheapest_fit.gpu}" in problem.fix
+    for way in ways:
+        assert not shortage(memory_needed(config.replace(**way), shape, device), device)
+        assert all(f"{name}={str(value).lower()}" in problem.fix for name, value in way.items())
+    fits = [fit.gpu for fit in quote.fits]
+    for name in ("T4", "L4", "A100-80GB", "B200"):
+        there = modal_device(name)
+        assert (name in fits) == (not shortage(memory_needed(config, shape, there), there))
+
+
+def test_more_of_anything_needs_more(tmp_path):
+    def need(**settings):
+        config = kit.TrainConfig(model_name=GEMMA, use_vllm=False, **settings)
+        return memory_needed(config, shape_of(GEMMA), Device(True, 22.0)).needed
+
+    plain = need()
+    assert need(use_lora=False) > need(gradient_checkpointing=False) > plain
+    assert need(max_completion_length=512) > plain and need(gradient_accumulation_steps=64) > plain
+    assert need(bf16=False) > plain and need(lora_r=64) > plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "fix"),
+    [
+        ({"data": "nowhere"}, "There is no nowhere/train.jsonl", "grpo-kit prepare"),
+        ({"judge": "gemini"}, "GEMINI_API_KEY is not set", "judge=offline"),
+        ({"max_steps": 9}, "save_steps=20 is more than max_steps=9", "save_steps=4"),
+        ({"model_name": "gemma"}, "no folder gemma", "model_name"),
+        ({"use_vllm": True}, "vLLM is not installed", "auto"),
+        ({"cache_from": ["gone"]}, "cache_from='gone'", "cache_from"),
+    ],
+)
+def test_what_stands_in_the_way_is_said_with_its_fix(tmp_path, settings, what, fix):
+    (problem,) = here(tmp_path, **settings).problems
+    assert what in problem.what and fix in problem.fix
+
+
+def test_too_few_samples_and_another_runs_settings(tmp_path, demo_data, trained):
+    few = tmp_path / "few"
+    few.mkdir()
+    few.joinpath("train.jsonl").write_text("".join((demo_data / "train.jsonl").open().readlines()[:3]))
+    (problem,) = here(tmp_path, data=str(few)).problems
+    assert "takes 4 prompts" in problem.what and "has 3" in problem.what and "_batch_size=24" in problem.fix
+    problems = here(trained.path.parent, data=str(demo_data), run_id=trained.id, learning_rate=0.1).problems
+    assert any("other settings: learning_rate=0.1" in problem.what for problem in problems)
+
+
+def test_a_timeout_that_is_too_short(tmp_path):
+    (problem,) = on_modal(tmp_path, model_name=GEMMA, max_steps=2000).problems
+    assert "longer than timeout=7200" in problem.what and "timeout=" in problem.fix
+    minutes = int(problem.fix.split("timeout=")[1].split(";")[0]) / 60
+    assert not on_modal(tmp_path, model_name=GEMMA, max_steps=2000, timeout=int(minutes * 60)).problems
+
+
+def test_the_judges_dollars_are_assumed_and_then_known_from_a_run(tmp_path, trained):
+    settings = {"judge": "gemini", "gemini_input_price": 1.0, "gemini_output_price": 1.0}
+    quote = here(tmp_path, max_steps=10, save_steps=5, **settings)
+    assert "320 calls" in quote.judge_usd_from and "assumed" in quote.judge_usd_from
+    assert here(tmp_path, max_steps=10, gemini_mode="group", **settings).judge_usd_from.startswith("40 calls")
+    folder = tmp_path / "judged"
+    shutil.copytree(trained.path, folder)
+    about = json.loads((folder / "config.json").read_text())
+    about["settings"]["judge"] = {"gemini": 1.0}
+    (folder / "config.json").write_text(json.dumps(about))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    used = {"judge/gemini/calls": 30.0, "judge/gemini/tokens": 60_000.0}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({**row, **used}) + "\n" for row in rows))
+    quote = here(tmp_path, max_steps=10, **settings)
+    assert "2,000 tokens a call, as in judged" in quote.judge_usd_from
+    assert quote.judge_usd[1] == pytest.approx(320 * 2000 / 1e6)  # both kinds of token cost a dollar a million
+    unknown = here(tmp_path, judge="gemini", gemini_model="gemini-9")
+    assert unknown.judge_usd is None and "gemini-9 has no price" in unknown.judge_usd_from
+
+
+def test_an_unknown_model_is_said_to_be_unknown_and_no_text_is_markup(tmp_path):
+    quote = on_modal(tmp_path, model_name="<b>me</b>/|mine")
+    assert quote.memory is None and quote.memory_gib is None and quote.minutes is None and not quote.fits
+    assert "not known" in str(quote) and "<b>me" not in quote.html() and "&lt;b&gt;me" in quote.html()
+    assert "\\|mine" in quote._repr_markdown_()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**SMALL, "model_type": "llama"}))
+    assert (
+        here(tmp_path, model_name=str(folder)).parameters == shape_from({**SMALL, "model_type": "llama"}, "").parameters
+    )
