@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 FIRST_STEPS = 5  # what a run looks like at its start
 WINDOW = 5  # steps whose mean counts as how it looks now
-FLAT_AFTER = 20  # steps before a reward that has not risen is worth a word
+FLAT_AFTER, FLAT_SHARE = 20, 1 / 4  # steps, and share of the run, before a reward that has not risen is worth a word
 EVEN_REWARD = 0.95  # a judge's score at which there is little left to gain
 
 
@@ -56,7 +56,7 @@ def _flat(metrics: "pandas.DataFrame", config: "TrainConfig") -> str | None:
     """Whether the later half's mean reward is above the earlier half's by more than its own noise, two standard
     errors of the difference."""
     reward = metrics["reward"].dropna() if "reward" in metrics else []
-    if len(reward) < FLAT_AFTER:
+    if len(reward) < max(FLAT_AFTER, FLAT_SHARE * config.max_steps):
         return None
     half = len(reward) // 2
     early, late = reward.iloc[:half], reward.iloc[half:]

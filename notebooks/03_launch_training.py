@@ -77,10 +77,12 @@ panel
 # run it, and the cells below, once the panel shows that the run is under way or complete.
 
 # %%
-print(kit.quote(config, runs_dir))
-run = panel.run if interactive else kit.train.remote(config, runs_dir=runs_dir)
-if run is None:
-    print("\nNo run yet: click Launch above, and run the cells from here on when there is something to see.")
+if interactive:
+    run = panel.run
+    print(run or "No run yet: click Launch above, and run the cells from here on when there is something to see.")
+else:
+    print(kit.quote(config, runs_dir))
+    run = kit.train.remote(config, runs_dir=runs_dir)
 
 # %% [markdown]
 # ## Against earlier runs
@@ -136,7 +138,7 @@ if run and run.status["step"]:
     print(folder / "learning_curve.png")
     last = metrics["reward"].tail(max(1, len(metrics) // 10)).mean()
     told = {name: status[name] for name in ("state", "step", "max_steps", "seconds", "usd")}
-    summary = {"run": run.id, **told, "reward": last, "settings": config.given}
+    summary = {"run": run.id, **told, "reward": last, "settings": run.about["settings"]}
     write_json(Path(result_file or folder / "result.json"), summary)
     display(figure)
 

@@ -62,6 +62,16 @@ OTHER_PICTURE = f"""async ([index, old]) => {{
     const digest = bytes && new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).join();
     return digest !== old && digest;
 }}"""
+# Playwright's own wait_for_function does not ask a second time where the condition is a promise.
+UNTIL = """async ([argument, patience]) => {
+    const condition = %s, end = Date.now() + patience;
+    for (;;) {
+        const found = await condition(argument);
+        if (found) return found;
+        if (Date.now() > end) throw new Error(`waited ${patience} ms in vain for ${condition}`);
+        await new Promise(done => setTimeout(done, 100));
+    }
+}"""
 IS_DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -201,7 +211,7 @@ class Lab:
         return max(cell.count for cell in self.cells())
 
     def _wait(self, condition: str, argument=None):
-        return self.page.wait_for_function(condition, arg=argument, timeout=SECONDS * 1000).json_value()
+        return self.page.evaluate(UNTIL % condition, [argument, SECONDS * 1000])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
 from build import read_text_notebook  # noqa: E402
 
+RESULTS = ("data/result.json", "prototype/result.json", "run1/result.json", "run1/eval/result.json")
 TEXTS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
 
 
@@ -32,13 +33,28 @@ def test_the_ipynb_is_built_from_the_text(text):
 
 def test_the_demo_runs_all_four_and_ends_with_the_comparison(tmp_path):
     command = [sys.executable, "-m", "grpo_kit.cli", "demo", "--out", tmp_path / "demo", "--max-steps", "6"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"JPY_SESSION_NAME": "a notebook that started it"},
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1].startswith("base 0.") and " difference " in lines[-1] and lines[-1].endswith("(n=128)")
     for text in TEXTS:
         notebook = nbformat.read(tmp_path / "demo" / f"{text.stem}.ipynb", as_version=4)
         assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+        figures = [
+            o for cell in notebook.cells[-4:] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})
+        ]
+        assert figures, f"{text.stem} ends with a figure"
     figures = [word for word in " ".join(lines[-2:-1]).split() if word.endswith(".png")]
     assert len(figures) == 2 and all(Path(figure).stat().st_size > 10_000 for figure in figures)
+    results = {file: json.loads((tmp_path / "demo" / file).read_text()) for file in RESULTS}
+    assert results["data/result.json"]["samples"]["eval"] == 478
+    assert results["prototype/result.json"]["judges"]["offline"]["right_above_wrong"] > 0.9
+    assert (results["run1/result.json"]["state"], results["run1/result.json"]["step"]) == ("complete", 6)
+    assert results["run1/eval/result.json"]["run"] == "run1"
     assert [path.name for path in tmp_path.iterdir()] == ["demo"], "the demo keeps to its own folder"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import ipywidgets
 
 from grpo_kit.plots import learning_curve
+from grpo_kit.preflight import modal_usd_per_hour
 from grpo_kit.runs import RUNS_DIR, UNFINISHED, Run
 from grpo_kit.signs import signs
 from grpo_kit.troubles import duration
@@ -46,9 +47,9 @@ class Monitor(ipywidgets.VBox):
         self.resume_button = button("Resume", "Go on with the run from its last checkpoint")
         self.message = message_line()
         self.message.add_class("grpo-kit-message")
-        self._bar = ipywidgets.IntProgress(layout={"width": "20em"})
+        self._bar = ipywidgets.IntProgress(layout={"width": "100%"})
         self._progress, self._signs, self._newest = (ipywidgets.HTML() for _ in range(3))
-        self._row = ipywidgets.HBox([self._bar, self._progress], layout={"display": "none"})
+        self._row = ipywidgets.VBox([self._bar, self._progress], layout={"display": "none"})
         # Hidden until there is something to draw: an Image without a picture shows as a broken one.
         self.figure = ipywidgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
         self._follower: threading.Thread | None = None
@@ -58,12 +59,14 @@ class Monitor(ipywidgets.VBox):
         self.resume_button.on_click(lambda _: self.act("Resuming …", self._resume))
         self.other_buttons = buttons
         verbs = ipywidgets.HBox([*buttons, self.stop_button, self.detach_button, self.resume_button])
-        super().__init__([verbs, self.message, self._row, self._signs, self.figure, self._newest])
+        self.status = ipywidgets.VBox([verbs, self.message, self._row, self._signs])
+        self.pictures = ipywidgets.VBox([self.figure, self._newest])
+        super().__init__([self.status, self.pictures])
         self.enable()
 
     def follow(self, run: Run) -> None:
         """Shows `run` from now on, until it ends or `detach`."""
-        self.run, self._shown_step, self._state = run, 0, run.status["state"]
+        self.run, self._config, self._shown_step, self._state = run, run.config, 0, run.status["state"]
         self._follower = threading.Thread(target=self._keep, name=f"monitor {run.id}", daemon=True)
         self._follower.start()
         self.enable()
@@ -141,15 +144,16 @@ class Monitor(ipywidgets.VBox):
         self._state = status["state"]
         self._bar.max, self._bar.value = status["max_steps"], status["step"]
         self._bar.bar_style = {"complete": "success", "failed": "danger", "lost": "danger"}.get(self._state, "")
-        parts = [f"step {status['step']}/{status['max_steps']}", self._state, self._left(status), _spent(status)]
-        reward = None if status["reward"] is None else f"reward {status['reward']:.3f}"
-        self._progress.value = " · ".join(html.escape(part) for part in [*parts, reward] if part)
+        at = f"step {status['step']}/{status['max_steps']}"
+        reward = "" if status["reward"] is None else f"reward {status['reward']:.3f}"
+        parts = [at, self._state, self._left(status), self._spent(status), reward]
+        self._progress.value = " · ".join(html.escape(part) for part in parts if part)
         self._row.layout.display = None
         self.enable()
 
     def _show_steps(self, step: int) -> None:
         metrics = self.run.metrics()
-        warnings = signs(metrics, self.run.config)
+        warnings = signs(metrics, self._config)
         style = f"border-left: 3px solid {WARN}; padding-left: 0.6em; margin: 0.2em 0"
         self._signs.value = "".join(text_html(warning, style) for warning in warnings)
         self._newest.value = newest_html(self.run.completions())
@@ -161,6 +165,18 @@ class Monitor(ipywidgets.VBox):
         """The time left in words; empty before there is a step to tell it."""
         left = self._seconds_a_step * (status["max_steps"] - status["step"])
         return f"{duration(left)} left" if left and status["state"] == "running" else ""
+
+    def _spent(self, status: dict) -> str:
+        """Dollars so far; on Modal those of the machine at list prices too. Empty where nothing is paid for."""
+        parts = []
+        if self.run.place.backend == "modal":
+            usd = modal_usd_per_hour(self._config, self._config.gpu) * status["seconds"] / 3600
+            parts.append(f"${usd:.2f} for the GPU")
+        if status["usd"] is None:
+            parts.append("a judge whose price is not known")
+        elif status["usd"]:
+            parts.append(f"${status['usd']:.3f} for the judge")
+        return ", ".join(parts)
 
 
 def newest_html(completions: "pandas.DataFrame") -> str:
@@ -191,10 +207,6 @@ def _scores(rewards: dict) -> str:
     return (
         next(iter(texts.values())) if len(texts) == 1 else html.escape(", ".join(f"{n} {t}" for n, t in texts.items()))
     )
-
-
-def _spent(status: dict) -> str:
-    return f"${status['usd']:.4f} for the judge" if status["usd"] else ""
 
 
 def button(name: str, help: str, style: str = "") -> ipywidgets.Button:

@@ -31,18 +31,22 @@ def launch_panel(
 
 
 class LaunchPanel(ipywidgets.VBox):
-    """Controls and quote above, the run below. Settings that nobody asked for follow the model's recipe."""
+    """Controls, beside them the quote and how the run stands, below its figure and newest completions.
+
+    Settings that nobody asked for follow the model's recipe. `monitor` shows the run: panel.monitor.follow(run) has it
+    show another.
+    """
 
     def __init__(self, config: TrainConfig, rewards: "Rewards", runs_dir: Path):
         self._given, self._rewards, self._runs_dir, self._is_showing = config.given, rewards, runs_dir, False
         self.controls, laid_out = controls_in_groups(config, self._changed)
-        self._quote = ipywidgets.HTML(layout={"flex": "1 1 20em", "margin": "0 0 0 2em"})
+        self._quote = ipywidgets.HTML(layout={"margin": "0 0 1em 0"})
         self._quote.add_class("grpo-kit-quote")
         launch_button = button("Launch", "Check everything, then start the run", "success")
-        self._monitor = Monitor(buttons=(launch_button,))
-        launch_button.on_click(lambda _: self._monitor.act("Checking, then launching …", self._launch))
-        settings = ipywidgets.HBox([laid_out, self._quote])
-        super().__init__([settings, self._monitor])
+        self.monitor = Monitor(buttons=(launch_button,))
+        launch_button.on_click(lambda _: self.monitor.act("Checking, then launching …", self._launch))
+        beside = ipywidgets.VBox([self._quote, self.monitor.status], layout={"flex": "1 1 20em", "margin": "0 0 0 2em"})
+        super().__init__([ipywidgets.HBox([laid_out, beside]), self.monitor.pictures])
         self._refresh()
 
     @property
@@ -53,11 +57,7 @@ class LaunchPanel(ipywidgets.VBox):
     @property
     def run(self) -> Run | None:
         """The run that is shown; None before there is one."""
-        return self._monitor.run
-
-    def monitor(self, run: Run) -> None:
-        """Shows a run that is there already."""
-        self._monitor.follow(run)
+        return self.monitor.run
 
     def _changed(self, name: str) -> None:
         if self._is_showing:
@@ -92,5 +92,5 @@ class LaunchPanel(ipywidgets.VBox):
 
     def _launch(self) -> str:
         run = train.spawn(self.config, rewards=self._rewards, runs_dir=self._runs_dir)
-        self._monitor.follow(run)
+        self.monitor.follow(run)
         return f"Run {run.id} is on its way: {run.place}"
