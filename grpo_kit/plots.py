@@ -65,7 +65,8 @@ def learning_curve(run: Run) -> Figure:
         _small(panels["loss"], metrics["loss"], "loss")
         _small(panels["length"], metrics["completions/mean_length"], "completion length (tokens)", from_zero=True)
         _small(panels["entropy"], metrics["entropy"], "entropy (nats per token)", from_zero=True)
-        _small(panels["groups"], 100 * metrics["frac_reward_zero_std"], "groups with no spread (%)", from_zero=True)
+        _small(panels["groups"], 100 * metrics["frac_reward_zero_std"], "groups with no spread (%)")
+        panels["groups"].set_ylim(-2, 102)
         if "kl" in panels:
             _small(panels["kl"], metrics["kl"], "KL from the base model", from_zero=True)
         parts = ["generating", "judging", "updating"]

@@ -93,6 +93,9 @@ else:
 # %%
 widgets.runs(runs_dir)
 
+# %% [markdown]
+# The last few as a plain figure, which the saved notebook keeps.
+
 # %%
 earlier = [kit.Run(name, runs_dir) for name in kit.runs(runs_dir)["run"].tail(6)]
 plots.compare_runs(earlier) if earlier else print("No runs yet.")

@@ -48,7 +48,7 @@ run
 
 # %%
 evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge, second_judge=second_judge, seed=seed)
-evaluation.summary().round(3)
+evaluation.summary().round(3).drop(columns="stdev min max wins ties losses".split(), errors="ignore")
 
 # %% [markdown]
 # On the left, look for a curve that leaves the base model's band and levels off. One that still climbs at its end asks

@@ -169,5 +169,12 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     lab.next_picture(launching, picture)
     lab.screenshot("03-resumed")
     assert run.status["state"] == "running"
-    lab.button("Stop").click()
-    expect(lab.notebook.locator(".grpo-kit-message")).to_contain_text("is stopped")
+
+    lab.restart_kernel()
+    taken_up = lab.add_cell(f"from grpo_kit import widgets\nwidgets.monitor({run_id!r})")
+    picture = lab.next_picture(taken_up)
+    lab.next_picture(taken_up, picture)
+    lab.show(taken_up)
+    lab.screenshot("03-another-kernel")
+    lab.button("Stop").last.click()
+    expect(lab.notebook.locator(".grpo-kit-message").last).to_contain_text("is stopped")

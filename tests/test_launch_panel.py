@@ -56,9 +56,11 @@ def test_another_model_brings_its_recipe_and_leaves_what_was_asked_for(panel):
 def test_what_cannot_work_is_said_in_words_and_refused(panel):
     panel.controls["num_generations"].value = 3
     assert "num_generations" in panel._quote.value and "divi" in panel._quote.value
+    assert panel.launch_button.disabled
     with pytest.raises(kit.ConfigError):
         _ = panel.config
     panel.controls["num_generations"].value = 4
+    assert not panel.launch_button.disabled
     panel.controls["top_p"].value = "a lot"
     assert "top_p=&#x27;a lot&#x27;: should be a valid number" in panel._quote.value
 

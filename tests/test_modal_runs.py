@@ -189,8 +189,8 @@ def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(serv
 def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(server, undisturbed):
     """Launched, stopped and resumed with the panel's buttons."""
     panel = widgets.launch_panel(kit.TrainConfig(**STEPS), rewards=[slow])
-    shown, (launch,) = panel.monitor, panel.monitor.other_buttons
-    launch.click()
+    shown = panel.monitor
+    panel.launch_button.click()
     run = server.wait_for(lambda: panel.run, timeout=180)
     wait_for_step(server, run, 1)
     server.wait_for(lambda: shown.figure.value and not shown.stop_button.disabled, timeout=60)

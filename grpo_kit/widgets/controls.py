@@ -37,7 +37,7 @@ SUGGESTED = {
     "judge": [*JUDGES, "gemini=0.7,offline=0.3"],
     "gpu": list(GPUS),
 }
-STYLE, LAYOUT = {"description_width": "13em"}, {"width": "27em"}
+STYLE, LAYOUT = {"description_width": "12em"}, {"width": "29em"}
 
 
 def grouped_settings() -> dict[str, list[str]]:

@@ -42,9 +42,9 @@ class LaunchPanel(ipywidgets.VBox):
         self.controls, laid_out = controls_in_groups(config, self._changed)
         self._quote = ipywidgets.HTML(layout={"margin": "0 0 1em 0"})
         self._quote.add_class("grpo-kit-quote")
-        launch_button = button("Launch", "Check everything, then start the run", "success")
-        self.monitor = Monitor(buttons=(launch_button,))
-        launch_button.on_click(lambda _: self.monitor.act("Checking, then launching …", self._launch))
+        self.launch_button = button("Launch", "Check everything, then start the run", "success")
+        self.monitor = Monitor(buttons=(self.launch_button,))
+        self.launch_button.on_click(lambda _: self.monitor.act("Checking, then launching …", self._launch))
         beside = ipywidgets.VBox([self._quote, self.monitor.status], layout={"flex": "1 1 20em", "margin": "0 0 0 2em"})
         super().__init__([ipywidgets.HBox([laid_out, beside]), self.monitor.pictures])
         self._refresh()
@@ -71,7 +71,9 @@ class LaunchPanel(ipywidgets.VBox):
             config = self.config
         except ConfigError as error:
             self._quote.value = error_html(error)
+            self.launch_button.disabled = True
             return
+        self.launch_button.disabled = False
         with self._showing():
             for name, control in self.controls.items():
                 if name not in self._given:
