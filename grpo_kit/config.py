@@ -128,6 +128,10 @@ def _weights(value: Any) -> Any:
     return {name.strip(): weight or 1.0 for name, _, weight in pairs}
 
 
+def _paths(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 def _absolute(value: Any) -> Any:
     return str(Path(value).expanduser().resolve()) if isinstance(value, str | Path) else value
 
@@ -165,7 +169,7 @@ GPUS = {  # Modal's, and their memory in GB
 JUDGES = ("offline", "gemini")
 READY_REWARDS = ("length", "format", "repetition")
 Weights = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_weights)]
-Paths = Annotated[list[str], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)]
+Paths = Annotated[list[str], BeforeValidator(_paths)]
 
 
 class JudgeConfig(Settings):
@@ -238,7 +242,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Name of the run. The same name again resumes it. None: grpo_YYYYMMDD_HHMMSS.",
     )
-    seed: int = Field(42, ge=0, description="Seeds sampling, order of the data and LoRA's first weights.")
+    seed: int = Field(42, ge=0, lt=2**32, description="Seeds sampling, order of the data and LoRA's first weights.")
 
     # How long and how fast
     max_steps: int = Field(40, ge=1, description="Optimiser steps.")
@@ -366,7 +370,7 @@ class EvalConfig(JudgeConfig, ModalConfig):
     temperature: float | None = Field(
         None, ge=0, le=5, description="Sampling temperature; 0 takes the likeliest token; None: as the run was trained."
     )
-    seed: int = Field(7, ge=0, description="Chooses the prompts and seeds sampling, alike for every model.")
+    seed: int = Field(7, ge=0, lt=2**32, description="Chooses the prompts and seeds sampling, alike for every model.")
     batch_size: int = Field(32, ge=1, description="Prompts decoded together.")
     max_prompt_length: int | None = Field(None, ge=16, description="Tokens; None: as the run was trained.")
     max_completion_length: int | None = Field(None, ge=1, description="Tokens; None: as the run was trained.")

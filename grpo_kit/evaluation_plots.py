@@ -3,12 +3,11 @@
 import re
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from grpo_kit.figures import ABOVE, BLUE, DARK, LIGHT, ORANGE, STYLE, NotebookFigure, whole_numbers
+from grpo_kit.figures import ABOVE, BLUE, DARK, LIGHT, ORANGE, NotebookFigure, styled, whole_numbers
 
 if TYPE_CHECKING:
     import pandas
@@ -20,7 +19,7 @@ def evaluation_figure(evaluation: "Evaluation") -> Figure:
     """Left: each model's mean score with its 95% interval, by the second judge too. Right: what training changed,
     prompt by prompt."""
     base, trained, samples = evaluation.base, evaluation.trained, evaluation.samples()
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = NotebookFigure(figsize=(9, 3.6), layout="constrained")
         means, prompts = figure.subplots(1, 2, width_ratios=[1.1, 1])
         figure.suptitle(evaluation.line(), x=0.01, ha="left", fontweight="bold")
@@ -93,7 +92,7 @@ def _differences(axes: Axes, differences: "pandas.Series", trained: dict) -> Non
 def win_rates(evaluation: "Evaluation") -> Figure:
     """On how many prompts each checkpoint beats the base model, ties with it or loses, by the first judge."""
     models = [model for model in evaluation.checkpoints if model["versus_base"]]
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = NotebookFigure(figsize=(9, 1.3 + 0.3 * max(1, len(models))), layout="constrained")
         axes = figure.subplots()
         if not models:
@@ -126,7 +125,7 @@ def breakdown(evaluation: "Evaluation") -> Figure:
     criteria, services = evaluation.criteria(), evaluation.services()
     base, trained = evaluation.base, evaluation.trained
     rows = max(len(criteria.columns), len(services), 3)
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = NotebookFigure(figsize=(9, 1.3 + 0.26 * rows), layout="constrained")
         left, right = figure.subplots(1, 2)
         places = range(len(criteria.columns))
@@ -159,7 +158,7 @@ def breakdown(evaluation: "Evaluation") -> Figure:
 def length_against_score(evaluation: "Evaluation") -> Figure:
     """Each answer's length and score, base and newest checkpoint, and in words whether longer ones score higher."""
     samples = evaluation.samples()
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = NotebookFigure(figsize=(9, 3.4), layout="constrained")
         trends = evaluation.length_trends()
         panels = figure.subplots(1, len(trends), sharex=True, sharey=True, squeeze=False)[0]

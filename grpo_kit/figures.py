@@ -5,7 +5,11 @@ which colour-blind readers tell apart.
 """
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import matplotlib
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -30,6 +34,17 @@ STYLE = {
     "legend.columnspacing": 1.2,
     "legend.handlelength": 1.5,
 }
+
+
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The kit's style for what is drawn meanwhile. matplotlib's settings are the whole process's, so of two threads
+    that draw, one waits for the other."""
+    with _LOCK, matplotlib.rc_context(STYLE):
+        yield
 
 
 class NotebookFigure(Figure):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +17,7 @@ from grpo_kit.evaluation_plots import breakdown as breakdown
 from grpo_kit.evaluation_plots import evaluation_figure as evaluation_figure
 from grpo_kit.evaluation_plots import length_against_score as length_against_score
 from grpo_kit.evaluation_plots import win_rates as win_rates
-from grpo_kit.figures import ABOVE, BLUE, COLOURS, DARK, GREEN, ORANGE, STYLE, NotebookFigure, whole_numbers
+from grpo_kit.figures import ABOVE, BLUE, COLOURS, DARK, GREEN, ORANGE, NotebookFigure, styled, whole_numbers
 from grpo_kit.runs import Run, RunError
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def learning_curve(run: Run) -> Figure:
     """Reward by step with its running mean and spread; below it what explains a run that does not learn."""
     metrics = _by_step(run)
     window = _window(len(metrics))
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = NotebookFigure(figsize=(9, 6.2), layout="constrained")
         above, below = ["loss", "length", "entropy", "groups"], ["time", "time", "latency", "failures"]
         if metrics["kl"].notna().any():
@@ -126,7 +125,7 @@ def compare_runs(runs: Sequence[Run]) -> Figure:
     in_a_row = max(1, min(6, len(runs), LEGEND_WIDTH // (max(map(len, labels)) + 8)))
     labels = [textwrap.fill(label, LEGEND_WIDTH, subsequent_indent="   ") for label in labels]
     lines = sum(label.count("\n") + 1 for label in labels) / in_a_row
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = NotebookFigure(figsize=(9, 3.4 + 0.18 * lines), layout="constrained")
         axes = figure.subplots()
         for i, (found, label) in enumerate(zip(metrics, labels, strict=True)):
@@ -169,7 +168,7 @@ def _in_short(name: str, value: Any) -> str:
 
 def score_distributions(scores: dict[str, Sequence[float | None]]) -> Figure:
     """Scores by whose answers they are: for each score, the share of answers that got at least that."""
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = NotebookFigure(figsize=(7, 3.2), layout="constrained")
         axes = figure.subplots()
         for (name, given), colour, line in zip(
@@ -186,7 +185,7 @@ def score_distributions(scores: dict[str, Sequence[float | None]]) -> Figure:
 def intervals(panels: dict[str, dict[str, "Estimate"]]) -> Figure:
     """Estimates with their intervals: a panel for each title, and in all of them one row and colour for each name."""
     names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = NotebookFigure(figsize=(min(9, 2.5 + 3 * len(panels)), 1.2 + 0.35 * len(names)), layout="constrained")
         drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
@@ -209,7 +208,7 @@ def data_overview(card: dict) -> Figure:
     """A data set from its data_card.json: samples per service, dialogue acts, lengths in words."""
     services, acts = _largest(card["samples_per_service"]), _largest(card["acts"])
     rows = max(len(services), len(acts) + 4)
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = NotebookFigure(figsize=(9, max(3, 1 + 0.2 * rows)), layout="constrained")
         panels = figure.subplot_mosaic(
             [["services", "acts"], ["services", "lengths"]], height_ratios=[max(3, len(acts)), 3]

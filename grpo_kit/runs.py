@@ -294,6 +294,9 @@ def _row(run: Run) -> dict | None:
     except RunError as error:
         print(f"Left out: {error}")
         return None
+    if not isinstance(settings, dict) or "model_name" not in settings:
+        print(f"Left out: {run.place}: its config.json holds no settings")
+        return None
     return {
         "run": run.id,
         "where": "here" if run.place.backend == "local" else "modal",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 FIRST_STEPS = 5  # what a run looks like at its start
 WINDOW = 5  # steps whose mean counts as how it looks now
 FLAT_AFTER, FLAT_SHARE = 20, 1 / 4  # steps, and share of the run, before a reward that has not risen is worth a word
-EVEN_REWARD = 0.95  # a judge's score at which there is little left to gain
+EVEN_SCORE = 0.95  # a judge's, at which there is little left to gain
 
 
 def signs(metrics: "pandas.DataFrame", config: "TrainConfig") -> list[str]:
@@ -43,12 +43,15 @@ def _no_spread(metrics: "pandas.DataFrame", config: "TrainConfig") -> str | None
     if not share > 0.5:
         return None
     seen = f"No spread: in {share:.0%} of groups all completions score the same, so nothing is learnt from them."
-    if _now(metrics, "reward") >= EVEN_REWARD * _highest(config):
+    if _is_nearly_all(metrics, config):
         return f"{seen} They score nearly all there is: harder prompts would teach more."
-    warmer = f"temperature={min(2, round(config.temperature + 0.2, 2)):g}"
+    larger = f"num_generations={2 * config.num_generations}"
+    if config.completions_per_step % (2 * config.num_generations):
+        larger += f" gradient_accumulation_steps={2 * config.gradient_accumulation_steps}"
+    warmer = f", temperature={config.temperature + 0.2:.2g}" if config.temperature <= 1.5 else ""
     return (
-        f"{seen} Try num_generations={2 * config.num_generations}, {warmer}, or a judge that gives more than all or "
-        f"nothing (02_prototype_rewards shows its scores)."
+        f"{seen} Try {larger}{warmer}, or a judge that gives more than all or nothing (02_prototype_rewards shows its "
+        f"scores)."
     )
 
 
@@ -62,7 +65,7 @@ def _flat(metrics: "pandas.DataFrame", config: "TrainConfig") -> str | None:
     early, late = reward.iloc[:half], reward.iloc[half:]
     noise = 2 * math.sqrt(early.var() / len(early) + late.var() / len(late))
     gain = late.mean() - early.mean()
-    if gain > noise or late.mean() >= EVEN_REWARD * _highest(config):
+    if gain > noise or _is_nearly_all(metrics, config):
         return None
     seen = f"from {early.mean():.3f} in the first {half} steps to {late.mean():.3f} in the last {len(late)}"
     if gain < -noise:
@@ -77,9 +80,10 @@ def _flat(metrics: "pandas.DataFrame", config: "TrainConfig") -> str | None:
     )
 
 
-def _highest(config: "TrainConfig") -> float:
-    """The highest reward that judges and ready rewards can give together."""
-    return sum(config.judge.values()) + sum(weight for weight in config.reward_funcs.values() if weight > 0)
+def _is_nearly_all(metrics: "pandas.DataFrame", config: "TrainConfig") -> bool:
+    """Whether the judges, who score from 0 to 1, give nearly 1. What other rewards can give at most is not known."""
+    given = sum(weight * _now(metrics, f"rewards/{judge}/mean") for judge, weight in config.judge.items())
+    return given >= EVEN_SCORE * sum(config.judge.values())
 
 
 def _cut_off(metrics: "pandas.DataFrame", config: "TrainConfig") -> str | None:
@@ -114,7 +118,7 @@ def _narrowing(metrics: "pandas.DataFrame", config: "TrainConfig") -> str | None
 
 
 def _judge_failing(metrics: "pandas.DataFrame", judge: str, config: "TrainConfig") -> str | None:
-    failures = metrics[f"judge/{judge}/failures"].tail(WINDOW) if f"judge/{judge}/failures" in metrics else []
+    failures = metrics[f"judge/{judge}/failures"].dropna().tail(WINDOW) if f"judge/{judge}/failures" in metrics else []
     if not sum(failures):
         return None
     fewer = f" Where it is asked too much at a time, try gemini_max_in_flight={config.gemini_max_in_flight // 2 or 1}."

@@ -93,6 +93,12 @@ def adapted(base: "PreTrainedModel", folder: Path) -> "PeftModel":
     from safetensors import SafetensorError
 
     try:
+        json.loads((folder / "adapter_config.json").read_text())
+    except ValueError as error:
+        raise ConfigError(f"{folder}/adapter_config.json can't be read ({error}): take another checkpoint") from error
+    if not holds_model(folder):
+        raise ConfigError(f"the adapter in {folder} has no weights: take another checkpoint")
+    try:
         return PeftModel.from_pretrained(base, str(folder))
     except SafetensorError as error:
         raise ConfigError(f"the adapter in {folder} can't be read ({error}): take another checkpoint") from error

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grpo_kit.config import ConfigError
 from grpo_kit.models import answer, device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
 from grpo_kit.runs import RUNS_DIR, Run
 from grpo_kit.samples import Message
@@ -39,6 +40,8 @@ def chat(
     subject = subject_of(target, base_model, Path(runs_dir))
     folder, trained = subject.folder(checkpoint), subject.settings
     tokenizer = load_tokenizer(subject.base or str(folder))
+    if temperature is not None and temperature < 0:
+        raise ConfigError(f"temperature={temperature}: should be 0 (the likeliest words) or more")
     asked = [_messages(prompt, tokenizer) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
     bf16 = device_can_bf16() if trained.bf16 == "auto" else trained.bf16
 
@@ -47,7 +50,9 @@ def chat(
             model,
             tokenizer,
             [fit_prompt(prompt, tokenizer, trained.max_prompt_length).prompt for prompt in asked],
-            max_completion_length=max_completion_length or trained.max_completion_length,
+            max_completion_length=trained.max_completion_length
+            if max_completion_length is None
+            else max_completion_length,
             temperature=trained.temperature if temperature is None else temperature,
             top_p=trained.top_p,
             seed=seed,
@@ -71,6 +76,8 @@ def chat(
 
 def _messages(prompt: str | list[Message], tokenizer) -> str | list[Message]:
     """A conversation of what a user says; plain text stays so for a model that has no chat template."""
+    if not prompt:
+        raise ConfigError("a prompt is empty: give what a user says, or messages that end with the user's")
     if isinstance(prompt, str) and tokenizer.chat_template:
         return [{"role": "user", "content": prompt}]
     return prompt

@@ -38,7 +38,7 @@ import pandas as pd
 from IPython.display import display
 
 import grpo_kit as kit
-from grpo_kit import plots, signs, widgets
+from grpo_kit import browsing, plots, signs, widgets
 from grpo_kit.runs import write_json
 
 print(f"The work is done on: {kit.backend(backend)}")
@@ -116,12 +116,10 @@ if run:
 # %%
 pd.set_option("display.max_colwidth", 110)
 if run and run.status["step"]:
-    completions = run.completions()
-    completions["asked"] = [p if isinstance(p, str) else p[-1]["content"] for p in completions["prompt"]]
-    completions["reward"] = [sum(s for s in scores.values() if s is not None) for scores in completions["rewards"]]
+    completions = browsing.completions(run)
     for step in (completions["step"].min(), completions["step"].max()):
         group = completions[completions["step"] == step].head(8)
-        display(group[["step", "asked", "completion", "reward", "reason"]].round(2))
+        display(group[["step", "asked", "completion", "score", "reason"]].round(2))
 
 # %% [markdown]
 # ## The result, in a figure and a file

@@ -31,10 +31,12 @@ from pathlib import Path
 import pandas as pd
 
 import grpo_kit as kit
-from grpo_kit import plots, widgets
+from grpo_kit import browsing, plots, widgets
 from grpo_kit.runs import write_json
 
 pd.set_option("display.max_colwidth", 90)
+if run is None and kit.runs(runs_dir).empty:
+    raise kit.RunError(f"no runs under {runs_dir} yet: 03_launch_training makes one, or set run and runs_dir")
 run = kit.Run(run or kit.runs(runs_dir)["run"].iloc[-1], runs_dir)
 run
 
@@ -47,7 +49,8 @@ run
 # evaluated there.
 
 # %%
-evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge, second_judge=second_judge, seed=seed)
+other = None if second_judge == judge else second_judge
+evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge, second_judge=other, seed=seed)
 evaluation.summary().round(3).drop(columns="stdev min max wins ties losses".split(), errors="ignore")
 
 # %% [markdown]
@@ -113,7 +116,7 @@ browser
 # %%
 last = evaluation.trained["name"]
 samples = evaluation.samples()
-samples["asked"] = samples["prompt"].str.rsplit(": ", n=1).str[-1]
+samples["asked"] = samples["id"].map(browsing.answers(evaluation).set_index("id")["asked"])
 gain = "difference" if evaluation.base else f"{last} score"
 columns = ["asked", *(["base", "base score"] if evaluation.base else []), last, f"{last} score", f"{last} reason"]
 columns = list(dict.fromkeys([*columns, gain]))

@@ -271,7 +271,7 @@ def run_notebook(folder: Path, demo_data: Path, name: str, **parameters) -> tupl
     papermill.execute_notebook(source, executed, parameters=values, **PAPERMILL)
     outputs = [o for cell in nbformat.read(executed, as_version=4).cells for o in cell.get("outputs", [])]
     text = "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs)
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 3
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 4
     return executed.read_text(), text
 
 

@@ -1,8 +1,11 @@
 """The launch panel without a browser: controls from settings, quote and code from controls. Launching from it is tested
 in a browser and on Modal."""
 
+import time
+
 import ipywidgets
 import pandas
+import psutil
 import pytest
 
 import grpo_kit as kit
@@ -41,8 +44,14 @@ def test_what_is_clicked_comes_back_as_code_and_changes_the_quote(panel):
     clicked = {"num_generations": 16, "use_lora": False, "judge": {"gemini": 0.7, "offline": 0.3}}
     assert panel.config == kit.TrainConfig(max_steps=20, save_total_limit=2, **clicked)
     assert eval(repr(panel.config), {"TrainConfig": kit.TrainConfig}) == panel.config
-    panel.controls["save_total_limit"].value = ""
-    assert panel.config.save_total_limit is None
+    panel.controls["save_total_limit"].value = "none"
+    assert panel.config.save_total_limit is None and "save_total_limit" in panel.config.given
+    for name in ("save_total_limit", "judge"):
+        panel.controls[name].value = " "
+    panel.controls["per_device_train_batch_size"].value = "16"
+    panel.controls["per_device_train_batch_size"].value = ""
+    assert panel.config.given == {"max_steps": 20, "num_generations": 16, "use_lora": False}
+    assert panel.controls["per_device_train_batch_size"].value == "32"  # the recipe's
 
 
 def test_another_model_brings_its_recipe_and_leaves_what_was_asked_for(panel):
@@ -65,6 +74,13 @@ def test_what_cannot_work_is_said_in_words_and_refused(panel):
     assert "top_p=&#x27;a lot&#x27;: should be a valid number" in panel._quote.value
 
 
+def test_what_the_quote_meets_is_said_too(panel, tmp_path):
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.json").write_text('{"settings": {}}')
+    panel.controls["run_id"].value = "half"
+    assert "status.json can&#x27;t be read" in panel._quote.value and panel.launch_button.disabled
+
+
 def test_values_beyond_a_slider_are_kept(tmp_path):
     config = kit.TrainConfig(max_steps=5000, temperature=3.0, learning_rate=0.123)
     panel = widgets.launch_panel(config, runs_dir=tmp_path)
@@ -81,6 +97,35 @@ def test_the_monitor_shows_a_run_that_is_over_and_what_can_be_done_with_it(train
     while "…" in shown.message.value:
         pass
     assert "is complete already: there is nothing to stop" in shown.message.value
+
+
+def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(panel, tmp_path, trained):
+    """num_iterations=2: every second step has no judgements, and no reward, of its own."""
+    panel.controls["num_iterations"].value = "2"
+    panel.controls["max_steps"].value = 40
+    panel.launch_button.click()
+    panel.launch_button.click()
+    shown = panel.monitor
+    wait_until(lambda: panel.run and panel.run.status["step"] > 3)
+    assert [folder.name for folder in tmp_path.iterdir()] == [panel.run.id]
+    psutil.Process(panel.run.worker["pid"]).kill()
+    with (panel.run.path / "metrics.jsonl").open("a") as metrics:
+        metrics.write("{broken\n{}\n")
+    wait_until(lambda: not shown.resume_button.disabled)
+    assert "lost" in shown._progress.value and "is no JSON" in shown.message.value
+    (panel.run.path / "metrics.jsonl").unlink()
+    shown.resume_button.click()
+    wait_until(lambda: shown._state == "running")
+    shown.follow(trained)  # another run in its place, while the first goes on
+    shown._follower.join(timeout=60)
+    assert f"Run {trained.id} is complete" in shown.message.value and "20/20" in shown._progress.value
+
+
+def wait_until(condition, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_what_a_model_wrote_is_no_markup():

@@ -10,12 +10,15 @@ STEPS = 20
 LEVEL = 0.4 + 0.02 * (-1.0) ** np.arange(STEPS)  # no trend, some noise
 PLANTED = {
     "No spread: in 75% of groups": {"frac_reward_zero_std": 0.75},
-    "They score nearly all there is": {"frac_reward_zero_std": 0.75, "reward": 0.98},
+    "They score nearly all there is": {"frac_reward_zero_std": 0.75, "rewards/offline/mean": 0.98},
     "Reward flat: from 0.400 in the first 10 steps to 0.400": {"reward": LEVEL},
     "Reward falls: from 0.400 in the first 10 steps to 0.130": {"reward": LEVEL - 0.3 * (np.arange(STEPS) > 10)},
     "Cut off: 80% of completions reach max_completion_length=28": {"completions/clipped_ratio": 0.8},
     "Length running away: 20 tokens a completion, 10 at first": {
         "completions/mean_length": np.where(np.arange(STEPS) < 10, 10, 20)
+    },
+    "Judge failing: offline left 6 completions of the last 2 steps": {
+        "judge/offline/failures": np.where(np.arange(STEPS) % 10, np.nan, 3)  # as with num_iterations=10
     },
     "Entropy gone: 0.010 nats a token": {"entropy": np.where(np.arange(STEPS) < 10, 0.5, 0.01)},
     "Judge failing: offline left 15 completions of the last 5 steps": {"judge/offline/failures": 3},
@@ -43,7 +46,8 @@ def test_what_goes_wrong_is_said_with_what_to_try(going_well, text):
 
 def test_what_is_named_to_try_are_settings_that_work(going_well):
     """As they are written: a setting that pydantic refuses, or that does not exist, would be no help."""
-    planted = going_well.assign(**{name: value for values in PLANTED.values() for name, value in values.items()})
+    at_once = [values for text, values in PLANTED.items() if "nearly all" not in text]
+    planted = going_well.assign(**{name: value for values in at_once for name, value in values.items()})
     words = " ".join(signs(planted, TrainConfig())).replace("(", " ").replace(")", " ").split()
     named = dict(word.strip(",.").split("=", 1) for word in words if "=" in word)
     named.pop("max_completion_length")  # named with the value that it has too

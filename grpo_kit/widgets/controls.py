@@ -37,6 +37,7 @@ SUGGESTED = {
     "judge": [*JUDGES, "gemini=0.7,offline=0.3"],
     "gpu": list(GPUS),
 }
+UNASKED = object()
 STYLE, LAYOUT = {"description_width": "12em"}, {"width": "29em"}
 
 
@@ -74,10 +75,13 @@ def show(control: ipywidgets.ValueWidget, value: Any) -> None:
 
 
 def setting_in(name: str, control: ipywidgets.ValueWidget) -> Any:
-    """What the control says, as TrainConfig takes it. An empty text is the setting's plain default."""
-    if isinstance(control, ipywidgets.Combobox):
-        return control.value.strip() or TrainConfig.model_fields[name].default
-    return control.value
+    """What the control says, as TrainConfig takes it. An empty text asks for nothing: UNASKED."""
+    if not isinstance(control, ipywidgets.Combobox):
+        return control.value
+    text = control.value.strip()
+    if text == "none" and type(None) in get_args(TrainConfig.model_fields[name].annotation):
+        return None
+    return text or UNASKED
 
 
 def controls_in_groups(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
+from grpo_kit.config import TrainConfig
 from grpo_kit.plots import learning_curve
 from grpo_kit.preflight import modal_usd_per_hour
-from grpo_kit.runs import RUNS_DIR, UNFINISHED, Run
+from grpo_kit.runs import RUNS_DIR, UNFINISHED, OutOfReach, Run
 from grpo_kit.signs import signs
 from grpo_kit.troubles import duration
 from grpo_kit.watching import PATIENCE_SECONDS, POLL_SECONDS, REDRAW_COSTS, REDRAW_SECONDS, handle
@@ -80,7 +81,10 @@ class Monitor(ipywidgets.VBox):
         self.enable()
 
     def act(self, what: str, action: Callable[[], str]) -> None:
-        """Does `action` in the background, so that the kernel is free, and shows what it returns, or its error."""
+        """Does `action` in the background, so that the kernel is free, and shows what it returns, or its error. One at
+        a time: a second click, which comes before a browser knows that it can't be clicked, does nothing."""
+        if self._is_busy:
+            return
         self.say(what)
         self._is_busy = True
         self.enable()
@@ -110,6 +114,8 @@ class Monitor(ipywidgets.VBox):
 
     def _stop(self) -> str:
         self.run.stop()
+        if not self._follower:  # it was detached: its end is worth a look
+            self.follow(self.run)
         return f"Run {self.run.id} stops at its next step, with a checkpoint; Resume goes on with it"
 
     def _resume(self) -> str:
@@ -118,30 +124,40 @@ class Monitor(ipywidgets.VBox):
 
     def _keep(self) -> None:
         """What the thread does: shows what is new, as often as what it costs to show it allows."""
-        run, not_before, out_of_reach = self.run, 0.0, False
+        run, config, not_before, has_failed = self.run, self._config, 0.0, False
         while self._follower is threading.current_thread():
-            started = time.monotonic()
+            is_over = True  # unless the status says that it goes on
             try:
                 status = run.status_after(PATIENCE_SECONDS)
                 is_over = status["state"] not in UNFINISHED
-                is_new = status["step"] != self._shown_step and started >= not_before
-                if is_new or (is_over and status["step"]):
-                    self._show_steps(status["step"])
+                self._show_status(run, status)
+                started = time.monotonic()
+                is_new = status["step"] not in (0, self._shown_step)
+                if (is_new and started >= not_before) or (is_over and status["step"]):
+                    self._show_steps(run, config, status["step"])
                     costs = REDRAW_COSTS * (time.monotonic() - started)
                     not_before = time.monotonic() + max(REDRAW_SECONDS, costs)
-                self._show_status(status)
+                if self._follower is not threading.current_thread():  # something else is shown since
+                    return
                 if is_over:
-                    self._follower = None
                     self.say(f"Run {run.id} is {status['state']}: {status['reason'] or run.place}")
-                elif out_of_reach:
+                elif has_failed:
                     self.say("")
-                out_of_reach = False
-            except Exception as error:  # out of reach for a while, say: the next look may do
-                self.message.value, out_of_reach = error_html(error), True
+                has_failed = False
+            except Exception as error:  # of what it shows; how the run stands is known all the same
+                self.message.value, has_failed = error_html(error), True
+                is_over = is_over and not isinstance(error, OutOfReach)
+            if is_over and self._follower is threading.current_thread():
+                self._follower = None
+                self.enable()
             time.sleep(POLL_SECONDS)
 
-    def _show_status(self, status: dict) -> None:
+    def _show_status(self, run: Run, status: dict) -> None:
+        if self.run is not run:  # another is shown since
+            return
         self._state = status["state"]
+        if not status["step"]:  # also where a run without a checkpoint is begun anew
+            self._shown_step, self._seconds_a_step = 0, 0.0
         self._bar.max, self._bar.value = status["max_steps"], status["step"]
         self._bar.bar_style = {"complete": "success", "failed": "danger", "lost": "danger"}.get(self._state, "")
         at = f"step {status['step']}/{status['max_steps']}"
@@ -151,13 +167,14 @@ class Monitor(ipywidgets.VBox):
         self._row.layout.display = None
         self.enable()
 
-    def _show_steps(self, step: int) -> None:
-        metrics = self.run.metrics()
-        warnings = signs(metrics, self._config)
+    def _show_steps(self, run: Run, config: TrainConfig, step: int) -> None:
+        metrics, completions = run.metrics(), newest_html(run.completions())
+        warnings, picture = signs(metrics, config), learning_curve(run)._repr_png_()
+        if self.run is not run or metrics.empty:  # the latter while a run is begun anew
+            return
         style = f"border-left: 3px solid {WARN}; padding-left: 0.6em; margin: 0.2em 0"
         self._signs.value = "".join(text_html(warning, style) for warning in warnings)
-        self._newest.value = newest_html(self.run.completions())
-        self.figure.value = learning_curve(self.run)._repr_png_()
+        self._newest.value, self.figure.value = completions, picture
         self.figure.layout.display = None
         self._shown_step, self._seconds_a_step = step, metrics["step_time"].tail(RECENT).median()
 
@@ -192,7 +209,7 @@ def newest_html(completions: "pandas.DataFrame") -> str:
     asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     cell = f"border-top: 1px solid {BORDER}; padding: 0.2em 0.6em; text-align: left; vertical-align: top"
     rows = [
-        f'<tr><td style="{cell}; white-space: nowrap">{_scores(row.rewards)}</td>'
+        f'<tr><td style="{cell}; white-space: nowrap">{text_html(_scores(row.rewards))}</td>'
         f'<td style="{cell}">{text_html(row.completion)}</td>'
         f'<td style="{cell}; color: {FAINT}">{text_html(row.reason or "")}</td></tr>'
         for row in shown.itertuples()
@@ -204,9 +221,9 @@ def newest_html(completions: "pandas.DataFrame") -> str:
 
 def _scores(rewards: dict) -> str:
     texts = {name: "none" if score is None else f"{score:.2f}" for name, score in rewards.items()}
-    return (
-        next(iter(texts.values())) if len(texts) == 1 else html.escape(", ".join(f"{n} {t}" for n, t in texts.items()))
-    )
+    if len(texts) == 1:
+        return next(iter(texts.values()))
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
 
 
 def button(name: str, help: str, style: str = "") -> ipywidgets.Button:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
-from grpo_kit.config import ConfigError, TrainConfig
+from grpo_kit.config import TrainConfig
 from grpo_kit.preflight import quote
 from grpo_kit.remote import train
 from grpo_kit.runs import RUNS_DIR, Run
-from grpo_kit.widgets.controls import controls_in_groups, setting_in, show
+from grpo_kit.widgets.controls import UNASKED, controls_in_groups, setting_in, show
 from grpo_kit.widgets.monitor import Monitor, button
 from grpo_kit.widgets.parts import SHADE, error_html, text_html
 
@@ -62,14 +62,18 @@ class LaunchPanel(ipywidgets.VBox):
     def _changed(self, name: str) -> None:
         if self._is_showing:
             return
-        self._given[name] = setting_in(name, self.controls[name])
+        if (setting := setting_in(name, self.controls[name])) is UNASKED:
+            self._given.pop(name, None)
+        else:
+            self._given[name] = setting
         self._refresh()
 
     def _refresh(self) -> None:
         """Shows what follows from what was asked for: the other settings, the quote, the code."""
         try:
             config = self.config
-        except ConfigError as error:
+            quoted = quote(config, self._runs_dir).html()
+        except Exception as error:  # in a widget's callback nobody else would show it
             self._quote.value = error_html(error)
             self.launch_button.disabled = True
             return
@@ -81,7 +85,7 @@ class LaunchPanel(ipywidgets.VBox):
         code = text_html(
             f"kit.{config!r}", f"font-family: monospace; background: {SHADE}; padding: 0.4em; margin-top: 1em"
         )
-        self._quote.value = quote(config, self._runs_dir).html() + code
+        self._quote.value = quoted + code
 
     @contextmanager
     def _showing(self) -> Iterator[None]:

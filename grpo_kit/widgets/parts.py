@@ -10,6 +10,7 @@ import ipywidgets
 
 from grpo_kit.config import ConfigError
 from grpo_kit.runs import RunError
+from grpo_kit.samples import BadTrace
 
 # JupyterLab's own colours, light or dark as its theme is; elsewhere a grey that both can bear.
 BORDER = "var(--jp-border-color2, #9e9e9e)"
@@ -49,7 +50,7 @@ def shows_errors(method: Callable) -> Callable:
 
 def error_html(error: Exception) -> str:
     said = str(error)
-    if not isinstance(error, ConfigError | RunError):
+    if not isinstance(error, ConfigError | RunError | BadTrace):
         last = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {said} ({Path(last.filename).name}, line {last.lineno})"
     return text_html(said, f"color: {ERROR}")

@@ -123,7 +123,10 @@ class GroupView(_View):
             self.sort.options = [name for name in browsing.GROUP_ORDERS if several or name != "rewards disagree most"]
             self.step.options = [("any", ANY), *((str(step), step) for step in sorted(set(self.table["step"])))]
             was_last = step == steps_before[-1][1]  # as at first, where there is only "any"
-            self.step.value = self.step.options[-1][1] if was_last else step
+            is_there = not was_last and step in [
+                each for _, each in self.step.options
+            ]  # a resumed run makes steps anew
+            self.step.value = step if is_there else self.step.options[-1][1]
         finally:
             self._is_filling = False
         self.children = [ipywidgets.HBox([self.step, self.sort, self.find]), self.walk, self.page]
