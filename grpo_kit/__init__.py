@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from grpo_kit.preflight import quote
     from grpo_kit.remote import evaluate, train, upload_data
     from grpo_kit.samples import BadTrace, Sample, check_splits, read_samples
+    from grpo_kit.smoke_run import smoke
+    from grpo_kit.sweeps import Sweep, sweep, sweep_results
     from grpo_kit.talking import chat
     from grpo_kit.traces import prepare
 
@@ -30,9 +32,13 @@ _LATER = {
     "quote": "preflight",
     "BadTrace": "samples",
     "Sample": "samples",
+    "Sweep": "sweeps",
     "check_splits": "samples",
     "read_samples": "samples",
     "prepare": "traces",
+    "sweep": "sweeps",
+    "sweep_results": "sweeps",
+    "smoke": "smoke_run",
     "train": "remote",
     "upload_data": "remote",
 }
@@ -46,6 +52,7 @@ __all__ = [
     "RunError",
     "RunStopped",
     "Sample",
+    "Sweep",
     "TrainConfig",
     "backend",
     "chat",
@@ -58,6 +65,9 @@ __all__ = [
     "quote",
     "read_samples",
     "runs",
+    "smoke",
+    "sweep",
+    "sweep_results",
     "train",
     "upload_data",
 ]

@@ -16,6 +16,7 @@ import modal
 
 from grpo_kit import container, volumes
 from grpo_kit.config import TrainConfig, fields_of
+from grpo_kit.prices import CORES
 
 # Beside the package in a clone, and in it where the kit was installed.
 LOCK_FILES = [folder / "requirements-gpu.lock" for folder in Path(__file__).resolve().parents[:2]]
@@ -44,17 +45,17 @@ places = container.Volumes(Path(DATA), Path(CHECKPOINTS), Path(MODELS), mounted)
 
 
 @app.function(name="open_run", volumes=mounted, timeout=3600, memory=8192)
-def open_run(settings: dict, rewards: bytes | None, files: dict, python: str) -> dict:
+def open_run(settings: dict, rewards: bytes | None, files: dict, python: str, launch: dict) -> dict:
     """On a CPU: checks the run, fetches its model, makes its directory."""
-    return container.in_words(lambda: container.open_run(places, settings, rewards, files, python))
+    return container.in_words(lambda: container.open_run(places, settings, rewards, files, python, launch))
 
 
-@app.function(name="train", volumes=mounted, cpu=2.0, single_use_containers=True)
+@app.function(name="train", volumes=mounted, cpu=float(CORES), single_use_containers=True)
 def train_run(run_id: str) -> dict:
     return container.in_words(lambda: container.train(places, run_id))
 
 
-@app.function(name="evaluate", volumes=mounted, cpu=2.0, single_use_containers=True)
+@app.function(name="evaluate", volumes=mounted, cpu=float(CORES), single_use_containers=True)
 def evaluate_run(run_id: str, settings: dict, files: dict) -> dict:
     return container.in_words(lambda: container.evaluate(places, run_id, settings, files))
 

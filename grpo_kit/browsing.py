@@ -12,7 +12,14 @@ from grpo_kit.comparison import BASE, Evaluation
 from grpo_kit.config import CACHE
 from grpo_kit.runs import RUNS_DIR, Run, RunError, read_lines
 
-FORMATS = {"reward": ".3f", "seconds": ",.0f", "usd": ".2f", "learning_rate": "g"}
+FORMATS = {
+    "reward": ".3f",
+    "minutes": ",.1f",
+    "quoted_minutes": ",.1f",
+    "usd": ".2f",
+    "quoted_usd": ".2f",
+    "learning_rate": "g",
+}
 GROUP_ORDERS = {  # name: which column of `groups` it sorts by, largest first or not
     "as trained": ("step", False),
     "best on average": ("score", True),

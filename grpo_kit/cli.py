@@ -82,7 +82,17 @@ def list_runs(runs_dir: RunsDir = Path("runs")) -> None:
     print(table.to_string(index=False) if len(table) else f"no runs under {runs_dir}")
 
 
-def train(runs_dir: RunsDir = Path("runs"), **flags: str | None) -> None:
+def train(
+    runs_dir: RunsDir = Path("runs"),
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what it will do, need and cost; exit code 1 where it can't work."),
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Make one real step, quote the whole run from it, and train no further.")
+    ] = False,
+    **flags: str | None,
+) -> None:
     """Train a model by GRPO on this machine. The same --run-id again resumes the run.
 
     A run that is complete is left alone. GRPO_KIT_BACKEND=modal has Modal train it.
@@ -91,8 +101,17 @@ def train(runs_dir: RunsDir = Path("runs"), **flags: str | None) -> None:
     from grpo_kit.backends import asked_backend
     from grpo_kit.remote import train
 
-    if asked_backend() == "modal":
-        train.remote(config)
+    backend = asked_backend() or "local"
+    if dry_run or smoke:
+        import grpo_kit
+
+        options = {"runs_dir": runs_dir, "backend": backend}
+        quote = grpo_kit.smoke(config, **options) if smoke and not dry_run else grpo_kit.quote(config, **options)
+        print(quote)
+        if quote.problems:
+            raise typer.Exit(1)
+    elif backend == "modal":
+        train.remote(config, runs_dir=runs_dir)
     else:
         train.local(config, runs_dir=runs_dir)
 
@@ -115,6 +134,38 @@ def evaluate(
     print(evaluation.summary().round(3).to_string(index=False))
     print(evaluation.path)
     print(evaluation.line())
+
+
+@app.command()
+def sweep(
+    notebook: Annotated[str, typer.Argument(help="A notebook, or the name of one of the kit's: 03_launch_training.")],
+    grid: Annotated[
+        str,
+        typer.Argument(help="A YAML file of settings and lists, or the YAML itself: '{learning_rate: [1e-5, 5e-5]}'."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for a folder per run, and results.csv.")],
+    jobs: Annotated[
+        int | None, typer.Option("-j", "--jobs", min=1, help="Runs at a time. [default: 2 here, up to 8 on Modal]")
+    ] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it will take and cost, and run nothing.")
+    ] = False,
+) -> None:
+    """Run a notebook with every setting of a grid. The same command again does what is missing.
+
+    What 03 trains is evaluated by 04. Exit code 1 where a run failed.
+    """
+    from grpo_kit.sweeps import Sweep
+
+    found = Sweep(notebook, grid, out)
+    print(found.quote(jobs, budget), flush=True)
+    if dry_run:
+        return
+    found.run(jobs, budget)
+    print(found.summary())
+    if found.failed:
+        raise typer.Exit(1)
 
 
 def doctor(**flags: str | None) -> None:

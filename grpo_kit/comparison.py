@@ -75,6 +75,12 @@ class Evaluation:
         """None where none was asked, or it judged nothing, or the evaluation is from before there was one."""
         return self.results["second_judge"]["name"] if any(map(self.second_of, self.models)) else None
 
+    @property
+    def judge_usd(self) -> float | None:
+        """Dollars that the judges have cost; None where a price is not known."""
+        usd = [(self.results.get(judge) or {}).get("usd", 0.0) for judge in ("judge", "second_judge")]
+        return None if None in usd else sum(usd)
+
     @staticmethod
     def second_of(model: dict) -> dict | None:
         """The second judge's numbers of a model, under the names that the first one's have."""
@@ -212,6 +218,8 @@ class Evaluation:
             "trained": brief(self.trained),
             "best": brief(best) | {"why": best["why"]},
             "warnings": self.warnings(),
+            "seconds": round(sum(model["seconds"] for model in self.models), 1),
+            "judge_usd": self.judge_usd,
         }
 
 

@@ -56,6 +56,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 CHANGES_NO_SCORE = """
     gemini_timeout gemini_max_retries gemini_max_in_flight gemini_requests_per_minute gemini_input_price
     gemini_output_price gemini_sdk cache_from canaries max_failure_rate failure_window gpu memory timeout retries
+    max_usd
 """.split()
 
 
@@ -301,6 +302,12 @@ class TrainConfig(JudgeConfig, ModalConfig):
     failure_window: int = Field(32, ge=1, description="How many judgements are the last ones.")
 
     # Saving and the machine
+    max_usd: float | None = Field(
+        None,
+        gt=0,
+        description="US dollars for GPU, CPU, memory and judge together; before the step that would pass it the run "
+        "stops with a checkpoint. None: no limit.",
+    )
     save_steps: int = Field(20, ge=1, description="Steps between checkpoints.")
     save_total_limit: int | None = Field(None, ge=1, description="Checkpoints to keep, the newest; None keeps all.")
     bf16: bool | Auto = Field("auto", description="Compute in bfloat16; auto: where the GPU can.")

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import modal
+import psutil
 
+from grpo_kit.budget import Launch
 from grpo_kit.cache import CACHE_FILE, RewardCache
 from grpo_kit.claims import Claim
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
@@ -66,11 +68,13 @@ def in_words(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"error": str(error), "kind": type(error).__name__}
 
 
-def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dict[str, str], python: str) -> dict:
+def open_run(
+    volumes: Volumes, settings: dict, rewards: bytes | None, files: dict[str, str], python: str, launch: dict
+) -> dict:
     """Checks a run before a GPU is asked for, fetches its model, and makes its directory on the volume.
 
     `settings` are TrainConfig's that were given, `rewards` the reward functions cloudpickled by `python` ("3.11"),
-    `files` the texts of settings that name a file. Returns {"run_id", "complete"}.
+    `files` the texts of settings that name a file, `launch` what Launch.as_sent gave. Returns {"run_id", "complete"}.
     """
     from grpo_kit.training import queue
 
@@ -100,7 +104,7 @@ def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dic
             rewards = (known.path / REWARDS_FILE).read_bytes()
             functions = load_rewards(rewards)
         caches = _bring_caches(config.cache_from, volumes)
-        run = queue(config, functions, HERE)
+        run = queue(config, functions, HERE, Launch(**launch))
         download(volumes, run.config.model_name)  # last, since it takes longest
         if rewards:
             write_bytes(run.path / REWARDS_FILE, rewards)
@@ -117,7 +121,11 @@ def open_run(volumes: Volumes, settings: dict, rewards: bytes | None, files: dic
 
 
 def train(volumes: Volumes, run_id: str) -> dict:
-    """Trains a run that `open_run` made, from its last checkpoint. How it ended is in its status.json."""
+    """Trains a run that `open_run` made, from its last checkpoint. How it ended is in its status.json.
+
+    Seconds and dollars count from when the container's process began; what Modal took to start it, and what ends after
+    the last word in status.json, is not in them.
+    """
     volumes.refresh()
     call_id = modal.current_function_call_id()
     claim = Claim(run_id, call_id, step=last_step(volumes.runs / run_id))
@@ -134,7 +142,10 @@ def train(volumes: Volumes, run_id: str) -> dict:
             RunWriter(run, run.config).fail(error)
         else:
             try:
-                work_on(run, print, cache_from=[])  # open_run brought their judgements into the run's own cache
+                about, began = run.about, datetime.fromtimestamp(psutil.Process().create_time(), UTC)
+                launch = Launch(about["machine"], about["usd_per_hour"], run.status["quoted"], since=began)
+                # open_run brought the judgements of cache_from into the run's own cache
+                work_on(run, print, cache_from=[], launch=launch)
             except KeyboardInterrupt:
                 reason = "its container was taken away; where Modal starts another, that goes on"
                 write_json(run.path / "status.json", run.status | {"state": "queued", "reason": reason})

@@ -12,14 +12,16 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from grpo_kit.config import TrainConfig
-from grpo_kit.memory import Device, Shape, decided, uses_vllm
-from grpo_kit.runs import RunError, read_lines
-from grpo_kit.versions import version_of
+from grpo_kit.memory import Device, decided, uses_vllm
+from grpo_kit.places import write_bytes
+from grpo_kit.prices import gemini_prices, judge_price, prices
+from grpo_kit.runs import Run, RunError, read_lines
+from grpo_kit.shapes import Shape
 
 Range = tuple[float, float, float]  # low, likely, high
-PRICES = Path(__file__).with_name("prices.json")
-GEMINI_PRICES = Path(__file__).parent / "gemini" / "prices.json"
 NEWEST = 50  # runs that are looked at
+HERE = "here"  # a run's machine, where that is not a GPU of Modal's
+REMEMBERED = ".modal"  # below runs_dir: what runs on Modal told
 
 # What a step's seconds depend on, in two grades: runs alike in all of it, and runs to be scaled to this one's size.
 NEAR = "model_name use_lora num_iterations use_vllm gradient_checkpointing judge gemini_mode".split()
@@ -41,7 +43,8 @@ GPU_UTILISATION, GPU_SECONDS_A_LAYER, GPU_DECODING_SECONDS_A_LAYER = 0.3, 0.005,
 VLLM_BANDWIDTH, VLLM_SECONDS_A_STEP, VLLM_SYNC_SECONDS = 0.6, 0.004, 2.0
 STARTING_SECONDS, VLLM_STARTING_SECONDS, STARTING_HERE_SECONDS = 120.0, 90.0, 10.0
 GEMINI_SECONDS = 2.0  # of a call
-WIDE, WIDER, SCALED = (1 / 2, 1, 2.5), (1 / 3, 1, 3), (1 / 2, 1, 2)
+CANARIES = 4, 8  # prompts, and answers to each (canaries.py)
+WIDE, WIDER, SCALED, ONE_STEP = (1 / 2, 1, 2.5), (1 / 3, 1, 3), (1 / 2, 1, 2), (1 / 2, 1, 1.25)
 
 
 class Estimate(NamedTuple):
@@ -51,20 +54,16 @@ class Estimate(NamedTuple):
     source: str
 
 
-@lru_cache(8)
-def prices(path: Path = PRICES) -> dict[str, Any]:
-    return json.loads(path.read_bytes())
-
-
 class EarlierRun(NamedTuple):
     """What a run under runs_dir tells of the next one."""
 
     id: str
     settings: dict[str, Any]
-    versions: dict[str, str]
+    machine: str | None  # Modal's GPU, or "here"
     cycles: tuple[float, ...]  # seconds of its steps, as means over those that share their completions
     around: float | None  # seconds before, between and after its steps, where it was made in one go
     judged: dict[str, float]  # calls, tokens and usd of Gemini's
+    memory_gib: float | None  # its peak
 
     @property
     def completions(self) -> int:
@@ -72,17 +71,31 @@ class EarlierRun(NamedTuple):
 
 
 def earlier_runs(runs_dir: str | Path) -> list[EarlierRun]:
-    """The newest runs that have made a step, the newest first. A file is read anew only where it has changed."""
+    """The newest runs that have made a step, the newest first. A file is read anew only where it has changed.
+
+    Of runs on Modal it knows what `remember` kept.
+    """
     found = []
-    for metrics in Path(runs_dir).glob("*/metrics.jsonl"):
-        stat = metrics.stat()
-        found.append((stat.st_mtime_ns, stat.st_size, metrics.parent))
+    for pattern in ("*/metrics.jsonl", f"{REMEMBERED}/*/metrics.jsonl"):
+        for metrics in Path(runs_dir).glob(pattern):
+            status = metrics.with_name("status.json")
+            if status.exists():
+                found.append((metrics.stat().st_mtime_ns, status.stat().st_mtime_ns, metrics.parent))
     newest = sorted(found, reverse=True)[:NEWEST]
-    return [run for modified, size, folder in newest if (run := _read_run(folder, modified, size))]
+    return [run for *modified, folder in newest if (run := _read_run(folder, *modified))]
+
+
+def remember(run: Run, runs_dir: str | Path) -> None:
+    """Keeps under `runs_dir` what a run on Modal tells of the next one."""
+    folder = Path(runs_dir) / REMEMBERED / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "status.json", "metrics.jsonl"):
+        if content := run.read_text(name):
+            write_bytes(folder / name, content.encode())
 
 
 @lru_cache(4 * NEWEST)
-def _read_run(folder: Path, modified: int, size: int) -> EarlierRun | None:
+def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> EarlierRun | None:
     try:
         about = json.loads((folder / "config.json").read_bytes())
         status = json.loads((folder / "status.json").read_bytes())
@@ -94,12 +107,12 @@ def _read_run(folder: Path, modified: int, size: int) -> EarlierRun | None:
         judged = {
             name: sum(row.get(f"judge/gemini/{name}") or 0.0 for row in rows) for name in ("calls", "tokens", "usd")
         }
-        versions = about.get("versions", {})
+        machine, peak = about.get("machine"), (status.get("actual") or {}).get("memory_gib")
     except (OSError, ValueError, KeyError, TypeError, RunError):
         return None  # no run, or one that is being made or spoilt: it tells nothing
     if not cycles:
         return None
-    return EarlierRun(folder.name, settings, versions, tuple(cycles), around, judged)
+    return EarlierRun(folder.name, settings, machine, tuple(cycles), around, judged, peak)
 
 
 def minutes(
@@ -110,15 +123,13 @@ def minutes(
     gpu: str | None,
 ) -> Estimate:
     """Minutes from the start to the end of a run on Modal's `gpu`, or on this machine where that is None."""
-    there = [run for run in runs if _is_made_on(run, gpu)]
-    settings = config.model_dump()
-
-    def alike(run: EarlierRun, names: Sequence[str]) -> bool:
-        return all(run.settings.get(name) == settings[name] for name in names)
-
-    if same := [run for run in there if alike(run, SAME)][:3]:
+    there = [run for run in runs if run.machine == (gpu or HERE)]
+    if same := same_runs(config, runs, gpu):
+        if all(len(run.cycles) == 1 for run in same):
+            source = f"the first step of {_named(same)}, which is slower than later ones: likely less"
+            return Estimate(_times(_by_runs(config, same)[1], ONE_STEP), source)
         return Estimate(_by_runs(config, same), f"the steps of {_named(same)}, which had the same sizes")
-    if near := [run for run in there if alike(run, NEAR)][:1]:
+    if near := [run for run in there if _alike(run, config, NEAR)][:1]:
         earlier = near[0]
         size = config.completions_per_step * config.max_completion_length
         ratio = size / (earlier.completions * earlier.settings["max_completion_length"])
@@ -137,28 +148,26 @@ def minutes(
     )
 
 
-def _is_made_on(run: EarlierRun, gpu: str | None) -> bool:
-    """Whether a run was made on Modal's `gpu`, or here where that is None, as far as its versions tell."""
-    here = _here()
-    is_here = (run.versions.get("torch"), run.versions.get("vllm")) == here
-    if gpu is None:
-        return is_here
-    return not is_here and "vllm" in run.versions and run.settings.get("gpu") == gpu
+def same_runs(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) -> list[EarlierRun]:
+    """The newest three of the same sizes on the same machine; those that made a single step only where no other did."""
+    same = [run for run in runs if run.machine == (gpu or HERE) and _alike(run, config, SAME)]
+    return ([run for run in same if len(run.cycles) > 1] or same)[:3]
 
 
-@lru_cache(1)
-def _here() -> tuple[str | None, str | None]:
-    return version_of("torch"), version_of("vllm")
+def _alike(run: EarlierRun, config: TrainConfig, names: Sequence[str]) -> bool:
+    return all(run.settings.get(name) == getattr(config, name) for name in names)
 
 
 def _by_runs(config: TrainConfig, runs: Sequence[EarlierRun], ratio: float = 1.0) -> Range:
     """Minutes: the mean step, and for low and high the mean of each run's quicker and slower half of its steps."""
-    # The first step of a run is slower than the others; it counts among what is around the steps.
+    # The first step of a run is slower than the others, so it counts by itself.
     steps = [sorted(run.cycles[1:] or run.cycles) for run in runs]
-    around = [run.around + run.cycles[0] for run in runs if run.around is not None] or [STARTING_HERE_SECONDS]
+    around = [run.around for run in runs if run.around is not None] or [STARTING_HERE_SECONDS]
     halves = [(own[: -(-len(own) // 2)], own, own[len(own) // 2 :]) for own in steps]
     low, likely, high = (mean(mean(part) for part in parts) for parts in zip(*halves, strict=True))
-    return tuple((mean(around) + ratio * config.max_steps * step) / 60 for step in (low, likely, high))
+    first = ratio * config.num_iterations * mean(run.cycles[0] for run in runs)
+    more = ratio * max(0, config.max_steps - config.num_iterations)
+    return tuple((mean(around) + first + more * step) / 60 for step in (low, likely, high))
 
 
 def _times(likely: float, factors: Range) -> Range:
@@ -238,16 +247,21 @@ def _judging_seconds(config: TrainConfig) -> float:
     return GEMINI_SECONDS * -(-judge_calls(config) // steps // config.gemini_max_in_flight)
 
 
+def canary_calls(config: TrainConfig) -> int:
+    """Calls to Gemini before the first step, where the judge is tried on answers that are worth nothing."""
+    if "gemini" not in config.judge or config.canaries == "off":
+        return 0
+    prompts, answers = CANARIES
+    return prompts * (1 if config.gemini_mode == "group" else answers) * config.gemini_samples
+
+
 def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:
-    """Dollars for Gemini; (0, 0, 0) where it does not judge. Nothing is taken off for what a cache holds already."""
+    """Dollars for Gemini; (0, 0, 0) where it does not judge. Nothing is taken off for what a cache holds already, and
+    the canaries are not in it."""
     calls = judge_calls(config)
     if not calls:
         return Estimate((0.0, 0.0, 0.0), "")
-    known = prices(GEMINI_PRICES)["models"].get(config.gemini_model, (None, None))
-    price = (
-        known[0] if config.gemini_input_price is None else config.gemini_input_price,
-        known[1] if config.gemini_output_price is None else config.gemini_output_price,
-    )
+    price = judge_price(config)
     answers = config.num_generations if config.gemini_mode == "group" else 1
     conversation = config.max_prompt_length // 2  # as for the run's length
     read = TOKENS_OF_PROMPT + TOKENS_OF_RUBRIC + conversation + config.max_completion_length * (answers + 1) // 2
@@ -271,5 +285,5 @@ def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:
         source = f"assumed: {read:,} tokens read and {written:,} written a call, without thinking"
         factors = (0.5, 1, 2)
     likely = calls * (read * price[0] + written * price[1]) / 1e6
-    as_of = "" if config.gemini_input_price is not None else f", prices of {prices(GEMINI_PRICES)['as_of']}"
+    as_of = "" if config.gemini_input_price is not None else f", prices of {gemini_prices()['as_of']}"
     return Estimate(_times(likely, factors), f"{calls:,} calls; {source}{as_of}")

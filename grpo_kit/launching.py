@@ -1,5 +1,6 @@
 """How work is started that goes on when this process ends: by calls on Modal, or by a process on this machine."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_kit.config import CACHE, CHANGES_NO_SCORE, ConfigError, EvalConfig, JudgeConfig, ModalConfig, TrainConfig
 from grpo_kit.pickling import PYTHON, load_rewards
+from grpo_kit.preflight import launch_of
 from grpo_kit.runs import (
     OUTPUT_FILE,
     REWARDS_FILE,
+    RUNS_DIR,
     UNFINISHED,
     WORKER_FILE,
     Run,
@@ -26,29 +29,38 @@ if TYPE_CHECKING:
 
     from grpo_kit.comparison import Evaluation
 
-_deployed: str | None = None  # the fingerprint of the source that this process deployed
+DEPLOYED = "GRPO_KIT_DEPLOYED"  # set for kernels of a sweep, so that not each of them deploys the app
+_deployed: str | None = os.environ.get(DEPLOYED)  # the fingerprint of the source that was deployed for this process
 
 
 def train_on_modal(
-    config: TrainConfig, rewards: bytes | None = None, find: Callable[[str], "modal.Function"] | None = None
+    config: TrainConfig,
+    rewards: bytes | None = None,
+    find: Callable[[str], "modal.Function"] | None = None,
+    runs_dir: str | Path = RUNS_DIR,
 ) -> Run:
-    """Starts a run on Modal: checked on a CPU first, then a GPU is asked for. Returns at once.
+    """Starts a run on Modal: checked on a CPU first, then it is said what it will take, then a GPU is asked for.
 
-    `find` gives the app's functions by name; None: those of the deployed app, deployed now where that is needed.
+    Returns at once. `find` gives the app's functions by name; None: those of the deployed app, deployed now where that
+    is needed. Earlier runs under `runs_dir` tell how long it takes.
     """
     from grpo_kit.claims import Claim
     from grpo_kit.volumes import VolumeFolder, modal_in_words, required_secrets
 
     with modal_in_words():
-        machine = _as_the_run_was_made(config)
+        known = _known_on_modal(config.run_id)
+        machine = _as_the_run_was_made(config, known)
+        launch = launch_of(machine, runs_dir, "modal", known)
         secrets = required_secrets(machine.judge, machine.model_name)
         find = find or deployed_function
         check = find("open_run").with_options(secrets=secrets)
-        opened = _wait(check.spawn(config.given, rewards, _files(config), PYTHON), "Interrupted: no run was started")
+        call = check.spawn(config.given, rewards, _files(config), PYTHON, launch.as_sent())
+        opened = _wait(call, "Interrupted: no run was started")
         run = Run.at(VolumeFolder(opened["run_id"]), opened["run_id"])
         if opened["complete"]:
             print(f"Run {run.id} is complete: {run.place}")
             return run
+        print(launch.notice)
         call = _on_gpu(find("train"), machine, secrets, machine.retries).spawn(run.id)
         try:
             Claim(run.id, call.object_id)
@@ -60,14 +72,17 @@ def train_on_modal(
     return run
 
 
-def _as_the_run_was_made(config: TrainConfig) -> TrainConfig:
-    """The settings of a run that is gone on with, with those changed that may be."""
+def _known_on_modal(run_id: str | None) -> Run | None:
     from grpo_kit.volumes import VolumeFolder, runs_on_volume
 
-    if config.run_id is None or config.run_id not in runs_on_volume():
+    return Run.at(VolumeFolder(run_id), run_id) if run_id and run_id in runs_on_volume() else None
+
+
+def _as_the_run_was_made(config: TrainConfig, known: Run | None) -> TrainConfig:
+    """The settings of a run that is gone on with, with those changed that may be."""
+    if known is None:
         return config
-    own = Run.at(VolumeFolder(config.run_id), config.run_id).config
-    return own.replace(**{name: value for name, value in config.given.items() if name in CHANGES_NO_SCORE})
+    return known.config.replace(**{name: value for name, value in config.given.items() if name in CHANGES_NO_SCORE})
 
 
 def train_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> Run:
@@ -83,10 +98,12 @@ def train_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> Ru
         raise RunError(f"run {known.id} is being trained by another process; watch it, or stop that one")
     if known and not rewards and REWARDS_FILE in known.place.names():
         rewards = known.place.read(REWARDS_FILE)
-    run = queue(config, load_rewards(rewards) if rewards else (), runs_dir)
+    launch = launch_of(config, runs_dir, "local", known)
+    run = queue(config, load_rewards(rewards) if rewards else (), runs_dir, launch)
     if run.status["state"] == "complete":
         print(f"Run {run.id} is complete: {run.path}")
         return run
+    print(launch.notice)
     with only_writer(run):
         if run.read_text(WORKER_FILE) != earlier:
             raise RunError(f"run {run.id} was started by another process at the same moment; watch it")

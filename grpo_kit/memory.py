@@ -3,22 +3,15 @@
 Nothing is loaded or measured here, so it takes no time. How near it comes is said at `memory_needed`.
 """
 
-import json
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from grpo_kit.config import CACHE, TrainConfig
-from grpo_kit.demo import TINY_MODEL
+from grpo_kit.config import TrainConfig
+from grpo_kit.shapes import Shape
 
 GIB = 2**30
-SHAPES = Path(__file__).with_name("shapes.json")
-FAMILIES = ("gemma", "gemma2", "gemma3", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
-TIED = ("gemma", "gemma2", "gemma3_text")  # the families whose config.json may leave out that embeddings are tied
-HEAD_TILE = 4096, 32768  # tokens and vocabulary that TRL's fused head looks at together (trl/kernels/chunked_logprob)
-CPU_TILES = 12  # copies of such a tile that torch makes where there is no Triton kernel; measured
-CPU_HEAP = 1.25  # what glibc's heap holds for each byte of activations; measured
+HEAD_TILE = 4096, 32768  # tokens and words that TRL's fused head looks at together (trl/kernels/chunked_logprob.py)
+CPU_TILES = 3, 7.25  # copies of a tile that it makes on the way there and back where there is no Triton kernel
 GPU_OVERHEAD, CPU_OVERHEAD = 1.0, 0.6  # GiB: CUDA's context and libraries; Python, torch and TRL
 VLLM_SHARE = 0.3  # of the GPU's memory: TRL's vllm_gpu_memory_utilization
 VLLM_OVERHEAD = 0.5  # GiB of its share that are neither weights nor cache
@@ -33,161 +26,24 @@ class Device(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A decoder's sizes, by what they are; those of one head and one layer where they are of heads and layers."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocab: int
-    longest: int  # positions it was made for
-    window: int  # positions that a layer with a sliding window looks back to
-    sliding: int  # how many layers have one
-    norms: int  # a layer's, without those of queries and keys
-    has_qk_norm: bool
-    has_bias: bool  # of queries, keys and values
-    is_tied: bool  # embeddings and head are the same weights
-    other_parameters: int  # those of a part for images, which is loaded and not used
-    source: str  # where this is known from
-
-    @property
-    def q(self) -> int:
-        return self.heads * self.head_dim
-
-    @property
-    def kv(self) -> int:
-        return self.kv_heads * self.head_dim
-
-    @property
-    def layer_parameters(self) -> int:
-        attention = 2 * self.hidden * (self.q + self.kv) + self.has_bias * (self.q + 2 * self.kv)
-        norms = self.norms * self.hidden + self.has_qk_norm * 2 * self.head_dim
-        return attention + 3 * self.hidden * self.intermediate + norms
-
-    @property
-    def parameters(self) -> int:
-        """All of them; exact for the families in FAMILIES, parts for images apart."""
-        tables = (1 if self.is_tied else 2) * self.vocab * self.hidden
-        return tables + self.layers * self.layer_parameters + self.hidden + self.other_parameters
-
-    def lora_parameters(self, rank: int) -> int:
-        """Of an adapter on every linear layer but the head: rank x (inputs + outputs) of each."""
-        ends = 7 * self.hidden + 2 * self.q + 2 * self.kv + 3 * self.intermediate
-        return self.layers * rank * ends
-
-    def cache_bytes(self, positions: int, width: int) -> int:
-        """Of keys and values of one sequence. Layers with a sliding window keep no more than it."""
-        kept = (self.layers - self.sliding) * positions + self.sliding * min(self.window, positions)
-        return 2 * self.kv * width * kept
-
-
-def shape_of(model_name: str) -> Shape | None:
-    """The model's shape, by its config.json here or in the hub's cache, or by shapes.json. None where neither has it
-    or its family is not one of FAMILIES. The hub is not asked."""
-    path = _config_file(model_name)
-    if path is not None:
-        stat = path.stat()
-        return _read_shape(path, stat.st_mtime_ns, stat.st_size)
-    known = _known_shapes()
-    stem = f"HuggingFaceTB/{model_name}" if model_name.startswith("SmolLM2-") else model_name
-    found = known.get(stem.removesuffix("-it").removesuffix("-Instruct"))
-    return found and shape_from(found, "grpo_kit/shapes.json")
-
-
-def _config_file(model_name: str) -> Path | None:
-    if model_name == "tiny":
-        return TINY_MODEL / "config.json"
-    for folder in (Path(model_name), CACHE / model_name):
-        if (folder / "config.json").is_file():
-            return folder / "config.json"
-    if model_name.count("/") != 1:
-        return None
-    from huggingface_hub import errors, try_to_load_from_cache
-
-    try:
-        cached = try_to_load_from_cache(model_name, "config.json")
-    except errors.HFValidationError:
-        return None
-    return Path(cached) if isinstance(cached, str) else None
-
-
-@lru_cache(64)
-def _read_shape(path: Path, modified: int, size: int) -> Shape | None:
-    try:
-        return shape_from(json.loads(path.read_bytes()), str(path))
-    except (OSError, ValueError):
-        return None
-
-
-@lru_cache(1)
-def _known_shapes() -> dict[str, dict]:
-    return json.loads(SHAPES.read_bytes())["models"]
-
-
-def shape_from(config: dict[str, Any], source: str) -> Shape | None:
-    """A shape from a config.json's content; None where it is not of a family that is known here."""
-    text = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config.get("text_config", config)}
-    family = text.get("model_type")
-    try:
-        hidden, heads, layers = text["hidden_size"], text["num_attention_heads"], text["num_hidden_layers"]
-        if family not in FAMILIES or config.get("model_type") not in FAMILIES:
-            return None
-        tied = text.get("tie_word_embeddings")
-        return Shape(
-            layers=layers,
-            hidden=hidden,
-            heads=heads,
-            kv_heads=text.get("num_key_value_heads") or heads,
-            head_dim=text.get("head_dim") or hidden // heads,
-            intermediate=text["intermediate_size"],
-            vocab=text["vocab_size"],
-            longest=text.get("max_position_embeddings") or 2048,
-            window=text.get("sliding_window") or 0,
-            sliding=_sliding_layers(text, layers),
-            norms=4 if family in ("gemma2", "gemma3_text") else 2,
-            has_qk_norm=family in ("gemma3_text", "qwen3"),
-            has_bias=family == "qwen2" or bool(text.get("attention_bias")),
-            is_tied=family in TIED if tied is None else tied,
-            other_parameters=_image_parameters(config.get("vision_config"), hidden),
-            source=source,
-        )
-    except (KeyError, TypeError):
-        return None
-
-
-def _sliding_layers(text: dict[str, Any], layers: int) -> int:
-    if text.get("layer_types"):
-        return text["layer_types"].count("sliding_attention")
-    every = {"gemma2": 2, "gemma3_text": 6}.get(text["model_type"])  # the one layer in so many that sees all
-    return layers - layers // every if every else 0
-
-
-def _image_parameters(vision: dict[str, Any] | None, hidden: int) -> int:
-    """Of a vision transformer's layers and its projection, which are nearly all of it."""
-    if not vision:
-        return 0
-    width, inner, layers = vision["hidden_size"], vision["intermediate_size"], vision["num_hidden_layers"]
-    return layers * (4 * width * width + 2 * width * inner) + width * hidden
-
-
-@dataclass(frozen=True)
 class Memory:
     """GiB that a run needs at its peak. Generating and updating follow each other: the larger of the two counts."""
 
     weights: float
-    trained: float  # adapter or none, its gradients, AdamW's two moments, and what else training adds to the weights
-    updating: float  # activations, and the head's tiles
-    generating: float  # keys and values, the prompts' activations, the logits of one token
+    trained: float  # adapter or none, AdamW's two moments, the reference model: there in all phases
+    updating: float  # activations, the head's tiles, gradients
+    generating: float  # keys and values, activations of one layer, the logits of one token
     vllm: float  # vLLM's share, where it generates
-    overhead: float
+    overhead: float  # what the process needs beside tensors
     vllm_least: float = 0.0  # of its share that vLLM needs to start
 
     @property
+    def tensors(self) -> float:
+        return self.weights + self.trained + max(self.updating, self.generating)
+
+    @property
     def needed(self) -> float:
-        return self.weights + self.trained + max(self.updating, self.generating) + self.vllm + self.overhead
+        return self.tensors + self.vllm + self.overhead
 
     @property
     def phase(self) -> str:
@@ -199,81 +55,150 @@ def decided(setting: bool | str, auto: bool) -> bool:
     return auto if setting == "auto" else bool(setting)
 
 
+def uses_vllm(config: TrainConfig, device: Device) -> bool:
+    return decided(config.use_vllm, device.is_gpu and device.has_vllm)
+
+
 def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     """An upper bound in the sense that every prompt and completion is as long as it may be.
 
     Weights: 2 bytes a parameter in bfloat16, which is what is loaded under an adapter where bf16 is on; else 4.
-    Trained: for each parameter of the adapter 16 bytes (weight, gradient and AdamW's two moments, all float32); without
-    an adapter 12 beside the weight itself, 2 for autocast's bfloat16 copy, 4 for the reference model of a beta above 0.
-    Updating: what autograd keeps of each layer for the backward pass (`layer_bytes`) for a pass's tokens; with gradient
-    checkpointing each layer's input and one layer's all. The head's logits are never there whole: TRL's fused head
-    works in tiles of 4096 tokens x 32768 words, so a large vocabulary costs little (on a CPU it makes some copies of
-    a tile); but without an adapter it collects its weight's gradient in float32.
-    Generating, with transformers: keys and values of all of a step's completions (2 x layers x key-value heads x
-    head_dim x bytes a token, and one layer's again while it grows), five copies of the widest activation of all
-    prompts, and four of the next token's logits. With vLLM: a fixed share of the GPU, which must hold the weights and
-    the cache of one sequence of the model's full length.
+    Trained: for each parameter of the adapter 12 bytes (weight and AdamW's two moments, all float32); without an
+    adapter 8 beside the weight itself, and 4 for the reference model of a beta above 0. The gradients, 4 more, are
+    there while it is updated.
+    Updating, generating: `updating_bytes`, `generating_bytes`. With vLLM: a fixed share of the GPU, which must hold
+    the weights and the cache of the longest sequence (training.py tells it how long that is).
 
-    Held against a process's peak above what it held before, on a CPU in float32, for seven runs of random models of 20
-    to 90 million parameters: six lay within 25%; with gradient checkpointing it was 40% too little, for glibc keeps
-    much of what is freed (told not to, one run came within 10%). For bfloat16, what autograd keeps was counted on a CPU
-    under autocast (tests/test_preflight.py). Nothing was measured on a GPU.
+    The overhead is what the process needs beside tensors. On a CPU it may hold less than is counted: of a tile of the
+    head that is wider than the vocabulary, the rest is never written to.
+
+    Held against what the tensors of real training take, on a CPU (benchmarks/memory.py has the shapes and the errors,
+    tests/test_memory.py some of them). Nothing was measured on a GPU; the same is counted there, without what only a
+    CPU needs.
     """
     bf16 = decided(config.bf16, device.is_gpu)
-    width = 2 if bf16 and config.use_lora else 4
-    checkpointing, vllm = decided(config.gradient_checkpointing, device.is_gpu), uses_vllm(config, device)
-    length = config.max_prompt_length + config.max_completion_length
-    tokens = config.per_device_train_batch_size * length
-
     parameters = shape.parameters
-    if config.use_lora:
-        trained = 16 * shape.lora_parameters(config.lora_r)
-    else:
-        trained = (12 + 2 * bf16 + 4 * bool(config.beta)) * parameters
-
-    layer = layer_bytes(config, shape, bf16, length) * tokens
-    kept = shape.layers * width * shape.hidden * tokens + layer if checkpointing else shape.layers * layer
-    kept *= 1 if device.is_gpu else CPU_HEAP
-    tile = min(tokens, HEAD_TILE[0]) * min(shape.vocab, HEAD_TILE[1]) * (2 if bf16 else 4)
-    head = 2 * 4 * shape.hidden * tokens + tile * (1 if device.is_gpu else CPU_TILES)  # its input, and that's gradient
-    head += 0 if config.use_lora else 4 * shape.vocab * shape.hidden
-    # The way back begins at the head, when all is kept, or is in an MLP with some gradients of its width.
-    updating = kept + max(head, 3 * width * shape.intermediate * tokens)
-
-    generating, least = 0.0, 0.0
+    whole_model = (8 + 4 * bool(config.beta)) * parameters
+    trained = 12 * shape.lora_parameters(config.lora_r) if config.use_lora else whole_model
+    vllm, least = uses_vllm(config, device), 0.0
     if vllm:
-        least = (2 * parameters + shape.cache_bytes(shape.longest, 2)) / GIB + VLLM_OVERHEAD
-    else:
-        together = config.completions_per_step
-        cache = together * shape.cache_bytes(length, width) * (1 + 1 / shape.layers)
-        widest = 5 * max(shape.intermediate, shape.q) * width * together * config.max_prompt_length
-        generating = cache + widest + 4 * 4 * together * shape.vocab
+        least = (2 * parameters + shape.cache_bytes(shape.longest_sequence(config), 2)) / GIB + VLLM_OVERHEAD
     return Memory(
-        weights=parameters * width / GIB,
+        weights=parameters * _width(config, bf16) / GIB,
         trained=trained / GIB,
-        updating=updating / GIB,
-        generating=generating / GIB,
+        updating=updating_bytes(config, shape, device, bf16) / GIB,
+        generating=0.0 if vllm else generating_bytes(config, shape, device, bf16) / GIB,
         vllm=VLLM_SHARE * device.gib if vllm else 0.0,
         overhead=GPU_OVERHEAD if device.is_gpu else CPU_OVERHEAD,
         vllm_least=least,
     )
 
 
-def uses_vllm(config: TrainConfig, device: Device) -> bool:
-    return decided(config.use_vllm, device.is_gpu and device.has_vllm)
+def updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool) -> float:
+    """The most of four moments of a pass forward and back, in bytes beside what is there in all phases.
+
+    At the head, on the way forward and back: all that autograd keeps of the layers (`layer_bytes`; with gradient
+    checkpointing each layer's input alone), what the last norm keeps, and a tile of logits. These are never there
+    whole: TRL's fused head looks at tiles of 4096 tokens x 32768 words. It has one such tile however small the
+    vocabulary, and on a CPU some copies of it as wide as the vocabulary. On the way back the head's gradients too.
+    In a layer, on the way back: what is kept, the gradients of its MLP's inside, and with checkpointing all that it
+    keeps, made again. At the end: the gradients of all weights. From the second of several passes on those of the
+    passes before are there all along. Without an adapter the head and the embedding each give a gradient as large as
+    the vocabulary before it is added to the others, and bfloat16 makes copies of the weights, which are kept until the
+    way forward is done, without checkpointing until the way back is.
+    """
+    length = config.max_prompt_length + config.max_completion_length
+    sequences, hidden, width = config.per_device_train_batch_size, shape.hidden, _width(config, bf16)
+    tokens, whole_model = sequences * length, not config.use_lora
+    checkpointing = decided(config.gradient_checkpointing, device.is_gpu)
+
+    layer = layer_bytes(config, shape, bf16, length) * tokens
+    stream = width * hidden * tokens  # what runs from layer to layer
+    kept = stream + shape.layers * (stream if checkpointing else layer)
+    kept += _kinds(shape) * length * tokens if checkpointing else 0  # the masks, a byte each
+    copies = _copies(config, shape, bf16)
+
+    gradients = 4 * (shape.parameters if whole_model else shape.lora_parameters(config.lora_r))
+    earlier = gradients if config.gradient_accumulation_steps > 1 else 0
+    table = 4 * shape.vocab * hidden if whole_model else 0
+
+    scored = sequences * config.max_completion_length if device.is_gpu else tokens  # without Triton all are
+    rows, words = min(scored, HEAD_TILE[0]), min(shape.vocab, HEAD_TILE[1])
+    head = rows * HEAD_TILE[1] * (2 if bf16 else 4) + (4 * tokens + width * scored) * hidden
+    head += 2 * words * hidden if bf16 and whole_model else 0  # a tile's weights in bfloat16
+    forward, back = (0 if device.is_gpu else 4 * rows * words * (tiles + shape.has_softcap) for tiles in CPU_TILES)
+
+    at_head = kept + copies + head + forward
+    kept += 0 if checkpointing else copies
+    back_at_head = kept + head + back + 4 * hidden * scored + table
+    inside = 2 * shape.intermediate * (2 if bf16 else 4) + 2 * 4 * hidden  # gradients in an MLP and of its two ends
+    in_layer = kept + table + inside * tokens + (layer if checkpointing else 0)
+    at_end = gradients - earlier + (table if shape.is_tied or earlier else 0)
+    return earlier + max(at_head, back_at_head, in_layer, at_end)
+
+
+def generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool) -> float:
+    """The most of four moments of generating with transformers, for all completions of a step at once, in bytes beside
+    what is there in all phases.
+
+    Reading the prompts: keys and values of all layers, and the widest that one layer has. That is in its MLP, the
+    product of gate and up or, with an adapter, what it makes of one of them (the weight's part, its own, that scaled,
+    and their sum in place of one, in float32) beside the other; or in its attention, queries, keys and values as
+    `Shape.repeated` and what comes out. Choosing the first token, with bfloat16 weights on a CPU: torch copies the
+    head's for every completion. Writing the last token: all keys and values, one layer's as attention takes them or the
+    old keys beside the new, and what is left of the last choice. Choosing a token: its logits, those in float32,
+    divided by the temperature where it is not 1, probabilities, and as many numbers to draw by; with top_p below 1 also
+    the sorted ones with their places, their sum, and what remains of them.
+    """
+    together, prompt, whole_model = config.completions_per_step, config.max_prompt_length, not config.use_lora
+    length, width = prompt + config.max_completion_length, _width(config, bf16)
+    autocast = bf16 and whole_model  # weights that are bfloat16 themselves need none
+
+    mlp = shape.intermediate * (16 if config.use_lora else 6 if autocast else 12)
+    attention = 24 * shape.q if autocast else 8 * (shape.q + shape.repeated)
+    attention += (2 if bf16 else 4) * prompt  # its mask
+    stream = (4 * width + (4 if bf16 and config.use_lora else 0)) * shape.hidden
+    positions = _kinds(shape) * (prompt + 2 * shape.head_dim * width)  # masks of a byte; sines and cosines
+    cached = 2 * shape.layers * shape.kv * width
+    reading = together * prompt * (cached + max(mlp, attention) + stream + positions)
+    copied = together * 2 * shape.vocab * shape.hidden if bf16 and config.use_lora and not device.is_gpu else 0
+    first = together * prompt * cached + copied
+
+    cache = together * shape.cache_bytes(length, width)
+    repeated = 2 * shape.q * (6 if autocast else width) if 1 < shape.kv_heads < shape.heads else 0
+    writing = cache + together * (length * max(repeated, shape.kv * width) + 8 * shape.vocab)
+    choice = width + 12 + 4 * (config.temperature != 1) + 22 * (config.top_p < 1)
+    choosing = cache + together * shape.vocab * choice
+    return _copies(config, shape, bf16) + max(reading, first, writing, choosing)
+
+
+def _width(config: TrainConfig, bf16: bool) -> int:
+    """Bytes of a weight, and of a number that runs from layer to layer."""
+    return 2 if bf16 and config.use_lora else 4
+
+
+def _copies(config: TrainConfig, shape: Shape, bf16: bool) -> int:
+    """Bytes of what autocast makes of float32 weights: bfloat16 ones."""
+    return 2 * shape.layers * shape.layer_parameters if bf16 and not config.use_lora else 0
+
+
+def _kinds(shape: Shape) -> int:
+    """Of attention, each with its own mask and positions: to all tokens, and with a sliding window."""
+    return 2 if shape.sliding else 1
 
 
 def layer_bytes(config: TrainConfig, shape: Shape, bf16: bool, length: int) -> float:
     """Bytes that autograd keeps of one layer for each token of sequences of `length`, attention by SDPA.
 
     Counted with torch's saved_tensors_hooks for all families here: the norms' inputs in float32; queries, keys and
-    values repeated for every head, and what attention gives; four times the MLP's width (gate, its activation, up, the
+    values as `Shape.repeated`, and what attention gives; four times the MLP's width (gate, its activation, up, the
     product); what enters each adapter, which under autocast is a copy for each; and a row of the attention mask.
     """
     hidden, norms = shape.hidden, shape.norms * shape.hidden + shape.has_qk_norm * (shape.q + shape.kv)
     trains_norms = 1 if config.use_lora else 2  # what a norm gives is kept for its own weight's gradient
     ranks = 7 * config.lora_r if config.use_lora else 0
     if not bf16:
-        return 4 * (2 * hidden + trains_norms * norms + 4 * shape.q + 4 * shape.intermediate + ranks + length)
-    queries = 5 if config.use_lora else 4
-    return 2 * (5 * hidden + queries * shape.q + 4 * shape.intermediate + ranks + length) + 4 * trains_norms * norms
+        attention = 2 * shape.q + 2 * shape.repeated
+        return 4 * (2 * hidden + trains_norms * norms + attention + 4 * shape.intermediate + ranks + length)
+    attention = 3 * shape.q + 2 * shape.repeated if config.use_lora else 3 * shape.q + shape.repeated
+    return 2 * (5 * hidden + attention + 4 * shape.intermediate + ranks + length) + 4 * trains_norms * norms

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from grpo_kit.budget import Dollars, refuse_unknown_price, shortfall_at_start
 from grpo_kit.cache import caches_to_start_from
 from grpo_kit.config import CACHE, ConfigError, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
 from grpo_kit.doctor import PREPARE, model_problem
 from grpo_kit.estimates import Range
-from grpo_kit.memory import Device, Memory, Shape, decided, memory_needed, uses_vllm
+from grpo_kit.memory import Device, Memory, decided, memory_needed, uses_vllm
 from grpo_kit.runs import RunError
+from grpo_kit.shapes import Shape
 from grpo_kit.troubles import LONGEST_TIMEOUT, Machine, Shortage, duration, memory_fixes
 from grpo_kit.versions import version_of
 from grpo_kit.writing import is_complete, with_the_runs_own_settings
@@ -45,10 +47,18 @@ def shortage(memory: Memory, device: Device) -> str:
 
 
 def memory_problems(
-    config: TrainConfig, shape: Shape, device: Device, memory: Memory, cheapest: str | None, on_modal: bool
+    config: TrainConfig,
+    shape: Shape,
+    device: Device,
+    memory: Memory,
+    measured: float | None,
+    cheapest: str | None,
+    on_modal: bool,
 ) -> Iterator[Problem]:
-    """`cheapest` says in words which GPU of Modal's it fits on."""
-    if why := shortage(memory, device):
+    """`measured` is the peak of earlier runs of the same sizes, in GiB, which is believed more than what was counted.
+    `cheapest` says in words which GPU of Modal's it fits on."""
+    has_fitted = measured is not None and measured <= FILLED * device.gib
+    if not has_fitted and (why := shortage(memory, device)):
         ways = [_in_words(fix) for fix in fitting_settings(config, shape, device)]
         ways += [cheapest] if cheapest else []
         fix = f"Fits with {', or '.join(ways)}" if ways else "Choose a smaller model"
@@ -169,6 +179,28 @@ def time_problems(config: TrainConfig, time: Range | None, on_modal: bool) -> It
         )
     else:
         yield Problem(what, f"Use fewer steps or a larger GPU; timeout may be {LONGEST_TIMEOUT} at most")
+
+
+def budget_problems(config: TrainConfig, quoted: dict) -> Iterator[Problem]:
+    """`quoted` is what Quote.quoted gives."""
+    if config.max_usd is None:
+        return
+    try:
+        refuse_unknown_price(config)
+    except ConfigError as error:
+        what, _, fix = str(error).partition(". ")
+        yield Problem(what, fix)
+        return
+    if why := shortfall_at_start(config, Dollars(0.0, 0.0), {"quoted": quoted}, [], 0.0):
+        what, _, fix = why.partition("). ")
+        yield Problem(f"{what})", f"{fix[0].upper()}{fix[1:]}")
+    elif quoted["usd"] and quoted["usd"] > config.max_usd:
+        steps = int(config.max_steps * config.max_usd / quoted["usd"])
+        yield Problem(
+            f"It likely costs ${quoted['usd']:.2g}, more than max_usd={config.max_usd:g}: it would stop, with a "
+            f"checkpoint, after some {steps} of {config.max_steps} steps",
+            f"Use max_usd={1.25 * quoted['usd']:.2g}, or fewer steps; a run that stopped can be gone on with",
+        )
 
 
 def _in_words(fix: dict) -> str:

@@ -1,6 +1,7 @@
 """Figures of runs, evaluations and data. Each reads files and returns a matplotlib Figure, which a notebook shows.
 
-How they look is in figures.py; those of evaluations are in evaluation_plots.py and can be had from here.
+How they look is in figures.py; those of evaluations are in evaluation_plots.py, those of sweeps in sweep_plots.py, and
+can be had from here.
 """
 
 import textwrap
@@ -19,6 +20,9 @@ from grpo_kit.evaluation_plots import length_against_score as length_against_sco
 from grpo_kit.evaluation_plots import win_rates as win_rates
 from grpo_kit.figures import ABOVE, BLUE, COLOURS, DARK, GREEN, ORANGE, NotebookFigure, styled, whole_numbers
 from grpo_kit.runs import Run, RunError
+from grpo_kit.sweep_plots import best_so_far as best_so_far
+from grpo_kit.sweep_plots import setting_effects as setting_effects
+from grpo_kit.sweep_plots import setting_map as setting_map
 
 if TYPE_CHECKING:
     import pandas
@@ -43,7 +47,7 @@ def learning_curve(run: Run) -> Figure:
             below[1] = "kl"
         panels = figure.subplot_mosaic([["reward"] * 4, above, below], height_ratios=[2.1, 1, 1])
         status = run.status
-        spent = f", ${status['usd']:.4f} for Gemini" if status["usd"] else ""
+        spent = f", ${status['usd']:.4f}" if status["usd"] else ""
         figure.suptitle(
             f"{run.id}: {run.config.model_name}, step {status['step']} of {status['max_steps']}, {status['state']}"
             f"{spent}",

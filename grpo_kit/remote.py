@@ -12,7 +12,8 @@ from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
 from grpo_kit.launching import evaluate_on_modal, train_here, train_on_modal
 from grpo_kit.pickling import Rewards, pickled_rewards
-from grpo_kit.runs import RUNS_DIR, Run
+from grpo_kit.preflight import launch_of
+from grpo_kit.runs import RUNS_DIR, Run, is_run
 
 if TYPE_CHECKING:
     from grpo_kit.comparison import Evaluation
@@ -32,7 +33,10 @@ class _Train:
         """Trains in this process. See grpo_kit.training.train."""
         from grpo_kit.training import train
 
-        return train(config, **options)
+        settings = {name: options.pop(name) for name in list(options) if name not in ("rewards", "runs_dir", "echo")}
+        config, runs_dir = (config or TrainConfig()).replace(**settings), Path(options.get("runs_dir", RUNS_DIR))
+        known = Run(config.run_id, runs_dir) if config.run_id and is_run(runs_dir / config.run_id) else None
+        return train(config, launch=launch_of(config, runs_dir, "local", known), **options)
 
     def spawn(
         self,
@@ -45,13 +49,14 @@ class _Train:
         """Starts a run that goes on by itself, on Modal or here (see kit.backend), and returns at once with the run.
 
         All that can be checked is checked before: ConfigError, BadTrace or RunError say what is wrong. `rewards` may be
-        defined in the notebook. `runs_dir` is used where the work is done here.
+        defined in the notebook. `runs_dir` is where runs made here go, and whose earlier runs tell how long this one
+        takes.
         """
         config = (config or TrainConfig()).replace(**settings)
         pickled = pickled_rewards(rewards) if rewards else None
         if work_here():
             return train_here(config, pickled, Path(runs_dir))
-        return train_on_modal(config, pickled)
+        return train_on_modal(config, pickled, runs_dir=runs_dir)
 
     def remote(self, config: TrainConfig | None = None, **options) -> Run:
         """Starts a run and waits for it with a progress bar, and in a notebook a live plot. To interrupt is to detach:

@@ -271,7 +271,8 @@ def checkpoint_step(path: Path | PurePosixPath) -> int:
 
 
 def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
-    """A table of all runs under `runs_dir` and on Modal's volume, newest last: state, step, last reward, settings."""
+    """A table of all runs under `runs_dir` and on Modal's volume, newest last: state, step, last reward, minutes
+    and dollars with what was quoted, settings."""
     import pandas
 
     found = [Run(folder) for folder in filter(is_run, Path(runs_dir).glob("*"))]
@@ -284,7 +285,10 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
             print(f"Only the runs here: {error}")
     with ThreadPoolExecutor(8) as pool:  # each run on the volume takes some requests
         rows = [row for row in pool.map(_row, found) if row]
-    columns = "run where state step reward seconds usd model_name learning_rate num_generations seed started".split()
+    columns = """
+        run where state step reward minutes quoted_minutes usd quoted_usd model_name learning_rate num_generations
+        seed started
+    """.split()
     return pandas.DataFrame(rows, columns=columns).sort_values("started", ignore_index=True)
 
 
@@ -297,14 +301,17 @@ def _row(run: Run) -> dict | None:
     if not isinstance(settings, dict) or "model_name" not in settings:
         print(f"Left out: {run.place}: its config.json holds no settings")
         return None
+    quoted = status.get("quoted") or {}
     return {
         "run": run.id,
         "where": "here" if run.place.backend == "local" else "modal",
         "state": status["state"],
         "step": f"{status['step']}/{status['max_steps']}",
         "reward": status.get("reward"),
-        "seconds": status["seconds"],
+        "minutes": status["seconds"] / 60,
+        "quoted_minutes": quoted.get("minutes"),
         "usd": status["usd"],
+        "quoted_usd": quoted.get("usd"),
         **{name: settings[name] for name in ("model_name", "learning_rate", "num_generations", "seed")},
         "started": status["started"],
     }

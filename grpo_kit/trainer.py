@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
+from grpo_kit.budget import Budget
 from grpo_kit.config import ConfigError
 from grpo_kit.rewards import TooManyFailures, text_of
 from grpo_kit.runs import Run, RunStopped, checkpoint_step, write_json
@@ -38,7 +39,8 @@ class KitTrainer(GRPOTrainer):
         self._is_whole = True  # no weight has been changed without the others
         self._first_steps: list[dict[str, float]] = []
         self._bar = tqdm(total=self.args.max_steps, unit="step", disable=None)  # None: only on a terminal
-        self.add_callback(_StopsWhenAsked(writer))
+        self._stops = _Stops(writer)
+        self.add_callback(self._stops)
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Trains to max_steps, from the checkpoint where there is one. RunStopped where it is asked to stop."""
@@ -49,10 +51,12 @@ class KitTrainer(GRPOTrainer):
             if checkpoint and checkpoint_step(checkpoint) >= self.args.max_steps:
                 self._load_from_checkpoint(str(checkpoint))  # the run was killed while it saved its result
             else:
+                if unpaid := self._stops.see_start():
+                    raise RunStopped(f"{unpaid}. Stopped before a step; run_id {self._writer.run.id} goes on")
                 self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 if (step := self.state.global_step) < self.args.max_steps:
                     saved = f"checkpoint-{step} is saved, run_id {self._writer.run.id} resumes it"
-                    raise RunStopped(f"stopped at step {step}, as asked; {saved}")
+                    raise RunStopped(f"stopped at step {step}{self._stops.why}; {saved}")
 
     def train(self, *args, **kwargs):
         """TRL's training. RunStopped where memory runs out."""
@@ -202,15 +206,28 @@ class KitTrainer(GRPOTrainer):
         """No model card: config.json says how the model was made, and TRL's card would ask the hub."""
 
 
-class _StopsWhenAsked(TrainerCallback):
-    """Ends training, with a checkpoint, after the step in which the run was asked to stop."""
+class _Stops(TrainerCallback):
+    """Ends training, with a checkpoint, after the step in which the run was asked to stop, and before the one that
+    would pass its max_usd. `why` says which."""
 
     def __init__(self, writer: RunWriter):
-        self._writer = writer
+        self._writer, self._budget, self.why = writer, Budget(writer), ""
+
+    def see_start(self) -> str:
+        """Why the first step can't be paid, now that all is loaded; empty where it can."""
+        self._writer.update(starting_seconds=round(self._writer.seconds, 1))
+        return self._budget.see_start()
 
     def on_step_end(self, args, state, control, **kwargs):
+        unpaid = self._budget.see_step(state.global_step)
         # Not between two updates on the same completions: a checkpoint there would not resume exactly.
-        if self._writer.is_asked_to_stop and state.global_step % args.num_iterations == 0:
+        if state.global_step % args.num_iterations:
+            return
+        if self._writer.is_asked_to_stop:
+            self.why = ", as asked"
+        elif unpaid:
+            self.why = f": {unpaid}"
+        if self.why:
             control.should_save = control.should_training_stop = True
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, set_seed
 from trl import GRPOConfig
 
+from grpo_kit.budget import LOCAL, Budget, Launch, refuse_unknown_price, shortfall_at_start, spent_on
 from grpo_kit.cache import CACHE_FILE, RewardCache, caches_to_start_from
 from grpo_kit.canaries import complaint, try_canaries
 from grpo_kit.config import ConfigError, TrainConfig
@@ -21,9 +22,11 @@ from grpo_kit.demo import DEFAULT_DATA, data_folder
 from grpo_kit.judges import Judge
 from grpo_kit.judging import run_async
 from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
+from grpo_kit.peak import peak_gib, start_peak
 from grpo_kit.rewards import READY, FailureWatch, RewardFunction, TooManyFailures, judge_reward, make_judge, weighted
-from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, now, write_json
+from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, is_run, now, read_lines, write_json
 from grpo_kit.samples import Sample, fingerprint, read_samples
+from grpo_kit.shapes import shape_of
 from grpo_kit.trainer import KitTrainer
 from grpo_kit.versions import version_of, versions
 from grpo_kit.writing import RunWriter, is_complete, only_writer, open_run, with_the_runs_own_settings
@@ -38,24 +41,28 @@ def train(
     rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
     runs_dir: str | Path = RUNS_DIR,
     echo: Callable[[str], None] = tqdm.write,
+    launch: Launch = LOCAL,
     **settings,
 ) -> Run:
     """Trains `config.model_name` by GRPO and returns the run, whose directory holds everything.
 
     `settings` are TrainConfig's, in place of a config or to change one. `rewards` are plain TRL reward functions, with
     their weights in a dictionary or with weight 1 in a list, whose scores are added to the judges'. A run_id that is
-    there already is gone on with from its last checkpoint, and left alone where it is complete. Raises ConfigError for
-    settings that cannot work, BadTrace for data that is not valid, RunError for a run that cannot be gone on with, and
-    RunStopped, with the last step saved, where it was asked to stop or too many judgements failed.
+    there already is gone on with from its last checkpoint, and left alone where it is complete. `launch` says what only
+    the launcher knows. Raises ConfigError for settings that cannot work, BadTrace for data that is not valid, RunError
+    for a run that cannot be gone on with, and RunStopped, with the last step saved, where it was asked to stop, where
+    too many judgements failed, or where the next step would pass max_usd.
     """
-    plan = make_plan((config or TrainConfig()).replace(**settings), rewards, runs_dir)
-    run = open_run(plan.config, plan.about, runs_dir)
+    plan = make_plan((config or TrainConfig()).replace(**settings), rewards, runs_dir, launch)
+    run = open_run(plan.config, plan.about, runs_dir, launch.quoted)
     if run.status["state"] == "complete":
         echo(f"Run {run.id} is complete: {run.path}")
         return run
     if run.status["state"] not in UNFINISHED:
         run.place.remove(STOP_FILE)  # to go on with a run that was stopped is to want it no longer stopped
-    with only_writer(run), RunWriter(run, plan.config) as writer:
+    if launch.notice:
+        echo(launch.notice)
+    with only_writer(run), RunWriter(run, plan.config, launch.usd_per_hour, launch.since) as writer:
 
         def say(text: str) -> None:
             echo(text)
@@ -82,9 +89,11 @@ def make_plan(
     config: TrainConfig,
     rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
     runs_dir: str | Path = RUNS_DIR,
+    launch: Launch = LOCAL,
 ) -> Plan:
     """Checks all that can be checked before a model is loaded; writes nothing. Raises as `train` does."""
     config = with_the_runs_own_settings(config, runs_dir)
+    refuse_unpaid_step(config, runs_dir, launch)
     data = data_folder(config.data).absolute()
     is_demo = config.data == DEFAULT_DATA and data != Path(DEFAULT_DATA).absolute()
     samples = list(read_samples(data / "train.jsonl"))
@@ -102,6 +111,8 @@ def make_plan(
         "versions": versions(),
         "data": {"folder": folder, "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
         "git_commit": _git_commit(),
+        "machine": launch.machine,
+        "usd_per_hour": launch.usd_per_hour,
         "rewards": names,
         "reward_weights": [*config.judge.values(), *functions.values()],
         "judges": {judge.name: judge.version for judge in judges},
@@ -113,15 +124,16 @@ def queue(
     config: TrainConfig,
     rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
     runs_dir: str | Path = RUNS_DIR,
+    launch: Launch = LOCAL,
 ) -> Run:
     """Checks all that `train` checks and makes the run's directory, for `train` to be called with its run_id elsewhere.
 
     A run that was asked to stop is no longer asked to. A complete run is left as it is. Raises as `train` does.
     """
-    plan = make_plan(config, rewards, runs_dir)
+    plan = make_plan(config, rewards, runs_dir, launch)
     for judge in plan.judges:
         judge.close()
-    run = open_run(plan.config, plan.about, runs_dir)
+    run = open_run(plan.config, plan.about, runs_dir, launch.quoted)
     with only_writer(run):
         status = run.status
         if status["state"] != "complete":
@@ -133,6 +145,7 @@ def queue(
 def work(plan: Plan, run: Run, writer: RunWriter, runs_dir: str | Path, echo: Callable[[str], None]) -> None:
     """The run itself, from its last checkpoint to its end."""
     config, judges = plan.config, plan.judges
+    start_peak()
     checkpoint = writer.rewind()
     echo(f"Run {run.id}: {run.path}" + (f", resumed from {checkpoint.name}" if checkpoint else ""))
     if plan.is_demo:
@@ -140,12 +153,14 @@ def work(plan: Plan, run: Run, writer: RunWriter, runs_dir: str | Path, echo: Ca
     with closing(RewardCache(run.path / CACHE_FILE)) as cache, torch_threads(config.torch_threads):
         for path in caches_to_start_from(config.cache_from, runs_dir):
             echo(f"{cache.copy_from(path)} judgements taken over from {path}")
-        writer.spent = lambda: dollars(judges)
+        writer.judged_usd, writer.peak_gib = lambda: dollars(judges), peak_gib
         watch = FailureWatch(config.max_failure_rate, config.failure_window)
         reward_functions = {judge_reward(judge, cache, watch): weight for judge, weight in judges.items()}
         try:
             if checkpoint is None:
                 release_canaries(config, judges, cache, plan.samples, watch, writer, echo)
+            if why := Budget(writer).see_start():
+                raise RunStopped(f"{why}. Stopped before anything was loaded; run_id {run.id} goes on")
             trainer = build_trainer(
                 config, plan.samples, reward_functions | plan.functions, len(judges), run.path, writer, echo
             )
@@ -163,6 +178,22 @@ def dollars(judges: Iterable[Judge]) -> float | None:
     """What the judges have cost so far; None where a price is not known."""
     spent = [judge.usage.usd for judge in judges if judge.usage]
     return None if None in spent else sum(spent)
+
+
+def refuse_unpaid_step(config: TrainConfig, runs_dir: str | Path, launch: Launch) -> None:
+    """Raises ConfigError where max_usd does not pay for another step of a run that is launched, or can't be kept.
+
+    A run that is under way, whose container ended, is no launch: it stops in good order instead.
+    """
+    refuse_unknown_price(config)
+    status, steps = {"quoted": launch.quoted}, []
+    if config.run_id and is_run(Path(runs_dir) / config.run_id):
+        run = Run(config.run_id, runs_dir)
+        status, steps = run.status, read_lines(run.path / "metrics.jsonl")
+        if status["state"] in (*UNFINISHED, "complete"):
+            return
+    if why := shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour):
+        raise ConfigError(why)
 
 
 def refuse_what_cannot_work(
@@ -239,7 +270,7 @@ def build_trainer(
     if too_long:
         echo(f"{too_long} of {len(rows)} prompts are longer than max_prompt_length all the same")
     writer.update(prompts_shortened=shortened, prompts_too_long=too_long)
-    arguments = grpo_arguments(config, run_dir)
+    arguments = grpo_arguments(config, run_dir, may_be_longer=bool(too_long))
     arguments.reward_weights = list(reward_functions.values())
     set_seed(config.seed)  # before the adapter gets its first weights
     adapter = None
@@ -284,8 +315,12 @@ def save_into_run(trainer: KitTrainer, run: Run) -> None:
     partial.rmdir()
 
 
-def grpo_arguments(config: TrainConfig, run_dir: Path) -> GRPOConfig:
-    """The settings as TRL takes them, each "auto" decided for this machine."""
+def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = False) -> GRPOConfig:
+    """The settings as TRL takes them, each "auto" decided for this machine.
+
+    vLLM must hold one sequence of the length that it is told, which by default is all that the model was made for; it
+    is told the longest there can be, unless a prompt `may_be_longer` than max_prompt_length.
+    """
     on_gpu = torch.cuda.is_available()
 
     def decide(setting, auto: bool) -> bool:
@@ -296,6 +331,9 @@ def grpo_arguments(config: TrainConfig, run_dir: Path) -> GRPOConfig:
         "gradient_checkpointing": decide(config.gradient_checkpointing, on_gpu),
         "use_vllm": decide(config.use_vllm, on_gpu and version_of("vllm") is not None),
     }
+    shape = shape_of(config.model_name)
+    if settings["use_vllm"] and shape and not may_be_longer:
+        settings["vllm_max_model_length"] = shape.longest_sequence(config)
     return GRPOConfig(
         **settings,
         output_dir=str(run_dir),

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from grpo_kit.estimates import remember
 from grpo_kit.runs import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, OutOfReach, Run, RunError
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ def watch(run: Run, detached: str | None = None) -> Run:
     try:
         picture = _picture()
         status = _follow(run, picture)
+        if run.place.backend == "modal":
+            with suppress(OSError, RunError):  # a help for the next quote, and no part of this run
+                remember(run, RUNS_DIR)
     except KeyboardInterrupt:
         if picture:
             picture.settle()

@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from grpo_kit.budget import Dollars
 from grpo_kit.config import CHANGES_NO_SCORE, TrainConfig
 from grpo_kit.runs import (
     LOG_FILE,
@@ -67,11 +68,11 @@ def is_complete(run_id: str | None, runs_dir: str | Path = RUNS_DIR) -> bool:
     return bool(run_id) and is_run(Path(runs_dir) / run_id) and Run(run_id, runs_dir).status["state"] == "complete"
 
 
-def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) -> Run:
+def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR, quoted: dict | None = None) -> Run:
     """The run directory for `config`: the one of its run_id, to go on with, or a new one.
 
-    `about` is what config.json holds beside the settings. Raises RunError where the run to go on with had other
-    rewards, weights or judges, or data with another fingerprint.
+    `about` is what config.json holds beside the settings, `quoted` what a new run was expected to take. Raises RunError
+    where the run to go on with had other rewards, weights or judges, or data with another fingerprint.
     """
     runs_dir = Path(runs_dir)
     if config.run_id and is_run(runs_dir / config.run_id):
@@ -98,7 +99,7 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) 
                 f"{before['fingerprint']}, now {after['fingerprint']}). Put that data back, or use another run_id."
             )
         if run.status["state"] != "complete":
-            _keep_changed_settings(run, config)
+            _keep_changed_settings(run, config, about)
         return run
     run_id = stem = config.run_id or f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
     runs_dir.mkdir(parents=True, exist_ok=True)
@@ -111,18 +112,20 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR) 
                 break  # a run that was killed before its first file
             run_id = f"{stem}_{attempt}"  # another run has this second's name
     path = runs_dir / run_id
-    write_json(path / "status.json", new_status(config))
+    write_json(path / "status.json", new_status(config) | {"quoted": quoted})
     settings = config.model_dump() | {"run_id": run_id, "data": about["data"]["folder"]}
     write_json(path / "config.json", {"settings": settings, **about})
     return Run(path)
 
 
-def _keep_changed_settings(run: Run, config: TrainConfig) -> None:
-    """Writes down settings that a run is gone on with and was not started with."""
+def _keep_changed_settings(run: Run, config: TrainConfig, now: dict) -> None:
+    """Writes down settings that a run is gone on with and was not started with, and where that is done now."""
     about = run.about
     changed = {name: getattr(config, name) for name in CHANGES_NO_SCORE if name != "cache_from"}
-    if changed != {name: about["settings"].get(name) for name in changed}:
-        write_json(run.path / "config.json", {**about, "settings": about["settings"] | changed})
+    place = {name: now[name] for name in ("machine", "usd_per_hour")}
+    after = {**about, **place, "settings": about["settings"] | changed}
+    if after != about:
+        write_json(run.path / "config.json", after)
 
 
 def new_status(config: TrainConfig) -> dict:
@@ -134,8 +137,12 @@ def new_status(config: TrainConfig) -> dict:
         "started": now(),
         "heartbeat": now(),
         "seconds": 0.0,
-        "usd": 0.0,
+        "usd": 0.0,  # in all
+        "usd_machine": 0.0,
+        "usd_judge": 0.0,
         "reason": None,
+        "quoted": None,
+        "actual": None,
     }
 
 
@@ -162,17 +169,33 @@ def only_writer(run: Run):
 class RunWriter:
     """Writes a run's status, metrics and completions as it goes. Use it as a context: it keeps the heartbeat."""
 
-    def __init__(self, run: Run, config: TrainConfig):
-        self.run, self.config = run, config
+    def __init__(self, run: Run, config: TrainConfig, usd_per_hour: float = 0.0, since: datetime | None = None):
+        """`usd_per_hour` is what the machine costs, `since` when it began to; None: now.
+
+        What earlier processes took is in status.json, up to their last heartbeat where they were killed.
+        """
+        self.run, self.config, self.usd_per_hour = run, config, usd_per_hour
         before = run.status
-        kept = {name: before[name] for name in ("step", "reward", "usd", "started") if name in before}
+        kept = "step reward started usd usd_machine usd_judge quoted actual starting_seconds".split()
+        kept = {name: before[name] for name in kept if name in before}
         self.status = {**new_status(config), "state": "running", **kept}
-        self._seconds_before, self._usd_before = before["seconds"], before["usd"]
-        self.spent: Callable[[], float | None] = lambda: 0.0  # dollars since then; None where it is not known
-        self._opened = datetime.now(UTC)
+        self._before = self.status | {"seconds": before["seconds"]}
+        self.judged_usd: Callable[[], float | None] = lambda: 0.0  # of the judges; None where it is not known
+        self.peak_gib: Callable[[], float] = lambda: 0.0  # of memory
+        self._opened = since or datetime.now(UTC)
         self._changing = threading.Lock()
         self._closed = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        """Since this process, or the machine, began."""
+        return (datetime.now(UTC) - self._opened).total_seconds()
+
+    def dollars(self) -> Dollars:
+        """What the run has cost up to now. The judge's are 0 where their price is not known."""
+        machine = self._before["usd_machine"] + self.usd_per_hour * self.seconds / 3600
+        return Dollars(machine, (self._before["usd_judge"] or 0.0) + (self.judged_usd() or 0.0))
 
     def rewind(self) -> Path | None:
         """Brings the files back to the last complete checkpoint and returns it, or None where there is none yet."""
@@ -193,11 +216,20 @@ class RunWriter:
     def update(self, **changes: Any) -> None:
         with self._changing:
             self.status |= changes
-            seconds = (datetime.now(UTC) - self._opened).total_seconds()
-            self.status |= {"heartbeat": now(), "seconds": round(self._seconds_before + seconds, 1)}
-            spent = self.spent()
-            known = spent is not None and self._usd_before is not None
-            self.status["usd"] = round(self._usd_before + spent, 8) if known else None
+            spent, is_known = self.dollars(), None not in (self._before["usd_judge"], self.judged_usd())
+            self.status |= {
+                "heartbeat": now(),
+                "seconds": round(self._before["seconds"] + self.seconds, 1),
+                "usd": round(spent.in_all, 8) if is_known else None,
+                "usd_machine": round(spent.machine, 8),
+                "usd_judge": round(spent.judge, 8) if is_known else None,
+            }
+            peak = max((self._before["actual"] or {}).get("memory_gib") or 0.0, self.peak_gib())
+            self.status["actual"] = {  # what was quoted of
+                "minutes": round(self.status["seconds"] / 60, 3),
+                **{name: self.status[name] for name in ("usd", "usd_machine", "usd_judge")},
+                "memory_gib": round(peak, 2) or None,
+            }
             write_json(self.run.path / "status.json", self.status)
 
     def append(self, name: str, rows: list[dict]) -> None:

@@ -27,10 +27,12 @@ judge = None  # "offline", "gemini" (needs GEMINI_API_KEY), or both: {"gemini": 
 gemini_model = None
 canaries = None  # "block" refuses to train with a judge that rewards answers worth nothing
 other_settings = {}
+config_file = None  # JSON of settings, such as a sweep's best.json; they go before those above
 result_file = None  # None: result.json in the run's folder, or for a run on Modal in runs_dir/RUN
 
 # %%
 # %matplotlib inline
+import json
 import os
 from pathlib import Path
 
@@ -68,7 +70,8 @@ if interactive is None:
 names = """model_name data run_id seed max_steps learning_rate num_generations temperature beta use_lora lora_r
     judge gemini_model canaries""".split()
 asked = {name: globals()[name] for name in names if globals()[name] is not None}
-config = kit.TrainConfig(**asked, **other_settings)
+from_file = json.loads(Path(config_file).read_text()) if config_file else {}
+config = kit.TrainConfig(**{**asked, **from_file, **other_settings})
 panel = widgets.launch_panel(config, runs_dir=runs_dir)
 panel
 
@@ -138,9 +141,11 @@ if run and run.status["step"]:
     figure.savefig(folder / "learning_curve.png", dpi=150)
     print(folder / "learning_curve.png")
     last = metrics["reward"].tail(max(1, len(metrics) // 10)).mean()
-    told = {name: status[name] for name in ("state", "step", "max_steps", "seconds", "usd")}
+    told = {name: status.get(name) for name in ("state", "step", "max_steps", "seconds", "usd", "quoted", "actual")}
     summary = {"run": run.id, **told, "reward": last, "settings": run.about["settings"]}
     write_json(Path(result_file or folder / "result.json"), summary)
+    if told["quoted"]:
+        display(pd.DataFrame({name: told[name] for name in ("quoted", "actual")}).drop("first_step", errors="ignore"))
     display(figure)
 
 # %% [markdown]

@@ -19,6 +19,7 @@ from safetensors.torch import load, load_file
 import grpo_kit as kit
 from grpo_kit import launching, widgets
 from grpo_kit.claims import Claim
+from grpo_kit.prices import PRICES, modal_usd_per_hour
 from grpo_kit.volumes import CLAIMS, RUNS_VOLUME
 
 STEPS = {"max_steps": 12, "save_steps": 3}
@@ -161,6 +162,10 @@ def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturb
     assert written.groupby("step").size().tolist() == [32] * 12
     log = run.place.read("train.log").decode()
     assert log.count("resumed from checkpoint-") == len(reasons) - 1
+    hourly = modal_usd_per_hour(run.config, "A10")
+    status = run.status
+    assert status["usd"] == pytest.approx(hourly * status["seconds"] / 3600, rel=0.01), "every container is paid for"
+    assert status["seconds"] > 0.8 * sum(c.ended - c.started for c in containers_of(server, run)[:-1])
 
 
 def test_a_run_that_outlasts_its_time_out_goes_on_in_new_containers(server, undisturbed):
@@ -184,6 +189,29 @@ def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(serv
         server.kill(containers_of(server, run)[attempt])
     with pytest.raises(kit.RunError, match=r"2 containers in a row ended before they saved a checkpoint.*memory=32768"):
         run.watch()
+
+
+def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(server, undisturbed, monkeypatch, tmp_path):
+    dear = json.loads(PRICES.read_text()) | {"as_of": "2027-01-31"}
+    dear["gpus"]["A10"]["usd_per_hour"] = 3600.0  # a dollar a second
+    (tmp_path / "prices.json").write_text(json.dumps(dear))
+    monkeypatch.setenv("GRPO_KIT_PRICES", "prices.json")
+    quote = kit.smoke(rewards=[slow], **STEPS)
+    (smoke,) = Path("runs/.modal").iterdir()
+    assert f"the first step of {smoke.name}" in quote.minutes_from and "2027-01-31" in quote.usd_from
+    first = json.loads((smoke / "status.json").read_text())
+    assert quote.first_step["usd_machine"] == pytest.approx(first["usd"], rel=0.1) and first["usd"] > 5
+
+    run = kit.train.spawn(rewards=[slow], max_usd=first["usd"] + 6, **STEPS)
+    run.watch()
+    status = run.status
+    assert status["state"] == "stopped" and status["step"] < 12 and "for the machine" in status["reason"]
+    assert status["usd_machine"] == status["usd"] <= run.config.max_usd + 2, "some seconds to save it"
+    assert status["quoted"]["usd"] == pytest.approx(quote.usd_in_all, rel=0.01) and run.about["machine"] == "A10"
+    with pytest.raises(kit.ConfigError, match=r"max_usd=.* would be passed"):
+        run.resume()
+    run.resume(max_usd=None).watch()
+    assert same_weights(run, undisturbed) and run.status["usd"] > run.status["quoted"]["first_step"]["usd_machine"]
 
 
 def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(server, undisturbed):

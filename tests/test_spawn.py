@@ -245,7 +245,8 @@ def test_a_run_that_ended_without_a_word_is_lost_and_can_be_resumed_and_killed(o
 
 def test_a_run_outlives_its_kernel_and_ends_like_one_that_was_waited_for(survivor, undisturbed, others, capfd):
     said = survivor.result().splitlines()
-    assert said[0].startswith("No Modal account is set up here") and said[1:] == [
+    assert said[0].startswith("No Modal account is set up here") and said[1].startswith("Quote (here): ")
+    assert said[2:] == [
         "Run survivor on this machine: runs/survivor",
         "started",
     ]
@@ -327,7 +328,7 @@ def test_watching_bears_with_a_place_that_is_out_of_reach_for_a_while(undisturbe
     asked = []
     monkeypatch.setattr(watching, "wait_fixed", lambda seconds: wait_none())
     kit.Run.at(Elsewhere(undisturbed.path), "undisturbed").watch()
-    assert len(asked) == 4 and "Run undisturbed is complete" in capfd.readouterr().out
+    assert len(asked) == 5 and "Run undisturbed is complete" in capfd.readouterr().out
 
 
 def test_what_cannot_work_is_refused_before_anything_is_started(here, monkeypatch, capfd):

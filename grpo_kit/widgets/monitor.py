@@ -12,7 +12,6 @@ import ipywidgets
 
 from grpo_kit.config import TrainConfig
 from grpo_kit.plots import learning_curve
-from grpo_kit.preflight import modal_usd_per_hour
 from grpo_kit.runs import RUNS_DIR, UNFINISHED, OutOfReach, Run
 from grpo_kit.signs import signs
 from grpo_kit.troubles import duration
@@ -184,15 +183,14 @@ class Monitor(ipywidgets.VBox):
         return f"{duration(left)} left" if left and status["state"] == "running" else ""
 
     def _spent(self, status: dict) -> str:
-        """Dollars so far; on Modal those of the machine at list prices too. Empty where nothing is paid for."""
+        """Dollars so far, those of Modal's machine at list prices. Empty where nothing is paid for."""
         parts = []
-        if self.run.place.backend == "modal":
-            usd = modal_usd_per_hour(self._config, self._config.gpu) * status["seconds"] / 3600
-            parts.append(f"${usd:.2f} for the GPU")
-        if status["usd"] is None:
+        if status["usd_machine"]:
+            parts.append(f"${status['usd_machine']:.2f} for the GPU")
+        if status["usd_judge"] is None:
             parts.append("a judge whose price is not known")
-        elif status["usd"]:
-            parts.append(f"${status['usd']:.3f} for the judge")
+        elif status["usd_judge"]:
+            parts.append(f"${status['usd_judge']:.3f} for the judge")
         return ", ".join(parts)
 
 

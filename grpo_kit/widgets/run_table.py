@@ -18,8 +18,9 @@ LINES_SHOWN = 12
 DRAWN = 24  # more lines than colours and dashes tell apart
 WIDEST = 30  # characters of a column
 GAP = "\xa0\xa0"  # plain spaces would be drawn as one
-NUMBERS = "step reward seconds usd learning_rate num_generations seed".split()
+NUMBERS = "step reward minutes quoted_minutes usd quoted_usd learning_rate num_generations seed".split()
 HEADINGS = {"model_name": "model", "learning_rate": "rate", "num_generations": "group"}
+HEADINGS |= {"quoted_minutes": "quoted", "quoted_usd": "quoted"}  # beside what it was in the end
 # The list and the headings above it share one font of fixed width, so that columns stand straight.
 LOOK = """<style>
 .grpo-runs select, .grpo-runs button { font: 12px/1.6 var(--jp-code-font-family, monospace); white-space: pre; }

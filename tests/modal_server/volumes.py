@@ -202,11 +202,12 @@ class Volumes:
             yield api_pb2.VolumeListFilesResponse(entries=reply.entries)
 
     async def VolumeGetFile2(self, request, container):
-        file = self.the(self.volumes, request.volume_id, "Volume").inside(request.path)
-        if not file.is_file():
-            refuse(Status.NOT_FOUND, f"No such file: {request.path}")
-        key = self.new_id("dl")
-        os.link(file, self.stored / key)
+        volume, key = self.the(self.volumes, request.volume_id, "Volume"), self.new_id("dl")
+        async with volume.lock:  # a commit replaces files
+            file = volume.inside(request.path)
+            if not file.is_file():
+                refuse(Status.NOT_FOUND, f"No such file: {request.path}")
+            os.link(file, self.stored / key)
         size = (self.stored / key).stat().st_size
         end = min(size, request.start + request.len) if request.len else size
         urls, position = [], request.start

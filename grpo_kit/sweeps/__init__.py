@@ -1,0 +1,46 @@
+"""Sweeps: a notebook executed with many settings, several at a time, resumable, with one table of results.
+
+grid.py      which settings are tried; how a grid is written
+names.py     names in it, held against the notebook's parameters
+plan.py      the runs of a grid: their folders, notebooks and parameters, checked before anything runs
+costs.py     what they will take and cost; a budget for all of them
+runner.py    one run: papermill, kernels, errors, interrupts
+sweep.py     the runs, several at a time
+progress.py  the table that shows how they go on
+results.py   the table of results, seeds pooled, the best setting
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo_kit.sweeps.sweep import Sweep as Sweep
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def sweep(
+    notebook: str | Path,
+    grid: str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    jobs: int | None = None,
+    budget: float | None = None,
+) -> Sweep:
+    """Runs a notebook with every setting of a grid and returns the sweep. The same call again does what is missing.
+
+        kit.sweep("03_launch_training", {"learning_rate": [1e-3, 2e-3], "seed": [1, 2]}, out="sweeps/rates").results()
+
+    `notebook` is a path, or the name of one of the kit's; for `grid`, a mapping, a YAML file or its text, see
+    grpo_kit.sweeps.grid. What 03 trains is evaluated by 04 too. What it will cost is printed first; for `jobs`,
+    `budget` and what is raised see Sweep and Sweep.run.
+    """
+    found = Sweep(notebook, grid, out)
+    print(found.quote(jobs, budget))
+    return found.run(jobs, budget)
+
+
+def sweep_results(out: str | Path) -> "pandas.DataFrame":
+    """The results of the sweep that was run in the folder `out`; see Sweep.results. RunError where there was none."""
+    return Sweep.load(out).results()

@@ -1,0 +1,260 @@
+"""What a sweep will do: its runs, each with a folder and the notebooks to execute, checked before anything is."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from grpo_kit.backends import chosen_backend
+from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
+from grpo_kit.demo.run import notebook_folder
+from grpo_kit.runs import Run, RunError, write_json
+from grpo_kit.sweeps.grid import EVALUATION, Settings, expand, varied
+from grpo_kit.sweeps.names import parameters_of, wrong_names
+
+RECORD_FILE = "sweep_run.json"
+RESULT_FILE = "result.json"
+EVALUATION_FILE = "evaluation.json"
+ERROR_FILE = "error.txt"
+EVALUATE = "04_evaluate_checkpoints"
+LONGEST_NAME = 80  # a run's name may have 100 characters
+# What a notebook has that trains, and the one that evaluates: the parameters by which they are told.
+TRAINS = {"model_name", "run_id", "runs_dir", "other_settings"}
+EVALUATES = {"run", "runs_dir", "second_judge"}
+GIVEN = {"interactive", "result_file"}  # by the sweep, to every notebook that has them
+Config = TypeVar("Config", TrainConfig, EvalConfig)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A notebook to execute with these parameters."""
+
+    notebook: Path
+    parameters: dict[str, Any]
+    result: Path | None  # what it writes last; None where it writes none
+    key: str  # of its code and parameters: a stage that was finished under another key is done again
+
+    @property
+    def name(self) -> str:
+        return self.notebook.stem
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep. What became of it is read from its folder."""
+
+    folder: Path
+    settings: Settings  # as the grid gives them
+    stages: tuple[Stage, ...]
+    config: TrainConfig | None  # what is trained; None where the notebook trains nothing
+    backend: str
+    evaluation: EvalConfig | None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the sweep knows of it: state, error, finished stages, seconds, when it ended."""
+        found = read_json(self.folder / RECORD_FILE)
+        if found.get("state") == "complete" and not self.is_done(found):
+            found["state"] = "waiting"  # as the grid or a notebook is now, it is not
+        return {"state": "waiting", "error": None, "finished": {}, "seconds": 0.0, "ended": None, **found}
+
+    def write(self, **changes: Any) -> None:
+        write_json(self.folder / RECORD_FILE, {**self.record, "settings": self.settings, **changes})
+
+    def has_finished(self, stage: Stage, record: Mapping[str, Any]) -> bool:
+        there = stage.result is None or bool(read_json(stage.result))
+        return there and record.get("finished", {}).get(stage.name) == stage.key
+
+    def is_done(self, record: Mapping[str, Any] | None = None) -> bool:
+        record = self.record if record is None else record
+        return all(self.has_finished(stage, record) for stage in self.stages)
+
+    def trained(self) -> Run | None:
+        """The run that it trains, or has trained; None before there is one."""
+        if self.config is None:
+            return None
+        if self.backend == "modal":
+            from grpo_kit.volumes import VolumeFolder
+
+            return Run.at(VolumeFolder(self.name), self.name)
+        try:
+            return Run(self.folder)
+        except RunError:
+            return None
+
+    def status(self) -> dict[str, Any]:
+        """The status of what it trains; empty before there is one, or where it can't be had now.
+
+        Of a run that is complete, result.json says the same, and is here.
+        """
+        result = read_json(self.folder / RESULT_FILE)
+        if self.config is None or result.get("state") == "complete":
+            return result
+        try:
+            run = self.trained()
+            return run.status if run else {}
+        except (RunError, FileNotFoundError):
+            return {}
+
+
+def plan(notebook: str | Path, grid: Mapping[str, Any], out: Path, backend: str | None = None) -> list[PlannedRun]:
+    """The runs of a grid. ConfigError, with all that is wrong in one message, before anything is written.
+
+    `backend` is where a sweep was begun; None: what the grid says, or else the chosen one.
+    """
+    path = find_notebook(notebook)
+    rows, known = expand(grid), parameters_of(path)
+    trains = known.keys() >= TRAINS
+    evaluating = notebook_folder() / f"{EVALUATE}.ipynb"
+    evaluation = grid.get(EVALUATION) or {}
+    names = dict.fromkeys(name for row in rows for name in row)
+    if trains:
+        problems = wrong_names(path.stem, names, known, {"run_id", "runs_dir", *GIVEN}, TrainConfig.model_fields)
+        own = {"run", "runs_dir", "result_file"}
+        problems += [
+            f"{EVALUATION}: {text}" for text in wrong_names(EVALUATE, evaluation, parameters_of(evaluating), own)
+        ]
+    else:
+        problems = wrong_names(path.stem, names, known, GIVEN)
+        problems += [f"{EVALUATION}: {path.stem} trains nothing that could be evaluated"] if evaluation else []
+    if "backend" in varied(rows):
+        problems.append("backend should be one for all runs")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    rows_given = [_as_parameters(row, known) for row in rows]
+    configs, evaluations = _checked_values(rows_given, trains, known.keys() >= EVALUATES, evaluation)
+    backend = rows[0].get("backend") or backend or chosen_backend()
+    # On Modal all runs lie on one volume.
+    prefix = f"{out.resolve().name}-" if backend == "modal" and trains else ""
+    code, evaluating_code, runs_dir = _code(path), _code(evaluating), str(out.resolve())
+    found = []
+    for row, given, name, config, evaluated in zip(
+        rows, rows_given, _names(rows, out, prefix), configs, evaluations, strict=True
+    ):
+        folder = out / name
+        own = {"interactive": False, "result_file": str(folder.resolve() / RESULT_FILE)}
+        own = {key: value for key, value in own.items() if key in known}
+        if trains:
+            own |= {"runs_dir": runs_dir, "run_id": name}
+            config = config.replace(run_id=name)
+        result = folder / RESULT_FILE if "result_file" in own else None
+        stages = [Stage(path, given | own, result, _key(code, given, own))]
+        if trains:
+            result = folder / EVALUATION_FILE
+            own = {"run": name, "runs_dir": runs_dir, "result_file": str(result.resolve())}
+            given = {"merge_to": None, **evaluation}
+            stages.append(Stage(evaluating, given | own, result, _key(evaluating_code, given, own)))
+        found.append(PlannedRun(folder, row, tuple(stages), config, backend, evaluated))
+    return found
+
+
+def find_notebook(notebook: str | Path) -> Path:
+    """A notebook's path, or the name of one of the kit's. ConfigError where there is none."""
+    path = Path(notebook)
+    own = notebook_folder() / f"{path.stem}.ipynb"
+    found = path if path.suffix == ".ipynb" and path.is_file() else own
+    if not found.is_file() or (found is own and path.suffix not in ("", ".ipynb")):
+        kits = ", ".join(sorted(each.stem for each in notebook_folder().glob("[0-9]*.ipynb")))
+        raise ConfigError(f"there is no notebook {notebook}: give a path, or one of the kit's: {kits}")
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's content; empty where there is none, or a kill left half of one."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {"value": found}
+
+
+def value_in_words(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def training_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of TrainConfig that 03 makes of its parameters."""
+    from_file, others = parameters.get("config_file"), parameters.get("other_settings") or {}
+    asked = {
+        name: value for name, value in parameters.items() if name in TrainConfig.model_fields and value is not None
+    }
+    return {**asked, **(json.loads(Path(from_file).read_bytes()) if from_file else {}), **others}
+
+
+def _as_parameters(row: Settings, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that the notebook has no parameter for go into its other_settings."""
+    own = {name: value for name, value in row.items() if name in known}
+    if len(own) < len(row):
+        beside = {name: value for name, value in row.items() if name not in known}
+        own["other_settings"] = {**(own.get("other_settings") or {}), **beside}
+    return own
+
+
+def _checked_values(
+    rows: list[Settings], trains: bool, evaluates: bool, evaluation: Settings
+) -> tuple[list[TrainConfig | None], list[EvalConfig | None]]:
+    """What the runs will be trained and evaluated with. ConfigError with every value that cannot work."""
+    problems: list[str] = []
+
+    def tried(kind: type[Config], settings: Callable[[], Settings]) -> Config | None:
+        try:
+            return kind(**settings())
+        except (ConfigError, OSError, ValueError) as error:
+            where = f"{EVALUATION}: " if trains and kind is EvalConfig else ""
+            problems.extend(where + line for line in str(error).splitlines())
+            return None
+
+    configs, evaluations = [], []
+    for row in rows:
+        asked = {
+            name: value for name, value in (evaluation if trains else row).items() if name in EvalConfig.model_fields
+        }
+        configs.append(tried(TrainConfig, lambda: training_settings(row)) if trains else None)  # noqa: B023
+        evaluations.append(tried(EvalConfig, lambda: asked) if trains or evaluates else None)  # noqa: B023
+    if problems:
+        counts = Counter(problems)
+        some = {text: f" ({count} of {len(rows)} runs)" if count < len(rows) else "" for text, count in counts.items()}
+        raise ConfigError("\n".join(text + where for text, where in some.items()))
+    return configs, evaluations
+
+
+def _names(rows: list[Settings], out: Path, prefix: str) -> list[str]:
+    """A folder's name for each: what differs, `learning_rate-5e-05_seed-1`; a hash where that is long or taken."""
+    differing = varied(rows)
+    plain = [_safe(prefix + _name({name: row.get(name) for name in differing})) for row in rows]
+    names = []
+    for row, name in zip(rows, plain, strict=True):
+        before = read_json(out / name / RECORD_FILE).get("settings", row)
+        is_taken = plain.count(name) > 1 or _as_json(before) != _as_json(row)
+        names.append(f"{name[: LONGEST_NAME - 9]}-{_key(row)}" if is_taken or len(name) > LONGEST_NAME else name)
+    return names
+
+
+def _name(settings: Settings) -> str:
+    words = {name: value_in_words(value) for name, value in settings.items()}
+    return "_".join(f"{name}-{Path(text).name if '/' in text else text}" for name, text in words.items()) or "run"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run"
+
+
+def _key(*content: Any) -> str:
+    return hashlib.sha256(_as_json(content).encode()).hexdigest()[:8]
+
+
+def _as_json(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, default=str)
+
+
+def _code(notebook: Path) -> str:
+    cells = json.loads(notebook.read_bytes())["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")

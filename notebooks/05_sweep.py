@@ -1,0 +1,143 @@
+# %% [markdown]
+# # 5. Sweep
+#
+# One run is an anecdote: with another seed it would have come out higher or lower, and you don't know by how much. A
+# sweep makes many runs of a notebook with other settings, several at a time, so that settings can be compared with
+# what chance does. Any of the kit's notebooks can be swept, and your own; what 03 trains is evaluated by 04 on held-out
+# prompts, and it is those scores that are compared.
+#
+# The same from a shell, which is better for a night:
+# `grpo-kit sweep 03_launch_training grid.yaml --out sweeps/first`. If it is killed, the same command goes on where it
+# was.
+
+# %% tags=["parameters"]
+notebook = "03_launch_training"  # or a path
+grid = {"learning_rate": [5e-4, 2e-3], "seed": [1, 2], "max_steps": 12, "save_steps": 12, "evaluation": {"n": 64}}
+out = "sweeps/first"
+jobs = None  # runs at a time; None: 2 here, up to 8 on Modal
+budget = None  # US dollars for all runs together
+score = "trained"  # the column of the results that settings are compared by
+result_file = None  # None: result.json in out
+
+# %%
+# %matplotlib inline
+from pathlib import Path
+
+from IPython.display import display
+
+import grpo_kit as kit
+from grpo_kit import plots
+from grpo_kit.runs import write_json
+
+# %% [markdown]
+# ## The grid
+#
+# Lists are crossed, a single value holds for all runs. Names are the notebook's parameters, and for 03 any setting of
+# `kit.TrainConfig`. Names and values are checked here, all of them at once, before anything runs. A grid may also be a
+# YAML file, with two more ways to write it:
+#
+# ```yaml
+# learning_rate: [5e-4, 2e-3]
+# seed: [1, 2, 3]
+# zip:                            # lists that go together: 4 with 0.8, 8 with 1.0
+#   num_generations: [4, 8]
+#   temperature: [0.8, 1.0]
+# random:                         # 6 draws, each crossed with all of the above
+#   n: 6
+#   seed: 0
+#   of: {lora_r: [4, 8, 16], beta: {log_uniform: [1e-4, 1e-1]}}
+# evaluation: {n: 256}            # parameters of 04
+# ```
+#
+# *How many seeds?* Two tell whether chance is large, three or more whether a difference is likely real. When in doubt,
+# rather more seeds than more values.
+
+# %%
+sweep = kit.Sweep(notebook, grid, out)
+sweep
+
+# %% [markdown]
+# ## What it will take
+#
+# From the kit's own earlier runs in `out` where there are any, else counted. A `budget` holds for all runs together:
+# each gets a `max_usd`, a run that it does not pay for is not started, and a larger budget goes on later.
+
+# %%
+print(sweep.quote(jobs, budget))
+
+# %% [markdown]
+# ## Run it
+#
+# Each run is a folder in `out` with its executed notebooks, which open like any other. One that fails does not stop the
+# others; its error is in the table and in `error.txt`. To interrupt this cell ends what is under way, with a
+# checkpoint; run it again, here or in a new kernel, and it does only what is missing.
+
+# %%
+sweep.run(jobs, budget)
+
+# %% [markdown]
+# ## Results
+#
+# A row per run, also in `results.csv`. `trained` is the held-out score of the newest checkpoint with its 95% interval
+# over prompts, `difference` what it gained over the base model on the same prompts. The interval says what other
+# prompts would do; what another seed would do, only other seeds say.
+
+# %%
+sweep.results().drop(columns=["ended"]).round(4)
+
+# %% [markdown]
+# Seeds of one setting pooled. Compare `sd`, and `low` to `high`, with how far the means are apart.
+
+# %%
+sweep.pooled(score).round(4)
+
+# %% [markdown]
+# ## What each setting does
+#
+# *Good:* the means part, and the ranges of their runs do not overlap. *No result:* the points of one value lie among
+# those of another.
+
+# %%
+plots.setting_effects(sweep, score)
+
+# %% [markdown]
+# All settings at once: a heat map where two differ, lines where there are more. Look for a setting whose worth depends
+# on another's.
+
+# %%
+if len(sweep.settings) > 1:
+    display(plots.setting_map(sweep, score))
+else:
+    print("Only one setting differs.")
+
+# %% [markdown]
+# ## The best setting
+#
+# The highest mean over its seeds; in words, whether the next is surely worse. `best.json` holds it for 03:
+# `config_file = "sweeps/first/best.json"`. Its score is a little flattered, as the best of several always is: train it
+# once more with a new seed for a number to publish.
+
+# %%
+best = sweep.best(score)
+print(best["why"])
+
+# %% [markdown]
+# ## The result, in a figure and a file
+#
+# The best score so far over what was spent. Where it has been flat for long, more runs of this kind are not worth their
+# money.
+
+# %%
+results = sweep.results()
+summary = {
+    "sweep": out,
+    "runs": len(results),
+    "complete": int((results["state"] == "complete").sum()),
+    "seconds": float(results["seconds"].sum()),
+    "usd": float(results["usd"].fillna(0).sum()),
+    "best": best,
+}
+result_file = Path(result_file or Path(out) / "result.json")
+write_json(result_file, summary)
+print(result_file)
+plots.best_so_far(sweep, score)

@@ -1,0 +1,259 @@
+"""Sweeps: grids, what is checked before, runs side by side that fail, are killed and gone on with, budgets, results."""
+
+import doctest
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+import psutil
+import pytest
+from gemini_server import GeminiServer, judge
+from modal_server import ModalServer
+
+import grpo_kit as kit
+from grpo_kit import plots
+from grpo_kit.demo.run import notebook_folder
+from grpo_kit.sweeps import grid
+
+SHORT = {"max_steps": 1, "save_steps": 1, "canaries": "off"}
+EVALUATION = {"n": 8, "second_judge": None}
+QUICK = """
+import json, time
+from pathlib import Path
+if x == fails_at:
+    raise KeyError("x of this run")
+while waits_for and x != 1 and not Path(waits_for).exists():
+    time.sleep(0.1)
+Path(result_file).write_text(json.dumps({"score": x + 0.1 * seed, "words": "many"}))
+"""
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> Path:
+    """Somebody's own notebook, which takes a second."""
+    parameters = 'x = 0\nseed = 0\nfails_at = None\nwaits_for = ""\nresult_file = None'
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(QUICK)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    path = tmp_path_factory.mktemp("own") / "quick.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def shell(*words: object, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "grpo_kit.cli", "sweep", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def wait_for(condition, timeout: float = 240) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def state_of(folder: Path) -> str:
+    record = folder / "sweep_run.json"
+    return json.loads(record.read_text())["state"] if record.exists() else "none"
+
+
+def test_a_grid_is_what_its_doctests_show():
+    done = doctest.testmod(grid)
+    assert done.attempted > 5 and not done.failed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{a: [1], a: [2]}", "has a twice"),
+        ("{a: [1], zip: {a: [1], b: [2]}}", "names a more than once"),
+        ("{zip: {a: [1, 2], b: [3]}}", "of one length, and are: a 2, b 1"),
+        ("{a: {log_uniform: [1, 2]}}", "belongs under random"),
+        ("{random: {n: 2, of: {a: {log_uniform: [0, 1]}}}}", "log_uniform should have two numbers above 0"),
+        ("{random: {n: 9, of: {a: [1, 2]}}}", "only 2 different settings"),
+        ("{a: []}", "empty list"),
+        ("{a: [}", "is no YAML"),
+        ("nowhere.yaml", "can't be read"),
+    ],
+)
+def test_what_is_no_grid_is_said_in_words(text, message):
+    with pytest.raises(kit.ConfigError, match=message):
+        grid.expand(grid.read_grid(text))
+
+
+def test_all_that_is_wrong_is_in_one_message_before_anything_is_written(tmp_path, demo_data):
+    names = {"learning_rat": [1e-3], "run_id": ["a", "b"], "evaluation": {"second_juge": None}}
+    with pytest.raises(kit.ConfigError) as caught:
+        kit.sweep("03_launch_training", names, tmp_path / "out")
+    assert str(caught.value).splitlines() == [
+        "learning_rat is no parameter of 03_launch_training. Did you mean learning_rate?",
+        "run_id is given by the sweep itself: leave it out",
+        "evaluation: second_juge is no parameter of 04_evaluate_checkpoints. Did you mean second_judge?",
+    ]
+    values = {"learning_rate": [1e-3, 2], "lora_dropout": [1], "num_generations": [8, 5], "evaluation": {"n": 1}}
+    with pytest.raises(kit.ConfigError) as caught:
+        kit.sweep("03_launch_training", values, tmp_path / "out")
+    said = str(caught.value)
+    assert "learning_rate=2: should be less than or equal to 1 (2 of 4 runs)" in said
+    assert "lora_dropout=1: should be less than 1" in said and "evaluation: n=1: should be" in said
+    with pytest.raises(kit.ConfigError, match="num_generations=5 do not divide"):
+        kit.sweep("03_launch_training", {"num_generations": [8, 5]}, tmp_path / "out")
+    with pytest.raises(kit.ConfigError, match=r"no notebook 06_other.*05_sweep"):
+        kit.sweep("06_other", {"x": [1]}, tmp_path / "out")
+    with pytest.raises(kit.ConfigError, match="no price"):
+        config = {"gemini_model": "gemini-9", "seed": [1, 2]}
+        kit.sweep("03_launch_training", config, tmp_path / "out", budget=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_stops_no_other_run_and_what_is_done_is_not_done_again(quick, tmp_path, capsys):
+    settings = {"x": [1, 2, 3], "seed": [0, 1], "fails_at": 2}
+    sweep = kit.sweep(quick, settings, tmp_path / "out", jobs=3)
+    table = kit.sweep_results(tmp_path / "out").set_index("run")
+    assert table["state"].tolist() == ["complete"] * 2 + ["failed"] * 2 + ["complete"] * 2
+    assert table.loc["x-2_seed-1", "error"] == "KeyError: 'x of this run'" and "words" not in table
+    assert 'raise KeyError("x of this run")' in (tmp_path / "out" / "x-2_seed-0" / "error.txt").read_text()
+    assert "x-2_seed-0: failed: KeyError: 'x of this run'" in capsys.readouterr().out
+    assert len((tmp_path / "out" / "results.csv").read_text().splitlines()) == 7
+
+    pooled = sweep.pooled("score")
+    assert pooled["x"].tolist() == [3, 1] and pooled["runs"].tolist() == [2, 2]
+    assert pooled["mean"].tolist() == pytest.approx([3.05, 1.05]) and pooled["low"].tolist() == [3, 1]
+    best = sweep.best("score")
+    assert best["settings"] == {"x": 3} and "no run of it is as good as any of the best" in best["why"]
+    with pytest.raises(kit.RunError, match=r"no run .* has a trained yet; there are: .*score"):
+        sweep.best()
+
+    ended = table["ended"].to_dict()
+    more = settings | {"x": [1, 2, 3, 4], "fails_at": None}  # other settings, though of the same name
+    again = kit.sweep(quick, settings | {"x": [1, 3]}, tmp_path / "out")
+    assert "runs     4, 2 at a time; 4 are done" in capsys.readouterr().out
+    assert all(ended[row.run] == row.ended for row in again.results().itertuples())
+    wider = kit.sweep(quick, more, tmp_path / "out", jobs=4).results()
+    assert wider["state"].tolist() == ["complete"] * 8 and table.index[0] not in wider["run"].tolist()
+    for figure in (plots.setting_effects, plots.setting_map, plots.best_so_far):
+        figure(again, "score").savefig(tmp_path / "figure.png")
+
+
+def test_an_interrupt_ends_what_is_under_way_and_says_how_to_go_on(quick, tmp_path):
+    gate, out = tmp_path / "gate", tmp_path / "out"
+    words = (quick, json.dumps({"x": [1, 2, 3], "waits_for": str(gate)}), "--out", out, "-j", "2")
+    process = shell(*words)
+    wait_for(lambda: state_of(out / "x-1") == "complete" and state_of(out / "x-3") == "running")
+    with pytest.raises(kit.RunError, match="another process is at the sweep"):
+        kit.Sweep.load(out).run()
+    wait_for(lambda: len(psutil.Process(process.pid).children()) >= 2)
+    time.sleep(2)  # both kernels are in their cell
+    kernels = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "The same command goes on where it was" in said and "Traceback" not in said
+    assert not any(kernel.is_running() for kernel in kernels)
+    assert [state_of(out / f"x-{x}") for x in (1, 2, 3)] == ["complete", "stopped", "stopped"]
+    gate.touch()
+    process = shell(*words)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "1 are done" in said and "3 complete" in said, said
+
+
+def test_a_sweep_of_six_one_of_which_fails_killed_and_gone_on_with(tmp_path, demo_data):
+    out = tmp_path / "out"
+    data = [str(demo_data), "nowhere", *[str(demo_data)] * 4]
+    rates = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3]
+    (tmp_path / "grid.yaml").write_text(
+        json.dumps({"zip": {"learning_rate": rates, "data": data}, **SHORT, "evaluation": EVALUATION})
+    )
+    words = ("03_launch_training", tmp_path / "grid.yaml", "--out", out)
+
+    def folders(state: str) -> list[Path]:
+        return sorted(folder for folder in out.glob("*/") if state_of(folder) == state)
+
+    process = shell(*words, start_new_session=True)
+    wait_for(lambda: len(folders("complete")) >= 2 and folders("running"))
+    done = {folder: (folder / "04_evaluate_checkpoints.ipynb").stat().st_mtime_ns for folder in folders("complete")}
+    started = {folder: (folder / "status.json").exists() for folder in folders("running")}
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert len(done) + len(folders("failed")) < 6
+
+    process = shell(*words)
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == 1, said
+    assert f"{len(done)} are done" in said and "5 complete, 1 failed" in said
+    assert re.search(r"data-nowhere failed: BadTrace: .*nowhere/train.jsonl: no such file", said)
+    table = kit.sweep_results(out)
+    assert table["state"].tolist() == ["complete", "failed", *["complete"] * 4]
+    finished = table[table["state"] == "complete"]
+    assert finished[["base", "trained", "trained_low", "difference", "difference_high"]].notna().all(axis=None)
+    assert finished["base"].nunique() == 1 and (finished["usd"] == 0).all()
+    for folder, made in done.items():
+        assert (folder / "04_evaluate_checkpoints.ipynb").stat().st_mtime_ns == made
+    for folder in started:  # what was under way was not trained twice
+        steps = kit.Run(folder).metrics()["step"].tolist()
+        assert steps == [1]
+    config = json.loads((out / "best.json").read_text())
+    assert config["learning_rate"] in rates and "run_id" not in config
+    assert kit.TrainConfig(**config).max_steps == 1
+
+
+def test_a_budget_is_kept_by_all_runs_together(tmp_path, demo_data, monkeypatch):
+    def answer(request):
+        reply = judge(request)
+        tokens = {"promptTokenCount": 900, "candidatesTokenCount": 150, "totalTokenCount": 1050}
+        reply.body["usageMetadata"] = tokens
+        return reply
+
+    a_call = (900 * 0.30 + 150 * 2.50) / 1e6
+    settings = {"seed": [1, 2], "data": str(demo_data), "judge": "gemini", **SHORT}
+    settings["evaluation"] = EVALUATION | {"judge": "offline"}
+    with GeminiServer(answer) as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        monkeypatch.setenv("GEMINI_API_KEY", "key")
+        budget = 1.5 * 32 * a_call
+        sweep = kit.sweep("03_launch_training", settings, tmp_path / "out", jobs=1, budget=budget)
+        assert sweep.results()["state"].tolist() == ["complete", "not run: budget"]
+        spent = sweep.results()["usd"].sum()
+        assert spent == pytest.approx(len(server.requests) * a_call) and budget / 2 < spent <= budget
+        assert kit.Run("seed-1", tmp_path / "out").config.max_usd <= budget
+        table = kit.sweep("03_launch_training", settings, tmp_path / "out", budget=2 * budget).results()
+        assert table["state"].tolist() == ["complete"] * 2 and table["usd"].sum() <= 2 * budget
+        assert table["usd"].sum() == pytest.approx(len(server.requests) * a_call)
+
+
+def test_four_containers_at_once_on_modal(tmp_path, demo_data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRPO_KIT_BACKEND", "modal")
+    with (
+        ModalServer(tmp_path / "server", container_env={"HF_HUB_OFFLINE": "1"}) as server,
+        server.in_this_process(),
+    ):
+        kit.upload_data.remote(demo_data)
+        settings = {"seed": [1, 2, 3, 4], **SHORT, "evaluation": EVALUATION}
+        sweep = kit.sweep("03_launch_training", settings, "out")
+        table = sweep.results()
+        assert table["state"].tolist() == ["complete"] * 4, table["error"].tolist()
+        assert table["run"].tolist() == [f"out-seed-{seed}" for seed in (1, 2, 3, 4)]
+        assert table["trained"].notna().all() and (table["usd"] > 0).all()
+        trained = [container for container in server.containers if container.function_name == "train"]
+        assert len(trained) == 4
+        assert max(container.started for container in trained) < min(container.ended or 1e12 for container in trained)
+        assert len(server.asked("AppPublish")) == 1, "deployed once, and not by each kernel"
+
+
+def test_05_shows_a_sweep_that_runs_inside_papermill(quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parameters = {"notebook": str(quick), "grid": {"x": [1, 2], "fails_at": [7, 8]}, "out": "out", "score": "score"}
+    text = notebook_folder() / "05_sweep.ipynb"
+    executed = papermill.execute_notebook(str(text), "05.ipynb", parameters, kernel_name="python3", progress_bar=False)
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    shown = " ".join(str(output.get("data", {}).get("text/html", "")) for output in outputs)
+    assert len(re.findall(r"<td[^>]*>complete</td>", shown)) >= 8, "the live table, and the results"
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert json.loads(Path("out/result.json").read_text())["best"]["settings"]["x"] == 2
