@@ -111,22 +111,23 @@ def problems_of_settings(config: TrainConfig, runs_dir: Path, on_modal: bool) ->
         yield from _problems_here(config)
     if config.save_steps > config.max_steps:
         saves = max(1, config.max_steps // 2 // config.num_iterations) * config.num_iterations
+        fix = f"Use save_steps={saves}" if saves <= config.max_steps else f"Use max_steps={saves} save_steps={saves}"
         yield Problem(
             f"save_steps={config.save_steps} is more than max_steps={config.max_steps}, so there is no checkpoint on "
             f"the way: a run that is killed begins anew, and there is no curve to evaluate",
-            f"Use save_steps={saves}",
+            fix,
         )
     try:
         if not on_modal:
             caches_to_start_from(config.cache_from, runs_dir)
             with_the_runs_own_settings(config, runs_dir)
+            if is_complete(config.run_id, runs_dir):
+                yield Problem(f"run {config.run_id} is complete: nothing would be done", "Give it another run_id")
     except ConfigError as error:
         yield Problem(str(error), "Mend or leave out cache_from")
     except RunError as error:
         what, _, fix = str(error).partition(". ")
         yield Problem(what, fix)
-    if not on_modal and is_complete(config.run_id, runs_dir):
-        yield Problem(f"run {config.run_id} is complete: nothing would be done", "Give the new run another run_id")
 
 
 def _problems_here(config: TrainConfig) -> Iterator[Problem]:
@@ -138,9 +139,9 @@ def _problems_here(config: TrainConfig) -> Iterator[Problem]:
             yield Problem(f"There is no {train}", f"Make it with `{PREPARE}`, or set data to the folder that has it")
     elif (there := _lines(train, train.stat().st_mtime_ns)) < config.prompts_per_step:
         batch = there * config.num_generations
+        fewer = f", or per_device_train_batch_size={batch} gradient_accumulation_steps=1" if there else ""
         yield Problem(
-            f"A step takes {config.prompts_per_step} prompts and {train} has {there}",
-            f"Use more samples, or per_device_train_batch_size={batch} gradient_accumulation_steps=1",
+            f"A step takes {config.prompts_per_step} prompts and {train} has {there}", f"Use more samples{fewer}"
         )
     if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY", "").strip():
         yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline")

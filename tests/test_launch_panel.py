@@ -76,9 +76,12 @@ def test_what_cannot_work_is_said_in_words_and_refused(panel):
 
 def test_what_the_quote_meets_is_said_too(panel, tmp_path):
     (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "config.json").write_text('{"settings": {}}')
+    (tmp_path / "half" / "config.json").write_text('{"settings": {"max_steps": 20, "run_id": "half"}}')
     panel.controls["run_id"].value = "half"
-    assert "status.json can&#x27;t be read" in panel._quote.value and panel.launch_button.disabled
+    assert "status.json can&#x27;t be read" in panel._quote.value
+    (tmp_path / "odd" / "train.jsonl").mkdir(parents=True)
+    panel.controls["data"].value = str(tmp_path / "odd")
+    assert "IsADirectoryError" in panel._quote.value and panel.launch_button.disabled
 
 
 def test_values_beyond_a_slider_are_kept(tmp_path):
