@@ -218,7 +218,7 @@ class Evaluation:
             "trained": brief(self.trained),
             "best": brief(best) | {"why": best["why"]},
             "warnings": self.warnings(),
-            "seconds": round(sum(model["seconds"] for model in self.models), 1),
+            "seconds": round(sum(model.get("seconds", 0.0) for model in self.models), 1),
             "judge_usd": self.judge_usd,
         }
 

@@ -25,6 +25,11 @@ class Results:
         self.varied = varied([run.settings for run in runs])
 
     @property
+    def folder(self) -> Path:
+        """`out` as it is shown: from the working directory where it is in there."""
+        return self.out.relative_to(Path.cwd()) if self.out.is_relative_to(Path.cwd()) else self.out
+
+    @property
     def settings(self) -> list[str]:
         """The settings that differ between runs, seeds apart: runs alike in them are pooled."""
         return [name for name in self.varied if name != "seed"]
@@ -116,9 +121,9 @@ class Results:
         try:
             pooled, best = self.pooled(), self.best()
         except RunError:
-            return "\n".join([*lines, str(self.out / RESULTS_FILE)])
+            return "\n".join([*lines, str(self.folder / RESULTS_FILE)])
         lines += [pooled.to_string(index=False, float_format=lambda value: f"{value:.4g}"), best["why"]]
-        files = [self.out / name for name in (RESULTS_FILE, BEST_FILE) if (self.out / name).exists()]
+        files = [self.folder / name for name in (RESULTS_FILE, BEST_FILE) if (self.out / name).exists()]
         return "\n".join([*lines, " ".join(map(str, files))])
 
     def write(self) -> None:

@@ -42,8 +42,9 @@ class Sweep(Results):
 
         Raises ConfigError, with all that is wrong in one message.
         """
-        self.notebook, self.grid = find_notebook(notebook), read_grid(grid)
-        super().__init__(Path(out), plan(self.notebook, self.grid, Path(out), backend))
+        # Absolute, since papermill, to write a file, goes to another folder for a moment with all threads.
+        self.notebook, self.grid, out = find_notebook(notebook).absolute(), read_grid(grid), Path(out).absolute()
+        super().__init__(out, plan(self.notebook, self.grid, out, backend))
 
     @classmethod
     def load(cls, out: str | Path) -> "Sweep":
@@ -56,7 +57,7 @@ class Sweep(Results):
     def __repr__(self) -> str:
         states = [run.record["state"] for run in self.runs]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        return f"Sweep({self.out}: {len(self.runs)} runs of {self.notebook.stem}, {counts})"
+        return f"Sweep({self.folder}: {len(self.runs)} runs of {self.notebook.stem}, {counts})"
 
     @property
     def backend(self) -> str:
