@@ -47,6 +47,8 @@ class Runner:
             for stage in run.stages:
                 if stage.name not in finished:
                     self._execute(stage, max_usd)
+                    if self._is_ended.is_set() and not (stage.result and read_json(stage.result)):
+                        break
                     if reason := self._why_stopped(stage):
                         state, error = "stopped", reason
                         break
@@ -55,7 +57,7 @@ class Runner:
         except Exception as problem:  # of the notebook, of its kernel: the other runs go on
             state, error = "failed", _in_short(problem)
             write_bytes(run.folder / ERROR_FILE, f"{_without_colours(str(problem))}\n".encode())
-        if self._is_ended.is_set():
+        if self._is_ended.is_set() and len(finished) < len(run.stages):
             state, error = "stopped", STOPPED
         seconds = round(record["seconds"] + time.monotonic() - began, 1)
         run.write(state=state, error=error, seconds=seconds, ended=now())
