@@ -119,6 +119,10 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(panel, tmp_path
     (panel.run.path / "metrics.jsonl").unlink()
     shown.resume_button.click()
     wait_until(lambda: shown._state == "running")
+    shown.detach_button.click()
+    assert "Detached" in shown.message.value and shown.detach_button.description == "Watch" and not shown._follower
+    shown.detach_button.click()
+    assert shown._follower.is_alive() and shown.detach_button.description == "Detach"
     shown.follow(trained)  # another run in its place, while the first goes on
     shown._follower.join(timeout=60)
     assert f"Run {trained.id} is complete" in shown.message.value and "20/20" in shown._progress.value

@@ -275,7 +275,7 @@ def test_a_notebook_shows_the_run_lets_go_of_it_and_takes_it_up_again(others):
     said, shown = outputs_of(watched)
     assert said == "Run seen is complete: runs/seen\n" and shown == ["bar", "image/png, text/plain"]
     pictures = [picture for cell, picture in notebook.pictures if cell == 1]
-    assert len(pictures) == len(set(pictures)) >= 3
+    assert len(pictures) == len(set(pictures)) >= 2  # as it was found, and as it ended; more where there is time
     assert kit.Run("seen").metrics()["step"].tolist() == [*range(1, 17)]
     error = failed.outputs[-1]
     assert error.output_type == "error" and "run broken failed at step 0: ValueError" in error.evalue
