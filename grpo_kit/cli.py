@@ -10,7 +10,8 @@ from typing import Annotated, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from grpo_kit.config import ConfigError, EvalConfig, JudgeConfig, Settings, TrainConfig, defaults_of, fields_of
+from grpo_kit.config import ConfigError, EvalConfig, JudgeConfig, TrainConfig, defaults_of, fields_of
+from grpo_kit.settings import Settings
 
 app = typer.Typer(
     help="Fine-tune small language models by GRPO on dialogue traces.",

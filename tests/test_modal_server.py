@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from modal_server import ModalServer
+from modal_server import HOME, ModalServer
 
 TOY = """
 import os, signal, subprocess, sys, time
@@ -116,13 +116,13 @@ def test_a_container_sees_what_was_uploaded_and_nothing_else(act):
     code = """
 import importlib.util
 result = dict(os.environ), os.getcwd(), importlib.util.find_spec("grpo_kit"), toykit.__file__, sorted(os.listdir("/"))
-result += (os.listdir("/root/toykit"), os.path.exists(args[0]), os.path.realpath("/disk"))
+result += (os.listdir(os.path.expanduser("~/toykit")), os.path.exists(args[0]), os.path.realpath("/disk"))
 """
     env, cwd, kit, toykit, top, uploaded, project_is_there, disk = act.remote(code, __file__)
-    assert (cwd, kit, toykit, project_is_there) == ("/root", None, "/root/toykit/__init__.py", False)
+    assert (cwd, kit, toykit, project_is_there) == (HOME, None, f"{HOME}/toykit/__init__.py", False)
     assert {"root", "tmp", "usr", "disk"} <= set(top) and "data.txt" not in uploaded
     assert disk.startswith("/__modal/volumes/vo-")
-    assert (env["FROM_IMAGE"], env["FROM_TEST"], env["HOME"]) == ("a b", "1", "/root")
+    assert (env["FROM_IMAGE"], env["FROM_TEST"], env["HOME"]) == ("a b", "1", HOME)
     assert not {"MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "GEMINI_API_KEY", "API_KEY"} & env.keys()
 
 
@@ -139,7 +139,7 @@ def test_a_remote_exception_arrives_with_its_traceback():
 
     with pytest.raises(ValueError, match="oh no") as error:
         modal.Function.from_name("toy", "fail").remote("oh no")
-    assert "/root/toy.py" in "".join(traceback.format_tb(error.value.__traceback__))
+    assert f"{HOME}/toy.py" in "".join(traceback.format_tb(error.value.__traceback__))
 
 
 def test_a_call_is_picked_up_by_another_process(server, act):

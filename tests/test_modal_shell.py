@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from gemini_server import GeminiServer
 from hub_server import LET_IN, TINY, HubServer, Repository
-from modal_server import ModalServer
+from modal_server import HOME, ModalServer
 from safetensors import safe_open
 
 from grpo_kit import Run
@@ -132,7 +132,7 @@ def test_the_image_is_the_lock_files_and_nothing_of_this_machine(shell):
     assert "HF_HOME" in commands
     there = {name for message in shell.server.asked("MountGetOrCreate") for name in (f.filename for f in message.files)}
     data_files = [path for path in (REPOSITORY / "grpo_kit").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    assert {f"/root/grpo_kit/{path.relative_to(REPOSITORY / 'grpo_kit').as_posix()}" for path in data_files} <= there
+    assert {f"{HOME}/grpo_kit/{path.relative_to(REPOSITORY / 'grpo_kit').as_posix()}" for path in data_files} <= there
 
 
 def test_the_whole_model_is_trained_where_lora_is_off(shell):

@@ -20,6 +20,7 @@ quotas) it records, for tests to look at. Needs Linux, and `unshare -rm`.
     containers.py  one container: its file system, environment, process and signals
 """
 
+from .containers import HOME
 from .server import ModalServer
 
-__all__ = ["ModalServer"]
+__all__ = ["HOME", "ModalServer"]

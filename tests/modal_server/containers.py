@@ -28,6 +28,7 @@ from .volumes import View
 
 PATH = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
 HOST_FOLDERS = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "etc", "opt", "dev", "proc", "sys")
+HOME = "/root"  # a container's, where what the client uploads goes
 HEARTBEAT_INTERVAL_S = 5
 ARGUMENTS = "/__modal/container-arguments.bin"
 SITE = "/__modal/site-packages"
@@ -244,10 +245,10 @@ class Container:
 
     def _environment(self, server, image_env: dict[str, str]) -> dict[str, str]:
         env = {
-            "HOME": "/root",
+            "HOME": HOME,
             "LANG": "C.UTF-8",
             "LD_LIBRARY_PATH": "/usr/local/lib",
-            "PYTHONPATH": "/root",
+            "PYTHONPATH": HOME,
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
             "MODAL_SERVER_URL": server.url,

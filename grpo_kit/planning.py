@@ -1,0 +1,120 @@
+"""A run before it is made: every setting decided, the data read, and all refused that cannot work. Needs no model."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpo_kit.budget import LOCAL, Launch, refuse_unknown_price, shortfall_at_start, spent_on
+from grpo_kit.cache import caches_to_start_from
+from grpo_kit.config import ConfigError, TrainConfig
+from grpo_kit.demo import DEFAULT_DATA, data_folder
+from grpo_kit.judges import Judge
+from grpo_kit.models import load_tokenizer
+from grpo_kit.rewards import READY, RewardFunction, make_judge, weighted
+from grpo_kit.runs import RUNS_DIR, UNFINISHED, Run, is_run, read_lines
+from grpo_kit.samples import Sample, fingerprint, read_samples
+from grpo_kit.versions import version_of, versions
+from grpo_kit.writing import is_complete, with_the_runs_own_settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run as it is going to be: every setting decided, the data read, the judges asked whether they are there."""
+
+    config: TrainConfig
+    samples: list[Sample]
+    judges: dict[Judge, float]
+    functions: dict[RewardFunction, float]
+    about: dict  # what config.json holds beside the settings
+    is_demo: bool  # there is no data of the user's own, so the demo's is taken
+
+
+def make_plan(
+    config: TrainConfig,
+    rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
+    runs_dir: str | Path = RUNS_DIR,
+    launch: Launch = LOCAL,
+) -> Plan:
+    """Checks all that can be checked before a model is loaded; writes nothing. Raises as `train` does."""
+    config = with_the_runs_own_settings(config, runs_dir)
+    refuse_unpaid_step(config, runs_dir, launch)
+    data = data_folder(config.data).absolute()
+    is_demo = config.data == DEFAULT_DATA and data != Path(DEFAULT_DATA).absolute()
+    samples = list(read_samples(data / "train.jsonl"))
+    functions = {READY[name]: weight for name, weight in config.reward_funcs.items()} | weighted(rewards)
+    names = [*config.judge, *(getattr(function, "__name__", "") for function in functions)]
+    refuse_what_cannot_work(config, samples, names, runs_dir)
+    judges: dict[Judge, float] = {}
+    if not is_complete(config.run_id, runs_dir):
+        judges = {make_judge(name, config): weight for name, weight in config.judge.items()}
+        for judge in judges:
+            judge.check()
+    # An absolute folder, so that the run can be gone on with from anywhere; the demo's is made anew where it is needed.
+    folder = config.data if is_demo else str(data)
+    about = {
+        "versions": versions(),
+        "data": {"folder": folder, "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
+        "git_commit": _git_commit(),
+        "machine": launch.machine,
+        "usd_per_hour": launch.usd_per_hour,
+        "rewards": names,
+        "reward_weights": [*config.judge.values(), *functions.values()],
+        "judges": {judge.name: judge.version for judge in judges},
+    }
+    return Plan(config, samples, judges, functions, about, is_demo)
+
+
+def refuse_unpaid_step(config: TrainConfig, runs_dir: str | Path, launch: Launch) -> None:
+    """Raises ConfigError where max_usd does not pay for another step of a run that is launched, or can't be kept.
+
+    A run that is under way, whose container ended, is no launch: it stops in good order instead.
+    """
+    refuse_unknown_price(config)
+    status, steps = {"quoted": launch.quoted}, []
+    if config.run_id and is_run(Path(runs_dir) / config.run_id):
+        run = Run(config.run_id, runs_dir)
+        status, steps = run.status, read_lines(run.path / "metrics.jsonl")
+        if status["state"] in (*UNFINISHED, "complete"):
+            return
+    if why := shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour):
+        raise ConfigError(why)
+
+
+def refuse_what_cannot_work(
+    config: TrainConfig, samples: Sequence[Sample], rewards: Sequence[str], runs_dir: str | Path
+) -> None:
+    """Raises ConfigError for what would fail later, before anything is written. `rewards` are the rewards' names."""
+    if len(samples) < config.prompts_per_step:
+        raise ConfigError(
+            f"a step takes {config.prompts_per_step} prompts and {config.data} has {len(samples)}. Use more samples, "
+            f"or per_device_train_batch_size={len(samples) * config.num_generations} gradient_accumulation_steps=1"
+        )
+    kinds = {type(sample.prompt) for sample in samples}
+    if len(kinds) > 1:
+        odd = next(sample for sample in samples if type(sample.prompt) is not type(samples[0].prompt))
+        raise ConfigError(
+            f"{config.data}: prompts should be all texts or all messages; {odd.id} is not as the first is"
+        )
+    if "" in rewards or len(set(rewards)) < len(rewards):
+        raise ConfigError(
+            f"rewards should be functions with names of their own, by which metrics are kept; given: "
+            f"{', '.join(name or 'one without a name (write a def around it)' for name in rewards)}"
+        )
+    caches_to_start_from(config.cache_from, runs_dir)
+    if config.use_vllm is True and version_of("vllm") is None:
+        raise ConfigError("use_vllm=True: vLLM is not installed. Leave it to auto")
+    if load_tokenizer(config.model_name).chat_template is None and kinds == {list}:
+        raise ConfigError(
+            f"{config.model_name} has no chat template, and the prompts are conversations. Use its instruction-tuned "
+            f"version (…-it, …-Instruct), or prompts that are texts"
+        )
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder that the run is started from, where it is one of git's."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
