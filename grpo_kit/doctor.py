@@ -1,4 +1,5 @@
-"""`grpo-kit doctor`: what could keep a first run from its end, looked at one by one, each with what to do about it.
+"""What could keep a run from its end, looked at one by one, each with what to do about it: `grpo-kit doctor`, and what a
+quote asks.
 
 It asks what training itself would ask, changes nothing here or on Modal, and waits for no answer for long. What is
 asked of Modal is in modal_checks.py.
@@ -8,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Literal
 
 from grpo_kit.backends import asked_backend, chosen_backend
 from grpo_kit.config import CACHE, ConfigError, TrainConfig
-from grpo_kit.demo import DATA_FILES, DEFAULT_DATA
+from grpo_kit.demo import DATA_FILES, DEFAULT_DATA, data_folder
 from grpo_kit.runs import RunError
 from grpo_kit.versions import versions
 
@@ -23,6 +25,7 @@ OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
 SECONDS = 20  # for one check; left alone, Modal's library tries for a minute to connect
 SECONDS_FOR_DATA = 120
 SECONDS_TO_START = 90  # for a container, which may have to load its image first
+CANARY_CACHE = "canaries.cache.sqlite"
 PREPARE = f"grpo-kit prepare TRACES --out {DEFAULT_DATA}"
 
 
@@ -53,9 +56,15 @@ def doctor(config: TrainConfig | None = None, **settings) -> bool:
     return not problems
 
 
-def examine_all(config: TrainConfig) -> list[Check]:
-    """All checks of a run with these settings, in the order in which one builds on another."""
-    return list(_checks(config))
+def what_it_needs(config: TrainConfig, on_modal: bool) -> Checks:
+    """Data, model, secrets and judge of a run here or on Modal, where no container is started to answer."""
+    if on_modal:
+        yield from _needs_on_modal(config)
+        return
+    for name in DATA_FILES:
+        yield from _tried(name, _data, config, name, seconds=SECONDS_FOR_DATA)
+    yield from _tried("model", _model, config)
+    yield from _judging(config)
 
 
 def _checks(config: TrainConfig) -> Checks:
@@ -63,18 +72,22 @@ def _checks(config: TrainConfig) -> Checks:
     by = "GRPO_KIT_BACKEND" if os.environ.get("GRPO_KIT_BACKEND") == asked else "kit.backend()"
     account = "a Modal account is set up here" if on_modal else "no Modal account is set up here (`modal setup` does)"
     yield Check("backend", OK, f"{chosen_backend()}: " + (f"chosen by {by}" if asked else account))
-    if on_modal:
-        yield from _checks_on_modal(config)
-        return
-    yield Check("Modal", NOT_CHECKED, "the work is done on this machine")
-    for name in DATA_FILES:
-        yield from _tried(name, _data, config, name, seconds=SECONDS_FOR_DATA)
-    yield from _tried("model", _model, config)
-    yield from _tried("judge", _judge, config)
-    yield Check("versions", OK, listed(versions()))
+    if not on_modal:
+        yield Check("Modal", NOT_CHECKED, "the work is done on this machine")
+    found = []
+    for check in what_it_needs(config, on_modal):
+        found.append(check)
+        yield check
+    if not on_modal:
+        yield Check("versions", OK, listed(versions()))
+    elif found[0].state == OK:
+        from grpo_kit.modal_checks import app
+
+        usable = {check.name for check in found if check.state == OK}
+        yield from _tried("app", app, config, usable, seconds=SECONDS_TO_START + SECONDS)
 
 
-def _checks_on_modal(config: TrainConfig) -> Checks:
+def _needs_on_modal(config: TrainConfig) -> Checks:
     from grpo_kit import modal_checks as there
 
     yield (token := _tried("Modal token", there.token, seconds=SECONDS / 2)[0])
@@ -90,12 +103,17 @@ def _checks_on_modal(config: TrainConfig) -> Checks:
     else:
         yield Check("the rest of Modal", NOT_CHECKED, "secrets, volumes, data and app: the token comes first")
     yield from _tried("model", there.model, config, there.HUB_SECRET in usable)
-    if "gemini" in config.judge and there.GEMINI_SECRET in usable and not os.environ.get("GEMINI_API_KEY"):
-        yield Check("judge", NOT_CHECKED, f"no GEMINI_API_KEY here; Modal has one in the secret {there.GEMINI_SECRET}")
+    if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY"):
+        yield Check("judge", NOT_CHECKED, "no GEMINI_API_KEY here, so Gemini is asked on Modal, when the run begins")
     else:
-        yield from _tried("judge", _judge, config)
-    if reached:
-        yield from _tried("app", there.app, config, usable, seconds=SECONDS_TO_START + SECONDS)
+        yield from _judging(config)
+
+
+def _judging(config: TrainConfig) -> Checks:
+    """Whether the judges can be asked, and whether they see through answers that are worth nothing."""
+    yield (judge := _tried("judge", _judge, config)[0])
+    if judge.state == OK and config.canaries != "off":
+        yield from _tried("canaries", _canaries, config)
 
 
 def _tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: float = SECONDS) -> list[Check]:
@@ -161,6 +179,31 @@ def _model(config: TrainConfig) -> Checks:
 def _judge(config: TrainConfig) -> Checks:
     why_not = judge_problem(config)
     yield problem("judge", why_not) if why_not else Check("judge", OK, judges_in(config))
+
+
+def _canaries(config: TrainConfig) -> Checks:
+    """As a run tries them before its first step, on the data's samples where they are here, else on the kit's own. What
+    was judged is kept, so that to ask again costs nothing."""
+    from grpo_kit.cache import RewardCache
+    from grpo_kit.canaries import complaint, try_canaries
+    from grpo_kit.judging import run_async
+    from grpo_kit.rewards import make_judge
+    from grpo_kit.samples import read_samples
+
+    train = Path(config.data) / "train.jsonl"
+    samples = list(read_samples(train if train.exists() else data_folder(DEFAULT_DATA) / "train.jsonl"))
+    for name in config.judge:
+        with closing(make_judge(name, config)) as judge, closing(RewardCache(CACHE / CANARY_CACHE)) as cache:
+            results, made = run_async(try_canaries(judge, cache, samples, seed=config.seed))
+        failed = [verdict for verdict in made if verdict.score is None]
+        if all(canary.mean is None for canary in results):
+            yield Check("canaries", PROBLEM, f"{name} judged nothing: {failed[0].reason}", "try again in a while")
+        elif why := complaint(judge, results):
+            what, _, where = why.rpartition(". ")
+            yield Check("canaries", PROBLEM, what, f"mend the judge or the rubrics: {where}")
+        else:
+            costs = f"; {len(made)} judgements were made for it" if judge.usage and made else ""
+            yield Check("canaries", OK, f"{name} rewards none of {len(results) - 1} kinds of worthless answers{costs}")
 
 
 def judges_in(config: TrainConfig) -> str:

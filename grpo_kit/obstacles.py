@@ -29,9 +29,10 @@ class Problem:
 
     what: str
     fix: str
+    about: str = ""  # the check of doctor.py that would find it too
 
     def __str__(self) -> str:
-        return f"{self.what}. {self.fix}"
+        return f"{self.what}. {self.fix}".rstrip(". ")
 
 
 def shortage(memory: Memory, device: Device) -> str:
@@ -136,7 +137,8 @@ def _problems_here(config: TrainConfig) -> Iterator[Problem]:
     train = CACHE / "demo" / "train.jsonl" if is_demo else train
     if not train.exists():
         if not is_demo:  # which is made where it is needed
-            yield Problem(f"There is no {train}", f"Make it with `{PREPARE}`, or set data to the folder that has it")
+            fix = f"Make it with `{PREPARE}`, or set data to the folder that has it"
+            yield Problem(f"There is no {train}", fix, "train.jsonl")
     elif (there := _lines(train, train.stat().st_mtime_ns)) < config.prompts_per_step:
         batch = there * config.num_generations
         fewer = f", or per_device_train_batch_size={batch} gradient_accumulation_steps=1" if there else ""
@@ -144,7 +146,7 @@ def _problems_here(config: TrainConfig) -> Iterator[Problem]:
             f"A step takes {config.prompts_per_step} prompts and {train} has {there}", f"Use more samples{fewer}"
         )
     if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY", "").strip():
-        yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline")
+        yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline", "judge")
     if config.use_vllm is True and version_of("vllm") is None:
         yield Problem("use_vllm=True, and vLLM is not installed here", "Leave use_vllm to auto")
     name = config.model_name
@@ -153,10 +155,11 @@ def _problems_here(config: TrainConfig) -> Iterator[Problem]:
             yield Problem(
                 f"There is no folder {name}, and models on the hub are called owner/name",
                 "Set model_name to one of them",
+                "model",
             )
         elif why := model_problem(name):
             what, _, fix = why.partition(". ")
-            yield Problem(what, fix)
+            yield Problem(what, fix, "model")
 
 
 @lru_cache(8)

@@ -1,7 +1,7 @@
-"""The quote: what a run will do, need and cost, and what stands in its way, before it does. No network is asked.
+"""The quote: what a run will do, need and cost, and what stands in its way, before it does.
 
-memory.py counts what it needs, estimates.py says how long it takes, obstacles.py what is wrong; what only a network can
-answer, doctor.py asks.
+memory.py counts what it needs, estimates.py says how long it takes, obstacles.py what is wrong as far as this machine
+can tell, doctor.py asks the hub, Modal and the judge.
 """
 
 import shutil
@@ -14,6 +14,7 @@ from typing import Any
 from grpo_kit.backends import chosen_backend
 from grpo_kit.budget import Launch
 from grpo_kit.config import GPUS, TrainConfig
+from grpo_kit.doctor import PROBLEM, what_it_needs
 from grpo_kit.estimates import (
     HERE,
     Range,
@@ -26,6 +27,7 @@ from grpo_kit.estimates import (
 )
 from grpo_kit.memory import Device, memory_needed
 from grpo_kit.obstacles import (
+    Problem,
     budget_problems,
     memory_problems,
     problems_of_settings,
@@ -45,9 +47,11 @@ def quote(
     runs_dir: str | Path = RUNS_DIR,
     backend: str | None = None,
     by: str | None = None,
+    ask: bool = True,
 ) -> Quote:
-    """What a run with these settings will do, need and cost; see Quote. Takes milliseconds, and asks no network.
+    """What a run with these settings will do, need and cost, and what stands in its way; see Quote.
 
+    It takes seconds, in which data, hub, Modal and judge are asked as a launch asks them; without `ask` milliseconds.
     Times come from earlier runs under `runs_dir` where they fit, or from the one that is called `by` alone. `backend`:
     "local" or "modal"; None: the chosen one. Print it, or leave it as a cell's last line.
     """
@@ -71,6 +75,13 @@ def quote(
     if memory:
         problems += memory_problems(config, shape, device, memory, measured, cheapest, on_modal)
     problems += time_problems(config, time.range, on_modal)
+    checks = tuple(what_it_needs(config, on_modal)) if ask else ()
+    known = {problem.about for problem in problems}
+    problems += [
+        Problem(check.detail, check.fix, check.name)
+        for check in checks
+        if check.state == PROBLEM and check.name not in known
+    ]
     hourly = modal_usd_per_hour(config, config.gpu)
     usd = _modal_usd(config, config.gpu, time.range) if on_modal else (0.0, 0.0, 0.0)
     usd_most = hourly * config.timeout / 3600 * (1 + config.retries) if on_modal else 0.0
@@ -102,6 +113,7 @@ def quote(
         judge_usd_from=judge.source,
         max_usd=config.max_usd,
         first_step=first_step,
+        checks=checks,
         problems=tuple(problems),
         fits=tuple(fits),
     )
@@ -124,7 +136,7 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
     if status["step"]:
         left = max(1, config.max_steps - status["step"])
         config = config.model_copy(update={"max_steps": left, "save_steps": min(config.save_steps, left)})
-    found = quote(config, runs_dir, backend)
+    found = quote(config, runs_dir, backend, ask=False)
     return Launch(**place, quoted=found.quoted, notice=found.in_short())
 
 

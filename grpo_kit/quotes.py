@@ -4,6 +4,7 @@ import html
 from dataclasses import dataclass, fields
 from typing import Any
 
+from grpo_kit.doctor import NOT_CHECKED, OK, PROBLEM, Check
 from grpo_kit.estimates import Range
 from grpo_kit.memory import Memory
 from grpo_kit.obstacles import Problem
@@ -46,6 +47,7 @@ class Quote:
     max_usd: float | None
     # Dollars to the end of the first step: usd_machine (of which usd_loaded are the step's own) and usd_judge
     first_step: dict[str, float] | None
+    checks: tuple[Check, ...]  # what was asked of data, hub, Modal and judge; empty where nothing was
     problems: tuple[Problem, ...]
     fits: tuple[Fit, ...]  # on Modal: the GPUs that it fits on, by their price
 
@@ -116,15 +118,24 @@ class Quote:
             rows.append(("max_usd", f"${self.max_usd:g}: before the step that would pass it the run stops"))
         if not self.is_on_modal and not self.judge_usd_from:
             rows.append(("cost", "nothing"))
-        if self.is_on_modal:
-            rows.append(("unasked", "Modal's data and secrets, and the hub: kit.doctor(config) looks at them"))
+        rows.append(("checked", self._checked()))
         if self.fits:
             rows.append(("fits on", "; ".join(map(_fit, self.fits[:4]))))
         return rows
 
+    def _checked(self) -> str:
+        """What was looked at beside this machine, and what came of it."""
+        if not self.checks:
+            return "only this machine: kit.quote(config), --dry-run and every launch ask the hub, Modal and the judge"
+        by_state = {
+            state: [check.name for check in self.checks if check.state == state] for state in (OK, PROBLEM, NOT_CHECKED)
+        }
+        return "; ".join(f"{state}: {', '.join(names)}" for state, names in by_state.items() if names)
+
     def __str__(self) -> str:
         lines = [f"{name:<8} {text}" for name, text in self.rows()]
-        lines += [f"problem  {problem.what}\n      -> {problem.fix}" for problem in self.problems]
+        for problem in self.problems:
+            lines += [f"problem  {problem.what}"] + ([f"      -> {problem.fix}"] if problem.fix else [])
         return "\n".join(lines)
 
     def _repr_markdown_(self) -> str:

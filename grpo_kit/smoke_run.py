@@ -47,4 +47,4 @@ def smoke(
         f"One step took {step['step_time']:.1f} s ({parts}), the run {duration(60 * actual['minutes'])}, at most "
         f"{actual['memory_gib']:.1f} GiB and {usd}. From that, the whole run:"
     )
-    return quote(config, runs_dir, backend, by=run.id)
+    return quote(config, runs_dir, backend, by=run.id, ask=False)

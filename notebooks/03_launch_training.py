@@ -84,7 +84,7 @@ if interactive:
     run = panel.run
     print(run or "No run yet: click Launch above, and run the cells from here on when there is something to see.")
 else:
-    print(kit.quote(config, runs_dir))
+    print(kit.quote(config, runs_dir, ask=False))  # the launch asks
     run = kit.train.remote(config, runs_dir=runs_dir)
 
 # %% [markdown]

@@ -73,7 +73,9 @@ class Gemini:
         except CallFailed as failed:
             self._refuse_if_key_is_wrong(failed)
             if failed.code is None:
-                raise ConfigError(f"Gemini can't be reached at {self._place()}: {failed}") from None
+                raise ConfigError(
+                    f"Gemini can't be reached at {self._place()} ({failed}). Try again with a connection to it"
+                ) from None
             return
         if there and "/" not in self.model and self.model not in there:
             raise self._gone(there)

@@ -32,7 +32,7 @@ class RunQuote:
 def quote_of(run: PlannedRun) -> RunQuote:
     if run.config is None:
         return RunQuote(run, None, (0.0, 0.0, 0.0))
-    return RunQuote(run, quote(run.config, run.folder.parent, run.backend), _evaluation_usd(run))
+    return RunQuote(run, quote(run.config, run.folder.parent, run.backend, ask=False), _evaluation_usd(run))
 
 
 def _evaluation_usd(run: PlannedRun) -> Range | None:

@@ -72,7 +72,7 @@ class LaunchPanel(ipywidgets.VBox):
         """Shows what follows from what was asked for: the other settings, the quote, the code."""
         try:
             config = self.config
-            quoted = quote(config, self._runs_dir).html()
+            quoted = quote(config, self._runs_dir, ask=False).html()
         except Exception as error:  # in a widget's callback nobody else would show it
             self._quote.value = error_html(error)
             self.launch_button.disabled = True
