@@ -1,5 +1,4 @@
-"""What could keep a run from its end, looked at one by one, each with what to do about it: `grpo-kit doctor`, and what a
-quote asks.
+"""What could keep a run from its end, each with what to do about it: `grpo-kit doctor`, and what a quote asks.
 
 It asks what training itself would ask, changes nothing here or on Modal, and waits for no answer for long. What is
 asked of Modal is in modal_checks.py.

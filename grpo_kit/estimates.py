@@ -4,19 +4,19 @@ Each estimate says in words where it comes from. A count of operations is rough,
 """
 
 import json
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from grpo_kit.config import TrainConfig
-from grpo_kit.memory import Device, decided, uses_vllm
+from grpo_kit.config import EvalConfig, TrainConfig
+from grpo_kit.counting import STARTING_HERE_SECONDS, cpu_seconds, gpu_seconds, gpu_seconds_of_evaluation, judge_calls
+from grpo_kit.memory import Device
 from grpo_kit.places import write_bytes
 from grpo_kit.prices import gemini_prices, judge_price, prices
 from grpo_kit.runs import Run, RunError, read_lines
-from grpo_kit.shapes import Shape
+from grpo_kit.shapes import Shape, shape_of
 
 Range = tuple[float, float, float]  # low, likely, high
 NEWEST = 50  # runs that are looked at
@@ -36,14 +36,6 @@ SAME = (
 # A judgement that no earlier run tells of. The prompt is gemini_absolute.txt, at 4 letters a token.
 TOKENS_OF_PROMPT, TOKENS_OF_RUBRIC, TOKENS_WRITTEN = 480, 80, 160
 
-# A CPU, by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/results.md): within a fifth of both.
-CPU_FLOPS_A_CORE, CPU_SECONDS_A_LAYER, CPU_DECODING_SECONDS_A_LAYER = 30e9, 0.05, 0.004
-# A GPU: the share of its published speed that training comes to, and what starting kernels takes where that is more.
-GPU_UTILISATION, GPU_SECONDS_A_LAYER, GPU_DECODING_SECONDS_A_LAYER = 0.3, 0.005, 0.0015
-VLLM_BANDWIDTH, VLLM_SECONDS_A_STEP, VLLM_SYNC_SECONDS = 0.6, 0.004, 2.0
-STARTING_SECONDS, VLLM_STARTING_SECONDS, STARTING_HERE_SECONDS = 120.0, 90.0, 10.0
-GEMINI_SECONDS = 2.0  # of a call
-CANARIES = 4, 8  # prompts, and answers to each (canaries.py)
 WIDE, WIDER, SCALED, ONE_STEP = (1 / 2, 1, 2.5), (1 / 3, 1, 3), (1 / 2, 1, 2), (1 / 2, 1, 1.25)
 
 
@@ -138,11 +130,11 @@ def minutes(
     if shape is None:
         return Estimate(None, "the model's shape is not, and there is no earlier run of it")
     if not device.is_gpu:
-        likely = _cpu_seconds(config, shape) / 60
+        likely = cpu_seconds(config, shape) / 60
         return Estimate(_times(likely, WIDER), "counted operations, at a usual CPU's speed: very rough")
     if gpu is None:
         return Estimate(None, "there is no earlier run of this model on this machine's GPU")
-    likely = _gpu_seconds(config, shape, device, prices()["gpus"][gpu]) / 60
+    likely = gpu_seconds(config, shape, device, prices()["gpus"][gpu]) / 60
     return Estimate(
         _times(likely, WIDE), f"counted operations and {gpu}'s published speed: rough, nothing was measured"
     )
@@ -178,81 +170,11 @@ def _named(runs: Sequence[EarlierRun]) -> str:
     return runs[0].id if len(runs) == 1 else f"{runs[0].id} and {len(runs) - 1} more"
 
 
-class _Work(NamedTuple):
-    """Operations of a step, 2 for each parameter and token; prompts counted at half of what they may be."""
-
-    passing: float  # of one forward pass over all of a step's tokens
-    forward_passes: float  # that an update comes to: there, back (once more for trained weights), again
-    decoded: float  # of one token of each completion
-    prompts: float  # of the prompts, before the first token
-    share: float  # of the steps that generate
-
-
-def _work(config: TrainConfig, shape: Shape, device: Device) -> _Work:
-    a_token = 2 * shape.parameters
-    prompt, together = config.max_prompt_length / 2, config.completions_per_step
-    again = decided(config.gradient_checkpointing, device.is_gpu)
-    looks = uses_vllm(config, device) + bool(config.beta)  # the same tokens by vLLM's or the reference's probabilities
-    share = 1 / config.num_iterations
-    return _Work(
-        passing=a_token * together * (prompt + config.max_completion_length),
-        forward_passes=2 + (not config.use_lora) + again + looks * share,
-        decoded=a_token * together,
-        prompts=a_token * together * prompt,
-        share=share,
-    )
-
-
-def _cpu_seconds(config: TrainConfig, shape: Shape) -> float:
-    work = _work(config, shape, Device(False, 0))
-    cores = min(config.torch_threads or 64, os.cpu_count() or 1)
-    speed = CPU_FLOPS_A_CORE * cores
-    decoding = config.max_completion_length * (CPU_DECODING_SECONDS_A_LAYER * shape.layers + work.decoded / speed)
-    generating = decoding + work.prompts / speed
-    updating = work.passing * work.forward_passes / speed
-    updating += config.gradient_accumulation_steps * CPU_SECONDS_A_LAYER * shape.layers
-    step = work.share * (generating + _judging_seconds(config)) + updating
-    return STARTING_HERE_SECONDS + config.max_steps * step
-
-
-def _gpu_seconds(config: TrainConfig, shape: Shape, device: Device, gpu: dict[str, float]) -> float:
-    work, vllm = _work(config, shape, device), uses_vllm(config, device)
-    speed, bandwidth = GPU_UTILISATION * gpu["teraflops"] * 1e12, gpu["gb_per_second"] * 1e9
-    # Each token that is decoded reads all weights, and the cache of what was there before.
-    length = config.max_prompt_length / 2 + config.max_completion_length / 2
-    read = 2 * shape.parameters + config.completions_per_step * shape.cache_bytes(int(length), 2)
-    if vllm:
-        decoding = config.max_completion_length * (VLLM_SECONDS_A_STEP + read / (VLLM_BANDWIDTH * bandwidth))
-        decoding += VLLM_SYNC_SECONDS
-    else:
-        a_token = max(GPU_DECODING_SECONDS_A_LAYER * shape.layers, read / bandwidth + work.decoded / speed)
-        decoding = config.max_completion_length * a_token
-    generating = decoding + work.prompts / speed
-    updating = work.passing * work.forward_passes / speed
-    updating += config.gradient_accumulation_steps * GPU_SECONDS_A_LAYER * shape.layers
-    step = work.share * (generating + _judging_seconds(config)) + updating
-    return STARTING_SECONDS + vllm * VLLM_STARTING_SECONDS + config.max_steps * step
-
-
-def judge_calls(config: TrainConfig) -> int:
-    """Calls to Gemini in the whole run, retries and equal answers apart."""
-    if "gemini" not in config.judge:
-        return 0
-    answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
-    return answers * config.gemini_samples * -(-config.max_steps // config.num_iterations)
-
-
-def _judging_seconds(config: TrainConfig) -> float:
-    steps = -(-config.max_steps // config.num_iterations)
-    return GEMINI_SECONDS * -(-judge_calls(config) // steps // config.gemini_max_in_flight)
-
-
-def canary_calls(config: TrainConfig) -> int:
-    """Calls to Gemini before the first step, where the judge is tried on answers that are worth nothing."""
-    if "gemini" not in config.judge or config.canaries == "off":
-        return 0
-    prompts, answers = CANARIES
-    return prompts * (1 if config.gemini_mode == "group" else answers) * config.gemini_samples
+def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str) -> Range | None:
+    """Minutes of Modal's `gpu` until the base model and each checkpoint have answered; counted, and rough. None where
+    the model's shape is not known."""
+    shape = shape_of(config.model_name)
+    return shape and _times(gpu_seconds_of_evaluation(config, asked, shape, prices()["gpus"][gpu]) / 60, WIDE)
 
 
 def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:

@@ -14,13 +14,12 @@ from typing import Any
 from grpo_kit.backends import chosen_backend
 from grpo_kit.budget import Launch
 from grpo_kit.config import GPUS, TrainConfig
+from grpo_kit.counting import canary_calls, judge_calls
 from grpo_kit.doctor import PROBLEM, what_it_needs
 from grpo_kit.estimates import (
     HERE,
     Range,
-    canary_calls,
     earlier_runs,
-    judge_calls,
     judge_usd,
     minutes,
     same_runs,

@@ -84,10 +84,13 @@ def test_what_does_not_pay_for_a_first_step_is_refused_before_anything_is_writte
         kit.train(max_usd=1, gemini_model="gemini-9", **settings)
     assert server.requests == [] and not (tmp_path / "runs").exists()
     problems = [
-        str(problem) for problem in kit.quote(kit.TrainConfig(judge="gemini", max_usd=0.001), tmp_path).problems
+        str(problem)
+        for problem in kit.quote(kit.TrainConfig(judge="gemini", max_usd=0.001), tmp_path, ask=False).problems
     ]
     assert any("the first step costs" in problem for problem in problems)
-    (problem,) = kit.quote(kit.TrainConfig(judge="gemini", max_usd=0.5, max_steps=100), tmp_path, "local").problems
+    (problem,) = kit.quote(
+        kit.TrainConfig(judge="gemini", max_usd=0.5, max_steps=100), tmp_path, "local", ask=False
+    ).problems
     assert "It likely costs" in problem.what and "of 100 steps" in problem.what
 
 
@@ -96,7 +99,7 @@ def test_canaries_that_spend_the_budget_stop_the_run_before_the_model_is_loaded(
 ):
     monkeypatch.setattr("grpo_kit.training.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     settings = {**SHORT, "canaries": "warn", "gemini_input_price": 1e4, "gemini_output_price": 0.0}  # a dollar a call
-    likely = kit.quote(kit.TrainConfig(**settings), tmp_path, "local").first_step["usd_judge"]
+    likely = kit.quote(kit.TrainConfig(**settings), tmp_path, "local", ask=False).first_step["usd_judge"]
     with pytest.raises(RunStopped, match="Stopped before anything was loaded"):
         kit.train(run_id="canaries", max_usd=likely, data=str(demo_data), runs_dir=tmp_path, **settings)
     status = Run("canaries", tmp_path).status
@@ -144,9 +147,9 @@ def test_quoted_and_actual_stand_side_by_side(trained, tmp_path):
     row = table[table["run"] == trained.id].iloc[0]
     assert (row["minutes"], row["quoted_minutes"]) == (status["seconds"] / 60, status["quoted"]["minutes"])
     assert row["usd"] == row["quoted_usd"] == 0
-    quote = kit.quote(trained.config, trained.path.parent, "local")
+    quote = kit.quote(trained.config, trained.path.parent, "local", ask=False)
     assert quote.memory_gib == status["actual"]["memory_gib"] and "peaked at" in str(quote)
-    elsewhere = kit.quote(trained.config, trained.path.parent, "modal")
+    elsewhere = kit.quote(trained.config, trained.path.parent, "modal", ask=False)
     assert trained.id not in elsewhere.minutes_from and elsewhere.measured_gib is None
     about = json.loads((trained.path / "config.json").read_text())
     told = tmp_path / ".modal" / "there"
@@ -154,9 +157,9 @@ def test_quoted_and_actual_stand_side_by_side(trained, tmp_path):
     for name in ("status.json", "metrics.jsonl"):
         (told / name).write_bytes((trained.path / name).read_bytes())
     write_json(told / "config.json", about | {"machine": "A10"})
-    assert "the steps of there" in kit.quote(trained.config, tmp_path, "modal").minutes_from
-    assert "there" not in kit.quote(trained.config, tmp_path, "local").minutes_from
-    assert "there" not in kit.quote(trained.config.replace(gpu="H100"), tmp_path, "modal").minutes_from
+    assert "the steps of there" in kit.quote(trained.config, tmp_path, "modal", ask=False).minutes_from
+    assert "there" not in kit.quote(trained.config, tmp_path, "local", ask=False).minutes_from
+    assert "there" not in kit.quote(trained.config.replace(gpu="H100"), tmp_path, "modal", ask=False).minutes_from
 
 
 def test_a_launch_quotes_the_steps_that_are_left(tmp_path, demo_data, capsys):
@@ -193,13 +196,13 @@ def test_prices_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "prices.json").write_text(json.dumps(listed))
     monkeypatch.setenv("GRPO_KIT_PRICES", str(tmp_path / "prices.json"))
     config = kit.TrainConfig(model_name="google/gemma-2-2b-it")
-    quote = kit.quote(config, tmp_path, "modal")
+    quote = kit.quote(config, tmp_path, "modal", ask=False)
     assert quote.usd_from == f"$2.42 an hour, prices of 2027-01-31 in {tmp_path / 'prices.json'}"
     assert launch_of(config, tmp_path, "modal").usd_per_hour == pytest.approx(2.0 + 32 * 0.01 + 2 * 0.05)
     assert {fit.gpu: fit.usd_per_hour for fit in quote.fits}["H100"] == 3.95, "what it does not say is as listed"
     (tmp_path / "prices.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"GRPO_KIT_PRICES=.*that is no file of prices \(KeyError"):
-        kit.quote(config, tmp_path, "modal")
+        kit.quote(config, tmp_path, "modal", ask=False)
 
 
 def test_vllm_is_told_the_longest_sequence(tmp_path):

@@ -41,11 +41,11 @@ def no_key(monkeypatch):
 
 
 def here(runs_dir, **settings):
-    return kit.quote(kit.TrainConfig(**settings), runs_dir, backend="local")
+    return kit.quote(kit.TrainConfig(**settings), runs_dir, backend="local", ask=False)
 
 
 def on_modal(tmp_path, **settings):
-    return kit.quote(kit.TrainConfig(**settings), tmp_path, backend="modal")
+    return kit.quote(kit.TrainConfig(**settings), tmp_path, backend="modal", ask=False)
 
 
 def small_model(family, **changes):
@@ -133,7 +133,7 @@ def test_a_run_foretells_the_next_one(trained):
 
 def test_it_is_quick_and_loads_neither_torch_nor_transformers(trained):
     code = (
-        "import sys, grpo_kit as kit; kit.quote(kit.TrainConfig(), sys.argv[1], 'local');"
+        "import sys, grpo_kit as kit; kit.quote(kit.TrainConfig(), sys.argv[1], 'local', ask=False);"
         "sys.exit(' '.join({'torch', 'transformers', 'trl', 'modal'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(trained.path.parent)], capture_output=True, text=True)
@@ -169,7 +169,7 @@ def test_gemma_fits_an_a10_and_its_dollars_are_time_times_price(tmp_path):
 )
 def test_what_does_not_fit_comes_with_settings_and_a_gpu_that_do(tmp_path, gpu, settings):
     config = kit.TrainConfig(**settings, gpu=gpu)
-    quote = kit.quote(config, tmp_path, "modal")
+    quote = kit.quote(config, tmp_path, "modal", ask=False)
     (problem,) = [problem for problem in quote.problems if "GiB" in problem.what]
     shape, device = shape_of(config.model_name), modal_device(gpu)
     ways = fitting_settings(config, shape, device)

@@ -7,7 +7,8 @@ from typing import Any
 
 from grpo_kit.budget import refuse_unknown_price
 from grpo_kit.config import ConfigError
-from grpo_kit.estimates import Range, earlier_runs, judge_calls, judge_usd
+from grpo_kit.counting import judge_calls, models_evaluated
+from grpo_kit.estimates import Range, earlier_runs, evaluation_minutes, judge_usd
 from grpo_kit.preflight import Quote, modal_usd_per_hour, quote
 from grpo_kit.sweeps.plan import EVALUATION_FILE, RESULT_FILE, PlannedRun, read_json
 from grpo_kit.troubles import duration
@@ -19,11 +20,10 @@ class RunQuote:
 
     run: PlannedRun
     training: Quote | None  # None where nothing is trained
-    evaluation_usd: Range | None  # for the judges of its evaluation
+    evaluation_usd: Range | None  # for its evaluation: judges, and Modal's machine
 
     @property
     def usd(self) -> Range | None:
-        """Of all of it, but for an evaluation's GPU time."""
         training = self.training
         parts = [self.evaluation_usd, *([training.usd, training.judge_usd] if training else [])]
         return None if None in parts else tuple(map(sum, zip(*parts, strict=True)))
@@ -36,16 +36,19 @@ def quote_of(run: PlannedRun) -> RunQuote:
 
 
 def _evaluation_usd(run: PlannedRun) -> Range | None:
-    """By what a judgement in training is quoted at."""
+    """The machine's time by counting, the judges by what a judgement in training is quoted at."""
     config, asked = run.config, run.evaluation
+    machine = judges = (0.0, 0.0, 0.0)
+    if run.backend == "modal":
+        minutes, hourly = evaluation_minutes(config, asked, config.gpu), modal_usd_per_hour(config, config.gpu)
+        machine = minutes and tuple(hourly * each / 60 for each in minutes)
     first = asked.judge or max(config.judge, key=config.judge.get)
-    judges = [first, asked.second_judge].count("gemini")
-    if not judges:
-        return (0.0, 0.0, 0.0)
-    models = 1 + -(-config.max_steps // config.save_steps)
-    as_judge = config.replace(judge="gemini", gemini_mode="absolute", gemini_samples=1)
-    known = judge_usd(as_judge, earlier_runs(run.folder.parent)).range
-    return known and tuple(each * judges * models * asked.n / judge_calls(as_judge) for each in known)
+    if count := [first, asked.second_judge].count("gemini"):
+        as_judge = config.replace(judge="gemini", gemini_mode="absolute", gemini_samples=1)
+        known = judge_usd(as_judge, earlier_runs(run.folder.parent)).range
+        share = count * models_evaluated(config) * asked.n / judge_calls(as_judge)
+        judges = known and tuple(each * share for each in known)
+    return None if None in (machine, judges) else tuple(map(sum, zip(machine, judges, strict=True)))
 
 
 def spent_on(run: PlannedRun, status: dict[str, Any] | None = None) -> float | None:
@@ -109,8 +112,7 @@ class SweepQuote:
         if not self.usd[2]:
             return "nothing"
         sources = [_first_of(each.usd_from for each in trained), _first_of(each.judge_usd_from for each in trained)]
-        apart = "; the machine's time for evaluations on top" if trained[0].is_on_modal else ""
-        return f"{_range(self.usd, usd_in_words)} ({'; a run: '.join(filter(None, sources))}{apart})"
+        return f"{_range(self.usd, usd_in_words)} ({'; a run: '.join(filter(None, sources))}; evaluations included)"
 
     def problems(self) -> list[str]:
         found = Counter(str(problem) for each in self.quotes if each.training for problem in each.training.problems)

@@ -1,0 +1,122 @@
+"""Seconds by counted operations and a machine's speed, for where no earlier run tells; and calls to the judge.
+
+Rough: on a GPU nothing was measured, and published speeds are not reached.
+"""
+
+import os
+from typing import NamedTuple
+
+from grpo_kit.config import EvalConfig, TrainConfig
+from grpo_kit.memory import Device, decided, uses_vllm
+from grpo_kit.shapes import Shape
+
+# A CPU, by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/results.md): within a fifth of both.
+CPU_FLOPS_A_CORE, CPU_SECONDS_A_LAYER, CPU_DECODING_SECONDS_A_LAYER = 30e9, 0.05, 0.004
+# A GPU: the share of its published speed that training comes to, and what starting kernels takes where that is more.
+GPU_UTILISATION, GPU_SECONDS_A_LAYER, GPU_DECODING_SECONDS_A_LAYER = 0.3, 0.005, 0.0015
+VLLM_BANDWIDTH, VLLM_SECONDS_A_STEP, VLLM_SYNC_SECONDS = 0.6, 0.004, 2.0
+STARTING_SECONDS, VLLM_STARTING_SECONDS, STARTING_HERE_SECONDS = 120.0, 90.0, 10.0
+LOADING_SECONDS = 10.0  # a model's weights that are in the container's page cache
+GEMINI_SECONDS = 2.0  # of a call
+CANARIES = 4, 8  # prompts, and answers to each (canaries.py)
+
+
+class _Work(NamedTuple):
+    """Operations of a step, 2 for each parameter and token; prompts counted at half of what they may be."""
+
+    passing: float  # of one forward pass over all of a step's tokens
+    forward_passes: float  # that an update comes to: there, back (once more for trained weights), again
+    decoded: float  # of one token of each completion
+    prompts: float  # of the prompts, before the first token
+    share: float  # of the steps that generate
+
+
+def _work(config: TrainConfig, shape: Shape, device: Device) -> _Work:
+    a_token = 2 * shape.parameters
+    prompt, together = config.max_prompt_length / 2, config.completions_per_step
+    again = decided(config.gradient_checkpointing, device.is_gpu)
+    looks = uses_vllm(config, device) + bool(config.beta)  # the same tokens by vLLM's or the reference's probabilities
+    share = 1 / config.num_iterations
+    return _Work(
+        passing=a_token * together * (prompt + config.max_completion_length),
+        forward_passes=2 + (not config.use_lora) + again + looks * share,
+        decoded=a_token * together,
+        prompts=a_token * together * prompt,
+        share=share,
+    )
+
+
+def cpu_seconds(config: TrainConfig, shape: Shape) -> float:
+    work = _work(config, shape, Device(False, 0))
+    cores = min(config.torch_threads or 64, os.cpu_count() or 1)
+    speed = CPU_FLOPS_A_CORE * cores
+    decoding = config.max_completion_length * (CPU_DECODING_SECONDS_A_LAYER * shape.layers + work.decoded / speed)
+    generating = decoding + work.prompts / speed
+    updating = work.passing * work.forward_passes / speed
+    updating += config.gradient_accumulation_steps * CPU_SECONDS_A_LAYER * shape.layers
+    step = work.share * (generating + _judging_seconds(config)) + updating
+    return STARTING_HERE_SECONDS + config.max_steps * step
+
+
+def gpu_seconds(config: TrainConfig, shape: Shape, device: Device, gpu: dict[str, float]) -> float:
+    work, vllm = _work(config, shape, device), uses_vllm(config, device)
+    updating = work.passing * work.forward_passes / _speed(gpu)
+    updating += config.gradient_accumulation_steps * GPU_SECONDS_A_LAYER * shape.layers
+    step = work.share * (_gpu_seconds_generating(config, shape, device, gpu) + _judging_seconds(config)) + updating
+    return STARTING_SECONDS + vllm * VLLM_STARTING_SECONDS + config.max_steps * step
+
+
+def _gpu_seconds_generating(config: TrainConfig, shape: Shape, device: Device, gpu: dict[str, float]) -> float:
+    """Of one step's completions."""
+    work, speed, bandwidth = _work(config, shape, device), _speed(gpu), gpu["gb_per_second"] * 1e9
+    # Each token that is decoded reads all weights, and the cache of what was there before.
+    length = config.max_prompt_length / 2 + config.max_completion_length / 2
+    read = 2 * shape.parameters + config.completions_per_step * shape.cache_bytes(int(length), 2)
+    if uses_vllm(config, device):
+        decoding = config.max_completion_length * (VLLM_SECONDS_A_STEP + read / (VLLM_BANDWIDTH * bandwidth))
+        decoding += VLLM_SYNC_SECONDS
+    else:
+        a_token = max(GPU_DECODING_SECONDS_A_LAYER * shape.layers, read / bandwidth + work.decoded / speed)
+        decoding = config.max_completion_length * a_token
+    return decoding + work.prompts / speed
+
+
+def _speed(gpu: dict[str, float]) -> float:
+    """Operations a second."""
+    return GPU_UTILISATION * gpu["teraflops"] * 1e12
+
+
+def gpu_seconds_of_evaluation(config: TrainConfig, asked: EvalConfig, shape: Shape, gpu: dict[str, float]) -> float:
+    """From the container's start until the base model and each checkpoint have answered."""
+    batch = {"per_device_train_batch_size": asked.batch_size, "gradient_accumulation_steps": 1, "use_vllm": False}
+    for name in ("max_prompt_length", "max_completion_length"):
+        batch[name] = getattr(asked, name) or getattr(config, name)
+    a_batch = _gpu_seconds_generating(config.model_copy(update=batch), shape, Device(True, 0), gpu)
+    batches = -(-asked.n // asked.batch_size)
+    return STARTING_SECONDS + models_evaluated(config) * (LOADING_SECONDS + batches * a_batch)
+
+
+def models_evaluated(config: TrainConfig) -> int:
+    """The base model and a run's checkpoints."""
+    return 1 + -(-config.max_steps // config.save_steps)
+
+
+def judge_calls(config: TrainConfig) -> int:
+    """Calls to Gemini in the whole run, retries and equal answers apart."""
+    if "gemini" not in config.judge:
+        return 0
+    answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
+    return answers * config.gemini_samples * -(-config.max_steps // config.num_iterations)
+
+
+def _judging_seconds(config: TrainConfig) -> float:
+    steps = -(-config.max_steps // config.num_iterations)
+    return GEMINI_SECONDS * -(-judge_calls(config) // steps // config.gemini_max_in_flight)
+
+
+def canary_calls(config: TrainConfig) -> int:
+    """Calls to Gemini before the first step, where the judge is tried on answers that are worth nothing."""
+    if "gemini" not in config.judge or config.canaries == "off":
+        return 0
+    prompts, answers = CANARIES
+    return prompts * (1 if config.gemini_mode == "group" else answers) * config.gemini_samples
