@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import orjson
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 from grpo_kit.config import ConfigError
 from grpo_kit.judges import Judge, Verdict
@@ -25,23 +26,34 @@ create table if not exists judgements (
 """
 CACHE_FILE = "rewards.cache.sqlite"  # in a run's folder
 COLUMNS = "key, judge, score, criteria, reason, tokens, judged_at"
+LOCKED_SECONDS = 60  # to wait for another process
 KEYS_PER_QUERY = 500  # SQLite allows a limited number of ? in one statement
 
 
 def open_table(path: Path, table: str) -> sqlite3.Connection:
     """The SQLite file, with its table, for several processes and for threads that take turns; each statement is a
     transaction. A kill leaves it whole; a power cut may take the last ones. Raises sqlite3.DatabaseError."""
-    database = sqlite3.connect(
-        f"file:{quote(str(path.resolve()))}", uri=True, timeout=60, isolation_level=None, check_same_thread=False
-    )
+    name, options = f"file:{quote(str(path.resolve()))}", {"isolation_level": None, "check_same_thread": False}
+    database = sqlite3.connect(name, uri=True, timeout=LOCKED_SECONDS, **options)
     try:
-        database.execute("pragma journal_mode = wal")
+        _use_wal(database)
         database.execute("pragma synchronous = normal")
         database.execute(table)
     except sqlite3.DatabaseError:
         database.close()
         raise
     return database
+
+
+# Unlike other statements it does not wait for a process that opens the file at the same moment.
+@retry(
+    retry=retry_if_exception(lambda error: "locked" in str(error)),
+    wait=wait_random(0, 0.1),
+    stop=stop_after_delay(LOCKED_SECONDS),
+    reraise=True,
+)
+def _use_wal(database: sqlite3.Connection) -> None:
+    database.execute("pragma journal_mode = wal")
 
 
 class RewardCache:

@@ -4,14 +4,14 @@ Flags, papermill parameters and the README's tables come from these models. Name
 setting. A wrong name is refused with the nearest right one.
 """
 
-import difflib
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from grpo_kit.batches import batch_problem
+from grpo_kit.gpus import MOST_GPUS, checked_gpu, gpu_and_count
 from grpo_kit.settings import AbsolutePath, Paths, Settings, Weights
 from grpo_kit.settings import ConfigError as ConfigError
 
@@ -60,24 +60,6 @@ def _rewards(weights: dict[str, float]) -> dict[str, float]:
     return weights
 
 
-def _gpu(name: str) -> str:
-    if name not in GPUS:
-        near = difflib.get_close_matches(name.upper(), GPUS, n=1)
-        raise ValueError(f"one of Modal's GPUs: {', '.join(GPUS)}." + (f" Did you mean {near[0]}?" if near else ""))
-    return name
-
-
-GPUS = {  # Modal's, and their memory in GB
-    "T4": 16,
-    "L4": 24,
-    "A10": 24,
-    "A100-40GB": 40,
-    "L40S": 48,
-    "A100-80GB": 80,
-    "H100": 80,
-    "H200": 141,
-    "B200": 180,
-}
 JUDGES = ("offline", "gemini")
 READY_REWARDS = ("length", "format", "repetition")
 
@@ -121,10 +103,23 @@ class JudgeConfig(Settings):
     )
 
 
+def _processes_and_gpus(given: dict[str, Any]) -> dict[str, Any]:
+    """A process on each GPU: what num_processes says of gpu, or gpu of num_processes, where one of them is given."""
+    gpu, processes = str(given.get("gpu", ModalConfig.model_fields["gpu"].default)), str(given.get("num_processes", 1))
+    kind, count = gpu_and_count(gpu)
+    if count > 1:
+        return {"num_processes": count}
+    if processes.isdecimal() and 1 < int(processes) <= MOST_GPUS and "gpu" not in given:
+        return {"gpu": f"{kind}:{processes}"}
+    return {}
+
+
 class ModalConfig(Settings):
     """What is asked of Modal, wherever it trains or evaluates; Modal's own names. Without effect on this machine."""
 
-    gpu: Annotated[str, AfterValidator(_gpu)] = Field("A10", description="Modal's GPU to run on.")
+    gpu: Annotated[str, AfterValidator(checked_gpu)] = Field(
+        "A10", description="Modal's GPU to run on; A100-80GB:4 is four of them, with a process each."
+    )
     memory: int = Field(32768, ge=1024, description="MiB of the container's memory, beside the GPU's own.")
     timeout: int = Field(
         7200, ge=10, le=86400, description="Seconds after which Modal ends a container; a new one resumes the run."
@@ -168,6 +163,12 @@ class TrainConfig(JudgeConfig, ModalConfig):
     num_generations: int = Field(8, ge=1, description="Completions per prompt, which are compared with each other.")
     per_device_train_batch_size: int = Field(8, ge=1, description="Completions per forward and backward pass.")
     gradient_accumulation_steps: int = Field(4, ge=1, description="Passes per optimiser step.")
+    num_processes: int = Field(
+        1,
+        ge=1,
+        description="Processes that train together, each on a GPU of its own with a batch of its own; where gpu names "
+        "several, as many.",
+    )
     max_prompt_length: int = Field(
         512, ge=16, description="Tokens. A longer conversation loses its oldest turns, never its last."
     )
@@ -232,25 +233,12 @@ class TrainConfig(JudgeConfig, ModalConfig):
         recipe = RECIPES.get(given.get("model_name", cls.model_fields["model_name"].default), {})
         # Whoever names a Gemini model wants it to judge.
         judge = {"judge": "gemini"} if "gemini_model" in given and "judge" not in given else {}
-        return {**recipe, **judge, **given}
+        return {**recipe, **judge, **_processes_and_gpus(given), **given}
 
     @model_validator(mode="after")
     def _batches_work(self):
-        if self.num_generations < 2:
-            raise ValueError(
-                "num_generations=1 cannot work: GRPO compares the completions of a prompt with each other, so it "
-                "needs at least 2. Use num_generations=2."
-            )
-        per_step = self.completions_per_step
-        if per_step % self.num_generations:
-            batch, passes = self._nearest_batches()
-            raise ValueError(
-                f"per_device_train_batch_size={self.per_device_train_batch_size} x gradient_accumulation_steps="
-                f"{self.gradient_accumulation_steps} makes {per_step} completions a step, which groups of "
-                f"num_generations={self.num_generations} do not divide. Nearest that works: "
-                f"per_device_train_batch_size={batch} gradient_accumulation_steps={passes} "
-                f"({batch * passes} completions a step)."
-            )
+        if why := batch_problem(self):
+            raise ValueError(why)
         if self.save_steps % self.num_iterations:
             raise ValueError(
                 f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}, so that "
@@ -259,20 +247,14 @@ class TrainConfig(JudgeConfig, ModalConfig):
             )
         return self
 
-    def _nearest_batches(self) -> tuple[int, int]:
-        """The batch and accumulation that groups divide, one of them changed, by as few completions as can be."""
-        batch, passes, group = self.per_device_train_batch_size, self.gradient_accumulation_steps, self.num_generations
-
-        def nearest(value: int, other: int) -> int:
-            unit = group // math.gcd(group, other)
-            return max(1, round(value / unit)) * unit
-
-        options = [(batch, nearest(passes, batch)), (nearest(batch, passes), passes)]
-        return min(options, key=lambda option: abs(math.prod(option) - batch * passes))
+    @property
+    def completions_per_process(self) -> int:
+        """Of a step, those that one process makes."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     @property
     def completions_per_step(self) -> int:
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return self.completions_per_process * self.num_processes
 
     @property
     def prompts_per_step(self) -> int:

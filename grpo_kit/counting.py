@@ -22,7 +22,7 @@ CANARIES = 4, 8  # prompts, and answers to each (canaries.py)
 
 
 class _Work(NamedTuple):
-    """Operations of a step, 2 for each parameter and token; prompts counted at half of what they may be."""
+    """Operations of a process in a step, 2 a parameter and token; prompts counted at half of what they may be."""
 
     passing: float  # of one forward pass over all of a step's tokens
     forward_passes: float  # that an update comes to: there, back (once more for trained weights), again
@@ -33,7 +33,7 @@ class _Work(NamedTuple):
 
 def _work(config: TrainConfig, shape: Shape, device: Device) -> _Work:
     a_token = 2 * shape.parameters
-    prompt, together = config.max_prompt_length / 2, config.completions_per_step
+    prompt, together = config.max_prompt_length / 2, config.completions_per_process
     again = decided(config.gradient_checkpointing, device.is_gpu)
     looks = uses_vllm(config, device) + bool(config.beta)  # the same tokens by vLLM's or the reference's probabilities
     share = 1 / config.num_iterations
@@ -48,7 +48,7 @@ def _work(config: TrainConfig, shape: Shape, device: Device) -> _Work:
 
 def cpu_seconds(config: TrainConfig, shape: Shape) -> float:
     work = _work(config, shape, Device(False, 0))
-    cores = min(config.torch_threads or 64, os.cpu_count() or 1)
+    cores = min(config.torch_threads or 64, max(1, (os.cpu_count() or 1) // config.num_processes))
     speed = CPU_FLOPS_A_CORE * cores
     decoding = config.max_completion_length * (CPU_DECODING_SECONDS_A_LAYER * shape.layers + work.decoded / speed)
     generating = decoding + work.prompts / speed
@@ -71,7 +71,7 @@ def _gpu_seconds_generating(config: TrainConfig, shape: Shape, device: Device, g
     work, speed, bandwidth = _work(config, shape, device), _speed(gpu), gpu["gb_per_second"] * 1e9
     # Each token that is decoded reads all weights, and the cache of what was there before.
     length = config.max_prompt_length / 2 + config.max_completion_length / 2
-    read = 2 * shape.parameters + config.completions_per_step * shape.cache_bytes(int(length), 2)
+    read = 2 * shape.parameters + config.completions_per_process * shape.cache_bytes(int(length), 2)
     if uses_vllm(config, device):
         decoding = config.max_completion_length * (VLLM_SECONDS_A_STEP + read / (VLLM_BANDWIDTH * bandwidth))
         decoding += VLLM_SYNC_SECONDS

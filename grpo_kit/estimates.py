@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from grpo_kit.config import EvalConfig, TrainConfig
 from grpo_kit.counting import STARTING_HERE_SECONDS, cpu_seconds, gpu_seconds, gpu_seconds_of_evaluation, judge_calls
+from grpo_kit.gpus import gpu_and_count
 from grpo_kit.memory import Device
 from grpo_kit.places import write_bytes
 from grpo_kit.prices import gemini_prices, judge_price, prices
@@ -29,7 +30,7 @@ SAME = (
     NEAR
     + """
     per_device_train_batch_size gradient_accumulation_steps num_generations max_prompt_length max_completion_length
-    lora_r beta bf16 torch_threads gemini_model gemini_samples
+    num_processes lora_r beta bf16 torch_threads gemini_model gemini_samples
 """.split()
 )
 
@@ -59,6 +60,7 @@ class EarlierRun(NamedTuple):
 
     @property
     def completions(self) -> int:
+        """Of one process, a step."""
         return self.settings["per_device_train_batch_size"] * self.settings["gradient_accumulation_steps"]
 
 
@@ -123,7 +125,7 @@ def minutes(
         return Estimate(_by_runs(config, same), f"the steps of {_named(same)}, which had the same sizes")
     if near := [run for run in there if _alike(run, config, NEAR)][:1]:
         earlier = near[0]
-        size = config.completions_per_step * config.max_completion_length
+        size = config.completions_per_process * config.max_completion_length
         ratio = size / (earlier.completions * earlier.settings["max_completion_length"])
         likely = _by_runs(config, near, ratio)[1]
         return Estimate(_times(likely, SCALED), f"the steps of {earlier.id}, scaled to this size: rough")
@@ -134,7 +136,7 @@ def minutes(
         return Estimate(_times(likely, WIDER), "counted operations, at a usual CPU's speed: very rough")
     if gpu is None:
         return Estimate(None, "there is no earlier run of this model on this machine's GPU")
-    likely = gpu_seconds(config, shape, device, prices()["gpus"][gpu]) / 60
+    likely = gpu_seconds(config, shape, device, prices()["gpus"][gpu_and_count(gpu)[0]]) / 60
     return Estimate(
         _times(likely, WIDE), f"counted operations and {gpu}'s published speed: rough, nothing was measured"
     )
@@ -171,10 +173,12 @@ def _named(runs: Sequence[EarlierRun]) -> str:
 
 
 def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str) -> Range | None:
-    """Minutes of Modal's `gpu` until the base model and each checkpoint have answered; counted, and rough. None where
-    the model's shape is not known."""
-    shape = shape_of(config.model_name)
-    return shape and _times(gpu_seconds_of_evaluation(config, asked, shape, prices()["gpus"][gpu]) / 60, WIDE)
+    """Minutes of one of Modal's `gpu` until the base model and each checkpoint have answered; counted, and rough.
+
+    None where the model's shape is not known.
+    """
+    shape, numbers = shape_of(config.model_name), prices()["gpus"][gpu_and_count(gpu)[0]]
+    return shape and _times(gpu_seconds_of_evaluation(config, asked, shape, numbers) / 60, WIDE)
 
 
 def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grpo_kit.batches import spread
 from grpo_kit.config import CACHE, CHANGES_NO_SCORE, ConfigError, EvalConfig, JudgeConfig, ModalConfig, TrainConfig
+from grpo_kit.gpus import gpu_and_count
 from grpo_kit.pickling import PYTHON, load_rewards
 from grpo_kit.preflight import launch_of
 from grpo_kit.runs import (
@@ -82,7 +84,8 @@ def _as_the_run_was_made(config: TrainConfig, known: Run | None) -> TrainConfig:
     """The settings of a run that is gone on with, with those changed that may be."""
     if known is None:
         return config
-    return known.config.replace(**{name: value for name, value in config.given.items() if name in CHANGES_NO_SCORE})
+    changed = {name: value for name, value in config.given.items() if name in CHANGES_NO_SCORE}
+    return spread(known.config, config).replace(**changed)
 
 
 def train_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> Run:
@@ -129,6 +132,7 @@ def evaluate_on_modal(run: Run, config: EvalConfig) -> "Evaluation":
 
     trained = run.config
     machine = {name: getattr(trained, name) for name in ModalConfig.model_fields if name not in config.given}
+    machine["gpu"] = gpu_and_count(config.gpu if "gpu" in config.given else trained.gpu)[0]  # it is done in one process
     config = config.replace(**machine)
     judges = {config.judge or max(trained.judge, key=trained.judge.get): 1.0}
     if config.second_judge:

@@ -65,7 +65,8 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     Weights: 2 bytes a parameter in bfloat16, which is what is loaded under an adapter where bf16 is on; else 4.
     Trained: for each parameter of the adapter 12 bytes (weight and AdamW's two moments, all float32); without an
     adapter 8 beside the weight itself, and 4 for the reference model of a beta above 0. The gradients, 4 more, are
-    there while it is updated.
+    there while it is updated. Several processes each hold all of it, and 4 more: the buckets in which torch's DDP sends
+    the gradients round.
     Updating, generating: `updating_bytes`, `generating_bytes`. With vLLM: a fixed share of the GPU, which must hold
     the weights and the cache of the longest sequence (training.py tells it how long that is).
 
@@ -80,6 +81,8 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     parameters = shape.parameters
     whole_model = (8 + 4 * bool(config.beta)) * parameters
     trained = 12 * shape.lora_parameters(config.lora_r) if config.use_lora else whole_model
+    if config.num_processes > 1:
+        trained += 4 * (shape.lora_parameters(config.lora_r) if config.use_lora else parameters)
     vllm, least = uses_vllm(config, device), 0.0
     if vllm:
         least = (2 * parameters + shape.cache_bytes(shape.longest_sequence(config), 2)) / GIB + VLLM_OVERHEAD
@@ -138,8 +141,8 @@ def updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool
 
 
 def generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool) -> float:
-    """The most of four moments of generating with transformers, for all completions of a step at once, in bytes beside
-    what is there in all phases.
+    """The most of four moments of generating with transformers, for all of a process's completions of a step at once,
+    in bytes beside what is there in all phases.
 
     Reading the prompts: keys and values of all layers, and the widest that one layer has. That is in its MLP, the
     product of gate and up or, with an adapter, what it makes of one of them (the weight's part, its own, that scaled,
@@ -150,7 +153,7 @@ def generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bo
     divided by the temperature where it is not 1, probabilities, and as many numbers to draw by; with top_p below 1 also
     the sorted ones with their places, their sum, and what remains of them.
     """
-    together, prompt, whole_model = config.completions_per_step, config.max_prompt_length, not config.use_lora
+    together, prompt, whole_model = config.completions_per_process, config.max_prompt_length, not config.use_lora
     length, width = prompt + config.max_completion_length, _width(config, bf16)
     autocast = bf16 and whole_model  # weights that are bfloat16 themselves need none
 

@@ -11,6 +11,7 @@ from grpo_kit.config import ConfigError, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA, data_folder
 from grpo_kit.judges import Judge
 from grpo_kit.models import load_tokenizer
+from grpo_kit.processes import processes
 from grpo_kit.rewards import READY, RewardFunction, make_judge, weighted
 from grpo_kit.runs import RUNS_DIR, UNFINISHED, Run, is_run, read_lines
 from grpo_kit.samples import Sample, fingerprint, read_samples
@@ -47,7 +48,8 @@ def make_plan(
     refuse_what_cannot_work(config, samples, names, runs_dir)
     judges: dict[Judge, float] = {}
     if not is_complete(config.run_id, runs_dir):
-        judges = {make_judge(name, config): weight for name, weight in config.judge.items()}
+        asking = a_share_of_limits(config, processes())
+        judges = {make_judge(name, asking): weight for name, weight in config.judge.items()}
         for judge in judges:
             judge.check()
     # An absolute folder, so that the run can be gone on with from anywhere; the demo's is made anew where it is needed.
@@ -63,6 +65,14 @@ def make_plan(
         "judges": {judge.name: judge.version for judge in judges},
     }
     return Plan(config, samples, judges, functions, about, is_demo)
+
+
+def a_share_of_limits(config: TrainConfig, count: int) -> TrainConfig:
+    """What each of `count` processes may ask of Gemini, so that together they keep the limits that were set."""
+    limits = {"gemini_max_in_flight": max(1, config.gemini_max_in_flight // count)}
+    if config.gemini_requests_per_minute:
+        limits["gemini_requests_per_minute"] = max(1, config.gemini_requests_per_minute // count)
+    return config.model_copy(update=limits)
 
 
 def refuse_unpaid_step(config: TrainConfig, runs_dir: str | Path, launch: Launch) -> None:

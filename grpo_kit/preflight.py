@@ -13,7 +13,7 @@ from typing import Any
 
 from grpo_kit.backends import chosen_backend
 from grpo_kit.budget import Launch
-from grpo_kit.config import GPUS, TrainConfig
+from grpo_kit.config import TrainConfig
 from grpo_kit.counting import canary_calls, judge_calls
 from grpo_kit.doctor import PROBLEM, what_it_needs
 from grpo_kit.estimates import (
@@ -24,6 +24,7 @@ from grpo_kit.estimates import (
     minutes,
     same_runs,
 )
+from grpo_kit.gpus import GPUS, gpu_and_count
 from grpo_kit.memory import Device, memory_needed
 from grpo_kit.obstacles import (
     Problem,
@@ -59,12 +60,15 @@ def quote(
     runs, shape = [run for run in earlier_runs(runs_dir) if by in (None, run.id)], shape_of(config.model_name)
     gpu = config.gpu if on_modal else None
     device = modal_device(config.gpu) if on_modal else this_machine()
+    if not device.is_gpu:  # the processes share its memory
+        device = device._replace(gib=device.gib / config.num_processes)
     memory = memory_needed(config, shape, device) if shape else None
     time, judge = minutes(config, shape, device, runs, gpu), judge_usd(config, runs)
     peaks = [run.memory_gib for run in same_runs(config, runs, gpu) if run.memory_gib]
     measured = max(peaks, default=None)
     fits = []
-    for name in sorted(GPUS, key=_price) if on_modal and shape else ():
+    count = f":{config.num_processes}" if config.num_processes > 1 else ""
+    for name in [kind + count for kind in sorted(GPUS, key=_price)] if on_modal and shape else ():
         other = modal_device(name)
         if not shortage(memory_needed(config, shape, other), other):
             there = minutes(config, shape, other, runs, name).range
@@ -140,7 +144,9 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
 
 
 def modal_device(gpu: str) -> Device:
-    return Device(True, prices()["gpus"][gpu]["usable_gib"], has_vllm=True)  # requirements-gpu.lock has it
+    return Device(
+        True, prices()["gpus"][gpu_and_count(gpu)[0]]["usable_gib"], has_vllm=True
+    )  # requirements-gpu.lock has it
 
 
 @lru_cache(1)
@@ -160,7 +166,8 @@ def this_machine() -> Device:
 
 
 def _price(gpu: str) -> float:
-    return prices()["gpus"][gpu]["usd_per_hour"]
+    kind, count = gpu_and_count(gpu)
+    return count * prices()["gpus"][kind]["usd_per_hour"]
 
 
 def _modal_usd(config: TrainConfig, gpu: str, time: Range | None) -> Range | None:

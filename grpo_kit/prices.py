@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_kit.config import ConfigError, TrainConfig
+from grpo_kit.gpus import gpu_and_count
 
 PRICES = Path(__file__).with_name("prices.json")
 OWN_PRICES = "GRPO_KIT_PRICES"  # the environment variable that names a file in place of it
@@ -45,10 +46,10 @@ def _read(path: Path, modified: int) -> dict[str, Any]:
 
 
 def modal_usd_per_hour(config: TrainConfig, gpu: str) -> float:
-    """Dollars an hour of a container: its GPU, memory and cores, by Modal's list."""
-    listed = prices()
+    """Dollars an hour of a container: its GPUs ("A10", "A10:4"), memory and cores, by Modal's list."""
+    listed, (kind, count) = prices(), gpu_and_count(gpu)
     beside = config.memory / 1024 * listed["usd_per_gib_hour"] + CORES * listed["usd_per_core_hour"]
-    return listed["gpus"][gpu]["usd_per_hour"] + beside
+    return count * listed["gpus"][kind]["usd_per_hour"] + beside
 
 
 @lru_cache(1)

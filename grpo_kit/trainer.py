@@ -5,12 +5,14 @@ import math
 import random
 import shutil
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list, gather, gather_object
 from tqdm import tqdm
 from transformers import TrainerCallback
 from trl import GRPOTrainer
@@ -18,7 +20,7 @@ from trl import GRPOTrainer
 from grpo_kit.budget import Budget
 from grpo_kit.config import ConfigError
 from grpo_kit.rewards import TooManyFailures, text_of
-from grpo_kit.runs import Run, RunStopped, checkpoint_step, write_json
+from grpo_kit.runs import Run, RunError, RunStopped, checkpoint_step, write_json
 from grpo_kit.troubles import FIRST_STEPS, Machine, gpu_gib, loading, out_of_memory, shortage_in, too_slow
 from grpo_kit.writing import RunWriter
 
@@ -38,20 +40,21 @@ class KitTrainer(GRPOTrainer):
         self._part = "loading"  # what it is at, for who asks why there is no memory left
         self._is_whole = True  # no weight has been changed without the others
         self._first_steps: list[dict[str, float]] = []
-        self._bar = tqdm(total=self.args.max_steps, unit="step", disable=None)  # None: only on a terminal
+        is_quiet = None if self.is_world_process_zero() else True  # None: but on a terminal
+        self._bar = tqdm(total=self.args.max_steps, unit="step", disable=is_quiet)
         self._stops = _Stops(writer)
         self.add_callback(self._stops)
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Trains to max_steps, from the checkpoint where there is one. RunStopped where it is asked to stop."""
-        if self._writer.is_asked_to_stop:
+        if agreed(self._writer.is_asked_to_stop):
             at = checkpoint_step(checkpoint) if checkpoint else 0
             raise RunStopped(f"stopped before step {at + 1}, as asked; run_id {self._writer.run.id} resumes it")
         with self._bar:
             if checkpoint and checkpoint_step(checkpoint) >= self.args.max_steps:
                 self._load_from_checkpoint(str(checkpoint))  # the run was killed while it saved its result
             else:
-                if unpaid := self._stops.see_start():
+                if unpaid := agreed(self._stops.see_start()):
                     raise RunStopped(f"{unpaid}. Stopped before a step; run_id {self._writer.run.id} goes on")
                 self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 if (step := self.state.global_step) < self.args.max_steps:
@@ -67,7 +70,10 @@ class KitTrainer(GRPOTrainer):
                 raise
         # Nothing holds the failed step's tensors here any more, so that there is room to save.
         step = self.state.global_step + 1
-        self._stop(out_of_memory(self._config, self._writer.run.id, shortage, self._part, step, self._machine))
+        why = out_of_memory(self._config, self._writer.run.id, shortage, self._part, step, self._machine)
+        if self.accelerator.num_processes > 1:  # which can't save without the others, and they wait for it
+            raise RunStopped(f"{why}. Stopped; run_id {self._writer.run.id} goes on from its last checkpoint")
+        self._stop(why)
 
     def training_step(self, *args, **kwargs):
         self._part, self._is_whole = "updating", True
@@ -82,11 +88,31 @@ class KitTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         self._log_completion_extra("sample_id", [row["id"] for row in inputs])
         with self._timed("judging"):
-            scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            scores = self._scores_of_all(inputs, prompts, completions, completion_ids_list)
         self._scores = scores.tolist()
         # TRL would count a missing score as 0 beside those of other rewards. What a judge could not score takes no part
         # at all.
         scores[scores[:, : self._judges].isnan().any(dim=1)] = torch.nan
+        return scores
+
+    def _scores_of_all(self, inputs, prompts, completions, completion_ids_list):
+        """TRL's scores, which it gathers from all processes; where one of them fails, it raises in all, so that none
+        waits for it."""
+        problem = None
+        try:
+            scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        except Exception as error:
+            if self.accelerator.num_processes == 1:
+                raise
+            problem = error
+            none = torch.full((len(prompts), len(self.reward_funcs)), torch.nan, device=self.accelerator.device)
+            scores = gather(none)
+        if self.accelerator.num_processes > 1:
+            found = gather_object([(_travelling(problem), self._writer.judged_usd())])
+            others = [usd for _, usd in found[1:]]
+            self._writer.judged_elsewhere = None if None in others else sum(others)
+            if met := problem or next((theirs for theirs, _ in found if theirs), None):
+                raise met
         return scores
 
     @contextmanager
@@ -148,6 +174,9 @@ class KitTrainer(GRPOTrainer):
         self._random_states, self._is_whole = _random_states(), True
         if "loss" not in logs or not self.is_world_process_zero():
             return
+        for name in logs:  # TRL gives the mean over processes of what each has counted
+            if name.startswith("judge/") and not name.endswith("/seconds"):
+                logs[name] *= self.accelerator.num_processes
         step = self.state.global_step
         seconds = {**self._seconds, "updating": logs["step_time"] - sum(self._seconds.values())}
         self._seconds = dict.fromkeys(self._seconds, 0.0)
@@ -190,6 +219,7 @@ class KitTrainer(GRPOTrainer):
             super()._save_checkpoint(model, trial)
         finally:
             self._output_dir = str(target)
+        self.accelerator.wait_for_everyone()
         name = f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
             shutil.rmtree(target / name, ignore_errors=True)
@@ -198,6 +228,7 @@ class KitTrainer(GRPOTrainer):
                 for old in Run(target).checkpoints[: -self.args.save_total_limit]:
                     old.rename(partial / old.name)
             shutil.rmtree(partial)
+        self.accelerator.wait_for_everyone()
 
     def _get_output_dir(self, trial=None) -> str:
         return self._output_dir
@@ -227,8 +258,25 @@ class _Stops(TrainerCallback):
             self.why = ", as asked"
         elif unpaid:
             self.why = f": {unpaid}"
+        self.why = agreed(self.why)
         if self.why:
             control.should_save = control.should_training_stop = True
+
+
+def _travelling(problem: Exception | None) -> Exception | None:
+    """The error as it can be sent to other processes, whatever it holds."""
+    if problem is None or isinstance(problem, TooManyFailures):
+        return problem
+    if isinstance(problem, ConfigError):
+        return ConfigError(str(problem))
+    sent = RunError(f"{type(problem).__name__}: {problem}")
+    sent.add_note("".join(traceback.format_exception(problem)))
+    return sent
+
+
+def agreed(value):
+    """What the main process says, in all of them."""
+    return broadcast_object_list([value])[0]
 
 
 def _random_states() -> tuple:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from tqdm import tqdm
@@ -23,13 +24,14 @@ from grpo_kit.judging import run_async
 from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
 from grpo_kit.peak import peak_gib, start_peak
 from grpo_kit.planning import Plan, make_plan
+from grpo_kit.processes import is_one_of_many, rank, train_in_processes
 from grpo_kit.rewards import FailureWatch, RewardFunction, TooManyFailures, judge_reward
 from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, now, write_json
 from grpo_kit.samples import Sample
 from grpo_kit.shapes import shape_of
 from grpo_kit.trainer import KitTrainer
 from grpo_kit.versions import version_of
-from grpo_kit.writing import RunWriter, only_writer, open_run
+from grpo_kit.writing import Onlooker, RunWriter, only_writer, open_run, with_the_runs_own_settings
 
 # Settings that TRL has too, and that go to it under the same name.
 TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys())
@@ -53,7 +55,12 @@ def train(
     for a run that cannot be gone on with, and RunStopped, with the last step saved, where it was asked to stop, where
     too many judgements failed, or where the next step would pass max_usd.
     """
-    plan = make_plan((config or TrainConfig()).replace(**settings), rewards, runs_dir, launch)
+    config = with_the_runs_own_settings((config or TrainConfig()).replace(**settings), runs_dir)
+    if config.num_processes > 1 and not is_one_of_many():
+        return train_in_processes(config, queue(config, rewards, runs_dir, launch), rewards, echo, launch)
+    plan = make_plan(config, rewards, runs_dir, launch)
+    if rank():
+        return _train_beside(plan, Run(config.run_id, runs_dir), runs_dir)
     run = open_run(plan.config, plan.about, runs_dir, launch.quoted)
     if run.status["state"] == "complete":
         echo(f"Run {run.id} is complete: {run.path}")
@@ -70,6 +77,13 @@ def train(
 
         work(plan, run, writer, runs_dir, say)
     echo(f"Done in {run.status['seconds']:.0f} s: {run.path}")
+    return run
+
+
+def _train_beside(plan: Plan, run: Run, runs_dir: str | Path) -> Run:
+    """Takes part in a run that another process writes."""
+    with Onlooker(run, plan.config) as writer:
+        work(plan, run, writer, runs_dir, echo=lambda text: None)
     return run
 
 
@@ -99,21 +113,17 @@ def work(plan: Plan, run: Run, writer: RunWriter, runs_dir: str | Path, echo: Ca
     """The run itself, from its last checkpoint to its end."""
     config, judges = plan.config, plan.judges
     start_peak()
-    checkpoint = writer.rewind()
-    echo(f"Run {run.id}: {run.path}" + (f", resumed from {checkpoint.name}" if checkpoint else ""))
-    if plan.is_demo:
-        echo(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the samples that come with the kit")
+    processes = PartialState(cpu=not torch.cuda.is_available())  # finds the others, where there are any
     with closing(RewardCache(run.path / CACHE_FILE)) as cache, torch_threads(config.torch_threads):
-        for path in caches_to_start_from(config.cache_from, runs_dir):
-            echo(f"{cache.copy_from(path)} judgements taken over from {path}")
         writer.judged_usd, writer.peak_gib = lambda: dollars(judges), peak_gib
         watch = FailureWatch(config.max_failure_rate, config.failure_window)
         reward_functions = {judge_reward(judge, cache, watch): weight for judge, weight in judges.items()}
         try:
-            if checkpoint is None:
-                release_canaries(config, judges, cache, plan.samples, watch, writer, echo)
-            if why := Budget(writer).see_start():
-                raise RunStopped(f"{why}. Stopped before anything was loaded; run_id {run.id} goes on")
+            with processes.main_process_first():
+                checkpoint = writer.rewind()
+                if processes.is_main_process:
+                    echo(f"Run {run.id}: {run.path}" + (f", resumed from {checkpoint.name}" if checkpoint else ""))
+                    prepare(plan, cache, watch, writer, runs_dir, is_new=checkpoint is None, echo=echo)
             trainer = build_trainer(
                 config, plan.samples, reward_functions | plan.functions, len(judges), run.path, writer, echo
             )
@@ -125,6 +135,26 @@ def work(plan: Plan, run: Run, writer: RunWriter, runs_dir: str | Path, echo: Ca
         finally:
             for judge in judges:
                 judge.close()
+
+
+def prepare(
+    plan: Plan,
+    cache: RewardCache,
+    watch: FailureWatch,
+    writer: RunWriter,
+    runs_dir: str | Path,
+    is_new: bool,
+    echo: Callable[[str], None],
+) -> None:
+    """What comes before the model is loaded, once for all processes: judgements taken over, canaries, a price."""
+    if plan.is_demo:
+        echo(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the samples that come with the kit")
+    for path in caches_to_start_from(plan.config.cache_from, runs_dir):
+        echo(f"{cache.copy_from(path)} judgements taken over from {path}")
+    if is_new:
+        release_canaries(plan.config, plan.judges, cache, plan.samples, watch, writer, echo)
+    if why := Budget(writer).see_start():
+        raise RunStopped(f"{why}. Stopped before anything was loaded; run_id {writer.run.id} goes on")
 
 
 def dollars(judges: Iterable[Judge]) -> float | None:
@@ -214,6 +244,8 @@ def save_into_run(trainer: KitTrainer, run: Run) -> None:
     """
     partial = run.path / ".partial"
     trainer.save_model(str(partial))
+    if not trainer.is_world_process_zero():
+        return
     config = partial / "config.json"
     if config.exists():
         write_json(config, {**json.loads(config.read_text()), **run.about})
@@ -241,11 +273,14 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
     shape = shape_of(config.model_name)
     if settings["use_vllm"] and shape and not may_be_longer:
         settings["vllm_max_model_length"] = shape.longest_sequence(config)
-    return GRPOConfig(
+    arguments = GRPOConfig(
         **settings,
         output_dir=str(run_dir),
         use_cpu=not on_gpu,
         logging_steps=1,
         report_to="none",
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else one process would spread its batch over all GPUs that it sees
+    return arguments

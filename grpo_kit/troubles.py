@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any, NamedTuple
 
-from grpo_kit.config import CHANGES_NO_SCORE, GPUS, ConfigError, JudgeConfig, ModalConfig, TrainConfig
+from grpo_kit.batches import batches
+from grpo_kit.config import CHANGES_NO_SCORE, ConfigError, JudgeConfig, ModalConfig, TrainConfig
+from grpo_kit.gpus import GPUS
 
 Fix = dict[str, Any]  # settings that help together
 LONGEST_TIMEOUT = 86400  # seconds, Modal's
@@ -77,10 +79,11 @@ def gpu_gib() -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
 
 
-def larger_gpu(gib: float | None) -> str | None:
-    """The smallest of Modal's GPUs with clearly more than `gib` of memory. A GPU shows up to a tenth less than is
-    printed on it."""
-    return next((name for name, size in GPUS.items() if size > 1.1 * (gib or 0)), None)
+def larger_gpu(gib: float | None, processes: int = 1) -> str | None:
+    """The smallest of Modal's GPUs with clearly more than `gib` of memory, one for each process. A GPU shows up to a
+    tenth less than is printed on it."""
+    count = f":{processes}" if processes > 1 else ""
+    return next((name + count for name, size in GPUS.items() if size > 1.1 * (gib or 0)), None)
 
 
 def out_of_memory(config: TrainConfig, run_id: str, shortage: Shortage, part: str, step: int, machine: Machine) -> str:
@@ -107,7 +110,7 @@ def memory_fixes(config: TrainConfig, shortage: Shortage, part: str, machine: Ma
         fixes += [{"use_vllm": False}] if machine.use_vllm else []  # it keeps memory of its own
     if not shortage.is_gpus:
         return [*fixes, {"memory": 2 * config.memory}]
-    larger = larger_gpu(machine.gpu_gib)
+    larger = larger_gpu(machine.gpu_gib, config.num_processes)
     return [*fixes, {"gpu": larger}] if larger else fixes
 
 
@@ -146,7 +149,7 @@ def too_slow(
 
 def speed_fixes(config: TrainConfig, part: str, machine: Machine) -> list[Fix]:
     """Settings that make that part of a step quicker; the most useful first."""
-    gpu = larger_gpu(machine.gpu_gib) if machine.gpu_gib else config.gpu
+    gpu = larger_gpu(machine.gpu_gib, config.num_processes) if machine.gpu_gib else config.gpu
     larger: list[Fix] = [{"gpu": gpu}] if gpu else []
     if part == "generating":
         vllm = [{"use_vllm": True}] if machine.gpu_gib and not machine.use_vllm else []
@@ -156,7 +159,7 @@ def speed_fixes(config: TrainConfig, part: str, machine: Machine) -> list[Fix]:
         batch, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
         lora: list[Fix] = [] if config.use_lora else [{"use_lora": True}]
         plain = [{"gradient_checkpointing": False}] if machine.gradient_checkpointing else []
-        fewer_passes = [_batches(config.completions_per_step, 2 * batch)] if passes > 1 else []
+        fewer_passes = [batches(config.completions_per_process, 2 * batch)] if passes > 1 else []
         return [*larger, *lora, *plain, *fewer_passes]
     if "gemini" not in config.judge:
         return []
@@ -196,7 +199,7 @@ def _setting(fix: Fix) -> str:
 
 def _other_batch(config: TrainConfig, most: int) -> list[Fix]:
     """As many completions a step, with at most `most` in a pass."""
-    return [_batches(config.completions_per_step, most)] if most else []
+    return [batches(config.completions_per_process, most)] if most else []
 
 
 def _fewer_completions(config: TrainConfig) -> list[Fix]:
@@ -208,14 +211,8 @@ def _fewer_completions(config: TrainConfig) -> list[Fix]:
         prompts //= 2
     else:
         return []
-    fewer = _batches(group * prompts, config.per_device_train_batch_size)
+    fewer = batches(max(1, group * prompts // config.num_processes), config.per_device_train_batch_size)
     return [fewer if group == config.num_generations else {"num_generations": group, **fewer}]
-
-
-def _batches(completions: int, most: int) -> Fix:
-    """The largest batch of at most `most` that divides `completions`, and its number of passes."""
-    batch = next(size for size in range(min(most, completions), 0, -1) if completions % size == 0)
-    return {"per_device_train_batch_size": batch, "gradient_accumulation_steps": completions // batch}
 
 
 def duration(seconds: float) -> str:

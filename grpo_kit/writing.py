@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from grpo_kit.batches import SPREAD, spread
 from grpo_kit.budget import Dollars
 from grpo_kit.config import CHANGES_NO_SCORE, TrainConfig
 from grpo_kit.runs import (
@@ -46,7 +47,7 @@ def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_
     """
     if not config.run_id or not is_run(Path(runs_dir) / config.run_id):
         return config
-    own = Run(config.run_id, runs_dir).config
+    own = spread(Run(config.run_id, runs_dir).config, config)
     given = config.given
     if "data" in given and Path(given["data"]).resolve() == Path(own.data).resolve():
         given["data"] = own.data
@@ -121,7 +122,7 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR, 
 def _keep_changed_settings(run: Run, config: TrainConfig, now: dict) -> None:
     """Writes down settings that a run is gone on with and was not started with, and where that is done now."""
     about = run.about
-    changed = {name: getattr(config, name) for name in CHANGES_NO_SCORE if name != "cache_from"}
+    changed = {name: getattr(config, name) for name in (*CHANGES_NO_SCORE, *SPREAD) if name != "cache_from"}
     place = {name: now[name] for name in ("machine", "usd_per_hour")}
     after = {**about, **place, "settings": about["settings"] | changed}
     if after != about:
@@ -181,6 +182,7 @@ class RunWriter:
         self.status = {**new_status(config), "state": "running", **kept}
         self._before = self.status | {"seconds": before["seconds"]}
         self.judged_usd: Callable[[], float | None] = lambda: 0.0  # of the judges; None where it is not known
+        self.judged_elsewhere: float | None = 0.0  # dollars, by the processes beside this one
         self.peak_gib: Callable[[], float] = lambda: 0.0  # of memory
         self._opened = since or datetime.now(UTC)
         self._changing = threading.Lock()
@@ -195,7 +197,8 @@ class RunWriter:
     def dollars(self) -> Dollars:
         """What the run has cost up to now. The judge's are 0 where their price is not known."""
         machine = self._before["usd_machine"] + self.usd_per_hour * self.seconds / 3600
-        return Dollars(machine, (self._before["usd_judge"] or 0.0) + (self.judged_usd() or 0.0))
+        parts = self._before["usd_judge"], self.judged_usd(), self.judged_elsewhere
+        return Dollars(machine, sum(part or 0.0 for part in parts))
 
     def rewind(self) -> Path | None:
         """Brings the files back to the last complete checkpoint and returns it, or None where there is none yet."""
@@ -216,7 +219,8 @@ class RunWriter:
     def update(self, **changes: Any) -> None:
         with self._changing:
             self.status |= changes
-            spent, is_known = self.dollars(), None not in (self._before["usd_judge"], self.judged_usd())
+            parts = self._before["usd_judge"], self.judged_usd(), self.judged_elsewhere
+            spent, is_known = self.dollars(), None not in parts
             self.status |= {
                 "heartbeat": now(),
                 "seconds": round(self._before["seconds"] + self.seconds, 1),
@@ -272,3 +276,25 @@ class RunWriter:
     def fail(self, error: BaseException) -> None:
         self.log("".join(traceback.format_exception(error)))
         self.update(state="failed", reason=f"{type(error).__name__}: {error}")
+
+
+class Onlooker(RunWriter):
+    """In the place of a writer, for a process that takes part in a run which another one writes: it writes nothing."""
+
+    def rewind(self) -> Path | None:
+        return self.run.checkpoints[-1] if self.run.checkpoints else None
+
+    def update(self, **changes: Any) -> None:
+        self.status |= changes
+
+    def append(self, name: str, rows: list[dict]) -> None:
+        pass
+
+    def log(self, text: str) -> None:
+        pass
+
+    def __enter__(self) -> "Onlooker":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass

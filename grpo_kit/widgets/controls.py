@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import ipywidgets
 from pydantic.fields import FieldInfo
 
-from grpo_kit.config import GPUS, JUDGES, RECIPES, TrainConfig, fields_of
+from grpo_kit.config import JUDGES, RECIPES, TrainConfig, fields_of
+from grpo_kit.gpus import GPUS
 
 # What most runs change comes first and is open; the rest is folded. What is named nowhere goes to the last group.
 GROUPS = {

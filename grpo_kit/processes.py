@@ -1,0 +1,163 @@
+"""A run in several processes, one per GPU: started together by torch, ended together, the first of them writing.
+
+Each calls `train` as a single process would; accelerate, on which TRL stands, finds the others by the environment's
+RANK and WORLD_SIZE. They run below a process of their own, so that no script or notebook is imported again for them.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_kit.budget import Launch
+from grpo_kit.config import ConfigError, TrainConfig
+from grpo_kit.pickling import Rewards, load_rewards, pickled_rewards
+from grpo_kit.runs import REWARDS_FILE, UNFINISHED, Run, RunError, RunStopped, write_bytes
+from grpo_kit.writing import RunWriter, only_writer
+
+if TYPE_CHECKING:
+    from torch.multiprocessing.spawn import ProcessContext
+
+GRACE_SECONDS = 30  # to write down that a run was interrupted
+QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"  # of what a process that was ended left to be freed
+WORD_SECONDS = 10  # for the first process to write down why all end
+
+
+def rank() -> int:
+    """Which of the processes this is; the first one, 0, writes."""
+    return int(os.environ.get("RANK", 0))
+
+
+def processes() -> int:
+    """How many train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_one_of_many() -> bool:
+    return processes() > 1
+
+
+def train_in_processes(
+    config: TrainConfig, run: Run, rewards: Rewards, echo: Callable[[str], None], launch: Launch
+) -> Run:
+    """Trains a queued run in `config.num_processes` processes and waits for them. Raises as `train` does."""
+    if run.status["state"] == "complete":
+        echo(f"Run {run.id} is complete: {run.path}")
+        return run
+    refuse_too_few_gpus(config)
+    if rewards:
+        write_bytes(run.path / REWARDS_FILE, pickled_rewards(rewards))
+    if launch.notice:
+        echo(launch.notice)
+    told = json.dumps(asdict(launch) | {"notice": ""}, default=datetime.isoformat)
+    below = subprocess.Popen(
+        [sys.executable, "-W", QUIET, "-m", "grpo_kit.processes", str(run.path), told],
+        stdin=subprocess.PIPE,  # its end tells that this process has ended
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # an interrupt reaches it from here alone, and once
+        env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // config.num_processes))} | os.environ,
+    )
+    try:
+        for line in below.stdout:
+            echo(line.rstrip())
+        below.wait()
+    except BaseException:
+        below.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            below.wait(GRACE_SECONDS)
+        raise
+    status = run.status
+    if status["state"] == "complete":
+        return run
+    raise (RunStopped if status["state"] == "stopped" else RunError)(status["reason"])
+
+
+def refuse_too_few_gpus(config: TrainConfig) -> None:
+    """Raises ConfigError where there are GPUs, and fewer than processes."""
+    import torch
+
+    if 0 < (gpus := torch.cuda.device_count()) < config.num_processes:
+        raise ConfigError(
+            f"num_processes={config.num_processes} needs as many GPUs, and this machine has {gpus}. Use "
+            f"num_processes={gpus}"
+        )
+
+
+def _start_all(run: Run, launch: Launch) -> None:
+    """Starts the processes and waits for them; what they could not write of their end is written here."""
+    from torch.distributed.elastic.utils.distributed import get_free_port
+    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
+
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends processes is no news
+    count = run.config.num_processes
+    together = start_processes(
+        _take_part, (count, get_free_port(), run.path, launch), count, join=False, start_method="spawn"
+    )
+    threading.Thread(target=_end_with_the_parent, args=[together], daemon=True).start()
+    try:
+        while not together.join():
+            pass
+    except ProcessExitedException as error:
+        how = error.signal_name or f"exit code {error.exit_code}"
+        _fail(run, f"process {error.error_index + 1} of {count} ended ({how}), and the others with it")
+    except ProcessRaisedException as error:
+        said = str(error).strip().splitlines()[-1].removeprefix("grpo_kit.runs.")
+        if run.status["state"] in UNFINISHED:
+            print(error)
+        _fail(run, f"process {error.error_index + 1} of {count}: {said}")
+
+
+def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> None:
+    import torch
+
+    from grpo_kit.training import train
+
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": count, "WORLD_SIZE": count}
+    if not torch.cuda.is_available():
+        place["ACCELERATE_TORCH_DEVICE"] = "cpu"  # else it says cpu:0, where torch loads no checkpoint
+    os.environ |= {name: str(value) for name, value in {**place, "LOCAL_RANK": rank, "RANK": rank}.items()}
+    rewards = path / REWARDS_FILE
+    try:
+        train(
+            run_id=path.name,
+            rewards=load_rewards(rewards.read_bytes()) if rewards.exists() else (),
+            runs_dir=path.parent,
+            echo=lambda text: print(text, flush=True),
+            launch=launch,
+        )
+    except BaseException:
+        if rank:
+            time.sleep(WORD_SECONDS)  # the first one's word counts, where it has one; this process ends with it
+            raise
+        sys.exit(1)  # it is written down; the others, which may wait for this one, are ended
+
+
+def _end_with_the_parent(together: "ProcessContext") -> None:
+    sys.stdin.read()
+    for process in together.processes:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
+
+
+def _fail(run: Run, reason: str) -> None:
+    with only_writer(run):
+        if run.status["state"] in UNFINISHED:
+            RunWriter(run, run.config).fail(RunError(f"{reason}; run_id {run.id} resumes it"))
+
+
+if __name__ == "__main__":
+    told = json.loads(sys.argv[2])
+    since = told["since"] and datetime.fromisoformat(told["since"])
+    _start_all(Run(Path(sys.argv[1])), Launch(**told | {"since": since}))

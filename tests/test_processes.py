@@ -1,0 +1,188 @@
+"""Several processes that train together, here on the CPU by gloo: the same learning, one directory, one end for all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from gemini_server import GeminiServer, error
+
+import grpo_kit as kit
+from grpo_kit import ConfigError, Run, RunError, RunStopped
+from grpo_kit.config import TrainConfig
+from grpo_kit.prices import modal_usd_per_hour, prices
+
+
+def here(demo_data, runs_dir, run_id, **settings):
+    """24 completions a step, three groups, whatever the number of processes."""
+    count = settings.get("num_processes", 1)
+    settings = {"per_device_train_batch_size": 24 // count, "max_steps": 4, "save_steps": 2} | settings
+    return kit.train(data=str(demo_data), runs_dir=runs_dir, run_id=run_id, **settings)
+
+
+def ranks_of(process: psutil.Process) -> list[psutil.Process]:
+    """The processes that train, found by their environment."""
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            environment = child.environ() | {"at": Path(f"/proc/{child.pid}/cmdline").read_text()}
+        except (psutil.Error, OSError):
+            continue
+        if "spawn_main" in environment["at"]:
+            found.append(child)
+    return sorted(found, key=lambda child: child.create_time())
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_processes": 2, "gpu": "H100"}, "Use gpu=H100:2"),
+        ({"num_processes": 2, "gpu": "H100:4"}, "Use gpu=H100:2"),
+        ({"gpu": "H100:9"}, "from 2 to 8"),
+        ({"gpu": "H10O:2"}, "Did you mean H100"),
+        (
+            {"num_processes": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1},
+            "x num_processes=3 makes 6",
+        ),
+        (
+            {
+                "num_processes": 2,
+                "per_device_train_batch_size": 4,
+                "gradient_accumulation_steps": 1,
+                "judge": "gemini",
+                "gemini_mode": "group",
+            },
+            "each process judges its own completions, which are 4",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(**settings)
+
+
+def test_a_gpu_is_written_as_modal_writes_it_and_costs_as_many():
+    several = TrainConfig(model_name="google/gemma-2-2b-it", gpu="A100-80GB:4")
+    assert several.num_processes == 4 and several.completions_per_step == 4 * several.completions_per_process
+    assert TrainConfig(num_processes=4, gpu="A100-80GB:4").gpu == "A100-80GB:4"
+    assert TrainConfig(num_processes=2).gpu == "A10:2"
+    one = several.replace(gpu="A100-80GB")
+    more = modal_usd_per_hour(several, several.gpu) - modal_usd_per_hour(one, one.gpu)
+    assert more == pytest.approx(3 * prices()["gpus"]["A100-80GB"]["usd_per_hour"])
+    quote = kit.quote(several, backend="modal", ask=False)
+    assert quote.completions_per_step == 128 and "A100-80GB:4" in quote.where
+    assert all(fit.gpu.endswith(":4") for fit in quote.fits)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_same_is_learnt_by_any_number_of_processes(demo_data, runs_dir, count):
+    settings = {"max_steps": 20, "save_steps": 20}
+    alone = Run("alone", runs_dir) if (runs_dir / "alone").exists() else here(demo_data, runs_dir, "alone", **settings)
+    run = here(demo_data, runs_dir, f"by_{count}", num_processes=count, **settings)
+    assert run.status["state"] == "complete" and run.metrics()["step"].tolist() == list(range(1, 21))
+    rows, others = run.completions(), alone.completions()
+    asked = [table.groupby("step")["sample_id"].agg(sorted).tolist() for table in (rows, others)]
+    assert asked[0] == asked[1], "each step has the same prompts, whoever answers them"
+    # Group arithmetic counts all processes: what is compared with each other sums to nothing in every group.
+    assert rows.groupby(["step", "sample_id"])["advantage"].sum().abs().max() < 1e-3
+    gains = [kit.evaluate.local(each, n=64, echo=lambda text: None).trained for each in (run, alone)]
+    low, high = gains[1]["versus_base"]["interval"]
+    assert low < gains[0]["versus_base"]["difference"] < high
+    assert sorted(path.name for path in run.checkpoints[-1].glob("rng_state*")) == [
+        f"rng_state_{n}.pth" for n in range(count)
+    ]
+
+
+def test_it_goes_on_with_another_number_of_processes(demo_data, runs_dir):
+    def stop_at_2(completions, trainer_state, **_):
+        if trainer_state.global_step == 2:
+            (Path(os.environ["STOP_HERE"])).touch()
+        return [0.0] * len(completions)
+
+    os.environ["STOP_HERE"] = str(runs_dir / "moved" / "stop")
+    with pytest.raises(RunStopped, match="stopped at step 3, as asked"):
+        here(demo_data, runs_dir, "moved", num_processes=2, rewards=[stop_at_2])
+    with pytest.raises(ConfigError, match=r"can't share the 24 completions .* num_processes=1, 2, 3, 4, 6, 8"):
+        kit.train(run_id="moved", runs_dir=runs_dir, num_processes=5, rewards=[stop_at_2])
+    run = kit.train(run_id="moved", runs_dir=runs_dir, num_processes=3, rewards=[stop_at_2])
+    assert run.metrics()["step"].tolist() == [1, 2, 3, 4] and len(run.completions()) == 4 * 24
+    assert run.config.num_processes == 3 and run.config.completions_per_step == 24
+
+
+def test_one_that_is_killed_ends_all_and_the_run_goes_on(demo_data, runs_dir, tmp_path):
+    code = (
+        "import sys, grpo_kit as kit; kit.train(data=sys.argv[1], runs_dir=sys.argv[2], run_id='killed', "
+        "num_processes=2, per_device_train_batch_size=12, max_steps=40, save_steps=2)"
+    )
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(demo_data), str(runs_dir)], stdout=file, stderr=file
+        )
+    deadline = time.monotonic() + 120
+    while not list(runs_dir.glob("killed/checkpoint-*")):
+        assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+        time.sleep(0.05)
+    ranks = ranks_of(psutil.Process(process.pid))
+    assert len(ranks) == 2
+    ranks[1].send_signal(signal.SIGKILL)
+    assert process.wait(timeout=90) != 0
+    assert not any(rank.is_running() for rank in ranks)
+    run = Run("killed", runs_dir)
+    assert run.status["state"] == "failed" and "of 2 ended (SIGKILL)" in run.status["reason"]
+    assert "RunError" in output.read_text()
+    status, made = run.status, len(run.checkpoints)
+    assert made and status["step"] < 40
+    # Interrupted, as in a notebook: only this process is told, and all end in good order.
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(demo_data), str(runs_dir)], stdout=file, stderr=file
+        )
+    while len(Run("killed", runs_dir).checkpoints) == made:
+        assert process.poll() is None and time.monotonic() < deadline + 120, output.read_text()
+        time.sleep(0.05)
+    ranks = ranks_of(psutil.Process(process.pid))
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=90)
+    assert "KeyboardInterrupt" in output.read_text() and not any(rank.is_running() for rank in ranks)
+    assert run.status["state"] == "stopped" and "interrupted" in run.status["reason"]
+
+
+def test_a_reward_that_fails_in_one_of_them_ends_all_with_its_words(demo_data, runs_dir):
+    def fails(completions, trainer_state, **_):
+        if trainer_state.global_step == 1 and os.environ["RANK"] == "1":
+            raise KeyError("this reward's own trouble")
+        return [0.0] * len(completions)
+
+    with pytest.raises(RunError, match=r"KeyError: .this reward's own trouble"):
+        here(demo_data, runs_dir, "failing", num_processes=2, rewards=[fails])
+    assert Run("failing", runs_dir).status["state"] == "failed"
+    assert "raise KeyError(" in (runs_dir / "failing" / "train.log").read_text(), "the reward's own line"
+
+
+def test_calls_and_dollars_of_all_are_counted_and_limits_are_shared(demo_data, runs_dir, monkeypatch):
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        monkeypatch.setenv("GEMINI_API_KEY", "key")
+        settings = {"judge": "gemini", "gemini_max_in_flight": 2, "canaries": "off", "max_steps": 2}
+        run = here(demo_data, runs_dir, "judged", num_processes=2, **settings)
+        assert server.most_in_flight <= 2
+        metrics = run.metrics()
+        assert metrics["judge/gemini/calls"].sum() == len(server.requests)
+        a_call = (100 * 0.30 + 25 * 2.50) / 1e6
+        assert run.status["usd"] == pytest.approx(len(server.requests) * a_call)
+        assert len(json.loads((run.path / "config.json").read_text())["judges"]) == 1
+        server.reply = lambda request: error(400, "not today", "INVALID_ARGUMENT")
+        with pytest.raises(RunStopped, match=r"judgements by gemini failed, .* no step was made"):
+            here(demo_data, runs_dir, "outage", num_processes=2, failure_window=4, seed=1, **settings)
+        assert Run("outage", runs_dir).status["state"] == "stopped"
