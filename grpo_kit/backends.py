@@ -17,7 +17,7 @@ def backend(name: str | None = None) -> str:
     """
     global _asked
     if name is not None:
-        _asked = _checked(name, "backend")
+        _asked = checked_backend(name)
     return chosen_backend()
 
 
@@ -30,7 +30,7 @@ def asked_backend() -> str | None:
     if _asked:
         return _asked
     name = os.environ.get("GRPO_KIT_BACKEND")
-    return _checked(name, "GRPO_KIT_BACKEND") if name else None
+    return checked_backend(name, "GRPO_KIT_BACKEND") if name else None
 
 
 def has_account() -> bool:
@@ -45,7 +45,8 @@ def has_account() -> bool:
     return bool(config.get("token_id") and config.get("token_secret"))
 
 
-def _checked(name: str, what: str) -> str:
+def checked_backend(name: str, what: str = "backend") -> str:
+    """Raises ConfigError for a name that is none."""
     if name not in BACKENDS:
         raise ConfigError(f"{what}={name!r}: should be local or modal")
     return name

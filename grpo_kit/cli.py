@@ -1,6 +1,7 @@
 """`grpo-kit`: the kit from a shell. Every setting of TrainConfig and EvalConfig is a flag, made from the setting."""
 
 import inspect
+import signal
 import sys
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -163,6 +164,7 @@ def sweep(
     print(found.quote(jobs, budget), flush=True)
     if dry_run:
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     found.run(jobs, budget)
     print(found.summary())
     if found.failed:

@@ -197,8 +197,16 @@ class Evaluation:
 
         return best(self)
 
+    def _scores(self) -> dict[str, dict[str, float | None]]:
+        """By the first judge: for "base" and "trained" the score of each prompt by its id; None where unjudged."""
+        rows, models = list(read_lines(self.samples_path)), {"trained": self.trained}
+        models |= {BASE: self.base} if self.base else {}
+        of = {label: [row["answers"][model["name"]]["score"] for row in rows] for label, model in models.items()}
+        return {label: dict(zip([row["id"] for row in rows], scores, strict=True)) for label, scores in of.items()}
+
     def result(self) -> dict[str, Any]:
-        """What matters of it, as JSON: the models' means and intervals, both judges, warnings, the best checkpoint."""
+        """What matters of it, as JSON: the models' means and intervals, both judges, warnings, the best checkpoint, and
+        the scores of each prompt, for comparisons with other runs."""
 
         def brief(model: dict) -> dict[str, Any]:
             names = ("mean", "interval", "versus_base")
@@ -218,6 +226,7 @@ class Evaluation:
             "trained": brief(self.trained),
             "best": brief(best) | {"why": best["why"]},
             "warnings": self.warnings(),
+            "scores": self._scores(),
             "seconds": round(sum(model.get("seconds", 0.0) for model in self.models), 1),
             "judge_usd": self.judge_usd,
         }

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from grpo_kit.sweeps import Sweep
 
 IN_A_ROW = 3  # panels
-MANY = 5  # values; more, each of one run, were drawn from a range, and stand where they are on it
+MANY = 5  # values; more numbers were drawn from a range, and stand where they are on it
+LONG = 24  # letters of all values beside each other; more are written aslant
+MOST_NAMES = 14  # on an axis of parallel coordinates
 WIDE = 30  # times; a wider range is shown by its logarithm
 BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}  # a text that lines may cross
 MAP = "cividis"  # light is good; told apart without colours too
@@ -38,7 +40,7 @@ def setting_effects(sweep: "Sweep", score: str = "trained") -> Figure:
         columns = min(IN_A_ROW, len(settings))
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
         rng = np.random.default_rng(0)
-        for axes, name in zip(panels, settings, strict=False):
+        for name, axes in zip(settings, panels, strict=False):  # in this order no panel is taken in vain
             _effect(axes, done[name], done[score], rng)
             _base(axes, done)
             axes.set_xlabel(name)
@@ -58,16 +60,22 @@ def _effect(axes: Axes, column: "pandas.Series", scores: "pandas.Series", rng: n
     values, places = _places(column)
     points = {"ls": "", "marker": "o", "ms": 4, "mew": 0, "color": BLUE, "alpha": 0.5, "label": "each run"}
     groups = scores.groupby(places)
-    if len(values) > MANY and groups.size().max() == 1 and column.map(type).isin([int, float]).all():
+    are_numbers = column.map(type).isin([int, float]).all()
+    if len(values) > MANY and are_numbers:
         axes.plot(column, scores, **points)
+        if groups.size().max() > 1:
+            means = scores.groupby(column).mean()
+            axes.plot(means.index, means, "D", ms=5, color=DARK, label="mean of a value's runs")
         if 0 < column.min() * WIDE < column.max():
             axes.set_xscale("log")
         return
     axes.plot(places + rng.uniform(-0.08, 0.08, len(places)), scores, **points)
     means = groups.mean()
     axes.vlines(means.index, groups.min(), groups.max(), color=DARK, lw=1.2)
-    axes.plot(means.index, means, "D-", ms=5, color=DARK, lw=1, label="mean, and range of the runs")
-    axes.set_xticks(range(len(values)), values)
+    if groups.size().max() > 1:
+        line = "D-" if are_numbers else "D"
+        axes.plot(means.index, means, line, ms=5, color=DARK, lw=1, label="mean, and range of the runs")
+    _name_ticks(axes, values)
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.grid(visible=False, axis="x")
 
@@ -78,7 +86,9 @@ def setting_map(sweep: "Sweep", score: str = "trained") -> Figure:
     if not settings:
         raise RunError("no setting but the seed differs between the runs of this sweep: setting_effects shows those")
     pooled = sweep.pooled(score)
-    return _heat_map(pooled, settings, score) if len(settings) == 2 else _parallel(pooled, settings, score)
+    cells = pooled[settings].map(str).nunique().prod() if len(settings) == 2 else 0
+    # Of two that were drawn from ranges hardly any cell would be filled.
+    return _heat_map(pooled, settings, score) if len(pooled) > cells / 2 > 0 else _parallel(pooled, settings, score)
 
 
 def _heat_map(pooled: "pandas.DataFrame", settings: list[str], score: str) -> Figure:
@@ -95,7 +105,7 @@ def _heat_map(pooled: "pandas.DataFrame", settings: list[str], score: str) -> Fi
             spread = f" ± {row.sd:.2f}" if row.runs > 1 else ""
             ink = "black" if row.mean > middle else "white"
             axes.text(x, y, f"{row.mean:.2f}{spread}", ha="center", va="center", color=ink, fontsize=8)
-        axes.set_xticks(range(len(across)), across)
+        _name_ticks(axes, across)
         axes.set_yticks(range(len(down)), down)
         seeds = " ± sd of seeds" if (pooled["runs"] > 1).any() else ""
         axes.set(xlabel=settings[0], ylabel=settings[1], title=f"mean {_words(score)}{seeds}")
@@ -138,8 +148,10 @@ def _parallel_axis(axes: Axes, at: int, column: "pandas.Series") -> np.ndarray:
     values, places = _places(column)
     axes.axvline(at, color=LIGHT, lw=0.8)
     heights = np.linspace(0, 1, len(values)) if len(values) > 1 else np.array([0.5])
-    for value, height in zip(values, heights, strict=True):
-        axes.text(at - 0.05, height, value, ha="right", va="center", fontsize=8, bbox=BEHIND, zorder=3)
+    every = -(-len(values) // MOST_NAMES)  # so that they do not run into each other
+    for value, height in list(zip(values, heights, strict=True))[::every]:
+        shown = value if len(value) <= 16 else f"{value[:15]}…"
+        axes.text(at - 0.05, height, shown, ha="right", va="center", fontsize=8, bbox=BEHIND, zorder=3)
     return heights[places]
 
 
@@ -154,7 +166,7 @@ def best_so_far(sweep: "Sweep", score: str = "trained") -> Figure:
         axes = figure.subplots()
         axes.plot(spent, done[score], "o", ms=4, color=LIGHT, label="each run")
         best = done[score].cummax()
-        axes.step(spent, best, where="post", color=BLUE, lw=1.8, marker="o", ms=3, label="best so far")
+        axes.step(spent, best, where="post", color=BLUE, lw=1.8, marker="o", ms=3, label="best single run so far")
         _base(axes, done)
         unit = "US dollars, all runs so far" if has_cost else "minutes of all runs so far (nothing was spent)"
         axes.set(xlabel=unit, ylabel=_words(score))
@@ -186,7 +198,14 @@ def _places(column: "pandas.Series") -> tuple[list[str], np.ndarray]:
 
     values = sorted(dict.fromkeys("none" if value != value or value is None else value for value in column), key=order)
     places = [values.index("none" if value != value or value is None else value) for value in column]
-    return [f"{value:g}" if isinstance(value, float) else str(value) for value in values], np.array(places)
+    # Of a model on the hub or a folder, its own name.
+    return [f"{v:g}" if isinstance(v, float) else str(v).rpartition("/")[2] for v in values], np.array(places)
+
+
+def _name_ticks(axes: Axes, values: list[str]) -> None:
+    is_long = sum(map(len, values)) > LONG
+    aslant = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
+    axes.set_xticks(range(len(values)), values, **aslant)
 
 
 def _words(score: str) -> str:

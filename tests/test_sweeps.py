@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -111,6 +112,102 @@ def test_all_that_is_wrong_is_in_one_message_before_anything_is_written(tmp_path
         config = {"gemini_model": "gemini-9", "seed": [1, 2]}
         kit.sweep("03_launch_training", config, tmp_path / "out", budget=1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": [0.2, 1.0]}, r"temperature differs .* add evaluation: {temperature: 0.2}"),
+        ({"judge": ["offline", "reference"], "seed": 1}, r"judge differs .* add evaluation: {judge: offline}"),
+        ({"backend": "modall"}, "backend='modall': should be local or modal"),
+        ({"evaluation": 5, "seed": [1]}, "evaluation: 5 should be settings of 04"),
+        ({"evaluation": ["n"], "seed": [1]}, r"evaluation: \['n'\] should be settings of 04"),
+        ({"other_settings": 3}, "other_settings=3: should be settings"),
+        ({"config_file": "nowhere.json"}, "config_file=nowhere.json: No such file"),
+    ],
+)
+def test_values_that_can_not_work_or_not_be_compared(settings, message, tmp_path):
+    with pytest.raises(kit.ConfigError, match=message):
+        kit.Sweep("03", settings, tmp_path / "out")
+
+
+def test_the_grid_goes_before_a_file_and_a_file_before_the_notebooks_own_settings(tmp_path):
+    best = tmp_path / "best.json"
+    best.write_text(json.dumps({"learning_rate": 0.5, "lora_r": 4, "max_steps": 3}))
+    sweep = kit.Sweep("03", {"config_file": str(best), "learning_rate": [1e-4, 1e-3]}, tmp_path / "out")
+    assert [run.config.learning_rate for run in sweep.runs] == [1e-4, 1e-3]
+    assert all(run.config.lora_r == 4 and run.config.max_steps == 3 for run in sweep.runs)
+    given = sweep.runs[0].stages[0].parameters  # as the notebook merges them
+    assert given["other_settings"] == {"learning_rate": 1e-4}
+
+    own = json.loads((notebook_folder() / "03_launch_training.ipynb").read_text())
+    cell = next(cell for cell in own["cells"] if "parameters" in cell["metadata"].get("tags", []))
+    text = "".join(cell["source"]).replace("max_steps = None", "max_steps = 2")
+    cell["source"] = text.replace("other_settings = {}", 'other_settings = {"save_steps": 2, "lora_r": 2}')
+    (tmp_path / "my_03.ipynb").write_text(json.dumps(own))
+    run = kit.Sweep(tmp_path / "my_03.ipynb", {"lora_alpha": [8], "seed": [1]}, tmp_path / "out").runs[0]
+    assert (run.config.max_steps, run.config.save_steps, run.config.lora_r, run.config.lora_alpha) == (2, 2, 2, 8)
+    assert run.stages[0].parameters["other_settings"] == {"save_steps": 2, "lora_r": 2, "lora_alpha": 8}
+
+
+def made(out: Path, settings: dict, gain, state: str = "complete") -> kit.Sweep:
+    """A sweep whose runs left behind what real ones do; `gain` gives what each prompt gained."""
+    sweep = kit.Sweep("03", settings, out, backend="local")
+    for run in sweep.runs:
+        base = {f"turn {i}": 0.3 for i in range(40)}
+        trained = {name: 0.3 + gain(run.settings, i) for i, name in enumerate(base)}
+        mean = sum(trained.values()) / 40
+        versus = {"difference": mean - 0.3, "interval": [mean - 0.4, mean - 0.2]}
+        model = {"mean": mean, "interval": [mean - 0.1, mean + 0.1], "versus_base": versus, "second": None}
+        run.folder.mkdir(parents=True, exist_ok=True)
+        evaluated = {"base": model | {"mean": 0.3}, "trained": model, "scores": {"base": base, "trained": trained}}
+        (run.folder / "evaluation.json").write_text(json.dumps(evaluated))
+        (run.folder / "result.json").write_text(json.dumps({"state": "complete", "reward": mean, "usd": 0.0}))
+        run.write(state=state, finished={stage.name: stage.key for stage in run.stages})
+    return sweep
+
+
+def test_how_sure_the_best_is(tmp_path):
+    def gain(settings, i):
+        sure = 0.3 if settings["num_generations"] == 8 else 0.1
+        return sure + 0.01 * settings["seed"] + (0.2 if i % 2 else -0.05) * (settings["learning_rate"] == 1e-3)
+
+    settings = {"learning_rate": [1e-3, 1e-4], "num_generations": [4, 8], "seed": [1, 2, 3]}
+    sweep = made(tmp_path / "out", settings, gain)
+    pooled = sweep.pooled()
+    assert pooled[["learning_rate", "num_generations"]].values.tolist()[0] == [1e-3, 8]
+    top = pooled.iloc[0]
+    assert top["difference_low"] < top["difference"] < top["difference_high"] and top["runs"] == 3
+    rest = pooled.iloc[1]  # where every prompt gains as much, no prompt is another's chance
+    assert rest["difference_low"] == pytest.approx(rest["difference"]) == pytest.approx(rest["difference_high"])
+    why = sweep.best()["why"]
+    assert "on the same 40 prompts, and no run of it is as good as any of the best. Chosen among 4 settings" in why
+
+    even = made(tmp_path / "even", settings, lambda s, i: 0.2 if (i + s["num_generations"]) % 3 else -0.2)
+    assert "on the same 40 prompts, which chance can explain" in even.best()["why"]
+    one = made(tmp_path / "one", settings | {"seed": 1}, gain)
+    assert "with one run of each, so another seed may turn the order round" in one.best()["why"]
+    own = made(tmp_path / "own", {"max_completion_length": [16, 32], "seed": [1, 2]}, lambda s, i: 0.01 * s["seed"])
+    assert "scored under its own max_completion_length" in own.best()["why"]
+
+
+def test_a_sweep_that_was_moved_is_as_done_as_before_and_half_a_sweep_is_no_result(tmp_path):
+    settings = {"learning_rate": [1e-3, 1e-4]}
+    sweep = made(tmp_path / "out", settings, lambda settings, i: 0.1)
+    sweep.write()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    moved = kit.Sweep("03", settings, tmp_path / "moved", backend="local")
+    assert [run.record["state"] for run in moved.runs] == ["complete"] * 2 and not moved.quote().quotes
+    columns = moved.results().columns.tolist()
+    assert columns[:3] == ["run", "learning_rate", "state"] and columns[-4:] == ["seconds", "usd", "ended", "error"]
+    half = made(tmp_path / "half", settings, lambda settings, i: 0.1, state="failed")
+    half.runs[0].write(error="KeyError: 'x'", finished={})
+    half.runs[1].write(finished={half.runs[1].stages[0].name: half.runs[1].stages[0].key})
+    assert "trained" not in half.results() and "KeyError" in half.summary()
+    with pytest.raises(kit.RunError, match="has a trained yet"):
+        half.best()
+    quote = half.quote()
+    assert [each.training is None for each in quote.quotes] == [False, True], "the other only has to be evaluated"
 
 
 def test_a_failure_stops_no_other_run_and_what_is_done_is_not_done_again(quick, tmp_path, capsys):
@@ -244,6 +341,9 @@ def test_four_containers_at_once_on_modal(tmp_path, demo_data, monkeypatch):
         trained = [container for container in server.containers if container.function_name == "train"]
         assert len(trained) == 4
         assert max(container.started for container in trained) < min(container.ended or 1e12 for container in trained)
+        # All at once: from the first one's start to the last one's end hardly more than the longest took.
+        ends = table["ended"].map(datetime.fromisoformat).map(datetime.timestamp)
+        assert ends.max() - (ends - table["seconds"]).min() <= 1.3 * table["seconds"].max() + 1  # `ended` is in seconds
         assert len(server.asked("AppPublish")) == 1, "deployed once, and not by each kernel"
 
 

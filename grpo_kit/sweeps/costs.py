@@ -32,6 +32,8 @@ class RunQuote:
 def quote_of(run: PlannedRun) -> RunQuote:
     if run.config is None:
         return RunQuote(run, None, (0.0, 0.0, 0.0))
+    if run.has_finished(run.stages[0], run.record):
+        return RunQuote(run, None, _evaluation_usd(run))
     return RunQuote(run, quote(run.config, run.folder.parent, run.backend, ask=False), _evaluation_usd(run))
 
 
@@ -57,7 +59,8 @@ def spent_on(run: PlannedRun, status: dict[str, Any] | None = None) -> float | N
     `status` is that of what it trains, where it was read already.
     """
     if run.config is None:
-        usd = [read_json(run.folder / RESULT_FILE).get("usd", 0.0)]
+        result = read_json(run.folder / RESULT_FILE)
+        usd = [result.get("usd", result.get("judge_usd", 0.0))]
     else:
         evaluated = read_json(run.folder / EVALUATION_FILE)
         hourly = modal_usd_per_hour(run.config, run.config.gpu) if run.backend == "modal" else 0.0
@@ -100,8 +103,12 @@ class SweepQuote:
             said = f"{_range(self.minutes, lambda m: duration(60 * m))}, by {sources}" if self.minutes else sources
             rows.append(("time", f"{said}. Evaluations come on top"))
             rows.append(("cost", self._cost(trained)))
+        elif self.quotes and self.quotes[0].run.config:
+            rows.append(("time", "not known: what is left are evaluations"))
         elif self.quotes:
             rows.append(("time", "not known: these notebooks train nothing that could be quoted"))
+            if self.budget is not None:
+                rows.append(("cost", "not known: the budget is looked at between runs"))
         if self.budget is not None:
             rows.append(("budget", f"{usd_in_words(self.budget)}, of which {usd_in_words(self.spent)} is spent"))
         return rows
@@ -138,7 +145,12 @@ class Purse:
     def lend(self, found: RunQuote) -> float | None:
         """What the training may cost in all; 0 where it costs nothing, None where what is left does not pay for it."""
         name, left = found.run.name, self.left(but=found.run)
-        _, likely, most = found.usd or (0.0, 0.0, max(0.0, left / self._jobs))
+        if found.run.config is None:  # as much as the dearest so far
+            dearest = max((spent_on(run) or 0.0 for run in self._runs), default=0.0)
+            known: Range | None = (dearest, dearest, dearest)
+        else:
+            known = found.usd
+        _, likely, most = known or (0.0, 0.0, max(0.0, left / self._jobs))
         beside = found.evaluation_usd[2] if found.evaluation_usd else 0.0
         share = min(left, most)
         if likely > left or (most > beside and share <= beside):

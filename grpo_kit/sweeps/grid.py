@@ -16,6 +16,7 @@ evaluation: {n: 256}           # parameters of 04, which evaluates what 03 train
 """
 
 import itertools
+import json
 import math
 import random
 import re
@@ -74,7 +75,7 @@ def expand(grid: Mapping[str, Any]) -> list[Settings]:
     if not names:
         raise ConfigError("the grid is empty: it should be settings with lists, such as learning_rate: [1e-5, 5e-5]")
     rows = [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*axes)]
-    return [row for i, row in enumerate(rows) if row not in rows[:i]]
+    return list({_as_text(row): row for row in reversed(rows)}.values())[::-1]
 
 
 def read_grid(grid: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -135,13 +136,12 @@ def _drawn(spec: Any) -> list[Settings]:
         raise ConfigError(f"{shape}, n a whole number above 0")
     for name, values in of.items():
         _check_drawable(name, values)
-    rng, rows = random.Random(seed), []
+    rng, rows = random.Random(seed), {}
     for _ in range(1000 * n):
         row = {name: _draw(rng, values) for name, values in of.items()}
-        if row not in rows:
-            rows.append(row)
+        rows.setdefault(_as_text(row), row)
         if len(rows) == n:
-            return rows
+            return list(rows.values())
     raise ConfigError(f"random: n={n}, and there are only {len(rows)} different settings to draw")
 
 
@@ -165,6 +165,10 @@ def _draw(rng: random.Random, values: Any) -> Any:
         return rng.choice(values)
     kind, (low, high) = next(iter(values.items()))
     return DRAWS[kind](rng, low, high)
+
+
+def _as_text(row: Settings) -> str:
+    return json.dumps(row, sort_keys=True, default=str)
 
 
 def _three_digits(value: float) -> float:

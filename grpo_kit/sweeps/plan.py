@@ -3,18 +3,18 @@
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from grpo_kit.backends import chosen_backend
+from grpo_kit.backends import checked_backend, chosen_backend
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo.run import notebook_folder
 from grpo_kit.runs import Run, RunError, write_json
 from grpo_kit.sweeps.grid import EVALUATION, Settings, expand, varied
 from grpo_kit.sweeps.names import parameters_of, wrong_names
+from grpo_kit.sweeps.values import as_parameters, checked_values, defaults_of, other_conditions
 
 RECORD_FILE = "sweep_run.json"
 RESULT_FILE = "result.json"
@@ -26,7 +26,6 @@ LONGEST_NAME = 80  # a run's name may have 100 characters
 TRAINS = {"model_name", "run_id", "runs_dir", "other_settings"}
 EVALUATES = {"run", "runs_dir", "second_judge"}
 GIVEN = {"interactive", "result_file"}  # by the sweep, to every notebook that has them
-Config = TypeVar("Config", TrainConfig, EvalConfig)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Stage:
     notebook: Path
     parameters: dict[str, Any]
     result: Path | None  # what it writes last; None where it writes none
-    key: str  # of its code and parameters: a stage that was finished under another key is done again
+    key: str  # of its code and settings: a stage that was finished under another key is done again
 
     @property
     def name(self) -> str:
@@ -116,8 +115,11 @@ def plan(notebook: str | Path, grid: Mapping[str, Any], out: Path, backend: str 
     evaluating = notebook_folder() / f"{EVALUATE}.ipynb"
     evaluation = grid.get(EVALUATION) or {}
     names = dict.fromkeys(name for row in rows for name in row)
+    if not isinstance(evaluation, Mapping):
+        raise ConfigError(f"{EVALUATION}: {evaluation!r} should be settings of 04, such as {EVALUATION}: {{n: 256}}")
     if trains:
         problems = wrong_names(path.stem, names, known, {"run_id", "runs_dir", *GIVEN}, TrainConfig.model_fields)
+        problems += other_conditions(rows, evaluation)
         own = {"run", "runs_dir", "result_file"}
         problems += [
             f"{EVALUATION}: {text}" for text in wrong_names(EVALUATE, evaluation, parameters_of(evaluating), own)
@@ -129,9 +131,11 @@ def plan(notebook: str | Path, grid: Mapping[str, Any], out: Path, backend: str 
         problems.append("backend should be one for all runs")
     if problems:
         raise ConfigError("\n".join(problems))
-    rows_given = [_as_parameters(row, known) for row in rows]
-    configs, evaluations = _checked_values(rows_given, trains, known.keys() >= EVALUATES, evaluation)
-    backend = rows[0].get("backend") or backend or chosen_backend()
+    defaults = defaults_of(known)
+    rows_given = [as_parameters(row, known, defaults, trains) for row in rows]
+    in_full = [defaults | given for given in rows_given]
+    configs, evaluations = checked_values(in_full, trains, known.keys() >= EVALUATES, evaluation)
+    backend = checked_backend(rows[0].get("backend") or backend or chosen_backend())
     # On Modal all runs lie on one volume.
     prefix = f"{out.resolve().name}-" if backend == "modal" and trains else ""
     code, evaluating_code, runs_dir = _code(path), _code(evaluating), str(out.resolve())
@@ -142,16 +146,18 @@ def plan(notebook: str | Path, grid: Mapping[str, Any], out: Path, backend: str 
         folder = out / name
         own = {"interactive": False, "result_file": str(folder.resolve() / RESULT_FILE)}
         own = {key: value for key, value in own.items() if key in known}
+        if "out" in known and "out" not in row and not trains:
+            own["out"] = str(folder.resolve() / Path(str(defaults.get("out") or "out")).name)  # else all runs share it
         if trains:
             own |= {"runs_dir": runs_dir, "run_id": name}
             config = config.replace(run_id=name)
         result = folder / RESULT_FILE if "result_file" in own else None
-        stages = [Stage(path, given | own, result, _key(code, given, own))]
+        stages = [Stage(path, given | own, result, _key(code, given))]
         if trains:
             result = folder / EVALUATION_FILE
             own = {"run": name, "runs_dir": runs_dir, "result_file": str(result.resolve())}
             given = {"merge_to": None, **evaluation}
-            stages.append(Stage(evaluating, given | own, result, _key(evaluating_code, given, own)))
+            stages.append(Stage(evaluating, given | own, result, _key(evaluating_code, given)))
         found.append(PlannedRun(folder, row, tuple(stages), config, backend, evaluated))
     return found
 
@@ -161,6 +167,8 @@ def find_notebook(notebook: str | Path) -> Path:
     path = Path(notebook)
     own = notebook_folder() / f"{path.stem}.ipynb"
     found = path if path.suffix == ".ipynb" and path.is_file() else own
+    if not found.is_file() and len(near := sorted(notebook_folder().glob(f"{path.stem}*.ipynb"))) == 1:
+        return near[0]  # "03"
     if not found.is_file() or (found is own and path.suffix not in ("", ".ipynb")):
         kits = ", ".join(sorted(each.stem for each in notebook_folder().glob("[0-9]*.ipynb")))
         raise ConfigError(f"there is no notebook {notebook}: give a path, or one of the kit's: {kits}")
@@ -178,52 +186,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def value_in_words(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def training_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of TrainConfig that 03 makes of its parameters."""
-    from_file, others = parameters.get("config_file"), parameters.get("other_settings") or {}
-    asked = {
-        name: value for name, value in parameters.items() if name in TrainConfig.model_fields and value is not None
-    }
-    return {**asked, **(json.loads(Path(from_file).read_bytes()) if from_file else {}), **others}
-
-
-def _as_parameters(row: Settings, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that the notebook has no parameter for go into its other_settings."""
-    own = {name: value for name, value in row.items() if name in known}
-    if len(own) < len(row):
-        beside = {name: value for name, value in row.items() if name not in known}
-        own["other_settings"] = {**(own.get("other_settings") or {}), **beside}
-    return own
-
-
-def _checked_values(
-    rows: list[Settings], trains: bool, evaluates: bool, evaluation: Settings
-) -> tuple[list[TrainConfig | None], list[EvalConfig | None]]:
-    """What the runs will be trained and evaluated with. ConfigError with every value that cannot work."""
-    problems: list[str] = []
-
-    def tried(kind: type[Config], settings: Callable[[], Settings]) -> Config | None:
-        try:
-            return kind(**settings())
-        except (ConfigError, OSError, ValueError) as error:
-            where = f"{EVALUATION}: " if trains and kind is EvalConfig else ""
-            problems.extend(where + line for line in str(error).splitlines())
-            return None
-
-    configs, evaluations = [], []
-    for row in rows:
-        asked = {
-            name: value for name, value in (evaluation if trains else row).items() if name in EvalConfig.model_fields
-        }
-        configs.append(tried(TrainConfig, lambda: training_settings(row)) if trains else None)  # noqa: B023
-        evaluations.append(tried(EvalConfig, lambda: asked) if trains or evaluates else None)  # noqa: B023
-    if problems:
-        counts = Counter(problems)
-        some = {text: f" ({count} of {len(rows)} runs)" if count < len(rows) else "" for text, count in counts.items()}
-        raise ConfigError("\n".join(text + where for text, where in some.items()))
-    return configs, evaluations
 
 
 def _names(rows: list[Settings], out: Path, prefix: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_kit.runs import RunError, write_bytes, write_json
 from grpo_kit.sweeps.costs import spent_on
 from grpo_kit.sweeps.grid import varied
+from grpo_kit.sweeps.pairs import Difference, difference, scores_by_prompt
 from grpo_kit.sweeps.plan import ERROR_FILE, EVALUATION_FILE, RESULT_FILE, PlannedRun, read_json, value_in_words
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 RESULTS_FILE = "results.csv"
 BEST_FILE = "best.json"
 SCORE = "trained"
+SCORES = """base trained trained_low trained_high difference difference_low difference_high second_difference
+    reward""".split()
+AFTER_SCORES = "seconds usd ended error".split()
+OWN_CONDITIONS = ("data", "max_prompt_length", "max_completion_length")  # which 04 takes from the run
 
 
 class Results:
@@ -37,33 +42,35 @@ class Results:
     def results(self) -> "pandas.DataFrame":
         """A row per run: settings that differ, state, scores, seconds, dollars, and its error where it failed.
 
-        For runs of 03: held-out scores by the first judge (base, trained with its 95% interval, their paired difference
-        with its own), the second judge's difference, and the last reward. For others: the numbers in their result.json.
+        For runs of 03 that are complete: held-out scores by the first judge (base, trained with its 95% interval, their
+        paired difference with its own), the second judge's difference, and the last reward. For others: the numbers in
+        their result.json.
         """
         import pandas
 
-        return pandas.DataFrame([self._row(run) for run in self.runs])
+        rows = [self._row(run) for run in self.runs]
+        scores = dict.fromkeys(name for row in rows for name in row if name not in ("run", "state", *AFTER_SCORES))
+        order = [name for name in SCORES if name in scores] + [name for name in scores if name not in SCORES]
+        settings = [name for name in order if name in self.varied]
+        numbers = [name for name in order if name not in self.varied]
+        return pandas.DataFrame(rows, columns=["run", *settings, "state", *numbers, *AFTER_SCORES])
 
     def _row(self, run: PlannedRun) -> dict[str, Any]:
         record = run.record
         row = {"run": run.name, **{name: _cell(run.settings.get(name)) for name in self.varied}}
         row["state"] = record["state"]
         result = read_json(run.folder / RESULT_FILE)
-        evaluated = read_json(run.folder / EVALUATION_FILE) if run.config else result
-        if "trained" in evaluated:
-            row |= _scores(evaluated)
-        elif not run.config:
-            row |= {name: value for name, value in result.items() if type(value) in (int, float) and name not in row}
+        if record["state"] == "complete":
+            evaluated = read_json(run.folder / EVALUATION_FILE) if run.config else result
+            if isinstance(evaluated.get("trained"), dict):
+                row |= _scores(evaluated)
+            elif not run.config:
+                numbers = {name: value for name, value in result.items() if type(value) in (int, float)}
+                row |= {name: value for name, value in numbers.items() if name not in row}
         if run.config:
             row["reward"] = result.get("reward")
         ended = {name: record[name] for name in ("seconds", "ended", "error")}
-        return {
-            **row,
-            "seconds": ended["seconds"],
-            "usd": spent_on(run),
-            "ended": ended["ended"],
-            "error": ended["error"],
-        }
+        return {**row, **ended, "usd": spent_on(run)}
 
     def pooled(self, score: str = SCORE) -> "pandas.DataFrame":
         """A row per setting, its seeds together, the best first: runs that are complete, mean, standard deviation,
@@ -72,15 +79,21 @@ class Results:
         RunError where no run has such a score.
         """
         table = self.results()
-        if score not in table or table[score].isna().all():
+        done = table[table["state"] == "complete"]
+        if score not in done or done[score].isna().all():
             numbers = ", ".join(table.select_dtypes("number").columns)
-            raise RunError(f"no run in {self.out} has a {score} yet; there are: {numbers}")
-        done = table[table["state"] == "complete"].assign(_all="all")
-        groups = done.groupby(self.settings or "_all", dropna=False, sort=False)
+            raise RunError(f"no run in {self.folder} has a {score} yet; there are: {numbers}")
+        groups = done.assign(_all="all").groupby(self.settings or "_all", dropna=False, sort=False)
         pooled = groups[score].agg(runs="count", mean="mean", sd="std", low="min", high="max")
         also = [name for name in ("difference", "seconds", "usd") if name in done and name != score]
-        pooled = pooled.join(groups[also].mean()).reset_index()
-        return pooled.drop(columns="_all", errors="ignore").sort_values("mean", ascending=False, ignore_index=True)
+        pooled = pooled.join(groups[also].mean()).reset_index().drop(columns="_all", errors="ignore")
+        pooled = pooled.sort_values("mean", ascending=False, ignore_index=True)
+        if "difference" in also:
+            gains = [self._gain(row) for _, row in pooled.iterrows()]
+            at = pooled.columns.get_loc("difference") + 1
+            pooled.insert(at, "difference_low", [gain and gain.low for gain in gains])
+            pooled.insert(at + 1, "difference_high", [gain and gain.high for gain in gains])
+        return pooled
 
     def best(self, score: str = SCORE) -> dict[str, Any]:
         """The best setting: `settings` that differ, `mean` of its score, `why` in words, and for 03 its `config`.
@@ -90,21 +103,46 @@ class Results:
         """
         table = self.pooled(score)
         top, first = table.iloc[0], self._runs_like(table.iloc[0])[0]
-        named = ", ".join(f"{name}={value_in_words(first.settings.get(name))}" for name in self.settings)
-        why = f"{named} has the highest mean {_in_words(score)}, {_of_seeds(top)}"
+        why = f"{self._named(first)} has the highest mean {_in_words(score)}, {_of_seeds(top)}"
         if not self.settings:
             why = f"only seeds differ: mean {_in_words(score)} {_of_seeds(top)}"
         if len(table) > 1:
             second = table.iloc[1]
-            other = self._runs_like(second)[0].settings
-            named = ", ".join(f"{name}={value_in_words(other.get(name))}" for name in self.settings)
-            why += f". The next, {named}, has {_of_seeds(second)}: {_how_sure(top, second)}"
+            why += f". The next, {self._named(self._runs_like(second)[0])}, has {_of_seeds(second)}: "
+            why += self._how_sure(top, second, score)
+            why += f". Chosen among {len(table)} settings by this score, the best one's is a little flattered"
+        if own := [name for name in OWN_CONDITIONS if name in self.varied and score == SCORE]:
+            why += f". Each setting is scored under its own {', '.join(own)}"
         found = {"settings": {name: first.settings.get(name) for name in self.settings}, "mean": float(top["mean"])}
         if first.config:
             found["config"] = {
                 name: v for name, v in first.config.given.items() if name not in ("run_id", "seed", "max_usd")
             }
         return {**found, "why": why}
+
+    def _named(self, run: PlannedRun) -> str:
+        return ", ".join(f"{name}={value_in_words(run.settings.get(name))}" for name in self.settings)
+
+    def _gain(self, row: "pandas.Series") -> Difference | None:
+        """What a setting gained over the base model."""
+        evaluated = [read_json(run.folder / EVALUATION_FILE) for run in self._runs_like(row)]
+        return difference(*(scores_by_prompt(evaluated, model) for model in ("trained", "base")))
+
+    def _how_sure(self, top: "pandas.Series", second: "pandas.Series", score: str) -> str:
+        """Whether the best setting is better than the next, over prompts and over seeds."""
+        few, is_apart = min(top["runs"], second["runs"]), second["high"] < top["low"]
+        between = None
+        if score == SCORE:
+            both = [[read_json(run.folder / EVALUATION_FILE) for run in self._runs_like(row)] for row in (top, second)]
+            between = difference(*(scores_by_prompt(evaluated, "trained") for evaluated in both))
+        said = f"{between} on the same {between.prompts} prompts, " if between else ""
+        if between and between.low <= 0:
+            return f"{said}which chance can explain"
+        if few < 2:
+            return f"{said}with one run of each, so another seed may turn the order round"
+        if not is_apart:
+            return f"{said}but their runs overlap, so more seeds may turn the order round"
+        return f"{said}and no run of it is as good as any of the best" + ("; two seeds are few" if few < 3 else "")
 
     @property
     def failed(self) -> list[PlannedRun]:
@@ -116,7 +154,7 @@ class Results:
         lines = [", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))]
         for run in self.runs:
             if (record := run.record)["error"]:
-                where = f" ({run.folder / ERROR_FILE})" if record["state"] == "failed" else ""
+                where = f" ({self.folder / run.name / ERROR_FILE})" if record["state"] == "failed" else ""
                 lines.append(f"{run.name} {record['state']}: {record['error']}{where}")
         try:
             pooled, best = self.pooled(), self.best()
@@ -177,14 +215,4 @@ def _of_seeds(row: "pandas.Series") -> str:
         f"{row['mean']:.3f} (1 run)"
         if runs == 1
         else f"{row['mean']:.3f} ({runs} runs, {row['low']:.3f} to {row['high']:.3f})"
-    )
-
-
-def _how_sure(top: "pandas.Series", second: "pandas.Series") -> str:
-    if min(top["runs"], second["runs"]) < 2:
-        return "with one run of a setting, chance is not ruled out. Try more seeds"
-    return (
-        "no run of it is as good as any of the best"
-        if second["high"] < top["low"]
-        else ("their runs overlap, so more seeds may turn the order round")
     )

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grpo_kit.demo.run import notebook_folder
 from grpo_kit.launching import deployed_function
 from grpo_kit.runs import RunError, write_json
-from grpo_kit.sweeps.costs import Purse, SweepQuote, quote_of
+from grpo_kit.sweeps.costs import Purse, SweepQuote, quote_of, usd_in_words
 from grpo_kit.sweeps.grid import read_grid
 from grpo_kit.sweeps.plan import find_notebook, plan, read_json
 from grpo_kit.sweeps.progress import NOT_RUN, display, row_of
@@ -52,7 +53,12 @@ class Sweep(Results):
         known = read_json(Path(out) / SWEEP_FILE)
         if not known:
             raise RunError(f"no sweep was run in {out}: there is no {SWEEP_FILE}")
-        return cls(known["notebook"], known["grid"], out, known["backend"])
+        notebook = Path(known["notebook"])
+        if notebook.is_absolute() and not notebook.is_file():
+            raise RunError(
+                f"the sweep in {out} ran {notebook}, which is not there: kit.Sweep(NOTEBOOK, …) names another"
+            )
+        return cls(notebook, known["grid"], out, known["backend"])
 
     def __repr__(self) -> str:
         states = [run.record["state"] for run in self.runs]
@@ -83,7 +89,9 @@ class Sweep(Results):
             deployed_function("train")  # once, for all
         purse = Purse(budget, self.runs, jobs) if budget is not None else None
         with self._only_one():
-            about = {"notebook": str(self.notebook.resolve()), "grid": self.grid, "backend": self.backend}
+            is_own = self.notebook.parent == notebook_folder().absolute()  # the kit's is found by its name anywhere
+            notebook = self.notebook.stem if is_own else str(self.notebook.resolve())
+            about = {"notebook": notebook, "grid": self.grid, "backend": self.backend}
             write_json(self.out / SWEEP_FILE, about)
             shown = display()
             try:
@@ -93,6 +101,9 @@ class Sweep(Results):
                 self.write()
         if any(run.record["state"] == NOT_RUN for run in self.runs):
             print(f"The budget of ${budget:g} is reached; the same command with a larger one goes on.")
+        if purse and purse.spent() > budget:
+            spent = usd_in_words(purse.spent())
+            print(f"{spent} was spent, more than the budget of ${budget:g}: what could not be quoted was under way.")
         return self
 
     def _run(self, jobs: int, purse: Purse | None, shown: "Display") -> None:
