@@ -42,7 +42,7 @@ LOCK := uv pip compile pyproject.toml --python-version 3.11 --python-platform x8
 
 lock:
 	$(LOCK) --extra gpu --extra genai -o requirements-gpu.lock
-	$(LOCK) --extra dev --extra genai --extra smollm2 -c requirements-gpu.lock -o requirements.lock
+	$(LOCK) --extra dev --extra genai --extra halving --extra smollm2 -c requirements-gpu.lock -o requirements.lock
 	sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock
 
 clean:

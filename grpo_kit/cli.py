@@ -150,6 +150,10 @@ def sweep(
         int | None, typer.Option("-j", "--jobs", min=1, help="Runs at a time. [default: 2 here, up to 8 on Modal]")
     ] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,
+    halving: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop runs whose reward is behind at this step, at twice as many, and so on."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it will take and cost, and run nothing.")
     ] = False,
@@ -161,11 +165,11 @@ def sweep(
     from grpo_kit.sweeps import Sweep
 
     found = Sweep(notebook, grid, out)
-    print(found.quote(jobs, budget), flush=True)
+    print(found.quote(jobs, budget, halving), flush=True)
     if dry_run:
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-    found.run(jobs, budget)
+    found.run(jobs, budget, halving)
     print(found.summary())
     if found.failed:
         raise typer.Exit(1)

@@ -97,7 +97,8 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         settings, every = about["settings"], about["settings"]["num_iterations"]
         times = [row["step_time"] for row in rows]
         cycles = [mean(times[start : start + every]) for start in range(0, len(times), every)]
-        around = status["seconds"] - sum(times) if status["state"] == "complete" else None
+        in_one_go = status["state"] == "complete" and not status.get("resumed")  # else steps were made twice
+        around = status["seconds"] - sum(times) if in_one_go else None
         judged = {
             name: sum(row.get(f"judge/gemini/{name}") or 0.0 for row in rows) for name in ("calls", "tokens", "usd")
         }

@@ -138,6 +138,7 @@ def new_status(config: TrainConfig) -> dict:
         "started": now(),
         "heartbeat": now(),
         "seconds": 0.0,
+        "resumed": False,  # whether it was made in more than one go
         "usd": 0.0,  # in all
         "usd_machine": 0.0,
         "usd_judge": 0.0,
@@ -177,7 +178,7 @@ class RunWriter:
         """
         self.run, self.config, self.usd_per_hour = run, config, usd_per_hour
         before = run.status
-        kept = "step reward started usd usd_machine usd_judge quoted actual starting_seconds".split()
+        kept = "step reward started resumed usd usd_machine usd_judge quoted actual starting_seconds".split()
         kept = {name: before[name] for name in kept if name in before}
         self.status = {**new_status(config), "state": "running", **kept}
         self._before = self.status | {"seconds": before["seconds"]}
@@ -205,6 +206,8 @@ class RunWriter:
         shutil.rmtree(self.run.path / ".partial", ignore_errors=True)
         checkpoint = self.run.checkpoints[-1] if self.run.checkpoints else None
         step = checkpoint_step(checkpoint) if checkpoint else 0
+        if self._before["seconds"]:
+            self.status["resumed"] = True
         for name in ("metrics.jsonl", "completions.jsonl"):
             path = self.run.path / name
             rows = [

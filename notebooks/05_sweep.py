@@ -16,6 +16,7 @@ grid = {"learning_rate": [5e-4, 2e-3], "seed": [1, 2], "max_steps": 12, "save_st
 out = "sweeps/first"
 jobs = None  # runs at a time; None: 2 here, up to 8 on Modal
 budget = None  # US dollars for all runs together
+halving = None  # a step: runs whose reward is behind there, at twice as many and so on are stopped early
 score = "trained"  # the column of the results that settings are compared by
 result_file = None  # None: result.json in out
 
@@ -63,7 +64,7 @@ sweep
 # each gets a `max_usd`, a run that it does not pay for is not started, and a larger budget goes on later.
 
 # %%
-print(sweep.quote(jobs, budget))
+print(sweep.quote(jobs, budget, halving))
 
 # %% [markdown]
 # ## Run it
@@ -73,7 +74,7 @@ print(sweep.quote(jobs, budget))
 # checkpoint; run it again, here or in a new kernel, and it does only what is missing.
 
 # %%
-sweep.run(jobs, budget)
+sweep.run(jobs, budget, halving)
 
 # %% [markdown]
 # ## Results

@@ -15,6 +15,7 @@ from gemini_server import GeminiServer, error
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunError, RunStopped
 from grpo_kit.config import TrainConfig
+from grpo_kit.estimates import earlier_runs
 from grpo_kit.prices import modal_usd_per_hour, prices
 
 
@@ -116,6 +117,8 @@ def test_it_goes_on_with_another_number_of_processes(demo_data, runs_dir):
         kit.train(run_id="moved", runs_dir=runs_dir, num_processes=5, rewards=[stop_at_2])
     run = kit.train(run_id="moved", runs_dir=runs_dir, num_processes=3, rewards=[stop_at_2])
     assert run.metrics()["step"].tolist() == [1, 2, 3, 4] and len(run.completions()) == 4 * 24
+    assert run.status["resumed"]
+    assert earlier_runs(runs_dir)[0].id == "moved" and earlier_runs(runs_dir)[0].around is None
     assert run.config.num_processes == 3 and run.config.completions_per_step == 24
 
 

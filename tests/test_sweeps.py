@@ -260,6 +260,25 @@ def test_an_interrupt_ends_what_is_under_way_and_says_how_to_go_on(quick, tmp_pa
     assert process.returncode == 0 and "1 are done" in said and "3 complete" in said, said
 
 
+def test_halving_stops_those_that_are_behind_and_leaves_them(tmp_path, demo_data):
+    settings = {"learning_rate": [3e-3, 1e-7], "data": str(demo_data), "canaries": "off", "max_steps": 60}
+    settings |= {"save_steps": 60, "evaluation": EVALUATION}
+    sweep = kit.sweep("03", settings, tmp_path / "out", jobs=1, halving=8)
+    table = sweep.results().set_index("learning_rate")
+    assert table["state"].to_dict() == {3e-3: "complete", 1e-7: "pruned"}
+    assert "is not in the better half" in table.loc[1e-7, "error"] and table["trained"].notna().tolist() == [
+        True,
+        False,
+    ]
+    stopped = kit.Run(table.loc[1e-7, "run"], tmp_path / "out").status["step"]
+    assert 8 <= stopped < 60
+    again = kit.sweep("03", settings, tmp_path / "out", halving=8)
+    assert again.results()["state"].tolist() == ["complete", "pruned"] and not again.quote(halving=8).quotes
+    assert len(again.quote().quotes) == 1, "without halving it would be gone on with"
+    with pytest.raises(kit.ConfigError, match="those of runs with another data do not compare"):
+        kit.Sweep("03", {"data": ["a", "b"]}, tmp_path / "other").run(halving=2)
+
+
 def test_a_sweep_of_six_one_of_which_fails_killed_and_gone_on_with(tmp_path, demo_data):
     out = tmp_path / "out"
     data = [str(demo_data), "nowhere", *[str(demo_data)] * 4]

@@ -3,10 +3,13 @@
 grid.py      which settings are tried; how a grid is written
 names.py     names in it, held against the notebook's parameters
 plan.py      the runs of a grid: their folders, notebooks and parameters, checked before anything runs
+values.py    values in it, as parameters and as configs
 costs.py     what they will take and cost; a budget for all of them
 runner.py    one run: papermill, kernels, errors, interrupts
+halving.py   which runs are behind and stopped early
 sweep.py     the runs, several at a time
 progress.py  the table that shows how they go on
+pairs.py     how sure a difference between settings is
 results.py   the table of results, seeds pooled, the best setting
 """
 
@@ -27,6 +30,7 @@ def sweep(
     *,
     jobs: int | None = None,
     budget: float | None = None,
+    halving: int | None = None,
 ) -> Sweep:
     """Runs a notebook with every setting of a grid and returns the sweep. The same call again does what is missing.
 
@@ -34,11 +38,11 @@ def sweep(
 
     `notebook` is a path, or the name of one of the kit's; for `grid`, a mapping, a YAML file or its text, see
     grpo_kit.sweeps.grid. What 03 trains is evaluated by 04 too. What it will cost is printed first; for `jobs`,
-    `budget` and what is raised see Sweep and Sweep.run.
+    `budget`, `halving` and what is raised see Sweep and Sweep.run.
     """
     found = Sweep(notebook, grid, out)
-    print(found.quote(jobs, budget))
-    return found.run(jobs, budget)
+    print(found.quote(jobs, budget, halving))
+    return found.run(jobs, budget, halving)
 
 
 def sweep_results(out: str | Path) -> "pandas.DataFrame":

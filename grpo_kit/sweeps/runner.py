@@ -18,6 +18,7 @@ from grpo_kit.demo.run import PAPERMILL
 from grpo_kit.launching import DEPLOYED
 from grpo_kit.places import write_bytes
 from grpo_kit.runs import UNFINISHED, RunError, now
+from grpo_kit.sweeps.halving import PRUNED
 from grpo_kit.sweeps.plan import ERROR_FILE, PlannedRun, Stage, read_json
 from grpo_kit.versions import source_fingerprint
 
@@ -34,6 +35,7 @@ class Runner:
         """`threads` are those that numerical libraries may use in each kernel; None leaves it to them."""
         self.run = run
         self._threads, self._kernels, self._is_ended = threads, [], threading.Event()
+        self._pruned = ""  # why, where it was stopped for being behind
 
     def execute(self, max_usd: float | None) -> None:
         """Does what is not done yet. Whatever fails is written down, and does not raise."""
@@ -50,7 +52,7 @@ class Runner:
                     if self._is_ended.is_set() and not (stage.result and read_json(stage.result)):
                         break
                     if reason := self._why_stopped(stage):
-                        state, error = "stopped", reason
+                        state, error = (PRUNED, self._pruned) if self._pruned else ("stopped", reason)
                         break
                     finished[stage.name] = stage.key
                     run.write(finished=finished)
@@ -61,6 +63,12 @@ class Runner:
             state, error = "stopped", STOPPED
         seconds = round(record["seconds"] + time.monotonic() - began, 1)
         run.write(state=state, error=error, seconds=seconds, ended=now())
+
+    def prune(self, why: str) -> None:
+        """Stops what it trains at its next step, for good."""
+        if not self._pruned and (trained := self.run.trained()):
+            self._pruned = why
+            trained.stop()
 
     def end(self) -> None:
         """Ends it from another thread: what it trains at its next step, with a checkpoint, its kernels at once."""

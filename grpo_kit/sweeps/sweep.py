@@ -15,7 +15,8 @@ from grpo_kit.launching import deployed_function
 from grpo_kit.runs import RunError, write_json
 from grpo_kit.sweeps.costs import Purse, SweepQuote, quote_of, usd_in_words
 from grpo_kit.sweeps.grid import read_grid
-from grpo_kit.sweeps.plan import find_notebook, plan, read_json
+from grpo_kit.sweeps.halving import PRUNED, Halving
+from grpo_kit.sweeps.plan import PlannedRun, find_notebook, plan, read_json
 from grpo_kit.sweeps.progress import NOT_RUN, display, row_of
 from grpo_kit.sweeps.results import Results
 from grpo_kit.sweeps.runner import GRACE_SECONDS, Runner
@@ -69,18 +70,20 @@ class Sweep(Results):
     def backend(self) -> str:
         return self.runs[0].backend
 
-    def quote(self, jobs: int | None = None, budget: float | None = None) -> SweepQuote:
-        """What is left to do, and what that will take and cost. Print it."""
-        quotes = tuple(quote_of(run) for run in self.runs if not run.is_done())
+    def quote(self, jobs: int | None = None, budget: float | None = None, halving: int | None = None) -> SweepQuote:
+        """What is left to do, and what that will take and cost, with `halving` at most. Print it."""
+        quotes = tuple(quote_of(run) for run in self._left(halving))
         spent = Purse(budget, self.runs, self._jobs(jobs)).spent() if budget is not None else 0.0
         return SweepQuote(quotes, len(self.runs), self._jobs(jobs), budget, spent)
 
-    def run(self, jobs: int | None = None, budget: float | None = None) -> "Sweep":
+    def run(self, jobs: int | None = None, budget: float | None = None, halving: int | None = None) -> "Sweep":
         """Does what is not done yet, and shows how it goes on. Returns itself when nothing is left to do.
 
         `jobs` runs at a time: 2 here and up to 8 on Modal, unless it says otherwise. `budget` is in US dollars for all
         runs together, those of earlier calls included: each run gets a max_usd, and those that it does not pay for are
-        not run. A run that fails does not stop the others. An interrupt ends those under way, with a checkpoint.
+        not run. `halving` stops runs that are behind others at that many steps, twice as many, and so on; see
+        grpo_kit.sweeps.halving. A run that fails does not stop the others. An interrupt ends those under way, with a
+        checkpoint.
 
         Raises RunError where another process is at it, ConfigError where a budget can't be kept.
         """
@@ -88,6 +91,7 @@ class Sweep(Results):
         if self.backend == "modal" and any(run.config for run in self.runs):
             deployed_function("train")  # once, for all
         purse = Purse(budget, self.runs, jobs) if budget is not None else None
+        halves = Halving(halving, self.runs) if halving else None
         with self._only_one():
             is_own = self.notebook.parent == notebook_folder().absolute()  # the kit's is found by its name anywhere
             notebook = self.notebook.stem if is_own else str(self.notebook.resolve())
@@ -95,7 +99,7 @@ class Sweep(Results):
             write_json(self.out / SWEEP_FILE, about)
             shown = display()
             try:
-                self._run(jobs, purse, shown)
+                self._run(jobs, purse, halves, shown)
             finally:
                 shown.close()
                 self.write()
@@ -106,8 +110,12 @@ class Sweep(Results):
             print(f"{spent} was spent, more than the budget of ${budget:g}: what could not be quoted was under way.")
         return self
 
-    def _run(self, jobs: int, purse: Purse | None, shown: "Display") -> None:
-        waiting = deque(run for run in self.runs if not run.is_done())
+    def _left(self, halving: object) -> list[PlannedRun]:
+        """The runs that are not done. What was stopped for being behind is left alone as long as runs are halved."""
+        return [r for r in self.runs if not r.is_done() and not (halving and r.record["state"] == PRUNED)]
+
+    def _run(self, jobs: int, purse: Purse | None, halves: Halving | None, shown: "Display") -> None:
+        waiting = deque(self._left(halves))
         for run in waiting:
             if run.folder.exists():
                 run.write(state="waiting", error=None)
@@ -129,6 +137,9 @@ class Sweep(Results):
                         under_way[pool.submit(runner.execute, max_usd or None)] = runner, time.monotonic()
                     self._show(shown, under_way)
                     done, _ = wait(under_way, REFRESH_SECONDS[self.backend], FIRST_COMPLETED)
+                    for runner, _ in under_way.values() if halves else ():
+                        if why := halves.why_behind(runner.run):
+                            runner.prune(why)
                     for future in done:
                         runner, _ = under_way.pop(future)
                         future.result()

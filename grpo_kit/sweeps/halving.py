@@ -1,0 +1,68 @@
+"""Successive halving: a run whose reward is behind that of others at the same step is stopped early. Optuna decides.
+
+Its pruner is the asynchronous one (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020): at steps
+FIRST, 2 x FIRST, 4 x FIRST … a run goes on if it is in the better half of those that have come so far. So the first to
+arrive always goes on, and more runs at a time decide better.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from grpo_kit.config import ConfigError
+from grpo_kit.runs import RunError
+from grpo_kit.sweeps.grid import varied
+from grpo_kit.sweeps.plan import PlannedRun
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+PRUNED = "pruned"  # a run's state
+REWARDS = ("judge", "reward_funcs", "gemini_model", "gemini_mode", "gemini_prompt", "data")  # what makes them differ
+
+
+class Halving:
+    """Compares the runs of a sweep while they train, by the mean reward of their last `first` steps."""
+
+    def __init__(self, first: int, runs: Sequence[PlannedRun]):
+        """`first`: the step at which the first half is stopped. Raises ConfigError where rewards do not compare."""
+        if not all(run.config for run in runs):
+            raise ConfigError("halving compares rewards while runs train, and this notebook trains nothing")
+        if differing := [name for name in varied([run.settings for run in runs]) if name in REWARDS]:
+            raise ConfigError(
+                f"halving compares rewards, and those of runs with another {differing[0]} do not compare. Leave "
+                f"halving out, or make a sweep for each"
+            )
+        try:
+            import optuna
+        except ImportError:
+            raise ConfigError("halving needs Optuna: pip install optuna") from None
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
+        self._study = optuna.create_study(direction="maximize", pruner=pruner)
+        self._first = first
+        self._trials: dict[str, Trial] = {}
+        self._seen: dict[str, int] = {}
+        for run in runs:  # those that were made before are to be compared with too
+            if run.is_done() or run.record["state"] == PRUNED:
+                self.why_behind(run)
+
+    def why_behind(self, run: PlannedRun) -> str:
+        """Why the run should be stopped; empty where it should not, or has not come far enough."""
+        rewards = {}
+        with suppress(RunError, FileNotFoundError):  # there is nothing yet
+            if trained := run.trained():
+                metrics = trained.metrics()
+                rewards = {} if metrics.empty else metrics.set_index("step")["reward"].dropna().to_dict()
+        steps, known = list(rewards), self._seen.get(run.name, 0)
+        for at, step in enumerate(steps):
+            if step <= known:
+                continue
+            self._seen[run.name] = step
+            trial = self._trials.setdefault(run.name, self._study.ask())
+            reward = fmean(rewards[each] for each in steps[max(0, at + 1 - self._first) : at + 1])
+            trial.report(reward, step)
+            if trial.should_prune():
+                return f"its reward of {reward:.2f} at step {step} is not in the better half"
+        return ""
