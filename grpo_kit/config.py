@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from grpo_kit.batches import batch_problem
 from grpo_kit.gpus import MOST_GPUS, checked_gpu, gpu_and_count
-from grpo_kit.settings import AbsolutePath, Paths, Settings, Weights
+from grpo_kit.settings import AbsolutePath, Paths, Reporters, Settings, Weights
 from grpo_kit.settings import ConfigError as ConfigError
 
 Auto = Literal["auto"]
@@ -44,7 +44,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 CHANGES_NO_SCORE = """
     gemini_timeout gemini_max_retries gemini_max_in_flight gemini_requests_per_minute gemini_input_price
     gemini_output_price gemini_sdk cache_from canaries max_failure_rate failure_window gpu memory timeout retries
-    max_usd
+    max_usd report_to
 """.split()
 
 
@@ -190,6 +190,11 @@ class TrainConfig(JudgeConfig, ModalConfig):
     use_lora: bool = Field(True, description="Train a LoRA adapter; false trains all weights.")
     lora_r: int = Field(16, ge=1, description="Rank of the adapter.")
     lora_alpha: int = Field(32, ge=1, description="Scale of the adapter; alpha / r multiplies it.")
+    load_in_4bit: bool = Field(
+        False,
+        description="Hold the weights under the adapter in 4 bits (QLoRA); needs an NVIDIA GPU and bitsandbytes, and "
+        "generates without vLLM.",
+    )
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
 
     # Reward
@@ -218,6 +223,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
         description="US dollars for GPU, CPU, memory and judge together; before the step that would pass it the run "
         "stops with a checkpoint. None: no limit.",
     )
+    report_to: Reporters = Field(
+        [], description="TRL's reporters that get the metrics too: trackio, wandb, tensorboard, one or several."
+    )
     save_steps: int = Field(20, ge=1, description="Steps between checkpoints.")
     save_total_limit: int | None = Field(None, ge=1, description="Checkpoints to keep, the newest; None keeps all.")
     bf16: bool | Auto = Field("auto", description="Compute in bfloat16; auto: where the GPU can.")
@@ -239,6 +247,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
     def _batches_work(self):
         if why := batch_problem(self):
             raise ValueError(why)
+        if self.load_in_4bit and (not self.use_lora or self.use_vllm is True):
+            other = "use_vllm=True" if self.use_lora else "use_lora=False"
+            raise ValueError(f"load_in_4bit holds weights that an adapter is trained on, and {other} can't use them.")
         if self.save_steps % self.num_iterations:
             raise ValueError(
                 f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}, so that "

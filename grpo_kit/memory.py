@@ -56,13 +56,14 @@ def decided(setting: bool | str, auto: bool) -> bool:
 
 
 def uses_vllm(config: TrainConfig, device: Device) -> bool:
-    return decided(config.use_vllm, device.is_gpu and device.has_vllm)
+    return decided(config.use_vllm, device.is_gpu and device.has_vllm and not config.load_in_4bit)
 
 
 def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     """An upper bound in the sense that every prompt and completion is as long as it may be.
 
-    Weights: 2 bytes a parameter in bfloat16, which is what is loaded under an adapter where bf16 is on; else 4.
+    Weights: 2 bytes a parameter in bfloat16, which is what is loaded under an adapter where bf16 is on; else 4; with
+    load_in_4bit about half a byte.
     Trained: for each parameter of the adapter 12 bytes (weight and AdamW's two moments, all float32); without an
     adapter 8 beside the weight itself, and 4 for the reference model of a beta above 0. The gradients, 4 more, are
     there while it is updated. Several processes each hold all of it, and 4 more: the buckets in which torch's DDP sends
@@ -87,7 +88,7 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     if vllm:
         least = (2 * parameters + shape.cache_bytes(shape.longest_sequence(config), 2)) / GIB + VLLM_OVERHEAD
     return Memory(
-        weights=parameters * _width(config, bf16) / GIB,
+        weights=_weight_bytes(config, shape, bf16) / GIB,
         trained=trained / GIB,
         updating=updating_bytes(config, shape, device, bf16) / GIB,
         generating=0.0 if vllm else generating_bytes(config, shape, device, bf16) / GIB,
@@ -178,6 +179,13 @@ def generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bo
 def _width(config: TrainConfig, bf16: bool) -> int:
     """Bytes of a weight, and of a number that runs from layer to layer."""
     return 2 if bf16 and config.use_lora else 4
+
+
+def _weight_bytes(config: TrainConfig, shape: Shape, bf16: bool) -> float:
+    """Of the model. In 4 bits are its linear layers alone; with nested constants they come to 0.516 bytes a weight
+    (Dettmers et al., QLoRA, 2023, section 3)."""
+    layers = shape.layers * shape.layer_parameters if config.load_in_4bit else 0
+    return 0.516 * layers + (shape.parameters - layers) * _width(config, bf16)
 
 
 def _copies(config: TrainConfig, shape: Shape, bf16: bool) -> int:

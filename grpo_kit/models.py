@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grpo_kit.config import CACHE, ConfigError
 from grpo_kit.demo import TINY_MODEL
@@ -56,13 +56,25 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(name: str, bf16: bool) -> "PreTrainedModel":
-    """The model's weights in bfloat16 or float32, on the GPU where there is one."""
+def load_model(name: str, bf16: bool, in_4bit: bool = False) -> "PreTrainedModel":
+    """The model's weights in bfloat16 or float32, on the GPU where there is one; `in_4bit` in bitsandbytes' NF4."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with loading(name):
-        model = _load(AutoModelForCausalLM, name, download_model(name), dtype=torch.bfloat16 if bf16 else torch.float32)
+        options: dict[str, Any] = {"dtype": torch.bfloat16 if bf16 else torch.float32}
+        if in_4bit:
+            from transformers import BitsAndBytesConfig
+
+            options["device_map"] = {"": torch.cuda.current_device()}
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=options["dtype"],
+            )
+            return _load(AutoModelForCausalLM, name, download_model(name), **options)
+        model = _load(AutoModelForCausalLM, name, download_model(name), **options)
         return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -16,7 +16,7 @@ from grpo_kit.memory import Device, Memory, decided, memory_needed, uses_vllm
 from grpo_kit.runs import RunError
 from grpo_kit.shapes import Shape
 from grpo_kit.troubles import LONGEST_TIMEOUT, Machine, Shortage, duration, memory_fixes
-from grpo_kit.versions import version_of
+from grpo_kit.versions import missing_package
 from grpo_kit.writing import is_complete, with_the_runs_own_settings
 
 FILLED = 0.9  # of the memory may be planned with; the rest is lost between blocks
@@ -106,10 +106,10 @@ def _fitted(config: TrainConfig, shape: Shape, device: Device, names: set[str], 
     return {}
 
 
-def problems_of_settings(config: TrainConfig, runs_dir: Path, on_modal: bool) -> Iterator[Problem]:
+def problems_of_settings(config: TrainConfig, runs_dir: Path, device: Device, on_modal: bool) -> Iterator[Problem]:
     """What stands in the way apart from memory and time, as far as this machine can tell."""
     if not on_modal:
-        yield from _problems_here(config)
+        yield from _problems_here(config, device)
     if config.save_steps > config.max_steps:
         saves = max(1, config.max_steps // 2 // config.num_iterations) * config.num_iterations
         fix = f"Use save_steps={saves}" if saves <= config.max_steps else f"Use max_steps={saves} save_steps={saves}"
@@ -131,7 +131,7 @@ def problems_of_settings(config: TrainConfig, runs_dir: Path, on_modal: bool) ->
         yield Problem(what, fix)
 
 
-def _problems_here(config: TrainConfig) -> Iterator[Problem]:
+def _problems_here(config: TrainConfig, device: Device) -> Iterator[Problem]:
     train = Path(config.data) / "train.jsonl"
     is_demo = config.data == DEFAULT_DATA and not train.exists()
     train = CACHE / "demo" / "train.jsonl" if is_demo else train
@@ -147,8 +147,11 @@ def _problems_here(config: TrainConfig) -> Iterator[Problem]:
         )
     if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY", "").strip():
         yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline", "judge")
-    if config.use_vllm is True and version_of("vllm") is None:
-        yield Problem("use_vllm=True, and vLLM is not installed here", "Leave use_vllm to auto")
+    if why := missing_package(config):
+        what, _, fix = why.partition(". ")
+        yield Problem(what, fix)
+    if config.load_in_4bit and not device.is_gpu:
+        yield Problem("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
     name = config.model_name
     if "/" not in name and not Path(name).is_dir():
         if name not in ("tiny", "SmolLM2-135M-Instruct"):

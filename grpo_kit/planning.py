@@ -15,7 +15,7 @@ from grpo_kit.processes import processes
 from grpo_kit.rewards import READY, RewardFunction, make_judge, weighted
 from grpo_kit.runs import RUNS_DIR, UNFINISHED, Run, is_run, read_lines
 from grpo_kit.samples import Sample, fingerprint, read_samples
-from grpo_kit.versions import version_of, versions
+from grpo_kit.versions import missing_package, versions
 from grpo_kit.writing import is_complete, with_the_runs_own_settings
 
 
@@ -46,6 +46,8 @@ def make_plan(
     functions = {READY[name]: weight for name, weight in config.reward_funcs.items()} | weighted(rewards)
     names = [*config.judge, *(getattr(function, "__name__", "") for function in functions)]
     refuse_what_cannot_work(config, samples, names, runs_dir)
+    if config.load_in_4bit and launch.machine == LOCAL.machine:
+        refuse_4bit_without_gpu()
     judges: dict[Judge, float] = {}
     if not is_complete(config.run_id, runs_dir):
         asking = a_share_of_limits(config, processes())
@@ -112,13 +114,20 @@ def refuse_what_cannot_work(
             f"{', '.join(name or 'one without a name (write a def around it)' for name in rewards)}"
         )
     caches_to_start_from(config.cache_from, runs_dir)
-    if config.use_vllm is True and version_of("vllm") is None:
-        raise ConfigError("use_vllm=True: vLLM is not installed. Leave it to auto")
+    if why := missing_package(config):
+        raise ConfigError(why)
     if load_tokenizer(config.model_name).chat_template is None and kinds == {list}:
         raise ConfigError(
             f"{config.model_name} has no chat template, and the prompts are conversations. Use its instruction-tuned "
             f"version (…-it, …-Instruct), or prompts that are texts"
         )
+
+
+def refuse_4bit_without_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("load_in_4bit needs an NVIDIA GPU, and this machine has none. Leave it out, or use Modal")
 
 
 def _git_commit() -> str | None:

@@ -74,7 +74,7 @@ def quote(
             there = minutes(config, shape, other, runs, name).range
             fits.append(Fit(name, _price(name), there, _modal_usd(config, name, there)))
     cheapest = f"gpu={fits[0].gpu} (${fits[0].usd_per_hour:.2f} an hour)" if fits else None
-    problems = [*problems_of_settings(config, Path(runs_dir), on_modal)]
+    problems = [*problems_of_settings(config, Path(runs_dir), device, on_modal)]
     if memory:
         problems += memory_problems(config, shape, device, memory, measured, cheapest, on_modal)
     problems += time_problems(config, time.range, on_modal)

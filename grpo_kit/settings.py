@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
@@ -90,5 +90,12 @@ def _absolute(value: Any) -> Any:
 
 
 Weights = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_weights)]
+
+
+def _reporters(value: Any) -> Any:
+    return [] if value in (None, "none") else _paths(value)
+
+
+Reporters = Annotated[list[Literal["trackio", "wandb", "tensorboard"]], BeforeValidator(_reporters)]
 Paths = Annotated[list[str], BeforeValidator(_paths)]
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]

@@ -34,7 +34,7 @@ from grpo_kit.versions import version_of
 from grpo_kit.writing import Onlooker, RunWriter, only_writer, open_run, with_the_runs_own_settings
 
 # Settings that TRL has too, and that go to it under the same name.
-TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys())
+TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys() - {"report_to"})
 
 
 def train(
@@ -224,7 +224,7 @@ def build_trainer(
         writer=writer,
         base_model=config.model_name,
         # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.
-        model=load_model(config.model_name, bf16=arguments.bf16 and config.use_lora),
+        model=load_model(config.model_name, bf16=arguments.bf16 and config.use_lora, in_4bit=config.load_in_4bit),
         reward_funcs=list(reward_functions),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
@@ -268,7 +268,7 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
     settings = {name: getattr(config, name) for name in TRL_SETTINGS} | {
         "bf16": decide(config.bf16, device_can_bf16()),
         "gradient_checkpointing": decide(config.gradient_checkpointing, on_gpu),
-        "use_vllm": decide(config.use_vllm, on_gpu and version_of("vllm") is not None),
+        "use_vllm": decide(config.use_vllm, on_gpu and version_of("vllm") is not None and not config.load_in_4bit),
     }
     shape = shape_of(config.model_name)
     if settings["use_vllm"] and shape and not may_be_longer:
@@ -278,7 +278,8 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
         output_dir=str(run_dir),
         use_cpu=not on_gpu,
         logging_steps=1,
-        report_to="none",
+        report_to=config.report_to or "none",
+        run_name=run_dir.name,
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
     )

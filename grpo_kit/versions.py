@@ -4,10 +4,15 @@ import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from grpo_kit.config import TrainConfig
 
 PACKAGE = Path(__file__).parent
 PACKAGES = """
-    torch transformers trl peft datasets accelerate vllm liger-kernel google-genai google-generativeai modal
+    torch transformers trl peft datasets accelerate vllm liger-kernel bitsandbytes
+    google-genai google-generativeai modal
 """.split()
 
 
@@ -17,6 +22,18 @@ def version_of(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def missing_package(config: "TrainConfig") -> str | None:
+    """What a setting needs and is not installed where this is asked, with what to do; None where all is there."""
+    if config.use_vllm is True and version_of("vllm") is None:
+        return "use_vllm=True, and vLLM is not installed here. Leave use_vllm to auto"
+    if config.load_in_4bit and version_of("bitsandbytes") is None:
+        return "load_in_4bit=True, and bitsandbytes is not installed here. `pip install bitsandbytes`, or leave it out"
+    for name in config.report_to:
+        if version_of(name) is None and (name != "tensorboard" or version_of("tensorboardX") is None):
+            return f"report_to={name}, and {name} is not installed here. `pip install {name}`, or leave it out"
+    return None
 
 
 def versions() -> dict[str, str]:

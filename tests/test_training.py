@@ -5,10 +5,11 @@ import sqlite3
 
 import orjson
 import pytest
+import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from grpo_kit import BadTrace, ConfigError, Run, RunError, evaluate, runs, train
+from grpo_kit import BadTrace, ConfigError, Run, RunError, TrainConfig, evaluate, quote, runs, train
 from grpo_kit.judges import Verdict
 from grpo_kit.judges.offline import OfflineJudge
 from grpo_kit.models import answer, fit_prompt, load_model, load_tokenizer
@@ -106,6 +107,31 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, demo_data
     with pytest.raises(RunError, match="no run never-made"):
         Run("never-made", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+def test_trls_reporters_get_what_the_runs_own_files_hold(tmp_path, demo_data):
+    run = train(data=str(demo_data), max_steps=2, save_steps=2, runs_dir=tmp_path, report_to="tensorboard")
+    (file,) = run.path.rglob("events.out.tfevents.*")
+    assert b"train/reward" in file.read_bytes() and run.metrics()["step"].tolist() == [1, 2]
+    with pytest.raises(
+        ConfigError, match=r"report_to=trackio, and trackio is not installed here. `pip install trackio`"
+    ):
+        train(data=str(demo_data), runs_dir=tmp_path, report_to=["tensorboard", "trackio"])
+    with pytest.raises(ConfigError, match="report_to"):
+        TrainConfig(report_to="tensorbord")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_four_bits_are_for_gpus_and_adapters_and_save_memory(tmp_path, demo_data):
+    with pytest.raises(ConfigError, match=r"bitsandbytes is not installed here|needs an NVIDIA GPU"):
+        train(data=str(demo_data), runs_dir=tmp_path, load_in_4bit=True)
+    with pytest.raises(ConfigError, match="use_lora=False can't use them"):
+        TrainConfig(load_in_4bit=True, use_lora=False)
+    said = [str(problem) for problem in quote(TrainConfig(load_in_4bit=True), tmp_path, "local", ask=False).problems]
+    assert any("needs an NVIDIA GPU, and this machine has none. Leave it out" in problem for problem in said)
+    gemma = TrainConfig(model_name="google/gemma-2-2b-it", use_vllm=False)
+    sizes = [quote(gemma.replace(load_in_4bit=bits), tmp_path, "modal", ask=False).memory.weights for bits in (0, 1)]
+    assert sizes[1] < 0.5 * sizes[0], "of which the embedding, a fifth of all weights, stays as it is"
 
 
 def test_steps_may_learn_twice_from_the_same_completions(tmp_path, demo_data):
