@@ -202,7 +202,8 @@ def _metavar(annotation) -> str:
     if get_origin(annotation) is dict:
         return "NAME[=WEIGHT],..."
     if get_origin(annotation) is list:
-        return "PATH,..."
+        (kind,) = get_args(annotation)
+        return f"[{'|'.join(get_args(kind))}],..." if get_origin(kind) is Literal else "PATH,..."
     if annotation is bool:
         return "[true|false]"
     if get_origin(annotation) is Literal:

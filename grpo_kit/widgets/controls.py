@@ -37,6 +37,7 @@ SUGGESTED = {
     "model_name": [*RECIPES, "google/gemma-2-2b-it", "google/gemma-3-270m-it", "Qwen/Qwen2.5-0.5B-Instruct"],
     "judge": [*JUDGES, "gemini=0.7,offline=0.3"],
     "gpu": list(GPUS),
+    "report_to": ["trackio", "wandb", "tensorboard"],
 }
 UNASKED = object()
 STYLE, LAYOUT = {"description_width": "12em"}, {"width": "29em"}
@@ -109,6 +110,8 @@ def _choices(annotation: Any) -> list[Any]:
         return [True, False]
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
+    if get_origin(annotation) is list:  # of which several may be chosen
+        return []
     parts = [_choices(part) for part in get_args(annotation)]
     return list(chain.from_iterable(parts)) if parts and all(parts) else []
 
