@@ -1,5 +1,5 @@
 # make demo: the whole loop on this machine.  make test: every test.  Both set .venv up first where that is not done.
-.PHONY: setup demo test notebooks lint lock smollm2 clean
+.PHONY: setup demo test bench notebooks lint lock smollm2 clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,12 @@ test: setup
 # Runs each notebooks/*.py on the embedded default and writes the .ipynb beside it, figures included.
 notebooks: setup
 	$(BIN)/python notebooks/build.py
+
+# What this machine can measure, against goals; some 6 minutes. `make bench BENCH=all` adds memory's, 6 more.
+bench: setup
+	for name in startup data run_dir gemini overhead $(if $(filter all,$(BENCH)),memory); do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || echo "$$name: not measured"; done
+	$(BIN)/python benchmarks/table.py
 
 lint: setup
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -5,7 +5,10 @@
 A server on loopback (tests/gemini_server.py, a process of its own) takes 0.2 s for each answer. 256 judgements with 32
 in flight then take 1.6 s at best. In one run, in turn, they are made by plain sockets that do nothing else, and by the
 kit through each of Google's SDKs; what counts is the ratio to 1.6 s (goal: 1.15), with the sockets' to see what the
-machine itself takes. Then 10,000 cached judgements are looked up (goal: 0.3 s). Writes benchmarks/gemini.json.
+machine itself takes. The loop that scripts usually have, one call after the other, is made for 16 judgements and
+counted for all. Absolute and group mode are compared by their calls and by what they send for 256 answers in groups of
+8, a token counted as 4 letters. Then 10,000 cached judgements are looked up (goal: 0.3 s). Writes
+benchmarks/gemini.json.
 """
 
 import json
@@ -72,6 +75,26 @@ def by_kit(judge: GeminiJudge, name: str) -> float:
     return seconds
 
 
+def one_by_one(judge: GeminiJudge, count: int = 16) -> float:
+    """Seconds for all judgements in a loop, by `count` of them."""
+    started = time.perf_counter()
+    for i in range(count):
+        run_async(judge.judge(SAMPLES[i % len(SAMPLES)], [f"Answer {i} in a loop: which food?"]))
+    return (time.perf_counter() - started) * JUDGEMENTS / count
+
+
+def sent(mode: str) -> dict[str, int]:
+    """Calls and tokens of one step's judgements in that mode."""
+    judge = GeminiJudge(JudgeConfig(gemini_mode=mode))
+    samples = [sample for sample in SAMPLES for _ in range(8)]
+    answers = [f"Answer {i}: what kind of food would you like to eat tonight?" for i in range(JUDGEMENTS)]
+    groups = [answers[i : i + 8] for i in range(0, JUDGEMENTS, 8)] if mode == "group" else [[each] for each in answers]
+    size = 8 if mode == "group" else 1
+    prompts = [judge.prompt(samples[i * size], group) for i, group in enumerate(groups)]
+    judge.close()
+    return {"calls": len(prompts), "tokens_read": sum(map(len, prompts)) // 4}
+
+
 class Scored:
     """A judge whose 10,000 judgements are all cached."""
 
@@ -117,6 +140,8 @@ def main() -> None:
             seconds["sockets"].append(by_sockets(url, head.encode() + body))
             for name, judge in judges.items():
                 seconds[name].append(by_kit(judge, f"{name} {number}"))
+        loop = one_by_one(judges["google-genai"])
+        modes = {mode: sent(mode) for mode in ("absolute", "group")}
     finally:
         server.kill()
     results = {
@@ -127,6 +152,12 @@ def main() -> None:
         "seconds": {name: [round(value, 3) for value in values] for name, values in seconds.items()},
         "median_ratio": {name: round(statistics.median(values) / IDEAL, 3) for name, values in seconds.items()},
         "best_ratio": {name: round(min(values) / IDEAL, 3) for name, values in seconds.items()},
+        "loop_seconds": round(loop, 1),
+        "times_faster_than_loop": {
+            name: round(loop / statistics.median(values), 1) for name, values in seconds.items() if name != "sockets"
+        },
+        "modes": modes,
+        "tokens_saved_by_groups": round(1 - modes["group"]["tokens_read"] / modes["absolute"]["tokens_read"], 3),
         "cached_10000_seconds": round(statistics.median(cached() for _ in range(5)), 3),
     }
     (ROOT / "benchmarks" / "gemini.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -10,7 +10,8 @@ import pandas as pd
 
 from grpo_kit.comparison import BASE, Evaluation
 from grpo_kit.config import CACHE
-from grpo_kit.runs import RUNS_DIR, Run, RunError, read_lines
+from grpo_kit.json_lines import read_lines
+from grpo_kit.runs import RUNS_DIR, Run, RunError
 
 FORMATS = {
     "reward": ".3f",

@@ -14,8 +14,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grpo_kit.config import ConfigError, TrainConfig
+from grpo_kit.json_lines import read_lines
 from grpo_kit.prices import judge_price
-from grpo_kit.runs import read_lines
 
 if TYPE_CHECKING:
     from grpo_kit.writing import RunWriter

@@ -9,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from grpo_kit.json_lines import read_lines
 from grpo_kit.judges import Verdict
-from grpo_kit.runs import RunError, read_lines, write_json
+from grpo_kit.runs import RunError, write_json
 from grpo_kit.samples import Sample
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from grpo_kit.config import EvalConfig, TrainConfig
 from grpo_kit.counting import STARTING_HERE_SECONDS, cpu_seconds, gpu_seconds, gpu_seconds_of_evaluation, judge_calls
 from grpo_kit.gpus import gpu_and_count
+from grpo_kit.json_lines import read_lines
 from grpo_kit.memory import Device
 from grpo_kit.places import write_bytes
 from grpo_kit.prices import gemini_prices, judge_price, prices
-from grpo_kit.runs import Run, RunError, read_lines
+from grpo_kit.runs import Run, RunError
 from grpo_kit.shapes import Shape, shape_of
 
 Range = tuple[float, float, float]  # low, likely, high

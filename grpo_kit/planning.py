@@ -9,11 +9,12 @@ from grpo_kit.budget import LOCAL, Launch, refuse_unknown_price, shortfall_at_st
 from grpo_kit.cache import caches_to_start_from
 from grpo_kit.config import ConfigError, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA, data_folder
+from grpo_kit.json_lines import read_lines
 from grpo_kit.judges import Judge
 from grpo_kit.models import load_tokenizer
 from grpo_kit.processes import processes
 from grpo_kit.rewards import READY, RewardFunction, make_judge, weighted
-from grpo_kit.runs import RUNS_DIR, UNFINISHED, Run, is_run, read_lines
+from grpo_kit.runs import RUNS_DIR, UNFINISHED, Run, is_run
 from grpo_kit.samples import Sample, fingerprint, read_samples
 from grpo_kit.versions import missing_package, versions
 from grpo_kit.writing import is_complete, with_the_runs_own_settings

@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from grpo_kit.backends import chosen_backend
 from grpo_kit.config import TrainConfig
+from grpo_kit.errors import OutOfReach as OutOfReach
+from grpo_kit.errors import RunError
+from grpo_kit.errors import RunStopped as RunStopped
+from grpo_kit.json_lines import parse_lines, without_collector
 from grpo_kit.places import Folder, Place, write_bytes
 
 if TYPE_CHECKING:
@@ -29,18 +31,6 @@ WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on
 UNFINISHED = ("queued", "running")
 
 
-class RunError(RuntimeError):
-    """A run that is not there, or cannot be gone on with. The message says why and what to do."""
-
-
-class OutOfReach(RunError):
-    """A run that is elsewhere, which can't be asked after now."""
-
-
-class RunStopped(RunError):
-    """A run that was ended before its time, on purpose and with its last step saved. The message says why."""
-
-
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -52,22 +42,6 @@ def write_json(path: Path, content: Any) -> None:
 
 def as_json(content: Any) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The rows of a JSONL file. A last line that is still being written, or that a kill cut short, is left out."""
-    return parse_lines(path.read_bytes(), path) if path.exists() else []
-
-
-def parse_lines(content: bytes, name: Path | PurePosixPath) -> list[dict]:
-    rows = []
-    for number, line in enumerate(lines := content.split(b"\n"), 1):
-        try:
-            rows += [orjson.loads(line)] if line else []
-        except orjson.JSONDecodeError as error:
-            if number < len(lines):
-                raise RunError(f"{name}:{number} is no JSON ({error}): mend or remove that line") from None
-    return rows
 
 
 class Run:
@@ -246,7 +220,8 @@ class Run:
         import pandas
 
         try:
-            return pandas.DataFrame(parse_lines(self.place.read(name), self.place.root / name))
+            with without_collector():
+                return pandas.DataFrame(parse_lines(self.place.read(name), self.place.root / name))
         except FileNotFoundError:
             return pandas.DataFrame()
 

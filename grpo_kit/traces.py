@@ -19,6 +19,7 @@ import orjson
 
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.formats import Format, Trace, read_traces
+from grpo_kit.json_lines import without_collector
 from grpo_kit.samples import BadTrace, Ledger, OnBad, Sample, did_you_mean, fingerprint, measured
 
 TRAIN, EVAL, CARD = "train.jsonl", "eval.jsonl", "data_card.json"
@@ -91,7 +92,7 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with _scratch_folder(out) as scratch:
-            with (scratch / TRAIN).open("wb") as train, (scratch / EVAL).open("wb") as evaluation:
+            with (scratch / TRAIN).open("wb") as train, (scratch / EVAL).open("wb") as evaluation, without_collector():
                 files = {"train": train, "eval": evaluation}
                 for split, sample, prompt_words in _allot(reader, eval_fraction, seed, tally, on_bad):
                     files[split].write(orjson.dumps(sample, option=orjson.OPT_APPEND_NEWLINE))

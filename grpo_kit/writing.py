@@ -21,6 +21,7 @@ import orjson
 from grpo_kit.batches import SPREAD, spread
 from grpo_kit.budget import Dollars
 from grpo_kit.config import CHANGES_NO_SCORE, TrainConfig
+from grpo_kit.json_lines import read_lines
 from grpo_kit.runs import (
     LOG_FILE,
     RUNS_DIR,
@@ -32,7 +33,6 @@ from grpo_kit.runs import (
     checkpoint_step,
     is_run,
     now,
-    read_lines,
     write_json,
 )
 

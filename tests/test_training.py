@@ -10,10 +10,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from grpo_kit import BadTrace, ConfigError, Run, RunError, TrainConfig, evaluate, quote, runs, train
+from grpo_kit.json_lines import read_lines
 from grpo_kit.judges import Verdict
 from grpo_kit.judges.offline import OfflineJudge
 from grpo_kit.models import answer, fit_prompt, load_model, load_tokenizer
-from grpo_kit.runs import read_lines
 
 
 def test_it_learns(trained):

@@ -1,0 +1,67 @@
+"""One table of what the benchmarks found, by the JSON that each of them wrote.
+
+.venv/bin/python benchmarks/table.py
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+# File; what is compared; the figure in it; its goal, and whether more or less is better.
+CLAIMS: list[tuple[str, str, Callable[[dict], float], str, float]] = [
+    ("overhead", "a step, of plain TRL's", lambda found: found["ratio"], "<=", 1.03),
+    (
+        "gemini",
+        "256 judgements, of the ideal",
+        lambda found: max(v for k, v in found["median_ratio"].items() if k != "sockets"),
+        "<=",
+        1.15,
+    ),
+    (
+        "gemini",
+        "256 judgements, times as fast as a loop",
+        lambda found: min(found["times_faster_than_loop"].values()),
+        ">=",
+        25,
+    ),
+    ("gemini", "tokens that group mode saves", lambda found: found["tokens_saved_by_groups"], ">=", 0),
+    ("gemini", "10,000 cached judgements, s", lambda found: found["cached_10000_seconds"], "<=", 0.3),
+    ("data", "preparing SGD, of orjson's speed", lambda found: found["speed_ratio"], ">=", 0.6),
+    ("data", "memory for ten times the input, of once", lambda found: found["peak_ratio"], "<=", 1.1),
+    ("startup", "grpo-kit --help, s", lambda found: found["best_seconds"]["grpo-kit --help"], "<=", 0.4),
+    ("startup", "train to its first step, of plain TRL's", lambda found: found["first_step_ratio"], "<=", 1.1),
+    ("run_dir", "10,000 steps, drawn, s", lambda found: found["large_run"]["learning curve, drawn"], "<=", 1),
+    (
+        "run_dir",
+        "100,000 completions, to browse, s",
+        lambda found: found["large_run"]["completions to browse"],
+        "<=",
+        1,
+    ),
+    ("run_dir", "1,000 runs in a table, s", lambda found: found["many_runs"]["kit.runs()"], "<=", 2),
+    (
+        "memory",
+        "worst error of foretold memory, unseen shapes",
+        lambda found: found["drawn"]["worst_error"]["peak"],
+        "<=",
+        0.15,
+    ),
+]
+
+
+def main() -> None:
+    print(f"{'benchmark':<10}{'what':<48}{'found':>8}   {'goal':<8}reached")
+    for name, what, figure, sign, goal in CLAIMS:
+        path = FOLDER / f"{name}.json"
+        try:
+            value = figure(json.loads(path.read_bytes()))
+        except (OSError, KeyError):
+            print(f"{name:<10}{what:<48}{'not run':>8}   {sign} {goal}")
+            continue
+        reached = value <= goal if sign == "<=" else value >= goal
+        print(f"{name:<10}{what:<48}{value:>8.3g}   {f'{sign} {goal:g}':<8}{'yes' if reached else 'NO'}")
+
+
+if __name__ == "__main__":
+    main()
