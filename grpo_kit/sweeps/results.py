@@ -160,7 +160,7 @@ class Results:
             pooled, best = self.pooled(), self.best()
         except RunError:
             return "\n".join([*lines, str(self.folder / RESULTS_FILE)])
-        lines += [pooled.to_string(index=False, float_format=lambda value: f"{value:.4g}"), best["why"]]
+        lines += [pooled.to_string(index=False, float_format=lambda value: f"{value:.3g}"), best["why"]]
         files = [self.folder / name for name in (RESULTS_FILE, BEST_FILE) if (self.out / name).exists()]
         return "\n".join([*lines, " ".join(map(str, files))])
 
