@@ -113,7 +113,7 @@ def _start_all(run: Run, launch: Launch) -> None:
         how = error.signal_name or f"exit code {error.exit_code}"
         _fail(run, f"process {error.error_index + 1} of {count} ended ({how}), and the others with it")
     except ProcessRaisedException as error:
-        said = str(error).strip().splitlines()[-1].removeprefix("grpo_kit.runs.")
+        said = str(error).strip().splitlines()[-1].removeprefix("grpo_kit.errors.")
         if run.status["state"] in UNFINISHED:
             print(error)
         _fail(run, f"process {error.error_index + 1} of {count}: {said}")

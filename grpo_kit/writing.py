@@ -258,8 +258,11 @@ class RunWriter:
             self.update()
 
     def __enter__(self) -> "RunWriter":
+        import psutil
+
         worker = json.loads(self.run.read_text(WORKER_FILE) or "{}")
-        if worker.get("pid", os.getpid()) != os.getpid():  # of an earlier process, which run.kill() would look for
+        own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}  # one of several is below it
+        if worker.get("pid", os.getpid()) not in own:  # of an earlier process, which run.kill() would look for
             self.run.place.remove(WORKER_FILE)
         self._heart.start()
         return self

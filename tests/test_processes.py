@@ -87,10 +87,10 @@ def test_a_gpu_is_written_as_modal_writes_it_and_costs_as_many():
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_same_is_learnt_by_any_number_of_processes(demo_data, runs_dir, count):
-    settings = {"max_steps": 20, "save_steps": 20}
+    settings = {"max_steps": 15, "save_steps": 15}
     alone = Run("alone", runs_dir) if (runs_dir / "alone").exists() else here(demo_data, runs_dir, "alone", **settings)
     run = here(demo_data, runs_dir, f"by_{count}", num_processes=count, **settings)
-    assert run.status["state"] == "complete" and run.metrics()["step"].tolist() == list(range(1, 21))
+    assert run.status["state"] == "complete" and run.metrics()["step"].tolist() == list(range(1, 16))
     rows, others = run.completions(), alone.completions()
     asked = [table.groupby("step")["sample_id"].agg(sorted).tolist() for table in (rows, others)]
     assert asked[0] == asked[1], "each step has the same prompts, whoever answers them"
@@ -159,6 +159,30 @@ def test_one_that_is_killed_ends_all_and_the_run_goes_on(demo_data, runs_dir, tm
     process.wait(timeout=90)
     assert "KeyboardInterrupt" in output.read_text() and not any(rank.is_running() for rank in ranks)
     assert run.status["state"] == "stopped" and "interrupted" in run.status["reason"]
+
+
+def test_those_of_a_run_in_the_background_are_killed_and_stopped_as_one(demo_data, runs_dir, monkeypatch):
+    monkeypatch.setenv("GRPO_KIT_BACKEND", "local")
+    settings = {"num_processes": 2, "per_device_train_batch_size": 12, "max_steps": 500, "save_steps": 1}
+    run = kit.train.spawn(data=str(demo_data), runs_dir=runs_dir, run_id="spawned", **settings)
+    deadline = time.monotonic() + 120
+
+    def wait_for_step(step):
+        while run.status["step"] < step:
+            assert time.monotonic() < deadline, run.status
+            time.sleep(0.05)
+
+    wait_for_step(1)
+    family = psutil.Process(run.worker["pid"]).children(recursive=True)
+    run.kill()
+    psutil.wait_procs(family, timeout=30)
+    assert len(family) >= 3 and not any(each.is_running() for each in family) and run.status["state"] == "killed"
+    at = run.status["step"]
+    run.resume()
+    wait_for_step(at + 1)
+    run.stop()
+    run.watch()
+    assert run.status["state"] == "stopped" and "as asked" in run.status["reason"]
 
 
 def test_a_reward_that_fails_in_one_of_them_ends_all_with_its_words(demo_data, runs_dir):
