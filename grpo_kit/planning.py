@@ -47,8 +47,8 @@ def make_plan(
     functions = {READY[name]: weight for name, weight in config.reward_funcs.items()} | weighted(rewards)
     names = [*config.judge, *(getattr(function, "__name__", "") for function in functions)]
     refuse_what_cannot_work(config, samples, names, runs_dir)
-    if config.load_in_4bit and launch.machine == LOCAL.machine:
-        refuse_4bit_without_gpu()
+    if launch.machine == LOCAL.machine:
+        refuse_too_few_gpus(config)
     judges: dict[Judge, float] = {}
     if not is_complete(config.run_id, runs_dir):
         asking = a_share_of_limits(config, processes())
@@ -124,11 +124,18 @@ def refuse_what_cannot_work(
         )
 
 
-def refuse_4bit_without_gpu() -> None:
+def refuse_too_few_gpus(config: TrainConfig) -> None:
+    """Raises ConfigError where this machine's GPUs are not what a run needs. Without any, processes share cores."""
     import torch
 
-    if not torch.cuda.is_available():
+    gpus = torch.cuda.device_count()
+    if config.load_in_4bit and not gpus:
         raise ConfigError("load_in_4bit needs an NVIDIA GPU, and this machine has none. Leave it out, or use Modal")
+    if 0 < gpus < config.num_processes:
+        raise ConfigError(
+            f"num_processes={config.num_processes} needs as many GPUs, and this machine has {gpus}. Use "
+            f"num_processes={gpus}"
+        )
 
 
 def _git_commit() -> str | None:

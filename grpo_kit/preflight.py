@@ -100,6 +100,7 @@ def quote(
         where=f"Modal, {config.gpu}" if on_modal else "here",
         model=config.model_name,
         parameters=shape.parameters if shape else None,
+        processes=config.num_processes,
         prompts_per_step=config.prompts_per_step,
         completions_per_step=config.completions_per_step,
         completions=config.completions_per_step * -(-config.max_steps // config.num_iterations),

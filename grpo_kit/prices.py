@@ -1,6 +1,7 @@
 """What things cost: Modal's machines and Gemini's tokens, from dated files that a user can put others in place of."""
 
 import json
+import math
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +42,9 @@ def _read(path: Path, modified: int) -> dict[str, Any]:
         own = found["gpus"].get(name, {})
         gpus[name] = {what: float(own.get(what, value)) for what, value in known.items()}
     beside = {name: float(found[name]) for name in ("usd_per_gib_hour", "usd_per_core_hour")}
+    numbers = [*beside.values(), *(value for known in gpus.values() for value in known.values())]
+    if not all(0 <= value < math.inf for value in numbers):
+        raise ValueError("prices and sizes should be 0 or more")
     as_of = str(found["as_of"])
     return {"gpus": gpus, **beside, "as_of": as_of if path == PRICES else f"{as_of} in {path}"}
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_kit.budget import Launch
-from grpo_kit.config import ConfigError, TrainConfig
+from grpo_kit.config import TrainConfig
 from grpo_kit.pickling import Rewards, load_rewards, pickled_rewards
 from grpo_kit.runs import REWARDS_FILE, UNFINISHED, Run, RunError, RunStopped, write_bytes
 from grpo_kit.writing import RunWriter, only_writer
@@ -54,7 +54,6 @@ def train_in_processes(
     if run.status["state"] == "complete":
         echo(f"Run {run.id} is complete: {run.path}")
         return run
-    refuse_too_few_gpus(config)
     if rewards:
         write_bytes(run.path / REWARDS_FILE, pickled_rewards(rewards))
     if launch.notice:
@@ -82,17 +81,6 @@ def train_in_processes(
     if status["state"] == "complete":
         return run
     raise (RunStopped if status["state"] == "stopped" else RunError)(status["reason"])
-
-
-def refuse_too_few_gpus(config: TrainConfig) -> None:
-    """Raises ConfigError where there are GPUs, and fewer than processes."""
-    import torch
-
-    if 0 < (gpus := torch.cuda.device_count()) < config.num_processes:
-        raise ConfigError(
-            f"num_processes={config.num_processes} needs as many GPUs, and this machine has {gpus}. Use "
-            f"num_processes={gpus}"
-        )
 
 
 def _start_all(run: Run, launch: Launch) -> None:
@@ -141,7 +129,9 @@ def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> 
         if rank:
             time.sleep(WORD_SECONDS)  # the first one's word counts, where it has one; this process ends with it
             raise
-        sys.exit(1)  # it is written down; the others, which may wait for this one, are ended
+        if Run(path).status["state"] in UNFINISHED:
+            raise  # it is not written down yet
+        sys.exit(1)  # so that the others, which may wait for this one, are ended
 
 
 def _end_with_the_parent(together: "ProcessContext") -> None:

@@ -30,6 +30,7 @@ class Quote:
     where: str  # "here", or "Modal, A10"
     model: str
     parameters: int | None
+    processes: int  # that train together
     prompts_per_step: int
     completions_per_step: int
     completions: int  # in all
@@ -93,6 +94,7 @@ class Quote:
     def rows(self) -> list[tuple[str, str]]:
         """What it says apart from problems: a name and a text each."""
         steps = f"{self.prompts_per_step} prompts, {self.completions_per_step} completions"
+        steps += f", by {self.processes} processes" if self.processes > 1 else ""
         kind = "GPU" if self.is_gpu else "machine"
         memory = "not known" if not self.measured_gib else f"{self.measured_gib:.1f} of {self.gpu_gib:.1f} GiB measured"
         memory += ": the shape of this model is not (no config.json here, and not in grpo_kit/shapes.json)"

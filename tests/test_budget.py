@@ -200,6 +200,10 @@ def test_prices_of_ones_own(tmp_path, monkeypatch):
     assert quote.usd_from == f"$2.42 an hour, prices of 2027-01-31 in {tmp_path / 'prices.json'}"
     assert launch_of(config, tmp_path, "modal").usd_per_hour == pytest.approx(2.0 + 32 * 0.01 + 2 * 0.05)
     assert {fit.gpu: fit.usd_per_hour for fit in quote.fits}["H100"] == 3.95, "what it does not say is as listed"
+    listed["gpus"]["A10"]["usd_per_hour"] = -2.0
+    (tmp_path / "prices.json").write_text(json.dumps(listed))
+    with pytest.raises(ConfigError, match="prices and sizes should be 0 or more"):
+        kit.quote(config, tmp_path, "modal", ask=False)
     (tmp_path / "prices.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"GRPO_KIT_PRICES=.*that is no file of prices \(KeyError"):
         kit.quote(config, tmp_path, "modal", ask=False)

@@ -81,7 +81,7 @@ def test_a_gpu_is_written_as_modal_writes_it_and_costs_as_many():
     more = modal_usd_per_hour(several, several.gpu) - modal_usd_per_hour(one, one.gpu)
     assert more == pytest.approx(3 * prices()["gpus"]["A100-80GB"]["usd_per_hour"])
     quote = kit.quote(several, backend="modal", ask=False)
-    assert quote.completions_per_step == 128 and "A100-80GB:4" in quote.where
+    assert quote.completions_per_step == 128 and "by 4 processes" in str(quote) and "A100-80GB:4" in quote.where
     assert all(fit.gpu.endswith(":4") for fit in quote.fits)
 
 
@@ -195,6 +195,23 @@ def test_a_reward_that_fails_in_one_of_them_ends_all_with_its_words(demo_data, r
         here(demo_data, runs_dir, "failing", num_processes=2, rewards=[fails])
     assert Run("failing", runs_dir).status["state"] == "failed"
     assert "raise KeyError(" in (runs_dir / "failing" / "train.log").read_text(), "the reward's own line"
+
+
+class Unloadable:
+    """A reward that is pickled and can't be loaded again."""
+
+    __name__ = "unloadable"
+
+    def __call__(self, completions, **_):
+        return [0.0] * len(completions)
+
+    def __reduce__(self):
+        return eval, ("1 / 0",)
+
+
+def test_what_fails_before_the_first_step_is_said_too(demo_data, runs_dir):
+    with pytest.raises(RunError, match=r"of 2: RunError: the reward functions can't be loaded .*ZeroDivisionError"):
+        here(demo_data, runs_dir, "unloadable", num_processes=2, rewards=[Unloadable()])
 
 
 def test_calls_and_dollars_of_all_are_counted_and_limits_are_shared(demo_data, runs_dir, monkeypatch):
