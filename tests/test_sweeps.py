@@ -131,6 +131,17 @@ def test_values_that_can_not_work_or_not_be_compared(settings, message, tmp_path
         kit.Sweep("03", settings, tmp_path / "out")
 
 
+def test_values_of_another_kind_than_a_notebooks_own_are_refused(tmp_path):
+    with pytest.raises(kit.ConfigError) as caught:
+        kit.Sweep("01", {"eval_fraction": [0.1, "abc"], "seed": ["one"]}, tmp_path / "out")
+    assert str(caught.value).splitlines() == [
+        "seed='one': should be a number, as the notebook's own 0",
+        "eval_fraction='abc': should be a number, as the notebook's own 0.3",
+    ]
+    run = kit.Sweep("01", {"eval_fraction": [0.1, 0.2]}, tmp_path / "out").runs[1]
+    assert run.stages[0].parameters["out"] == str(run.folder / "demo"), "each has a folder of its own"
+
+
 def test_the_grid_goes_before_a_file_and_a_file_before_the_notebooks_own_settings(tmp_path):
     best = tmp_path / "best.json"
     best.write_text(json.dumps({"learning_rate": 0.5, "lora_r": 4, "max_steps": 3}))

@@ -14,7 +14,7 @@ from grpo_kit.demo.run import notebook_folder
 from grpo_kit.runs import Run, RunError, write_json
 from grpo_kit.sweeps.grid import EVALUATION, Settings, expand, varied
 from grpo_kit.sweeps.names import parameters_of, wrong_names
-from grpo_kit.sweeps.values import as_parameters, checked_values, defaults_of, other_conditions
+from grpo_kit.sweeps.values import as_parameters, checked_values, defaults_of, other_conditions, wrong_kinds
 
 RECORD_FILE = "sweep_run.json"
 RESULT_FILE = "result.json"
@@ -111,7 +111,7 @@ def plan(notebook: str | Path, grid: Mapping[str, Any], out: Path, backend: str 
     """
     path = find_notebook(notebook)
     rows, known = expand(grid), parameters_of(path)
-    trains = known.keys() >= TRAINS
+    trains, defaults = known.keys() >= TRAINS, defaults_of(known)
     evaluating = notebook_folder() / f"{EVALUATE}.ipynb"
     evaluation = grid.get(EVALUATION) or {}
     names = dict.fromkeys(name for row in rows for name in row)
@@ -127,11 +127,11 @@ def plan(notebook: str | Path, grid: Mapping[str, Any], out: Path, backend: str 
     else:
         problems = wrong_names(path.stem, names, known, GIVEN)
         problems += [f"{EVALUATION}: {path.stem} trains nothing that could be evaluated"] if evaluation else []
+        problems += wrong_kinds(rows, defaults)
     if "backend" in varied(rows):
         problems.append("backend should be one for all runs")
     if problems:
         raise ConfigError("\n".join(problems))
-    defaults = defaults_of(known)
     rows_given = [as_parameters(row, known, defaults, trains) for row in rows]
     in_full = [defaults | given for given in rows_given]
     configs, evaluations = checked_values(in_full, trains, known.keys() >= EVALUATES, evaluation)

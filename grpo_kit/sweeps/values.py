@@ -66,6 +66,21 @@ def checked_values(
     return configs, evaluations
 
 
+def wrong_kinds(rows: Sequence[Settings], defaults: Settings) -> list[str]:
+    """Values of another kind than the notebook's own, a sentence each. What it leaves at None may be anything."""
+    problems = {}
+    for name, value in (pair for row in rows for pair in row.items()):
+        own = defaults.get(name)
+        if own is not None and value is not None and _kind(value) != _kind(own):
+            problems[f"{name}={value!r}: should be {_kind(own)}, as the notebook's own {own!r}"] = None
+    return list(problems)
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "settings"}
+    return kinds.get(type(value), type(value).__name__)
+
+
 def other_conditions(rows: list[Settings], evaluation: Settings) -> list[str]:
     """What would have each run judged in its own way, so that scores could not be compared, a sentence each."""
     problems = []
