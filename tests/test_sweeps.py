@@ -272,9 +272,9 @@ def test_an_interrupt_ends_what_is_under_way_and_says_how_to_go_on(quick, tmp_pa
 
 
 def test_halving_stops_those_that_are_behind_and_leaves_them(tmp_path, demo_data):
-    settings = {"learning_rate": [3e-3, 1e-7], "data": str(demo_data), "canaries": "off", "max_steps": 40}
-    settings |= {"save_steps": 40, "evaluation": EVALUATION}
-    sweep = kit.sweep("03", settings, tmp_path / "out", jobs=1, halving=6)
+    settings = {"learning_rate": [3e-3, 1e-7], "data": str(demo_data), "canaries": "off", "max_steps": 20}
+    settings |= {"save_steps": 20, "evaluation": EVALUATION}
+    sweep = kit.sweep("03", settings, tmp_path / "out", jobs=1, halving=4)
     table = sweep.results().set_index("learning_rate")
     assert table["state"].to_dict() == {3e-3: "complete", 1e-7: "pruned"}
     assert "is not in the better half" in table.loc[1e-7, "error"] and table["trained"].notna().tolist() == [
@@ -282,9 +282,9 @@ def test_halving_stops_those_that_are_behind_and_leaves_them(tmp_path, demo_data
         False,
     ]
     stopped = kit.Run(table.loc[1e-7, "run"], tmp_path / "out").status["step"]
-    assert 6 <= stopped < 40
-    again = kit.sweep("03", settings, tmp_path / "out", halving=6)
-    assert again.results()["state"].tolist() == ["complete", "pruned"] and not again.quote(halving=6).quotes
+    assert 4 <= stopped < 20
+    again = kit.sweep("03", settings, tmp_path / "out", halving=4)
+    assert again.results()["state"].tolist() == ["complete", "pruned"] and not again.quote(halving=4).quotes
     assert len(again.quote().quotes) == 1, "without halving it would be gone on with"
     with pytest.raises(kit.ConfigError, match="those of runs with another data do not compare"):
         kit.Sweep("03", {"data": ["a", "b"]}, tmp_path / "other").run(halving=2)
