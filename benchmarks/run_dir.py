@@ -4,7 +4,7 @@
 
 A short run of the tiny model is made; its rows are repeated under other step numbers until there are 10,000 steps and
 100,000 completions, and its folder is copied 1,000 times. Every part is measured three times in turn with reading the
-same files by orjson alone; the fastest counts. Goals: the large run's curve and tables in 1 s each, 1,000 runs in 2 s.
+same files by orjson alone; the fastest counts. Goals: the large run's curve and tables in 1 s, 1,000 runs in 2 s.
 Writes benchmarks/run_dir.json.
 """
 

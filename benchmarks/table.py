@@ -31,11 +31,10 @@ CLAIMS: list[tuple[str, str, Callable[[dict], float], str, float]] = [
     ("data", "memory for ten times the input, of once", lambda found: found["peak_ratio"], "<=", 1.1),
     ("startup", "grpo-kit --help, s", lambda found: found["best_seconds"]["grpo-kit --help"], "<=", 0.4),
     ("startup", "train to its first step, of plain TRL's", lambda found: found["first_step_ratio"], "<=", 1.1),
-    ("run_dir", "10,000 steps, drawn, s", lambda found: found["large_run"]["learning curve, drawn"], "<=", 1),
     (
         "run_dir",
-        "100,000 completions, to browse, s",
-        lambda found: found["large_run"]["completions to browse"],
+        "10,000 steps drawn, 100,000 completions, s",
+        lambda found: found["large_run"]["learning curve, drawn"] + found["large_run"]["completions to browse"],
         "<=",
         1,
     ),
