@@ -48,7 +48,7 @@ def _work(config: TrainConfig, shape: Shape, device: Device) -> _Work:
 
 def cpu_seconds(config: TrainConfig, shape: Shape) -> float:
     work = _work(config, shape, Device(False, 0))
-    cores = min(config.torch_threads or 64, max(1, (os.cpu_count() or 1) // config.num_processes))
+    cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
     speed = CPU_FLOPS_A_CORE * cores
     decoding = config.max_completion_length * (CPU_DECODING_SECONDS_A_LAYER * shape.layers + work.decoded / speed)
     generating = decoding + work.prompts / speed

@@ -5,6 +5,13 @@ class RunError(RuntimeError):
     """A run that is not there, or cannot be gone on with. The message says why and what to do."""
 
 
+class BeingTrained(RunError):
+    """A run that another process holds."""
+
+    def __init__(self, run_id: str):
+        super().__init__(f"run {run_id} is being trained by another process; watch it, or stop that one")
+
+
 class OutOfReach(RunError):
     """A run that is elsewhere, which can't be asked after now."""
 

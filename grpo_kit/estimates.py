@@ -163,6 +163,8 @@ def _by_runs(config: TrainConfig, runs: Sequence[EarlierRun], ratio: float = 1.0
     low, likely, high = (mean(mean(part) for part in parts) for parts in zip(*halves, strict=True))
     first = ratio * config.num_iterations * mean(run.cycles[0] for run in runs)
     more = ratio * max(0, config.max_steps - config.num_iterations)
+    if low == high:  # one step is no range
+        low, likely, high = _times(likely, ONE_STEP)
     return tuple((mean(around) + first + more * step) / 60 for step in (low, likely, high))
 
 
@@ -203,6 +205,13 @@ def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:
         for run in runs
         if run.judged["calls"] and all(run.settings.get(name) == getattr(config, name) for name in asked)
     ]
+    prices_set = ("gemini_input_price", "gemini_output_price")
+    if alike and alike[0].judged["usd"] and all(alike[0].settings.get(n) == getattr(config, n) for n in prices_set):
+        earlier = alike[0]
+        a_call = earlier.judged["usd"] / earlier.judged["calls"]
+        return Estimate(
+            _times(calls * a_call, (0.7, 1, 1.2)), f"{calls:,} calls; ${a_call:.2g} a call, as in {earlier.id}"
+        )
     if alike:
         earlier = alike[0]
         tokens = earlier.judged["tokens"] / earlier.judged["calls"]

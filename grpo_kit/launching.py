@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_kit.batches import spread
-from grpo_kit.config import CACHE, CHANGES_NO_SCORE, ConfigError, EvalConfig, JudgeConfig, ModalConfig, TrainConfig
+from grpo_kit.config import CACHE, ConfigError, EvalConfig, JudgeConfig, ModalConfig, TrainConfig
+from grpo_kit.errors import BeingTrained
 from grpo_kit.gpus import gpu_and_count
 from grpo_kit.pickling import PYTHON, load_rewards
 from grpo_kit.preflight import launch_of
+from grpo_kit.resuming import to_go_on_with
 from grpo_kit.runs import (
     OUTPUT_FILE,
     REWARDS_FILE,
@@ -47,11 +48,11 @@ def train_on_modal(
     is needed. Earlier runs under `runs_dir` tell how long it takes.
     """
     from grpo_kit.claims import Claim
-    from grpo_kit.volumes import VolumeFolder, modal_in_words, required_secrets
+    from grpo_kit.volumes import VolumeFolder, known_on_modal, modal_in_words, required_secrets
 
     with modal_in_words():
-        known = _known_on_modal(config.run_id)
-        machine = _as_the_run_was_made(config, known)
+        known = known_on_modal(config.run_id)
+        machine = to_go_on_with(known, config) if known else config
         launch = launch_of(machine, runs_dir, "modal", known)
         secrets = required_secrets(machine.judge, machine.model_name)
         find = find or deployed_function
@@ -74,20 +75,6 @@ def train_on_modal(
     return run
 
 
-def _known_on_modal(run_id: str | None) -> Run | None:
-    from grpo_kit.volumes import VolumeFolder, runs_on_volume
-
-    return Run.at(VolumeFolder(run_id), run_id) if run_id and run_id in runs_on_volume() else None
-
-
-def _as_the_run_was_made(config: TrainConfig, known: Run | None) -> TrainConfig:
-    """The settings of a run that is gone on with, with those changed that may be."""
-    if known is None:
-        return config
-    changed = {name: value for name, value in config.given.items() if name in CHANGES_NO_SCORE}
-    return spread(known.config, config).replace(**changed)
-
-
 def train_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> Run:
     """Starts a process that trains and outlives this one. A run that is gone on with has its rewards already."""
     import psutil
@@ -98,7 +85,7 @@ def train_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> Ru
     known = Run(config.run_id, runs_dir) if config.run_id and is_run(runs_dir / config.run_id) else None
     earlier = known.read_text(WORKER_FILE) if known else ""
     if earlier and known.status["state"] in UNFINISHED and known.place.fate(known.worker) is None:
-        raise RunError(f"run {known.id} is being trained by another process; watch it, or stop that one")
+        raise BeingTrained(known.id)
     if known and not rewards and REWARDS_FILE in known.place.names():
         rewards = known.place.read(REWARDS_FILE)
     launch = launch_of(config, runs_dir, "local", known)

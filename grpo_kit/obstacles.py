@@ -12,12 +12,13 @@ from grpo_kit.config import CACHE, ConfigError, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
 from grpo_kit.doctor import PREPARE, model_problem
 from grpo_kit.estimates import Range
+from grpo_kit.gpus import MOST_GPUS
 from grpo_kit.memory import Device, Memory, decided, memory_needed, uses_vllm
+from grpo_kit.resuming import is_complete, with_the_runs_own_settings
 from grpo_kit.runs import RunError
 from grpo_kit.shapes import Shape
 from grpo_kit.troubles import LONGEST_TIMEOUT, Machine, Shortage, duration, memory_fixes
 from grpo_kit.versions import missing_package
-from grpo_kit.writing import is_complete, with_the_runs_own_settings
 
 FILLED = 0.9  # of the memory may be planned with; the rest is lost between blocks
 LOADING_GIB = 4.0  # of a container's memory, beside the weights, which pass through it
@@ -64,7 +65,7 @@ def memory_problems(
         ways += [cheapest] if cheapest else []
         fix = f"Fits with {', or '.join(ways)}" if ways else "Choose a smaller model"
         yield Problem(why, fix)
-    host = memory.weights + LOADING_GIB
+    host = memory.weights * config.num_processes + LOADING_GIB  # each loads its own
     if on_modal and config.memory / 1024 < host:
         what = f"memory={config.memory} MiB is too little to load the model through, which takes some {host:.0f} GiB"
         yield Problem(what, f"Use memory={-(-int(host) // 8) * 8 * 1024}")
@@ -110,6 +111,8 @@ def problems_of_settings(config: TrainConfig, runs_dir: Path, device: Device, on
     """What stands in the way apart from memory and time, as far as this machine can tell."""
     if not on_modal:
         yield from _problems_here(config, device)
+    elif why := too_many_gpus(config):
+        yield why
     if config.save_steps > config.max_steps:
         saves = max(1, config.max_steps // 2 // config.num_iterations) * config.num_iterations
         fix = f"Use save_steps={saves}" if saves <= config.max_steps else f"Use max_steps={saves} save_steps={saves}"
@@ -118,17 +121,27 @@ def problems_of_settings(config: TrainConfig, runs_dir: Path, device: Device, on
             f"the way: a run that is killed begins anew, and there is no curve to evaluate",
             fix,
         )
+    if on_modal:
+        return
     try:
-        if not on_modal:
-            caches_to_start_from(config.cache_from, runs_dir)
-            with_the_runs_own_settings(config, runs_dir)
-            if is_complete(config.run_id, runs_dir):
-                yield Problem(f"run {config.run_id} is complete: nothing would be done", "Give it another run_id")
+        caches_to_start_from(config.cache_from, runs_dir)
     except ConfigError as error:
         yield Problem(str(error), "Mend or leave out cache_from")
-    except RunError as error:
+    try:
+        with_the_runs_own_settings(config, runs_dir)
+        if is_complete(config.run_id, runs_dir):
+            yield Problem(f"run {config.run_id} is complete: nothing would be done", "Give it another run_id")
+    except (ConfigError, RunError) as error:
         what, _, fix = str(error).partition(". ")
         yield Problem(what, fix)
+
+
+def too_many_gpus(config: TrainConfig) -> Problem | None:
+    """For one of Modal's containers."""
+    if config.num_processes <= MOST_GPUS:
+        return None
+    what = f"num_processes={config.num_processes} needs as many GPUs, and a container on Modal has {MOST_GPUS} at most"
+    return Problem(what, f"Use num_processes={MOST_GPUS}")
 
 
 def _problems_here(config: TrainConfig, device: Device) -> Iterator[Problem]:
@@ -177,19 +190,25 @@ def time_problems(config: TrainConfig, time: Range | None, on_modal: bool) -> It
     what = (
         f"It likely takes {duration(60 * time[1])}, longer than timeout={config.timeout} ({duration(config.timeout)})"
     )
-    if time[1] * 60 > config.timeout * (1 + config.retries):
+    containers = 1 + config.retries
+    comes_to_its_end = time[1] * 60 <= config.timeout * containers
+    if not comes_to_its_end:
         what += f", and than 1 + retries={config.retries} such containers together: it would not come to its end"
+    resumed = f"a new container resumes it, at most retries={config.retries} times"
     enough = int(time[1] * 60 * 1.25) // 60 * 60 + 60
+    each = enough // containers // 60 * 60 + 60
     if enough <= LONGEST_TIMEOUT:
-        yield Problem(
-            what, f"Use timeout={enough}; else a new container resumes it, at most retries={config.retries} times"
-        )
+        yield Problem(what, f"Use timeout={enough}" + (f"; else {resumed}" if comes_to_its_end else ""))
+    elif comes_to_its_end:
+        yield Problem(what, f"It may be left so: {resumed}")
+    elif each <= LONGEST_TIMEOUT:
+        yield Problem(what, f"Use timeout={each}, after which {resumed}")
     else:
         yield Problem(what, f"Use fewer steps or a larger GPU; timeout may be {LONGEST_TIMEOUT} at most")
 
 
-def budget_problems(config: TrainConfig, quoted: dict) -> Iterator[Problem]:
-    """`quoted` is what Quote.quoted gives."""
+def budget_problems(config: TrainConfig, quoted: dict, spent: Dollars) -> Iterator[Problem]:
+    """`quoted` is what Quote.quoted gives for the steps that are left, `spent` what the run has cost before."""
     if config.max_usd is None:
         return
     try:
@@ -198,15 +217,16 @@ def budget_problems(config: TrainConfig, quoted: dict) -> Iterator[Problem]:
         what, _, fix = str(error).partition(". ")
         yield Problem(what, fix)
         return
-    if why := shortfall_at_start(config, Dollars(0.0, 0.0), {"quoted": quoted}, [], 0.0):
+    if why := shortfall_at_start(config, spent, {"quoted": quoted}, [], 0.0):
         what, _, fix = why.partition("). ")
-        yield Problem(f"{what})", f"{fix[0].upper()}{fix[1:]}")
-    elif quoted["usd"] and quoted["usd"] > config.max_usd:
-        steps = int(config.max_steps * config.max_usd / quoted["usd"])
+        yield Problem(f"{what})", f"Use {fix}".replace("likely pays", "which likely pays"))
+    elif quoted["usd"] and spent.in_all + quoted["usd"] > config.max_usd:
+        steps = int(config.max_steps * (config.max_usd - spent.in_all) / quoted["usd"])
+        before = f", and ${spent.in_all:.2g} is spent, which together is" if spent.in_all else ","
         yield Problem(
-            f"It likely costs ${quoted['usd']:.2g}, more than max_usd={config.max_usd:g}: it would stop, with a "
+            f"It likely costs ${quoted['usd']:.2g}{before} more than max_usd={config.max_usd:g}: it would stop, with a "
             f"checkpoint, after some {steps} of {config.max_steps} steps",
-            f"Use max_usd={1.25 * quoted['usd']:.2g}, or fewer steps; a run that stopped can be gone on with",
+            f"Use max_usd={spent.in_all + 1.25 * quoted['usd']:.2g}, or fewer steps; a run that stopped can be resumed",
         )
 
 

@@ -13,11 +13,11 @@ from grpo_kit.json_lines import read_lines
 from grpo_kit.judges import Judge
 from grpo_kit.models import load_tokenizer
 from grpo_kit.processes import processes
+from grpo_kit.resuming import is_complete, with_the_runs_own_settings
 from grpo_kit.rewards import READY, RewardFunction, make_judge, weighted
 from grpo_kit.runs import RUNS_DIR, UNFINISHED, Run, is_run
 from grpo_kit.samples import Sample, fingerprint, read_samples
 from grpo_kit.versions import missing_package, versions
-from grpo_kit.writing import is_complete, with_the_runs_own_settings
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ can tell, doctor.py asks the hub, Modal and the judge.
 
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from grpo_kit.backends import chosen_backend
-from grpo_kit.budget import Launch
-from grpo_kit.config import TrainConfig
+from grpo_kit.budget import Launch, spent_on
+from grpo_kit.config import ConfigError, TrainConfig
 from grpo_kit.counting import canary_calls, judge_calls
 from grpo_kit.doctor import PROBLEM, what_it_needs
 from grpo_kit.estimates import (
@@ -24,7 +25,7 @@ from grpo_kit.estimates import (
     minutes,
     same_runs,
 )
-from grpo_kit.gpus import GPUS, gpu_and_count
+from grpo_kit.gpus import GPUS, MOST_GPUS, gpu_and_count
 from grpo_kit.memory import Device, memory_needed
 from grpo_kit.obstacles import (
     Problem,
@@ -33,13 +34,14 @@ from grpo_kit.obstacles import (
     problems_of_settings,
     shortage,
     time_problems,
+    too_many_gpus,
 )
 from grpo_kit.prices import modal_usd_per_hour, prices
 from grpo_kit.quotes import Fit, Quote, rounded
-from grpo_kit.runs import RUNS_DIR, Run
+from grpo_kit.resuming import to_go_on_with, with_settings_of
+from grpo_kit.runs import RUNS_DIR, Run, RunError, is_run
 from grpo_kit.shapes import shape_of
 from grpo_kit.versions import version_of
-from grpo_kit.writing import with_the_runs_own_settings
 
 
 def quote(
@@ -53,10 +55,35 @@ def quote(
 
     It takes seconds, in which data, hub, Modal and judge are asked as a launch asks them; without `ask` milliseconds.
     Times come from earlier runs under `runs_dir` where they fit, or from the one that is called `by` alone. `backend`:
-    "local" or "modal"; None: the chosen one. Print it, or leave it as a cell's last line.
+    "local" or "modal"; None: the chosen one. Of a run that is there already it is what is left of it (on Modal only
+    with `ask`). Print it, or leave it as a cell's last line.
     """
     config = config or TrainConfig()
-    on_modal = (backend or chosen_backend()) == "modal"
+    on_modal, status = (backend or chosen_backend()) == "modal", {}
+    with suppress(ConfigError, RunError):  # which is a problem in the quote of what was asked for
+        if known := _known(config.run_id, runs_dir, on_modal, ask):
+            own = to_go_on_with if on_modal else with_settings_of  # whose data is named otherwise there
+            config, status = own(known, config), known.status
+    return _quote_of_the_rest(config, status, runs_dir, on_modal, by, ask)
+
+
+def _known(run_id: str | None, runs_dir: str | Path, on_modal: bool, ask: bool) -> Run | None:
+    if not on_modal:
+        return Run(run_id, runs_dir) if run_id and is_run(Path(runs_dir) / run_id) else None
+    if not ask:
+        return None
+    from grpo_kit.volumes import known_on_modal
+
+    return known_on_modal(run_id)
+
+
+def _quote_of_the_rest(
+    config: TrainConfig, status: dict[str, Any], runs_dir: str | Path, on_modal: bool, by: str | None, ask: bool
+) -> Quote:
+    """Of the steps that are left to make by `status`, a run's, which is empty for a new one."""
+    if status.get("step") and status["state"] != "complete":
+        left = max(1, config.max_steps - status["step"])
+        config = config.model_copy(update={"max_steps": left, "save_steps": min(config.save_steps, left)})
     runs, shape = [run for run in earlier_runs(runs_dir) if by in (None, run.id)], shape_of(config.model_name)
     gpu = config.gpu if on_modal else None
     device = modal_device(config.gpu) if on_modal else this_machine()
@@ -68,7 +95,8 @@ def quote(
     measured = max(peaks, default=None)
     fits = []
     count = f":{config.num_processes}" if config.num_processes > 1 else ""
-    for name in [kind + count for kind in sorted(GPUS, key=_price)] if on_modal and shape else ():
+    kinds = sorted(GPUS, key=_price) if on_modal and shape and config.num_processes <= MOST_GPUS else ()
+    for name in [kind + count for kind in kinds]:
         other = modal_device(name)
         if not shortage(memory_needed(config, shape, other), other):
             there = minutes(config, shape, other, runs, name).range
@@ -121,33 +149,31 @@ def quote(
         problems=tuple(problems),
         fits=tuple(fits),
     )
-    return replace(found, problems=(*found.problems, *budget_problems(config, found.quoted)))
+    return replace(found, problems=(*found.problems, *budget_problems(config, found.quoted, spent_on(status))))
 
 
 def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Run | None = None) -> Launch:
     """What a launch tells training, and says before it starts: the quote, of a `known` run for the steps left.
 
-    Raises RunError for settings that are not the known run's own.
+    Raises RunError for settings that are not the known run's own, ConfigError for more GPUs than a container has.
     """
-    status = known.status if known else {"state": "new", "step": 0}
-    if backend == "local":
-        config = with_the_runs_own_settings(config, runs_dir)
-        place: dict[str, Any] = {"machine": HERE, "usd_per_hour": 0.0}
-    else:
+    on_modal, status = backend == "modal", known.status if known else {}
+    if known:
+        config = to_go_on_with(known, config) if on_modal else with_settings_of(known, config)
+    place: dict[str, Any] = {"machine": HERE, "usd_per_hour": 0.0}
+    if on_modal:
+        if why := too_many_gpus(config):
+            raise ConfigError(str(why))
         place = {"machine": config.gpu, "usd_per_hour": modal_usd_per_hour(config, config.gpu)}
-    if status["state"] == "complete":
+    if status.get("state") == "complete":
         return Launch(**place)
-    if status["step"]:
-        left = max(1, config.max_steps - status["step"])
-        config = config.model_copy(update={"max_steps": left, "save_steps": min(config.save_steps, left)})
-    found = quote(config, runs_dir, backend, ask=False)
+    found = _quote_of_the_rest(config, status, runs_dir, on_modal, by=None, ask=False)
     return Launch(**place, quoted=found.quoted, notice=found.in_short())
 
 
 def modal_device(gpu: str) -> Device:
-    return Device(
-        True, prices()["gpus"][gpu_and_count(gpu)[0]]["usable_gib"], has_vllm=True
-    )  # requirements-gpu.lock has it
+    """One of these GPUs; requirements-gpu.lock has vLLM."""
+    return Device(True, prices()["gpus"][gpu_and_count(gpu)[0]]["usable_gib"], has_vllm=True)
 
 
 @lru_cache(1)

@@ -19,9 +19,8 @@ CORES = 2  # of a container on Modal (app.py)
 def prices() -> dict[str, Any]:
     """Modal's prices and its GPUs: of the file that GRPO_KIT_PRICES names, else prices.json.
 
-    A file of one's own has prices.json's form, and of each GPU need only say what differs. Raises ConfigError for one
-    that has not. "as_of" is its date, with the file's
-    name where it is one's own.
+    A file of one's own has prices.json's form, and of each GPU need only say what differs; ConfigError where it has
+    another form. "as_of" is its date, with the file's name where it is one's own.
     """
     own = os.environ.get(OWN_PRICES)
     try:
@@ -42,9 +41,12 @@ def _read(path: Path, modified: int) -> dict[str, Any]:
         own = found["gpus"].get(name, {})
         gpus[name] = {what: float(own.get(what, value)) for what, value in known.items()}
     beside = {name: float(found[name]) for name in ("usd_per_gib_hour", "usd_per_core_hour")}
-    numbers = [*beside.values(), *(value for known in gpus.values() for value in known.values())]
-    if not all(0 <= value < math.inf for value in numbers):
-        raise ValueError("prices and sizes should be 0 or more")
+    if unknown := found["gpus"].keys() - gpus.keys() - {"about"}:
+        raise ValueError(f"Modal has no GPU {', '.join(sorted(unknown))}")
+    costs = [*beside.values(), *(known["usd_per_hour"] for known in gpus.values())]
+    sizes = [value for known in gpus.values() for name, value in known.items() if name != "usd_per_hour"]
+    if not all(0 <= value < math.inf for value in costs) or not all(0 < value < math.inf for value in sizes):
+        raise ValueError("prices should be 0 or more, and sizes and speeds above 0")
     as_of = str(found["as_of"])
     return {"gpus": gpus, **beside, "as_of": as_of if path == PRICES else f"{as_of} in {path}"}
 

@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
-from datetime import datetime
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_kit.budget import Launch
 from grpo_kit.config import TrainConfig
+from grpo_kit.errors import BeingTrained
 from grpo_kit.pickling import Rewards, load_rewards, pickled_rewards
 from grpo_kit.runs import REWARDS_FILE, UNFINISHED, Run, RunError, RunStopped, write_bytes
 from grpo_kit.writing import RunWriter, only_writer
@@ -58,6 +59,7 @@ def train_in_processes(
         write_bytes(run.path / REWARDS_FILE, pickled_rewards(rewards))
     if launch.notice:
         echo(launch.notice)
+    launch = replace(launch, since=launch.since or datetime.now(UTC))  # their start is part of the run
     told = json.dumps(asdict(launch) | {"notice": ""}, default=datetime.isoformat)
     below = subprocess.Popen(
         [sys.executable, "-W", QUIET, "-m", "grpo_kit.processes", str(run.path), told],
@@ -74,13 +76,16 @@ def train_in_processes(
         below.wait()
     except BaseException:
         below.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            below.wait(GRACE_SECONDS)
+        threading.Timer(GRACE_SECONDS, below.kill).start()
+        for line in below.stdout:
+            echo(line.rstrip())
         raise
     status = run.status
     if status["state"] == "complete":
         return run
-    raise (RunStopped if status["state"] == "stopped" else RunError)(status["reason"])
+    if status["state"] in UNFINISHED:
+        raise BeingTrained(run.id)
+    raise (RunStopped if status["state"] == "stopped" else RunError)(status["reason"].removeprefix("RunError: "))
 
 
 def _start_all(run: Run, launch: Launch) -> None:
@@ -98,6 +103,8 @@ def _start_all(run: Run, launch: Launch) -> None:
         while not together.join():
             pass
     except ProcessExitedException as error:
+        if error.signal_name == "SIGINT":  # before there was anybody to write it down
+            _end(run, KeyboardInterrupt())
         how = error.signal_name or f"exit code {error.exit_code}"
         _fail(run, f"process {error.error_index + 1} of {count} ended ({how}), and the others with it")
     except ProcessRaisedException as error:
@@ -122,9 +129,11 @@ def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> 
             run_id=path.name,
             rewards=load_rewards(rewards.read_bytes()) if rewards.exists() else (),
             runs_dir=path.parent,
-            echo=lambda text: print(text, flush=True),
+            echo=_say,
             launch=launch,
         )
+    except BeingTrained:
+        sys.exit(1)  # by others, who write the run
     except BaseException:
         if rank:
             time.sleep(WORD_SECONDS)  # the first one's word counts, where it has one; this process ends with it
@@ -141,10 +150,20 @@ def _end_with_the_parent(together: "ProcessContext") -> None:
             os.kill(process.pid, signal.SIGINT)
 
 
+def _say(text: str) -> None:
+    with suppress(BrokenPipeError):  # nobody hears it any more; that this ends the run is told by other means
+        print(text, flush=True)
+
+
 def _fail(run: Run, reason: str) -> None:
-    with only_writer(run):
+    _end(run, RunError(f"{reason}; run_id {run.id} resumes it"))
+
+
+def _end(run: Run, error: BaseException) -> None:
+    """Writes down why the run ended, where none of its processes has, and none of another start holds it."""
+    with suppress(BeingTrained), only_writer(run):
         if run.status["state"] in UNFINISHED:
-            RunWriter(run, run.config).fail(RunError(f"{reason}; run_id {run.id} resumes it"))
+            RunWriter(run, run.config).end(error)
 
 
 if __name__ == "__main__":

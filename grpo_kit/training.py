@@ -25,13 +25,14 @@ from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokeni
 from grpo_kit.peak import peak_gib, start_peak
 from grpo_kit.planning import Plan, make_plan
 from grpo_kit.processes import is_one_of_many, rank, train_in_processes
+from grpo_kit.resuming import keep_changed_settings, with_the_runs_own_settings
 from grpo_kit.rewards import FailureWatch, RewardFunction, TooManyFailures, judge_reward
 from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, now, write_json
 from grpo_kit.samples import Sample
 from grpo_kit.shapes import shape_of
 from grpo_kit.trainer import KitTrainer
 from grpo_kit.versions import version_of
-from grpo_kit.writing import Onlooker, RunWriter, only_writer, open_run, with_the_runs_own_settings
+from grpo_kit.writing import Onlooker, RunWriter, only_writer, open_run
 
 # Settings that TRL has too, and that go to it under the same name.
 TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys() - {"report_to"})
@@ -69,13 +70,15 @@ def train(
         run.place.remove(STOP_FILE)  # to go on with a run that was stopped is to want it no longer stopped
     if launch.notice:
         echo(launch.notice)
-    with only_writer(run), RunWriter(run, plan.config, launch.usd_per_hour, launch.since) as writer:
+    with only_writer(run):
+        keep_changed_settings(run, plan.config, plan.about)
+        with RunWriter(run, plan.config, launch.usd_per_hour, launch.since) as writer:
 
-        def say(text: str) -> None:
-            echo(text)
-            writer.log(text)
+            def say(text: str) -> None:
+                echo(text)
+                writer.log(text)
 
-        work(plan, run, writer, runs_dir, say)
+            work(plan, run, writer, runs_dir, say)
     echo(f"Done in {run.status['seconds']:.0f} s: {run.path}")
     return run
 
@@ -104,6 +107,7 @@ def queue(
     with only_writer(run):
         status = run.status
         if status["state"] != "complete":
+            keep_changed_settings(run, plan.config, plan.about)
             run.place.remove(STOP_FILE)
             write_json(run.path / "status.json", {**status, "state": "queued", "heartbeat": now(), "reason": None})
     return run

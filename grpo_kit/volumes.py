@@ -13,7 +13,7 @@ import modal
 from grpo_kit.config import ConfigError
 from grpo_kit.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.places import write_bytes
-from grpo_kit.runs import OutOfReach, RunError
+from grpo_kit.runs import OutOfReach, Run, RunError
 
 APP = "grpo-training"
 DATA_VOLUME, RUNS_VOLUME, MODELS_VOLUME = "training-data", "grpo-checkpoints", "huggingface-cache"
@@ -121,6 +121,11 @@ def runs_on_volume() -> list[str]:
     except (FileNotFoundError, modal.exception.NotFoundError):
         return []
     return sorted(PurePosixPath(entry.path).name for entry in entries)
+
+
+def known_on_modal(run_id: str | None) -> Run | None:
+    """The run of that name on the volume; None where there is none."""
+    return Run.at(VolumeFolder(run_id), run_id) if run_id and run_id in runs_on_volume() else None
 
 
 class Uploaded(NamedTuple):

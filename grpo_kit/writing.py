@@ -18,9 +18,9 @@ from typing import Any
 
 import orjson
 
-from grpo_kit.batches import SPREAD, spread
 from grpo_kit.budget import Dollars
-from grpo_kit.config import CHANGES_NO_SCORE, TrainConfig
+from grpo_kit.config import TrainConfig
+from grpo_kit.errors import BeingTrained
 from grpo_kit.json_lines import read_lines
 from grpo_kit.runs import (
     LOG_FILE,
@@ -38,35 +38,6 @@ from grpo_kit.runs import (
 
 HEARTBEAT_SECONDS = 5
 LOCK_SECONDS = 2  # whoever only queues a run holds it for a moment
-
-
-def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> TrainConfig:
-    """`config`, or where its run_id is there already, the settings of that run, but for those that change no score.
-
-    Raises RunError where another setting that was asked for is not the run's own.
-    """
-    if not config.run_id or not is_run(Path(runs_dir) / config.run_id):
-        return config
-    own = spread(Run(config.run_id, runs_dir).config, config)
-    given = config.given
-    if "data" in given and Path(given["data"]).resolve() == Path(own.data).resolve():
-        given["data"] = own.data
-    differing = [
-        f"{name}={value!r} (it has {getattr(own, name)!r})"
-        for name, value in given.items()
-        if value != getattr(own, name) and name not in CHANGES_NO_SCORE
-    ]
-    if differing:
-        raise RunError(
-            f"run {config.run_id} was started with other settings: {', '.join(differing)}. "
-            f"Leave them out to resume it, or give the new run another run_id."
-        )
-    return own.replace(**{name: value for name, value in given.items() if name in CHANGES_NO_SCORE})
-
-
-def is_complete(run_id: str | None, runs_dir: str | Path = RUNS_DIR) -> bool:
-    """Whether there is such a run and it has nothing left to do."""
-    return bool(run_id) and is_run(Path(runs_dir) / run_id) and Run(run_id, runs_dir).status["state"] == "complete"
 
 
 def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR, quoted: dict | None = None) -> Run:
@@ -99,8 +70,6 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR, 
                 f"run {run.id} was trained on other data than {after['folder']} holds now (fingerprint "
                 f"{before['fingerprint']}, now {after['fingerprint']}). Put that data back, or use another run_id."
             )
-        if run.status["state"] != "complete":
-            _keep_changed_settings(run, config, about)
         return run
     run_id = stem = config.run_id or f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
     runs_dir.mkdir(parents=True, exist_ok=True)
@@ -117,16 +86,6 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR, 
     settings = config.model_dump() | {"run_id": run_id, "data": about["data"]["folder"]}
     write_json(path / "config.json", {"settings": settings, **about})
     return Run(path)
-
-
-def _keep_changed_settings(run: Run, config: TrainConfig, now: dict) -> None:
-    """Writes down settings that a run is gone on with and was not started with, and where that is done now."""
-    about = run.about
-    changed = {name: getattr(config, name) for name in (*CHANGES_NO_SCORE, *SPREAD) if name != "cache_from"}
-    place = {name: now[name] for name in ("machine", "usd_per_hour")}
-    after = {**about, **place, "settings": about["settings"] | changed}
-    if after != about:
-        write_json(run.path / "config.json", after)
 
 
 def new_status(config: TrainConfig) -> dict:
@@ -161,9 +120,7 @@ def only_writer(run: Run):
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise RunError(
-                        f"run {run.id} is being trained by another process; watch it, or stop that one"
-                    ) from None
+                    raise BeingTrained(run.id) from None
                 time.sleep(0.05)
         yield
 
@@ -272,9 +229,14 @@ class RunWriter:
         self._heart.join()
         if kind is None:
             self.update(state="complete")
-        elif issubclass(kind, KeyboardInterrupt):
+        else:
+            self.end(error)
+
+    def end(self, error: BaseException) -> None:
+        """Writes down that this ended the run."""
+        if isinstance(error, KeyboardInterrupt):
             self.update(state="stopped", reason=f"interrupted; run_id {self.run.id} resumes it")
-        elif issubclass(kind, RunStopped):
+        elif isinstance(error, RunStopped):
             self.update(state="stopped", reason=str(error))
         else:
             self.fail(error)

@@ -1,0 +1,58 @@
+"""Going on with a run that is there: its own settings, those of them that may be changed, and where it is done."""
+
+from pathlib import Path
+
+from grpo_kit.batches import SPREAD, spread
+from grpo_kit.config import CHANGES_NO_SCORE, TrainConfig
+from grpo_kit.runs import RUNS_DIR, Run, RunError, is_run, write_json
+
+
+def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> TrainConfig:
+    """`config`, or where its run_id is there already, the settings of that run, but for those that change no score.
+
+    Raises RunError where another setting that was asked for is not the run's own.
+    """
+    if not config.run_id or not is_run(Path(runs_dir) / config.run_id):
+        return config
+    return with_settings_of(Run(config.run_id, runs_dir), config)
+
+
+def with_settings_of(run: Run, config: TrainConfig) -> TrainConfig:
+    """The run's settings, but for those of `config` that change no score. Raises RunError for others that differ, and
+    ConfigError for a number of processes that can't share its steps."""
+    own, given = spread(run.config, config), config.given
+    if "data" in given and Path(given["data"]).resolve() == Path(own.data).resolve():
+        given["data"] = own.data
+    differing = [
+        f"{name}={value!r} (it has {getattr(own, name)!r})"
+        for name, value in given.items()
+        if value != getattr(own, name) and name not in CHANGES_NO_SCORE
+    ]
+    if differing:
+        raise RunError(
+            f"run {run.id} was started with other settings: {', '.join(differing)}. "
+            f"Leave them out to resume it, or give the new run another run_id."
+        )
+    return to_go_on_with(run, config)
+
+
+def to_go_on_with(run: Run, config: TrainConfig) -> TrainConfig:
+    """The run's settings, with those of `config` that may be changed; what else it asks for is left aside."""
+    changed = {name: value for name, value in config.given.items() if name in CHANGES_NO_SCORE}
+    return spread(run.config, config).replace(**changed)
+
+
+def is_complete(run_id: str | None, runs_dir: str | Path = RUNS_DIR) -> bool:
+    """Whether there is such a run and it has nothing left to do."""
+    return bool(run_id) and is_run(Path(runs_dir) / run_id) and Run(run_id, runs_dir).status["state"] == "complete"
+
+
+def keep_changed_settings(run: Run, config: TrainConfig, now: dict) -> None:
+    """Writes down settings that a run is gone on with and was not started with, and where that is done now. For who
+    holds the run: else another process trains it, with settings of its own."""
+    about = run.about
+    changed = {name: getattr(config, name) for name in (*CHANGES_NO_SCORE, *SPREAD) if name != "cache_from"}
+    place = {name: now[name] for name in ("machine", "usd_per_hour")}
+    after = {**about, **place, "settings": about["settings"] | changed}
+    if after != about:
+        write_json(run.path / "config.json", after)
