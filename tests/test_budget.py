@@ -204,6 +204,10 @@ def test_prices_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "prices.json").write_text(json.dumps(listed))
     with pytest.raises(ConfigError, match="prices should be 0 or more"):
         kit.quote(config, tmp_path, "modal", ask=False)
+    for gpus, wrong in (({"A10G": {"usd_per_hour": 1.0}}, "no GPU A10G"), ({"A10": {"teraflops": 0}}, "above 0")):
+        (tmp_path / "prices.json").write_text(json.dumps(listed | {"gpus": gpus}))
+        with pytest.raises(ConfigError, match=wrong):
+            kit.quote(config, tmp_path, "modal", ask=False)
     (tmp_path / "prices.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"GRPO_KIT_PRICES=.*that is no file of prices \(KeyError"):
         kit.quote(config, tmp_path, "modal", ask=False)

@@ -1,6 +1,7 @@
 """The quote: its memory against what torch keeps, its time against a real run, its problems against their fixes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import time
 import pytest
 
 import grpo_kit as kit
+from grpo_kit.budget import Dollars
+from grpo_kit.counting import cpu_seconds
 from grpo_kit.memory import Device, layer_bytes, memory_needed
-from grpo_kit.obstacles import fitting_settings, shortage
-from grpo_kit.preflight import modal_device
+from grpo_kit.obstacles import budget_problems, fitting_settings, shortage
+from grpo_kit.preflight import launch_of, modal_device
 from grpo_kit.shapes import shape_from, shape_of
 
 GEMMA = "google/gemma-2-2b-it"
@@ -258,3 +261,78 @@ def test_an_unknown_model_is_said_to_be_unknown_and_no_text_is_markup(tmp_path):
     assert (
         here(tmp_path, model_name=str(folder)).parameters == shape_from({**SMALL, "model_type": "llama"}, "").parameters
     )
+
+
+def half_made(trained, folder, **changes):
+    """A copy of a run that stands at step 10 of its 20; `changes` go into its status."""
+    shutil.copytree(trained.path, folder)
+    status = json.loads((folder / "status.json").read_text()) | {"state": "stopped", "step": 10} | changes
+    (folder / "status.json").write_text(json.dumps(status))
+    about = json.loads((folder / "config.json").read_text())
+    about["settings"]["run_id"] = folder.name
+    (folder / "config.json").write_text(json.dumps(about))
+    return folder.name
+
+
+def test_a_run_that_is_there_is_quoted_by_its_own_settings_and_for_what_is_left(trained, tmp_path):
+    run_id = half_made(trained, tmp_path / "half", usd_machine=0.0, usd_judge=0.0)
+    quote = here(tmp_path, run_id=run_id)
+    assert quote.completions == 10 * 32 and not quote.problems, "20 steps, and not the recipe's 60"
+    spread = here(tmp_path, run_id=run_id, num_processes=2)
+    assert (spread.processes, spread.completions_per_step) == (2, 32)
+    (uneven,) = here(tmp_path, run_id=run_id, num_processes=3).problems
+    assert "can't share the 32 completions" in uneven.what and "cache_from" not in uneven.fix
+    said = [problem.what for problem in here(trained.path.parent, run_id=trained.id).problems]
+    assert said == [f"run {trained.id} is complete: nothing would be done"]
+
+
+def test_what_is_spent_counts_against_max_usd(tmp_path):
+    config = kit.TrainConfig(model_name=GEMMA, max_steps=100, timeout=14400)
+    likely = kit.quote(config, tmp_path, "modal", ask=False).usd_in_all
+    quoted = {"usd": likely, "first_step": {"usd_machine": 0.01, "usd_loaded": 0.01, "usd_judge": 0.0}}
+    enough = config.replace(max_usd=1.505 * likely)
+    assert not list(budget_problems(enough, quoted, Dollars(0.0, 0.0)))
+    (problem,) = budget_problems(enough, quoted, Dollars(likely, 0.0))
+    assert "is spent, which together is more than max_usd" in problem.what and "some 50 of 100 steps" in problem.what
+    assert float(problem.fix.split("max_usd=")[1].split(",")[0]) > 2 * likely
+
+
+def test_the_judges_real_dollars_go_before_assumed_tokens(tmp_path, trained):
+    folder = tmp_path / "judged"
+    shutil.copytree(trained.path, folder)
+    about = json.loads((folder / "config.json").read_text())
+    about["settings"]["judge"] = {"gemini": 1.0}
+    (folder / "config.json").write_text(json.dumps(about))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    used = {"judge/gemini/calls": 32.0, "judge/gemini/tokens": 70_000.0, "judge/gemini/usd": 0.32}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({**row, **used}) + "\n" for row in rows))
+    quote = here(tmp_path, judge="gemini", max_steps=10, save_steps=5)
+    assert quote.judge_usd[1] == pytest.approx(320 * 0.01) and "$0.01 a call, as in judged" in quote.judge_usd_from
+    dearer = {"gemini_input_price": 1.0, "gemini_output_price": 1.0}  # than when those dollars were counted
+    assert "tokens a call" in here(tmp_path, judge="gemini", max_steps=10, **dearer).judge_usd_from
+
+
+def test_processes_share_the_cores_and_modal_has_eight_gpus(tmp_path):
+    sizes = {"gradient_accumulation_steps": 1, "torch_threads": 1}
+    one, many = (
+        cpu_seconds(kit.TrainConfig(num_processes=n, per_device_train_batch_size=512 // n, **sizes), shape_of("tiny"))
+        for n in (os.cpu_count(), 8 * os.cpu_count())
+    )
+    assert many > 0.9 * one, "cores that are not there make nothing quicker"
+    quote = on_modal(tmp_path, model_name=GEMMA, num_processes=9, per_device_train_batch_size=8)
+    assert any("needs as many GPUs" in problem.what for problem in quote.problems) and not quote.fits
+    with pytest.raises(kit.ConfigError, match="8 at most"):
+        launch_of(kit.TrainConfig(num_processes=9), tmp_path, "modal")
+    whole = on_modal(tmp_path, model_name=GEMMA, gpu="H200:8", use_lora=False)
+    assert any("too little to load the model through" in problem.what for problem in whole.problems)
+
+
+def test_advice_on_time_can_be_taken(tmp_path):
+    def problem(**settings):
+        config = {"model_name": GEMMA, "max_steps": 5000, **settings}
+        return next(p for p in on_modal(tmp_path, **config).problems if "timeout" in p.what)
+
+    short = problem(timeout=7200)
+    enough = int(short.fix.split("timeout=")[1].split(",")[0])
+    assert "not come to its end" in short.what and "may be left so" in problem(timeout=enough).fix
+    assert "else a new container" not in problem(max_steps=100, timeout=60, retries=0).fix

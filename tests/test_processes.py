@@ -157,7 +157,9 @@ def test_one_that_is_killed_ends_all_and_the_run_goes_on(demo_data, runs_dir, tm
     ranks = ranks_of(psutil.Process(process.pid))
     process.send_signal(signal.SIGINT)
     process.wait(timeout=90)
-    assert "KeyboardInterrupt" in output.read_text() and not any(rank.is_running() for rank in ranks)
+    said = output.read_text()
+    assert "KeyboardInterrupt" in said and "To go on: grpo-kit train" in said
+    assert not any(rank.is_running() for rank in ranks)
     assert run.status["state"] == "stopped" and "interrupted" in run.status["reason"]
 
 
@@ -180,6 +182,10 @@ def test_those_of_a_run_in_the_background_are_killed_and_stopped_as_one(demo_dat
     at = run.status["step"]
     run.resume()
     wait_for_step(at + 1)
+    config = (run.path / "config.json").read_text()
+    with pytest.raises(RunError, match=r"^run spawned is being trained by another process; watch it"):
+        kit.train(run_id="spawned", runs_dir=runs_dir, num_processes=1, max_usd=3)
+    assert (run.path / "config.json").read_text() == config, "what is refused changes nothing"
     run.stop()
     run.watch()
     assert run.status["state"] == "stopped" and "as asked" in run.status["reason"]
