@@ -48,14 +48,23 @@ def _work(config: TrainConfig, shape: Shape, device: Device) -> _Work:
 
 def cpu_seconds(config: TrainConfig, shape: Shape) -> float:
     work = _work(config, shape, Device(False, 0))
-    cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
-    speed = CPU_FLOPS_A_CORE * cores
-    decoding = config.max_completion_length * (CPU_DECODING_SECONDS_A_LAYER * shape.layers + work.decoded / speed)
-    generating = decoding + work.prompts / speed
-    updating = work.passing * work.forward_passes / speed
+    updating = work.passing * work.forward_passes / _cpu_speed(config)
     updating += config.gradient_accumulation_steps * CPU_SECONDS_A_LAYER * shape.layers
-    step = work.share * (generating + _judging_seconds(config)) + updating
+    step = work.share * (_cpu_seconds_generating(config, shape) + _judging_seconds(config)) + updating
     return STARTING_HERE_SECONDS + config.max_steps * step
+
+
+def _cpu_seconds_generating(config: TrainConfig, shape: Shape) -> float:
+    """Of one step's completions."""
+    work, speed = _work(config, shape, Device(False, 0)), _cpu_speed(config)
+    decoding = config.max_completion_length * (CPU_DECODING_SECONDS_A_LAYER * shape.layers + work.decoded / speed)
+    return decoding + work.prompts / speed
+
+
+def _cpu_speed(config: TrainConfig) -> float:
+    """Operations a second of a process."""
+    cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
+    return CPU_FLOPS_A_CORE * cores
 
 
 def gpu_seconds(config: TrainConfig, shape: Shape, device: Device, gpu: dict[str, float]) -> float:
@@ -86,14 +95,18 @@ def _speed(gpu: dict[str, float]) -> float:
     return GPU_UTILISATION * gpu["teraflops"] * 1e12
 
 
-def gpu_seconds_of_evaluation(config: TrainConfig, asked: EvalConfig, shape: Shape, gpu: dict[str, float]) -> float:
-    """From the container's start until the base model and each checkpoint have answered."""
+def seconds_of_evaluation(config: TrainConfig, asked: EvalConfig, shape: Shape, gpu: dict[str, float] | None) -> float:
+    """From the start, of a container where it is a GPU, until the base model and each checkpoint have answered."""
     batch = {"per_device_train_batch_size": asked.batch_size, "gradient_accumulation_steps": 1, "use_vllm": False}
     for name in ("max_prompt_length", "max_completion_length"):
         batch[name] = getattr(asked, name) or getattr(config, name)
-    a_batch = _gpu_seconds_generating(config.model_copy(update=batch), shape, Device(True, 0), gpu)
-    batches = -(-asked.n // asked.batch_size)
-    return STARTING_SECONDS + models_evaluated(config) * (LOADING_SECONDS + batches * a_batch)
+    answering, batches = config.model_copy(update=batch), -(-asked.n // asked.batch_size)
+    if gpu:
+        starting, a_batch = STARTING_SECONDS, _gpu_seconds_generating(answering, shape, Device(True, 0), gpu)
+    else:
+        starting, a_batch = STARTING_HERE_SECONDS, _cpu_seconds_generating(answering, shape)
+    loading = LOADING_SECONDS if gpu else 0.0
+    return starting + models_evaluated(config) * (loading + batches * a_batch)
 
 
 def models_evaluated(config: TrainConfig) -> int:

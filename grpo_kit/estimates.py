@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from grpo_kit.config import EvalConfig, TrainConfig
-from grpo_kit.counting import STARTING_HERE_SECONDS, cpu_seconds, gpu_seconds, gpu_seconds_of_evaluation, judge_calls
+from grpo_kit.counting import STARTING_HERE_SECONDS, cpu_seconds, gpu_seconds, judge_calls, seconds_of_evaluation
 from grpo_kit.gpus import gpu_and_count
 from grpo_kit.json_lines import read_lines
 from grpo_kit.memory import Device
@@ -176,13 +176,12 @@ def _named(runs: Sequence[EarlierRun]) -> str:
     return runs[0].id if len(runs) == 1 else f"{runs[0].id} and {len(runs) - 1} more"
 
 
-def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str) -> Range | None:
-    """Minutes of one of Modal's `gpu` until the base model and each checkpoint have answered; counted, and rough.
-
-    None where the model's shape is not known.
+def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) -> Range | None:
+    """Minutes of one of Modal's `gpu`, or of this machine's processor where that is None, until the base model and each
+    checkpoint have answered; counted, and rough. None where the model's shape is not known.
     """
-    shape, numbers = shape_of(config.model_name), prices()["gpus"][gpu_and_count(gpu)[0]]
-    return shape and _times(gpu_seconds_of_evaluation(config, asked, shape, numbers) / 60, WIDE)
+    shape, numbers = shape_of(config.model_name), prices()["gpus"][gpu_and_count(gpu)[0]] if gpu else None
+    return shape and _times(seconds_of_evaluation(config, asked, shape, numbers) / 60, WIDE if gpu else WIDER)
 
 
 def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 30  # to write down that a run was interrupted
 QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"  # of what a process that was ended left to be freed
+LOADING_SECONDS = 15  # after which one that missed its interrupt, as while it imported, waits in vain for the others
 WORD_SECONDS = 10  # for the first process to write down why all end
 
 
@@ -98,12 +99,14 @@ def _start_all(run: Run, launch: Launch) -> None:
     together = start_processes(
         _take_part, (count, get_free_port(), run.path, launch), count, join=False, start_method="spawn"
     )
-    threading.Thread(target=_end_with_the_parent, args=[together], daemon=True).start()
+    interrupted = threading.Event()
+    threading.Thread(target=_end_with_the_parent, args=[together, interrupted], daemon=True).start()
     try:
         while not together.join():
             pass
+        _end(run, KeyboardInterrupt())  # of which torch says nothing
     except ProcessExitedException as error:
-        if error.signal_name == "SIGINT":  # before there was anybody to write it down
+        if interrupted.is_set():
             _end(run, KeyboardInterrupt())
         how = error.signal_name or f"exit code {error.exit_code}"
         _fail(run, f"process {error.error_index + 1} of {count} ended ({how}), and the others with it")
@@ -143,11 +146,14 @@ def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> 
         sys.exit(1)  # so that the others, which may wait for this one, are ended
 
 
-def _end_with_the_parent(together: "ProcessContext") -> None:
+def _end_with_the_parent(together: "ProcessContext", interrupted: threading.Event) -> None:
     sys.stdin.read()
-    for process in together.processes:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGINT)
+    interrupted.set()
+    for number, patience in ((signal.SIGINT, LOADING_SECONDS), (signal.SIGKILL, 0)):
+        for process in together.processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+        time.sleep(patience)
 
 
 def _say(text: str) -> None:

@@ -19,6 +19,7 @@ from trl import GRPOTrainer
 
 from grpo_kit.budget import Budget
 from grpo_kit.config import ConfigError
+from grpo_kit.processes import WORD_SECONDS
 from grpo_kit.rewards import TooManyFailures, text_of
 from grpo_kit.runs import Run, RunError, RunStopped, checkpoint_step, write_json
 from grpo_kit.troubles import FIRST_STEPS, Machine, gpu_gib, loading, out_of_memory, shortage_in, too_slow
@@ -67,6 +68,8 @@ class KitTrainer(GRPOTrainer):
             return super().train(*args, **kwargs)
         except Exception as error:
             if (shortage := shortage_in(error)) is None:
+                if "Connection closed by peer" in str(error):  # by another process that has ended, as this one is next
+                    time.sleep(WORD_SECONDS)  # so that the reason is theirs, written down by who started all
                 raise
         # Nothing holds the failed step's tensors here any more, so that there is room to save.
         step = self.state.global_step + 1

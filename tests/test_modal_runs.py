@@ -334,7 +334,7 @@ def test_four_at_once_have_runs_of_their_own(server):
     for thread in threads:
         thread.join()
     for run in runs:
-        run.watch()
+        run.kill()
     assert len({run.id for run in runs}) == 4 and {run.config.seed for run in runs} == set(range(4))
 
 

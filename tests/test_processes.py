@@ -163,6 +163,31 @@ def test_one_that_is_killed_ends_all_and_the_run_goes_on(demo_data, runs_dir, tm
     assert run.status["state"] == "stopped" and "interrupted" in run.status["reason"]
 
 
+def test_one_that_misses_its_interrupt_is_ended_all_the_same(demo_data, runs_dir, tmp_path):
+    code = """if True:
+        import os, sys, time, grpo_kit as kit
+        def deaf(completions, trainer_state, **_):
+            while os.environ["RANK"] == "0" and trainer_state.global_step == 1:
+                try:
+                    time.sleep(60)
+                except KeyboardInterrupt:  # as torch's imports may lose it
+                    pass
+            return [0.0] * len(completions)
+        kit.train(data=sys.argv[1], runs_dir=sys.argv[2], run_id='deaf', num_processes=2, max_steps=4,
+                  per_device_train_batch_size=12, rewards=[deaf])"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(demo_data), str(runs_dir)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (runs_dir / "deaf" / "metrics.jsonl").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    ranks = ranks_of(psutil.Process(process.pid))
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    assert not any(rank.is_running() for rank in ranks)
+    status = Run("deaf", runs_dir).status
+    assert status["state"] == "stopped" and "interrupted" in status["reason"]
+
+
 def test_those_of_a_run_in_the_background_are_killed_and_stopped_as_one(demo_data, runs_dir, monkeypatch):
     monkeypatch.setenv("GRPO_KIT_BACKEND", "local")
     settings = {"num_processes": 2, "per_device_train_batch_size": 12, "max_steps": 500, "save_steps": 1}

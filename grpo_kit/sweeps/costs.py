@@ -13,6 +13,8 @@ from grpo_kit.preflight import Quote, modal_usd_per_hour, quote
 from grpo_kit.sweeps.plan import EVALUATION_FILE, RESULT_FILE, PlannedRun, read_json
 from grpo_kit.troubles import duration
 
+NOTEBOOK_SECONDS = 6.0  # to start a kernel and import what it needs, on 2 cores
+
 
 @dataclass(frozen=True)
 class RunQuote:
@@ -21,6 +23,15 @@ class RunQuote:
     run: PlannedRun
     training: Quote | None  # None where nothing is trained
     evaluation_usd: Range | None  # for its evaluation: judges, and Modal's machine
+    evaluation_minutes: Range | None
+
+    @property
+    def minutes(self) -> Range | None:
+        training = self.training
+        notebooks = 1 + bool(training)
+        starting = (NOTEBOOK_SECONDS * notebooks / 60,) * 3
+        parts = [starting, self.evaluation_minutes, *([training.minutes] if training else [])]
+        return None if None in parts else tuple(map(sum, zip(*parts, strict=True)))
 
     @property
     def usd(self) -> Range | None:
@@ -31,18 +42,20 @@ class RunQuote:
 
 def quote_of(run: PlannedRun) -> RunQuote:
     if run.config is None:
-        return RunQuote(run, None, (0.0, 0.0, 0.0))
-    if run.has_finished(run.stages[0], run.record):
-        return RunQuote(run, None, _evaluation_usd(run))
-    return RunQuote(run, quote(run.config, run.folder.parent, run.backend, ask=False), _evaluation_usd(run))
+        return RunQuote(run, None, (0.0, 0.0, 0.0), None)
+    training = None
+    if not run.has_finished(run.stages[0], run.record):
+        training = quote(run.config, run.folder.parent, run.backend, ask=False)
+    minutes = evaluation_minutes(run.config, run.evaluation, run.config.gpu if run.backend == "modal" else None)
+    return RunQuote(run, training, _evaluation_usd(run, minutes), minutes)
 
 
-def _evaluation_usd(run: PlannedRun) -> Range | None:
-    """The machine's time by counting, the judges by what a judgement in training is quoted at."""
+def _evaluation_usd(run: PlannedRun, minutes: Range | None) -> Range | None:
+    """The machine's time, and the judges by what a judgement in training is quoted at."""
     config, asked = run.config, run.evaluation
     machine = judges = (0.0, 0.0, 0.0)
     if run.backend == "modal":
-        minutes, hourly = evaluation_minutes(config, asked, config.gpu), modal_usd_per_hour(config, config.gpu)
+        hourly = modal_usd_per_hour(config, config.gpu)
         machine = minutes and tuple(hourly * each / 60 for each in minutes)
     first = asked.judge or max(config.judge, key=config.judge.get)
     if count := [first, asked.second_judge].count("gemini"):
@@ -81,8 +94,8 @@ class SweepQuote:
 
     @property
     def minutes(self) -> Range | None:
-        """From start to end, evaluations apart. None where that of some run is not known."""
-        each = [found.training.minutes if found.training else None for found in self.quotes]
+        """From start to end. None where that of some run is not known."""
+        each = [found.minutes for found in self.quotes]
         if not each or None in each:
             return None
         longest = tuple(map(max, zip(*each, strict=True)))
@@ -98,13 +111,12 @@ class SweepQuote:
         done = self.runs - len(self.quotes)
         rows = [("runs", f"{self.runs}, {self.jobs} at a time" + (f"; {done} are done" if done else ""))]
         trained = [found.training for found in self.quotes if found.training]
-        if trained:
+        if self.quotes and self.quotes[0].run.config:
             sources = _first_of(each.minutes_from for each in trained)
-            said = f"{_range(self.minutes, lambda m: duration(60 * m))}, by {sources}" if self.minutes else sources
-            rows.append(("time", f"{said}. Evaluations come on top"))
+            sources = f"training by {sources}; evaluations by counting" if trained else "evaluations, by counting"
+            known = _range(self.minutes, lambda m: duration(60 * m)) if self.minutes else "not known"
+            rows.append(("time", f"{known} ({sources})"))
             rows.append(("cost", self._cost(trained)))
-        elif self.quotes and self.quotes[0].run.config:
-            rows.append(("time", "not known: what is left are evaluations"))
         elif self.quotes:
             rows.append(("time", "not known: these notebooks train nothing that could be quoted"))
             if self.budget is not None:
@@ -115,11 +127,12 @@ class SweepQuote:
 
     def _cost(self, trained: Sequence[Quote]) -> str:
         if self.usd is None:
-            return f"not known: {next(each.judge_usd_from or each.minutes_from for each in trained)}"
+            return "not known" + (f": {trained[0].judge_usd_from or trained[0].minutes_from}" if trained else "")
         if not self.usd[2]:
             return "nothing"
         sources = [_first_of(each.usd_from for each in trained), _first_of(each.judge_usd_from for each in trained)]
-        return f"{_range(self.usd, usd_in_words)} ({'; a run: '.join(filter(None, sources))}; evaluations included)"
+        sources = "; a run: ".join(filter(None, sources)) + "; " * bool(any(sources))
+        return f"{_range(self.usd, usd_in_words)} ({sources}evaluations included)"
 
     def problems(self) -> list[str]:
         found = Counter(str(problem) for each in self.quotes if each.training for problem in each.training.problems)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from grpo_kit.backends import checked_backend, chosen_backend
-from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
+from grpo_kit.config import CHANGES_NO_SCORE, ConfigError, EvalConfig, TrainConfig
+from grpo_kit.demo import DATA_FILES
 from grpo_kit.demo.run import notebook_folder
 from grpo_kit.runs import Run, RunError, write_json
+from grpo_kit.samples import fingerprint
 from grpo_kit.sweeps.grid import EVALUATION, Settings, expand, varied
 from grpo_kit.sweeps.names import parameters_of, wrong_names
 from grpo_kit.sweeps.values import as_parameters, checked_values, defaults_of, other_conditions, wrong_kinds
@@ -35,7 +37,7 @@ class Stage:
     notebook: Path
     parameters: dict[str, Any]
     result: Path | None  # what it writes last; None where it writes none
-    key: str  # of its code and settings: a stage that was finished under another key is done again
+    key: str  # of its code, settings and data: a stage that was finished under another key is done again
 
     @property
     def name(self) -> str:
@@ -152,12 +154,14 @@ def plan(notebook: str | Path, grid: Mapping[str, Any], out: Path, backend: str 
             own |= {"runs_dir": runs_dir, "run_id": name}
             config = config.replace(run_id=name)
         result = folder / RESULT_FILE if "result_file" in own else None
-        stages = [Stage(path, given | own, result, _key(code, given))]
+        files = _files_read(config, backend) if trains else {}
+        stages = [Stage(path, given | own, result, _key(code, given, files.get("train.jsonl"), _decided(config)))]
         if trains:
             result = folder / EVALUATION_FILE
             own = {"run": name, "runs_dir": runs_dir, "result_file": str(result.resolve())}
             given = {"merge_to": None, **evaluation}
-            stages.append(Stage(evaluating, given | own, result, _key(evaluating_code, given)))
+            key = _key(evaluating_code, given, files.get("eval.jsonl"), stages[0].key)
+            stages.append(Stage(evaluating, given | own, result, key))
         found.append(PlannedRun(folder, row, tuple(stages), config, backend, evaluated))
     return found
 
@@ -211,6 +215,19 @@ def _safe(name: str) -> str:
 
 def _key(*content: Any) -> str:
     return hashlib.sha256(_as_json(content).encode()).hexdigest()[:8]
+
+
+def _decided(config: TrainConfig | None) -> Settings:
+    """What decides a run's scores, a config_file's own settings among it."""
+    given = config.given if config else {}
+    return {name: value for name, value in given.items() if name not in ("run_id", *CHANGES_NO_SCORE)}
+
+
+def _files_read(config: TrainConfig, backend: str) -> dict[str, str]:
+    """Fingerprints of the data that lies here, so that what was made of other data is not taken for done."""
+    folder = Path(config.data)
+    there = [folder / name for name in DATA_FILES if backend == "local" and (folder / name).is_file()]
+    return {path.name: fingerprint([path]) for path in there}
 
 
 def _as_json(content: Any) -> str:
