@@ -26,7 +26,7 @@ from grpo_kit import TrainConfig, demo, prepare, read_samples
 from grpo_kit.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.offline import OfflineJudge
 from grpo_kit.models import load_model, load_tokenizer
-from grpo_kit.rewards import FailureWatch, judge_reward
+from grpo_kit.rewards import FailureWatch, JudgeReward
 from grpo_kit.samples import Sample, sample_from
 from grpo_kit.training import build_trainer, grpo_arguments
 from grpo_kit.writing import RunWriter, open_run
@@ -37,7 +37,7 @@ def kit_seconds(config: TrainConfig, samples: list[Sample], folder: Path) -> np.
     run = open_run(config, about, folder)
     with RunWriter(run, config) as writer:
         watch = FailureWatch(config.max_failure_rate, config.failure_window)
-        reward = judge_reward(OfflineJudge(), RewardCache(run.path / CACHE_FILE), watch)
+        reward = JudgeReward(OfflineJudge(), RewardCache(run.path / CACHE_FILE), watch)
         trainer = build_trainer(config, samples, {reward: 1.0}, 1, run.path, writer, echo=lambda line: None)
         return timed(trainer)
 

@@ -180,6 +180,13 @@ class TrainConfig(JudgeConfig, ModalConfig):
     beta: float = Field(0.0, ge=0, description="Weight of the KL penalty towards the base model; 0 turns it off.")
     epsilon: float = Field(0.2, gt=0, lt=1, description="How far the probability ratio may move before it is clipped.")
     num_iterations: int = Field(1, ge=1, description="Updates made on each batch of completions.")
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="Updates by which completions may be older than the weights that learn from them; above 0 the "
+        "judge works while the model is updated and the next completions are made.",
+    )
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("dapo", description="How token losses are averaged.")
     scale_rewards: Literal["group", "batch", "none"] = Field(
         "group", description="Whose standard deviation the advantages are divided by."
@@ -250,6 +257,11 @@ class TrainConfig(JudgeConfig, ModalConfig):
         if self.load_in_4bit and (not self.use_lora or self.use_vllm is True):
             other = "use_vllm=True" if self.use_lora else "use_lora=False"
             raise ValueError(f"load_in_4bit holds weights that an adapter is trained on, and {other} can't use them.")
+        if self.max_staleness and self.num_iterations > 1:
+            raise ValueError(
+                f"max_staleness={self.max_staleness} makes completions ahead, and num_iterations={self.num_iterations} "
+                f"learns from the same ones again: use one of the two."
+            )
         if self.save_steps % self.num_iterations:
             raise ValueError(
                 f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}, so that "

@@ -35,7 +35,8 @@ def _work(config: TrainConfig, shape: Shape, device: Device) -> _Work:
     a_token = 2 * shape.parameters
     prompt, together = config.max_prompt_length / 2, config.completions_per_process
     again = decided(config.gradient_checkpointing, device.is_gpu)
-    looks = uses_vllm(config, device) + bool(config.beta)  # the same tokens by vLLM's or the reference's probabilities
+    # The same tokens by the probabilities that they were drawn with, and by the reference's.
+    looks = (uses_vllm(config, device) or config.max_staleness > 0) + bool(config.beta)
     share = 1 / config.num_iterations
     return _Work(
         passing=a_token * together * (prompt + config.max_completion_length),
@@ -50,8 +51,14 @@ def cpu_seconds(config: TrainConfig, shape: Shape) -> float:
     work = _work(config, shape, Device(False, 0))
     updating = work.passing * work.forward_passes / _cpu_speed(config)
     updating += config.gradient_accumulation_steps * CPU_SECONDS_A_LAYER * shape.layers
-    step = work.share * (_cpu_seconds_generating(config, shape) + _judging_seconds(config)) + updating
+    step = _step(config, work.share * _cpu_seconds_generating(config, shape) + updating, work.share)
     return STARTING_HERE_SECONDS + config.max_steps * step
+
+
+def _step(config: TrainConfig, computing: float, share: float) -> float:
+    """Seconds of a step that computes for `computing`; its judge works after that or, made ahead, beside it."""
+    judging = share * _judging_seconds(config)
+    return max(computing, judging) if config.max_staleness else computing + judging
 
 
 def _cpu_seconds_generating(config: TrainConfig, shape: Shape) -> float:
@@ -71,7 +78,7 @@ def gpu_seconds(config: TrainConfig, shape: Shape, device: Device, gpu: dict[str
     work, vllm = _work(config, shape, device), uses_vllm(config, device)
     updating = work.passing * work.forward_passes / _speed(gpu)
     updating += config.gradient_accumulation_steps * GPU_SECONDS_A_LAYER * shape.layers
-    step = work.share * (_gpu_seconds_generating(config, shape, device, gpu) + _judging_seconds(config)) + updating
+    step = _step(config, work.share * _gpu_seconds_generating(config, shape, device, gpu) + updating, work.share)
     return STARTING_SECONDS + vllm * VLLM_STARTING_SECONDS + config.max_steps * step
 
 

@@ -1,15 +1,18 @@
 """Judges and plain Python functions -> the weighted reward functions that TRL calls."""
 
+import asyncio
 import re
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import fields
+from typing import Any
 
 from grpo_kit.cache import RewardCache
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.judges import Judge, Verdict
-from grpo_kit.judging import judge_batch
+from grpo_kit.judging import Judged, judge_batch
 from grpo_kit.samples import Message, Sample, sample_from
 
 # TRL calls it with prompts, completions, completion_ids, the sample's other fields as lists, trainer_state,
@@ -56,35 +59,58 @@ def make_judge(name: str, config: JudgeConfig | None = None) -> Judge:
     return OfflineJudge()
 
 
-def judge_reward(judge: Judge, cache: RewardCache, watch: FailureWatch) -> RewardFunction:
+class JudgeReward:
     """The judge as an async TRL reward function, named for the judge in the metrics.
 
     Answers that were judged before come from the cache. A failed judgement is None, which TRL leaves out; too many of
     them raise TooManyFailures.
     """
-    sample_fields = [field.name for field in fields(Sample) if field.name != "prompt"]
 
-    async def reward(prompts, completions, log_extra, log_metric, **columns) -> list[float | None]:
-        started, before = time.perf_counter(), _usage(judge)
-        samples = [
-            sample_from({"prompt": prompt, **{name: columns[name][i] for name in sample_fields}}, default_id="")
-            for i, prompt in enumerate(prompts)
-        ]
-        judged = await judge_batch(judge, cache, samples, [text_of(completion) for completion in completions])
-        log_extra(f"reason/{judge.name}", [verdict.reason for verdict in judged.verdicts])
+    def __init__(self, judge: Judge, cache: RewardCache, watch: FailureWatch):
+        self.__name__ = judge.name
+        self._judge, self._cache, self._watch = judge, cache, watch
+        self._begun: deque[Future[tuple[Judged, float]]] = deque()
+        self._told: dict[str, float] | None = None  # of what the judge has used
+
+    def begin(self, loop: asyncio.AbstractEventLoop, rows: Sequence[Mapping[str, Any]], completions: Sequence) -> None:
+        """Has the judge start on completions whose scores are asked for later, in the order in which they are begun."""
+        self._told = self._told or _usage(self._judge)
+        asked = self._ask([_sample(row) for row in rows], completions)
+        self._begun.append(asyncio.run_coroutine_threadsafe(asked, loop))
+
+    async def __call__(self, prompts, completions, log_extra, log_metric, **columns) -> list[float | None]:
+        name, told = self.__name__, self._told or _usage(self._judge)
+        if self._begun:
+            judged, seconds = await asyncio.wrap_future(self._begun.popleft())
+        else:
+            rows = ({field: columns[field][i] for field in _OTHER_FIELDS} for i in range(len(prompts)))
+            samples = [_sample({**row, "prompt": prompt}) for row, prompt in zip(rows, prompts, strict=True)]
+            judged, seconds = await self._ask(samples, completions)
+        self._told = _usage(self._judge)
+        log_extra(f"reason/{name}", [verdict.reason for verdict in judged.verdicts])
         metrics = {
-            "seconds": time.perf_counter() - started,
+            "seconds": seconds,
             "cache_hits": judged.hits,
             "failures": sum(verdict.score is None for verdict in judged.verdicts),
-            **{name: spent - before[name] for name, spent in _usage(judge).items()},
+            **{kind: spent - told[kind] for kind, spent in self._told.items()},
         }
-        for name, value in metrics.items():
-            log_metric(f"judge/{judge.name}/{name}", value)
-        watch.see(judge.name, judged.fresh)
+        for kind, value in metrics.items():
+            log_metric(f"judge/{name}/{kind}", value)
+        self._watch.see(name, judged.fresh)
         return [verdict.score for verdict in judged.verdicts]
 
-    reward.__name__ = judge.name
-    return reward
+    async def _ask(self, samples: Sequence[Sample], completions: Sequence) -> tuple[Judged, float]:
+        """The verdicts, and the seconds that they took."""
+        started = time.perf_counter()
+        judged = await judge_batch(self._judge, self._cache, samples, [text_of(each) for each in completions])
+        return judged, time.perf_counter() - started
+
+
+_OTHER_FIELDS = [field.name for field in fields(Sample) if field.name != "prompt"]
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    return sample_from({name: row[name] for name in ("prompt", *_OTHER_FIELDS)}, default_id="")
 
 
 def _usage(judge: Judge) -> dict[str, float]:

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
+from grpo_kit.ahead import Ahead, wait_until_due
 from grpo_kit.budget import Budget
 from grpo_kit.config import ConfigError
 from grpo_kit.processes import WORD_SECONDS
@@ -39,8 +41,10 @@ class KitTrainer(GRPOTrainer):
         self._config = writer.config
         self._machine = Machine(gpu_gib(), bool(self.args.gradient_checkpointing), bool(self.args.use_vllm))
         self._part = "loading"  # what it is at, for who asks why there is no memory left
+        self._resumed_at = 0  # the step of the checkpoint that it goes on from
         self._is_whole = True  # no weight has been changed without the others
         self._first_steps: list[dict[str, float]] = []
+        self._ahead = Ahead(self, self._config.max_staleness) if self._config.max_staleness else None
         is_quiet = None if self.is_world_process_zero() else True  # None: but on a terminal
         self._bar = tqdm(total=self.args.max_steps, unit="step", disable=is_quiet)
         self._stops = _Stops(writer)
@@ -48,9 +52,10 @@ class KitTrainer(GRPOTrainer):
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Trains to max_steps, from the checkpoint where there is one. RunStopped where it is asked to stop."""
+        self._resumed_at = checkpoint_step(checkpoint) if checkpoint else 0
         if agreed(self._writer.is_asked_to_stop):
-            at = checkpoint_step(checkpoint) if checkpoint else 0
-            raise RunStopped(f"stopped before step {at + 1}, as asked; run_id {self._writer.run.id} resumes it")
+            before = self._resumed_at + 1
+            raise RunStopped(f"stopped before step {before}, as asked; run_id {self._writer.run.id} resumes it")
         with self._bar:
             if checkpoint and checkpoint_step(checkpoint) >= self.args.max_steps:
                 self._load_from_checkpoint(str(checkpoint))  # the run was killed while it saved its result
@@ -84,11 +89,28 @@ class KitTrainer(GRPOTrainer):
         self._is_whole = False  # the optimiser is next; log() is after it
         return loss
 
+    def _get_train_sampler(self, dataset=None):
+        """TRL's, as it stands after the epochs that a resumed run has behind it: it draws the order of each from one
+        generator, which no checkpoint has."""
+        sampler = super()._get_train_sampler(dataset)
+        steps_an_epoch = len(self.train_dataset) // self._config.prompts_per_step * self.args.num_iterations
+        for _ in range(self._resumed_at // steps_an_epoch):
+            next(iter(sampler))
+        return sampler
+
+    def get_batch_samples(self, *args, **kwargs):
+        draw = partial(super().get_batch_samples, *args, **kwargs)
+        return self._ahead.draw(draw) if self._ahead else draw()
+
     def _generate(self, prompts):
         with self._timed("generating"):
             return super()._generate(prompts)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        if self._ahead:
+            for judge in self.reward_funcs[: self._judges]:
+                judge.begin(self.async_loop, inputs, completions)
+            wait_until_due()
         self._log_completion_extra("sample_id", [row["id"] for row in inputs])
         with self._timed("judging"):
             scores = self._scores_of_all(inputs, prompts, completions, completion_ids_list)
@@ -127,8 +149,9 @@ class KitTrainer(GRPOTrainer):
         self._seconds[part] += time.perf_counter() - started
 
     def _generate_and_score_completions(self, inputs):
+        make = super()._generate_and_score_completions
         try:
-            output = super()._generate_and_score_completions(inputs)
+            output = self._ahead.make(make, inputs) if self._ahead else make(inputs)
         except (TooManyFailures, ConfigError) as error:
             self._stop(str(error))
         if self.is_world_process_zero():

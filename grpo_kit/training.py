@@ -26,7 +26,7 @@ from grpo_kit.peak import peak_gib, start_peak
 from grpo_kit.planning import Plan, make_plan
 from grpo_kit.processes import is_one_of_many, rank, train_in_processes
 from grpo_kit.resuming import keep_changed_settings, with_the_runs_own_settings
-from grpo_kit.rewards import FailureWatch, RewardFunction, TooManyFailures, judge_reward
+from grpo_kit.rewards import FailureWatch, JudgeReward, RewardFunction, TooManyFailures
 from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, now, write_json
 from grpo_kit.samples import Sample
 from grpo_kit.shapes import shape_of
@@ -121,7 +121,7 @@ def work(plan: Plan, run: Run, writer: RunWriter, runs_dir: str | Path, echo: Ca
     with closing(RewardCache(run.path / CACHE_FILE)) as cache, torch_threads(config.torch_threads):
         writer.judged_usd, writer.peak_gib = lambda: dollars(judges), peak_gib
         watch = FailureWatch(config.max_failure_rate, config.failure_window)
-        reward_functions = {judge_reward(judge, cache, watch): weight for judge, weight in judges.items()}
+        reward_functions = {JudgeReward(judge, cache, watch): weight for judge, weight in judges.items()}
         try:
             with processes.main_process_first():
                 checkpoint = writer.rewind()

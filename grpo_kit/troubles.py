@@ -164,6 +164,8 @@ def speed_fixes(config: TrainConfig, part: str, machine: Machine) -> list[Fix]:
     if "gemini" not in config.judge:
         return []
     fixes: list[Fix] = []
+    if not config.max_staleness and config.num_iterations == 1:
+        fixes.append({"max_staleness": 1})
     answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
     if config.gemini_max_in_flight < (calls := min(256, answers * config.gemini_samples)):
         fixes.append({"gemini_max_in_flight": calls})

@@ -15,7 +15,7 @@ GROUPS = {
     "Run": """model_name data run_id judge max_steps learning_rate num_generations temperature max_completion_length
         seed gpu""",
     "Batches and lengths": "per_device_train_batch_size gradient_accumulation_steps max_prompt_length",
-    "GRPO": "beta epsilon num_iterations loss_type scale_rewards mask_truncated_completions top_p",
+    "GRPO": "beta epsilon num_iterations max_staleness loss_type scale_rewards mask_truncated_completions top_p",
     "LoRA": "use_lora lora_r lora_alpha lora_dropout",
     "Optimiser": "lr_scheduler_type warmup_steps max_grad_norm weight_decay",
     "Reward": "reward_funcs canaries max_failure_rate failure_window cache_from",

@@ -1,0 +1,121 @@
+"""Completions made ahead of their update: the judge works meanwhile, and nothing is lost, mixed up or made twice."""
+
+import threading
+
+import pytest
+from gemini_server import GeminiServer, error, judge
+from trl import GRPOTrainer
+
+from grpo_kit import ConfigError, Run, TrainConfig, train
+from grpo_kit.counting import cpu_seconds
+from grpo_kit.gemini import client
+from grpo_kit.runs import RunStopped
+from grpo_kit.shapes import shape_of
+
+
+def asked(run: Run) -> list[list[str]]:
+    """The prompts of each step."""
+    return run.completions().groupby("step")["sample_id"].agg(list).tolist()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        monkeypatch.setenv("GEMINI_API_KEY", "key")
+        yield server
+
+
+def test_the_judge_works_while_later_completions_are_made(server, monkeypatch, tmp_path, demo_data):
+    steps, made, is_made = 4, [], threading.Condition()
+    generate = GRPOTrainer._generate
+
+    def generates(trainer, prompts):
+        output = generate(trainer, prompts)
+        with is_made:
+            made.append(trainer.state.global_step)
+            is_made.notify_all()
+        return output
+
+    def answers_late(request):
+        """Not before the next step's completions are made, but for the last ones."""
+        with is_made:
+            now = len(made)
+            assert now == steps or is_made.wait_for(lambda: len(made) > now, timeout=60)
+        return judge(request)
+
+    monkeypatch.setattr(GRPOTrainer, "_generate", generates)
+    server.reply = answers_late
+    settings = {"judge": "gemini", "canaries": "off", "max_steps": steps, "save_steps": 2, "max_staleness": 1}
+    run = train(data=str(demo_data), runs_dir=tmp_path, run_id="late", **settings)
+    assert made == [0, 0, 1, 2], "at most one update behind, and none for a step that is not made"
+    metrics = run.metrics()
+    assert metrics["judge/gemini/calls"].sum() == len(server.requests)
+    assert metrics["judge/gemini/failures"].sum() == 0
+    assert run.status["usd"] == pytest.approx(len(server.requests) * (100 * 0.30 + 25 * 2.50) / 1e6)
+
+
+def test_each_step_learns_from_its_own_prompts_by_the_probabilities_they_were_drawn_with(tmp_path, demo_data, trained):
+    run = train(data=str(demo_data), runs_dir=tmp_path, max_steps=6, save_steps=6, max_staleness=2)
+    assert asked(run) == asked(trained)[:6]
+    metrics, before = run.metrics(), trained.metrics()
+    first = ["reward", "completions/mean_length", "completions/max_length"]
+    assert metrics.loc[0, first].tolist() == before.loc[0, first].tolist(), "nothing of later steps"
+    rows = run.completions()
+    scores = rows["rewards"].map(lambda rewards: rewards["offline"]).groupby(rows["step"]).mean()
+    assert metrics["reward"].to_numpy() == pytest.approx(scores.to_numpy(), abs=1e-5)
+    assert metrics.loc[0, "clip_ratio/region_mean"] == 0 < metrics["clip_ratio/region_mean"].max()
+    assert (before["clip_ratio/region_mean"] == 0).all(), "whose weights are those that drew them"
+
+
+def test_epochs_that_are_shorter_than_what_is_made_ahead_and_a_stop_between(tmp_path, demo_data):
+    few = tmp_path / "few"
+    few.mkdir()
+    lines = (demo_data / "train.jsonl").read_text().splitlines(keepends=True)
+    (few / "train.jsonl").write_text("".join(lines[:9]))  # 2 steps an epoch
+
+    def stops(completions, trainer_state, **_):
+        if trainer_state.global_step == 3:
+            (tmp_path / "short" / "stop").touch()
+        return [0.0] * len(completions)
+
+    settings = {"data": str(few), "runs_dir": tmp_path, "rewards": [stops], "max_steps": 7, "save_steps": 7}
+    with pytest.raises(RunStopped, match="stopped at step 4, as asked"):
+        train(run_id="short", max_staleness=4, **settings)
+    run = train(run_id="short", runs_dir=tmp_path, rewards=[stops])
+    assert run.metrics()["step"].tolist() == list(range(1, 8)) and run.status["resumed"]
+    assert run.completions().groupby("step").size().tolist() == [32] * 7
+    whole = train(run_id="whole", **settings)
+    assert asked(run) == asked(whole)
+
+
+def test_an_outage_stops_it_with_its_last_step_saved(server, tmp_path, demo_data):
+    settings = {"judge": "gemini", "canaries": "off", "max_steps": 5, "save_steps": 5, "max_staleness": 1}
+
+    def fails_later(request):
+        return judge(request) if len(server.requests) < 50 else error(400, "not today", "INVALID_ARGUMENT")
+
+    server.reply = fails_later
+    with pytest.raises(RunStopped, match=r"judgements by gemini failed, .*checkpoint-\d is saved") as stopped:
+        train(data=str(demo_data), runs_dir=tmp_path, run_id="outage", failure_window=8, **settings)
+    server.reply = judge
+    step = int(str(stopped.value).split("checkpoint-")[1][0])
+    run = train(run_id="outage", runs_dir=tmp_path)
+    assert 0 < step < 5 and run.metrics()["step"].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_two_processes_make_theirs_in_the_same_order(tmp_path, demo_data):
+    settings = {"data": str(demo_data), "runs_dir": tmp_path, "max_steps": 4, "save_steps": 4, "max_staleness": 2}
+    one = train(run_id="one", **settings)
+    two = train(run_id="two", num_processes=2, per_device_train_batch_size=16, **settings)
+    assert [sorted(step) for step in asked(one)] == [sorted(step) for step in asked(two)]
+    assert two.completions().groupby(["step", "sample_id"])["advantage"].sum().abs().max() < 1e-3
+
+
+def test_what_is_quoted_and_refused():
+    with pytest.raises(ConfigError, match="use one of the two"):
+        TrainConfig(max_staleness=1, num_iterations=2, save_steps=2)
+    slow = {"judge": "gemini", "gemini_max_in_flight": 1}
+    beside, after = (cpu_seconds(TrainConfig(max_staleness=n, **slow), shape_of("tiny")) for n in (1, 0))
+    assert beside < after
