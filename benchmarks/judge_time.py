@@ -4,8 +4,9 @@
 
 A server on loopback (tests/gemini_server.py, a process of its own) plays Gemini and takes so many seconds for each
 answer. The tiny model is trained with it, 32 completions a step, all asked for at once, so that a step waits for one
-answer's time. What counts is the median step, the first and the last ones apart, in which nothing was ahead yet or any
-more. Hidden is the share of the judge's time that a step no longer waits for. Writes benchmarks/judge_time.json.
+answer's time. What counts is the mean of 12 steps, the first and the last ones apart, in which nothing was ahead yet or
+any more; with max_staleness=2 every third step waits, so that single steps say little. Hidden is the share of the
+judge's time that a step no longer waits for. Writes benchmarks/judge_time.json.
 """
 
 import json
@@ -15,15 +16,16 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import mean
 
 import grpo_kit as kit
 from grpo_kit import demo, prepare
 
 ROOT = Path(__file__).parents[1]
 LATENCIES = (0.0, 0.5, 1.0, 2.0, 5.0)  # seconds of an answer; the model's own step takes some 0.5
-STALENESS = (0, 1, 2, 4)
-STEPS = 13
+STALENESS = (0, 1, 2, 3)  # 12 steps are whole rounds of each
+FIRST, COUNTED = 2, 12
+STEPS = FIRST + COUNTED + max(STALENESS)
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def step_seconds(folder: Path, max_staleness: int, latency: float) -> float:
         max_staleness=max_staleness,
         echo=lambda line: None,
     )
-    return median(run.metrics()["step_time"].tolist()[2 : STEPS - max(STALENESS)])
+    return mean(run.metrics()["step_time"].tolist()[FIRST : FIRST + COUNTED])
 
 
 def main() -> None:

@@ -28,8 +28,8 @@ class Ahead:
         self._begun: deque[_Begun] = deque()
 
     def draw(self, draw: Callable[[], tuple[list[Rows], Any]]) -> tuple[list[Rows], Any]:
-        """The rows of one update, as `draw` gives them; those of the next ones are drawn with them. Near the end of an
-        epoch there are fewer: its last steps are made up to the end before the next one's begin."""
+        """The rows of one update, as `draw` gives them. Those of the next ones are drawn with them, as far as the epoch
+        goes: nothing is made ahead over its end."""
         while len(self._drawn) <= self._most:
             found = draw()
             if not found[0]:

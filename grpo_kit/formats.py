@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import orjson
+from msgspec import Struct
 
 from grpo_kit.rubrics import SYSTEM_ACTS, Schema, rubric_from_acts, schema_from, task_description
 from grpo_kit.samples import (
@@ -27,6 +29,7 @@ from grpo_kit.samples import (
 )
 
 Format = Literal["auto", "sgd", "chat", "samples"]
+BOM = b"\xef\xbb\xbf"  # with which some editors begin a file
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def read_traces(traces: Path, format: Format, on_bad: OnBad) -> Iterator[Trace]:
 
 
 def _load(path: Path) -> object:
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    raw = path.read_bytes().removeprefix(BOM)
     if not raw.strip():
         raise BadTrace(path, "", "the file is empty")
     try:
@@ -96,9 +99,50 @@ def _sgd_traces(files: list[Path], schema: Schema, on_bad: OnBad) -> Iterator[Tr
         yield from _sgd_file(path, schema, on_bad)  # what it holds is freed before the next file is loaded
 
 
+class _Action(Struct, gc=False):
+    act: str
+    slot: str
+    values: tuple[str, ...]
+
+
+class _SystemFrame(Struct, gc=False):
+    service: str
+    actions: list[_Action]
+
+
+class _State(Struct, gc=False):
+    active_intent: str
+
+
+class _UserFrame(Struct, gc=False):
+    service: str
+    state: _State
+
+
+class _SystemTurn(Struct, gc=False, tag_field="speaker", tag="SYSTEM"):
+    utterance: str
+    frames: list[_SystemFrame]
+
+
+class _UserTurn(Struct, gc=False, tag_field="speaker", tag="USER"):
+    utterance: str
+    frames: list[_UserFrame]
+
+
+class _Dialogue(Struct, gc=False):
+    """What is used of one; the rest is not read."""
+
+    dialogue_id: str
+    services: list[str]
+    turns: list[_UserTurn | _SystemTurn]
+
+
+_DIALOGUES = msgspec.json.Decoder(list[_Dialogue])
+
+
 def _sgd_file(path: Path, schema: Schema, on_bad: OnBad) -> Iterator[Trace]:
     try:
-        dialogues = _load(path)
+        dialogues = _load_dialogues(path)
         if not isinstance(dialogues, list) or not dialogues:
             raise BadTrace(path, "", "must be a list of dialogues, with at least one")
     except BadTrace as error:
@@ -107,42 +151,79 @@ def _sgd_file(path: Path, schema: Schema, on_bad: OnBad) -> Iterator[Trace]:
     for number, dialogue in enumerate(dialogues, 1):
         where = f", dialogue number {number}"
         try:
-            name = need(dialogue, "dialogue_id", str)
+            if not isinstance(dialogue, _Dialogue):
+                need(dialogue, "dialogue_id", str)
+                where = f", dialogue {dialogue['dialogue_id']} (number {number})"
+                dialogue = _checked(dialogue)
+            name = dialogue.dialogue_id
+            _refuse_empty("dialogue_id", name)
             where = f", dialogue {name} (number {number})"
-            samples = _sgd_samples(name, dialogue, schema)
+            samples = _sgd_samples(dialogue, schema)
         except ValueError as problem:
             on_bad(BadTrace(path, where, str(problem)))
         else:
             yield Trace(path, where, name, _opening(samples[0]), samples)
 
 
-def _sgd_samples(name: str, dialogue: dict, schema: Schema) -> list[Sample]:
-    services = need(dialogue, "services", list)
+def _load_dialogues(path: Path) -> object:
+    """The file's content: dialogues whose fields were all there when it was read, or, to say which is not, objects."""
+    try:
+        return _DIALOGUES.decode(path.read_bytes().removeprefix(BOM))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _load(path)
+
+
+def _checked(dialogue: dict) -> _Dialogue:
+    """The dialogue of an object. Raises ValueError, in words, for the first field that is not as it should be."""
+    need(dialogue, "services", list)
+    for index, turn in enumerate(need(dialogue, "turns", list)):
+        try:
+            speaker, _ = need(turn, "speaker", str), need(turn, "utterance", str)
+            frames = need(turn, "frames", list, empty_ok=True)
+            _check_speaker(speaker, index)
+            for frame in frames:
+                need(frame, "service", str)
+                if speaker == "USER":
+                    need(need(frame, "state", dict), "active_intent", str)
+                else:
+                    for action in need(frame, "actions", list, empty_ok=True):
+                        act_from("", action)
+        except ValueError as problem:
+            raise ValueError(f"turn {index}: {problem}") from None
+    try:
+        return msgspec.convert(dialogue, _Dialogue)
+    except msgspec.ValidationError as problem:
+        raise ValueError(str(problem)) from None
+
+
+def _sgd_samples(dialogue: _Dialogue, schema: Schema) -> list[Sample]:
+    name, services = dialogue.dialogue_id, dialogue.services
+    _refuse_empty("services", services)
+    _refuse_empty("turns", dialogue.turns)
     for service in services:
         _check_service(service, schema)
     samples: list[Sample] = []
     history: list[Message] = []
     intents: dict[str, str] = {}
-    for index, turn in enumerate(need(dialogue, "turns", list)):
+    for index, turn in enumerate(dialogue.turns):
+        utterance = turn.utterance
         try:
-            speaker, utterance = need(turn, "speaker", str), need(turn, "utterance", str)
-            frames = need(turn, "frames", list, empty_ok=True)
-            expected = "SYSTEM" if index % 2 else "USER"
-            if speaker != expected:
-                raise ValueError(
-                    f"the speaker is {speaker!r} where {expected!r} should be: USER begins and they take turns"
-                )
-            if speaker == "USER":
-                for frame in frames:
-                    intent = need(need(frame, "state", dict), "active_intent", str)
+            _refuse_empty("utterance", utterance)
+            is_users = type(turn) is _UserTurn
+            if is_users is bool(index % 2):
+                _check_speaker("USER" if is_users else "SYSTEM", index)
+            if is_users:
+                for frame in turn.frames:
+                    intent = frame.state.active_intent
+                    _refuse_empty("active_intent", intent)
                     if intent != "NONE":  # after "NONE" the last one still says what the dialogue is about
-                        intents[need(frame, "service", str)] = intent
+                        intents[frame.service] = intent
                 history.append({"role": "user", "content": utterance})
                 continue
-            acts = _sgd_acts(frames, schema)
+            acts = _sgd_acts(turn.frames, schema)
         except ValueError as problem:
             raise ValueError(f"turn {index}: {problem}") from None
-        spoken_of = list(dict.fromkeys(frame["service"] for frame in frames)) or services
+        spoken_of = list(dict.fromkeys(frame.service for frame in turn.frames)) or services
         samples.append(
             Sample(
                 id=f"{name}:{index}",
@@ -162,17 +243,28 @@ def _sgd_samples(name: str, dialogue: dict, schema: Schema) -> list[Sample]:
     return samples
 
 
-def _sgd_acts(frames: list, schema: Schema) -> list[Act]:
+def _sgd_acts(frames: list[_SystemFrame], schema: Schema) -> list[Act]:
     acts = []
     for frame in frames:
-        service = need(frame, "service", str)
+        service = frame.service
         _check_service(service, schema)
-        for action in need(frame, "actions", list, empty_ok=True):
-            act = act_from(service, action)
-            if act.act not in SYSTEM_ACTS:
-                raise ValueError(f"{act.act!r} is no act of a SYSTEM turn{did_you_mean(act.act, SYSTEM_ACTS)}")
-            acts.append(act)
+        for action in frame.actions:
+            if action.act not in SYSTEM_ACTS:
+                _refuse_empty("act", action.act)
+                raise ValueError(f"{action.act!r} is no act of a SYSTEM turn{did_you_mean(action.act, SYSTEM_ACTS)}")
+            acts.append(Act(service, action.act, action.slot, action.values))
     return acts
+
+
+def _refuse_empty(name: str, value: str | list) -> None:
+    if not value or (type(value) is str and value.isspace()):
+        raise ValueError(f"field {name!r} is empty")
+
+
+def _check_speaker(speaker: str, index: int) -> None:
+    expected = "SYSTEM" if index % 2 else "USER"
+    if speaker != expected:
+        raise ValueError(f"the speaker is {speaker!r} where {expected!r} should be: USER begins and they take turns")
 
 
 def _check_service(service: object, schema: Schema) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from grpo_kit.config import CHANGES_NO_SCORE
+from grpo_kit.config import CHANGES_NO_SCORE, TrainConfig
 from grpo_kit.evaluation_plots import breakdown as breakdown
 from grpo_kit.evaluation_plots import evaluation_figure as evaluation_figure
 from grpo_kit.evaluation_plots import length_against_score as length_against_score
@@ -38,7 +38,8 @@ LEGEND_WIDTH = 130  # characters
 
 def learning_curve(run: Run) -> Figure:
     """Reward by step with its running mean and spread; below it what explains a run that does not learn."""
-    metrics = _by_step(run)
+    raw = run.metrics()
+    metrics = _by_step(raw)
     window = _window(len(metrics))
     with styled():
         figure = NotebookFigure(figsize=(9, 6.2), layout="constrained")
@@ -83,7 +84,7 @@ def learning_curve(run: Run) -> Figure:
         )
         panels["time"].set(title="seconds per step", ylim=(0, 1.3 * panels["time"].get_ylim()[1]))
         panels["time"].legend(loc="upper right", ncols=3, handlelength=1, columnspacing=0.8)
-        _judges(panels["latency"], panels["failures"], run)
+        _judges(panels["latency"], panels["failures"], run.config, raw)
         for panel in panels.values():
             _step_axis(panel)
             if metrics.empty:
@@ -91,9 +92,8 @@ def learning_curve(run: Run) -> Figure:
     return figure
 
 
-def _judges(latency: Axes, failures: Axes, run: Run) -> None:
+def _judges(latency: Axes, failures: Axes, config: TrainConfig, metrics: "pandas.DataFrame") -> None:
     """How long each judge takes over a step's completions, and what share of them it leaves without a score."""
-    metrics, config = run.metrics(), run.config
     for judge, colour in zip(config.judge, (DARK, ORANGE), strict=False):
         if f"judge/{judge}/seconds" in metrics:
             steps, label = metrics["step"], judge if len(config.judge) > 1 else None
@@ -122,7 +122,7 @@ def compare_runs(runs: Sequence[Run]) -> Figure:
     """
     if not runs:
         raise RunError("there is no run to compare: give at least one")
-    metrics = [_by_step(run) for run in runs]
+    metrics = [_by_step(run.metrics()) for run in runs]
     window = _window(max(map(len, metrics)))
     labels = _differences_in_words(runs)
     labels = [label if len(found) else f"{label} (no step yet)" for label, found in zip(labels, metrics, strict=True)]
@@ -268,9 +268,8 @@ def _window(steps: int) -> int:
     return max(3, steps // 10)
 
 
-def _by_step(run: Run) -> "pandas.DataFrame":
-    """What the figures show of a run's metrics, by step; what was not measured is NaN."""
-    metrics = run.metrics()
+def _by_step(metrics: "pandas.DataFrame") -> "pandas.DataFrame":
+    """What the figures show of run.metrics(), by step; what was not measured is NaN."""
     if "step" in metrics:
         metrics = metrics.set_index("step")
     return metrics.reindex(columns=SHOWN).astype(float)

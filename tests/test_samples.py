@@ -272,6 +272,11 @@ BAD_SGD = {
     "no turns": ([{"dialogue_id": "bad", "services": ["Cafes_1"]}], "dialogue bad .number 1.: no field 'turns'"),
     "no utterance": ([broken(turns=NO_UTTERANCE)], "dialogue bad .*: turn 1: no field 'utterance'"),
     "empty utterance": ([broken(turns=[turn("USER", " ")])], "turn 0: field 'utterance' is empty"),
+    "no state": (
+        [broken(turns=[{**TURNS[0], "frames": [{"service": "Cafes_1"}]}, TURNS[1]])],
+        "turn 0: no field 'state'; it has: service",
+    ),
+    "no speaker": ([broken(turns=[{"utterance": "Hi", "frames": []}])], "turn 0: no field 'speaker'"),
     "begins with SYSTEM": ([broken(turns=TURNS[1:])], "turn 0: the speaker is 'SYSTEM' where 'USER' should be"),
     "USER twice": ([broken(turns=[TURNS[0], *TURNS])], "turn 1: the speaker is 'USER' where 'SYSTEM' should be"),
     "no answer": ([broken(turns=TURNS[:1])], "no SYSTEM turn"),
