@@ -108,11 +108,11 @@ def _quote_of_the_rest(
     problems += time_problems(config, time.range, on_modal)
     checks = tuple(what_it_needs(config, on_modal)) if ask else ()
     known = {problem.about for problem in problems}
-    problems += [
-        Problem(check.detail, check.fix, check.name)
-        for check in checks
-        if check.state == PROBLEM and check.name not in known
-    ]
+    said = {problem.what for problem in problems}
+    for check in checks:
+        if check.state == PROBLEM and check.name not in known and check.detail not in said:
+            problems.append(Problem(check.detail, check.fix, check.name))
+            said.add(check.detail)  # two checks may meet the same trouble, such as a bad line of the data
     hourly = modal_usd_per_hour(config, config.gpu)
     usd = _modal_usd(config, config.gpu, time.range) if on_modal else (0.0, 0.0, 0.0)
     usd_most = hourly * config.timeout / 3600 * (1 + config.retries) if on_modal else 0.0

@@ -263,6 +263,17 @@ def test_an_unknown_model_is_said_to_be_unknown_and_no_text_is_markup(tmp_path):
     )
 
 
+def test_a_bad_line_of_the_data_is_found_and_said_once(tmp_path):
+    rows = [json.dumps({"prompt": f"Hello {i}", "ground_truth": "Hi."}) for i in range(9)]
+    for name in ("train.jsonl", "eval.jsonl"):
+        (tmp_path / name).write_text("\n".join(rows) + "\n")
+    config = kit.TrainConfig(data=str(tmp_path))
+    assert not kit.quote(config, tmp_path, "local").problems
+    (tmp_path / "train.jsonl").write_text("\n".join([*rows, '{"prompt": "x"}']))
+    (problem,) = kit.quote(config, tmp_path, "local").problems
+    assert "train.jsonl:10: no field 'ground_truth'" in problem.what
+
+
 def half_made(trained, folder, **changes):
     """A copy of a run that stands at step 10 of its 20; `changes` go into its status."""
     shutil.copytree(trained.path, folder)
