@@ -102,7 +102,8 @@ def _judges(latency: Axes, failures: Axes, config: TrainConfig, metrics: "pandas
     latency.set_title("judge (seconds per step)")
     failures.set_title("judgements failed (%)")
     latency.set_ylim(0, max(1e-3, latency.get_ylim()[1]))
-    failures.set_ylim(0, max(1, failures.get_ylim()[1]))
+    most = max(1, failures.get_ylim()[1])
+    failures.set_ylim(-0.02 * most, most)  # so that a line at 0, as it should be, is seen
     if len(config.judge) > 1:
         latency.legend(loc="upper right")
 

@@ -230,19 +230,23 @@ def test_a_timeout_that_is_too_short(tmp_path):
     assert not on_modal(tmp_path, model_name=GEMMA, max_steps=2000, timeout=int(minutes * 60)).problems
 
 
-def test_the_judges_dollars_are_assumed_and_then_known_from_a_run(tmp_path, trained):
-    settings = {"judge": "gemini", "gemini_input_price": 1.0, "gemini_output_price": 1.0}
-    quote = here(tmp_path, max_steps=10, save_steps=5, **settings)
-    assert "320 calls" in quote.judge_usd_from and "assumed" in quote.judge_usd_from
-    assert here(tmp_path, max_steps=10, gemini_mode="group", **settings).judge_usd_from.startswith("40 calls")
-    folder = tmp_path / "judged"
+def judged_by_gemini(trained, folder, **used):
+    """A copy of a run as if Gemini had judged it; `used` is what that took in each step."""
     shutil.copytree(trained.path, folder)
     about = json.loads((folder / "config.json").read_text())
     about["settings"]["judge"] = {"gemini": 1.0}
     (folder / "config.json").write_text(json.dumps(about))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
-    used = {"judge/gemini/calls": 30.0, "judge/gemini/tokens": 60_000.0}
-    (folder / "metrics.jsonl").write_text("".join(json.dumps({**row, **used}) + "\n" for row in rows))
+    more = {f"judge/gemini/{name}": amount for name, amount in used.items()}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({**row, **more}) + "\n" for row in rows))
+
+
+def test_the_judges_dollars_are_assumed_and_then_known_from_a_run(tmp_path, trained):
+    settings = {"judge": "gemini", "gemini_input_price": 1.0, "gemini_output_price": 1.0}
+    quote = here(tmp_path, max_steps=10, save_steps=5, **settings)
+    assert "320 calls" in quote.judge_usd_from and "assumed" in quote.judge_usd_from
+    assert here(tmp_path, max_steps=10, gemini_mode="group", **settings).judge_usd_from.startswith("40 calls")
+    judged_by_gemini(trained, tmp_path / "judged", calls=30.0, tokens=60_000.0)
     quote = here(tmp_path, max_steps=10, **settings)
     assert "2,000 tokens a call, as in judged" in quote.judge_usd_from
     assert quote.judge_usd[1] == pytest.approx(320 * 2000 / 1e6)  # both kinds of token cost a dollar a million
@@ -309,14 +313,7 @@ def test_what_is_spent_counts_against_max_usd(tmp_path):
 
 
 def test_the_judges_real_dollars_go_before_assumed_tokens(tmp_path, trained):
-    folder = tmp_path / "judged"
-    shutil.copytree(trained.path, folder)
-    about = json.loads((folder / "config.json").read_text())
-    about["settings"]["judge"] = {"gemini": 1.0}
-    (folder / "config.json").write_text(json.dumps(about))
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
-    used = {"judge/gemini/calls": 32.0, "judge/gemini/tokens": 70_000.0, "judge/gemini/usd": 0.32}
-    (folder / "metrics.jsonl").write_text("".join(json.dumps({**row, **used}) + "\n" for row in rows))
+    judged_by_gemini(trained, tmp_path / "judged", calls=32.0, tokens=70_000.0, usd=0.32)
     quote = here(tmp_path, judge="gemini", max_steps=10, save_steps=5)
     assert quote.judge_usd[1] == pytest.approx(320 * 0.01) and "$0.01 a call, as in judged" in quote.judge_usd_from
     dearer = {"gemini_input_price": 1.0, "gemini_output_price": 1.0}  # than when those dollars were counted
