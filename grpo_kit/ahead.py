@@ -47,6 +47,11 @@ class Ahead:
             self._begun.append(_Begun(self._trainer, make, batches[0]))
         return self._begun.popleft().finish()
 
+    def close(self) -> None:
+        """Gives up what was begun and is not due: paused, it would hold the trainer and its model."""
+        while self._begun:
+            self._begun.popleft().give_up()
+
 
 class _Begun:
     """One step's completions, made and with the judge."""
@@ -56,16 +61,23 @@ class _Begun:
         # What TRL counts while it generates belongs to a later step's line, and it keeps the probabilities of
         # completions only where it is to learn from them again.
         metrics, trainer._metrics["train"] = trainer._metrics["train"], self._metrics
+        tokens = trainer.state.num_input_tokens_seen
         trainer.num_iterations += 1
         try:
             self._greenlet.switch(rows)
         finally:
+            self._tokens, trainer.state.num_input_tokens_seen = trainer.state.num_input_tokens_seen - tokens, tokens
             trainer.num_iterations -= 1
             trainer._metrics["train"] = metrics
 
     def finish(self) -> dict[str, Any]:
-        self._trainer._metrics["train"].update(self._metrics)
+        state = self._trainer.state
+        state.num_input_tokens_seen += self._tokens
+        self._trainer._metrics["train"].update(self._metrics | {"num_tokens": [state.num_input_tokens_seen]})
         return self._greenlet.switch()
+
+    def give_up(self) -> None:
+        self._greenlet.throw()
 
 
 def wait_until_due() -> None:

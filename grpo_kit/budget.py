@@ -64,6 +64,7 @@ class Budget:
         self._rows = read_lines(writer.run.path / "metrics.jsonl")
         self._cycles = deque(_cycles(self._rows, self._config.num_iterations, writer.usd_per_hour), maxlen=LAST)
         self._before = Dollars(0.0, 0.0)
+        self._asked = 1 + self._config.max_staleness  # steps that the next one has judged: the first, those ahead too
 
     def see_start(self) -> str:
         """To be called before the model is loaded, and when it is. Why this process's first step can't be paid; empty
@@ -77,9 +78,10 @@ class Budget:
         if step % self._config.num_iterations:  # a judge is asked once for so many steps
             return ""
         spent = self._writer.dollars()
-        self._cycles.append(Dollars(spent.machine - self._before.machine, spent.judge - self._before.judge))
-        self._before = spent
-        return _shortfall(self._config, spent, _median(self._cycles), step)
+        judge = (spent.judge - self._before.judge) / self._asked
+        self._cycles.append(Dollars(spent.machine - self._before.machine, judge))
+        self._before, self._asked = spent, 1
+        return _shortfall(self._config, spent, _median(self._cycles), step, ahead=self._config.max_staleness)
 
 
 def spent_on(status: dict[str, Any]) -> Dollars:
@@ -123,13 +125,19 @@ def shortfall_at_start(
     return _in_words(config, spent, next_step, spent.in_all + whole, "by the quote the first step")
 
 
-def _shortfall(config: TrainConfig, spent: Dollars, next_step: Dollars, step: int, loading: float = 0.0) -> str:
-    """Why the step after `step` can't be paid; empty where it can, or where none is left."""
+def _shortfall(
+    config: TrainConfig, spent: Dollars, a_step: Dollars, step: int, loading: float = 0.0, ahead: int = 0
+) -> str:
+    """Why the step after `step` can't be paid; empty where it can, or where none is left. Of `ahead` steps the
+    judgements are asked for already, and paid."""
     left = math.ceil((config.max_steps - step) / config.num_iterations)
-    if config.max_usd is None or left <= 0 or spent.in_all + next_step.in_all + loading <= config.max_usd:
+    to_judge = max(0, left - ahead)
+    judged_next = min(to_judge, 1 if ahead else 1 + config.max_staleness)
+    next_step = Dollars(a_step.machine + loading, judged_next * a_step.judge)
+    if config.max_usd is None or left <= 0 or spent.in_all + next_step.in_all <= config.max_usd:
         return ""
-    enough = spent.in_all + loading + left * next_step.in_all
-    return _in_words(config, spent, Dollars(next_step.machine + loading, next_step.judge), enough, "the next step")
+    enough = spent.in_all + loading + left * a_step.machine + to_judge * a_step.judge
+    return _in_words(config, spent, next_step, enough, "the next step")
 
 
 def _in_words(config: TrainConfig, spent: Dollars, next_step: Dollars, enough: float, which: str) -> str:

@@ -115,8 +115,8 @@ class _State(Struct, gc=False):
 
 
 class _UserFrame(Struct, gc=False):
-    service: str
     state: _State
+    service: str = ""
 
 
 class _SystemTurn(Struct, gc=False, tag_field="speaker", tag="SYSTEM"):
@@ -169,23 +169,27 @@ def _load_dialogues(path: Path) -> object:
     """The file's content: dialogues whose fields were all there when it was read, or, to say which is not, objects."""
     try:
         return _DIALOGUES.decode(path.read_bytes().removeprefix(BOM))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _load(path)
 
 
 def _checked(dialogue: dict) -> _Dialogue:
     """The dialogue of an object. Raises ValueError, in words, for the first field that is not as it should be."""
-    need(dialogue, "services", list)
+    for service in need(dialogue, "services", list):
+        if type(service) is not str:
+            raise ValueError(f"service {service!r} is no text")
     for index, turn in enumerate(need(dialogue, "turns", list)):
         try:
             speaker, _ = need(turn, "speaker", str), need(turn, "utterance", str)
             frames = need(turn, "frames", list, empty_ok=True)
             _check_speaker(speaker, index)
             for frame in frames:
-                need(frame, "service", str)
                 if speaker == "USER":
-                    need(need(frame, "state", dict), "active_intent", str)
+                    intent = need(need(frame, "state", dict), "active_intent", str)
+                    if intent != "NONE":
+                        need(frame, "service", str)
                 else:
+                    need(frame, "service", str)
                     for action in need(frame, "actions", list, empty_ok=True):
                         act_from("", action)
         except ValueError as problem:
@@ -217,6 +221,7 @@ def _sgd_samples(dialogue: _Dialogue, schema: Schema) -> list[Sample]:
                     intent = frame.state.active_intent
                     _refuse_empty("active_intent", intent)
                     if intent != "NONE":  # after "NONE" the last one still says what the dialogue is about
+                        _refuse_empty("service", frame.service)
                         intents[frame.service] = intent
                 history.append({"role": "user", "content": utterance})
                 continue

@@ -121,8 +121,9 @@ def _quote_of_the_rest(
     judged, first_step = judge_usd(first, runs).range, None
     if None not in (*time_to, judged):
         to_first, to_second = (hourly * each[1] / 60 if on_modal else 0.0 for each in time_to)
-        with_canaries = 1 + canary_calls(config) / max(1, judge_calls(first))
-        costs = {"usd_machine": to_first, "usd_loaded": to_second - to_first, "usd_judge": with_canaries * judged[1]}
+        steps_judged = min(config.max_steps, 1 + config.max_staleness)  # a first step has those ahead judged too
+        steps_judged += canary_calls(config) / max(1, judge_calls(first))
+        costs = {"usd_machine": to_first, "usd_loaded": to_second - to_first, "usd_judge": steps_judged * judged[1]}
         first_step = {name: rounded(usd) for name, usd in costs.items()}
     found = Quote(
         where=f"Modal, {config.gpu}" if on_modal else "here",

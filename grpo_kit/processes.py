@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 30  # to write down that a run was interrupted
 QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"  # of what a process that was ended left to be freed
-LOADING_SECONDS = 15  # after which one that missed its interrupt, as while it imported, waits in vain for the others
+LOADING_SECONDS = 20  # after which one that missed its interrupt, as while it imported, waits in vain for the others
 WORD_SECONDS = 10  # for the first process to write down why all end
 
 

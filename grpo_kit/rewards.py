@@ -5,7 +5,8 @@ import re
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -70,6 +71,7 @@ class JudgeReward:
         self.__name__ = judge.name
         self._judge, self._cache, self._watch = judge, cache, watch
         self._begun: deque[Future[tuple[Judged, float]]] = deque()
+        self._asking: dict[asyncio.Task, asyncio.AbstractEventLoop] = {}
         self._told: dict[str, float] | None = None  # of what the judge has used
 
     def begin(self, loop: asyncio.AbstractEventLoop, rows: Sequence[Mapping[str, Any]], completions: Sequence) -> None:
@@ -101,9 +103,28 @@ class JudgeReward:
 
     async def _ask(self, samples: Sequence[Sample], completions: Sequence) -> tuple[Judged, float]:
         """The verdicts, and the seconds that they took."""
-        started = time.perf_counter()
-        judged = await judge_batch(self._judge, self._cache, samples, [text_of(each) for each in completions])
+        started, task = time.perf_counter(), asyncio.current_task()
+        self._asking[task] = asyncio.get_running_loop()
+        try:
+            judged = await judge_batch(self._judge, self._cache, samples, [text_of(each) for each in completions])
+        finally:
+            del self._asking[task]
         return judged, time.perf_counter() - started
+
+    def finish(self) -> None:
+        """Waits for what was begun and nobody asks for any more. Its failures are nobody's either."""
+        wait(self._begun)
+
+    def close(self) -> None:
+        """Ends what is still asked, and waits until it has ended: it uses the cache."""
+        for task, loop in list(self._asking.items()):
+            with suppress(CancelledError):
+                asyncio.run_coroutine_threadsafe(_cancelled(task), loop).result()
+
+
+async def _cancelled(task: asyncio.Task) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 _OTHER_FIELDS = [field.name for field in fields(Sample) if field.name != "prompt"]

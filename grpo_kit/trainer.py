@@ -63,6 +63,8 @@ class KitTrainer(GRPOTrainer):
                 if unpaid := agreed(self._stops.see_start()):
                     raise RunStopped(f"{unpaid}. Stopped before a step; run_id {self._writer.run.id} goes on")
                 self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                for judge in self.reward_funcs[: self._judges]:
+                    judge.finish()  # what was asked for steps that are not made is paid for, so it is kept and counted
                 if (step := self.state.global_step) < self.args.max_steps:
                     saved = f"checkpoint-{step} is saved, run_id {self._writer.run.id} resumes it"
                     raise RunStopped(f"stopped at step {step}{self._stops.why}; {saved}")
@@ -76,6 +78,9 @@ class KitTrainer(GRPOTrainer):
                 if "Connection closed by peer" in str(error):  # by another process that has ended, as this one is next
                     time.sleep(WORD_SECONDS)  # so that the reason is theirs, written down by who started all
                 raise
+        finally:
+            if self._ahead:
+                self._ahead.close()
         # Nothing holds the failed step's tensors here any more, so that there is room to save.
         step = self.state.global_step + 1
         why = out_of_memory(self._config, self._writer.run.id, shortage, self._part, step, self._machine)

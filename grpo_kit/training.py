@@ -137,6 +137,8 @@ def work(plan: Plan, run: Run, writer: RunWriter, runs_dir: str | Path, echo: Ca
             echo(f"Stopped at step {writer.status['step']}. To go on: grpo-kit train --run-id {run.id}")
             raise
         finally:
+            for reward in list(reward_functions):
+                reward.close()
             for judge in judges:
                 judge.close()
 

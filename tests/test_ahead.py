@@ -1,6 +1,9 @@
 """Completions made ahead of their update: the judge works meanwhile, and nothing is lost, mixed up or made twice."""
 
+import gc
+import sqlite3
 import threading
+from contextlib import suppress
 
 import pytest
 from gemini_server import GeminiServer, error, judge
@@ -11,6 +14,7 @@ from grpo_kit.counting import cpu_seconds
 from grpo_kit.gemini import client
 from grpo_kit.runs import RunStopped
 from grpo_kit.shapes import shape_of
+from grpo_kit.trainer import KitTrainer
 
 
 def asked(run: Run) -> list[list[str]]:
@@ -118,3 +122,52 @@ def test_what_is_quoted_and_refused():
     slow = {"judge": "gemini", "gemini_max_in_flight": 1}
     beside, after = (cpu_seconds(TrainConfig(max_staleness=n, **slow), shape_of("tiny")) for n in (1, 0))
     assert beside < after
+
+
+def test_an_interrupt_leaves_no_judge_at_work_and_no_model_in_memory(tmp_path, demo_data):
+    def trainers() -> int:
+        gc.collect()
+        return sum(type(each) is KitTrainer for each in gc.get_objects())
+
+    def is_interrupted(completions, trainer_state, **_):
+        if trainer_state.global_step == 1 and not (tmp_path / "seen").exists():
+            (tmp_path / "seen").touch()
+            raise KeyboardInterrupt
+        return [0.0] * len(completions)
+
+    before = trainers()
+    settings = {"runs_dir": tmp_path, "run_id": "interrupted", "rewards": [is_interrupted]}
+    with suppress(KeyboardInterrupt):
+        train(data=str(demo_data), max_steps=3, save_steps=1, max_staleness=2, **settings)
+    run = Run("interrupted", tmp_path)
+    assert run.status["state"] == "stopped" and run.status["step"] == 1 and trainers() == before
+    assert train(**settings).metrics()["step"].tolist() == [1, 2, 3]
+
+
+def test_a_stop_waits_for_what_is_asked_keeps_and_counts_it(server, tmp_path, demo_data):
+    def slowly(request):
+        reply = judge(request)
+        reply.seconds = 0.5
+        return reply
+
+    def stops(completions, **_):
+        (tmp_path / "paid" / "stop").touch()
+        return [0.0] * len(completions)
+
+    server.reply = slowly
+    a_call = (100 * 0.30 + 25 * 2.50) / 1e6
+    settings = {"data": str(demo_data), "runs_dir": tmp_path, "judge": "gemini", "canaries": "off", "max_staleness": 2}
+    with pytest.raises(RunStopped, match=r"stopped at step 1, as asked"):
+        train(run_id="paid", max_steps=6, rewards=[stops], **settings)
+    run = Run("paid", tmp_path)
+    assert run.metrics()["judge/gemini/calls"].sum() < len(server.requests), "what was asked for later steps"
+    assert run.status["usd"] == pytest.approx(len(server.requests) * a_call)
+    with sqlite3.connect(run.path / "rewards.cache.sqlite") as database:
+        assert database.execute("select count(*) from judgements").fetchone()[0] == len(server.requests)
+    # What three steps cost is known now: enough for them, and not for a fourth, is spent and not passed.
+    server.reply, spent, before = judge, run.status["usd"], len(server.requests)
+    with pytest.raises(RunStopped, match=r"stopped at step [12]: max_usd=.* would be passed"):
+        train(run_id="short", max_steps=6, max_usd=1.3 * spent, seed=1, **settings)
+    usd = Run("short", tmp_path).status["usd"]
+    assert usd == pytest.approx((len(server.requests) - before) * a_call) and 0 < usd <= 1.3 * spent
+    assert train(run_id="paid_for", max_steps=3, max_usd=1.3 * spent, seed=2, **settings).status["state"] == "complete"

@@ -276,6 +276,12 @@ BAD_SGD = {
         [broken(turns=[{**TURNS[0], "frames": [{"service": "Cafes_1"}]}, TURNS[1]])],
         "turn 0: no field 'state'; it has: service",
     ),
+    "blank service": (
+        [broken(turns=[{**TURNS[0], "frames": [{"service": " ", "state": {"active_intent": "Book"}}]}, TURNS[1]])],
+        "turn 0: field 'service' is empty",
+    ),
+    "services": ([broken(services=[5])], "service 5 is no text"),
+    "deep": (b'[{"x": ' + b"[" * 2000 + b"]" * 2000 + b"}]", "dialogues_002.json:1:.*: not valid JSON"),
     "no speaker": ([broken(turns=[{"utterance": "Hi", "frames": []}])], "turn 0: no field 'speaker'"),
     "begins with SYSTEM": ([broken(turns=TURNS[1:])], "turn 0: the speaker is 'SYSTEM' where 'USER' should be"),
     "USER twice": ([broken(turns=[TURNS[0], *TURNS])], "turn 1: the speaker is 'USER' where 'SYSTEM' should be"),

@@ -222,32 +222,33 @@ def test_a_sweep_that_was_moved_is_as_done_as_before_and_half_a_sweep_is_no_resu
     assert [each.training is None for each in quote.quotes] == [False, True], "the other only has to be evaluated"
 
 
-def test_what_was_made_of_another_file_or_other_data_is_not_done(tmp_path, demo_data):
+def test_what_was_made_of_other_files_is_left_and_made_again(tmp_path, demo_data):
     best, data = tmp_path / "best.json", tmp_path / "data"
     best.write_text(json.dumps({"lora_r": 4}))
     shutil.copytree(demo_data, data)
     settings = {"config_file": str(best), "data": str(data), "seed": [1]}
 
-    def left() -> list[bool]:
-        """Of the runs that are left, whether they are to be trained."""
-        return [each.training is not None for each in made_before().quote().quotes]
-
-    def made_before() -> kit.Sweep:
-        return kit.Sweep("03", settings, tmp_path / "out", backend="local")
+    def left() -> tuple[str, bool | None]:
+        """The run's name, and whether it is to be trained; None where nothing is left to do."""
+        sweep = kit.Sweep("03", settings, tmp_path / "out", backend="local")
+        quotes = sweep.quote().quotes
+        return sweep.runs[0].name, bool(quotes[0].training) if quotes else None
 
     made(tmp_path / "out", settings, lambda settings, i: 0.1)
     best.write_text(json.dumps({"lora_r": 4, "max_usd": 5}))
-    assert left() == [], "which changes no score"
+    assert left() == ("run", None), "which changes no score"
     with (data / "eval.jsonl").open("a") as file:
         file.write("\n")
-    assert left() == [False] and "evaluations, by counting" in str(made_before().quote())
+    assert left() == ("run", False)
     best.write_text(json.dumps({"lora_r": 8}))
-    assert left() == [True]
+    name, is_trained = left()
+    assert name.startswith("run-") and is_trained
     made(tmp_path / "out", settings, lambda settings, i: 0.1)
-    assert left() == []
+    assert left() == (name, None)
     with (data / "train.jsonl").open("a") as file:
         file.write("\n")
-    assert left() == [True]
+    assert left()[0] not in ("run", name) and left()[1]
+    assert (tmp_path / "out" / "run" / "result.json").exists(), "what was there is left"
 
 
 def test_a_failure_stops_no_other_run_and_what_is_done_is_not_done_again(quick, tmp_path, capsys):

@@ -163,9 +163,12 @@ def test_lines_that_hold_odd_separators_are_read_and_a_torn_last_line_is_left_ou
     path = tmp_path / "completions.jsonl"
     path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows) + b'{"step": 3, "compl')
     assert read_lines(path) == rows
-    path.write_bytes(b'{"step"\n{"step": 2}\n')
-    with pytest.raises(RunError, match=r"completions\.jsonl:1"):
-        read_lines(path)
+    for spoilt in (b'{"step"', b'{"step": 1}{"step": 2}', b"[1]", b"[" * 2000 + b"]" * 2000, b'{"step":\n1}'):
+        path.write_bytes(spoilt + b'\n{"step": 2}\n')
+        with pytest.raises(RunError, match=r"completions\.jsonl:1 is no"):
+            read_lines(path)
+    path.write_bytes(b'\n{"step": 2}\n\n')
+    assert read_lines(path) == [{"step": 2}]
 
 
 def test_long_conversations_lose_their_oldest_turns_and_never_the_last():

@@ -23,6 +23,7 @@ RESULT_FILE = "result.json"
 EVALUATION_FILE = "evaluation.json"
 ERROR_FILE = "error.txt"
 EVALUATE = "04_evaluate_checkpoints"
+TRAIN_FILE, EVAL_FILE = DATA_FILES
 LONGEST_NAME = 80  # a run's name may have 100 characters
 # What a notebook has that trains, and the one that evaluates: the parameters by which they are told.
 TRAINS = {"model_name", "run_id", "runs_dir", "other_settings"}
@@ -37,7 +38,7 @@ class Stage:
     notebook: Path
     parameters: dict[str, Any]
     result: Path | None  # what it writes last; None where it writes none
-    key: str  # of its code, settings and data: a stage that was finished under another key is done again
+    key: str  # of its code, settings and held-out data: a stage that was finished under another key is done again
 
     @property
     def name(self) -> str:
@@ -54,6 +55,7 @@ class PlannedRun:
     config: TrainConfig | None  # what is trained; None where the notebook trains nothing
     backend: str
     evaluation: EvalConfig | None
+    made_of: str  # stands for what files held: data, a config_file's settings, the judge's prompt
 
     @property
     def name(self) -> str:
@@ -68,7 +70,8 @@ class PlannedRun:
         return {"state": "waiting", "error": None, "finished": {}, "seconds": 0.0, "ended": None, **found}
 
     def write(self, **changes: Any) -> None:
-        write_json(self.folder / RECORD_FILE, {**self.record, "settings": self.settings, **changes})
+        known = {"settings": self.settings, "made_of": self.made_of}
+        write_json(self.folder / RECORD_FILE, {**self.record, **known, **changes})
 
     def has_finished(self, stage: Stage, record: Mapping[str, Any]) -> bool:
         there = stage.result is None or bool(read_json(stage.result))
@@ -141,9 +144,10 @@ def plan(notebook: str | Path, grid: Mapping[str, Any], out: Path, backend: str 
     # On Modal all runs lie on one volume.
     prefix = f"{out.resolve().name}-" if backend == "modal" and trains else ""
     code, evaluating_code, runs_dir = _code(path), _code(evaluating), str(out.resolve())
-    found = []
-    for row, given, name, config, evaluated in zip(
-        rows, rows_given, _names(rows, out, prefix), configs, evaluations, strict=True
+    made_of = [_made_of(config, backend) for config in configs]
+    names, found = _names(rows, made_of, out, prefix), []
+    for row, given, name, config, evaluated, files in zip(
+        rows, rows_given, names, configs, evaluations, made_of, strict=True
     ):
         folder = out / name
         own = {"interactive": False, "result_file": str(folder.resolve() / RESULT_FILE)}
@@ -154,15 +158,14 @@ def plan(notebook: str | Path, grid: Mapping[str, Any], out: Path, backend: str 
             own |= {"runs_dir": runs_dir, "run_id": name}
             config = config.replace(run_id=name)
         result = folder / RESULT_FILE if "result_file" in own else None
-        files = _files_read(config, backend) if trains else {}
-        stages = [Stage(path, given | own, result, _key(code, given, files.get("train.jsonl"), _decided(config)))]
+        stages = [Stage(path, given | own, result, _key(code, given))]
         if trains:
             result = folder / EVALUATION_FILE
             own = {"run": name, "runs_dir": runs_dir, "result_file": str(result.resolve())}
             given = {"merge_to": None, **evaluation}
-            key = _key(evaluating_code, given, files.get("eval.jsonl"), stages[0].key)
-            stages.append(Stage(evaluating, given | own, result, key))
-        found.append(PlannedRun(folder, row, tuple(stages), config, backend, evaluated))
+            held_out = _fingerprint(Path(config.data) / EVAL_FILE, backend)
+            stages.append(Stage(evaluating, given | own, result, _key(evaluating_code, given, held_out)))
+        found.append(PlannedRun(folder, row, tuple(stages), config, backend, evaluated, files))
     return found
 
 
@@ -192,15 +195,18 @@ def value_in_words(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _names(rows: list[Settings], out: Path, prefix: str) -> list[str]:
-    """A folder's name for each: what differs, `learning_rate-5e-05_seed-1`; a hash where that is long or taken."""
+def _names(rows: list[Settings], made_of: list[str], out: Path, prefix: str) -> list[str]:
+    """A folder's name for each: what differs, `learning_rate-5e-05_seed-1`; a hash where that is long, or taken by a
+    run with other settings or of other files, which can't be gone on with and is left as it is."""
     differing = varied(rows)
     plain = [_safe(prefix + _name({name: row.get(name) for name in differing})) for row in rows]
     names = []
-    for row, name in zip(rows, plain, strict=True):
-        before = read_json(out / name / RECORD_FILE).get("settings", row)
-        is_taken = plain.count(name) > 1 or _as_json(before) != _as_json(row)
-        names.append(f"{name[: LONGEST_NAME - 9]}-{_key(row)}" if is_taken or len(name) > LONGEST_NAME else name)
+    for row, files, name in zip(rows, made_of, plain, strict=True):
+        before = read_json(out / name / RECORD_FILE)
+        is_others = before.get("made_of", files) != files
+        is_taken = plain.count(name) > 1 or is_others or _as_json(before.get("settings", row)) != _as_json(row)
+        mark = _key(row, files) if is_others else _key(row)
+        names.append(f"{name[: LONGEST_NAME - 9]}-{mark}" if is_taken or len(name) > LONGEST_NAME else name)
     return names
 
 
@@ -217,17 +223,17 @@ def _key(*content: Any) -> str:
     return hashlib.sha256(_as_json(content).encode()).hexdigest()[:8]
 
 
-def _decided(config: TrainConfig | None) -> Settings:
-    """What decides a run's scores, a config_file's own settings among it."""
-    given = config.given if config else {}
-    return {name: value for name, value in given.items() if name not in ("run_id", *CHANGES_NO_SCORE)}
+def _made_of(config: TrainConfig | None, backend: str) -> str:
+    if config is None:
+        return ""
+    decided = {name: value for name, value in config.given.items() if name not in ("run_id", *CHANGES_NO_SCORE)}
+    prompt = _fingerprint(Path(config.gemini_prompt), "local") if config.gemini_prompt else None
+    return _key(decided, prompt, _fingerprint(Path(config.data) / TRAIN_FILE, backend))
 
 
-def _files_read(config: TrainConfig, backend: str) -> dict[str, str]:
-    """Fingerprints of the data that lies here, so that what was made of other data is not taken for done."""
-    folder = Path(config.data)
-    there = [folder / name for name in DATA_FILES if backend == "local" and (folder / name).is_file()]
-    return {path.name: fingerprint([path]) for path in there}
+def _fingerprint(file: Path, backend: str) -> str | None:
+    """None where there is none, or where that of the volume on Modal counts."""
+    return fingerprint([file]) if backend == "local" and file.is_file() else None
 
 
 def _as_json(content: Any) -> str:
