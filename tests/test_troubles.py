@@ -303,7 +303,7 @@ def test_what_helps_depends_on_the_slow_part_and_quick_runs_are_left_in_peace():
     line = too_slow(config, "r", steps, 61, ["gemini"], GPU)
     assert "80% of a step is judging" in line and "Quicker reward" not in line
     assert "can go on with gemini_max_in_flight=32 or timeout=780 on Modal; only a new run" in line
-    assert line.endswith("can have gemini_mode=group")
+    assert line.endswith("can have max_staleness=1, or gemini_mode=group")
     every_other = [
         {"generating": 9.0, "judging": 0.0, "updating": 1.0},
         {"generating": 0.0, "judging": 0.0, "updating": 1.0},
