@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import orjson
-from msgspec import Struct
 
 from grpo_kit.rubrics import SYSTEM_ACTS, Schema, rubric_from_acts, schema_from, task_description
 from grpo_kit.samples import (
@@ -19,17 +17,24 @@ from grpo_kit.samples import (
     Message,
     OnBad,
     Sample,
-    act_from,
     did_you_mean,
     json_lines,
-    json_problem,
     messages_from,
     need,
     sample_from,
 )
+from grpo_kit.sgd import (
+    Dialogue,
+    SystemFrame,
+    UserTurn,
+    check_speaker,
+    checked,
+    load_dialogues,
+    load_json,
+    refuse_empty,
+)
 
 Format = Literal["auto", "sgd", "chat", "samples"]
-BOM = b"\xef\xbb\xbf"  # with which some editors begin a file
 
 
 @dataclass(frozen=True)
@@ -70,21 +75,10 @@ def read_traces(traces: Path, format: Format, on_bad: OnBad) -> Iterator[Trace]:
     raise BadTrace(traces, "", f"no {wanted} in this folder (it holds: {holds}){hint}")
 
 
-def _load(path: Path) -> object:
-    raw = path.read_bytes().removeprefix(BOM)
-    if not raw.strip():
-        raise BadTrace(path, "", "the file is empty")
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        line, column, problem = json_problem(raw, error)
-        raise BadTrace(path, f":{line}:{column}", problem) from None
-
-
 def _read_schema(path: Path) -> Schema:
     if not path.exists():
         raise BadTrace(path, "", "missing; copy the schema.json of these dialogues here")
-    entries = _load(path)
+    entries = load_json(path)
     try:
         schema = schema_from(entries if isinstance(entries, list) else [entries])
     except ValueError as problem:
@@ -99,50 +93,9 @@ def _sgd_traces(files: list[Path], schema: Schema, on_bad: OnBad) -> Iterator[Tr
         yield from _sgd_file(path, schema, on_bad)  # what it holds is freed before the next file is loaded
 
 
-class _Action(Struct, gc=False):
-    act: str
-    slot: str
-    values: tuple[str, ...]
-
-
-class _SystemFrame(Struct, gc=False):
-    service: str
-    actions: list[_Action]
-
-
-class _State(Struct, gc=False):
-    active_intent: str
-
-
-class _UserFrame(Struct, gc=False):
-    state: _State
-    service: str = ""
-
-
-class _SystemTurn(Struct, gc=False, tag_field="speaker", tag="SYSTEM"):
-    utterance: str
-    frames: list[_SystemFrame]
-
-
-class _UserTurn(Struct, gc=False, tag_field="speaker", tag="USER"):
-    utterance: str
-    frames: list[_UserFrame]
-
-
-class _Dialogue(Struct, gc=False):
-    """What is used of one; the rest is not read."""
-
-    dialogue_id: str
-    services: list[str]
-    turns: list[_UserTurn | _SystemTurn]
-
-
-_DIALOGUES = msgspec.json.Decoder(list[_Dialogue])
-
-
 def _sgd_file(path: Path, schema: Schema, on_bad: OnBad) -> Iterator[Trace]:
     try:
-        dialogues = _load_dialogues(path)
+        dialogues = load_dialogues(path)
         if not isinstance(dialogues, list) or not dialogues:
             raise BadTrace(path, "", "must be a list of dialogues, with at least one")
     except BadTrace as error:
@@ -151,12 +104,12 @@ def _sgd_file(path: Path, schema: Schema, on_bad: OnBad) -> Iterator[Trace]:
     for number, dialogue in enumerate(dialogues, 1):
         where = f", dialogue number {number}"
         try:
-            if not isinstance(dialogue, _Dialogue):
+            if not isinstance(dialogue, Dialogue):
                 need(dialogue, "dialogue_id", str)
                 where = f", dialogue {dialogue['dialogue_id']} (number {number})"
-                dialogue = _checked(dialogue)
+                dialogue = checked(dialogue)
             name = dialogue.dialogue_id
-            _refuse_empty("dialogue_id", name)
+            refuse_empty("dialogue_id", name)
             where = f", dialogue {name} (number {number})"
             samples = _sgd_samples(dialogue, schema)
         except ValueError as problem:
@@ -165,45 +118,10 @@ def _sgd_file(path: Path, schema: Schema, on_bad: OnBad) -> Iterator[Trace]:
             yield Trace(path, where, name, _opening(samples[0]), samples)
 
 
-def _load_dialogues(path: Path) -> object:
-    """The file's content: dialogues whose fields were all there when it was read, or, to say which is not, objects."""
-    try:
-        return _DIALOGUES.decode(path.read_bytes().removeprefix(BOM))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _load(path)
-
-
-def _checked(dialogue: dict) -> _Dialogue:
-    """The dialogue of an object. Raises ValueError, in words, for the first field that is not as it should be."""
-    for service in need(dialogue, "services", list):
-        if type(service) is not str:
-            raise ValueError(f"service {service!r} is no text")
-    for index, turn in enumerate(need(dialogue, "turns", list)):
-        try:
-            speaker, _ = need(turn, "speaker", str), need(turn, "utterance", str)
-            frames = need(turn, "frames", list, empty_ok=True)
-            _check_speaker(speaker, index)
-            for frame in frames:
-                if speaker == "USER":
-                    intent = need(need(frame, "state", dict), "active_intent", str)
-                    if intent != "NONE":
-                        need(frame, "service", str)
-                else:
-                    need(frame, "service", str)
-                    for action in need(frame, "actions", list, empty_ok=True):
-                        act_from("", action)
-        except ValueError as problem:
-            raise ValueError(f"turn {index}: {problem}") from None
-    try:
-        return msgspec.convert(dialogue, _Dialogue)
-    except msgspec.ValidationError as problem:
-        raise ValueError(str(problem)) from None
-
-
-def _sgd_samples(dialogue: _Dialogue, schema: Schema) -> list[Sample]:
+def _sgd_samples(dialogue: Dialogue, schema: Schema) -> list[Sample]:
     name, services = dialogue.dialogue_id, dialogue.services
-    _refuse_empty("services", services)
-    _refuse_empty("turns", dialogue.turns)
+    refuse_empty("services", services)
+    refuse_empty("turns", dialogue.turns)
     for service in services:
         _check_service(service, schema)
     samples: list[Sample] = []
@@ -212,16 +130,16 @@ def _sgd_samples(dialogue: _Dialogue, schema: Schema) -> list[Sample]:
     for index, turn in enumerate(dialogue.turns):
         utterance = turn.utterance
         try:
-            _refuse_empty("utterance", utterance)
-            is_users = type(turn) is _UserTurn
+            refuse_empty("utterance", utterance)
+            is_users = type(turn) is UserTurn
             if is_users is bool(index % 2):
-                _check_speaker("USER" if is_users else "SYSTEM", index)
+                check_speaker("USER" if is_users else "SYSTEM", index)
             if is_users:
                 for frame in turn.frames:
                     intent = frame.state.active_intent
-                    _refuse_empty("active_intent", intent)
+                    refuse_empty("active_intent", intent)
                     if intent != "NONE":  # after "NONE" the last one still says what the dialogue is about
-                        _refuse_empty("service", frame.service)
+                        refuse_empty("service", frame.service)
                         intents[frame.service] = intent
                 history.append({"role": "user", "content": utterance})
                 continue
@@ -248,28 +166,17 @@ def _sgd_samples(dialogue: _Dialogue, schema: Schema) -> list[Sample]:
     return samples
 
 
-def _sgd_acts(frames: list[_SystemFrame], schema: Schema) -> list[Act]:
+def _sgd_acts(frames: list[SystemFrame], schema: Schema) -> list[Act]:
     acts = []
     for frame in frames:
         service = frame.service
         _check_service(service, schema)
         for action in frame.actions:
             if action.act not in SYSTEM_ACTS:
-                _refuse_empty("act", action.act)
+                refuse_empty("act", action.act)
                 raise ValueError(f"{action.act!r} is no act of a SYSTEM turn{did_you_mean(action.act, SYSTEM_ACTS)}")
             acts.append(Act(service, action.act, action.slot, action.values))
     return acts
-
-
-def _refuse_empty(name: str, value: str | list) -> None:
-    if not value or (type(value) is str and value.isspace()):
-        raise ValueError(f"field {name!r} is empty")
-
-
-def _check_speaker(speaker: str, index: int) -> None:
-    expected = "SYSTEM" if index % 2 else "USER"
-    if speaker != expected:
-        raise ValueError(f"the speaker is {speaker!r} where {expected!r} should be: USER begins and they take turns")
 
 
 def _check_service(service: object, schema: Schema) -> None:

@@ -117,6 +117,8 @@ class JudgeReward:
 
     def close(self) -> None:
         """Ends what is still asked, and waits until it has ended: it uses the cache."""
+        for future in self._begun:
+            future.cancel()
         for task, loop in list(self._asking.items()):
             with suppress(CancelledError):
                 asyncio.run_coroutine_threadsafe(_cancelled(task), loop).result()
