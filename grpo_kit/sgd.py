@@ -1,4 +1,4 @@
-"""Schema-Guided Dialogue as it is read: its fields are checked on the way; where one is not right, it is said in words."""
+"""Schema-Guided Dialogue as it is read: fields are checked on the way; where one is not right, it is said in words."""
 
 from pathlib import Path
 
