@@ -34,6 +34,16 @@ def demo_data(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture
+def few(tmp_path, demo_data) -> Path:
+    """So few of them that an epoch has two steps."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    lines = (demo_data / "train.jsonl").read_text().splitlines(keepends=True)
+    (folder / "train.jsonl").write_text("".join(lines[:9]))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, demo_data):
     """A run of 20 steps on the demo's data: long enough to learn something, short enough for a test."""

@@ -126,12 +126,7 @@ def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_kept_out(tmp_path, dem
     assert "grpo-kit train --run-id run" in output
 
 
-def test_later_epochs_have_the_order_that_they_would_have_had(tmp_path, demo_data):
-    few = tmp_path / "few"
-    few.mkdir()
-    lines = (demo_data / "train.jsonl").read_text().splitlines(keepends=True)
-    (few / "train.jsonl").write_text("".join(lines[:9]))  # 2 steps an epoch
-
+def test_later_epochs_have_the_order_that_they_would_have_had(tmp_path, few):
     def asks(completions, trainer_state, **_):
         for stop in tmp_path.glob(f"stopped_after_{trainer_state.global_step + 1}/status.json"):
             stop.with_name("stop").touch()

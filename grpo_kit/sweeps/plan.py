@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,12 @@ def _made_of(config: TrainConfig | None, backend: str) -> str:
 
 def _fingerprint(file: Path, backend: str) -> str | None:
     """None where there is none, or where that of the volume on Modal counts."""
-    return fingerprint([file]) if backend == "local" and file.is_file() else None
+    return _read_once(file, file.stat().st_mtime_ns) if backend == "local" and file.is_file() else None
+
+
+@lru_cache(8)  # all runs of a sweep mostly share it
+def _read_once(file: Path, modified: int) -> str:
+    return fingerprint([file])
 
 
 def _as_json(content: Any) -> str:
