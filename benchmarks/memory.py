@@ -36,6 +36,7 @@ FAMILIES = {  # hidden, layers, MLP, heads, key-value heads, width of a head
 STEP = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "max_prompt_length": 64}
 STEP |= {"max_completion_length": 16, "num_generations": 2}
 FULL, CHECKPOINTING, BF16 = {"use_lora": False}, {"gradient_checkpointing": True}, {"bf16": True}
+SHARDED = {"num_processes": 2, "fsdp": True}
 MANY = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 16}  # completions a step
 LONG = {"per_device_train_batch_size": 8, "max_prompt_length": 400}
 WORDS = {"vocab_size": 30000}
@@ -62,6 +63,12 @@ KNOWN = [
     ("gemma3_text", {}, BF16 | FULL | CHECKPOINTING),
     ("qwen2", {}, BF16 | MANY),
     ("qwen2", {}, BF16 | FULL | MANY),
+    ("llama", WORDS, FULL | SHARDED),
+    ("qwen3", {"num_hidden_layers": 12}, SHARDED),
+    ("gemma2", {}, BF16 | FULL | CHECKPOINTING | SHARDED),
+    ("llama", {**WORDS, "tie_word_embeddings": False}, FULL | SHARDED | {"gradient_accumulation_steps": 2}),
+    ("gemma3_text", {}, BF16 | SHARDED | {"num_processes": 4}),
+    ("qwen2", {"num_hidden_layers": 12}, FULL | SHARDED | {"num_processes": 4, "beta": 0.1}),
 ]
 
 
@@ -118,7 +125,7 @@ def compared(family: str, sizes: dict, settings: dict, is_drawn: bool) -> dict:
     settings = STEP | {"use_vllm": False, "bf16": False, "gradient_checkpointing": False} | settings
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder) / "model", family, **sizes)
-        config = TrainConfig(model_name=model, max_steps=2, **settings)
+        config = TrainConfig(model_name=model, max_steps=2, save_steps=100, **settings)
         pairs = zip(foretold(config)._asdict().items(), measured(config, Path(folder) / "runs"), strict=True)
         mib = {phase: [round(ours / 2**20, 1), round(real / 2**20, 1)] for (phase, ours), real in pairs}
     gc.collect()

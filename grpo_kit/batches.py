@@ -66,11 +66,16 @@ def batches(completions: int, most: int) -> dict[str, int]:
 def spread(own: "TrainConfig", asked: "TrainConfig") -> "TrainConfig":
     """A run's own settings, for as many processes as it is asked to go on with: as many completions a step.
 
-    Raises ConfigError where they can't share them evenly.
+    Raises ConfigError where they can't share them evenly, or one alone can't have all the weights.
     """
     count, per_step = asked.num_processes, own.completions_per_step
     if count == own.num_processes or not {"num_processes", "gpu"} & asked.given.keys():
         return own
+    if own.fsdp is True and count == 1:
+        raise ConfigError(
+            f"the weights of run {own.run_id} are shared out among processes (fsdp), and one alone can't go on with "
+            f"its checkpoints. Use num_processes=2 or more"
+        )
     if per_step % count:
         work = ", ".join(str(n) for n in range(1, MOST_GPUS + 1) if per_step % n == 0)
         raise ConfigError(

@@ -169,6 +169,11 @@ class TrainConfig(JudgeConfig, ModalConfig):
         description="Processes that train together, each on a GPU of its own with a batch of its own; where gpu names "
         "several, as many.",
     )
+    fsdp: bool | Auto = Field(
+        "auto",
+        description="Share the model's weights out among the processes, as PyTorch's FSDP does; auto: where they would "
+        "not fit on each GPU.",
+    )
     max_prompt_length: int = Field(
         512, ge=16, description="Tokens. A longer conversation loses its oldest turns, never its last."
     )
@@ -257,6 +262,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
         if self.load_in_4bit and (not self.use_lora or self.use_vllm is True):
             other = "use_vllm=True" if self.use_lora else "use_lora=False"
             raise ValueError(f"load_in_4bit holds weights that an adapter is trained on, and {other} can't use them.")
+        if self.fsdp is True and (self.num_processes == 1 or self.load_in_4bit):
+            other = "load_in_4bit=True keeps them whole" if self.load_in_4bit else "num_processes=1 has them all"
+            raise ValueError(f"fsdp=True shares weights out among processes, and {other}: leave one of the two out.")
         if self.max_staleness and self.num_iterations > 1:
             raise ValueError(
                 f"max_staleness={self.max_staleness} makes completions ahead, and num_iterations={self.num_iterations} "

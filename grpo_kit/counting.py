@@ -7,13 +7,14 @@ import os
 from typing import NamedTuple
 
 from grpo_kit.config import EvalConfig, TrainConfig
-from grpo_kit.memory import Device, decided, uses_vllm
+from grpo_kit.memory import Device, decided, is_sharded, uses_vllm
 from grpo_kit.shapes import Shape
 
 # A CPU, by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/results.md): within a fifth of both.
 CPU_FLOPS_A_CORE, CPU_SECONDS_A_LAYER, CPU_DECODING_SECONDS_A_LAYER = 30e9, 0.05, 0.004
 # A GPU: the share of its published speed that training comes to, and what starting kernels takes where that is more.
 GPU_UTILISATION, GPU_SECONDS_A_LAYER, GPU_DECODING_SECONDS_A_LAYER = 0.3, 0.005, 0.0015
+LINK_UTILISATION = 0.5  # of the published speed between two GPUs, where weights are shared out
 VLLM_BANDWIDTH, VLLM_SECONDS_A_STEP, VLLM_SYNC_SECONDS = 0.6, 0.004, 2.0
 STARTING_SECONDS, VLLM_STARTING_SECONDS, STARTING_HERE_SECONDS = 120.0, 90.0, 10.0
 LOADING_SECONDS = 10.0  # a model's weights that are in the container's page cache
@@ -78,7 +79,12 @@ def gpu_seconds(config: TrainConfig, shape: Shape, device: Device, gpu: dict[str
     work, vllm = _work(config, shape, device), uses_vllm(config, device)
     updating = work.passing * work.forward_passes / _speed(gpu)
     updating += config.gradient_accumulation_steps * GPU_SECONDS_A_LAYER * shape.layers
-    step = _step(config, work.share * _gpu_seconds_generating(config, shape, device, gpu) + updating, work.share)
+    generating = _gpu_seconds_generating(config, shape, device, gpu)
+    if is_sharded(config, shape, device):  # all weights go round, to generate, there and back; gradients once
+        going_round = 2 * shape.parameters / (LINK_UTILISATION * gpu["link_gb_per_second"] * 1e9)
+        generating += going_round
+        updating = max(updating, 3 * config.gradient_accumulation_steps * going_round)  # meanwhile
+    step = _step(config, work.share * generating + updating, work.share)
     return STARTING_SECONDS + vllm * VLLM_STARTING_SECONDS + config.max_steps * step
 
 

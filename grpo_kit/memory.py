@@ -10,6 +10,7 @@ from grpo_kit.config import TrainConfig
 from grpo_kit.shapes import Shape
 
 GIB = 2**30
+FILLED = 0.9  # of the memory may be planned with; the rest is lost between blocks
 HEAD_TILE = 4096, 32768  # tokens and words that TRL's fused head looks at together (trl/kernels/chunked_logprob.py)
 CPU_TILES = 3, 7.25  # copies of a tile that it makes on the way there and back where there is no Triton kernel
 GPU_OVERHEAD, CPU_OVERHEAD = 1.0, 0.6  # GiB: CUDA's context and libraries; Python, torch and TRL
@@ -36,6 +37,8 @@ class Memory:
     vllm: float  # vLLM's share, where it generates
     overhead: float  # what the process needs beside tensors
     vllm_least: float = 0.0  # of its share that vLLM needs to start
+    shares: int = 1  # of the weights, each in a process of its own
+    host: float = 0.0  # of the machine's own memory, beside a GPU's: all weights are loaded through it
 
     @property
     def tensors(self) -> float:
@@ -59,6 +62,28 @@ def uses_vllm(config: TrainConfig, device: Device) -> bool:
     return decided(config.use_vllm, device.is_gpu and device.has_vllm and not config.load_in_4bit)
 
 
+def shortage(memory: Memory, device: Device) -> str:
+    """Why it does not fit; empty where it does."""
+    most = FILLED * device.gib
+    if memory.vllm and memory.vllm_least > memory.vllm:
+        share = f"its share of the GPU's memory is {memory.vllm:.1f} GiB"
+        return f"vLLM needs {memory.vllm_least:.1f} GiB to start, and {share}"
+    if memory.needed > most:
+        holds = f"the {'GPU' if device.is_gpu else 'machine'} has {device.gib:.1f}"
+        return f"It needs {memory.needed:.1f} GiB and {holds}, of which {most:.1f} can be planned with"
+    return ""
+
+
+def is_sharded(config: TrainConfig, shape: Shape, device: Device) -> bool:
+    """Whether the weights are shared out among the processes. By itself only where the whole does not fit on a GPU."""
+    if config.fsdp != "auto":
+        return config.fsdp
+    if config.num_processes == 1 or config.load_in_4bit or not device.is_gpu:
+        return False
+    whole = config.model_copy(update={"fsdp": False})
+    return bool(shortage(memory_needed(whole, shape, device), device))
+
+
 def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     """An upper bound in the sense that every prompt and completion is as long as it may be.
 
@@ -70,6 +95,9 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     the gradients round.
     Updating, generating: `updating_bytes`, `generating_bytes`. With vLLM: a fixed share of the GPU, which must hold
     the weights and the cache of the longest sequence (training.py tells it how long that is).
+    Where the weights are shared out (FSDP), each process holds its share of them and of all that is trained, and the
+    whole of what it is at: all weights while it generates (sharding.py), the head, the embedding and two layers while
+    it updates (`_gathered`).
 
     The overhead is what the process needs beside tensors. On a CPU it may hold less than is counted: of a tile of the
     head that is wider than the vocabulary, the rest is never written to.
@@ -82,23 +110,29 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     parameters = shape.parameters
     whole_model = (8 + 4 * bool(config.beta)) * parameters
     trained = 12 * shape.lora_parameters(config.lora_r) if config.use_lora else whole_model
-    if config.num_processes > 1:
+    shares = config.num_processes if is_sharded(config, shape, device) else 1
+    if 1 == shares < config.num_processes:
         trained += 4 * (shape.lora_parameters(config.lora_r) if config.use_lora else parameters)
     vllm, least = uses_vllm(config, device), 0.0
     if vllm:
         least = (2 * parameters + shape.cache_bytes(shape.longest_sequence(config), 2)) / GIB + VLLM_OVERHEAD
+    weights = _weight_bytes(config, shape, bf16)
+    # Each process loads its own; of what is shared out, one gathers all that a checkpoint holds.
+    saved = 12 * (shape.lora_parameters(config.lora_r) if config.use_lora else parameters) if shares > 1 else 0
     return Memory(
-        weights=_weight_bytes(config, shape, bf16) / GIB,
-        trained=trained / GIB,
-        updating=updating_bytes(config, shape, device, bf16) / GIB,
-        generating=0.0 if vllm else generating_bytes(config, shape, device, bf16) / GIB,
+        weights=weights / shares / GIB,
+        trained=trained / shares / GIB,
+        updating=updating_bytes(config, shape, device, bf16, shares) / GIB,
+        generating=0.0 if vllm else generating_bytes(config, shape, device, bf16, shares > 1) / GIB,
         vllm=VLLM_SHARE * device.gib if vllm else 0.0,
         overhead=GPU_OVERHEAD if device.is_gpu else CPU_OVERHEAD,
         vllm_least=least,
+        shares=shares,
+        host=max(weights * config.num_processes, saved) / GIB,
     )
 
 
-def updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool) -> float:
+def updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool, shares: int = 1) -> float:
     """The most of four moments of a pass forward and back, in bytes beside what is there in all phases.
 
     At the head, on the way forward and back: all that autograd keeps of the layers (`layer_bytes`; with gradient
@@ -120,9 +154,9 @@ def updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool
     stream = width * hidden * tokens  # what runs from layer to layer
     kept = stream + shape.layers * (stream if checkpointing else layer)
     kept += _kinds(shape) * length * tokens if checkpointing else 0  # the masks, a byte each
-    copies = _copies(config, shape, bf16)
+    copies = _copies(config, shape, bf16) if shares == 1 else _gathered(shape, bf16, layers=2)
 
-    gradients = 4 * (shape.parameters if whole_model else shape.lora_parameters(config.lora_r))
+    gradients = 4 * (shape.parameters if whole_model else shape.lora_parameters(config.lora_r)) / shares
     earlier = gradients if config.gradient_accumulation_steps > 1 else 0
     table = 4 * shape.vocab * hidden if whole_model else 0
 
@@ -133,7 +167,7 @@ def updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool
     forward, back = (0 if device.is_gpu else 4 * rows * words * (tiles + shape.has_softcap) for tiles in CPU_TILES)
 
     at_head = kept + copies + head + forward
-    kept += 0 if checkpointing else copies
+    kept += 0 if checkpointing and shares == 1 else copies
     back_at_head = kept + head + back + 4 * hidden * scored + table
     inside = 2 * shape.intermediate * (2 if bf16 else 4) + 2 * 4 * hidden  # gradients in an MLP and of its two ends
     in_layer = kept + table + inside * tokens + (layer if checkpointing else 0)
@@ -141,7 +175,7 @@ def updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool
     return earlier + max(at_head, back_at_head, in_layer, at_end)
 
 
-def generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool) -> float:
+def generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool, is_sharded: bool = False) -> float:
     """The most of four moments of generating with transformers, for all of a process's completions of a step at once,
     in bytes beside what is there in all phases.
 
@@ -173,7 +207,10 @@ def generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bo
     writing = cache + together * (length * max(repeated, shape.kv * width) + 8 * shape.vocab)
     choice = width + 12 + 4 * (config.temperature != 1) + 22 * (config.top_p < 1)
     choosing = cache + together * shape.vocab * choice
-    return _copies(config, shape, bf16) + max(reading, first, writing, choosing)
+    copies = _copies(config, shape, bf16)
+    if is_sharded:  # and what is gathered arrives in one piece before it is taken apart
+        copies = _gathered(shape, bf16, shape.layers) + _gathered(shape, bf16, layers=2)
+    return copies + max(reading, first, writing, choosing)
 
 
 def _width(config: TrainConfig, bf16: bool) -> int:
@@ -191,6 +228,11 @@ def _weight_bytes(config: TrainConfig, shape: Shape, bf16: bool) -> float:
 def _copies(config: TrainConfig, shape: Shape, bf16: bool) -> int:
     """Bytes of what autocast makes of float32 weights: bfloat16 ones."""
     return 2 * shape.layers * shape.layer_parameters if bf16 and not config.use_lora else 0
+
+
+def _gathered(shape: Shape, bf16: bool, layers: int) -> int:
+    """Bytes of weights that are whole in a process for a while: the head, the embedding and some of the layers."""
+    return (2 if bf16 else 4) * (shape.parameters - (shape.layers - layers) * shape.layer_parameters)
 
 
 def _kinds(shape: Shape) -> int:

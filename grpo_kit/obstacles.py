@@ -13,14 +13,13 @@ from grpo_kit.demo import DEFAULT_DATA
 from grpo_kit.doctor import PREPARE, model_problem
 from grpo_kit.estimates import Range
 from grpo_kit.gpus import MOST_GPUS
-from grpo_kit.memory import Device, Memory, decided, memory_needed, uses_vllm
+from grpo_kit.memory import FILLED, Device, Memory, decided, memory_needed, shortage, uses_vllm
 from grpo_kit.resuming import is_complete, with_the_runs_own_settings
 from grpo_kit.runs import RunError
 from grpo_kit.shapes import Shape
 from grpo_kit.troubles import LONGEST_TIMEOUT, Machine, Shortage, duration, memory_fixes
 from grpo_kit.versions import missing_package
 
-FILLED = 0.9  # of the memory may be planned with; the rest is lost between blocks
 LOADING_GIB = 4.0  # of a container's memory, beside the weights, which pass through it
 
 
@@ -34,18 +33,6 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.what}. {self.fix}".rstrip(". ")
-
-
-def shortage(memory: Memory, device: Device) -> str:
-    """Why it does not fit; empty where it does."""
-    most = FILLED * device.gib
-    if memory.vllm and memory.vllm_least > memory.vllm:
-        share = f"its share of the GPU's memory is {memory.vllm:.1f} GiB"
-        return f"vLLM needs {memory.vllm_least:.1f} GiB to start, and {share}"
-    if memory.needed > most:
-        holds = f"the {'GPU' if device.is_gpu else 'machine'} has {device.gib:.1f}"
-        return f"It needs {memory.needed:.1f} GiB and {holds}, of which {most:.1f} can be planned with"
-    return ""
 
 
 def memory_problems(
@@ -65,7 +52,7 @@ def memory_problems(
         ways += [cheapest] if cheapest else []
         fix = f"Fits with {', or '.join(ways)}" if ways else "Choose a smaller model"
         yield Problem(why, fix)
-    host = memory.weights * config.num_processes + LOADING_GIB  # each loads its own
+    host = memory.host + LOADING_GIB
     if on_modal and config.memory / 1024 < host:
         what = f"memory={config.memory} MiB is too little to load the model through, which takes some {host:.0f} GiB"
         yield Problem(what, f"Use memory={-(-int(host) // 8) * 8 * 1024}")

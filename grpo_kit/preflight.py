@@ -6,6 +6,7 @@ can tell, doctor.py asks the hub, Modal and the judge.
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ from grpo_kit.counting import canary_calls, judge_calls
 from grpo_kit.doctor import PROBLEM, what_it_needs
 from grpo_kit.estimates import (
     HERE,
+    EarlierRun,
     Range,
     earlier_runs,
     judge_usd,
@@ -26,13 +28,12 @@ from grpo_kit.estimates import (
     same_runs,
 )
 from grpo_kit.gpus import GPUS, MOST_GPUS, gpu_and_count
-from grpo_kit.memory import Device, memory_needed
+from grpo_kit.memory import Device, memory_needed, shortage
 from grpo_kit.obstacles import (
     Problem,
     budget_problems,
     memory_problems,
     problems_of_settings,
-    shortage,
     time_problems,
     too_many_gpus,
 )
@@ -40,7 +41,7 @@ from grpo_kit.prices import modal_usd_per_hour, prices
 from grpo_kit.quotes import Fit, Quote, rounded
 from grpo_kit.resuming import to_go_on_with, with_settings_of
 from grpo_kit.runs import RUNS_DIR, Run, RunError, is_run
-from grpo_kit.shapes import shape_of
+from grpo_kit.shapes import Shape, shape_of
 from grpo_kit.versions import version_of
 
 
@@ -93,14 +94,7 @@ def _quote_of_the_rest(
     time, judge = minutes(config, shape, device, runs, gpu), judge_usd(config, runs)
     peaks = [run.memory_gib for run in same_runs(config, runs, gpu) if run.memory_gib]
     measured = max(peaks, default=None)
-    fits = []
-    count = f":{config.num_processes}" if config.num_processes > 1 else ""
-    kinds = sorted(GPUS, key=_price) if on_modal and shape and config.num_processes <= MOST_GPUS else ()
-    for name in [kind + count for kind in kinds]:
-        other = modal_device(name)
-        if not shortage(memory_needed(config, shape, other), other):
-            there = minutes(config, shape, other, runs, name).range
-            fits.append(Fit(name, _price(name), there, _modal_usd(config, name, there)))
+    fits = _fits(config, shape, runs) if on_modal and shape else []
     cheapest = f"gpu={fits[0].gpu} (${fits[0].usd_per_hour:.2f} an hour)" if fits else None
     problems = [*problems_of_settings(config, Path(runs_dir), device, on_modal)]
     if memory:
@@ -151,6 +145,21 @@ def _quote_of_the_rest(
         fits=tuple(fits),
     )
     return replace(found, problems=(*found.problems, *budget_problems(config, found.quoted, spent_on(status))))
+
+
+def _fits(config: TrainConfig, shape: Shape, runs: Sequence[EarlierRun]) -> list[Fit]:
+    """Modal's GPUs that it fits on, the cheapest first: as many as there are processes, and where none is enough, more,
+    which share the weights out among them."""
+    for count in [n for n in (config.num_processes, 2, 4, MOST_GPUS) if config.num_processes <= n <= MOST_GPUS]:
+        found, shared = [], config.model_copy(update={"num_processes": count})
+        for name in [kind if count == 1 else f"{kind}:{count}" for kind in GPUS]:
+            device = modal_device(name)
+            if not shortage(memory_needed(shared, shape, device), device):
+                there = minutes(shared, shape, device, runs, name).range
+                found.append(Fit(name, _price(name), there, _modal_usd(shared, name, there)))
+        if found:
+            return sorted(found, key=lambda fit: fit.usd_per_hour)
+    return []
 
 
 def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Run | None = None) -> Launch:

@@ -94,7 +94,9 @@ class Quote:
     def rows(self) -> list[tuple[str, str]]:
         """What it says apart from problems: a name and a text each."""
         steps = f"{self.prompts_per_step} prompts, {self.completions_per_step} completions"
-        steps += f", by {self.processes} processes" if self.processes > 1 else ""
+        if self.processes > 1:
+            steps += f", by {self.processes} processes"
+            steps += " that share the weights out (FSDP)" if self.memory and self.memory.shares > 1 else ""
         kind = "GPU" if self.is_gpu else "machine"
         memory = "not known" if not self.measured_gib else f"{self.measured_gib:.1f} of {self.gpu_gib:.1f} GiB measured"
         memory += ": the shape of this model is not (no config.json here, and not in grpo_kit/shapes.json)"

@@ -20,9 +20,11 @@ def with_the_runs_own_settings(config: TrainConfig, runs_dir: str | Path = RUNS_
 def with_settings_of(run: Run, config: TrainConfig) -> TrainConfig:
     """The run's settings, but for those of `config` that change no score. Raises RunError for others that differ, and
     ConfigError for a number of processes that can't share its steps."""
-    own, given = spread(run.config, config), config.given
+    own, given = _own(run, config), config.given
     if "data" in given and Path(given["data"]).resolve() == Path(own.data).resolve():
         given["data"] = own.data
+    if given.get("fsdp") == "auto":  # which was decided when it was started
+        given["fsdp"] = own.fsdp
     differing = [
         f"{name}={value!r} (it has {getattr(own, name)!r})"
         for name, value in given.items()
@@ -39,7 +41,16 @@ def with_settings_of(run: Run, config: TrainConfig) -> TrainConfig:
 def to_go_on_with(run: Run, config: TrainConfig) -> TrainConfig:
     """The run's settings, with those of `config` that may be changed; what else it asks for is left aside."""
     changed = {name: value for name, value in config.given.items() if name in CHANGES_NO_SCORE}
-    return spread(run.config, config).replace(**changed)
+    return _own(run, config).replace(**changed)
+
+
+def _own(run: Run, config: TrainConfig) -> TrainConfig:
+    """The run's settings, for as many processes as `config` asks for. Once some of it is saved, its weights stay shared
+    out among them, or whole, as they were: a checkpoint of the one can't be gone on with by the other."""
+    own, was_sharded = run.config, run.status.get("fsdp")
+    if was_sharded is not None and run.checkpoints:
+        own = own.model_copy(update={"fsdp": was_sharded})
+    return spread(own, config)
 
 
 def is_complete(run_id: str | None, runs_dir: str | Path = RUNS_DIR) -> bool:

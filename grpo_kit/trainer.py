@@ -24,6 +24,7 @@ from grpo_kit.config import ConfigError
 from grpo_kit.processes import WORD_SECONDS
 from grpo_kit.rewards import TooManyFailures, text_of
 from grpo_kit.runs import Run, RunError, RunStopped, checkpoint_step, write_json
+from grpo_kit.sharding import gathered
 from grpo_kit.troubles import FIRST_STEPS, Machine, gpu_gib, loading, out_of_memory, shortage_in, too_slow
 from grpo_kit.writing import RunWriter
 
@@ -108,7 +109,7 @@ class KitTrainer(GRPOTrainer):
         return self._ahead.draw(draw) if self._ahead else draw()
 
     def _generate(self, prompts):
-        with self._timed("generating"):
+        with self._timed("generating"), gathered(self.model):
             return super()._generate(prompts)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):

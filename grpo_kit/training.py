@@ -21,6 +21,7 @@ from grpo_kit.config import ConfigError, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
 from grpo_kit.judges import Judge
 from grpo_kit.judging import run_async
+from grpo_kit.memory import Device, is_sharded
 from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
 from grpo_kit.peak import peak_gib, start_peak
 from grpo_kit.planning import Plan, make_plan
@@ -30,7 +31,9 @@ from grpo_kit.rewards import FailureWatch, JudgeReward, RewardFunction, TooManyF
 from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, now, write_json
 from grpo_kit.samples import Sample
 from grpo_kit.shapes import shape_of
+from grpo_kit.sharding import allow_on_cpus
 from grpo_kit.trainer import KitTrainer
+from grpo_kit.troubles import gpu_gib
 from grpo_kit.versions import version_of
 from grpo_kit.writing import Onlooker, RunWriter, only_writer, open_run
 
@@ -214,6 +217,9 @@ def build_trainer(
         echo(f"{too_long} of {len(rows)} prompts are longer than max_prompt_length all the same")
     writer.update(prompts_shortened=shortened, prompts_too_long=too_long)
     arguments = grpo_arguments(config, run_dir, may_be_longer=bool(too_long))
+    writer.update(fsdp=arguments.fsdp)
+    if arguments.fsdp:
+        allow_on_cpus()
     arguments.reward_weights = list(reward_functions.values())
     set_seed(config.seed)  # before the adapter gets its first weights
     adapter = None
@@ -277,6 +283,8 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
         "use_vllm": decide(config.use_vllm, on_gpu and version_of("vllm") is not None and not config.load_in_4bit),
     }
     shape = shape_of(config.model_name)
+    device = Device(on_gpu, gpu_gib() or 0.0, bool(settings["use_vllm"]))
+    settings["fsdp"] = is_sharded(config, shape, device) if shape else config.fsdp is True
     if settings["use_vllm"] and shape and not may_be_longer:
         settings["vllm_max_model_length"] = shape.longest_sequence(config)
     arguments = GRPOConfig(

@@ -5,21 +5,29 @@ each time, whatever the C library keeps of freed memory. On a GPU it is what CUD
 """
 
 import gc
+import multiprocessing
+import os
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from accelerate import PartialState
 from torch._C._profiler import _EventType
+from torch.distributed.elastic.utils.distributed import get_free_port
+from torch.distributed.tensor import DTensor
+from torch.multiprocessing import start_processes
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo_kit.config import TrainConfig
 from grpo_kit.memory import GIB, Device, memory_needed
 from grpo_kit.models import load_tokenizer, torch_threads
+from grpo_kit.runs import Run
 from grpo_kit.samples import Sample
 from grpo_kit.shapes import shape_of
 from grpo_kit.trainer import KitTrainer
 from grpo_kit.training import build_trainer
-from grpo_kit.writing import RunWriter, open_run
+from grpo_kit.writing import Onlooker, RunWriter, open_run
 
 
 class Peaks(NamedTuple):
@@ -49,11 +57,32 @@ def measured(config: TrainConfig, folder: Path) -> Peaks:
     """Of the steps of a training, of which the second is the first with the optimiser's state. The run is in `folder`.
 
     The longest prompt of a step and its completions are as long as they may be; the other prompts are shorter, so that
-    there is a mask, as in real runs.
+    there is a mask, as in real runs. Of several processes it is the last one's, which writes nothing.
     """
     run = open_run(config, {"rewards": ["length"], "data": {"folder": "", "fingerprint": ""}}, folder)
+    if config.num_processes == 1:
+        with RunWriter(run, config) as writer:
+            return _peaks(config, run, writer)
+    found = multiprocessing.get_context("spawn").SimpleQueue()
+    start_processes(_take_part, (config, run, get_free_port(), found), config.num_processes, start_method="spawn")
+    return found.get()
+
+
+def _take_part(rank: int, config: TrainConfig, run: Run, port: int, found: SimpleQueue) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": config.num_processes, "MASTER_PORT": port}
+    place |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_TORCH_DEVICE": "cpu"}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    PartialState(cpu=True)
+    is_last = rank + 1 == config.num_processes
+    with (Onlooker if rank else RunWriter)(run, config) as writer:
+        peaks = _peaks(config, run, writer)
+    if is_last:
+        found.put(peaks)
+
+
+def _peaks(config: TrainConfig, run: Run, writer: Onlooker | RunWriter) -> Peaks:
     samples = [_sample(config.max_prompt_length - i % 4, i) for i in range(config.prompts_per_step)]
-    with RunWriter(run, config) as writer, torch_threads(1):  # attention takes some workspace for each thread
+    with torch_threads(1):  # attention takes some workspace for each thread
         trainer = build_trainer(config, samples, {_length: 1.0}, 0, run.path, writer, echo=lambda line: None)
         return _cuda_peaks(trainer) if torch.cuda.is_available() else _cpu_peaks(trainer)
 
@@ -70,21 +99,25 @@ def _length(completions, **columns) -> list[float]:
 
 
 def _cpu_peaks(trainer: KitTrainer) -> Peaks:
-    """What is there before the profiler begins is counted by its storages."""
-    tensors = [*trainer.model.parameters(), *trainer.model.buffers()]
-    if trainer.ref_model is not None:
-        tensors += trainer.ref_model.parameters()
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    """What is there when the first completions are made, and the profiler begins, is counted by its storages."""
+    profile, storages = torch.autograd.profiler.profile(profile_memory=True), {}
     generate = trainer._generate
 
     def marked(prompts):
+        if not storages:
+            tensors = [*trainer.model.parameters(), *trainer.model.buffers()]
+            if trainer.ref_model is not None:
+                tensors += trainer.ref_model.parameters()
+            for tensor in (each.to_local() if isinstance(each, DTensor) else each for each in tensors):
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            gc.collect()
+            profile.__enter__()
         with torch.profiler.record_function("generating"):
             return generate(prompts)
 
     trainer._generate = marked
-    gc.collect()
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        trainer.train()
+    trainer.train()
+    profile.__exit__(None, None, None)
     nodes, changes, spans = list(profile.kineto_results.experimental_event_tree()), [], []
     while nodes:
         node = nodes.pop()

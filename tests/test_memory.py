@@ -7,6 +7,7 @@ from grpo_kit import TrainConfig
 
 STEP = {
     "max_steps": 2,
+    "save_steps": 100,
     "num_generations": 2,
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 1,
@@ -50,6 +51,13 @@ CASES = {  # family; hidden, layers, MLP, heads, key-value heads, vocabulary; wh
             "max_completion_length": 24,
         },
         "generating",
+    ),
+    "all weights, shared out to two": (
+        "llama",
+        (256, 8, 1024, 8, 2, 8000),
+        {},
+        {"use_lora": False, "num_processes": 2, "fsdp": True},
+        "updating",
     ),
     "choosing from many words": (
         "llama",

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from grpo_kit.counting import cpu_seconds
 from grpo_kit.memory import Device, layer_bytes, memory_needed
 from grpo_kit.obstacles import budget_problems, fitting_settings, shortage
 from grpo_kit.preflight import launch_of, modal_device
+from grpo_kit.quotes import Quote
 from grpo_kit.shapes import shape_from, shape_of
 
 GEMMA = "google/gemma-2-2b-it"
@@ -184,6 +186,38 @@ def test_what_does_not_fit_comes_with_settings_and_a_gpu_that_do(tmp_path, gpu, 
     for name in ("T4", "L4", "A100-80GB", "B200"):
         there = modal_device(name)
         assert (name in fits) == (not shortage(memory_needed(config, shape, there), there))
+
+
+def test_a_model_that_does_not_fit_whole_is_shared_out_among_gpus(tmp_path):
+    def asked(gpu: str, **settings) -> Quote:
+        config = kit.TrainConfig(model_name="google/gemma-2-2b-it", use_lora=False, gpu=gpu, **settings)
+        return kit.quote(config, tmp_path, "modal", ask=False)
+
+    one, two, four = asked("L40S"), asked("L40S:2"), asked("L40S:4")
+    assert any("It needs" in problem.what for problem in one.problems) and one.memory.shares == 1
+    assert (two.memory.shares, four.memory.shares) == (2, 4)
+    assert "by 4 processes that share the weights out (FSDP)" in str(four)
+    held = [quote.memory.weights + quote.memory.trained for quote in (one, two, four)]
+    assert held == pytest.approx([held[0], held[0] / 2, held[0] / 4])
+    # All weights are loaded by each of them, and one gathers what is saved.
+    assert [problem.fix for problem in four.problems] == ["Use memory=49152"]
+    assert not asked("L40S:4", memory=49152).problems
+    assert asked("H200:2").memory.shares == 1, "where it fits whole, it stays whole"
+    assert asked("H200:2", fsdp=True).memory.shares == 2
+    whole, shared = (asked("L40S:4", fsdp=fsdp).minutes[1] for fsdp in (False, True))
+    assert shared > whole, "the weights go round"
+    largest = kit.TrainConfig(model_name=str(_of_27b(tmp_path)), use_lora=False, memory=336 * 1024)
+    found = kit.quote(largest, tmp_path, "modal", ask=False)
+    assert {fit.gpu for fit in found.fits} == {"B200:4"} and "or gpu=B200:4 ($25.00 an hour)" in str(found)
+
+
+def _of_27b(folder) -> Path:
+    """No weights, but the shape of a model that no single GPU can train whole."""
+    sizes = {"hidden_size": 4608, "num_hidden_layers": 46, "intermediate_size": 36864, "num_attention_heads": 32}
+    sizes |= {"num_key_value_heads": 16, "head_dim": 128, "vocab_size": 256000, "model_type": "gemma2"}
+    (folder / "large").mkdir()
+    (folder / "large" / "config.json").write_text(json.dumps(sizes))
+    return folder / "large"
 
 
 def test_more_of_anything_needs_more(tmp_path):

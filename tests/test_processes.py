@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from gemini_server import GeminiServer, error
+from safetensors.torch import load_file
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunError, RunStopped
@@ -51,6 +52,8 @@ def runs_dir(tmp_path_factory):
         ({"num_processes": 2, "gpu": "H100:4"}, "Use gpu=H100:2"),
         ({"gpu": "H100:9"}, "from 2 to 8"),
         ({"gpu": "H10O:2"}, "Did you mean H100"),
+        ({"fsdp": True}, "among processes, and num_processes=1"),
+        ({"fsdp": True, "gpu": "H100:2", "load_in_4bit": True}, "and load_in_4bit=True keeps them whole"),
         (
             {"num_processes": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1},
             "x num_processes=3 makes 6",
@@ -104,15 +107,24 @@ def test_the_same_is_learnt_by_any_number_of_processes(demo_data, runs_dir, coun
     ]
 
 
-def test_it_goes_on_with_another_number_of_processes(demo_data, runs_dir):
+@pytest.fixture(scope="module")
+def stopped(demo_data, runs_dir):
+    """Two runs of all weights, by two processes that have them whole and by two that share them out, stopped at 3."""
+
     def stop_at_2(completions, trainer_state, **_):
         if trainer_state.global_step == 2:
             (Path(os.environ["STOP_HERE"])).touch()
         return [0.0] * len(completions)
 
-    os.environ["STOP_HERE"] = str(runs_dir / "moved" / "stop")
-    with pytest.raises(RunStopped, match="stopped at step 3, as asked"):
-        here(demo_data, runs_dir, "moved", num_processes=2, rewards=[stop_at_2])
+    for run_id, fsdp in (("moved", False), ("shared", True)):
+        os.environ["STOP_HERE"] = str(runs_dir / run_id / "stop")
+        with pytest.raises(RunStopped, match="stopped at step 3, as asked"):
+            here(demo_data, runs_dir, run_id, num_processes=2, use_lora=False, fsdp=fsdp, rewards=[stop_at_2])
+    return stop_at_2
+
+
+def test_it_goes_on_with_another_number_of_processes(stopped, runs_dir):
+    stop_at_2 = stopped
     with pytest.raises(ConfigError, match=r"can't share the 24 completions .* num_processes=1, 2, 3, 4, 6, 8"):
         kit.train(run_id="moved", runs_dir=runs_dir, num_processes=5, rewards=[stop_at_2])
     run = kit.train(run_id="moved", runs_dir=runs_dir, num_processes=3, rewards=[stop_at_2])
@@ -120,6 +132,26 @@ def test_it_goes_on_with_another_number_of_processes(demo_data, runs_dir):
     assert run.status["resumed"]
     assert earlier_runs(runs_dir)[0].id == "moved" and earlier_runs(runs_dir)[0].around is None
     assert run.config.num_processes == 3 and run.config.completions_per_step == 24
+
+
+def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(stopped, runs_dir, demo_data):
+    whole, shared = Run("moved", runs_dir), Run("shared", runs_dir)
+    assert (whole.status["fsdp"], shared.status["fsdp"]) == (False, True)
+    pairs = zip(whole.metrics()["loss"][:3], shared.metrics()["loss"][:3], strict=True)
+    assert all(ours == pytest.approx(theirs, abs=1e-5) for ours, theirs in pairs)
+    assert whole.completions()["completion"][:72].tolist() == shared.completions()["completion"][:72].tolist()
+    with pytest.raises(ConfigError, match=r"shared out among processes \(fsdp\), .* Use num_processes=2 or more"):
+        kit.train(run_id="shared", runs_dir=runs_dir, num_processes=1, rewards=[stopped])
+    run = kit.train(run_id="shared", runs_dir=runs_dir, num_processes=3, rewards=[stopped])
+    assert run.metrics()["step"].tolist() == [1, 2, 3, 4] and run.status["fsdp"]
+    # Killed while it saved its result it only saves, and what it saves is a model as any other.
+    weights = load_file(run.path / "model.safetensors")
+    (run.path / "model.safetensors").unlink()
+    (run.path / "status.json").write_text(json.dumps(run.status | {"state": "running"}))
+    kit.train(run_id="shared", runs_dir=runs_dir, rewards=[stopped])
+    saved = load_file(run.path / "model.safetensors")
+    assert all(saved[name].equal(weights[name]) for name in weights.keys() - {"lm_head.weight"})  # the embedding again
+    assert kit.evaluate.local(run, n=8, echo=lambda text: None).models[-1]["name"] == "checkpoint-4"
 
 
 def test_one_that_is_killed_ends_all_and_the_run_goes_on(demo_data, runs_dir, tmp_path):
