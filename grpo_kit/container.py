@@ -19,6 +19,7 @@ import psutil
 from grpo_kit.budget import Launch
 from grpo_kit.cache import CACHE_FILE, RewardCache
 from grpo_kit.claims import Claim
+from grpo_kit.collector import loading_libraries
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.mirror import Mirror, last_step
@@ -76,7 +77,7 @@ def open_run(
     `settings` are TrainConfig's that were given, `rewards` the reward functions cloudpickled by `python` ("3.11"),
     `files` the texts of settings that name a file, `launch` what Launch.as_sent gave. Returns {"run_id", "complete"}.
     """
-    from grpo_kit.training import queue
+    from grpo_kit.planning import queue
 
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if rewards and python != here:
@@ -155,7 +156,8 @@ def train(volumes: Volumes, run_id: str) -> dict:
 
 def evaluate(volumes: Volumes, run_id: str, settings: dict, files: dict[str, str]) -> dict:
     """Compares the run's checkpoints with its base model; the result lies in the run's eval/. Returns {"name"}."""
-    from grpo_kit.evaluation import evaluate
+    with loading_libraries():
+        from grpo_kit.evaluation import evaluate
 
     volumes.refresh()
     remote, local = volumes.runs / run_id, HERE / run_id

@@ -1,27 +1,12 @@
 """JSONL files: a row a line, of which the last one may be torn."""
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import msgspec
 import orjson
 
+from grpo_kit.collector import without_collector
 from grpo_kit.errors import RunError
-
-
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """Python looks for garbage again and again while many objects are made; of what is read here none is garbage, and
-    looking takes longer than reading."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -79,7 +79,7 @@ def train_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> Ru
     """Starts a process that trains and outlives this one. A run that is gone on with has its rewards already."""
     import psutil
 
-    from grpo_kit.training import queue
+    from grpo_kit.planning import queue
     from grpo_kit.writing import only_writer
 
     known = Run(config.run_id, runs_dir) if config.run_id and is_run(runs_dir / config.run_id) else None

@@ -1,5 +1,6 @@
 """Models by name: where they are, how they load, how long their prompts may be, and what they answer."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -45,12 +46,25 @@ def _is_on_hub(name: str) -> bool:
     return name not in ("tiny", SMOLLM2) and not Path(name).is_dir()
 
 
+def has_chat_template(name: str) -> bool:
+    """Whether the model's tokenizer can write conversations: by its files, since transformers takes seconds to load."""
+    folder = _tokenizer_folder(name)
+    try:
+        told = json.loads((folder / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return load_tokenizer(name).chat_template is not None  # which says what is wrong, if anything
+    return bool(told.get("chat_template")) or any(folder.glob("chat_template.*"))
+
+
+def _tokenizer_folder(name: str) -> Path:
+    return fetch_from_hub(name, weights=False) if _is_on_hub(name) else Path(model_source(name))
+
+
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """The model's tokenizer, which can pad: with its end-of-turn token where it has no padding token of its own."""
     from transformers import AutoTokenizer
 
-    folder = fetch_from_hub(name, weights=False) if _is_on_hub(name) else model_source(name)
-    tokenizer = _load(AutoTokenizer, name, folder)
+    tokenizer = _load(AutoTokenizer, name, _tokenizer_folder(name))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -1,5 +1,6 @@
 """A run before it is made: every setting decided, the data read, and all refused that cannot work. Needs no model."""
 
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from grpo_kit.config import ConfigError, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA, data_folder
 from grpo_kit.json_lines import read_lines
 from grpo_kit.judges import Judge
-from grpo_kit.models import load_tokenizer
-from grpo_kit.processes import processes
-from grpo_kit.resuming import is_complete, with_the_runs_own_settings
+from grpo_kit.models import has_chat_template
+from grpo_kit.ranks import processes
+from grpo_kit.resuming import is_complete, keep_changed_settings, with_the_runs_own_settings
 from grpo_kit.rewards import READY, RewardFunction, make_judge, weighted
-from grpo_kit.runs import RUNS_DIR, UNFINISHED, Run, is_run
+from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, is_run, now, write_json
 from grpo_kit.samples import Sample, fingerprint, read_samples
 from grpo_kit.versions import missing_package, versions
+from grpo_kit.writing import only_writer, open_run
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,29 @@ def make_plan(
     return Plan(config, samples, judges, functions, about, is_demo)
 
 
+def queue(
+    config: TrainConfig,
+    rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
+    runs_dir: str | Path = RUNS_DIR,
+    launch: Launch = LOCAL,
+) -> Run:
+    """Checks all that `train` checks and makes the run's directory, for `train` to be called with its run_id elsewhere.
+
+    A run that was asked to stop is no longer asked to. A complete run is left as it is. Raises as `train` does.
+    """
+    plan = make_plan(config, rewards, runs_dir, launch)
+    for judge in plan.judges:
+        judge.close()
+    run = open_run(plan.config, plan.about, runs_dir, launch.quoted)
+    with only_writer(run):
+        status = run.status
+        if status["state"] != "complete":
+            keep_changed_settings(run, plan.config, plan.about)
+            run.place.remove(STOP_FILE)
+            write_json(run.path / "status.json", {**status, "state": "queued", "heartbeat": now(), "reason": None})
+    return run
+
+
 def a_share_of_limits(config: TrainConfig, count: int) -> TrainConfig:
     """What each of `count` processes may ask of Gemini, so that together they keep the limits that were set."""
     limits = {"gemini_max_in_flight": max(1, config.gemini_max_in_flight // count)}
@@ -117,7 +142,7 @@ def refuse_what_cannot_work(
     caches_to_start_from(config.cache_from, runs_dir)
     if why := missing_package(config):
         raise ConfigError(why)
-    if load_tokenizer(config.model_name).chat_template is None and kinds == {list}:
+    if kinds == {list} and not has_chat_template(config.model_name):
         raise ConfigError(
             f"{config.model_name} has no chat template, and the prompts are conversations. Use its instruction-tuned "
             f"version (…-it, …-Instruct), or prompts that are texts"
@@ -126,9 +151,11 @@ def refuse_what_cannot_work(
 
 def refuse_too_few_gpus(config: TrainConfig) -> None:
     """Raises ConfigError where this machine's GPUs are not what a run needs. Without any, processes share cores."""
-    import torch
+    gpus = 0
+    if shutil.which("nvidia-smi"):  # else torch, which takes seconds to load, has none to tell of
+        import torch
 
-    gpus = torch.cuda.device_count()
+        gpus = torch.cuda.device_count()
     if config.load_in_4bit and not gpus:
         raise ConfigError("load_in_4bit needs an NVIDIA GPU, and this machine has none. Leave it out, or use Modal")
     if 0 < gpus < config.num_processes:

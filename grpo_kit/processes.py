@@ -19,11 +19,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_kit.budget import Launch
+from tqdm import tqdm
+
+from grpo_kit.budget import LOCAL, Launch
+from grpo_kit.collector import loading_libraries
 from grpo_kit.config import TrainConfig
 from grpo_kit.errors import BeingTrained
 from grpo_kit.pickling import Rewards, load_rewards, pickled_rewards
-from grpo_kit.runs import REWARDS_FILE, UNFINISHED, Run, RunError, RunStopped, write_bytes
+from grpo_kit.planning import queue
+from grpo_kit.ranks import WORD_SECONDS
+from grpo_kit.resuming import with_the_runs_own_settings
+from grpo_kit.runs import REWARDS_FILE, RUNS_DIR, UNFINISHED, Run, RunError, RunStopped, write_bytes
 from grpo_kit.writing import RunWriter, only_writer
 
 if TYPE_CHECKING:
@@ -32,24 +38,27 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 30  # to write down that a run was interrupted
 QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"  # of what a process that was ended left to be freed
 LOADING_SECONDS = 20  # after which one that missed its interrupt, as while it imported, waits in vain for the others
-WORD_SECONDS = 10  # for the first process to write down why all end
 
 
-def rank() -> int:
-    """Which of the processes this is; the first one, 0, writes."""
-    return int(os.environ.get("RANK", 0))
+def train(
+    config: TrainConfig | None = None,
+    *,
+    rewards: Rewards = (),
+    runs_dir: str | Path = RUNS_DIR,
+    echo: Callable[[str], None] = tqdm.write,
+    launch: Launch = LOCAL,
+    **settings,
+) -> Run:
+    """training.py's `train`, in as many processes as the config says; this one is enough for one."""
+    config = with_the_runs_own_settings((config or TrainConfig()).replace(**settings), runs_dir)
+    if config.num_processes > 1:
+        return _train_in_several(config, queue(config, rewards, runs_dir, launch), rewards, echo, launch)
+    with loading_libraries():
+        from grpo_kit import training
+    return training.train(config, rewards=rewards, runs_dir=runs_dir, echo=echo, launch=launch)
 
 
-def processes() -> int:
-    """How many train together."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_one_of_many() -> bool:
-    return processes() > 1
-
-
-def train_in_processes(
+def _train_in_several(
     config: TrainConfig, run: Run, rewards: Rewards, echo: Callable[[str], None], launch: Launch
 ) -> Run:
     """Trains a queued run in `config.num_processes` processes and waits for them. Raises as `train` does."""
@@ -120,7 +129,8 @@ def _start_all(run: Run, launch: Launch) -> None:
 def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> None:
     import torch
 
-    from grpo_kit.training import train
+    with loading_libraries():
+        from grpo_kit import training
 
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": count, "WORLD_SIZE": count}
     if not torch.cuda.is_available():
@@ -128,7 +138,7 @@ def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> 
     os.environ |= {name: str(value) for name, value in {**place, "LOCAL_RANK": rank, "RANK": rank}.items()}
     rewards = path / REWARDS_FILE
     try:
-        train(
+        training.train(
             run_id=path.name,
             rewards=load_rewards(rewards.read_bytes()) if rewards.exists() else (),
             runs_dir=path.parent,

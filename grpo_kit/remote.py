@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.backends import asked_backend, chosen_backend
+from grpo_kit.collector import loading_libraries
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
 from grpo_kit.launching import evaluate_on_modal, train_here, train_on_modal
@@ -30,8 +31,8 @@ class _Train:
         return self.local(config, **options)
 
     def local(self, config: TrainConfig | None = None, **options) -> Run:
-        """Trains in this process. See grpo_kit.training.train."""
-        from grpo_kit.training import train
+        """Trains in this process, or in several that it waits for. See grpo_kit.training.train."""
+        from grpo_kit.processes import train
 
         settings = {name: options.pop(name) for name in list(options) if name not in ("rewards", "runs_dir", "echo")}
         config, runs_dir = (config or TrainConfig()).replace(**settings), Path(options.get("runs_dir", RUNS_DIR))
@@ -72,7 +73,8 @@ class _Evaluate:
 
     def local(self, target: Run | str | Path, config: EvalConfig | None = None, **options) -> "Evaluation":
         """Evaluates in this process. See grpo_kit.evaluation.evaluate."""
-        from grpo_kit.evaluation import evaluate
+        with loading_libraries():
+            from grpo_kit.evaluation import evaluate
 
         return evaluate(target, config, **options)
 

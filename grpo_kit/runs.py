@@ -9,11 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.backends import chosen_backend
+from grpo_kit.collector import without_collector
 from grpo_kit.config import TrainConfig
 from grpo_kit.errors import OutOfReach as OutOfReach
 from grpo_kit.errors import RunError
 from grpo_kit.errors import RunStopped as RunStopped
-from grpo_kit.json_lines import parse_lines, without_collector
+from grpo_kit.json_lines import parse_lines
 from grpo_kit.places import Folder, Place, write_bytes
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from typing import Literal, get_args
 
 import orjson
 
+from grpo_kit.collector import without_collector
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.formats import Format, Trace, read_traces
-from grpo_kit.json_lines import without_collector
 from grpo_kit.samples import BadTrace, Ledger, OnBad, Sample, did_you_mean, fingerprint, measured
 
 TRAIN, EVAL, CARD = "train.jsonl", "eval.jsonl", "data_card.json"

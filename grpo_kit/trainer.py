@@ -21,7 +21,7 @@ from trl import GRPOTrainer
 from grpo_kit.ahead import Ahead, wait_until_due
 from grpo_kit.budget import Budget
 from grpo_kit.config import ConfigError
-from grpo_kit.processes import WORD_SECONDS
+from grpo_kit.ranks import WORD_SECONDS
 from grpo_kit.rewards import TooManyFailures, text_of
 from grpo_kit.runs import Run, RunError, RunStopped, checkpoint_step, write_json
 from grpo_kit.sharding import gathered

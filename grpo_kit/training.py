@@ -25,10 +25,10 @@ from grpo_kit.memory import Device, is_sharded
 from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
 from grpo_kit.peak import peak_gib, start_peak
 from grpo_kit.planning import Plan, make_plan
-from grpo_kit.processes import is_one_of_many, rank, train_in_processes
+from grpo_kit.ranks import rank
 from grpo_kit.resuming import keep_changed_settings, with_the_runs_own_settings
 from grpo_kit.rewards import FailureWatch, JudgeReward, RewardFunction, TooManyFailures
-from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, now, write_json
+from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, write_json
 from grpo_kit.samples import Sample
 from grpo_kit.shapes import shape_of
 from grpo_kit.sharding import allow_on_cpus
@@ -58,10 +58,10 @@ def train(
     the launcher knows. Raises ConfigError for settings that cannot work, BadTrace for data that is not valid, RunError
     for a run that cannot be gone on with, and RunStopped, with the last step saved, where it was asked to stop, where
     too many judgements failed, or where the next step would pass max_usd.
+
+    This is what one process does; processes.py has the `train` that starts several where the config says so.
     """
     config = with_the_runs_own_settings((config or TrainConfig()).replace(**settings), runs_dir)
-    if config.num_processes > 1 and not is_one_of_many():
-        return train_in_processes(config, queue(config, rewards, runs_dir, launch), rewards, echo, launch)
     plan = make_plan(config, rewards, runs_dir, launch)
     if rank():
         return _train_beside(plan, Run(config.run_id, runs_dir), runs_dir)
@@ -90,29 +90,6 @@ def _train_beside(plan: Plan, run: Run, runs_dir: str | Path) -> Run:
     """Takes part in a run that another process writes."""
     with Onlooker(run, plan.config) as writer:
         work(plan, run, writer, runs_dir, echo=lambda text: None)
-    return run
-
-
-def queue(
-    config: TrainConfig,
-    rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
-    runs_dir: str | Path = RUNS_DIR,
-    launch: Launch = LOCAL,
-) -> Run:
-    """Checks all that `train` checks and makes the run's directory, for `train` to be called with its run_id elsewhere.
-
-    A run that was asked to stop is no longer asked to. A complete run is left as it is. Raises as `train` does.
-    """
-    plan = make_plan(config, rewards, runs_dir, launch)
-    for judge in plan.judges:
-        judge.close()
-    run = open_run(plan.config, plan.about, runs_dir, launch.quoted)
-    with only_writer(run):
-        status = run.status
-        if status["state"] != "complete":
-            keep_changed_settings(run, plan.config, plan.about)
-            run.place.remove(STOP_FILE)
-            write_json(run.path / "status.json", {**status, "state": "queued", "heartbeat": now(), "reason": None})
     return run
 
 

@@ -16,7 +16,7 @@ def work_on(run: Run, echo: Callable[[str], None], **changes) -> None:
 
     try:
         rewards = load_rewards((run.path / REWARDS_FILE).read_bytes()) if (run.path / REWARDS_FILE).exists() else []
-        from grpo_kit.training import train
+        from grpo_kit.processes import train
 
         train(run_id=run.id, rewards=rewards, runs_dir=run.path.parent, echo=echo, **changes)
     except RunStopped as reason:

@@ -208,7 +208,7 @@ def test_a_model_that_does_not_fit_whole_is_shared_out_among_gpus(tmp_path):
     assert shared > whole, "the weights go round"
     largest = kit.TrainConfig(model_name=str(_of_27b(tmp_path)), use_lora=False, memory=336 * 1024)
     found = kit.quote(largest, tmp_path, "modal", ask=False)
-    assert {fit.gpu for fit in found.fits} == {"B200:4"} and "or gpu=B200:4 ($25.00 an hour)" in str(found)
+    assert {fit.gpu for fit in found.fits} == {"B200:8"} and "gpu=B200:8 ($50.00 an hour)" in str(found)
 
 
 def _of_27b(folder) -> Path:
