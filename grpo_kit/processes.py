@@ -1,6 +1,6 @@
-"""A run in several processes, one per GPU: started together by torch, ended together, the first of them writing.
+"""`train`: a run in this process or in several, one per GPU, which torch starts and ends together; the first writes.
 
-Each calls `train` as a single process would; accelerate, on which TRL stands, finds the others by the environment's
+Each does what a single process would; accelerate, on which TRL stands, finds the others by the environment's
 RANK and WORLD_SIZE. They run below a process of their own, so that no script or notebook is imported again for them.
 """
 
@@ -26,7 +26,7 @@ from grpo_kit.collector import loading_libraries
 from grpo_kit.config import TrainConfig
 from grpo_kit.errors import BeingTrained
 from grpo_kit.pickling import Rewards, load_rewards, pickled_rewards
-from grpo_kit.planning import queue
+from grpo_kit.planning import make_plan, queue
 from grpo_kit.ranks import WORD_SECONDS
 from grpo_kit.resuming import with_the_runs_own_settings
 from grpo_kit.runs import REWARDS_FILE, RUNS_DIR, UNFINISHED, Run, RunError, RunStopped, write_bytes
@@ -49,13 +49,22 @@ def train(
     launch: Launch = LOCAL,
     **settings,
 ) -> Run:
-    """training.py's `train`, in as many processes as the config says; this one is enough for one."""
+    """Trains `config.model_name` by GRPO and returns the run, whose directory holds everything.
+
+    `settings` are TrainConfig's, in place of a config or to change one. `rewards` are plain TRL reward functions, with
+    their weights in a dictionary or with weight 1 in a list, whose scores are added to the judges'. A run_id that is
+    there already is gone on with from its last checkpoint, and left alone where it is complete. `launch` says what only
+    the launcher knows. Raises ConfigError for settings that cannot work, BadTrace for data that is not valid, RunError
+    for a run that cannot be gone on with, and RunStopped, with the last step saved, where it was asked to stop, where
+    too many judgements failed, or where the next step would pass max_usd.
+    """
     config = with_the_runs_own_settings((config or TrainConfig()).replace(**settings), runs_dir)
     if config.num_processes > 1:
         return _train_in_several(config, queue(config, rewards, runs_dir, launch), rewards, echo, launch)
+    plan = make_plan(config, rewards, runs_dir, launch)  # before seconds are spent on loading
     with loading_libraries():
         from grpo_kit import training
-    return training.train(config, rewards=rewards, runs_dir=runs_dir, echo=echo, launch=launch)
+    return training.train(plan, runs_dir, echo, launch)
 
 
 def _train_in_several(
@@ -136,15 +145,11 @@ def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> 
     if not torch.cuda.is_available():
         place["ACCELERATE_TORCH_DEVICE"] = "cpu"  # else it says cpu:0, where torch loads no checkpoint
     os.environ |= {name: str(value) for name, value in {**place, "LOCAL_RANK": rank, "RANK": rank}.items()}
-    rewards = path / REWARDS_FILE
+    pickled = path / REWARDS_FILE
     try:
-        training.train(
-            run_id=path.name,
-            rewards=load_rewards(rewards.read_bytes()) if rewards.exists() else (),
-            runs_dir=path.parent,
-            echo=_say,
-            launch=launch,
-        )
+        rewards = load_rewards(pickled.read_bytes()) if pickled.exists() else ()
+        plan = make_plan(TrainConfig(run_id=path.name), rewards, path.parent, launch)
+        training.train(plan, path.parent, _say, launch)
     except BeingTrained:
         sys.exit(1)  # by others, who write the run
     except BaseException:

@@ -31,7 +31,7 @@ class _Train:
         return self.local(config, **options)
 
     def local(self, config: TrainConfig | None = None, **options) -> Run:
-        """Trains in this process, or in several that it waits for. See grpo_kit.training.train."""
+        """Trains in this process, or in several that it waits for. See grpo_kit.processes.train."""
         from grpo_kit.processes import train
 
         settings = {name: options.pop(name) for name in list(options) if name not in ("rewards", "runs_dir", "echo")}

@@ -10,11 +10,10 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
-from tqdm import tqdm
 from transformers import PrinterCallback, set_seed
 from trl import GRPOConfig
 
-from grpo_kit.budget import LOCAL, Budget, Launch
+from grpo_kit.budget import Budget, Launch
 from grpo_kit.cache import CACHE_FILE, RewardCache, caches_to_start_from
 from grpo_kit.canaries import complaint, try_canaries
 from grpo_kit.config import ConfigError, TrainConfig
@@ -24,11 +23,11 @@ from grpo_kit.judging import run_async
 from grpo_kit.memory import Device, is_sharded
 from grpo_kit.models import device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
 from grpo_kit.peak import peak_gib, start_peak
-from grpo_kit.planning import Plan, make_plan
+from grpo_kit.planning import Plan
 from grpo_kit.ranks import rank
-from grpo_kit.resuming import keep_changed_settings, with_the_runs_own_settings
+from grpo_kit.resuming import keep_changed_settings
 from grpo_kit.rewards import FailureWatch, JudgeReward, RewardFunction, TooManyFailures
-from grpo_kit.runs import RUNS_DIR, STOP_FILE, UNFINISHED, Run, RunStopped, write_json
+from grpo_kit.runs import STOP_FILE, UNFINISHED, Run, RunStopped, write_json
 from grpo_kit.samples import Sample
 from grpo_kit.shapes import shape_of
 from grpo_kit.sharding import allow_on_cpus
@@ -41,30 +40,10 @@ from grpo_kit.writing import Onlooker, RunWriter, only_writer, open_run
 TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys() - {"report_to"})
 
 
-def train(
-    config: TrainConfig | None = None,
-    *,
-    rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
-    runs_dir: str | Path = RUNS_DIR,
-    echo: Callable[[str], None] = tqdm.write,
-    launch: Launch = LOCAL,
-    **settings,
-) -> Run:
-    """Trains `config.model_name` by GRPO and returns the run, whose directory holds everything.
-
-    `settings` are TrainConfig's, in place of a config or to change one. `rewards` are plain TRL reward functions, with
-    their weights in a dictionary or with weight 1 in a list, whose scores are added to the judges'. A run_id that is
-    there already is gone on with from its last checkpoint, and left alone where it is complete. `launch` says what only
-    the launcher knows. Raises ConfigError for settings that cannot work, BadTrace for data that is not valid, RunError
-    for a run that cannot be gone on with, and RunStopped, with the last step saved, where it was asked to stop, where
-    too many judgements failed, or where the next step would pass max_usd.
-
-    This is what one process does; processes.py has the `train` that starts several where the config says so.
-    """
-    config = with_the_runs_own_settings((config or TrainConfig()).replace(**settings), runs_dir)
-    plan = make_plan(config, rewards, runs_dir, launch)
+def train(plan: Plan, runs_dir: str | Path, echo: Callable[[str], None], launch: Launch) -> Run:
+    """What one process does of a run, which by itself or with others is all of it. See processes.py's `train`."""
     if rank():
-        return _train_beside(plan, Run(config.run_id, runs_dir), runs_dir)
+        return _train_beside(plan, Run(plan.config.run_id, runs_dir), runs_dir)
     run = open_run(plan.config, plan.about, runs_dir, launch.quoted)
     if run.status["state"] == "complete":
         echo(f"Run {run.id} is complete: {run.path}")
