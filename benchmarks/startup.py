@@ -5,7 +5,8 @@
 Each line starts a new process, in turn, several times; the fastest counts, since other programs only ever make one
 slower. `grpo-kit --help` is held against a process that imports typer and pydantic; the time from `grpo-kit train` to
 the first step's line against one that imports torch, transformers, TRL, PEFT and datasets, loads the tiny model and
-makes one step of plain TRL. Writes benchmarks/startup.json.
+makes one step of plain TRL. `train.spawn` is timed in a new process until it has returned, the run being checked and
+its process started. Writes benchmarks/startup.json.
 """
 
 import argparse
@@ -38,6 +39,15 @@ trainer.train()
 """
 
 
+SPAWN = """
+import sys
+import grpo_kit as kit
+run = kit.train.spawn(max_steps=1, save_steps=1, runs_dir=sys.argv[1])
+print("returned", flush=True)
+run.kill()
+"""
+
+
 def seconds_of(command: list[str], until: str = "") -> float:
     """Of the process, or until it prints `until`."""
     started = time.perf_counter()
@@ -55,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "GRPO_KIT_BACKEND": "local"}
     python, cli = [sys.executable, "-c"], [sys.executable, "-m", "grpo_kit.cli"]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "plain.py").write_text(PLAIN)
@@ -68,6 +78,7 @@ def main() -> None:
             "grpo-kit --help": lambda: seconds_of([*cli, "--help"]),
         }
         slow = {
+            "train.spawn until it returns": lambda: seconds_of([*python, SPAWN, f"{folder}/runs"], until="returned"),
             "grpo-kit train to its first step": lambda: seconds_of(train, until="Step 1/1"),
             "plain TRL to the end of its first step": lambda: seconds_of(plain),
         }

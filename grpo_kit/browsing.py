@@ -90,12 +90,15 @@ def completions(run: Run) -> pd.DataFrame:
     if table.empty:
         return table
     names = run.about["rewards"]
-    given = pd.DataFrame(table["rewards"].tolist(), index=table.index).reindex(columns=names).astype(float)
+    given = pd.DataFrame(
+        {name: [row.get(name) for row in table["rewards"]] for name in names}, table.index, dtype=float
+    )
     weights = run.about.get("reward_weights") or [1.0] * len(names)
     table["score"] = given.mul(weights, axis=1).sum(axis=1, min_count=1)
     several = given.notna().sum(axis=1) > 1
     table["disagreement"] = (given.max(axis=1) - given.min(axis=1)).where(several)
-    table["asked"] = table["prompt"].map(last_turn)
+    prompts = table.drop_duplicates("sample_id").set_index("sample_id")["prompt"]
+    table["asked"] = table["sample_id"].map(prompts.map(last_turn))
     return table
 
 

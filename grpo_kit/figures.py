@@ -56,5 +56,6 @@ class NotebookFigure(Figure):
         return png.getvalue()
 
 
-def whole_numbers(axis: Axis) -> None:
-    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+def whole_numbers(axis: Axis, most: int = 9) -> None:
+    """Ticks at whole numbers alone, at most so many and one."""
+    axis.set_major_locator(MaxNLocator(most, integer=True, steps=[1, 2, 5, 10]))

@@ -154,11 +154,17 @@ def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> 
         sys.exit(1)  # by others, who write the run
     except BaseException:
         if rank:
-            time.sleep(WORD_SECONDS)  # the first one's word counts, where it has one; this process ends with it
+            _wait_for_a_word(Run(path))  # the first one's counts, where it has one; this process ends with it
             raise
         if Run(path).status["state"] in UNFINISHED:
             raise  # it is not written down yet
         sys.exit(1)  # so that the others, which may wait for this one, are ended
+
+
+def _wait_for_a_word(run: Run) -> None:
+    deadline = time.monotonic() + WORD_SECONDS
+    while run.status["state"] in UNFINISHED and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 def _end_with_the_parent(together: "ProcessContext", interrupted: threading.Event) -> None:

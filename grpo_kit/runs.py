@@ -5,6 +5,7 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -222,7 +223,9 @@ class Run:
 
         try:
             with without_collector():
-                return pandas.DataFrame(parse_lines(self.place.read(name), self.place.root / name))
+                rows = parse_lines(self.place.read(name), self.place.root / name)
+                columns = dict.fromkeys(chain.from_iterable(rows))
+                return pandas.DataFrame({column: [row.get(column) for row in rows] for column in columns})
         except FileNotFoundError:
             return pandas.DataFrame()
 

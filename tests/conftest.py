@@ -10,8 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files that take a minute or more come last, the longest of them first.
 LONG = """
-    test_modal_runs test_sweeps test_processes test_modal_shell test_resume test_spawn test_modal_server test_troubles
-    test_gemini_training test_browser test_training test_doctor
+    test_processes test_modal_runs test_sweeps test_browser test_modal_shell test_resume test_gemini_training test_ahead
+    test_memory test_modal_server test_notebooks test_doctor test_spawn test_budget
 """.split()
 SGD = Path(__file__).parents[1].parent / "shared" / "data" / "sgd"
 

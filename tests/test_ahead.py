@@ -155,7 +155,7 @@ def test_a_stop_waits_for_what_is_asked_keeps_and_counts_it(server, tmp_path, de
     with pytest.raises(RunStopped, match=r"stopped at step 1, as asked"):
         train(run_id="paid", max_steps=6, rewards=[stops], **settings)
     run = Run("paid", tmp_path)
-    assert run.metrics()["judge/gemini/calls"].sum() < len(server.requests), "what was asked for later steps"
+    assert len(server.requests) > 32 >= len(run.completions()), "what was asked for later steps"
     assert run.status["usd"] == pytest.approx(len(server.requests) * a_call)
     with sqlite3.connect(run.path / "rewards.cache.sqlite") as database:
         assert database.execute("select count(*) from judgements").fetchone()[0] == len(server.requests)

@@ -22,7 +22,7 @@ from grpo_kit.claims import Claim
 from grpo_kit.prices import PRICES, modal_usd_per_hour
 from grpo_kit.volumes import CLAIMS, RUNS_VOLUME
 
-STEPS = {"max_steps": 12, "save_steps": 3}
+STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_run_outlives_its_kernel_and_is_watched_evaluated_and_fetched_from_ano
     late = sorted(seen[step] - made[step] for step in seen if step in made)  # made is cut to whole seconds
     assert len(late) >= 6 and late[len(late) // 2] < 5
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
-    assert len(run.completions()) == 12 * 32
+    assert len(run.completions()) == 12 * 16
 
     container = next(c for c in server.containers if c.function_name == "train")
     asked = (container.gpu, container.memory, container.timeout, container.retries, container.secrets)
@@ -159,7 +159,7 @@ def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturb
     assert reasons[:2] == ["killed", "preempted"]
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
     written = run.completions()
-    assert written.groupby("step").size().tolist() == [32] * 12
+    assert written.groupby("step").size().tolist() == [16] * 12
     log = run.place.read("train.log").decode()
     assert log.count("resumed from checkpoint-") == len(reasons) - 1
     hourly = modal_usd_per_hour(run.config, "A10")

@@ -18,7 +18,7 @@ from grpo_kit import train
 from grpo_kit.runs import RunStopped
 
 STEPS, SAVE_STEPS = 16, 4
-COMMAND = "--run-id run --max-steps 16 --save-steps 4 --learning-rate 0.001".split()
+COMMAND = "--run-id run --max-steps 16 --save-steps 4 --learning-rate 0.001 --per-device-train-batch-size 16".split()
 
 
 def start(runs: Path, data: Path, *more: str) -> subprocess.Popen:
