@@ -105,7 +105,7 @@ def test_a_run_outlives_its_kernel_and_is_watched_evaluated_and_fetched_from_ano
         if "Step " in line
     }
     late = sorted(seen[step] - made[step] for step in seen if step in made)  # made is cut to whole seconds
-    assert len(late) >= 6 and late[len(late) // 2] < 5
+    assert len(late) >= 3 and late[len(late) // 2] < 5
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
     assert len(run.completions()) == 12 * 16
 
