@@ -265,6 +265,12 @@ class TrainConfig(JudgeConfig, ModalConfig):
         if self.fsdp is True and (self.num_processes == 1 or self.load_in_4bit):
             other = "load_in_4bit=True keeps them whole" if self.load_in_4bit else "num_processes=1 has them all"
             raise ValueError(f"fsdp=True shares weights out among processes, and {other}: leave one of the two out.")
+        for name in ("gemini_max_in_flight", "gemini_requests_per_minute"):
+            if "gemini" in self.judge and (getattr(self, name) or self.num_processes) < self.num_processes:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} can't be shared out to num_processes={self.num_processes}, each of "
+                    f"which asks by itself: use {self.num_processes} or more."
+                )
         if self.max_staleness and self.num_iterations > 1:
             raise ValueError(
                 f"max_staleness={self.max_staleness} makes completions ahead, and num_iterations={self.num_iterations} "

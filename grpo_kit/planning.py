@@ -97,9 +97,9 @@ def queue(
 
 def a_share_of_limits(config: TrainConfig, count: int) -> TrainConfig:
     """What each of `count` processes may ask of Gemini, so that together they keep the limits that were set."""
-    limits = {"gemini_max_in_flight": max(1, config.gemini_max_in_flight // count)}
+    limits = {"gemini_max_in_flight": config.gemini_max_in_flight // count}
     if config.gemini_requests_per_minute:
-        limits["gemini_requests_per_minute"] = max(1, config.gemini_requests_per_minute // count)
+        limits["gemini_requests_per_minute"] = config.gemini_requests_per_minute // count
     return config.model_copy(update=limits)
 
 
