@@ -73,8 +73,8 @@ def spread(own: "TrainConfig", asked: "TrainConfig") -> "TrainConfig":
         return own
     if own.fsdp is True and count == 1:
         raise ConfigError(
-            f"the weights of run {own.run_id} are shared out among processes (fsdp), and one alone can't go on with "
-            f"its checkpoints. Use num_processes=2 or more"
+            f"the weights of run {own.run_id} are shared out among processes (fsdp), and one can't go on with it "
+            f"alone. Use num_processes=2 or more"
         )
     if per_step % count:
         work = ", ".join(str(n) for n in range(1, MOST_GPUS + 1) if per_step % n == 0)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """For what makes many objects, none of which is garbage: looking for it takes longer than making them."""
+    """For what makes many objects, none of which is garbage: to look for it takes longer than to make them, and adds a
+    tenth to what torch and the libraries on it take to load."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -15,12 +16,3 @@ def without_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-@contextmanager
-def loading_libraries() -> Iterator[None]:
-    """For torch and what stands on it, which take seconds: a seventh less so. What is there afterwards stays for good,
-    so the collector is told to leave it out from then on."""
-    with without_collector():
-        yield
-        gc.freeze()

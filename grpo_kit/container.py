@@ -19,7 +19,7 @@ import psutil
 from grpo_kit.budget import Launch
 from grpo_kit.cache import CACHE_FILE, RewardCache
 from grpo_kit.claims import Claim
-from grpo_kit.collector import loading_libraries
+from grpo_kit.collector import without_collector
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.mirror import Mirror, last_step
@@ -156,7 +156,7 @@ def train(volumes: Volumes, run_id: str) -> dict:
 
 def evaluate(volumes: Volumes, run_id: str, settings: dict, files: dict[str, str]) -> dict:
     """Compares the run's checkpoints with its base model; the result lies in the run's eval/. Returns {"name"}."""
-    with loading_libraries():
+    with without_collector():
         from grpo_kit.evaluation import evaluate
 
     volumes.refresh()

@@ -80,10 +80,11 @@ def gpu_seconds(config: TrainConfig, shape: Shape, device: Device, gpu: dict[str
     updating = work.passing * work.forward_passes / _speed(gpu)
     updating += config.gradient_accumulation_steps * GPU_SECONDS_A_LAYER * shape.layers
     generating = _gpu_seconds_generating(config, shape, device, gpu)
-    if is_sharded(config, shape, device):  # all weights go round, to generate, there and back; gradients once
+    if is_sharded(config, shape, device):  # all weights go round, to generate, there and back; their gradients once
         going_round = 2 * shape.parameters / (LINK_UTILISATION * gpu["link_gb_per_second"] * 1e9)
         generating += going_round
-        updating = max(updating, 3 * config.gradient_accumulation_steps * going_round)  # meanwhile
+        rounds = config.gradient_accumulation_steps * (2 if config.use_lora else 3)
+        updating = max(updating, rounds * going_round)  # meanwhile
     step = _step(config, work.share * generating + updating, work.share)
     return STARTING_SECONDS + vllm * VLLM_STARTING_SECONDS + config.max_steps * step
 

@@ -25,6 +25,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
+    "axes.formatter.useoffset": False,
     "grid.color": "#E5E5E5",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.2,
@@ -54,6 +55,19 @@ class NotebookFigure(Figure):
         png = io.BytesIO()
         self.savefig(png, format="png", dpi=110)
         return png.getvalue()
+
+
+def short_numbers(axis: Axis) -> None:
+    """Labels that need little room, whatever the values: 0.25, 1500, -5e-5."""
+    axis.set_major_formatter(lambda value, _: _short(value))
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def _short(value: float) -> str:
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{4 if abs(value) < 1e3 else 5}g}".replace("-", "\N{MINUS SIGN}")
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}".replace("-", "\N{MINUS SIGN}")
 
 
 def whole_numbers(axis: Axis, most: int = 9) -> None:

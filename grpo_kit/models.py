@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,13 +47,19 @@ def _is_on_hub(name: str) -> bool:
 
 
 def has_chat_template(name: str) -> bool:
-    """Whether the model's tokenizer can write conversations: by its files, since transformers takes seconds to load."""
+    """Whether the model's tokenizer can write conversations: by its files, since transformers takes seconds to load,
+    but where they leave it open. Raises ConfigError where there is no such model, or its tokenizer can't be loaded."""
+    from tokenizers import Tokenizer
+
     folder = _tokenizer_folder(name)
-    try:
-        told = json.loads((folder / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError):
-        return load_tokenizer(name).chat_template is not None  # which says what is wrong, if anything
-    return bool(told.get("chat_template")) or any(folder.glob("chat_template.*"))
+    with suppress(Exception):  # whatever is wrong, transformers may know better, and says it in words
+        Tokenizer.from_file(str(folder / "tokenizer.json"))
+        template = json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template")
+        if (folder / "chat_template.jinja").is_file() or isinstance(template, str):
+            return True
+        if template is None and not (folder / "additional_chat_templates").exists():
+            return False
+    return load_tokenizer(name).chat_template is not None
 
 
 def _tokenizer_folder(name: str) -> Path:
@@ -70,7 +76,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(name: str, bf16: bool, in_4bit: bool = False) -> "PreTrainedModel":
+def load_model(name: str, bf16: bool, in_4bit: bool = False, to_gpu: bool = True) -> "PreTrainedModel":
     """The model's weights in bfloat16 or float32, on the GPU where there is one; `in_4bit` in bitsandbytes' NF4."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -89,7 +95,7 @@ def load_model(name: str, bf16: bool, in_4bit: bool = False) -> "PreTrainedModel
             )
             return _load(AutoModelForCausalLM, name, download_model(name), **options)
         model = _load(AutoModelForCausalLM, name, download_model(name), **options)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return model.to("cuda" if to_gpu and torch.cuda.is_available() else "cpu")
 
 
 def device_can_bf16() -> bool:
@@ -118,7 +124,9 @@ def _load(auto_class, name: str, folder: str | Path, **options):
     logging.disable_progress_bar()
     try:
         return auto_class.from_pretrained(str(folder), **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (RuntimeError, MemoryError):  # of which there is more to say
+        raise
+    except Exception as error:  # for a file that is broken anything may come
         said = str(error).strip().splitlines()[0]
         raise ConfigError(f"model_name={name!r} can't be loaded from {folder}: {said}") from error
 

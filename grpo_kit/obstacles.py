@@ -1,5 +1,6 @@
 """What stands in the way of a run, as far as this machine can tell without a network, each with what to do about it."""
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,14 +49,14 @@ def memory_problems(
     `cheapest` says in words which GPU of Modal's it fits on."""
     has_fitted = measured is not None and measured <= FILLED * device.gib
     if not has_fitted and (why := shortage(memory, device)):
-        ways = [_in_words(fix) for fix in fitting_settings(config, shape, device)]
+        ways = [in_words(fix) for fix in fitting_settings(config, shape, device)]
         ways += [cheapest] if cheapest else []
         fix = f"Fits with {', or '.join(ways)}" if ways else "Choose a smaller model"
         yield Problem(why, fix)
     host = memory.host + LOADING_GIB
     if on_modal and config.memory / 1024 < host:
         what = f"memory={config.memory} MiB is too little to load the model through, which takes some {host:.0f} GiB"
-        yield Problem(what, f"Use memory={-(-int(host) // 8) * 8 * 1024}")
+        yield Problem(what, f"Use memory={math.ceil(host / 8) * 8 * 1024}")
 
 
 def fitting_settings(config: TrainConfig, shape: Shape, device: Device) -> list[dict]:
@@ -66,6 +67,8 @@ def fitting_settings(config: TrainConfig, shape: Shape, device: Device) -> list[
     batches = {"per_device_train_batch_size", "gradient_accumulation_steps"}
     kinds = [{"use_vllm"}, {"gradient_checkpointing"}, batches, {"use_lora"}, {"num_generations", *batches}]
     ways: list[dict] = []
+    if config.fsdp is False and not shortage(memory_needed(config.replace(fsdp="auto"), shape, device), device):
+        ways.append({"fsdp": "auto"})
     for names in [*kinds, {"max_completion_length"}]:
         way = _fitted(config, shape, device, names, start)
         ways += [way] if way and way not in ways else []
@@ -217,5 +220,5 @@ def budget_problems(config: TrainConfig, quoted: dict, spent: Dollars) -> Iterat
         )
 
 
-def _in_words(fix: dict) -> str:
+def in_words(fix: dict) -> str:
     return " ".join(f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in fix.items())

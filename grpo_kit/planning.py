@@ -142,7 +142,7 @@ def refuse_what_cannot_work(
     caches_to_start_from(config.cache_from, runs_dir)
     if why := missing_package(config):
         raise ConfigError(why)
-    if kinds == {list} and not has_chat_template(config.model_name):
+    if not has_chat_template(config.model_name) and kinds == {list}:
         raise ConfigError(
             f"{config.model_name} has no chat template, and the prompts are conversations. Use its instruction-tuned "
             f"version (…-it, …-Instruct), or prompts that are texts"

@@ -18,7 +18,18 @@ from grpo_kit.evaluation_plots import breakdown as breakdown
 from grpo_kit.evaluation_plots import evaluation_figure as evaluation_figure
 from grpo_kit.evaluation_plots import length_against_score as length_against_score
 from grpo_kit.evaluation_plots import win_rates as win_rates
-from grpo_kit.figures import ABOVE, BLUE, COLOURS, DARK, GREEN, ORANGE, NotebookFigure, styled, whole_numbers
+from grpo_kit.figures import (
+    ABOVE,
+    BLUE,
+    COLOURS,
+    DARK,
+    GREEN,
+    ORANGE,
+    NotebookFigure,
+    short_numbers,
+    styled,
+    whole_numbers,
+)
 from grpo_kit.runs import Run, RunError
 from grpo_kit.sweep_plots import best_so_far as best_so_far
 from grpo_kit.sweep_plots import setting_effects as setting_effects
@@ -34,8 +45,9 @@ SHOWN = """
     seconds/generating seconds/judging seconds/updating
 """.split()
 LEGEND_WIDTH = 130  # characters
-# Of the learning curve, whose panels are always the same: matplotlib's own layout would take as long as all the rest.
-MARGINS = {"left": 0.065, "right": 0.975, "top": 0.905, "bottom": 0.07, "wspace": 0.34, "hspace": 0.55}
+# Of the learning curve, whose panels are always the same and whose labels short: matplotlib's own layout would take as
+# long as all the rest.
+MARGINS = {"left": 0.072, "right": 0.975, "top": 0.905, "bottom": 0.07, "wspace": 0.34, "hspace": 0.55}
 
 
 def learning_curve(run: Run) -> Figure:
@@ -66,8 +78,9 @@ def learning_curve(run: Run) -> Figure:
             low, high = low.clip(0, 1), high.clip(0, 1)
         reward.fill_between(metrics.index, low, high, color=BLUE, alpha=0.13, lw=0, label="± 1 sd of completions")
         reward.plot(metrics.index, metrics["reward"], color=BLUE, lw=0.7, alpha=0.6, label="each step")
-        reward.plot(metrics.index, mean, color=BLUE, lw=2.2, label=f"mean of the last {window} steps")
-        reward.set(title="reward (mean of a step's completions)", ylabel="reward")
+        marker = "o" if len(metrics) == 1 else None  # one step alone makes no line
+        reward.plot(metrics.index, mean, color=BLUE, lw=2.2, marker=marker, label=f"mean of the last {window} steps")
+        reward.set_title("reward (mean of a step's completions)")
         reward.legend(**ABOVE)
         _small(panels["loss"], metrics["loss"], "loss")
         _small(panels["length"], metrics["completions/mean_length"], "completion length (tokens)", from_zero=True)
@@ -85,13 +98,18 @@ def learning_curve(run: Run) -> Figure:
             alpha=0.8,
             lw=0,
         )
-        panels["time"].set(title="seconds per step", ylim=(0, 1.3 * panels["time"].get_ylim()[1]))
-        panels["time"].legend(loc="upper right", ncols=3, handlelength=1, columnspacing=0.8)
+        is_wide = "kl" not in panels
+        room = 1.3 if is_wide else 2.6  # for the legend
+        panels["time"].set(title="seconds per step", ylim=(0, room * panels["time"].get_ylim()[1]))
+        panels["time"].legend(loc="upper right", ncols=3 if is_wide else 1, handlelength=1, columnspacing=0.8)
         _judges(panels["latency"], panels["failures"], run.config, raw)
         for name, panel in panels.items():
-            _step_axis(panel, is_small=name not in ("reward", "time"))
+            _step_axis(panel, is_small=not (name == "reward" or (name == "time" and is_wide)))
+            short_numbers(panel.yaxis)
+            if len(metrics) < 2:
+                panel.set_xlim(0, status["max_steps"])
             if metrics.empty:
-                panel.set(xlim=(0, status["max_steps"]), ylim=(0, 1))
+                panel.set_ylim(0, 1)
     return figure
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_kit.backends import chosen_backend
+from grpo_kit.batches import batches
 from grpo_kit.budget import Launch, spent_on
 from grpo_kit.config import ConfigError, TrainConfig
 from grpo_kit.counting import canary_calls, judge_calls
@@ -32,6 +33,7 @@ from grpo_kit.memory import Device, memory_needed, shortage
 from grpo_kit.obstacles import (
     Problem,
     budget_problems,
+    in_words,
     memory_problems,
     problems_of_settings,
     time_problems,
@@ -94,8 +96,8 @@ def _quote_of_the_rest(
     time, judge = minutes(config, shape, device, runs, gpu), judge_usd(config, runs)
     peaks = [run.memory_gib for run in same_runs(config, runs, gpu) if run.memory_gib]
     measured = max(peaks, default=None)
-    fits = _fits(config, shape, runs) if on_modal and shape else []
-    cheapest = f"gpu={fits[0].gpu} (${fits[0].usd_per_hour:.2f} an hour)" if fits else None
+    fits, batch = _fits(config, shape, runs) if on_modal and shape else ([], {})
+    cheapest = f"{in_words({'gpu': fits[0].gpu} | batch)} (${fits[0].usd_per_hour:.2f} an hour)" if fits else None
     problems = [*problems_of_settings(config, Path(runs_dir), device, on_modal)]
     if memory:
         problems += memory_problems(config, shape, device, memory, measured, cheapest, on_modal)
@@ -147,19 +149,23 @@ def _quote_of_the_rest(
     return replace(found, problems=(*found.problems, *budget_problems(config, found.quoted, spent_on(status))))
 
 
-def _fits(config: TrainConfig, shape: Shape, runs: Sequence[EarlierRun]) -> list[Fit]:
+def _fits(config: TrainConfig, shape: Shape, runs: Sequence[EarlierRun]) -> tuple[list[Fit], dict[str, int]]:
     """Modal's GPUs that it fits on, the cheapest first: as many as there are processes, and where none is enough, more,
-    which share the weights out among them."""
+    which share the weights, and a step's completions, out among them; then also the batch that each has."""
     for count in [n for n in (config.num_processes, 2, 4, MOST_GPUS) if config.num_processes <= n <= MOST_GPUS]:
-        found, shared = [], config.model_copy(update={"num_processes": count})
+        if config.completions_per_step % count:
+            continue
+        each = batches(config.completions_per_step // count, config.per_device_train_batch_size)
+        found, batch = [], each if count > config.num_processes else {}
+        shared = config.model_copy(update={"num_processes": count, **batch})
         for name in [kind if count == 1 else f"{kind}:{count}" for kind in GPUS]:
             device = modal_device(name)
             if not shortage(memory_needed(shared, shape, device), device):
                 there = minutes(shared, shape, device, runs, name).range
                 found.append(Fit(name, _price(name), there, _modal_usd(shared, name, there)))
         if found:
-            return sorted(found, key=lambda fit: fit.usd_per_hour)
-    return []
+            return sorted(found, key=lambda fit: fit.usd_per_hour), batch
+    return [], {}
 
 
 def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Run | None = None) -> Launch:

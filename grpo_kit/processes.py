@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from grpo_kit.budget import LOCAL, Launch
-from grpo_kit.collector import loading_libraries
+from grpo_kit.collector import without_collector
 from grpo_kit.config import TrainConfig
 from grpo_kit.errors import BeingTrained
 from grpo_kit.pickling import Rewards, load_rewards, pickled_rewards
@@ -62,7 +62,7 @@ def train(
     if config.num_processes > 1:
         return _train_in_several(config, queue(config, rewards, runs_dir, launch), rewards, echo, launch)
     plan = make_plan(config, rewards, runs_dir, launch)  # before seconds are spent on loading
-    with loading_libraries():
+    with without_collector():
         from grpo_kit import training
     return training.train(plan, runs_dir, echo, launch)
 
@@ -95,9 +95,11 @@ def _train_in_several(
         below.wait()
     except BaseException:
         below.stdin.close()
-        threading.Timer(GRACE_SECONDS, below.kill).start()
+        patience = threading.Timer(GRACE_SECONDS, below.kill)
+        patience.start()
         for line in below.stdout:
             echo(line.rstrip())
+        patience.cancel()
         raise
     status = run.status
     if status["state"] == "complete":
@@ -138,7 +140,7 @@ def _start_all(run: Run, launch: Launch) -> None:
 def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> None:
     import torch
 
-    with loading_libraries():
+    with without_collector():
         from grpo_kit import training
 
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": count, "WORLD_SIZE": count}

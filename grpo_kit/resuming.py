@@ -47,9 +47,9 @@ def to_go_on_with(run: Run, config: TrainConfig) -> TrainConfig:
 def _own(run: Run, config: TrainConfig) -> TrainConfig:
     """The run's settings, for as many processes as `config` asks for. Once some of it is saved, its weights stay shared
     out among them, or whole, as they were: a checkpoint of the one can't be gone on with by the other."""
-    own, was_sharded = run.config, run.status.get("fsdp")
-    if was_sharded is not None and run.checkpoints:
-        own = own.model_copy(update={"fsdp": was_sharded})
+    own = run.config
+    if run.checkpoints:
+        own = own.replace(fsdp=run.status.get("fsdp", False))
     return spread(own, config)
 
 

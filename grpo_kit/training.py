@@ -192,7 +192,12 @@ def build_trainer(
         writer=writer,
         base_model=config.model_name,
         # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.
-        model=load_model(config.model_name, bf16=arguments.bf16 and config.use_lora, in_4bit=config.load_in_4bit),
+        model=load_model(
+            config.model_name,
+            bf16=arguments.bf16 and config.use_lora,
+            in_4bit=config.load_in_4bit,
+            to_gpu=not arguments.fsdp,  # each GPU gets its share, later
+        ),
         reward_funcs=list(reward_functions),
         args=arguments,
         train_dataset=Dataset.from_list(rows),

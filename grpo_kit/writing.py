@@ -135,7 +135,7 @@ class RunWriter:
         """
         self.run, self.config, self.usd_per_hour = run, config, usd_per_hour
         before = run.status
-        kept = "step reward started resumed usd usd_machine usd_judge quoted actual starting_seconds".split()
+        kept = "step reward started resumed usd usd_machine usd_judge quoted actual starting_seconds fsdp".split()
         kept = {name: before[name] for name in kept if name in before}
         self.status = {**new_status(config), "state": "running", **kept}
         self._before = self.status | {"seconds": before["seconds"]}

@@ -136,12 +136,14 @@ def test_a_run_foretells_the_next_one(trained):
     assert "scaled" in double.minutes_from and double.minutes[1] > likely and double.minutes[2] > 2 * likely
 
 
-def test_it_is_quick_and_loads_neither_torch_nor_transformers(trained):
+def test_a_quote_and_what_a_launch_checks_are_quick_and_load_neither_torch_nor_transformers(trained, tmp_path):
     code = (
         "import sys, grpo_kit as kit; kit.quote(kit.TrainConfig(), sys.argv[1], 'local', ask=False);"
+        "from grpo_kit.planning import queue; assert queue(kit.TrainConfig(), (), sys.argv[2]).path.exists();"
         "sys.exit(' '.join({'torch', 'transformers', 'trl', 'modal'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(trained.path.parent)], capture_output=True, text=True)
+    words = [sys.executable, "-c", code, str(trained.path.parent), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     seconds = []
     for steps in range(10, 20):
@@ -208,7 +210,15 @@ def test_a_model_that_does_not_fit_whole_is_shared_out_among_gpus(tmp_path):
     assert shared > whole, "the weights go round"
     largest = kit.TrainConfig(model_name=str(_of_27b(tmp_path)), use_lora=False, memory=336 * 1024)
     found = kit.quote(largest, tmp_path, "modal", ask=False)
-    assert {fit.gpu for fit in found.fits} == {"B200:8"} and "gpu=B200:8 ($50.00 an hour)" in str(found)
+    batch = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}  # so that a step stays what it was
+    in_words = " ".join(f"{name}={value}" for name, value in batch.items())
+    assert {fit.gpu for fit in found.fits} == {"B200:8"} and f"gpu=B200:8 {in_words} ($50.00 an hour)" in str(found)
+    taken = kit.quote(largest.replace(gpu="B200:8", **batch), tmp_path, "modal", ask=False)
+    assert taken.completions_per_step == found.completions_per_step
+    assert not any("It needs" in problem.what for problem in taken.problems)
+    assert any("Fits with fsdp=auto" in problem.fix for problem in asked("L40S:2", fsdp=False).problems)
+    config = kit.TrainConfig(model_name="Qwen/Qwen3-4B", use_lora=False, gpu="A100-80GB:2", memory=56 * 1024)
+    assert not kit.quote(config, tmp_path, "modal", ask=False).problems, "48.9 GiB are not 48"
 
 
 def _of_27b(folder) -> Path:

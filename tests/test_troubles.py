@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
 
 from grpo_kit import ConfigError, Run, TrainConfig, train
-from grpo_kit.models import load_model
+from grpo_kit.models import has_chat_template, load_model, load_tokenizer
 from grpo_kit.runs import RunStopped
 from grpo_kit.trainer import KitTrainer
 from grpo_kit.troubles import Machine, Shortage, memory_fixes, out_of_memory, shortage_in, speed_fixes, too_slow
@@ -271,6 +271,30 @@ def test_on_a_gpu_a_larger_one_is_named_and_only_what_applies():
     assert only == [{"memory": 65536}], "the machine's memory is full, not the GPU's"
     nothing = out_of_memory(config, "r", Shortage("", True), "judging", 1, GPU._replace(gpu_gib=178.0))
     assert nothing.endswith("have them work on fewer completions at once")
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, True),
+        ({"chat_template.jinja": None}, False),
+        ({"chat_template.jinja": None, "additional_chat_templates/default.jinja": "{{ messages }}"}, True),
+        ({"tokenizer.json": "{"}, "can't be loaded"),
+        ({"tokenizer_config.json": "[]"}, "can't be loaded"),
+        ({"config.json": None, "tokenizer.json": None, "tokenizer_config.json": None}, "can't be loaded"),
+    ],
+)
+def test_whether_a_model_can_write_conversations_is_told_by_its_files(tmp_path, files, told):
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder)
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).unlink() if text is None else (folder / name).write_text(text)
+    if told in (True, False):
+        assert has_chat_template(str(folder)) is told is (load_tokenizer(str(folder)).chat_template is not None)
+    else:
+        with pytest.raises(ConfigError, match=told):
+            has_chat_template(str(folder))
 
 
 def test_slow_training_says_so_once_and_what_would_help(tmp_path, demo_data):
