@@ -26,7 +26,7 @@ HERE = "here"  # a run's machine, where that is not a GPU of Modal's
 REMEMBERED = ".modal"  # below runs_dir: what runs on Modal told
 
 # What a step's seconds depend on, in two grades: runs alike in all of it, and runs to be scaled to this one's size.
-NEAR = "model_name use_lora num_iterations max_staleness use_vllm fsdp gradient_checkpointing judge gemini_mode".split()
+NEAR = "model_name use_lora num_iterations max_staleness use_vllm gradient_checkpointing judge gemini_mode".split()
 SAME = (
     NEAR
     + """

@@ -77,7 +77,8 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
 
 def load_model(name: str, bf16: bool, in_4bit: bool = False, to_gpu: bool = True) -> "PreTrainedModel":
-    """The model's weights in bfloat16 or float32, on the GPU where there is one; `in_4bit` in bitsandbytes' NF4."""
+    """The model's weights in bfloat16 or float32, on the GPU where there is one (and `to_gpu`); `in_4bit` in
+    bitsandbytes' NF4."""
     import torch
     from transformers import AutoModelForCausalLM
 

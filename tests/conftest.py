@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Files that take a minute or more come last, the longest of them first.
 LONG = """
     test_processes test_modal_runs test_sweeps test_browser test_modal_shell test_resume test_gemini_training test_ahead
-    test_memory test_modal_server test_notebooks test_doctor test_spawn test_budget
+    test_memory test_modal_server test_notebooks test_doctor test_spawn test_budget test_troubles test_training
 """.split()
 SGD = Path(__file__).parents[1].parent / "shared" / "data" / "sgd"
 

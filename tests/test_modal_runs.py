@@ -142,7 +142,7 @@ def broken(completions, **_):
 
 
 def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturbed, demo_data, tmp_path):
-    run = kit.train.spawn(**STEPS)
+    run = kit.train.spawn(rewards=[slow], **STEPS)
     (tmp_path / "train.jsonl").write_text("".join((demo_data / "train.jsonl").read_text().splitlines(True)[:200]))
     while not run.checkpoints:
         if (container := containers_of(server, run)[-1:]) and container[0].input:
