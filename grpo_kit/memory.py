@@ -144,6 +144,9 @@ def updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool
     passes before are there all along. Without an adapter the head and the embedding each give a gradient as large as
     the vocabulary before it is added to the others, and bfloat16 makes copies of the weights, which are kept until the
     way forward is done, without checkpointing until the way back is.
+
+    Of `shares` above 1 (FSDP) it is what one process has: its share of the gradients, and in place of those copies what
+    is gathered, there and back.
     """
     length = config.max_prompt_length + config.max_completion_length
     sequences, hidden, width = config.per_device_train_batch_size, shape.hidden, _width(config, bf16)
