@@ -1,5 +1,9 @@
 """JSONL files: a row a line, of which the last one may be torn."""
 
+from contextlib import suppress
+from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -18,17 +22,43 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def parse_lines(content: bytes, name: Path | PurePosixPath) -> list[dict]:
+    """The rows that `content` holds, as `read_lines` has them; `name` is for what is said of a bad line."""
     with without_collector():
-        try:
-            rows = _DECODER.decode_lines(content)  # twice as quick as line by line, and less strict
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return _one_by_one(content, name)
+        rows = _all_at_once(content, _OBJECTS)
+        return _one_by_one(content, name) if rows is None else rows
+
+
+def parse_columns(
+    content: bytes, name: Path | PurePosixPath, row: type[msgspec.Struct] | None = None
+) -> dict[str, list]:
+    """The same rows by columns. Where all are as `row` says they take half the time: what it leaves as it is written,
+    msgspec.Raw, is read once for all rows that have the same."""
+    with without_collector():
+        if row and (rows := _all_at_once(content, msgspec.json.Decoder(row))):
+            with suppress(*_UNREADABLE):
+                return {field.name: _column(rows, field) for field in msgspec.structs.fields(row)}
+        rows = parse_lines(content, name)
+        return {column: [row.get(column) for row in rows] for column in dict.fromkeys(chain.from_iterable(rows))}
+
+
+def _column(rows: list[msgspec.Struct], field: msgspec.structs.FieldInfo) -> list:
+    values = map(attrgetter(field.name), rows)
+    if field.type is msgspec.Raw:
+        values = map(lru_cache(None)(msgspec.json.decode), map(bytes, values))
+    return list(values)
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_OBJECTS = msgspec.json.Decoder(dict)
+
+
+def _all_at_once(content: bytes, decoder: msgspec.json.Decoder) -> list | None:
+    """The rows, where each line is one: twice as quick as line by line, and msgspec takes more than that as lines."""
+    with suppress(*_UNREADABLE):
+        rows = decoder.decode_lines(content)
         lines = content.count(b"\n") + (not content.endswith(b"\n") if content else 0)
-        is_strict = len(rows) == lines and {dict}.issuperset(map(type, rows))
-        return rows if is_strict else _one_by_one(content, name)
-
-
-_DECODER = msgspec.json.Decoder()
+        return rows if len(rows) == lines else None
+    return None
 
 
 def _one_by_one(content: bytes, name: Path | PurePosixPath) -> list[dict]:

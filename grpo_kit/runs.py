@@ -5,17 +5,17 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from grpo_kit.backends import chosen_backend
-from grpo_kit.collector import without_collector
 from grpo_kit.config import TrainConfig
 from grpo_kit.errors import OutOfReach as OutOfReach
 from grpo_kit.errors import RunError
 from grpo_kit.errors import RunStopped as RunStopped
-from grpo_kit.json_lines import parse_lines
+from grpo_kit.json_lines import parse_columns
 from grpo_kit.places import Folder, Place, write_bytes
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Run:
 
     def completions(self) -> "pandas.DataFrame":
         """A row per completion: step, sample, prompt, completion, scores by reward, advantage, reason."""
-        return self._table("completions.jsonl")
+        return self._table("completions.jsonl", CompletionRow)
 
     def logs(self, lines: int = 50) -> None:
         """Prints the last lines of what the run has said, tracebacks included."""
@@ -218,14 +218,11 @@ class Run:
         except FileNotFoundError:
             return ""
 
-    def _table(self, name: str) -> "pandas.DataFrame":
+    def _table(self, name: str, row: type[msgspec.Struct] | None = None) -> "pandas.DataFrame":
         import pandas
 
         try:
-            with without_collector():
-                rows = parse_lines(self.place.read(name), self.place.root / name)
-                columns = dict.fromkeys(chain.from_iterable(rows))
-                return pandas.DataFrame({column: [row.get(column) for row in rows] for column in columns})
+            return pandas.DataFrame(parse_columns(self.place.read(name), self.place.root / name, row))
         except FileNotFoundError:
             return pandas.DataFrame()
 
@@ -235,6 +232,18 @@ class Run:
         except (OSError, ValueError) as error:
             path = self.place.root / name
             raise RunError(f"{path} can't be read ({error}): put it back, or remove the run's folder") from None
+
+
+class CompletionRow(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A row of completions.jsonl as trainer.py writes it. A group's completions have their prompt in common."""
+
+    step: int
+    sample_id: str
+    prompt: msgspec.Raw
+    completion: str
+    rewards: dict[str, float | None]
+    advantage: float | None
+    reason: str
 
 
 def is_run(folder: Path) -> bool:

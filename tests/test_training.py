@@ -10,10 +10,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from grpo_kit import BadTrace, ConfigError, Run, RunError, TrainConfig, evaluate, quote, runs, train
-from grpo_kit.json_lines import read_lines
+from grpo_kit.json_lines import parse_columns, read_lines
 from grpo_kit.judges import Verdict
 from grpo_kit.judges.offline import OfflineJudge
 from grpo_kit.models import answer, fit_prompt, load_model, load_tokenizer
+from grpo_kit.runs import CompletionRow
 
 
 def test_it_learns(trained):
@@ -169,6 +170,21 @@ def test_lines_that_hold_odd_separators_are_read_and_a_torn_last_line_is_left_ou
             read_lines(path)
     path.write_bytes(b'\n{"step": 2}\n\n')
     assert read_lines(path) == [{"step": 2}]
+
+
+def test_completions_are_the_same_read_at_once_and_line_by_line(trained, tmp_path):
+    content = (trained.path / "completions.jsonl").read_bytes()
+    rows = [orjson.loads(line) for line in content.splitlines()]
+    assert trained.completions().to_dict("records") == rows and len(rows) > 100
+    prompts = trained.completions()["prompt"]
+    assert prompts.map(id).nunique() < len(rows) / 4, "of a group it is read once"
+    path = tmp_path / "completions.jsonl"
+    other = rows[0] | {"advantage": None, "remark": "by another version"}
+    columns = parse_columns(content + orjson.dumps(other) + b'\n{"step": 3, "compl', path, CompletionRow)
+    assert columns["remark"] == [None] * len(rows) + ["by another version"] and columns["advantage"][-1] is None
+    assert columns["prompt"] == [row["prompt"] for row in (*rows, other)]
+    with pytest.raises(RunError, match=r"completions\.jsonl:1 is no JSON"):
+        parse_columns(content.replace(b'"content":"', b'"content":"\xff', 1), path, CompletionRow)
 
 
 def test_long_conversations_lose_their_oldest_turns_and_never_the_last():
