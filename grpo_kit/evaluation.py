@@ -6,7 +6,7 @@ Everything is paired: same prompts, same seeds, scores compared prompt by prompt
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +193,7 @@ def _questions(
     fitted = [fit_prompt(sample.prompt, tokenizer, max_prompt_length) for sample in chosen]
     if shortened := sum(fit.is_shortened for fit in fitted):
         note(f"{shortened} of {len(chosen)} prompts lost their oldest turns to fit max_prompt_length")
-    questions = [replace(sample, prompt=fit.prompt) for sample, fit in zip(chosen, fitted, strict=True)]
+    questions = [sample.replace(prompt=fit.prompt) for sample, fit in zip(chosen, fitted, strict=True)]
     return sorted(questions, key=lambda sample: len(str(sample.prompt)))  # a batch's prompts are padded to the longest
 
 

@@ -3,10 +3,11 @@
 Each reader goes through its files one at a time and yields one `Trace` after another, checked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import orjson
 
@@ -34,6 +35,7 @@ from grpo_kit.sgd import (
     refuse_empty,
 )
 
+TURNS_KEPT = 4096  # of those read last: every second turn of SGD has the annotation of an earlier one
 Format = Literal["auto", "sgd", "chat", "samples"]
 
 
@@ -42,7 +44,8 @@ class Trace:
     """What one place in the input holds: the samples of a dialogue, or a single ready-made one.
 
     `name` may stand in the input only once. `split_key` decides the split. For a dialogue that is its opening
-    message, not its id: equal prompts open alike, so they share a split, and nothing has to be remembered.
+    message, not its id: equal prompts open alike, so they share a split. Where all that is read is dialogues, each with
+    a name of its own, a trace `is_apart`: the other split can't hold anything of it, and nothing has to be remembered.
     """
 
     path: Path
@@ -50,6 +53,18 @@ class Trace:
     name: str
     split_key: str
     samples: list[Sample]
+    is_apart: bool = False
+
+
+class _Annotation(NamedTuple):
+    """What the frames of a system turn say of it."""
+
+    services: tuple[str, ...]
+    acts: list[Act]
+    rubric: str
+
+
+_Annotator = Callable[[tuple[SystemFrame, ...]], _Annotation]  # raises ValueError
 
 
 def read_traces(traces: Path, format: Format, on_bad: OnBad) -> Iterator[Trace]:
@@ -89,11 +104,16 @@ def _read_schema(path: Path) -> Schema:
 
 
 def _sgd_traces(files: list[Path], schema: Schema, on_bad: OnBad) -> Iterator[Trace]:
+    @lru_cache(TURNS_KEPT)
+    def annotated(frames: tuple[SystemFrame, ...]) -> _Annotation:
+        acts, services = _sgd_acts(frames, schema), dict.fromkeys(frame.service for frame in frames)
+        return _Annotation(tuple(services), acts, rubric_from_acts(acts, schema))
+
     for path in files:
-        yield from _sgd_file(path, schema, on_bad)  # what it holds is freed before the next file is loaded
+        yield from _sgd_file(path, schema, annotated, on_bad)  # what it holds is freed before the next file is loaded
 
 
-def _sgd_file(path: Path, schema: Schema, on_bad: OnBad) -> Iterator[Trace]:
+def _sgd_file(path: Path, schema: Schema, annotated: _Annotator, on_bad: OnBad) -> Iterator[Trace]:
     try:
         dialogues = load_dialogues(path)
         if not isinstance(dialogues, list) or not dialogues:
@@ -111,14 +131,14 @@ def _sgd_file(path: Path, schema: Schema, on_bad: OnBad) -> Iterator[Trace]:
             name = dialogue.dialogue_id
             refuse_empty("dialogue_id", name)
             where = f", dialogue {name} (number {number})"
-            samples = _sgd_samples(dialogue, schema)
+            samples = _sgd_samples(dialogue, schema, annotated)
         except ValueError as problem:
             on_bad(BadTrace(path, where, str(problem)))
         else:
-            yield Trace(path, where, name, _opening(samples[0]), samples)
+            yield Trace(path, where, name, _opening(samples[0]), samples, is_apart=True)
 
 
-def _sgd_samples(dialogue: Dialogue, schema: Schema) -> list[Sample]:
+def _sgd_samples(dialogue: Dialogue, schema: Schema, annotated: _Annotator) -> list[Sample]:
     name, services = dialogue.dialogue_id, dialogue.services
     refuse_empty("services", services)
     refuse_empty("turns", dialogue.turns)
@@ -143,10 +163,10 @@ def _sgd_samples(dialogue: Dialogue, schema: Schema) -> list[Sample]:
                         intents[frame.service] = intent
                 history.append({"role": "user", "content": utterance})
                 continue
-            acts = _sgd_acts(turn.frames, schema)
+            said = annotated(turn.frames)
         except ValueError as problem:
             raise ValueError(f"turn {index}: {problem}") from None
-        spoken_of = list(dict.fromkeys(frame.service for frame in turn.frames)) or services
+        spoken_of = list(said.services or services)
         samples.append(
             Sample(
                 id=f"{name}:{index}",
@@ -154,10 +174,10 @@ def _sgd_samples(dialogue: Dialogue, schema: Schema) -> list[Sample]:
                 ground_truth=utterance,
                 dialogue_id=name,
                 turn_index=index,
-                rubric=rubric_from_acts(acts, schema),
+                rubric=said.rubric,
                 task_description=task_description(spoken_of, intents, schema),
                 services=spoken_of,
-                acts=acts,
+                acts=said.acts[:],
             )
         )
         history.append({"role": "assistant", "content": utterance})
@@ -166,7 +186,7 @@ def _sgd_samples(dialogue: Dialogue, schema: Schema) -> list[Sample]:
     return samples
 
 
-def _sgd_acts(frames: list[SystemFrame], schema: Schema) -> list[Act]:
+def _sgd_acts(frames: tuple[SystemFrame, ...], schema: Schema) -> list[Act]:
     acts = []
     for frame in frames:
         service = frame.service

@@ -7,7 +7,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
-from dataclasses import fields
 from typing import Any
 
 from grpo_kit.cache import RewardCache
@@ -85,8 +84,8 @@ class JudgeReward:
         if self._begun:
             judged, seconds = await asyncio.wrap_future(self._begun.popleft())
         else:
-            rows = ({field: columns[field][i] for field in _OTHER_FIELDS} for i in range(len(prompts)))
-            samples = [_sample({**row, "prompt": prompt}) for row, prompt in zip(rows, prompts, strict=True)]
+            columns = {**columns, "prompt": prompts}
+            samples = [_sample({field: columns[field][i] for field in _FIELDS}) for i in range(len(prompts))]
             judged, seconds = await self._ask(samples, completions)
         self._told = _usage(self._judge)
         log_extra(f"reason/{name}", [verdict.reason for verdict in judged.verdicts])
@@ -129,11 +128,11 @@ async def _cancelled(task: asyncio.Task) -> None:
     await asyncio.wait([task])
 
 
-_OTHER_FIELDS = [field.name for field in fields(Sample) if field.name != "prompt"]
+_FIELDS = Sample.__struct_fields__
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
-    return sample_from({name: row[name] for name in ("prompt", *_OTHER_FIELDS)}, default_id="")
+    return sample_from({name: row[name] for name in _FIELDS}, default_id="")
 
 
 def _usage(judge: Judge) -> dict[str, float]:

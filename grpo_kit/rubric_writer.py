@@ -12,13 +12,10 @@ import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from string import Template
-
-import orjson
 
 from grpo_kit.cache import open_table
 from grpo_kit.config import ConfigError, JudgeConfig
@@ -26,7 +23,7 @@ from grpo_kit.gemini.client import Gemini
 from grpo_kit.gemini.prompts import fenced, mark_of
 from grpo_kit.gemini.sdk import CallFailed
 from grpo_kit.judging import run_async
-from grpo_kit.samples import Sample, need, read_samples
+from grpo_kit.samples import Sample, need, read_samples, to_lines
 
 CACHE_FILE = "rubrics.cache.sqlite"
 CHUNK = 512  # samples that are asked for together, and as many as memory holds
@@ -68,8 +65,9 @@ class RubricWriter:
         new, samples = path.with_name(f"{path.name}.new"), read_samples(path)
         with closing(_Cache(self._cache)) as cache, new.open("wb") as file:
             while chunk := list(islice(samples, CHUNK)):
-                for sample, rubric in zip(chunk, run_async(self._rubrics(chunk, cache)), strict=True):
-                    file.write(orjson.dumps(replace(sample, rubric=rubric), option=orjson.OPT_APPEND_NEWLINE))
+                rubrics = run_async(self._rubrics(chunk, cache))
+                written = [sample.replace(rubric=rubric) for sample, rubric in zip(chunk, rubrics, strict=True)]
+                file.write(to_lines(written))
         os.replace(new, path)
 
     def summary(self) -> dict:

@@ -9,16 +9,15 @@ import difflib
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import msgspec
 import orjson
 
 Message = dict[str, str]  # {"role": "user" | "assistant" | "system", "content": ...}
 
 
-@dataclass(frozen=True)
-class Act:
+class Act(msgspec.Struct, frozen=True, gc=False):
     """One dialogue act of a system turn, as Schema-Guided Dialogue annotates it: CONFIRM date = "March 1st"."""
 
     service: str
@@ -27,8 +26,7 @@ class Act:
     values: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """One line of train.jsonl: a prompt to answer, and all that is needed to judge the answer.
 
     `prompt` is a list of chat messages (or one string) that ends with the user's turn; `ground_truth` is the
@@ -42,8 +40,8 @@ class Sample:
     turn_index: int = 0
     rubric: str = ""
     task_description: str = ""
-    services: list[str] = field(default_factory=list)
-    acts: list[Act] = field(default_factory=list)
+    services: list[str] = []
+    acts: list[Act] = []
 
     @property
     def conversation(self) -> str:
@@ -53,7 +51,18 @@ class Sample:
         return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        return msgspec.to_builtins(self)
+
+    def replace(self, **fields) -> "Sample":
+        return msgspec.structs.replace(self, **fields)
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def to_lines(samples: list[Sample]) -> bytes:
+    """Lines of a train.jsonl, one for each sample."""
+    return _ENCODER.encode_lines(samples)
 
 
 class BadTrace(ValueError):
@@ -227,23 +236,36 @@ def fingerprint(paths: Iterable[Path | str]) -> str:
     return whole.hexdigest()[:16]
 
 
-def measured(samples: Iterable[Sample]) -> Iterator[tuple[Sample, bytes, int]]:
-    """Each sample with its prompt's hash (16 bytes) and length in words.
+def digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, bytes]]:
+    """Each sample with its prompt's hash (16 bytes); a text and the one user message that says it are one prompt."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for sample, is_longer, messages in _grown(samples):
+        if not is_longer:
+            hasher = hashlib.blake2b(digest_size=16)
+        for message in messages:
+            hasher.update(f"{message['role']}\0{message['content']}\0".encode())
+        yield sample, hasher.copy().digest()
 
-    A text and the one user message that says it count as the same prompt. A prompt that continues the one
-    before, as in a dialogue, costs only its new messages.
-    """
-    hasher, words, before = hashlib.blake2b(digest_size=16), 0, []
+
+def prompt_words(samples: Iterable[Sample]) -> Iterator[int]:
+    """The length of each sample's prompt in words."""
+    words = 0
+    for _, is_longer, messages in _grown(samples):
+        words *= is_longer
+        for message in messages:
+            words += len(message["content"].split())
+        yield words
+
+
+def _grown(samples: Iterable[Sample]) -> Iterator[tuple[Sample, bool, list[Message]]]:
+    """Each sample, whether its prompt goes on from the one before, as in a dialogue, and the messages that are new."""
+    before: list[Message] = []
     for sample in samples:
         prompt = sample.prompt
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        if messages[: len(before)] != before:
-            hasher, words, before = hashlib.blake2b(digest_size=16), 0, []
-        for message in messages[len(before) :]:
-            hasher.update(f"{message['role']}\0{message['content']}\0".encode())
-            words += len(message["content"].split())
+        is_longer = bool(before) and messages[: len(before)] == before
+        yield sample, is_longer, messages[len(before) :] if is_longer else messages
         before = messages
-        yield sample, hasher.copy().digest(), words
 
 
 class Ledger:
@@ -273,7 +295,7 @@ def check_splits(train: Path | str, eval: Path | str) -> None:
     """Prove that no dialogue and no prompt stands in both files. Raises BadTrace naming the first that does."""
     with Ledger() as ledger:
         for split in map(str, (train, eval)):
-            for sample, digest, _ in measured(read_samples(split)):
+            for sample, digest in digests(read_samples(split)):
                 keys = {"prompt": b"p" + digest}
                 if sample.dialogue_id:
                     keys["dialogue"] = b"d" + sample.dialogue_id.encode()

@@ -11,15 +11,15 @@ from grpo_kit.samples import BadTrace, act_from, json_problem, need
 BOM = b"\xef\xbb\xbf"  # with which some editors begin a file
 
 
-class _Action(Struct, gc=False):
+class _Action(Struct, gc=False, frozen=True):
     act: str
     slot: str
     values: tuple[str, ...]
 
 
-class SystemFrame(Struct, gc=False):
+class SystemFrame(Struct, gc=False, frozen=True):
     service: str
-    actions: list[_Action]
+    actions: tuple[_Action, ...]
 
 
 class _State(Struct, gc=False):
@@ -33,7 +33,7 @@ class _UserFrame(Struct, gc=False):
 
 class _SystemTurn(Struct, gc=False, tag_field="speaker", tag="SYSTEM"):
     utterance: str
-    frames: list[SystemFrame]
+    frames: tuple[SystemFrame, ...]
 
 
 class UserTurn(Struct, gc=False, tag_field="speaker", tag="USER"):

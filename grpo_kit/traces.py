@@ -20,7 +20,7 @@ import orjson
 from grpo_kit.collector import without_collector
 from grpo_kit.config import ConfigError, JudgeConfig
 from grpo_kit.formats import Format, Trace, read_traces
-from grpo_kit.samples import BadTrace, Ledger, OnBad, Sample, did_you_mean, fingerprint, measured
+from grpo_kit.samples import BadTrace, Ledger, OnBad, Sample, did_you_mean, digests, fingerprint, prompt_words, to_lines
 
 TRAIN, EVAL, CARD = "train.jsonl", "eval.jsonl", "data_card.json"
 SCRATCH = ".prepare-"
@@ -48,8 +48,8 @@ def prepare(
 
     About `eval_fraction` of the dialogues go to eval.jsonl. A hash of `seed` and a dialogue's opening message
     (a ready-made sample's dialogue_id, or prompt) says which, so nothing moves when files are added. No dialogue
-    and no prompt ever stands in both files: a ledger of all of them sees to it, and the card counts as
-    left_out_as_duplicate the ready-made samples it turned away.
+    and no prompt ever stands in both files: in an SGD folder equal prompts open alike; of JSON lines, where ready-made
+    samples may stand, a ledger is kept, and the card counts as left_out_as_duplicate those it turned away.
 
     `rubric` "schema" leaves each sample the rubric that its acts and the schema, or its trace, give it; a chat may have
     none. "gemini" has Gemini write one for each sample, asked as `judge_config` says; where that fails the sample keeps
@@ -94,9 +94,9 @@ def prepare(
         with _scratch_folder(out) as scratch:
             with (scratch / TRAIN).open("wb") as train, (scratch / EVAL).open("wb") as evaluation, without_collector():
                 files = {"train": train, "eval": evaluation}
-                for split, sample, prompt_words in _allot(reader, eval_fraction, seed, tally, on_bad):
-                    files[split].write(orjson.dumps(sample, option=orjson.OPT_APPEND_NEWLINE))
-                    tally.add(sample, split, prompt_words)
+                for split, samples in _allot(reader, eval_fraction, seed, tally, on_bad):
+                    files[split].write(to_lines(samples))
+                    tally.add(samples, split)
             _check_both_splits(tally, traces, eval_fraction)
             if writer:
                 for name in (TRAIN, EVAL):
@@ -156,14 +156,12 @@ class _Tally:
     lowest: float = 1.0  # of the positions that decide the split
     highest: float = 0.0
 
-    def add(self, sample: Sample, split: str, prompt_words: int) -> None:
-        self.samples[split] += 1
-        self.prompt_words[prompt_words] += 1
-        self.answer_words[len(sample.ground_truth.split())] += 1
-        for service in sample.services:
-            self.services[service] += 1
-        for act in sample.acts:
-            self.acts[act.act] += 1
+    def add(self, samples: list[Sample], split: str) -> None:
+        self.samples[split] += len(samples)
+        self.prompt_words.update(prompt_words(samples))
+        self.answer_words.update(len(sample.ground_truth.split()) for sample in samples)
+        self.services.update(service for sample in samples for service in sample.services)
+        self.acts.update(act.act for sample in samples for act in sample.acts)
 
     def skip(self, error: BadTrace) -> None:
         self.skipped += 1
@@ -190,8 +188,8 @@ def _spread(lengths: Counter[int]) -> dict[str, float]:
 
 def _allot(
     reader: Iterable[Trace], eval_fraction: float, seed: int, tally: _Tally, on_bad: OnBad
-) -> Iterator[tuple[str, Sample, int]]:
-    """Each sample with its split and its prompt's length in words, less those that the other split knows."""
+) -> Iterator[tuple[str, list[Sample]]]:
+    """Each trace's split and samples, less those that the other split knows."""
     with Ledger() as ledger:
         for trace in reader:
             earlier = ledger.first(b"name " + trace.name.encode(), f"{trace.path.name}{trace.where}")
@@ -201,21 +199,18 @@ def _allot(
             position = _position(trace.split_key, seed)
             split = "eval" if position < eval_fraction else "train"
             mine = (None, split)
-            kept = [
-                (sample, words)
-                for sample, digest, words in measured(trace.samples)
-                if ledger.first(b"prompt " + digest, split) in mine
-            ]
-            dialogue = trace.samples[0].dialogue_id
-            earlier = ledger.first(b"dialogue " + dialogue.encode(), split) if kept and dialogue else None
-            if earlier not in mine:
-                kept = []
+            kept = trace.samples
+            if not trace.is_apart:
+                kept = [each for each, digest in digests(kept) if ledger.first(b"prompt " + digest, split) in mine]
+                dialogue = trace.samples[0].dialogue_id
+                earlier = ledger.first(b"dialogue " + dialogue.encode(), split) if kept and dialogue else None
+                if earlier not in mine:
+                    kept = []
             tally.left_out += len(trace.samples) - len(kept)
             if kept and earlier is None:
                 tally.dialogues[split] += 1
                 tally.lowest, tally.highest = min(tally.lowest, position), max(tally.highest, position)
-            for sample, words in kept:
-                yield split, sample, words
+            yield split, kept
 
 
 def _position(split_key: str, seed: int) -> float:

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -71,15 +70,15 @@ def test_a_judgement_is_found_again_only_where_all_that_it_depends_on_is_the_sam
         return len(fresh)
 
     assert is_new() and not is_new()
-    assert not is_new(sample=replace(SAMPLE, id="b", dialogue_id="d", turn_index=5))
+    assert not is_new(sample=SAMPLE.replace(id="b", dialogue_id="d", turn_index=5))
     for other in (
-        replace(SAMPLE, prompt="Who?"),
-        replace(SAMPLE, prompt=[{"role": "user", "content": "Where?"}]),
-        replace(SAMPLE, ground_truth="Who?"),
-        replace(SAMPLE, rubric=""),
-        replace(SAMPLE, task_description="Find a city"),
-        replace(SAMPLE, services=["Cities"]),
-        replace(SAMPLE, acts=[]),
+        SAMPLE.replace(prompt="Who?"),
+        SAMPLE.replace(prompt=[{"role": "user", "content": "Where?"}]),
+        SAMPLE.replace(ground_truth="Who?"),
+        SAMPLE.replace(rubric=""),
+        SAMPLE.replace(task_description="Find a city"),
+        SAMPLE.replace(services=["Cities"]),
+        SAMPLE.replace(acts=[]),
     ):
         assert is_new(sample=other) and not is_new(sample=other), other
     assert is_new(answer="y") and not is_new(answer="y")

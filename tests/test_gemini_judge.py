@@ -101,7 +101,7 @@ def scores(judged: Judged) -> list[float | None]:
 
 
 def turns(count: int) -> list[Sample]:
-    return [replace(TURN, id=str(n), prompt=[{"role": "user", "content": f"A table for {n}."}]) for n in range(count)]
+    return [TURN.replace(id=str(n), prompt=[{"role": "user", "content": f"A table for {n}."}]) for n in range(count)]
 
 
 # Good answers
@@ -490,10 +490,10 @@ def test_a_judgement_is_made_anew_only_where_something_that_it_depends_on_change
         {"gemini_mode": "group"},
         {"gemini_temperature": 0.5},
         {"gemini_prompt": str(own)},
-        {"sample": replace(TURN, prompt="A table for two, please.")},
-        {"sample": replace(TURN, rubric="ask for: the time")},
-        {"sample": replace(TURN, ground_truth="Where?")},
-        {"sample": replace(TURN, task_description="Book a flight")},
+        {"sample": TURN.replace(prompt="A table for two, please.")},
+        {"sample": TURN.replace(rubric="ask for: the time")},
+        {"sample": TURN.replace(ground_truth="Where?")},
+        {"sample": TURN.replace(task_description="Book a flight")},
         {"answer": f"{TWO[0]} "},
     ):
         assert (calls(**change), calls(**change)) == (1, 0), change
@@ -502,7 +502,7 @@ def test_a_judgement_is_made_anew_only_where_something_that_it_depends_on_change
     assert [calls(gemini_samples=count) for count in (2, 2, 3, 2)] == [2, 0, 1, 0]  # at temperature 1
     assert calls(gemini_temperature=1) == 0  # the first of those three
     for same in (
-        {"sample": replace(TURN, id="b", dialogue_id="d", turn_index=3)},
+        {"sample": TURN.replace(id="b", dialogue_id="d", turn_index=3)},
         {"gemini_timeout": 9, "gemini_max_retries": 3, "gemini_max_in_flight": 3},
         {"gemini_temperature": 0},
         {"gemini_model": f"models/{MODELS[0]}"},

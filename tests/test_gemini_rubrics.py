@@ -112,7 +112,7 @@ def test_each_sample_gets_its_own_rubric_and_the_next_run_asks_for_none(tmp_path
     plain = samples_in(tmp_path / "plain")
     card = prepare(traces, out, **settings(sdk, gemini_max_in_flight=6))
 
-    assert samples_in(out) == [replace(sample, rubric=rubric_of(sample)) for sample in plain]
+    assert samples_in(out) == [sample.replace(rubric=rubric_of(sample)) for sample in plain]
     calls = len(server.requests)
     asked = sorted([fenced(request, name) for name in ("task", "conversation", "reply")] for request in server.requests)
     spoken = ["\n".join(f"{message['role']}: {message['content']}" for message in s.prompt) for s in plain]
