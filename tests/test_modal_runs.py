@@ -141,8 +141,8 @@ def broken(completions, **_):
     return [len(completion[0]["contents"]) for completion in completions]
 
 
-def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturbed, demo_data, tmp_path):
-    run = kit.train.spawn(rewards=[slow], **STEPS)
+def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(server, undisturbed, demo_data, tmp_path):
+    run = kit.train.spawn(rewards=[slow], timeout=600, retries=1, **STEPS)
     (tmp_path / "train.jsonl").write_text("".join((demo_data / "train.jsonl").read_text().splitlines(True)[:200]))
     while not run.checkpoints:
         if (container := containers_of(server, run)[-1:]) and container[0].input:
@@ -153,10 +153,13 @@ def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturb
     server.wait_for(lambda: len(containers_of(server, run)) > 1, timeout=120)
     wait_for_step(server, run, 7)
     server.preempt(containers_of(server, run)[-1])
+    wait_for_step(server, run, 10)
+    server.run_out_of_time(containers_of(server, run)[-1])
     run.watch()
     kit.upload_data.remote(demo_data)
     reasons = [container.exit_reason for container in containers_of(server, run)]
-    assert reasons[:2] == ["killed", "preempted"]
+    assert reasons[:3] == ["killed", "preempted", "timed out"]
+    assert {container.timeout for container in containers_of(server, run)} == {600}
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
     written = run.completions()
     assert written.groupby("step").size().tolist() == [16] * 12
@@ -166,19 +169,6 @@ def test_a_container_that_is_killed_or_preempted_loses_nothing(server, undisturb
     status = run.status
     assert status["usd"] == pytest.approx(hourly * status["seconds"] / 3600, rel=0.01), "every container is paid for"
     assert status["seconds"] > 0.5 * sum(c.ended - c.started for c in containers_of(server, run)[:-1])
-
-
-def test_a_run_that_outlasts_its_time_out_goes_on_in_new_containers(server, undisturbed):
-    run = kit.train.spawn(rewards=[slow], timeout=600, retries=2, **STEPS)
-    for step in (4, 8):
-        wait_for_step(server, run, step)
-        server.run_out_of_time(containers_of(server, run)[-1])
-    run.watch()
-    containers = containers_of(server, run)
-    assert [c.exit_reason for c in containers[:-1]] == ["timed out", "timed out"] and {
-        c.timeout for c in containers
-    } == {600}
-    assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
 
 
 def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(server, capsys):
