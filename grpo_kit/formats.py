@@ -45,7 +45,7 @@ class Trace:
 
     `name` may stand in the input only once. `split_key` decides the split. For a dialogue that is its opening
     message, not its id: equal prompts open alike, so they share a split. Where all that is read is dialogues, each with
-    a name of its own, a trace `is_apart`: the other split can't hold anything of it, and nothing has to be remembered.
+    a name of its own, a trace `is_apart`: the other split can't hold any of it, and no prompt has to be remembered.
     """
 
     path: Path

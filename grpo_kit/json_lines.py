@@ -24,6 +24,7 @@ def read_lines(path: Path) -> list[dict]:
 def parse_lines(content: bytes, name: Path | PurePosixPath) -> list[dict]:
     """The rows that `content` holds, as `read_lines` has them; `name` is for what is said of a bad line."""
     with without_collector():
+        content = _whole_lines(content)
         rows = _all_at_once(content, _OBJECTS)
         return _one_by_one(content, name) if rows is None else rows
 
@@ -34,6 +35,7 @@ def parse_columns(
     """The same rows by columns. Where all are as `row` says they take half the time: what it leaves as it is written,
     msgspec.Raw, is read once for all rows that have the same."""
     with without_collector():
+        content = _whole_lines(content)
         if row and (rows := _all_at_once(content, msgspec.json.Decoder(row))):
             with suppress(*_UNREADABLE):
                 return {field.name: _column(rows, field) for field in msgspec.structs.fields(row)}
@@ -52,6 +54,16 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _OBJECTS = msgspec.json.Decoder(dict)
 
 
+def _whole_lines(content: bytes) -> bytes:
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        try:
+            orjson.loads(content[end:])
+        except orjson.JSONDecodeError:
+            return content[:end]
+    return content
+
+
 def _all_at_once(content: bytes, decoder: msgspec.json.Decoder) -> list | None:
     """The rows, where each line is one: twice as quick as line by line, and msgspec takes more than that as lines."""
     with suppress(*_UNREADABLE):
@@ -62,14 +74,12 @@ def _all_at_once(content: bytes, decoder: msgspec.json.Decoder) -> list | None:
 
 
 def _one_by_one(content: bytes, name: Path | PurePosixPath) -> list[dict]:
-    rows, lines = [], content.split(b"\n")
-    for number, line in enumerate(lines, 1):
+    rows = []
+    for number, line in enumerate(content.split(b"\n"), 1):
         try:
             row = orjson.loads(line) if line else None
         except orjson.JSONDecodeError as error:
-            if number < len(lines):
-                raise RunError(f"{name}:{number} is no JSON ({error}): mend or remove that line") from None
-            continue
+            raise RunError(f"{name}:{number} is no JSON ({error}): mend or remove that line") from None
         if line and not isinstance(row, dict):
             raise RunError(f"{name}:{number} is no JSON object: mend or remove that line")
         rows += [row] if line else []

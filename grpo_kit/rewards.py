@@ -76,7 +76,7 @@ class JudgeReward:
     def begin(self, loop: asyncio.AbstractEventLoop, rows: Sequence[Mapping[str, Any]], completions: Sequence) -> None:
         """Has the judge start on completions whose scores are asked for later, in the order in which they are begun."""
         self._told = self._told or _usage(self._judge)
-        asked = self._ask([_sample(row) for row in rows], completions)
+        asked = self._ask([sample_from(row, default_id="") for row in rows], completions)
         self._begun.append(asyncio.run_coroutine_threadsafe(asked, loop))
 
     async def __call__(self, prompts, completions, log_extra, log_metric, **columns) -> list[float | None]:
@@ -84,8 +84,9 @@ class JudgeReward:
         if self._begun:
             judged, seconds = await asyncio.wrap_future(self._begun.popleft())
         else:
-            columns = {**columns, "prompt": prompts}
-            samples = [_sample({field: columns[field][i] for field in _FIELDS}) for i in range(len(prompts))]
+            rows = ({name: columns[name][i] for name in _OTHER_FIELDS} for i in range(len(prompts)))
+            rows = [{**row, "prompt": prompt} for row, prompt in zip(rows, prompts, strict=True)]
+            samples = [sample_from(row, default_id="") for row in rows]
             judged, seconds = await self._ask(samples, completions)
         self._told = _usage(self._judge)
         log_extra(f"reason/{name}", [verdict.reason for verdict in judged.verdicts])
@@ -128,11 +129,7 @@ async def _cancelled(task: asyncio.Task) -> None:
     await asyncio.wait([task])
 
 
-_FIELDS = Sample.__struct_fields__
-
-
-def _sample(row: Mapping[str, Any]) -> Sample:
-    return sample_from({name: row[name] for name in _FIELDS}, default_id="")
+_OTHER_FIELDS = [name for name in Sample.__struct_fields__ if name != "prompt"]
 
 
 def _usage(judge: Judge) -> dict[str, float]:

@@ -136,7 +136,10 @@ class Run:
         return self._table("metrics.jsonl")
 
     def completions(self) -> "pandas.DataFrame":
-        """A row per completion: step, sample, prompt, completion, scores by reward, advantage, reason."""
+        """A row per completion: step, sample, prompt, completion, scores by reward, advantage, reason.
+
+        The rows of a group share their prompt, one list of messages.
+        """
         return self._table("completions.jsonl", CompletionRow)
 
     def logs(self, lines: int = 50) -> None:

@@ -243,7 +243,8 @@ def digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, bytes]]:
         if not is_longer:
             hasher = hashlib.blake2b(digest_size=16)
         for message in messages:
-            hasher.update(f"{message['role']}\0{message['content']}\0".encode())
+            content = message["content"]
+            hasher.update(f"{message['role']} {len(content)} {content}".encode())
         yield sample, hasher.copy().digest()
 
 

@@ -24,7 +24,6 @@ result_file = None  # None: result.json in out
 
 # %%
 # %matplotlib inline
-import dataclasses
 import os
 import random
 from pathlib import Path
@@ -109,8 +108,7 @@ await reasons(judge, sample)
 # for the offline judge. What comes out best belongs into your data, where these are fields of each sample.
 
 # %%
-changed = dataclasses.replace(
-    sample,
+changed = sample.replace(
     rubric=f"{sample.rubric}; ask whether anything else is needed",
     acts=[*sample.acts, kit.samples.Act(service="", act="REQ_MORE")],
     ground_truth=answers["the reply, and more"],

@@ -70,7 +70,7 @@ def test_02_scores_again_after_its_rubric_was_edited(lab):
     lab.open("02_prototype_rewards.ipynb")
     lab.run_all()
     assert_nothing_failed(lab)
-    rubric = lab.find("changed = dataclasses.replace")
+    rubric = lab.find("changed = sample.replace")
     before = scores(lab.cells()[rubric].text)
     lab.show(rubric)
     lab.screenshot("02-rubric")

@@ -153,7 +153,7 @@ def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(server,
     server.wait_for(lambda: len(containers_of(server, run)) > 1, timeout=120)
     wait_for_step(server, run, 7)
     server.preempt(containers_of(server, run)[-1])
-    wait_for_step(server, run, 10)
+    server.wait_for(lambda: run.place.read("train.log").count(b"resumed from checkpoint-") == 2, timeout=180)
     server.run_out_of_time(containers_of(server, run)[-1])
     run.watch()
     kit.upload_data.remote(demo_data)
