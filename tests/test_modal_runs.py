@@ -38,6 +38,7 @@ def server(tmp_path_factory, gemini, demo_data):
     folder = tmp_path_factory.mktemp("modal") / "server"
     with ModalServer(folder, container_env=env) as server, server.in_this_process():
         server.scaledown = 60  # as on Modal
+        launching._deployed = None  # another test's server may have had it deployed
         kit.upload_data.remote(demo_data)
         yield server
 

@@ -20,7 +20,7 @@ from gemini_server import GeminiServer, judge
 from modal_server import ModalServer
 
 import grpo_kit as kit
-from grpo_kit import plots
+from grpo_kit import launching, plots
 from grpo_kit.demo.run import notebook_folder
 from grpo_kit.sweeps import grid
 
@@ -387,6 +387,7 @@ def test_a_budget_is_kept_by_all_runs_together(tmp_path, demo_data, monkeypatch)
 def test_four_containers_at_once_on_modal(tmp_path, demo_data, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRPO_KIT_BACKEND", "modal")
+    monkeypatch.setattr(launching, "_deployed", None)  # another test's server may have had it deployed
     with (
         ModalServer(tmp_path / "server", container_env={"HF_HUB_OFFLINE": "1"}) as server,
         server.in_this_process(),
