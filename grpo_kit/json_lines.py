@@ -24,9 +24,7 @@ def read_lines(path: Path) -> list[dict]:
 def parse_lines(content: bytes, name: Path | PurePosixPath) -> list[dict]:
     """The rows that `content` holds, as `read_lines` has them; `name` is for what is said of a bad line."""
     with without_collector():
-        content = _whole_lines(content)
-        rows = _all_at_once(content, _OBJECTS)
-        return _one_by_one(content, name) if rows is None else rows
+        return _rows(_whole_lines(content), name)
 
 
 def parse_columns(
@@ -39,8 +37,13 @@ def parse_columns(
         if row and (rows := _all_at_once(content, msgspec.json.Decoder(row))):
             with suppress(*_UNREADABLE):
                 return {field.name: _column(rows, field) for field in msgspec.structs.fields(row)}
-        rows = parse_lines(content, name)
+        rows = _rows(content, name)
         return {column: [row.get(column) for row in rows] for column in dict.fromkeys(chain.from_iterable(rows))}
+
+
+def _rows(content: bytes, name: Path | PurePosixPath) -> list[dict]:
+    rows = _all_at_once(content, _OBJECTS)
+    return _one_by_one(content, name) if rows is None else rows
 
 
 def _column(rows: list[msgspec.Struct], field: msgspec.structs.FieldInfo) -> list:

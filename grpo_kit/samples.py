@@ -1,8 +1,8 @@
 """Samples: what the model is asked, what a person answered, and what a good answer must do.
 
-A prepared data set is two files of samples, train.jsonl and eval.jsonl, one JSON object a line. This module
-says what a sample is, reads such files strictly, and proves that two of them share nothing. Where samples
-come from is traces.py's business.
+A prepared data set is two files of samples, train.jsonl and eval.jsonl, one JSON object a line. This module says what a
+sample is, writes such files and reads them strictly, and proves that two of them share nothing. Where samples come from
+is traces.py's business.
 """
 
 import difflib
