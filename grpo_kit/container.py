@@ -19,7 +19,6 @@ import psutil
 from grpo_kit.budget import Launch
 from grpo_kit.cache import CACHE_FILE, RewardCache
 from grpo_kit.claims import Claim
-from grpo_kit.collector import without_collector
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.mirror import Mirror, last_step
@@ -156,8 +155,7 @@ def train(volumes: Volumes, run_id: str) -> dict:
 
 def evaluate(volumes: Volumes, run_id: str, settings: dict, files: dict[str, str]) -> dict:
     """Compares the run's checkpoints with its base model; the result lies in the run's eval/. Returns {"name"}."""
-    with without_collector():
-        from grpo_kit.evaluation import evaluate
+    from grpo_kit.evaluation import evaluate
 
     volumes.refresh()
     remote, local = volumes.runs / run_id, HERE / run_id

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from grpo_kit.collector import loading_libraries
 from grpo_kit.config import CACHE, ConfigError
 from grpo_kit.demo import TINY_MODEL
 from grpo_kit.hub import fetch_from_hub, why_not_from_hub
@@ -68,7 +69,8 @@ def _tokenizer_folder(name: str) -> Path:
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """The model's tokenizer, which can pad: with its end-of-turn token where it has no padding token of its own."""
-    from transformers import AutoTokenizer
+    with loading_libraries():
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  the model comes next
 
     tokenizer = _load(AutoTokenizer, name, _tokenizer_folder(name))
     if tokenizer.pad_token is None:

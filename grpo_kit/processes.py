@@ -16,13 +16,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from grpo_kit.budget import LOCAL, Launch
-from grpo_kit.collector import without_collector
+from grpo_kit.collector import loading_libraries
 from grpo_kit.config import TrainConfig
 from grpo_kit.errors import BeingTrained
 from grpo_kit.pickling import Rewards, load_rewards, pickled_rewards
@@ -62,7 +63,7 @@ def train(
     if config.num_processes > 1:
         return _train_in_several(config, queue(config, rewards, runs_dir, launch), rewards, echo, launch)
     plan = make_plan(config, rewards, runs_dir, launch)  # before seconds are spent on loading
-    with without_collector():
+    with loading_libraries():
         from grpo_kit import training
     return training.train(plan, runs_dir, echo, launch)
 
@@ -111,8 +112,9 @@ def _train_in_several(
 
 def _start_all(run: Run, launch: Launch) -> None:
     """Starts the processes and waits for them; what they could not write of their end is written here."""
-    from torch.distributed.elastic.utils.distributed import get_free_port
-    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
+    with loading_libraries():
+        from torch.distributed.elastic.utils.distributed import get_free_port
+        from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends processes is no news
     count = run.config.num_processes
@@ -138,9 +140,9 @@ def _start_all(run: Run, launch: Launch) -> None:
 
 
 def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> None:
-    import torch
+    with loading_libraries():
+        import torch
 
-    with without_collector():
         from grpo_kit import training
 
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": count, "WORLD_SIZE": count}
@@ -195,7 +197,10 @@ def _end(run: Run, error: BaseException) -> None:
             RunWriter(run, run.config).end(error)
 
 
-if __name__ == "__main__":
+if __name__ == "__mp_main__":  # one of the processes, before torch's own start of it loads torch
+    with loading_libraries():
+        import_module("torch")
+elif __name__ == "__main__":
     told = json.loads(sys.argv[2])
     since = told["since"] and datetime.fromisoformat(told["since"])
     _start_all(Run(Path(sys.argv[1])), Launch(**told | {"since": since}))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.backends import asked_backend, chosen_backend
-from grpo_kit.collector import without_collector
 from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA
 from grpo_kit.launching import evaluate_on_modal, train_here, train_on_modal
@@ -73,8 +72,7 @@ class _Evaluate:
 
     def local(self, target: Run | str | Path, config: EvalConfig | None = None, **options) -> "Evaluation":
         """Evaluates in this process. See grpo_kit.evaluation.evaluate."""
-        with without_collector():
-            from grpo_kit.evaluation import evaluate
+        from grpo_kit.evaluation import evaluate
 
         return evaluate(target, config, **options)
 
