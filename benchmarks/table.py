@@ -38,6 +38,7 @@ CLAIMS: list[tuple[str, str, Callable[[dict], float], str, float]] = [
     ("data", "memory for ten times the input, of once", lambda found: found["peak_ratio"], "<=", 1.1),
     ("startup", "grpo-kit --help, s", lambda found: found["best_seconds"]["grpo-kit --help"], "<=", 0.4),
     ("startup", "train to its first step, of plain TRL's", lambda found: found["first_step_ratio"], "<=", 1.1),
+    ("startup", "train to its end, of plain TRL's", lambda found: found["end_ratio"], "<=", 1.1),
     (
         "run_dir",
         "10,000 steps drawn, 100,000 completions, s",
