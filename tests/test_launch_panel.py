@@ -126,6 +126,7 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(panel, tmp_path
     shown.follow(trained)  # another run in its place, while the first goes on
     shown._follower.join(timeout=60)
     assert f"Run {trained.id} is complete" in shown.message.value and "20/20" in shown._progress.value
+    panel.run.kill()
 
 
 def wait_until(condition, seconds: float = 120) -> None:

@@ -302,8 +302,8 @@ def test_an_interrupt_ends_what_is_under_way_and_says_how_to_go_on(quick, tmp_pa
 
 
 def test_halving_stops_those_that_are_behind_and_leaves_them(tmp_path, demo_data):
-    settings = {"learning_rate": [3e-3, 1e-7], "data": str(demo_data), "canaries": "off", "max_steps": 20}
-    settings |= {"save_steps": 20, "evaluation": EVALUATION}
+    settings = {"learning_rate": [3e-3, 1e-7], "data": str(demo_data), "canaries": "off", "max_steps": 12}
+    settings |= {"save_steps": 12, "evaluation": EVALUATION}
     sweep = kit.sweep("03", settings, tmp_path / "out", jobs=1, halving=4)
     table = sweep.results().set_index("learning_rate")
     assert table["state"].to_dict() == {3e-3: "complete", 1e-7: "pruned"}
@@ -312,7 +312,7 @@ def test_halving_stops_those_that_are_behind_and_leaves_them(tmp_path, demo_data
         False,
     ]
     stopped = kit.Run(table.loc[1e-7, "run"], tmp_path / "out").status["step"]
-    assert 4 <= stopped < 20
+    assert 4 <= stopped < 12
     again = kit.sweep("03", settings, tmp_path / "out", halving=4)
     assert again.results()["state"].tolist() == ["complete", "pruned"] and not again.quote(halving=4).quotes
     assert len(again.quote().quotes) == 1, "without halving it would be gone on with"
@@ -320,10 +320,10 @@ def test_halving_stops_those_that_are_behind_and_leaves_them(tmp_path, demo_data
         kit.Sweep("03", {"data": ["a", "b"]}, tmp_path / "other").run(halving=2)
 
 
-def test_a_sweep_of_six_one_of_which_fails_killed_and_gone_on_with(tmp_path, demo_data):
+def test_a_sweep_of_four_one_of_which_fails_killed_and_gone_on_with(tmp_path, demo_data):
     out = tmp_path / "out"
-    data = [str(demo_data), "nowhere", *[str(demo_data)] * 4]
-    rates = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3]
+    data = [str(demo_data), "nowhere", *[str(demo_data)] * 2]
+    rates = [1e-3, 2e-3, 3e-3, 4e-3]
     (tmp_path / "grid.yaml").write_text(
         json.dumps({"zip": {"learning_rate": rates, "data": data}, **SHORT, "evaluation": EVALUATION})
     )
@@ -333,20 +333,20 @@ def test_a_sweep_of_six_one_of_which_fails_killed_and_gone_on_with(tmp_path, dem
         return sorted(folder for folder in out.glob("*/") if state_of(folder) == state)
 
     process = shell(*words, start_new_session=True)
-    wait_for(lambda: len(folders("complete")) >= 2 and folders("running"))
+    wait_for(lambda: folders("complete") and folders("running"))
     done = {folder: (folder / "04_evaluate_checkpoints.ipynb").stat().st_mtime_ns for folder in folders("complete")}
     started = {folder: (folder / "status.json").exists() for folder in folders("running")}
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert len(done) + len(folders("failed")) < 6
+    assert len(done) + len(folders("failed")) < 4
 
     process = shell(*words)
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 1, said
-    assert f"{len(done)} are done" in said and "5 complete, 1 failed" in said
+    assert f"{len(done)} are done" in said and "3 complete, 1 failed" in said
     assert re.search(r"data-nowhere failed: BadTrace: .*nowhere/train.jsonl: no such file", said)
     table = kit.sweep_results(out)
-    assert table["state"].tolist() == ["complete", "failed", *["complete"] * 4]
+    assert table["state"].tolist() == ["complete", "failed", *["complete"] * 2]
     finished = table[table["state"] == "complete"]
     assert finished[["base", "trained", "trained_low", "difference", "difference_high"]].notna().all(axis=None)
     assert finished["base"].nunique() == 1 and (finished["usd"] == 0).all()
