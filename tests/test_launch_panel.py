@@ -110,13 +110,14 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(panel, tmp_path
     panel.launch_button.click()
     shown = panel.monitor
     wait_until(lambda: panel.run and panel.run.status["step"] > 3)
-    assert [folder.name for folder in tmp_path.iterdir()] == [panel.run.id]
-    psutil.Process(panel.run.worker["pid"]).kill()
-    with (panel.run.path / "metrics.jsonl").open("a") as metrics:
+    run = panel.run
+    assert [folder.name for folder in tmp_path.iterdir()] == [run.id]
+    psutil.Process(run.worker["pid"]).kill()
+    with (run.path / "metrics.jsonl").open("a") as metrics:
         metrics.write("{broken\n{}\n")
     wait_until(lambda: not shown.resume_button.disabled)
     assert "lost" in shown._progress.value and "is no JSON" in shown.message.value
-    (panel.run.path / "metrics.jsonl").unlink()
+    (run.path / "metrics.jsonl").unlink()
     shown.resume_button.click()
     wait_until(lambda: shown._state == "running")
     shown.detach_button.click()
@@ -126,7 +127,7 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(panel, tmp_path
     shown.follow(trained)  # another run in its place, while the first goes on
     shown._follower.join(timeout=60)
     assert f"Run {trained.id} is complete" in shown.message.value and "20/20" in shown._progress.value
-    panel.run.kill()
+    run.kill()
 
 
 def wait_until(condition, seconds: float = 120) -> None:
