@@ -8,6 +8,7 @@ from pathlib import Path
 
 from grpo_kit.budget import LOCAL, Launch, refuse_unknown_price, shortfall_at_start, spent_on
 from grpo_kit.cache import caches_to_start_from
+from grpo_kit.collector import loading_libraries
 from grpo_kit.config import ConfigError, TrainConfig
 from grpo_kit.demo import DEFAULT_DATA, data_folder
 from grpo_kit.json_lines import read_lines
@@ -153,7 +154,8 @@ def refuse_too_few_gpus(config: TrainConfig) -> None:
     """Raises ConfigError where this machine's GPUs are not what a run needs. Without any, processes share cores."""
     gpus = 0
     if shutil.which("nvidia-smi"):  # else torch, which takes seconds to load, has none to tell of
-        import torch
+        with loading_libraries():
+            import torch
 
         gpus = torch.cuda.device_count()
     if config.load_in_4bit and not gpus:

@@ -1,7 +1,12 @@
-"""Python's garbage collector while libraries load, in a process of its own: what is frozen stays so for all tests."""
+"""Python's garbage collector while libraries load, in processes of their own: what is frozen stays so for all tests."""
 
+import gc
 import subprocess
 import sys
+import threading
+import time
+
+from grpo_kit.collector import without_collector
 
 CODE = """
 import gc, sys, types
@@ -12,25 +17,66 @@ class Ring:
     def __init__(self): self.me = self
     def __del__(self): Ring.gone += 1
 
+def load(name):
+    with loading_libraries():
+        assert not gc.isenabled()
+        sys.modules[name] = types.ModuleType(name)
+        return Ring()
+
 try:
     with loading_libraries():
         raise ImportError
 except ImportError:
     assert gc.isenabled() and not gc.get_freeze_count()
-with loading_libraries():
-    assert not gc.isenabled()
-    sys.modules["transformers"] = types.ModuleType("transformers")
-    libraries = Ring()
+sys.modules["ipykernel"] = types.ModuleType("ipykernel")
+ours = load("ours")
+assert not gc.get_freeze_count(), "not in a notebook"
+del sys.modules["ipykernel"]
+libraries = load("transformers")
 assert gc.isenabled() and gc.get_freeze_count() > 1000
-model = Ring()
-with loading_libraries():
-    more = Ring()
-del libraries, model, more
+model = load("model")
+del ours, libraries, model
 gc.collect()
 print(Ring.gone)
 """
+LOADED = """
+import gc
+from grpo_kit.models import load_tokenizer
+load_tokenizer("tiny")
+assert gc.isenabled()
+print(gc.get_freeze_count() > 100_000)
+"""
+
+
+def said_by(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def test_what_is_loaded_is_never_looked_at_again_and_a_model_can_still_be_freed():
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
-    assert done.stdout == "2\n", done.stderr
+    assert said_by(CODE) == "1"  # of three: the libraries stay, and what was there with them
+    assert said_by(LOADED) == "True"
+
+
+def test_it_is_on_again_once_nobody_has_it_rest_any_more_and_stays_off_where_it_was():
+    end, seen = time.monotonic() + 0.5, set()
+
+    def use() -> None:
+        while time.monotonic() < end:
+            with without_collector():
+                seen.add(gc.isenabled())
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert gc.isenabled() and seen == {False}
+    gc.disable()
+    try:
+        with without_collector():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -14,7 +14,6 @@ import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
 from importlib.util import find_spec
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -92,6 +91,7 @@ class _GenAI:
         from google import genai
         from google.genai import types
 
+        self._types, self._key = types, api_key
         secure, own = httpx2.create_ssl_context(), threading.local()
         proxy = _proxies(base_url).get(urlsplit(base_url or GOOGLE).scheme)
 
@@ -103,33 +103,31 @@ class _GenAI:
                     own.transport = httpx2.HTTPTransport(verify=secure, proxy=proxy)
                 return own.transport.handle_request(request)
 
-        where = {"base_url": base_url, "api_version": "v1beta", "client_args": {"transport": OfItsThread()}}
-
-        @cache
-        def client(timeout: float, generation: str | None = None) -> genai.Client:
-            """One for each generationConfig, which it sends as it is: what is given with a call instead, the SDK goes
-            through field by field, which takes longer than all else that it does before it sends."""
-            body = generation and {"generationConfig": json.loads(generation)}
-            options = types.HttpOptions(**where, timeout=int(timeout * 1000), extra_body=body)
-            return genai.Client(api_key=api_key, vertexai=False, http_options=options)
-
-        self._key, self._client, self._making = api_key, client, threading.Lock()
+        where = types.HttpOptions(base_url=base_url, api_version="v1beta", client_args={"transport": OfItsThread()})
+        self._client = genai.Client(api_key=api_key, vertexai=False, http_options=where)
+        self._configs: dict[str, Any] = {}
 
     def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
-        generation = json.dumps(_generation_config(schema, temperature, max_output_tokens))
-        with self._making:
-            client = self._client(timeout, generation)
+        generation = _generation_config(schema, temperature, max_output_tokens)
+        key = json.dumps([generation, timeout])
+        if key not in self._configs:
+            # As plain JSON: the SDK's own conversion of a schema takes as long as all the rest of a call.
+            options = self._types.HttpOptions(timeout=int(timeout * 1000), extra_body={"generationConfig": generation})
+            self._configs[key] = self._types.GenerateContentConfig(
+                http_options=options,
+                automatic_function_calling=self._types.AutomaticFunctionCallingConfig(disable=True),
+            )
+        config = self._configs[key]
         try:
-            answer = client.models.generate_content(model=model, contents=prompt)
+            answer = self._client.models.generate_content(model=model, contents=prompt, config=config)
         except Exception as error:
             raise _translated(error, self._key) from None
         return _reply(answer, answer.usage_metadata)
 
     def models(self, timeout: float) -> list[str]:
-        with self._making:
-            client = self._client(timeout)
+        options = self._types.HttpOptions(timeout=int(timeout * 1000))
         try:
-            found = list(client.models.list())
+            found = list(self._client.models.list(config={"http_options": options}))
         except Exception as error:
             raise _translated(error, self._key) from None
         return [m.name.removeprefix("models/") for m in found if "generateContent" in (m.supported_actions or [])]
