@@ -24,12 +24,12 @@ import threading
 import time
 from pathlib import Path
 
-from grpo_kit.cache import RewardCache
-from grpo_kit.config import JudgeConfig
-from grpo_kit.judges import Verdict
-from grpo_kit.judges.gemini import GeminiJudge
-from grpo_kit.judging import judge_batch, run_async
-from grpo_kit.samples import Sample
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.data.samples import Sample
+from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.batch import judge_batch, run_async
+from grpo_kit.judges.cache import RewardCache
+from grpo_kit.judges.gemini.judge import GeminiJudge
 
 ROOT = Path(__file__).parents[1]
 SECONDS, JUDGEMENTS, IN_FLIGHT, ROUNDS = 0.2, 256, 32, 7

@@ -32,12 +32,11 @@ from torch.utils.benchmark import Timer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import grpo_kit as kit
-from grpo_kit.demo import TINY_MODEL
-from grpo_kit.memory import GIB, VLLM_SHARE, Device, decided, memory_needed, uses_vllm
-from grpo_kit.models import load_tokenizer
-from grpo_kit.prices import modal_usd_per_hour, prices
-from grpo_kit.shapes import SHAPES, Shape, shape_of
-from grpo_kit.versions import version_of
+from grpo_kit.costs.memory import GIB, VLLM_SHARE, Device, decided, memory_needed, uses_vllm
+from grpo_kit.costs.prices import modal_usd_per_hour, prices
+from grpo_kit.models.load import load_tokenizer
+from grpo_kit.models.shapes import SHAPES, TINY_MODEL, Shape, shape_of
+from grpo_kit.utils.environment import version_of
 
 MODELS = {"0.5b": "Qwen/Qwen2.5-0.5B", "2b": "google/gemma-2-2b", "4b": "Qwen/Qwen3-4B", "tiny": "the kit's own"}
 STEP = {"max_prompt_length": 512, "max_completion_length": 128, "num_generations": 8}
@@ -101,7 +100,8 @@ def patch(changes: dict, memory_gb: float) -> dict:
 
     "trl" goes to GRPOConfig, "model" to from_pretrained, and "compiled" takes back that TRL turns compiling off.
     """
-    from grpo_kit import models, training
+    from grpo_kit.models import load as models
+    from grpo_kit.training import run as training
 
     load, build = models._load, training.build_trainer
     trls = {"save_strategy": "no", "shuffle_dataset": False, **changes.get("trl", {})}

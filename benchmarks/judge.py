@@ -15,8 +15,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from grpo_kit.judges.offline import OfflineJudge
-from grpo_kit.samples import Sample
+from grpo_kit.data.samples import Sample
+from grpo_kit.judges.offline.judge import OfflineJudge
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from judge_answers import greedy, in_other_words, out_of_place, read_turns, slot_names, tricks

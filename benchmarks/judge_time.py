@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import mean
 
 import grpo_kit as kit
-from grpo_kit import demo, prepare
+from grpo_kit import prepare
+from grpo_kit.data import demo
 
 ROOT = Path(__file__).parents[1]
 LATENCIES = (0.0, 0.5, 1.0, 2.0, 5.0)  # seconds of an answer; the model's own step takes some 0.5

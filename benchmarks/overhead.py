@@ -22,14 +22,15 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOTrainer
 
-from grpo_kit import TrainConfig, demo, prepare, read_samples
-from grpo_kit.cache import CACHE_FILE, RewardCache
-from grpo_kit.judges.offline import OfflineJudge
-from grpo_kit.models import load_model, load_tokenizer
-from grpo_kit.rewards import FailureWatch, JudgeReward
-from grpo_kit.samples import Sample, sample_from
-from grpo_kit.training import build_trainer, grpo_arguments
-from grpo_kit.writing import RunWriter, open_run
+from grpo_kit import TrainConfig, prepare, read_samples
+from grpo_kit.data import demo
+from grpo_kit.data.samples import Sample, sample_from
+from grpo_kit.judges.cache import CACHE_FILE, RewardCache
+from grpo_kit.judges.offline.judge import OfflineJudge
+from grpo_kit.models.load import load_model, load_tokenizer
+from grpo_kit.rewards.judge_reward import FailureWatch, JudgeReward
+from grpo_kit.runs.writer import RunWriter, open_run
+from grpo_kit.training.run import build_trainer, grpo_arguments
 
 
 def kit_seconds(config: TrainConfig, samples: list[Sample], folder: Path) -> np.ndarray:

@@ -18,7 +18,8 @@ from pathlib import Path
 import orjson
 
 import grpo_kit as kit
-from grpo_kit import browsing, plots
+from grpo_kit import plots
+from grpo_kit.widgets import tables as browsing
 
 STEPS, COMPLETIONS, RUNS, ROUNDS = 10_000, 100_000, 1_000, 3
 

@@ -70,7 +70,7 @@ def main() -> None:
     python, cli = [sys.executable, "-c"], [sys.executable, "-m", "grpo_kit.cli"]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "plain.py").write_text(PLAIN)
-        plain = [sys.executable, f"{folder}/plain.py", str(ROOT / "grpo_kit/demo/tiny"), f"{folder}/plain"]
+        plain = [sys.executable, f"{folder}/plain.py", str(ROOT / "grpo_kit/models/tiny"), f"{folder}/plain"]
         train = [*cli, "train", "--max-steps", "1", "--save-steps", "1", "--runs-dir", f"{folder}/runs"]
         spawn = [*python, SPAWN, f"{folder}/runs"]
         quick = {

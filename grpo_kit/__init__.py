@@ -6,41 +6,45 @@ What needs torch is loaded when it is first used, so that importing the kit stay
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from grpo_kit.backends import backend
-from grpo_kit.config import ConfigError, EvalConfig, JudgeConfig, TrainConfig
-from grpo_kit.doctor import doctor
-from grpo_kit.runs import Run, RunError, RunStopped, runs  # now, so that kit.runs is the function and not the module
+from grpo_kit.backends.run import Run, runs  # now, so that kit.runs is the function and not the package
+from grpo_kit.config.backend import backend
+from grpo_kit.config.evaluation import EvalConfig
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import ConfigError, RunError, RunStopped
 
 if TYPE_CHECKING:
-    from grpo_kit.comparison import Evaluation
-    from grpo_kit.export import merge
-    from grpo_kit.launching import deploy
-    from grpo_kit.preflight import quote
-    from grpo_kit.remote import evaluate, train, upload_data
-    from grpo_kit.samples import BadTrace, Sample, check_splits, read_samples
-    from grpo_kit.smoke_run import smoke
+    from grpo_kit.backends.api import evaluate, train, upload_data
+    from grpo_kit.backends.doctor import doctor
+    from grpo_kit.backends.modal.launch import deploy
+    from grpo_kit.backends.quote import quote
+    from grpo_kit.backends.smoke import smoke
+    from grpo_kit.data.samples import BadTrace, Sample, check_splits, read_samples
+    from grpo_kit.evaluation.result import Evaluation
+    from grpo_kit.judges.prepare import prepare
+    from grpo_kit.models.chat import chat
+    from grpo_kit.models.merge import merge
     from grpo_kit.sweeps import Sweep, sweep, sweep_results
-    from grpo_kit.talking import chat
-    from grpo_kit.traces import prepare
 
 _LATER = {
-    "Evaluation": "comparison",
-    "chat": "talking",
-    "deploy": "launching",
-    "evaluate": "remote",
-    "merge": "export",
-    "quote": "preflight",
-    "BadTrace": "samples",
-    "Sample": "samples",
+    "BadTrace": "data.samples",
+    "Evaluation": "evaluation.result",
+    "Sample": "data.samples",
     "Sweep": "sweeps",
-    "check_splits": "samples",
-    "read_samples": "samples",
-    "prepare": "traces",
+    "chat": "models.chat",
+    "check_splits": "data.samples",
+    "deploy": "backends.modal.launch",
+    "doctor": "backends.doctor",
+    "evaluate": "backends.api",
+    "merge": "models.merge",
+    "prepare": "judges.prepare",
+    "quote": "backends.quote",
+    "read_samples": "data.samples",
+    "smoke": "backends.smoke",
     "sweep": "sweeps",
     "sweep_results": "sweeps",
-    "smoke": "smoke_run",
-    "train": "remote",
-    "upload_data": "remote",
+    "train": "backends.api",
+    "upload_data": "backends.api",
 }
 __all__ = [
     "BadTrace",

@@ -5,7 +5,7 @@
     modal run grpo_kit/app.py::upload_data                     # data/processed -> the volume training-data
     modal deploy grpo_kit/app.py                               # what train.remote() in a notebook does by itself
 
-GPU, memory, time-out, retries and secrets are those of the call (see remote.py).
+GPU, memory, time-out, retries and secrets are those of the call (see backends/api.py).
 """
 
 import inspect
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import modal
 
-from grpo_kit import container, volumes
-from grpo_kit.config import TrainConfig, fields_of
-from grpo_kit.prices import CORES
+from grpo_kit.backends.modal import client, container
+from grpo_kit.config.tables import fields_of
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.costs.prices import CORES
 
 # Beside the package in a clone, and in it where the kit was installed.
 LOCK_FILES = [folder / "requirements-gpu.lock" for folder in Path(__file__).resolve().parents[:2]]
@@ -35,11 +36,11 @@ def kit_image() -> modal.Image:
     )
 
 
-app = modal.App(volumes.APP, image=kit_image() if modal.is_local() else None)
+app = modal.App(client.APP, image=kit_image() if modal.is_local() else None)
 mounted = {
-    DATA: volumes.volume(volumes.DATA_VOLUME),
-    CHECKPOINTS: volumes.volume(volumes.RUNS_VOLUME),
-    MODELS: volumes.volume(volumes.MODELS_VOLUME),
+    DATA: client.volume(client.DATA_VOLUME),
+    CHECKPOINTS: client.volume(client.RUNS_VOLUME),
+    MODELS: client.volume(client.MODELS_VOLUME),
 }
 places = container.Volumes(Path(DATA), Path(CHECKPOINTS), Path(MODELS), mounted)
 
@@ -74,15 +75,15 @@ def examine(settings: dict) -> dict:
 
 def train(**flags: str | None) -> None:
     """Trains on Modal and waits for it; every setting of TrainConfig is a flag."""
+    from grpo_kit.backends.modal.launch import train_on_modal
+    from grpo_kit.backends.watch import watch
     from grpo_kit.cli import errors_on_one_line
-    from grpo_kit.launching import train_on_modal
-    from grpo_kit.runs import UNFINISHED
-    from grpo_kit.watching import watch
+    from grpo_kit.runs.directory import UNFINISHED
 
     with errors_on_one_line():
         run = train_on_modal(TrainConfig.from_text(flags), find={"open_run": open_run, "train": train_run}.get)
         # Modal's command fills a folder that is there, and fails where there is none.
-        fetch = f"mkdir -p local_models && modal volume get {volumes.RUNS_VOLUME} runs/{run.id} ./local_models"
+        fetch = f"mkdir -p local_models && modal volume get {client.RUNS_VOLUME} runs/{run.id} ./local_models"
         print(f"Its files: {fetch}")
         again = f"modal run grpo_kit/app.py --run-id {run.id}"
         watch(
@@ -102,11 +103,12 @@ upload_data = modal.App("grpo-upload-data")
 
 
 def _upload(path: str = "data/processed", name: str = "") -> None:
-    from grpo_kit import volumes
+    from grpo_kit.backends.modal.upload import upload
+    from grpo_kit.backends.upload import data_to_upload
     from grpo_kit.cli import errors_on_one_line
 
     with errors_on_one_line():
-        for file in volumes.upload(volumes.data_to_upload(path), name or None):
+        for file in upload(data_to_upload(path), name or None):
             print(file)
 
 

@@ -11,8 +11,12 @@ from typing import Annotated, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from grpo_kit.config import ConfigError, EvalConfig, JudgeConfig, TrainConfig, defaults_of, fields_of
-from grpo_kit.settings import Settings
+from grpo_kit.config.base import Settings
+from grpo_kit.config.evaluation import EvalConfig
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.tables import defaults_of, fields_of
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import ConfigError
 
 app = typer.Typer(
     help="Fine-tune small language models by GRPO on dialogue traces.",
@@ -35,7 +39,7 @@ def demo(
     max_steps: Annotated[int | None, typer.Option(help="Train for fewer steps than the demo's own.")] = None,
 ) -> None:
     """Run the four notebooks on the embedded default: no account, no GPU, no network."""
-    from grpo_kit.demo.run import run_demo
+    from grpo_kit.sweeps.notebooks import run_demo
 
     run_demo(out, seed=seed, max_steps=max_steps)
 
@@ -56,7 +60,7 @@ def prepare(
 ) -> None:
     """Turn dialogue traces into training samples."""
     config = JudgeConfig.from_text(flags)
-    from grpo_kit.traces import prepare
+    from grpo_kit.judges.prepare import prepare
 
     card = prepare(
         traces,
@@ -70,7 +74,7 @@ def prepare(
     )
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
     if rubric == "gemini":
-        from grpo_kit.rubric_writer import in_words
+        from grpo_kit.judges.rubric_writer import in_words
 
         print(in_words(card["rubrics"]))
 
@@ -78,7 +82,7 @@ def prepare(
 @app.command("runs")
 def list_runs(runs_dir: RunsDir = Path("runs")) -> None:
     """List all runs."""
-    from grpo_kit.runs import runs
+    from grpo_kit.backends.run import runs
 
     table = runs(runs_dir)
     print(table.to_string(index=False) if len(table) else f"no runs under {runs_dir}")
@@ -100,15 +104,16 @@ def train(
     A run that is complete is left alone. GRPO_KIT_BACKEND=modal has Modal train it.
     """
     config = TrainConfig.from_text(flags)
-    from grpo_kit.backends import asked_backend
-    from grpo_kit.remote import train
+    from grpo_kit.backends.api import train
+    from grpo_kit.config.backend import asked_backend
 
     backend = asked_backend() or "local"
     if dry_run or smoke:
-        import grpo_kit
+        from grpo_kit.backends.quote import quote as make_quote
+        from grpo_kit.backends.smoke import smoke as make_smoke
 
         options = {"runs_dir": runs_dir, "backend": backend}
-        quote = grpo_kit.smoke(config, **options) if smoke and not dry_run else grpo_kit.quote(config, **options)
+        quote = make_smoke(config, **options) if smoke and not dry_run else make_quote(config, **options)
         print(quote)
         if quote.problems:
             raise typer.Exit(1)
@@ -129,7 +134,7 @@ def evaluate(
     if (run is None) == (model_path is None):
         raise ConfigError("give either a run (grpo-kit eval RUN) or a folder (grpo-kit eval --model-path DIR)")
     config = EvalConfig.from_text(flags)
-    from grpo_kit.remote import evaluate
+    from grpo_kit.backends.api import evaluate
 
     options = {"base_model": base_model, "runs_dir": runs_dir}
     evaluation = evaluate.remote(run, config, **options) if run else evaluate.local(model_path, config, **options)
@@ -177,7 +182,7 @@ def sweep(
 
 def doctor(**flags: str | None) -> None:
     """Look for what could keep a run with these settings from its end, here and on Modal. Changes nothing."""
-    from grpo_kit.doctor import doctor
+    from grpo_kit.backends.doctor import doctor
 
     if not doctor(TrainConfig.from_text(flags)):
         raise typer.Exit(1)
@@ -231,8 +236,8 @@ app.command("eval")(_with_flags(evaluate, EvalConfig))
 @contextmanager
 def errors_on_one_line() -> Iterator[None]:
     """What the user can mend is one message on stderr and exit code 2; anything else is a traceback."""
-    from grpo_kit.runs import RunError
-    from grpo_kit.samples import BadTrace
+    from grpo_kit.data.samples import BadTrace
+    from grpo_kit.errors import RunError
 
     try:
         yield

@@ -1,20 +1,46 @@
-"""What goes wrong with runs. (Settings have settings.py's ConfigError, data samples.py's BadTrace.)"""
+"""Everything that the user can mend, in one form: what is wrong, where, and what to do about it."""
+
+from dataclasses import dataclass
 
 
-class RunError(RuntimeError):
-    """A run that is not there, or cannot be gone on with. The message says why and what to do."""
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong, or would go wrong."""
+
+    what: str
+    fix: str = ""  # what to do about it
+    where: str = ""  # a file and its line, or the check that found it
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.fix}" if self.fix else self.what
+
+
+class KitError(Exception):
+    """An error that the user can mend. It is shown as one message, without a traceback."""
+
+    def __init__(self, what: str, fix: str = "", where: str = ""):
+        self.problem = Problem(what, fix, where)
+        super().__init__(str(self.problem))
+
+
+class ConfigError(KitError, ValueError):
+    """A setting that cannot work. The message names the setting and what would work."""
+
+
+class RunError(KitError, RuntimeError):
+    """A run that does not exist or cannot be resumed. The message says why and what to do."""
 
 
 class BeingTrained(RunError):
-    """A run that another process holds."""
+    """A run that another process is training."""
 
     def __init__(self, run_id: str):
         super().__init__(f"run {run_id} is being trained by another process; watch it, or stop that one")
 
 
 class OutOfReach(RunError):
-    """A run that is elsewhere, which can't be asked after now."""
+    """A run on Modal, which does not answer now."""
 
 
 class RunStopped(RunError):
-    """A run that was ended before its time, on purpose and with its last step saved. The message says why."""
+    """A run that was ended on purpose before its last step, with a checkpoint. The message says why."""

@@ -25,8 +25,9 @@ from pathlib import Path
 import pandas as pd
 
 import grpo_kit as kit
-from grpo_kit import demo, plots
-from grpo_kit.runs import write_json
+from grpo_kit import plots
+from grpo_kit.data import demo
+from grpo_kit.utils.files import write_json
 
 traces = Path(traces or demo.TRACES)
 

@@ -33,14 +33,18 @@ import pandas as pd
 from IPython.display import display
 
 import grpo_kit as kit
-from grpo_kit import calibration, models, plots
-from grpo_kit.cache import CACHE_FILE, RewardCache
-from grpo_kit.canaries import try_canaries
-from grpo_kit.config import JudgeConfig
-from grpo_kit.demo import data_folder
-from grpo_kit.judging import judge_batch
-from grpo_kit.rewards import READY, make_judge
-from grpo_kit.runs import write_json
+from grpo_kit import plots
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.data.demo import data_folder
+from grpo_kit.data.samples import Act
+from grpo_kit.judges import calibration
+from grpo_kit.judges.batch import judge_batch
+from grpo_kit.judges.cache import CACHE_FILE, RewardCache
+from grpo_kit.judges.canaries import try_canaries
+from grpo_kit.judges.registry import make_judge
+from grpo_kit.models import load as models
+from grpo_kit.rewards.ready import READY
+from grpo_kit.utils.files import write_json
 
 pd.set_option("display.max_colwidth", None)
 cache = RewardCache(Path(out) / CACHE_FILE)
@@ -110,7 +114,7 @@ await reasons(judge, sample)
 # %%
 changed = sample.replace(
     rubric=f"{sample.rubric}; ask whether anything else is needed",
-    acts=[*sample.acts, kit.samples.Act(service="", act="REQ_MORE")],
+    acts=[*sample.acts, Act(service="", act="REQ_MORE")],
     ground_truth=answers["the reply, and more"],
 )
 await reasons(judge, changed)
@@ -125,7 +129,7 @@ if judge_name == "offline":
 else:
     mode = judge_name.removeprefix("gemini ")
     own = Path(out) / f"gemini_{mode}.txt"
-    shipped = Path(kit.__file__).parent / "judges" / own.name
+    shipped = Path(kit.__file__).parent / "judges" / "gemini" / f"{mode}.txt"
     own.write_text(f"{shipped.read_text()}\nA reply that asks for what the user has said already scores at most 0.3.\n")
     settings = {**gemini_settings, "gemini_mode": mode, "gemini_prompt": str(own)}
     display(await reasons(make_judge("gemini", JudgeConfig(**settings)), sample))

@@ -40,8 +40,10 @@ import pandas as pd
 from IPython.display import display
 
 import grpo_kit as kit
-from grpo_kit import browsing, plots, signs, widgets
-from grpo_kit.runs import write_json
+from grpo_kit import plots, widgets
+from grpo_kit.training import diagnostics as signs
+from grpo_kit.utils.files import write_json
+from grpo_kit.widgets import tables as browsing
 
 print(f"The work is done on: {kit.backend(backend)}")
 if interactive is None:

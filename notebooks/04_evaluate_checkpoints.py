@@ -31,8 +31,9 @@ from pathlib import Path
 import pandas as pd
 
 import grpo_kit as kit
-from grpo_kit import browsing, plots, widgets
-from grpo_kit.runs import write_json
+from grpo_kit import plots, widgets
+from grpo_kit.utils.files import write_json
+from grpo_kit.widgets import tables as browsing
 
 pd.set_option("display.max_colwidth", 90)
 if run is None and kit.runs(runs_dir).empty:
@@ -164,7 +165,7 @@ print(f"{best['name']}: {best['why']}")
 # is fetched first: `run = run.download("local_models/my_run")`.
 
 # %%
-is_here = run.place.backend == "local"
+is_here = run.storage.backend == "local"
 if not is_here:
     print(f"Run {run.id} is on Modal: run.download('local_models/{run.id}') fetches it, then kit.merge merges it.")
 elif best["name"] == "base" or merge_to is None:

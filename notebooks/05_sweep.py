@@ -28,7 +28,7 @@ from IPython.display import display
 
 import grpo_kit as kit
 from grpo_kit import plots
-from grpo_kit.runs import write_json
+from grpo_kit.utils.files import write_json
 
 # %% [markdown]
 # ## The grid

@@ -13,7 +13,7 @@ import jupytext
 import nbformat
 import papermill
 
-from grpo_kit.demo.run import PAPERMILL
+from grpo_kit.sweeps.notebooks import PAPERMILL
 
 FOLDER = Path(__file__).parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -27,7 +27,8 @@ def sgd() -> Path:
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory) -> Path:
     """The demo's dialogues, prepared."""
-    from grpo_kit import demo, prepare
+    from grpo_kit import prepare
+    from grpo_kit.data import demo
 
     out = tmp_path_factory.mktemp("data") / "demo"
     prepare(demo.TRACES, out, eval_fraction=demo.EVAL_FRACTION)

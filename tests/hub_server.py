@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-TINY = Path(__file__).parents[1] / "grpo_kit" / "demo" / "tiny"
+TINY = Path(__file__).parents[1] / "grpo_kit" / "models" / "tiny"
 MODEL, GATED = "demo-lab/tiny-gemma-it", "demo-lab/gated-gemma-it"
 LET_IN, NOT_LET_IN = "hf_letIn", "hf_notLetIn"  # tokens
 

@@ -19,15 +19,15 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing import start_processes
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from grpo_kit.config import TrainConfig
-from grpo_kit.memory import GIB, Device, memory_needed
-from grpo_kit.models import load_tokenizer, torch_threads
-from grpo_kit.runs import Run
-from grpo_kit.samples import Sample
-from grpo_kit.shapes import shape_of
-from grpo_kit.trainer import KitTrainer
-from grpo_kit.training import build_trainer
-from grpo_kit.writing import Onlooker, RunWriter, open_run
+from grpo_kit.backends.run import Run
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.costs.memory import GIB, Device, memory_needed
+from grpo_kit.data.samples import Sample
+from grpo_kit.models.load import load_tokenizer, torch_threads
+from grpo_kit.models.shapes import shape_of
+from grpo_kit.runs.writer import NullRunWriter, RunWriter, open_run
+from grpo_kit.training.run import build_trainer
+from grpo_kit.training.trainer import KitTrainer
 
 
 class Peaks(NamedTuple):
@@ -74,13 +74,13 @@ def _take_part(rank: int, config: TrainConfig, run: Run, port: int, found: Simpl
     os.environ |= {name: str(value) for name, value in place.items()}
     PartialState(cpu=True)
     is_last = rank + 1 == config.num_processes
-    with (Onlooker if rank else RunWriter)(run, config) as writer:
+    with (NullRunWriter if rank else RunWriter)(run, config) as writer:
         peaks = _peaks(config, run, writer)
     if is_last:
         found.put(peaks)
 
 
-def _peaks(config: TrainConfig, run: Run, writer: Onlooker | RunWriter) -> Peaks:
+def _peaks(config: TrainConfig, run: Run, writer: NullRunWriter | RunWriter) -> Peaks:
     samples = [_sample(config.max_prompt_length - i % 4, i) for i in range(config.prompts_per_step)]
     with torch_threads(1):  # attention takes some workspace for each thread
         trainer = build_trainer(config, samples, {_length: 1.0}, 0, run.path, writer, echo=lambda line: None)

@@ -10,11 +10,11 @@ from gemini_server import GeminiServer, error, judge
 from trl import GRPOTrainer
 
 from grpo_kit import ConfigError, Run, TrainConfig, train
-from grpo_kit.counting import cpu_seconds
-from grpo_kit.gemini import client
-from grpo_kit.runs import RunStopped
-from grpo_kit.shapes import shape_of
-from grpo_kit.trainer import KitTrainer
+from grpo_kit.costs.counting import cpu_seconds
+from grpo_kit.errors import RunStopped
+from grpo_kit.judges.gemini import client
+from grpo_kit.models.shapes import shape_of
+from grpo_kit.training.trainer import KitTrainer
 
 
 def asked(run: Run) -> list[list[str]]:

@@ -16,7 +16,8 @@ from jupyter_lab import CHROMIUM, SECONDS, Lab, jupyter_lab
 from playwright.sync_api import expect
 
 import grpo_kit as kit
-from grpo_kit.runs import UNFINISHED, Run, checkpoint_step
+from grpo_kit.backends.run import Run
+from grpo_kit.runs.directory import UNFINISHED, checkpoint_step
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))

@@ -10,13 +10,12 @@ import time
 
 import pytest
 
-from grpo_kit.cache import RewardCache, caches_to_start_from
-from grpo_kit.config import ConfigError
-from grpo_kit.judges import Verdict
-from grpo_kit.judges.offline import OfflineJudge
-from grpo_kit.judging import judge_batch
-from grpo_kit.runs import RunError
-from grpo_kit.samples import Act, Sample
+from grpo_kit.data.samples import Act, Sample
+from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.batch import judge_batch
+from grpo_kit.judges.cache import RewardCache, caches_to_start_from
+from grpo_kit.judges.offline.judge import OfflineJudge
 
 SAMPLE = Sample(
     id="a", prompt="Where?", ground_truth="Which city?", rubric="ask for: the city", acts=[Act("S", "REQUEST", "city")]
@@ -98,8 +97,8 @@ def test_a_judge_that_compares_judges_each_company_of_answers_once(cache):
 WRITER = """
 import sys
 from pathlib import Path
-from grpo_kit.cache import RewardCache
-from grpo_kit.judges import Verdict
+from grpo_kit.judges.cache import RewardCache
+from grpo_kit.judges.base import Verdict
 class Judge: name, version = "j", "1"
 cache, who = RewardCache(Path(sys.argv[1])), sys.argv[2]
 for batch in range(int(sys.argv[3])):

@@ -13,8 +13,13 @@ import papermill
 import pytest
 from gemini_server import GeminiServer, judge, says
 
-from grpo_kit.cache import RewardCache
-from grpo_kit.calibration import (
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.data.samples import Sample, read_samples
+from grpo_kit.errors import ConfigError
+from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.batch import run_async
+from grpo_kit.judges.cache import RewardCache
+from grpo_kit.judges.calibration import (
     Estimate,
     agreement,
     cohens_kappa,
@@ -27,13 +32,9 @@ from grpo_kit.calibration import (
     spearman,
     write_label_table,
 )
-from grpo_kit.config import ConfigError, JudgeConfig
-from grpo_kit.demo.run import PAPERMILL
-from grpo_kit.judges import Verdict
-from grpo_kit.judging import run_async
-from grpo_kit.plots import intervals
-from grpo_kit.rewards import make_judge
-from grpo_kit.samples import Sample, read_samples
+from grpo_kit.judges.registry import make_judge
+from grpo_kit.plots.runs import intervals
+from grpo_kit.sweeps.notebooks import PAPERMILL
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from grpo_kit.cli import app
-from grpo_kit.config import EvalConfig, TrainConfig
+from grpo_kit.config.evaluation import EvalConfig
+from grpo_kit.config.train import TrainConfig
 
 
 def kit(folder: Path, *words: str, code: int = 0) -> str:

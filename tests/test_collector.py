@@ -6,11 +6,11 @@ import sys
 import threading
 import time
 
-from grpo_kit.collector import without_collector
+from grpo_kit.utils.garbage import without_collector
 
 CODE = """
 import gc, sys, types
-from grpo_kit.collector import loading_libraries
+from grpo_kit.utils.garbage import loading_libraries
 
 class Ring:
     gone = 0
@@ -41,7 +41,7 @@ print(Ring.gone)
 """
 LOADED = """
 import gc
-from grpo_kit.models import load_tokenizer
+from grpo_kit.models.load import load_tokenizer
 load_tokenizer("tiny")
 assert gc.isenabled()
 print(gc.get_freeze_count() > 100_000)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from grpo_kit import ConfigError, TrainConfig
-from grpo_kit.config import RECIPES
+from grpo_kit.config.recipes import RECIPES
 
 
 @pytest.mark.parametrize(

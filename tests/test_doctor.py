@@ -12,7 +12,7 @@ from gemini_server import GeminiServer, error, says
 from hub_server import GATED, LET_IN, MODEL, NOT_LET_IN, HubServer
 from modal_server import ModalServer
 
-from grpo_kit.modal_checks import compare_versions
+from grpo_kit.backends.modal.checks import compare_versions
 
 APP = Path(__file__).parents[1] / "grpo_kit" / "app.py"
 OLD_APP = """
@@ -24,7 +24,9 @@ def examine():
     return {}
 """
 # Modal's library tries for a minute to connect.
-IMPATIENT = "import sys, grpo_kit.doctor; it = sys.modules['grpo_kit.doctor']; it.SECONDS = 2; it.doctor()"
+IMPATIENT = (
+    "import sys, grpo_kit.backends.doctor; it = sys.modules['grpo_kit.backends.doctor']; it.SECONDS = 2; it.doctor()"
+)
 needs_containers = pytest.mark.skipif(
     subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
     reason="this machine does not allow `unshare -rm`, which containers need",

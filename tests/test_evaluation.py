@@ -13,19 +13,22 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from grpo_kit import plots
-from grpo_kit.comparison import BASE, Evaluation, write_evaluation
-from grpo_kit.config import ConfigError, TrainConfig
-from grpo_kit.evaluation import _numbers, evaluate
-from grpo_kit.findings import Trend
-from grpo_kit.judges import Verdict
-from grpo_kit.judging import judge_batch, run_async
-from grpo_kit.models import load_model, load_tokenizer
-from grpo_kit.paired import bootstrap_interval, compare, describe
-from grpo_kit.rewards import make_judge
-from grpo_kit.runs import Run, RunError
-from grpo_kit.samples import Sample, fingerprint, read_samples
-from grpo_kit.writing import open_run
+from grpo_kit import evaluate, plots
+from grpo_kit.backends.run import Run
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.samples import Sample, fingerprint, read_samples
+from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.evaluation.evaluate import _numbers
+from grpo_kit.evaluation.interpret import Trend
+from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
+from grpo_kit.evaluation.statistics import compare, describe
+from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.batch import judge_batch, run_async
+from grpo_kit.judges.registry import make_judge
+from grpo_kit.models.load import load_model, load_tokenizer
+from grpo_kit.plots import evaluation_figure
+from grpo_kit.runs.writer import open_run
+from grpo_kit.utils.statistics import bootstrap_interval
 
 QUICK = {"n": 6, "batch_size": 4, "max_completion_length": 12, "echo": lambda text: None}
 
@@ -243,7 +246,7 @@ def planted(folder: Path, scores: dict, second_scores: dict, **answers: str) -> 
         "second_judge": {"name": "reference", "trained_with": False} if seconds else None,
         "models": models,
     }
-    return write_evaluation(folder / "planted.json", results, samples, said, verdicts, seconds)
+    return write_evaluation(folder / "planted.json", results, samples, said, verdicts, seconds, evaluation_figure)
 
 
 def noisy(mean: float, seed: int, n: int = 60) -> list[float]:

@@ -26,13 +26,15 @@ import pytest
 from gemini_server import EMBEDDER, MODELS, GeminiServer, Reply, Request, error, says, score_of
 from gemini_server import judge as well
 
-from grpo_kit.cache import RewardCache
-from grpo_kit.config import ConfigError, JudgeConfig
-from grpo_kit.gemini import client, gate
-from grpo_kit.judges import Verdict
-from grpo_kit.judges.gemini import GeminiJudge
-from grpo_kit.judging import Judged, judge_batch
-from grpo_kit.samples import Sample
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.data.samples import Sample
+from grpo_kit.errors import ConfigError
+from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.batch import Judged, judge_batch
+from grpo_kit.judges.cache import RewardCache
+from grpo_kit.judges.gemini import client
+from grpo_kit.judges.gemini import limits as gate
+from grpo_kit.judges.gemini.judge import GeminiJudge
 
 OLD, NEW = "google-generativeai", "google-genai"
 KEY = "PLANTED-KEY-123"
@@ -619,11 +621,11 @@ def test_no_key_is_in_a_log_an_error_a_verdict_or_the_cache(sdk, cache, tmp_path
 CHILD = """
 import asyncio, json, sys
 from pathlib import Path
-from grpo_kit.cache import RewardCache
-from grpo_kit.config import JudgeConfig
-from grpo_kit.judges.gemini import GeminiJudge
-from grpo_kit.judging import judge_batch
-from grpo_kit.samples import Sample
+from grpo_kit.judges.cache import RewardCache
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.judges.gemini.judge import GeminiJudge
+from grpo_kit.judges.batch import judge_batch
+from grpo_kit.data.samples import Sample
 cache, turns = RewardCache(Path(sys.argv[1])), json.loads(sys.argv[2])
 judge = GeminiJudge(JudgeConfig(gemini_sdk="google-generativeai", gemini_max_in_flight=4))
 samples, answers = [Sample(**sample) for sample, _ in turns], [answer for _, answer in turns]

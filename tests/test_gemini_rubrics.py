@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 from gemini_server import MODELS, GeminiServer, Reply, Request, error, says
 
-from grpo_kit import demo, prepare, read_samples, rubric_writer
-from grpo_kit.config import ConfigError, JudgeConfig
-from grpo_kit.rubric_writer import CACHE_FILE
-from grpo_kit.samples import Sample, fingerprint
+from grpo_kit import prepare, read_samples
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.data import demo
+from grpo_kit.data.samples import Sample, fingerprint
+from grpo_kit.errors import ConfigError
+from grpo_kit.judges import rubric_writer
+from grpo_kit.judges.rubric_writer import CACHE_FILE
 
 KEY = "AIza-planted-key-which-nobody-may-see"
 SAMPLES = ["train.jsonl", "eval.jsonl"]

@@ -13,9 +13,9 @@ from gemini_server import GeminiServer, Reply, error, judge, says
 from safetensors.torch import load_file
 
 from grpo_kit import ConfigError, Run, evaluate, train
-from grpo_kit.gemini import client
-from grpo_kit.rewards import format, length, repetition
-from grpo_kit.runs import RunError, RunStopped
+from grpo_kit.errors import RunError, RunStopped
+from grpo_kit.judges.gemini import client
+from grpo_kit.rewards.ready import format, length, repetition
 
 KEY = "PLANTED-KEY-5f1c"
 DOWN = error(503, "overloaded", "UNAVAILABLE")
@@ -186,7 +186,7 @@ def test_what_gemini_needs_is_checked_before_the_model_loads(
     server, tmp_path, demo_data, monkeypatch, key, model, message
 ):
     monkeypatch.setenv("GEMINI_API_KEY", key)
-    monkeypatch.setattr("grpo_kit.training.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("grpo_kit.training.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(ConfigError, match=message):
         train(data=str(demo_data), judge="gemini", gemini_model=model, runs_dir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists() and server.requests == []

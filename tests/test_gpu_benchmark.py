@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from grpo_kit import TrainConfig
-from grpo_kit.shapes import shape_of
+from grpo_kit.models.shapes import shape_of
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 CHIP = {"device": "NVIDIA L4", "bytes_per_second": 300e9, "operations_per_second": 35e12}  # half an A10

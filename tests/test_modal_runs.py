@@ -17,10 +17,11 @@ from modal_server import ModalServer
 from safetensors.torch import load, load_file
 
 import grpo_kit as kit
-from grpo_kit import launching, widgets
-from grpo_kit.claims import Claim
-from grpo_kit.prices import PRICES, modal_usd_per_hour
-from grpo_kit.volumes import CLAIMS, RUNS_VOLUME
+from grpo_kit import widgets
+from grpo_kit.backends.modal import launch as launching
+from grpo_kit.backends.modal.client import CLAIMS, RUNS_VOLUME
+from grpo_kit.backends.modal.lease import Claim
+from grpo_kit.costs.prices import PRICES, modal_usd_per_hour
 
 STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16}
 
@@ -70,7 +71,7 @@ def containers_of(server, run) -> list:
 
 def same_weights(run, undisturbed: Path) -> bool:
     trained, expected = (
-        load(run.place.read("adapter_model.safetensors")),
+        load(run.storage.read("adapter_model.safetensors")),
         load_file(undisturbed / "adapter_model.safetensors"),
     )
     return trained.keys() == expected.keys() and all((trained[name] == expected[name]).all() for name in expected)
@@ -102,7 +103,7 @@ def test_a_run_outlives_its_kernel_and_is_watched_evaluated_and_fetched_from_ano
 
     made = {
         int(line.split("Step ")[1].split("/")[0]): datetime.fromisoformat(line.split()[0]).timestamp()
-        for line in run.place.read("train.log").decode().splitlines()
+        for line in run.storage.read("train.log").decode().splitlines()
         if "Step " in line
     }
     late = sorted(seen[step] - made[step] for step in seen if step in made)  # made is cut to whole seconds
@@ -122,7 +123,7 @@ def test_a_run_outlives_its_kernel_and_is_watched_evaluated_and_fetched_from_ano
     here = run.download("local_models/run1")
     assert kit.evaluate.local(here, n=16).results["data"]["fingerprint"] == evaluation.results["data"]["fingerprint"]
     assert [path.name for path in here.checkpoints] == [f"checkpoint-{step}" for step in (3, 6, 9, 12)]
-    assert here.metrics().equals(run.metrics()) and here.place.backend == "local"
+    assert here.metrics().equals(run.metrics()) and here.storage.backend == "local"
 
     table = kit.runs("local_models")
     assert table["where"].tolist().count("here") == 1 and "modal" in table["where"].tolist()
@@ -154,7 +155,7 @@ def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(server,
     server.wait_for(lambda: len(containers_of(server, run)) > 1, timeout=120)
     wait_for_step(server, run, 7)
     server.preempt(containers_of(server, run)[-1])
-    server.wait_for(lambda: run.place.read("train.log").count(b"resumed from checkpoint-") == 2, timeout=180)
+    server.wait_for(lambda: run.storage.read("train.log").count(b"resumed from checkpoint-") == 2, timeout=180)
     server.run_out_of_time(containers_of(server, run)[-1])
     run.watch()
     kit.upload_data.remote(demo_data)
@@ -164,7 +165,7 @@ def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(server,
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
     written = run.completions()
     assert written.groupby("step").size().tolist() == [16] * 12
-    log = run.place.read("train.log").decode()
+    log = run.storage.read("train.log").decode()
     assert log.count("resumed from checkpoint-") == len(reasons) - 1
     hourly = modal_usd_per_hour(run.config, "A10")
     status = run.status

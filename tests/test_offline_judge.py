@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from judge_answers import greedy, in_other_words, out_of_place, read_turns, slot_names, tricks
 
-from grpo_kit.judges.offline import OfflineJudge
-from grpo_kit.judging import judge_batch
-from grpo_kit.samples import Act, Sample
+from grpo_kit.data.samples import Act, Sample
+from grpo_kit.judges.batch import judge_batch
+from grpo_kit.judges.offline.judge import OfflineJudge
 
 SGD = Path(__file__).parents[1].parent / "shared/data/sgd"
 needs_sgd = pytest.mark.skipif(not (SGD / "dev").is_dir(), reason=f"no Schema-Guided Dialogue files in {SGD}")

@@ -10,24 +10,17 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from grpo_kit.comparison import BASE, Evaluation, write_evaluation
-from grpo_kit.config import TrainConfig
-from grpo_kit.demo import TRACES
-from grpo_kit.judges import Verdict
-from grpo_kit.paired import compare, describe
-from grpo_kit.plots import (
-    breakdown,
-    compare_runs,
-    data_overview,
-    evaluation_figure,
-    learning_curve,
-    length_against_score,
-    win_rates,
-)
-from grpo_kit.runs import Run
-from grpo_kit.samples import Sample
-from grpo_kit.traces import prepare
-from grpo_kit.writing import open_run
+from grpo_kit.backends.run import Run
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.demo import TRACES
+from grpo_kit.data.prepare import prepare
+from grpo_kit.data.samples import Sample
+from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
+from grpo_kit.evaluation.statistics import compare, describe
+from grpo_kit.judges.base import Verdict
+from grpo_kit.plots.evaluation import breakdown, evaluation_figure, length_against_score, win_rates
+from grpo_kit.plots.runs import compare_runs, data_overview, learning_curve
+from grpo_kit.runs.writer import open_run
 
 STEPS = 40
 
@@ -82,7 +75,7 @@ def new_evaluation(
     for model in models if second else []:
         model["second"] = numbers(model["name"], seconds)
     results = {"models": models, "judge": {"name": "offline"}, "second_judge": {"name": "reference"}}
-    return write_evaluation(folder / "made.json", results, samples, answers, verdicts, seconds)
+    return write_evaluation(folder / "made.json", results, samples, answers, verdicts, seconds, evaluation_figure)
 
 
 def assert_readable(figure: Figure) -> None:
@@ -220,5 +213,5 @@ def test_data_overview_draws_the_card(tmp_path):
 
 
 def test_figures_need_neither_torch_nor_pyplot():
-    check = "import grpo_kit.plots, sys; print({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules))"
+    check = "import grpo_kit.plots.runs, sys; print({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout.strip() == "set()"

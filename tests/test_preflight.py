@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import grpo_kit as kit
-from grpo_kit.budget import Dollars
-from grpo_kit.counting import cpu_seconds
-from grpo_kit.memory import Device, layer_bytes, memory_needed
-from grpo_kit.obstacles import budget_problems, fitting_settings, shortage
-from grpo_kit.preflight import launch_of, modal_device
-from grpo_kit.quotes import Quote
-from grpo_kit.shapes import shape_from, shape_of
+from grpo_kit.costs.counting import cpu_seconds
+from grpo_kit.costs.memory import Device, layer_bytes, memory_needed
+from grpo_kit.models.shapes import shape_from, shape_of
+from grpo_kit.preflight.check import launch_of, modal_device
+from grpo_kit.preflight.checks import budget_problems, fitting_settings, shortage
+from grpo_kit.preflight.quote import Quote
+from grpo_kit.runs.spending import Dollars
 
 GEMMA = "google/gemma-2-2b-it"
 PUBLISHED = {  # parameters, by the models' pages
@@ -139,7 +139,7 @@ def test_a_run_foretells_the_next_one(trained):
 def test_a_quote_and_what_a_launch_checks_are_quick_and_load_neither_torch_nor_transformers(trained, tmp_path):
     code = (
         "import sys, grpo_kit as kit; kit.quote(kit.TrainConfig(), sys.argv[1], 'local', ask=False);"
-        "from grpo_kit.planning import queue; assert queue(kit.TrainConfig(), (), sys.argv[2]).path.exists();"
+        "from grpo_kit.training.plan import queue; assert queue(kit.TrainConfig(), (), sys.argv[2]).path.exists();"
         "sys.exit(' '.join({'torch', 'transformers', 'trl', 'modal'} & set(sys.modules)) or 0)"
     )
     words = [sys.executable, "-c", code, str(trained.path.parent), str(tmp_path)]

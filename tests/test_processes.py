@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunError, RunStopped
-from grpo_kit.config import TrainConfig
-from grpo_kit.estimates import earlier_runs
-from grpo_kit.prices import modal_usd_per_hour, prices
-from grpo_kit.resuming import with_the_runs_own_settings
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.costs.prices import modal_usd_per_hour, prices
+from grpo_kit.costs.time import earlier_runs
+from grpo_kit.runs.resume import resume_config
 
 
 def here(demo_data, runs_dir, run_id, **settings):
@@ -144,7 +144,7 @@ def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(stopped, ru
     for run in (whole, shared):
         settings = run.about["settings"] | {"fsdp": "auto"}
         (run.path / "config.json").write_text(json.dumps(run.about | {"settings": settings}))
-        decided = with_the_runs_own_settings(TrainConfig(run_id=run.id, num_processes=3), runs_dir)
+        decided = resume_config(TrainConfig(run_id=run.id, num_processes=3), runs_dir)
         assert decided.fsdp is run.status["fsdp"] and decided.replace().fsdp is run.status["fsdp"]
     with pytest.raises(ConfigError, match=r"shared out among processes \(fsdp\), .* Use num_processes=2 or more"):
         kit.train(run_id="shared", runs_dir=runs_dir, num_processes=1, rewards=[stopped])

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from grpo_kit import train
-from grpo_kit.runs import RunStopped
+from grpo_kit.errors import RunStopped
 
 STEPS, SAVE_STEPS = 16, 4
 COMMAND = "--run-id run --max-steps 16 --save-steps 4 --learning-rate 0.001 --per-device-train-batch-size 16".split()

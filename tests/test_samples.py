@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from grpo_kit.formats import read_traces
-from grpo_kit.rubrics import SYSTEM_ACTS, rubric_from_acts, schema_from, task_description
-from grpo_kit.samples import Act, BadTrace, Sample, check_splits, fingerprint, read_samples
-from grpo_kit.traces import prepare
+from grpo_kit.data.prepare import prepare
+from grpo_kit.data.readers.formats import read_traces
+from grpo_kit.data.rubrics import SYSTEM_ACTS, rubric_from_acts, schema_from, task_description
+from grpo_kit.data.samples import Act, BadTrace, Sample, check_splits, fingerprint, read_samples
 
 SGD = Path(__file__).parents[1].parent / "shared/data/sgd"
 needs_sgd = pytest.mark.skipif(not SGD.exists(), reason=f"the Schema-Guided Dialogue files are not at {SGD}")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from grpo_kit.config import TrainConfig, settings_table
+from grpo_kit.config.tables import settings_table
+from grpo_kit.config.train import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -59,4 +60,4 @@ def test_importing_the_kit_loads_none_of_the_heavy_libraries():
 
 
 def test_the_readmes_table_is_made_from_the_settings():
-    assert settings_table(TrainConfig) in (ROOT / "README.md").read_text(), "python -m grpo_kit.config prints it"
+    assert settings_table(TrainConfig) in (ROOT / "README.md").read_text(), "python -m grpo_kit.config.tables prints it"

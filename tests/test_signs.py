@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from grpo_kit import TrainConfig
-from grpo_kit.signs import signs
+from grpo_kit.training.diagnostics import signs
 
 STEPS = 20
 LEVEL = 0.4 + 0.02 * (-1.0) ** np.arange(STEPS)  # no trend, some noise

@@ -22,10 +22,11 @@ from safetensors.torch import load_file
 from tenacity import wait_none
 
 import grpo_kit as kit
-from grpo_kit import backends, watching
-from grpo_kit.places import Folder
-from grpo_kit.plots import NotebookFigure
-from grpo_kit.runs import OutOfReach
+from grpo_kit.backends import watch as watching
+from grpo_kit.config import backend as backends
+from grpo_kit.errors import OutOfReach
+from grpo_kit.plots.runs import NotebookFigure
+from grpo_kit.runs.storage import LocalStorage
 
 STEPS = {"max_steps": 6, "save_steps": 4, "per_device_train_batch_size": 16}
 TASTE = """
@@ -82,7 +83,7 @@ def here(tmp_path_factory):
         yield folder
         for file in folder.glob("runs/*/worker.json"):
             run = kit.Run(file.parent)
-            run.place.end(run.worker)
+            run.storage.kill(run.worker)
 
 
 def wait_until(condition, what: str, seconds: float = 90):
@@ -317,7 +318,7 @@ class Clock:
 
 
 def test_watching_bears_with_a_place_that_is_out_of_reach_for_a_while(undisturbed, monkeypatch, capfd):
-    class Elsewhere(Folder):
+    class Elsewhere(LocalStorage):
         backend, failures = "modal", 2
 
         def read(self, name: str) -> bytes:
@@ -373,7 +374,7 @@ def test_a_complete_run_has_nothing_left_to_do(undisturbed, capfd):
         with pytest.raises(kit.RunError, match=f"run undisturbed is complete already: there is nothing to {what}"):
             ask()
     assert undisturbed.resume(rewards()).status["state"] == "complete"
-    assert "Run undisturbed is complete" in capfd.readouterr().out and "worker.json" not in undisturbed.place.names()
+    assert "Run undisturbed is complete" in capfd.readouterr().out and "worker.json" not in undisturbed.storage.names()
 
 
 def test_runs_are_listed_copied_and_evaluated(others, undisturbed):
@@ -384,7 +385,7 @@ def test_runs_are_listed_copied_and_evaluated(others, undisturbed):
     assert states.items() >= {("survivor", "complete"), ("lost", "killed"), ("broken", "failed"), ("seen", "complete")}
     copy = kit.Run("troubled").download("copies/one")
     assert copy.path == Path("copies/one") and learned(copy) == learned(undisturbed)
-    assert not {"worker.json", "stop", ".lock"} & {*copy.place.names()}
+    assert not {"worker.json", "stop", ".lock"} & {*copy.storage.names()}
     with pytest.raises(kit.RunError, match="copies/one is there already: name a new folder"):
         copy.download("copies/one")
     evaluation = kit.evaluate.spawn(copy, n=8).result()

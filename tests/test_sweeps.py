@@ -20,9 +20,10 @@ from gemini_server import GeminiServer, judge
 from modal_server import ModalServer
 
 import grpo_kit as kit
-from grpo_kit import launching, plots
-from grpo_kit.demo.run import notebook_folder
+from grpo_kit import plots
+from grpo_kit.backends.modal import launch as launching
 from grpo_kit.sweeps import grid
+from grpo_kit.sweeps.notebooks import notebook_folder
 
 SHORT = {"max_steps": 1, "save_steps": 1, "canaries": "off"}
 EVALUATION = {"n": 8, "second_judge": None}

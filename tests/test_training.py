@@ -10,11 +10,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from grpo_kit import BadTrace, ConfigError, Run, RunError, TrainConfig, evaluate, quote, runs, train
-from grpo_kit.json_lines import parse_columns, read_lines
-from grpo_kit.judges import Verdict
-from grpo_kit.judges.offline import OfflineJudge
-from grpo_kit.models import answer, fit_prompt, load_model, load_tokenizer
-from grpo_kit.runs import CompletionRow
+from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.offline.judge import OfflineJudge
+from grpo_kit.models.load import answer, fit_prompt, load_model, load_tokenizer
+from grpo_kit.runs.directory import CompletionRow
+from grpo_kit.utils.json_lines import parse_columns, read_lines
 
 
 def test_it_learns(trained):

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
 
 from grpo_kit import ConfigError, Run, TrainConfig, train
-from grpo_kit.models import has_chat_template, load_model, load_tokenizer
-from grpo_kit.runs import RunStopped
-from grpo_kit.trainer import KitTrainer
-from grpo_kit.troubles import Machine, Shortage, memory_fixes, out_of_memory, shortage_in, speed_fixes, too_slow
+from grpo_kit.errors import RunStopped
+from grpo_kit.models.load import has_chat_template, load_model, load_tokenizer
+from grpo_kit.models.memory_errors import Shortage, shortage_in
+from grpo_kit.training.failures import Machine, memory_fixes, out_of_memory, speed_fixes, too_slow
+from grpo_kit.training.trainer import KitTrainer
 
 TOO_MUCH = 10**15  # floats: more than any machine has
 GPU = Machine(gpu_gib=22.1, gradient_checkpointing=True, use_vllm=False)  # an A10, as torch sees it
@@ -42,7 +43,7 @@ def answers(home: Path, endpoint: str, asked: list[tuple[str, str | None]], **va
     """hub_access for each of several names, with a token or none."""
     code = f"""
 import json, os
-from grpo_kit.models import hub_access
+from grpo_kit.models.load import hub_access
 found = []
 for name, token in {asked!r}:
     os.environ.pop("HF_TOKEN", None)
@@ -100,7 +101,7 @@ def test_a_model_is_downloaded_once_without_what_is_not_read_and_trained_without
         hub.models |= {"demo-lab/big": Repository(big), "demo-lab/old": Repository(old)}
         code = f"""
 from grpo_kit import ConfigError
-from grpo_kit.models import download_model
+from grpo_kit.models.load import download_model
 for name in ("demo-lab/big", "demo-lab/old", "demo-lab/big", {GATED!r}):
     try:
         print(*sorted(path.name for path in download_model(name).iterdir()))

@@ -9,12 +9,14 @@ import pytest
 from modal_server import ModalServer
 from test_plots import assert_readable
 
-from grpo_kit import TrainConfig, browsing, evaluate, runs, train, widgets
-from grpo_kit.plots import compare_runs
-from grpo_kit.runs import Run, RunError
-from grpo_kit.volumes import VolumeFolder
+from grpo_kit import TrainConfig, evaluate, runs, train, widgets
+from grpo_kit.backends.modal.storage import VolumeStorage
+from grpo_kit.backends.run import Run
+from grpo_kit.errors import RunError
+from grpo_kit.plots.runs import compare_runs
+from grpo_kit.runs.writer import open_run
+from grpo_kit.widgets import tables as browsing
 from grpo_kit.widgets.parts import message_line, shows_errors
-from grpo_kit.writing import open_run
 
 MARKUP = "<b>bold</b> & <script>alert(1)</script>\n\nsecond line"
 
@@ -187,7 +189,7 @@ def test_samples_of_a_run_that_has_none_yet(runs_dir):
 def test_runs_on_modal_are_listed_overlaid_and_read(runs_dir, trained, tmp_path):
     with ModalServer(tmp_path / "server") as server, server.in_this_process():
         for name in ("config.json", "status.json", "metrics.jsonl", "completions.jsonl"):
-            VolumeFolder("second").write(name, (runs_dir / "second" / name).read_bytes())
+            VolumeStorage("second").write(name, (runs_dir / "second" / name).read_bytes())
         table = widgets.runs(runs_dir)
         rows = table.table.set_index(["run", "where"])
         assert ("second", "here") in rows.index and ("second", "modal") in rows.index
@@ -195,7 +197,7 @@ def test_runs_on_modal_are_listed_overlaid_and_read(runs_dir, trained, tmp_path)
         table.clear_button.click()
         table.list.value = table.list.options[0][1:]
         [run] = table.selected
-        assert run.place.backend == "modal" and table.image.value and not table.message.value
+        assert run.storage.backend == "modal" and table.image.value and not table.message.value
         browser = widgets.samples(run)
         assert MARKUP in browsing.completions(run)["completion"].values and not browser.message.value
         assert browser.groups.step.value == 6 and "not evaluated yet" in browser.answers.children[0].value

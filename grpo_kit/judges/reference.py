@@ -9,8 +9,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from grpo_kit.judges import Verdict
-from grpo_kit.samples import Sample
+from grpo_kit.data.samples import Sample
+from grpo_kit.judges.base import Verdict
 
 _WORD = re.compile(r"[^\W_]+")
 _ARTICLES = {"a", "an", "the"}

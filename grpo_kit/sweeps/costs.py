@@ -5,13 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_kit.budget import refuse_unknown_price
-from grpo_kit.config import ConfigError
-from grpo_kit.counting import judge_calls, models_evaluated
-from grpo_kit.estimates import Range, earlier_runs, evaluation_minutes, judge_usd
-from grpo_kit.preflight import Quote, modal_usd_per_hour, quote
+from grpo_kit.backends.quote import quote
+from grpo_kit.costs.budget import refuse_unknown_price
+from grpo_kit.costs.counting import judge_calls, models_evaluated
+from grpo_kit.costs.prices import modal_usd_per_hour
+from grpo_kit.costs.time import Range, earlier_runs, evaluation_minutes, judge_usd
+from grpo_kit.errors import ConfigError
+from grpo_kit.preflight.quote import Quote
 from grpo_kit.sweeps.plan import EVALUATION_FILE, RESULT_FILE, PlannedRun, read_json
-from grpo_kit.troubles import duration
+from grpo_kit.utils.text import duration
 
 NOTEBOOK_SECONDS = 6.0  # to start a kernel and import what it needs, on 2 cores
 

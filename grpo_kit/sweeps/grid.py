@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from grpo_kit.config import ConfigError
+from grpo_kit.errors import ConfigError
 
 Settings = dict[str, Any]
 EVALUATION = "evaluation"

@@ -10,8 +10,7 @@ from contextlib import suppress
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from grpo_kit.config import ConfigError
-from grpo_kit.runs import RunError
+from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.sweeps.grid import varied
 from grpo_kit.sweeps.plan import PlannedRun
 

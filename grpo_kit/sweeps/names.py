@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.config import ConfigError
+from grpo_kit.errors import ConfigError
 
 
 def parameters_of(notebook: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from grpo_kit.paired import bootstrap_interval
+from grpo_kit.utils.statistics import bootstrap_interval
 
 
 class Difference(NamedTuple):

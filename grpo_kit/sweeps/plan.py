@@ -9,15 +9,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.backends import checked_backend, chosen_backend
-from grpo_kit.config import CHANGES_NO_SCORE, ConfigError, EvalConfig, TrainConfig
-from grpo_kit.demo import DATA_FILES
-from grpo_kit.demo.run import notebook_folder
-from grpo_kit.runs import Run, RunError, write_json
-from grpo_kit.samples import fingerprint
+from grpo_kit.backends.run import Run
+from grpo_kit.config.backend import checked_backend, chosen_backend
+from grpo_kit.config.evaluation import EvalConfig
+from grpo_kit.config.train import CHANGES_NO_SCORE, TrainConfig
+from grpo_kit.data.demo import DATA_FILES
+from grpo_kit.data.samples import fingerprint
+from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.sweeps.grid import EVALUATION, Settings, expand, varied
 from grpo_kit.sweeps.names import parameters_of, wrong_names
+from grpo_kit.sweeps.notebooks import notebook_folder
 from grpo_kit.sweeps.values import as_parameters, checked_values, defaults_of, other_conditions, wrong_kinds
+from grpo_kit.utils.files import write_json
 
 RECORD_FILE = "sweep_run.json"
 RESULT_FILE = "result.json"
@@ -87,9 +90,9 @@ class PlannedRun:
         if self.config is None:
             return None
         if self.backend == "modal":
-            from grpo_kit.volumes import VolumeFolder
+            from grpo_kit.backends.modal.storage import VolumeStorage
 
-            return Run.at(VolumeFolder(self.name), self.name)
+            return Run.at(VolumeStorage(self.name), self.name)
         try:
             return Run(self.folder)
         except RunError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from grpo_kit.sweeps.costs import spent_on, usd_in_words
 from grpo_kit.sweeps.plan import EVALUATION_FILE, PlannedRun, read_json
-from grpo_kit.troubles import duration
+from grpo_kit.utils.text import duration
 
 if TYPE_CHECKING:
     from rich.table import Table

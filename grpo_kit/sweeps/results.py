@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_kit.runs import RunError, write_bytes, write_json
+from grpo_kit.errors import RunError
 from grpo_kit.sweeps.costs import spent_on
 from grpo_kit.sweeps.grid import varied
 from grpo_kit.sweeps.pairs import Difference, difference, scores_by_prompt
 from grpo_kit.sweeps.plan import ERROR_FILE, EVALUATION_FILE, RESULT_FILE, PlannedRun, read_json, value_in_words
+from grpo_kit.utils.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     import pandas

@@ -14,13 +14,14 @@ from typing import Any
 from jupyter_client import AsyncKernelManager
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
 
-from grpo_kit.demo.run import PAPERMILL
-from grpo_kit.launching import DEPLOYED
-from grpo_kit.places import write_bytes
-from grpo_kit.runs import UNFINISHED, RunError, now
+from grpo_kit.backends.modal.launch import DEPLOYED
+from grpo_kit.errors import RunError
+from grpo_kit.runs.directory import UNFINISHED, now
 from grpo_kit.sweeps.halving import PRUNED
+from grpo_kit.sweeps.notebooks import PAPERMILL
 from grpo_kit.sweeps.plan import ERROR_FILE, PlannedRun, Stage, read_json
-from grpo_kit.versions import source_fingerprint
+from grpo_kit.utils.environment import source_fingerprint
+from grpo_kit.utils.files import write_bytes
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 15  # three heartbeats of a run

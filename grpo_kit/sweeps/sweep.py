@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_kit.demo.run import notebook_folder
-from grpo_kit.launching import deployed_function
-from grpo_kit.runs import RunError, write_json
+from grpo_kit.backends.modal.launch import deployed_function
+from grpo_kit.errors import RunError
 from grpo_kit.sweeps.costs import Purse, SweepQuote, quote_of, usd_in_words
 from grpo_kit.sweeps.grid import read_grid
 from grpo_kit.sweeps.halving import PRUNED, Halving
+from grpo_kit.sweeps.notebooks import notebook_folder
 from grpo_kit.sweeps.plan import PlannedRun, find_notebook, plan, read_json
 from grpo_kit.sweeps.progress import NOT_RUN, display, row_of
 from grpo_kit.sweeps.results import Results
 from grpo_kit.sweeps.runner import GRACE_SECONDS, Runner
+from grpo_kit.utils.files import write_json
 
 if TYPE_CHECKING:
     from grpo_kit.sweeps.progress import Display

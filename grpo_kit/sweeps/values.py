@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from grpo_kit.config import ConfigError, EvalConfig, TrainConfig
+from grpo_kit.config.evaluation import EvalConfig
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import ConfigError
 from grpo_kit.sweeps.grid import EVALUATION, Settings, varied
 
 Config = TypeVar("Config", TrainConfig, EvalConfig)

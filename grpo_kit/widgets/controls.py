@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import ipywidgets
 from pydantic.fields import FieldInfo
 
-from grpo_kit.config import JUDGES, RECIPES, TrainConfig, fields_of
-from grpo_kit.gpus import GPUS
+from grpo_kit.config.gpus import GPUS
+from grpo_kit.config.recipes import RECIPES
+from grpo_kit.config.tables import fields_of
+from grpo_kit.config.train import JUDGES, TrainConfig
 
 # What most runs change comes first and is open; the rest is folded. What is named nowhere goes to the last group.
 GROUPS = {

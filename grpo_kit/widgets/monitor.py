@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
-from grpo_kit.config import TrainConfig
-from grpo_kit.plots import learning_curve
-from grpo_kit.runs import RUNS_DIR, UNFINISHED, OutOfReach, Run
-from grpo_kit.signs import signs
-from grpo_kit.troubles import duration
-from grpo_kit.watching import PATIENCE_SECONDS, POLL_SECONDS, REDRAW_COSTS, REDRAW_SECONDS, handle
+from grpo_kit.backends.run import Run
+from grpo_kit.backends.watch import PATIENCE_SECONDS, POLL_SECONDS, REDRAW_COSTS, REDRAW_SECONDS, handle
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import OutOfReach
+from grpo_kit.plots.runs import learning_curve
+from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED
+from grpo_kit.training.diagnostics import signs
+from grpo_kit.utils.text import duration
 from grpo_kit.widgets.parts import BORDER, FAINT, WARN, error_html, message_line, text_html
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ class Monitor(ipywidgets.VBox):
                 if self._follower is not threading.current_thread():  # something else is shown since
                     return
                 if is_over:
-                    self.say(f"Run {run.id} is {status['state']}: {status['reason'] or run.place}")
+                    self.say(f"Run {run.id} is {status['state']}: {status['reason'] or run.storage}")
                 elif has_failed:
                     self.say("")
                 has_failed = False

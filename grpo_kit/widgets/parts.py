@@ -8,9 +8,8 @@ from pathlib import Path
 
 import ipywidgets
 
-from grpo_kit.config import ConfigError
-from grpo_kit.runs import RunError
-from grpo_kit.samples import BadTrace
+from grpo_kit.data.samples import BadTrace
+from grpo_kit.errors import ConfigError, RunError
 
 # JupyterLab's own colours, light or dark as its theme is; elsewhere a grey that both can bear.
 BORDER = "var(--jp-border-color2, #9e9e9e)"

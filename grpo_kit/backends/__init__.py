@@ -1,0 +1,1 @@
+"""Where the work is done, and the handle on a run: this machine, or Modal."""

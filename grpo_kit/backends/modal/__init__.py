@@ -1,0 +1,1 @@
+"""The work on Modal's machines: launched here, done in a container, synced to a volume under a lease."""

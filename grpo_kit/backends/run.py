@@ -1,0 +1,161 @@
+"""`kit.Run`: a run wherever it is, and what can be done with it: watch, stop, kill, resume, download."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from grpo_kit.config.backend import chosen_backend
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import RunError
+from grpo_kit.runs.directory import (
+    RUNS_DIR,
+    STOP_FILE,
+    UNFINISHED,
+    WORKER_FILE,
+    RunDirectory,
+    is_run,
+    no_such_run,
+    now,
+    run_names,
+)
+from grpo_kit.utils.files import as_json
+
+if TYPE_CHECKING:
+    import pandas
+
+    from grpo_kit.rewards.travel import Rewards
+
+
+class Run(RunDirectory):
+    """A handle on a run. It reads and writes only the run's files, so any process may hold one."""
+
+    def __init__(self, run_id: str | Path, runs_dir: str | Path = RUNS_DIR):
+        """`run_id` is a name under `runs_dir` or on Modal's volume, or the path of a run directory.
+
+        A run on this machine comes first. Raises RunError if there is no such run.
+        """
+        here = is_run(Path(runs_dir) / run_id) or is_run(Path(run_id))
+        if here or chosen_backend() == "local":
+            super().__init__(run_id, runs_dir)
+            return
+        from grpo_kit.backends.modal.storage import VolumeStorage, runs_on_volume
+
+        on_volume = runs_on_volume()
+        if str(run_id) not in on_volume:
+            raise no_such_run(run_id, sorted(run_names(runs_dir) + on_volume), f"{runs_dir} or on Modal's volume")
+        self.storage, self.id = VolumeStorage(str(run_id)), str(run_id)
+
+    @classmethod
+    def of(cls, directory: RunDirectory) -> Self:
+        """The handle on a run whose directory is known."""
+        return cls.at(directory.storage, directory.id)
+
+    def watch(self) -> "Run":
+        """Waits for the run's end with a progress bar, and in a notebook a live plot. Interrupting it is harmless.
+
+        Raises RunError, with the traceback in words, where the run fails.
+        """
+        from grpo_kit.backends.watch import watch
+
+        watch(self)
+        return self
+
+    def stop(self) -> None:
+        """Ends the run at its next step, with a checkpoint. One that still waits for its machine makes no step."""
+        state = self.status_after(0)["state"]
+        if state not in UNFINISHED:
+            raise RunError(f"run {self.id} is {state} already: there is nothing to stop")
+        self.storage.write(STOP_FILE, b"")
+        print(f"Run {self.id} stops at its next step; run.resume() goes on with it")
+
+    def kill(self) -> None:
+        """Ends the run at once. What it did since its last checkpoint is done again when it is resumed."""
+        state = self.status_after(0)["state"]
+        if state not in (*UNFINISHED, "lost"):
+            raise RunError(f"run {self.id} is {state} already: there is nothing to kill")
+        if state != "lost":
+            self.storage.kill(self.worker)
+        status = self._read_json("status.json")
+        if status["state"] not in UNFINISHED:
+            print(f"Run {self.id} had just ended: it is {status['state']}")
+            return
+        status |= {"state": "killed", "heartbeat": now(), "reason": "killed; run.resume() goes on with it"}
+        self.storage.write("status.json", as_json(status))
+        print(f"Run {self.id} is killed; run.resume() goes on from its last checkpoint")
+
+    def resume(self, rewards: "Rewards" = (), **settings) -> "Run":
+        """Goes on with the run where its files are, from its last checkpoint, and returns at once.
+
+        `rewards` are needed where the run was trained by a process that waited for it; others keep their own.
+        `settings` may change what changes no score, such as `gpu` and `timeout`.
+        """
+        from grpo_kit.backends.local import train_here
+        from grpo_kit.backends.modal.launch import train_on_modal
+        from grpo_kit.rewards.travel import pickled_rewards
+
+        config = TrainConfig(run_id=self.id, model_name=self.config.model_name, **settings)
+        pickled = pickled_rewards(rewards) if rewards else None
+        on_modal = self.storage.backend == "modal"
+        return Run.of(train_on_modal(config, pickled) if on_modal else train_here(config, pickled, self.path.parent))
+
+    def download(self, to: str | Path) -> "Run":
+        """Copies the run's folder to the new folder `to` and returns the run there."""
+        to = Path(to)
+        if to.exists():
+            raise RunError(f"{to} is there already: name a new folder to download run {self.id} to")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        partial = to.with_name(f".{to.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        self.storage.download(partial)
+        for name in (WORKER_FILE, STOP_FILE):  # nothing trains the copy
+            (partial / name).unlink(missing_ok=True)
+        partial.rename(to)
+        return Run(to)
+
+
+def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
+    """A table of all runs under `runs_dir` and on Modal's volume, newest last: state, step, last reward, minutes
+    and dollars with what was quoted, settings."""
+    import pandas
+
+    found = [Run(folder) for folder in filter(is_run, Path(runs_dir).glob("*"))]
+    if chosen_backend() == "modal":
+        from grpo_kit.backends.modal.storage import VolumeStorage, runs_on_volume
+
+        try:
+            found += [Run.at(VolumeStorage(name), name) for name in runs_on_volume()]
+        except RunError as error:
+            print(f"Only the runs here: {error}")
+    with ThreadPoolExecutor(8) as pool:  # each run on the volume takes some requests
+        rows = [row for row in pool.map(_row, found) if row]
+    columns = """
+        run where state step reward minutes quoted_minutes usd quoted_usd model_name learning_rate num_generations
+        seed started
+    """.split()
+    return pandas.DataFrame(rows, columns=columns).sort_values("started", ignore_index=True)
+
+
+def _row(run: Run) -> dict | None:
+    try:
+        status, settings = run.status, run.about["settings"]
+    except RunError as error:
+        print(f"Left out: {error}")
+        return None
+    if not isinstance(settings, dict) or "model_name" not in settings:
+        print(f"Left out: {run.storage}: its config.json holds no settings")
+        return None
+    quoted = status.get("quoted") or {}
+    return {
+        "run": run.id,
+        "where": "here" if run.storage.backend == "local" else "modal",
+        "state": status["state"],
+        "step": f"{status['step']}/{status['max_steps']}",
+        "reward": status.get("reward"),
+        "minutes": status["seconds"] / 60,
+        "quoted_minutes": quoted.get("minutes"),
+        "usd": status["usd"],
+        "quoted_usd": quoted.get("usd"),
+        **{name: settings[name] for name in ("model_name", "learning_rate", "num_generations", "seed")},
+        "started": status["started"],
+    }

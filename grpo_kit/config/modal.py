@@ -1,0 +1,34 @@
+"""The settings of Modal's machines."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from grpo_kit.config.base import Settings
+from grpo_kit.config.gpus import MOST_GPUS, checked_gpu, gpu_and_count
+
+
+class ModalConfig(Settings):
+    """What is asked of Modal, wherever it trains or evaluates; Modal's own names. Without effect on this machine."""
+
+    gpu: Annotated[str, AfterValidator(checked_gpu)] = Field(
+        "A10", description="Modal's GPU to run on; A100-80GB:4 is four of them, with a process each."
+    )
+    memory: int = Field(32768, ge=1024, description="MiB of the container's memory, beside the GPU's own.")
+    timeout: int = Field(
+        7200, ge=10, le=86400, description="Seconds after which Modal ends a container; a new one resumes the run."
+    )
+    retries: int = Field(
+        3, ge=0, le=10, description="New containers for a run whose container crashed or ran out of its time."
+    )
+
+
+def processes_and_gpus(given: dict[str, Any]) -> dict[str, Any]:
+    """A process on each GPU: what num_processes says of gpu, or gpu of num_processes, where one of them is given."""
+    gpu, processes = str(given.get("gpu", ModalConfig.model_fields["gpu"].default)), str(given.get("num_processes", 1))
+    kind, count = gpu_and_count(gpu)
+    if count > 1:
+        return {"num_processes": count}
+    if processes.isdecimal() and 1 < int(processes) <= MOST_GPUS and "gpu" not in given:
+        return {"gpu": f"{kind}:{processes}"}
+    return {}

@@ -1,0 +1,21 @@
+"""The demo's dialogues, which scripts/demo makes, and where a run's samples are."""
+
+from pathlib import Path
+
+from grpo_kit.utils.files import CACHE
+
+TRACES = Path(__file__).parent / "demo_traces"  # a Schema-Guided Dialogue folder
+EVAL_FRACTION = 0.3  # of the demo's dialogues, so that enough prompts are held out to measure with
+DEFAULT_DATA = "data/processed"
+DATA_FILES = ("train.jsonl", "eval.jsonl")  # in a folder of prepared samples
+
+
+def data_folder(data: str) -> Path:
+    """The folder of prepared samples that `data` names; where the default folder has none, the demo's, made now."""
+    folder = Path(data)
+    if data == DEFAULT_DATA and not (folder / "train.jsonl").exists():
+        from grpo_kit.data.prepare import prepare
+
+        folder = CACHE / "demo"
+        prepare(TRACES, folder, eval_fraction=EVAL_FRACTION)
+    return folder

@@ -1,0 +1,1 @@
+"""The formats that traces come in."""

@@ -1,0 +1,1 @@
+"""Whether the trained model is better: evaluated, compared and interpreted."""

@@ -1,0 +1,263 @@
+"""What an evaluation found, and the files that hold it. Needs no torch."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from grpo_kit.data.samples import Sample
+from grpo_kit.errors import RunError
+from grpo_kit.judges.base import Verdict
+from grpo_kit.utils.files import replacing, write_json
+from grpo_kit.utils.json_lines import read_lines
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from grpo_kit.evaluation.interpret import Trend
+
+BASE = "base"
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """What `evaluate` found, on its files alone. "trained" is the last of the models, the newest checkpoint."""
+
+    path: Path  # NAME.json, which holds `results`; NAME.samples.jsonl and NAME.png lie beside it
+    results: dict
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Evaluation":
+        """The evaluation at `path`, a NAME.json. Raises RunError where there is none."""
+        path = Path(path)
+        if not path.is_file():
+            there = ", ".join(sorted(found.name for found in path.parent.glob("*.json"))) or "none"
+            raise RunError(f"no evaluation {path}; in that folder there are: {there}")
+        return cls(path, json.loads(path.read_text()))
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.path}: {self.line()})"
+
+    @property
+    def samples_path(self) -> Path:
+        return self.path.with_suffix(".samples.jsonl")
+
+    @property
+    def figure_path(self) -> Path:
+        return self.path.with_suffix(".png")
+
+    @property
+    def models(self) -> list[dict]:
+        """Each model's numbers: the base's first where there is one, then the checkpoints', oldest first."""
+        return self.results["models"]
+
+    @property
+    def base(self) -> dict | None:
+        return self.models[0] if len(self.models) > 1 else None
+
+    @property
+    def trained(self) -> dict:
+        return self.models[-1]
+
+    @property
+    def checkpoints(self) -> list[dict]:
+        """The models but for the base."""
+        return self.models[1:] if self.base else self.models
+
+    @property
+    def judge(self) -> str:
+        return self.results.get("judge", {}).get("name", "judge")
+
+    @property
+    def second_judge(self) -> str | None:
+        """None where none was asked, or it judged nothing, or the evaluation is from before there was one."""
+        return self.results["second_judge"]["name"] if any(map(self.second_of, self.models)) else None
+
+    @property
+    def judge_usd(self) -> float | None:
+        """Dollars that the judges have cost; None where a price is not known."""
+        usd = [(self.results.get(judge) or {}).get("usd", 0.0) for judge in ("judge", "second_judge")]
+        return None if None in usd else sum(usd)
+
+    @staticmethod
+    def second_of(model: dict) -> dict | None:
+        """The second judge's numbers of a model, under the names that the first one's have."""
+        return model.get("second")
+
+    def line(self) -> str:
+        """`base 0.41 trained 0.78 difference +0.37 [+0.30, +0.44] (n=128)`: mean scores, a 95% interval, pairs."""
+        trained = self.trained
+        if self.base is None:
+            low, high = trained["interval"]
+            return f"{trained['name']} {trained['mean']:.2f} [{low:.2f}, {high:.2f}] (n={trained['judged']})"
+        versus = trained["versus_base"]
+        low, high = versus["interval"]
+        return (
+            f"base {self.base['mean']:.2f} trained {trained['mean']:.2f} "
+            f"difference {versus['difference']:+.2f} [{low:+.2f}, {high:+.2f}] (n={versus['pairs']})"
+        )
+
+    def summary(self) -> "pandas.DataFrame":
+        """A row per model, by the first judge. Scores are in [0, 1], low and high bound 95% intervals, differences are
+        to the base, and wins, ties and losses count prompts against it."""
+        import pandas
+
+        rows = []
+        for model in self.models:
+            row = {"model": model["name"], "mean": model["mean"]}
+            row["low"], row["high"] = model["interval"]
+            row |= {name: model[name] for name in ("stdev", "min", "max", "words", "unjudged")}
+            if versus := model["versus_base"]:
+                row["difference"] = versus["difference"]
+                row["difference_low"], row["difference_high"] = versus["interval"]
+                row |= {name: versus[name] for name in ("win_rate", "wins", "ties", "losses")}
+            rows.append(row)
+        table = pandas.DataFrame(rows)
+        counts = [name for name in ("wins", "ties", "losses") if name in table]
+        return table.astype(dict.fromkeys(counts, "Int64"))  # whole numbers that may be missing
+
+    def judges(self) -> "pandas.DataFrame":
+        """A row per model and judge: its mean, and its gain over the base, each with its 95% interval."""
+        import pandas
+
+        rows = []
+        for model in self.models:
+            for judge, numbers in ((self.judge, model), (self.second_judge, self.second_of(model))):
+                if numbers:
+                    row = {"model": model["name"], "judge": judge, "mean": numbers["mean"]}
+                    row["low"], row["high"] = numbers["interval"]
+                    if versus := numbers["versus_base"]:
+                        row["difference"] = versus["difference"]
+                        row["difference_low"], row["difference_high"] = versus["interval"]
+                    rows.append(row)
+        return pandas.DataFrame(rows)
+
+    def criteria(self) -> "pandas.DataFrame":
+        """The mean of each of the judge's criteria, a row per model."""
+        import pandas
+
+        return pandas.DataFrame({model["name"]: model["criteria"] for model in self.models}).T
+
+    def samples(self) -> "pandas.DataFrame":
+        """A row per prompt: the models' answers, words, scores and reasons side by side; trained less base score.
+
+        With a second judge also its scores and reasons, its difference, and `disagreement`: the share of the trained
+        model's answers that the first judge ranks below this one, less the same by the second judge. (Ranks, since
+        two judges' scores are not on one scale.)
+        """
+        import pandas
+
+        rows = []
+        for sample in read_lines(self.samples_path):
+            prompt = sample["prompt"]
+            if not isinstance(prompt, str):
+                prompt = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+            row = {"id": sample["id"], "prompt": prompt, "ground_truth": sample["ground_truth"]}
+            row["services"] = " + ".join(sample.get("services", [])) or "none named"
+            for name, answered in sample["answers"].items():
+                row |= {name: answered["answer"], f"{name} words": len(answered["answer"].split())}
+                row |= {f"{name} score": answered["score"], f"{name} reason": answered["reason"]}
+                if second := answered.get("second"):
+                    row |= {f"{name} second score": second["score"], f"{name} second reason": second["reason"]}
+            rows.append(row)
+        table = pandas.DataFrame(rows)
+        for kind, differing in (("score", "difference"), ("second score", "second_difference")):
+            scores = [name for model in self.models if (name := f"{model['name']} {kind}") in table]
+            table[scores] = table[scores].astype(float)  # unjudged is NaN
+            if self.base is not None and len(scores) == len(self.models):
+                table[differing] = table[scores[-1]] - table[scores[0]]
+        first, second = (f"{self.trained['name']} {kind}" for kind in ("score", "second score"))
+        if second in table:
+            table["disagreement"] = table[first].rank(pct=True) - table[second].rank(pct=True)
+        return table
+
+    def services(self) -> "pandas.DataFrame":
+        """Scores by service. See grpo_kit.evaluation.interpret.services."""
+        from grpo_kit.evaluation.interpret import services
+
+        return services(self)
+
+    def length_trends(self) -> "dict[str, Trend]":
+        """Whether longer answers score higher, by model. See grpo_kit.evaluation.interpret.length_trends."""
+        from grpo_kit.evaluation.interpret import length_trends
+
+        return length_trends(self)
+
+    def warnings(self) -> list[str]:
+        """What makes the result doubtful, in words. See grpo_kit.evaluation.interpret.warnings for the rules."""
+        from grpo_kit.evaluation.interpret import warnings
+
+        return warnings(self)
+
+    def best(self) -> dict[str, Any]:
+        """The model to take, with `why` in words. See grpo_kit.evaluation.interpret.best for the rule."""
+        from grpo_kit.evaluation.interpret import best
+
+        return best(self)
+
+    def _scores(self) -> dict[str, dict[str, float | None]]:
+        """By the first judge: for "base" and "trained" the score of each prompt by its id; None where unjudged."""
+        rows, models = list(read_lines(self.samples_path)), {"trained": self.trained}
+        models |= {BASE: self.base} if self.base else {}
+        of = {label: [row["answers"][model["name"]]["score"] for row in rows] for label, model in models.items()}
+        return {label: dict(zip([row["id"] for row in rows], scores, strict=True)) for label, scores in of.items()}
+
+    def result(self) -> dict[str, Any]:
+        """What matters of it, as JSON: the models' means and intervals, both judges, warnings, the best checkpoint, and
+        the scores of each prompt, for comparisons with other runs."""
+
+        def brief(model: dict) -> dict[str, Any]:
+            names = ("mean", "interval", "versus_base")
+            second = self.second_of(model)
+            of_second = {name: second[name] for name in names} if second else None
+            return {"name": model["name"], **{name: model[name] for name in names}, "second": of_second}
+
+        best = self.best()
+        return {
+            "run": self.results["target"],
+            "evaluation": self.path.name,
+            "line": self.line(),
+            "n": self.results["n"],
+            "judge": self.judge,
+            "second_judge": self.second_judge,
+            "base": brief(self.base) if self.base else None,
+            "trained": brief(self.trained),
+            "best": brief(best) | {"why": best["why"]},
+            "warnings": self.warnings(),
+            "scores": self._scores(),
+            "seconds": round(sum(model.get("seconds", 0.0) for model in self.models), 1),
+            "judge_usd": self.judge_usd,
+        }
+
+
+def write_evaluation(
+    path: Path,
+    results: dict,
+    samples: Sequence[Sample],
+    answers: dict[str, Sequence[str]],
+    verdicts: dict[str, Sequence[Verdict]],
+    seconds: Mapping[str, Sequence[Verdict]] = MappingProxyType({}),
+    draw: "Callable[[Evaluation], Figure] | None" = None,
+) -> Evaluation:
+    """`verdicts` are the first judge's by model, `seconds` the second's where there is one.
+
+    Writes NAME.samples.jsonl, NAME.png and, last, `path`: where NAME.json is, the others are whole."""
+    evaluation = Evaluation(path, results)
+    with replacing(evaluation.samples_path) as partial, partial.open("w") as file:
+        for i, sample in enumerate(samples):
+            row = {name: getattr(sample, name) for name in ("id", "prompt", "ground_truth", "rubric", "services")}
+            row["answers"] = {
+                name: {"answer": answers[name][i], "score": given[i].score, "reason": given[i].reason}
+                for name, given in verdicts.items()
+            }
+            for name, given in seconds.items():
+                row["answers"][name]["second"] = {"score": given[i].score, "reason": given[i].reason}
+            file.write(json.dumps(row) + "\n")
+    if draw:
+        with replacing(evaluation.figure_path) as partial:
+            draw(evaluation).savefig(partial, format="png", dpi=150)
+    write_json(path, results)
+    return evaluation

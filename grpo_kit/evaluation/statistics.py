@@ -1,0 +1,63 @@
+"""The statistics of judged answers: a model's numbers, what it gains prompt by prompt, and how sure that is."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from grpo_kit.errors import RunError
+from grpo_kit.judges.base import Verdict
+from grpo_kit.utils.statistics import bootstrap_interval
+
+
+def describe(name: str, answers: Sequence[str], verdicts: Sequence[Verdict], seed: int) -> dict:
+    """A model's numbers over the answers that were judged; `words` is the mean length of all of them.
+
+    Raises RunError if no answer was judged.
+    """
+    scores = scores_of(verdicts)
+    scores = scores[~np.isnan(scores)]
+    if not len(scores):
+        raise RunError(f"the judge scored none of {name}'s answers. It says: {verdicts[0].reason}")
+    judged = [verdict.criteria for verdict in verdicts if verdict.score is not None]
+    return {
+        "mean": float(scores.mean()),
+        "interval": bootstrap_interval(scores, seed),
+        "stdev": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
+        "min": float(scores.min()),
+        "max": float(scores.max()),
+        "words": float(np.mean([len(text.split()) for text in answers])),
+        "judged": len(scores),
+        "unjudged": len(verdicts) - len(scores),
+        "criteria": {
+            criterion: float(np.mean([found[criterion] for found in judged if criterion in found]))
+            for criterion in dict.fromkeys(criterion for found in judged for criterion in found)
+        },
+    }
+
+
+def compare(base: Sequence[Verdict], trained: Sequence[Verdict], seed: int) -> dict:
+    """Trained less base score, prompt by prompt; a prompt that lacks one of the two is left out.
+
+    `win_rate` is the share of pairs in which the trained model scores higher, ties counting half. Raises RunError
+    if there is no pair.
+    """
+    differences = scores_of(trained) - scores_of(base)
+    differences = differences[~np.isnan(differences)]
+    if not len(differences):
+        raise RunError("the judge scored both models on no prompt, so they can't be compared")
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    ties = len(differences) - wins - losses
+    return {
+        "difference": float(differences.mean()),
+        "interval": bootstrap_interval(differences, seed),
+        "pairs": len(differences),
+        "win_rate": (wins + ties / 2) / len(differences),
+        "wins": wins,
+        "ties": ties,
+        "losses": losses,
+    }
+
+
+def scores_of(verdicts: Sequence[Verdict]) -> np.ndarray:
+    """Shape (n,), NaN where unjudged."""
+    return np.array([verdict.score for verdict in verdicts], dtype=float)

@@ -1,0 +1,63 @@
+"""What every judge is: samples and answers in, one verdict for each out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from grpo_kit.data.samples import Sample
+
+
+@dataclass
+class Usage:
+    """What a paid judge has used so far. `usd` is None where the model's price is not known."""
+
+    calls: int = 0  # requests sent, retries among them
+    retries: int = 0
+    failures: int = 0  # questions that were left without an answer
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judgement of one answer.
+
+    `score` is in [0, 1], or None when the judge could not answer: a failed judgement is no judgement, never a
+    zero. `criteria` holds the part scores (each in [0, 1]) by name; `reason` is one line for people.
+    """
+
+    score: float | None
+    reason: str = ""
+    criteria: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+
+
+class Judge(Protocol):
+    """Scores a prompt's answers. Whoever calls it keeps what it says (cache.py), so a judge keeps nothing itself."""
+
+    name: str  # its column in the metrics
+    version: str  # changes whenever the same answer could get another score; part of the cache key
+    compares: bool  # an answer's score depends on the answers it is judged with, so all of a prompt's come together
+    usage: Usage | None  # what it has used so far; None for a judge that is not paid for
+    samples: int  # how many times each answer is judged; its score is the mean
+
+    def check(self) -> None:
+        """Raises ConfigError where the judge cannot judge, before anything is spent or loaded."""
+        ...
+
+    def close(self) -> None:
+        """Gives up what is under way, when nobody waits for it any more."""
+        ...
+
+    async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
+        """One verdict for each answer to the sample's prompt, in order. `repeat` is which of `samples` this is.
+
+        A judgement that failed is a Verdict whose score is None. Raises ConfigError only where no further judgement
+        could be made, such as for a wrong key.
+        """
+        ...

@@ -1,0 +1,142 @@
+"""A batch of answers and a judge: nothing is judged twice, everything missing at once, failures stay failures."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, TypeVar
+
+from anyio.from_thread import start_blocking_portal
+
+from grpo_kit.data.samples import Sample
+from grpo_kit.judges.base import Judge, Verdict
+from grpo_kit.judges.cache import RewardCache
+
+T = TypeVar("T")
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """The result of async work, from plain code: a notebook's own thread has an event loop running already. Ctrl-C
+    cancels the work."""
+    with start_blocking_portal() as portal:
+        return portal.call(lambda: work)
+
+
+@dataclass(repr=False)  # asyncio.run asks for it
+class Judged:
+    """What came of a batch: a verdict for each answer, how many of them needed no judging, and what was judged now.
+
+    `each` holds every answer's judgements one by one, in the order of their repeats, of which its verdict is the mean.
+    """
+
+    verdicts: list[Verdict]
+    hits: int
+    fresh: list[Verdict]
+    each: list[list[Verdict]]
+
+
+async def judge_batch(
+    judge: Judge, cache: RewardCache | None, samples: Sequence[Sample], answers: Sequence[str], repeats: int = 0
+) -> Judged:
+    """Verdicts in order, each asked for only if neither the cache nor an equal answer of this batch has it.
+
+    All that is missing is asked for at once; how much of it is under way at a time is the judge's business. Each call's
+    verdicts are kept as soon as they are there, so that a kill loses no more than the calls under way. `repeats` asks
+    that many times in place of the judge's own number. Raises what the judge raises.
+    """
+    questions, keys = _questions(judge, samples, answers, repeats or judge.samples)
+    known = cache.get(key for own in keys for key in own) if cache else {}
+    missing = [question for question in questions if any(key not in known for key in question.keys)]
+    hits = sum(all(key in known for key in own) for own in keys)
+    fresh: list[Verdict] = []
+
+    async def ask(question: _Question) -> None:
+        verdicts = await judge.judge(question.sample, question.answers, question.repeat)
+        new = dict(zip(question.keys, verdicts, strict=True))
+        if cache:
+            cache.put(judge, new)
+        known.update(new)
+        fresh.extend(verdicts)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for question in missing:
+                group.create_task(ask(question))
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None  # the first cancelled the others
+    each = [[known[key] for key in own] for own in keys]
+    return Judged([_mean(own) for own in each], hits, fresh, each)
+
+
+@dataclass
+class _Question:
+    """One call of the judge: answers to one prompt, each with its key."""
+
+    sample: Sample
+    repeat: int
+    answers: list[str]
+    keys: list[str]
+
+
+def _questions(
+    judge: Judge, samples: Sequence[Sample], answers: Sequence[str], repeats: int
+) -> tuple[list[_Question], list[list[str]]]:
+    """The calls that a batch takes, and for each of its answers the keys of its judgements, one a repetition."""
+    digests: dict[int, str] = {}  # by the sample's id(): a batch holds few samples, many times each
+    places: dict[tuple[str, str], list[int]] = {}  # where each answer to each prompt stands
+    for place, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+        digest = digests.get(id(sample)) or digests.setdefault(id(sample), _digest_of(sample))
+        places.setdefault((digest, answer), []).append(place)
+    together: dict[object, list[tuple[str, str]]] = {}
+    for unit in places:
+        together.setdefault(unit[0] if judge.compares else unit, []).append(unit)
+    questions, keys = [], [[] for _ in answers]
+    for units in together.values():
+        units.sort()
+        distinct = [answer for _, answer in units]
+        company = _hash(distinct) if judge.compares else ""
+        for repeat in range(repeats):
+            question = _Question(samples[places[units[0]][0]], repeat, distinct, keys=[])
+            questions.append(question)
+            for digest, answer in units:
+                question.keys.append(_key(judge, digest, answer, company, repeat))
+                for place in places[digest, answer]:
+                    keys[place].append(question.keys[-1])
+    return questions, keys
+
+
+def _digest_of(sample: Sample) -> str:
+    content = sample.to_dict()
+    del content["id"], content["dialogue_id"], content["turn_index"]
+    return _hash(content)
+
+
+def _key(judge: Judge, sample_digest: str, answer: str, company: str, repeat: int) -> str:
+    """A hash of all that the judgement depends on: judge, version (model, prompt, mode and temperature for Gemini), the
+    sample's content, which repetition it is, the answers it is compared with, and the answer."""
+    content = "\0".join([judge.name, judge.version, sample_digest, str(repeat), company, answer])
+    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+
+
+def _hash(content: object) -> str:
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=20).hexdigest()
+
+
+def _mean(verdicts: list[Verdict]) -> Verdict:
+    """The mean of repeated judgements, of those that were made; the first one's reason."""
+    if len(verdicts) == 1:
+        return verdicts[0]
+    made = [verdict for verdict in verdicts if verdict.score is not None]
+    if not made:
+        return verdicts[0]
+    names = dict.fromkeys(name for verdict in made for name in verdict.criteria)
+    criteria = {name: fmean(v.criteria[name] for v in made if name in v.criteria) for name in names}
+    scores = ", ".join(f"{verdict.score:.2f}" for verdict in made)
+    return Verdict(
+        fmean(verdict.score for verdict in made),
+        f"{made[0].reason} (mean of {scores})",
+        criteria,
+        sum(verdict.tokens for verdict in made),
+    )

@@ -1,0 +1,128 @@
+"""The reward cache: every judgement in an SQLite file, so that none is made or paid for twice."""
+
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import orjson
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
+
+from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.judges.base import Judge, Verdict
+
+TABLE = """
+create table if not exists judgements (
+    key text primary key,
+    judge text not null,
+    score real not null,
+    criteria text not null,
+    reason text not null,
+    tokens integer not null,
+    judged_at real not null
+) without rowid
+"""
+CACHE_FILE = "rewards.cache.sqlite"  # in a run's folder
+COLUMNS = "key, judge, score, criteria, reason, tokens, judged_at"
+LOCKED_SECONDS = 60  # to wait for another process
+KEYS_PER_QUERY = 500  # SQLite allows a limited number of ? in one statement
+
+
+def open_table(path: Path, table: str) -> sqlite3.Connection:
+    """The SQLite file, with its table, for several processes and for threads that take turns; each statement is a
+    transaction. A kill leaves it whole; a power cut may take the last ones. Raises sqlite3.DatabaseError."""
+    name, options = f"file:{quote(str(path.resolve()))}", {"isolation_level": None, "check_same_thread": False}
+    database = sqlite3.connect(name, uri=True, timeout=LOCKED_SECONDS, **options)
+    try:
+        _use_wal(database)
+        database.execute("pragma synchronous = normal")
+        database.execute(table)
+    except sqlite3.DatabaseError:
+        database.close()
+        raise
+    return database
+
+
+# Unlike other statements it does not wait for a process that opens the file at the same moment.
+@retry(
+    retry=retry_if_exception(lambda error: "locked" in str(error)),
+    wait=wait_random(0, 0.1),
+    stop=stop_after_delay(LOCKED_SECONDS),
+    reraise=True,
+)
+def _use_wal(database: sqlite3.Connection) -> None:
+    database.execute("pragma journal_mode = wal")
+
+
+class RewardCache:
+    """Verdicts by key. Several processes may use one file at once; a kill at any moment leaves it whole."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = open_table(path, TABLE)
+        except sqlite3.DatabaseError as error:
+            raise RunError(f"{path} is no reward cache ({error}): remove it, and answers are judged anew") from None
+
+    def get(self, keys: Iterable[str]) -> dict[str, Verdict]:
+        """The verdicts that are there, by key."""
+        wanted, found = list(dict.fromkeys(keys)), {}
+        for start in range(0, len(wanted), KEYS_PER_QUERY):
+            some = wanted[start : start + KEYS_PER_QUERY]
+            query = "select key, score, reason, criteria, tokens from judgements where key in"
+            for key, score, reason, criteria, tokens in self._db.execute(
+                f"{query} ({','.join('?' * len(some))})", some
+            ):
+                found[key] = Verdict(score, reason, orjson.loads(criteria), tokens)
+        return found
+
+    def put(self, judge: Judge, verdicts: dict[str, Verdict]) -> None:
+        """Keeps verdicts in one transaction. A failed judgement (score None) is not kept: it can be tried again."""
+        rows = [
+            (
+                key,
+                judge.name,
+                verdict.score,
+                orjson.dumps(verdict.criteria).decode(),
+                verdict.reason,
+                verdict.tokens,
+                time.time(),
+            )
+            for key, verdict in verdicts.items()
+            if verdict.score is not None
+        ]
+        if rows:
+            self._db.execute("begin immediate")
+            with self._db:  # commits, or takes it all back
+                self._db.executemany(
+                    f"insert or replace into judgements ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)", rows
+                )
+
+    def copy_from(self, path: Path) -> int:
+        """Takes over the judgements of another cache that this one lacks; returns how many. RunError for no cache."""
+        before = self._db.total_changes
+        try:
+            self._db.execute("attach ? as other", (f"file:{quote(str(path.resolve()))}?mode=ro",))
+            try:
+                self._db.execute(f"insert or ignore into judgements ({COLUMNS}) select {COLUMNS} from other.judgements")
+            finally:
+                self._db.execute("detach other")
+        except sqlite3.DatabaseError as error:
+            raise RunError(f"{path} is no reward cache to start from ({error})") from None
+        return self._db.total_changes - before
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def caches_to_start_from(names: Sequence[str], runs_dir: str | Path) -> list[Path]:
+    """The reward caches that runs' names, folders or files stand for. Raises ConfigError for one that is not there."""
+    paths = []
+    for name in names:
+        options = [Path(runs_dir) / name / CACHE_FILE, Path(name) / CACHE_FILE, Path(name)]
+        found = next((path for path in options if path.is_file()), None)
+        if found is None:
+            raise ConfigError(f"cache_from={name!r}: there is no {options[0]}, and no such file or folder")
+        paths.append(found)
+    return paths

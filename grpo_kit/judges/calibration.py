@@ -1,0 +1,298 @@
+"""How far a judge can be trusted: its agreement with people and with itself, its biases and its price. No torch."""
+
+import asyncio
+import csv
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+
+import numpy as np
+
+from grpo_kit.data.samples import Sample, did_you_mean
+from grpo_kit.errors import ConfigError
+from grpo_kit.judges.base import Judge, Verdict
+from grpo_kit.judges.batch import judge_batch
+from grpo_kit.judges.cache import RewardCache
+from grpo_kit.utils.statistics import RESAMPLES, bootstrap_interval
+
+PASS = 0.5  # a label or a score from here on says that the answer is good enough
+FEWEST = 3  # answers to compare; two always agree perfectly or not at all
+NEEDED = ("sample", "answer", "label")  # a label table's columns; others are for those who label
+PADDING = "Thank you so much for reaching out to me today! I am really very happy to be able to help you with this."
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95% percentile bootstrap interval; NaN where it is not defined."""
+
+    value: float = nan
+    low: float = nan
+    high: float = nan
+
+    def __str__(self) -> str:
+        return "not defined" if np.isnan(self.value) else f"{self.value:z.2f} [{self.low:z.2f}, {self.high:z.2f}]"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well scores agree with labels. `constant` is the accuracy of always guessing the commoner label, `gain` the
+    accuracy less that, answer by answer; `problem` says why something is not defined."""
+
+    answers: int
+    left_out: int  # answers that were not judged
+    spearman: Estimate
+    kappa: Estimate
+    accuracy: Estimate
+    constant: Estimate
+    gain: Estimate
+    problem: str
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How a judge's repeated judgements of one answer differ: their standard deviation, and the share of answers that
+    pass at one time and fail at another."""
+
+    answers: int
+    left_out: int  # answers with fewer than two judgements
+    deviation: Estimate
+    flips: Estimate
+
+
+@dataclass(frozen=True)
+class Price:
+    """What judgements cost. `usd` is for 1,000 of them, None where it is not known; `note` says why."""
+
+    judgements: int  # made now, not read from the cache, and not failed
+    tokens: float | None  # for each
+    usd: float | None
+    note: str
+
+
+def write_label_table(path: Path, samples: Sequence[Sample], answers: Sequence[str]) -> bool:
+    """Writes a CSV file of answers whose column `label` people fill in. Returns False, and leaves the file as it is,
+    where there is one: labels may be in it."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8-sig", newline="") as file:  # the mark by which Excel knows UTF-8
+        table = csv.writer(file)
+        table.writerow(["sample", "conversation", "rubric", "answer", "label"])
+        for sample, answer in zip(samples, answers, strict=True):
+            table.writerow([sample.id, sample.conversation, sample.rubric, answer, ""])
+    os.replace(partial, path)
+    return True
+
+
+def read_label_table(path: Path, samples: Sequence[Sample]) -> list[tuple[Sample, str, float]]:
+    """Sample, answer and label of each row of a CSV file that has a label, from 0, worthless, to 1, as good as can be.
+    The samples are found by the column `sample`, which holds ids.
+
+    Raises ConfigError, naming file and line, for a table that can't be used.
+    """
+    import pandas
+
+    by_id = {sample.id: sample for sample in samples}
+    labelled = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, restval="", strict=True)
+            there = table.fieldnames or []
+            for name in NEEDED:
+                if name not in there:
+                    found = ", ".join(there) or "none"
+                    raise ConfigError(f"{path}:1: no column {name!r}{did_you_mean(name, there)}; it has: {found}")
+            for row in table:
+                where = f"{path}:{table.line_num}"
+                if None in row:
+                    raise ConfigError(f"{where}: more cells than columns; put double quotes around text with commas")
+                if not row["label"].strip():
+                    continue
+                if row["sample"] not in by_id:
+                    raise ConfigError(
+                        f"{where}: no sample {row['sample']!r} in the data; use the data it was made from"
+                    )
+                label = pandas.to_numeric(row["label"].strip(), errors="coerce")
+                if not 0 <= label <= 1:
+                    raise ConfigError(f"{where}: label {row['label']!r} should be a number from 0 to 1, or blank")
+                labelled.append((by_id[row["sample"]], row["answer"], float(label)))
+    except csv.Error as error:
+        raise ConfigError(f"{path}:{table.reader.line_num}: not CSV ({error}); mend it, or export it again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read ({error}); it should be a CSV file in UTF-8") from None
+    if not labelled:
+        raise ConfigError(f"{path}: no label yet; write numbers from 0 to 1 into the column label")
+    return labelled
+
+
+def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int) -> Agreement:
+    """Compares scores with people's labels, both in [0, 1]. Scores of None are left out and counted.
+
+    Kappa and accuracy ask whether both say the same of an answer: good enough, from 0.5 on, or not. The intervals come
+    from resampling answers, which count as independent of each other.
+    """
+    judged = _both_judged(labels, scores)
+    left_out = len(labels) - len(judged)
+    if len(judged) < FEWEST:
+        problem = f"{len(judged)} answers with both a label and a score: label at least {FEWEST}, better 50"
+        return Agreement(len(judged), left_out, *[Estimate()] * 5, problem)
+    label, score = np.array(judged, dtype=float).T
+    passes, passed = label >= PASS, score >= PASS
+    right, guessed = passes == passed, passes == (passes.mean() >= 0.5)
+    problems = []
+    if len(set(label)) == 1:
+        problems.append(f"all {len(label)} labels are {label[0]:g}: label answers of other worth too")
+    elif len(set(passes)) == 1:
+        problems.append(f"all labels lie on one side of {PASS}: without others kappa says nothing")
+    if len(set(score)) == 1:
+        problems.append(f"all {len(score)} scores are {score[0]:g}")
+    return Agreement(
+        len(label),
+        left_out,
+        spearman=_resampled(spearman, label, score, seed),
+        kappa=_resampled(cohens_kappa, passes, passed, seed) if len(set(passes)) > 1 else Estimate(),
+        accuracy=mean(right, seed),
+        constant=mean(guessed, seed),
+        gain=mean(right.astype(float) - guessed, seed),
+        problem="; ".join(problems),
+    )
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation, row by row: shapes (rows, n) -> (rows,). NaN where one of the two is constant.
+
+    Pearson's correlation of the ranks, equal values sharing their mean rank: Spearman, The proof and measurement of
+    association between two things, American Journal of Psychology 15 (1904).
+    """
+    import pandas
+
+    ranks = [pandas.DataFrame(values).rank(axis=1).to_numpy() for values in (one, other)]
+    a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+
+
+def cohens_kappa(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Agreement of two yes-or-no verdicts beyond chance, row by row: booleans of shapes (rows, n) -> (rows,).
+
+    (observed - expected) / (1 - expected), where expected is what two raters with these shares of yes would agree by
+    chance; NaN where both always say the same. Cohen, A coefficient of agreement for nominal scales, Educational and
+    Psychological Measurement 20 (1960).
+    """
+    yes, also = one.mean(axis=1), other.mean(axis=1)
+    observed, expected = (one == other).mean(axis=1), yes * also + (1 - yes) * (1 - also)
+    with np.errstate(invalid="ignore"):
+        return (observed - expected) / (1 - expected)
+
+
+def mean(values: Sequence[float | None] | np.ndarray, seed: int) -> Estimate:
+    """The mean of the values that are not None."""
+    there = np.array([value for value in values if value is not None], dtype=float)
+    return Estimate(float(there.mean()), *bootstrap_interval(there, seed)) if len(there) else Estimate()
+
+
+def share_above(right: Sequence[float | None], wrong: Sequence[float | None], seed: int) -> Estimate:
+    """The share of pairs in which `right` scores higher than `wrong`, ties counting half: 0.5 for who guesses."""
+    return mean([(a > b) + (a == b) / 2 for a, b in _both_judged(right, wrong)], seed)
+
+
+def _both_judged(one: Sequence[float | None], other: Sequence[float | None]) -> list[tuple[float, float]]:
+    return [pair for pair in zip(one, other, strict=True) if None not in pair]
+
+
+def _resampled(
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], one: np.ndarray, other: np.ndarray, seed: int
+) -> Estimate:
+    """A statistic of pairs with its interval. Resamples in which it is not defined are left out."""
+    value = float(statistic(one[None], other[None])[0])
+    if np.isnan(value):
+        return Estimate()
+    rng = np.random.default_rng(seed)
+    some = (1000, len(one))  # resamples at a time, to bound the memory
+    draws = (rng.integers(len(one), size=some) for _ in range(RESAMPLES // some[0]))
+    found = [statistic(one[drawn], other[drawn]) for drawn in draws]
+    return Estimate(value, *np.nanquantile(found, [0.025, 0.975]).tolist())
+
+
+async def self_consistency(
+    judge: Judge, cache: RewardCache | None, samples: Sequence[Sample], answers: Sequence[str], repeats: int, seed: int
+) -> Consistency:
+    """Judges the same answers `repeats` times. A judge that compares is shown them in another order each time."""
+    judged = await judge_batch(judge, cache, samples, answers, repeats)
+    each = [[verdict.score for verdict in own if verdict.score is not None] for own in judged.each]
+    each = [scores for scores in each if len(scores) > 1]
+    flips = [min(scores) < PASS <= max(scores) for scores in each]
+    deviations = [float(np.std(scores, ddof=1)) for scores in each]
+    return Consistency(len(each), len(answers) - len(each), mean(deviations, seed), mean(flips, seed))
+
+
+def length_bias(answers: Sequence[str], scores: Sequence[float | None], seed: int) -> Estimate:
+    """Spearman's correlation of score and length in words. Of answers of equal worth it should be near 0."""
+    judged = _both_judged([len(text.split()) for text in answers], scores)
+    if len(judged) < FEWEST:
+        return Estimate()
+    words, score = np.array(judged, dtype=float).T
+    return _resampled(spearman, words, score, seed)
+
+
+async def padding_gain(judge: Judge, cache: RewardCache | None, samples: Sequence[Sample], seed: int) -> Estimate:
+    """What the references gain in score, on average, when empty talk is added to them. It should not be above 0."""
+    plain = [sample.ground_truth for sample in samples]
+    padded = [f"{text} {PADDING}" for text in plain]
+    verdicts = (await judge_batch(judge, cache, [*samples, *samples], plain + padded)).verdicts
+    scores = [verdict.score for verdict in verdicts]
+    return mean([after - before for before, after in _both_judged(scores[: len(plain)], scores[len(plain) :])], seed)
+
+
+async def position_bias(
+    judge: Judge, cache: RewardCache | None, groups: Sequence[tuple[Sample, Sequence[str]]], repeats: int, seed: int
+) -> Estimate:
+    """What answers gain in score by standing in the first half of their group's places rather than the second.
+
+    Each prompt's answers are judged `repeats` times by a judge that compares and whose `order(sample, answers, repeat)`
+    tells which answer stands in each place. An answer is compared with itself only, so that its worth cancels out; the
+    middle place of an odd number belongs to neither half. The interval comes from resampling groups.
+    """
+    distinct = [(sample, sorted(set(answers))) for sample, answers in groups]  # sorted, as judge_batch hands them over
+    judged = await asyncio.gather(
+        *(judge_batch(judge, cache, [sample] * len(answers), answers, repeats) for sample, answers in distinct)
+    )
+    differences = []
+    for (sample, answers), found in zip(distinct, judged, strict=True):
+        where = [judge.order(sample, answers, repeat) for repeat in range(repeats)]
+        own = []
+        for i, verdicts in enumerate(found.each):
+            early, late = [], []
+            for order, verdict in zip(where, verdicts, strict=True):
+                place = 2 * order.index(i) + 1 - len(answers)  # 0 is the middle
+                if verdict.score is not None and place:
+                    (early if place < 0 else late).append(verdict.score)
+            if early and late:
+                own.append(np.mean(early) - np.mean(late))
+        if own:
+            differences.append(np.mean(own))
+    return mean(differences, seed)
+
+
+async def judge_and_price(
+    judge: Judge, cache: RewardCache | None, samples: Sequence[Sample], answers: Sequence[str]
+) -> tuple[list[Verdict], Price]:
+    """The batch's verdicts, and the price of the judgements made for it: failed calls and retries are part of it."""
+    before = dataclasses.replace(judge.usage) if judge.usage else None
+    judged = await judge_batch(judge, cache, samples, answers)
+    made, after = sum(verdict.score is not None for verdict in judged.fresh), judge.usage
+    if before is None or after is None:
+        return judged.verdicts, Price(made, None, 0.0, "free")
+    if not made:
+        return judged.verdicts, Price(
+            0, None, None, "all failed" if judged.fresh else "nothing paid: all was in the cache"
+        )
+    tokens = (after.tokens - before.tokens) / made
+    if before.usd is None or after.usd is None:
+        unknown = "no price is known: set gemini_input_price and gemini_output_price"
+        return judged.verdicts, Price(made, tokens, None, unknown)
+    return judged.verdicts, Price(made, tokens, 1000 * (after.usd - before.usd) / made, "")

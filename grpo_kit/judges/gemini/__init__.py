@@ -1,0 +1,1 @@
+"""The judge that asks Gemini, through either of Google's SDKs."""

@@ -1,0 +1,192 @@
+"""Calls to Gemini, many at once: how many in flight and in a minute, what is tried again, what it costs."""
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.errors import ConfigError
+from grpo_kit.judges.base import Usage
+from grpo_kit.judges.gemini.limits import Gate, in_loop, threads
+from grpo_kit.judges.gemini.sdk import CallFailed, Reply, open_sdk
+
+T = TypeVar("T")
+KEY_PAGE = "https://aistudio.google.com/apikey"
+PRICES = json.loads(Path(__file__).with_name("prices.json").read_text())
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the first and, doubling, before later retries
+MOST_OUTPUT_TOKENS = 65_536  # what present models can write at most
+LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more has given this call up, and so do we
+_chance = random.SystemRandom()  # jitter is truly random, and leaves the seeded generators alone
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `parse` made of the model's text, and the tokens it took, without those of failed tries."""
+
+    content: object
+    tokens: int
+
+
+class Gemini:
+    """Asks one model. All instances of a process share one loop and its limits (gate.py)."""
+
+    def __init__(self, config: JudgeConfig):
+        """Raises ConfigError where GEMINI_API_KEY is not set, before anything is sent."""
+        key = os.environ.get("GEMINI_API_KEY", "").strip()
+        if not key:
+            raise ConfigError(
+                f"GEMINI_API_KEY is not set: get a key at {KEY_PAGE} and `export GEMINI_API_KEY=…`, or use the "
+                f"offline judge and rubrics, which need none"
+            )
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ConfigError("GEMINI_API_KEY holds characters that are in no key, such as a line break: set it anew")
+        self.endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise ConfigError(f"GOOGLE_GEMINI_BASE_URL={self.endpoint} should begin with https:// (or http://)")
+        self.model, self._config = config.gemini_model.removeprefix("models/"), config
+        self._gate = Gate(self.model, config.gemini_max_in_flight, config.gemini_requests_per_minute)
+        self._threads = threads(config.gemini_max_in_flight)
+        self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint, config.gemini_max_in_flight)
+        self.sdk = self._sdk.name
+        self.usage = Usage()
+        self._asked: set[Future] = set()
+        known = PRICES["models"].get(self.model, (None, None))
+        self.price = (
+            known[0] if config.gemini_input_price is None else config.gemini_input_price,
+            known[1] if config.gemini_output_price is None else config.gemini_output_price,
+        )
+
+    def check(self) -> None:
+        """Asks for the list of models, which is free. Raises ConfigError for a wrong key, a model that is not there,
+        or an endpoint that can't be reached. An endpoint that keeps no list passes: the first question will tell."""
+        try:
+            there = in_loop(self._models_there(max_retries=1)).result()
+        except CallFailed as failed:
+            self._refuse_if_key_is_wrong(failed)
+            if failed.code is None:
+                raise ConfigError(
+                    f"Gemini can't be reached at {self._place()} ({failed}). Try again with a connection to it"
+                ) from None
+            return
+        if there and "/" not in self.model and self.model not in there:
+            raise self._gone(there)
+
+    async def ask(
+        self,
+        prompt: Callable[[], str],
+        schema: dict,
+        parse: Callable[[str], T],
+        *,
+        temperature: float,
+        max_output_tokens: int,
+    ) -> Answer:
+        """The parsed answer to one prompt, which is made when its turn has come.
+
+        What failed in passing (429, 5xx, no connection, a time-out, nothing written, text that `parse` refuses with a
+        ValueError) is tried again. Raises CallFailed where that did not help or can't, and ConfigError where every
+        further call would fail too: a wrong key, a model that is gone.
+        """
+        asked = in_loop(self._ask(prompt, schema, parse, temperature, max_output_tokens))
+        self._asked.add(asked)
+        try:
+            return await asyncio.wrap_future(asked)
+        finally:
+            self._asked.discard(asked)
+
+    def close(self) -> None:
+        """Gives up all that is asked and not answered yet."""
+        for asked in list(self._asked):
+            asked.cancel()
+
+    async def _ask(self, prompt, schema, parse, temperature, max_output_tokens) -> Answer:
+        limit = max_output_tokens
+        try:
+            async for attempt in AsyncRetrying(**self._retrying(self._config.gemini_max_retries)):
+                with attempt:
+                    reply = await self._send(prompt, schema, temperature, limit)
+                    if reply.finish_reason == "MAX_TOKENS":
+                        limit = min(2 * limit, MOST_OUTPUT_TOKENS)
+                        raise CallFailed("the answer was cut by its token limit", retry=True)
+                    try:
+                        content = parse(reply.text)
+                    except ValueError as problem:
+                        raise CallFailed(f"not the JSON that was asked for: {problem}"[:300], retry=True) from None
+                    return Answer(content, reply.input_tokens + reply.output_tokens)
+        except CallFailed as failed:
+            self.usage.failures += 1
+            self._refuse_if_key_is_wrong(failed)
+            if failed.code == 404:
+                there = []
+                with suppress(CallFailed):
+                    there = await self._models_there()
+                raise self._gone(there) from None
+            raise
+
+    async def _send(self, prompt: Callable[[], str], schema: dict, temperature: float, max_output_tokens: int) -> Reply:
+        async with self._gate:
+            self.usage.calls += 1
+            request = self.model, prompt(), schema, temperature, max_output_tokens, self._config.gemini_timeout
+            try:
+                reply = await self._threads.run(partial(self._sdk.generate, *request))
+            except CallFailed as failed:
+                self._count(*failed.tokens)
+                raise
+        self._count(reply.input_tokens, reply.output_tokens)
+        return reply
+
+    def _count(self, input_tokens: int, output_tokens: int) -> None:
+        self.usage.input_tokens += input_tokens
+        self.usage.output_tokens += output_tokens
+        if None in self.price:
+            self.usage.usd = None
+        else:
+            self.usage.usd += (input_tokens * self.price[0] + output_tokens * self.price[1]) / 1e6
+
+    def _retrying(self, max_retries: int) -> dict:
+        def may_help(error: BaseException) -> bool:
+            return isinstance(error, CallFailed) and error.retry and (error.wait or 0) <= LONGEST_RETRY_AFTER
+
+        def count(_: RetryCallState) -> None:
+            self.usage.retries += 1
+
+        return {
+            "retry": retry_if_exception(may_help),
+            "stop": stop_after_attempt(1 + max_retries),
+            "wait": _pause,
+            "before_sleep": count,
+            "reraise": True,
+        }
+
+    def _refuse_if_key_is_wrong(self, failed: CallFailed) -> None:
+        """Raises ConfigError where the key is what failed, so that no further call can succeed."""
+        if failed.code in (401, 403) or (failed.code == 400 and "api key" in failed.problem.lower()):
+            raise ConfigError(f"Gemini refuses the key in GEMINI_API_KEY ({failed}). {KEY_PAGE} makes one") from None
+
+    async def _models_there(self, max_retries: int = 0) -> list[str]:
+        ask = partial(self._sdk.models, self._config.gemini_timeout)
+        return await AsyncRetrying(**self._retrying(max_retries))(self._threads.run, ask)
+
+    def _gone(self, there: list[str]) -> ConfigError:
+        models = f"There are: {', '.join(there)}" if there else f"{self._place()} does not say which ones there are"
+        return ConfigError(f"there is no model gemini_model={self.model!r}. {models}")
+
+    def _place(self) -> str:
+        return self.endpoint or "Google's endpoint"
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds before the next try: what the server asked for, or twice as long each time; up to half as much again,
+    at random, so that calls which failed together do not come back together."""
+    asked = state.outcome.exception().wait
+    seconds = min(FIRST_WAIT * 2 ** (state.attempt_number - 1), LONGEST_WAIT) if asked is None else asked
+    return seconds * _chance.uniform(1, 1.5)

@@ -1,0 +1,191 @@
+"""Gemini as a judge: one answer at a time, or all of a prompt's answers against each other in one call.
+
+The prompts are text files beside this one. All that comes from data stands between tags that carry a mark made from
+the data itself, so that no text can hold the mark and close its own tag.
+"""
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from string import Template
+
+import orjson
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
+
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.data.samples import Sample
+from grpo_kit.errors import ConfigError
+from grpo_kit.judges.base import Usage, Verdict
+from grpo_kit.judges.gemini.client import Gemini
+from grpo_kit.judges.gemini.prompts import digest, fenced, mark_of
+from grpo_kit.judges.gemini.sdk import CallFailed
+
+MET = {"yes": 1.0, "partly": 0.5, "no": 0.0}
+TOKENS_PER_ANSWER = 1024  # a runaway is cut here; a cut answer is asked for again with twice as many
+NEEDED, KNOWN = {"conversation", "answers"}, {"mark", "count", "task", "conversation", "rubric", "reference", "answers"}
+
+
+class _Criterion(BaseModel):
+    criterion: str
+    met: str | bool | float
+
+    def score(self) -> float | None:
+        """In [0, 1]; None for a verdict that says nothing. Only the judgement's own score must be right."""
+        score = MET.get(self.met.lower()) if isinstance(self.met, str) else float(self.met)
+        return score if score is not None and 0 <= score <= 1 else None
+
+
+class _Judgement(BaseModel):
+    answer: int = 1
+    analysis: str = Field("", validation_alias=AliasChoices("analysis", "reason"))
+    criteria: list[_Criterion] = []
+    score: float = Field(ge=0, le=1, allow_inf_nan=False)
+
+
+# The fields' alphabetical order is the order they should be written in, reasons before the score: that is the order
+# Gemini takes where it is told none, and google-generativeai can't tell it.
+_JUDGEMENT_SCHEMA = {
+    "type": "OBJECT",
+    "properties": {
+        "analysis": {"type": "STRING"},
+        "criteria": {
+            "type": "ARRAY",
+            "items": {
+                "type": "OBJECT",
+                "properties": {"criterion": {"type": "STRING"}, "met": {"type": "STRING", "enum": list(MET)}},
+                "required": ["criterion", "met"],
+                "propertyOrdering": ["criterion", "met"],
+            },
+        },
+        "score": {"type": "NUMBER"},
+    },
+    "required": ["analysis", "criteria", "score"],
+    "propertyOrdering": ["analysis", "criteria", "score"],
+}
+_ENTRY_SCHEMA = {
+    "type": "OBJECT",
+    "properties": {**_JUDGEMENT_SCHEMA["properties"], "answer": {"type": "INTEGER"}},
+    "required": ["analysis", "answer", "criteria", "score"],
+    "propertyOrdering": ["analysis", "answer", "criteria", "score"],
+}
+_GROUP_SCHEMA = {
+    "type": "OBJECT",
+    "properties": {"answers": {"type": "ARRAY", "items": _ENTRY_SCHEMA}},
+    "required": ["answers"],
+}
+
+
+class GeminiJudge:
+    """Scores answers by asking Gemini. `usage` counts calls, tokens and dollars."""
+
+    name = "gemini"
+
+    def __init__(self, config: JudgeConfig):
+        """Raises ConfigError where GEMINI_API_KEY is not set or the prompt's file can't be used."""
+        self.compares, self.samples = config.gemini_mode == "group", config.gemini_samples
+        self.temperature = config.gemini_temperature
+        if self.temperature is None:
+            self.temperature = 0.0 if self.samples == 1 else 1.0
+        self._prompt = _prompt(config)
+        self._schema = _GROUP_SCHEMA if self.compares else _JUDGEMENT_SCHEMA
+        self._gemini = Gemini(config)
+        depends_on = [self._gemini.model, config.gemini_mode, self.temperature, self._prompt.template, self._schema]
+        self.version = digest(depends_on)
+
+    @property
+    def usage(self) -> Usage:
+        return self._gemini.usage
+
+    def check(self) -> None:
+        """Raises ConfigError for a wrong key, a model that is not there, an endpoint that can't be reached."""
+        self._gemini.check()
+
+    def close(self) -> None:
+        """Gives up all that is asked and not answered yet."""
+        self._gemini.close()
+
+    async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
+        """One verdict for each answer, in order, from one call.
+
+        In group mode the answers, which should differ, are shown in an order that `order` gives. A call that failed is
+        a score of None for each of its answers, with the reason. Raises ConfigError where no call can succeed.
+        """
+        order = self.order(sample, answers, repeat)
+
+        def parse(text: str) -> list[_Judgement]:
+            return _parse(text, len(answers), self.compares)
+
+        try:
+            answer = await self._gemini.ask(
+                lambda: self.prompt(sample, [answers[i] for i in order]),
+                self._schema,
+                parse,
+                temperature=self.temperature,
+                max_output_tokens=TOKENS_PER_ANSWER * len(answers),
+            )
+        except CallFailed as failed:
+            return [Verdict(None, f"not judged: {failed}")] * len(answers)
+        verdicts: list[Verdict | None] = [None] * len(answers)
+        for place, (position, judgement) in enumerate(zip(order, answer.content, strict=True)):
+            tokens = answer.tokens // len(answers) + (place < answer.tokens % len(answers))
+            scores = {criterion.criterion: criterion.score() for criterion in judgement.criteria}
+            criteria = {name: score for name, score in scores.items() if score is not None}
+            verdicts[position] = Verdict(judgement.score, " ".join(judgement.analysis.split()), criteria, tokens)
+        return verdicts
+
+    def order(self, sample: Sample, answers: Sequence[str], repeat: int) -> list[int]:
+        """Which answer stands first, second, … in the prompt: shuffled, by a seed that content and repeat make."""
+        order = list(range(len(answers)))
+        random.Random(digest([sample.prompt, sorted(answers), repeat])).shuffle(order)
+        return order
+
+    def prompt(self, sample: Sample, answers: Sequence[str]) -> str:
+        """All that Gemini is told."""
+        conversation = sample.conversation
+        mark = mark_of([conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers])
+        fence = partial(fenced, mark)
+        names = [f"reply {number}" for number in range(1, len(answers) + 1)] if self.compares else ["reply"]
+        return self._prompt.substitute(
+            mark=mark,
+            count=len(answers),
+            task=fence("task", sample.task_description or "not said"),
+            conversation=fence("conversation", conversation),
+            rubric=fence("criteria", sample.rubric or "not said: judge by the conversation and the person's reply"),
+            reference=fence("reference", sample.ground_truth),
+            answers="\n".join(map(fence, names, answers)),
+        )
+
+
+def _prompt(config: JudgeConfig) -> Template:
+    own = config.gemini_prompt
+    path = Path(own) if own else Path(__file__).with_name(f"{config.gemini_mode}.txt")
+    try:
+        prompt = Template(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"gemini_prompt={own}: can't be read ({error})") from None
+    used = set(prompt.get_identifiers())
+    if not prompt.is_valid() or not used >= NEEDED or not used <= KNOWN:
+        raise ConfigError(
+            f"{path} should hold {' and '.join(f'${name}' for name in sorted(NEEDED))}, may hold "
+            f"{', '.join(f'${name}' for name in sorted(KNOWN - NEEDED))}, and no other $ unless it is doubled ($$)"
+        )
+    return prompt
+
+
+def _parse(text: str, count: int, is_group: bool) -> list[_Judgement]:
+    """The judgements in the order of the prompt. Raises ValueError for anything but one valid judgement for each."""
+    try:
+        content = orjson.loads(text)  # strict: no NaN, no lone surrogates, no depth that Python can't hold
+        entries = content["answers"] if is_group else [content]
+        judgements = [_Judgement.model_validate(entry) for entry in entries]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.40}") from None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if is_group:
+        judgements.sort(key=lambda judgement: judgement.answer)
+        if [judgement.answer for judgement in judgements] != list(range(1, count + 1)):
+            raise ValueError(f"{count} answers were to be judged once each, and not {[j.answer for j in judgements]}")
+    return judgements

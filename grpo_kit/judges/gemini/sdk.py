@@ -1,0 +1,263 @@
+"""The adapter over Google's two SDKs: one prompt with a response schema in, text and token counts out.
+
+google-generativeai is what the kit is built on; it is past its end of life, so its successor google-genai is used
+where it is installed. Both are called synchronously: the old one's async calls do not work over REST, and the new one's
+are slower than its plain ones on threads. Neither retries here: the old one's own retries go on for minutes whatever
+the time-out.
+"""
+
+import json
+import os
+import re
+import threading
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from grpo_kit.errors import ConfigError
+
+WITHHELD = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")
+GOOGLE = "https://generativelanguage.googleapis.com"
+FAMILIES = ("httpx", "httpx2", "requests", "urllib3", "google", "json", "builtins")  # of a call's errors
+OLD, NEW = "google-generativeai", "google-genai"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model wrote, and what is billed. `output_tokens` counts its thinking too."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    finish_reason: str  # STOP, MAX_TOKENS, SAFETY, ...
+
+
+class CallFailed(Exception):
+    """One call that gave no answer. Its text holds no key.
+
+    `code` is the HTTP status, or None where there was none; `retry` says whether the same call may yet succeed;
+    `wait` is how many seconds the server asked to be left alone for, if it did; `tokens` (input, output) are billed
+    all the same.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        code: int | None = None,
+        retry: bool = False,
+        wait: float | None = None,
+        tokens: tuple[int, int] = (0, 0),
+    ):
+        self.problem, self.code, self.retry, self.wait, self.tokens = problem, code, retry, wait, tokens
+        super().__init__(problem)
+
+
+class Sdk(Protocol):
+    name: str
+
+    def generate(
+        self, model: str, prompt: str, schema: dict, temperature: float, max_output_tokens: int, timeout: float
+    ) -> Reply:
+        """Sends one prompt; the answer is JSON by `schema`. `timeout` in seconds. Raises CallFailed."""
+        ...
+
+    def models(self, timeout: float) -> list[str]:
+        """Names of the models that can be asked to generate. Raises CallFailed."""
+        ...
+
+
+def open_sdk(name: str, api_key: str, base_url: str | None, in_flight: int) -> Sdk:
+    """The SDK called `name`; "auto" takes google-genai where it is installed. `base_url` None: Google's own endpoint.
+    `in_flight` calls at a time are expected.
+
+    Raises ConfigError where it is not installed.
+    """
+    if name == "auto":
+        name = NEW if _is_installed("google.genai") else OLD
+    if not _is_installed({NEW: "google.genai", OLD: "google.generativeai"}[name]):
+        raise ConfigError(f"{name} is not installed: pip install {name}, or leave gemini_sdk to auto")
+    return {NEW: _GenAI, OLD: _GenerativeAI}[name](api_key, base_url, in_flight)
+
+
+class _GenAI:
+    name = NEW
+
+    def __init__(self, api_key: str, base_url: str | None, in_flight: int):
+        import httpx2
+        from google import genai
+        from google.genai import types
+
+        self._types, self._key = types, api_key
+        secure, own = httpx2.create_ssl_context(), threading.local()
+        proxy = _proxies(base_url).get(urlsplit(base_url or GOOGLE).scheme)
+
+        class OfItsThread(httpx2.BaseTransport):
+            """Connections of each thread's own: a pool that all share looks at every one of them before every call."""
+
+            def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+                if not hasattr(own, "transport"):
+                    own.transport = httpx2.HTTPTransport(verify=secure, proxy=proxy)
+                return own.transport.handle_request(request)
+
+        where = types.HttpOptions(base_url=base_url, api_version="v1beta", client_args={"transport": OfItsThread()})
+        self._client = genai.Client(api_key=api_key, vertexai=False, http_options=where)
+        self._configs: dict[str, Any] = {}
+
+    def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
+        generation = _generation_config(schema, temperature, max_output_tokens)
+        key = json.dumps([generation, timeout])
+        if key not in self._configs:
+            # As plain JSON: the SDK's own conversion of a schema takes as long as all the rest of a call.
+            options = self._types.HttpOptions(timeout=int(timeout * 1000), extra_body={"generationConfig": generation})
+            self._configs[key] = self._types.GenerateContentConfig(
+                http_options=options,
+                automatic_function_calling=self._types.AutomaticFunctionCallingConfig(disable=True),
+            )
+        config = self._configs[key]
+        try:
+            answer = self._client.models.generate_content(model=model, contents=prompt, config=config)
+        except Exception as error:
+            raise _translated(error, self._key) from None
+        return _reply(answer, answer.usage_metadata)
+
+    def models(self, timeout: float) -> list[str]:
+        options = self._types.HttpOptions(timeout=int(timeout * 1000))
+        try:
+            found = list(self._client.models.list(config={"http_options": options}))
+        except Exception as error:
+            raise _translated(error, self._key) from None
+        return [m.name.removeprefix("models/") for m in found if "generateContent" in (m.supported_actions or [])]
+
+
+class _GenerativeAI:
+    name = OLD
+
+    def __init__(self, api_key: str, base_url: str | None, in_flight: int):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # says that its life has ended
+            import google.generativeai as genai
+            from google.generativeai import client, protos
+        from requests.adapters import HTTPAdapter
+
+        self._genai, self._protos, self._key = genai, protos, api_key
+        self._configs: dict[str, Any] = {}
+        endpoint = {"api_endpoint": base_url.rstrip("/")} if base_url else None
+        genai.configure(api_key=api_key, transport="rest", client_options=endpoint)
+        self._client = client.get_default_generative_client()
+        self._models = client.get_default_model_client()
+        for session in (self._client.transport._session, self._models.transport._session):
+            session._refresh_status_codes = ()  # a 401 is final: there is nothing to refresh in a key
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(pool_maxsize=in_flight))  # its own 10 would open most anew
+            # Read once here, and not for every call.
+            session.proxies = _proxies(base_url)
+            session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+            session.trust_env = False
+
+    def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
+        config = json.dumps(_generation_config(schema, temperature, max_output_tokens))
+        if config not in self._configs:  # making one takes as long as all the rest of a call
+            self._configs[config] = self._protos.GenerationConfig.from_json(config, ignore_unknown_fields=True)
+        request = self._protos.GenerateContentRequest(
+            model=model if "/" in model else f"models/{model}",
+            contents=[self._protos.Content(role="user", parts=[self._protos.Part(text=prompt)])],
+            generation_config=self._configs[config],
+        )
+        try:
+            answer = self._client.generate_content(request, timeout=timeout, retry=None)
+        except Exception as error:
+            raise _translated(error, self._key) from None
+        return _reply(answer, answer.usage_metadata)
+
+    def models(self, timeout: float) -> list[str]:
+        options = {"timeout": timeout, "retry": None}
+        try:
+            found = list(self._genai.list_models(client=self._models, request_options=options))
+        except Exception as error:
+            raise _translated(error, self._key) from None
+        return [m.name.removeprefix("models/") for m in found if "generateContent" in m.supported_generation_methods]
+
+
+def _proxies(base_url: str | None) -> dict[str, str]:
+    """The proxies that the environment names for the endpoint, by scheme."""
+    from requests.utils import get_environ_proxies
+
+    return get_environ_proxies(base_url or GOOGLE)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # no package of Google's at all
+        return False
+
+
+def _generation_config(schema: dict, temperature: float, max_output_tokens: int) -> dict:
+    """As it stands in a request. The old SDK leaves out what it does not know, propertyOrdering."""
+    return {
+        "temperature": temperature,
+        "maxOutputTokens": max_output_tokens,
+        "responseMimeType": "application/json",
+        "responseSchema": schema,
+    }
+
+
+def _reply(answer: Any, usage: Any) -> Reply:
+    """Both SDKs' answers have the same fields. Raises CallFailed where there is no text in it."""
+    read, total = (usage.prompt_token_count or 0, usage.total_token_count or 0) if usage else (0, 0)
+    tokens = read, max(total - read, (usage.candidates_token_count or 0) if usage else 0)
+    feedback = answer.prompt_feedback
+    if feedback and (blocked := _enum_name(feedback.block_reason)):
+        raise CallFailed(f"the prompt was blocked ({blocked})", tokens=tokens)
+    candidates = answer.candidates or []
+    finish_reason = _enum_name(candidates[0].finish_reason) if candidates else ""
+    parts = (candidates[0].content.parts or []) if candidates and candidates[0].content else []
+    text = "".join(part.text or "" for part in parts if not getattr(part, "thought", False))
+    if finish_reason in WITHHELD:  # once, and again the next time, whatever words came before
+        raise CallFailed(f"the answer was withheld ({finish_reason})", tokens=tokens)
+    if not text and finish_reason != "MAX_TOKENS":  # thinking may use up the limit before the first word
+        raise CallFailed(f"the answer is empty ({finish_reason or 'no candidate'})", retry=True, tokens=tokens)
+    return Reply(text, *tokens, finish_reason)
+
+
+def _enum_name(value: Any) -> str:
+    """The name of an enum's value; "" for none, and for the zero that stands for "unspecified"."""
+    name = getattr(value, "name", None) or (str(value) if value else "")
+    return "" if name.endswith("_UNSPECIFIED") else name
+
+
+def _translated(error: Exception, key: str) -> Exception:
+    """The SDK's error as CallFailed. What is no failure of the call, a bug, comes back as it is."""
+    code = int(error.code) if isinstance(getattr(error, "code", None), int) else None
+    family = type(error).__module__.split(".")[0]
+    if code is None and family not in FAMILIES:
+        return error
+    if code is None and family == "builtins" and not isinstance(error, OSError | ValueError):
+        return error
+    text = re.sub(r"\s+", " ", str(getattr(error, "message", None) or error)).strip()
+    text = re.sub(r"^(GET|POST) \S+: ", "", text or type(error).__name__).replace(key, "[key]")
+    if code is None:
+        return CallFailed(f"{type(error).__name__}: {text}"[:500], retry=True)
+    retry = code in (408, 429) or code >= 500
+    return CallFailed(f"HTTP {code}: {text}"[:500], code, retry, _wait(error) if retry else None)
+
+
+def _wait(error: Exception) -> float | None:
+    """Seconds to wait by the Retry-After header, or by google.rpc.RetryInfo in the error's body."""
+    response = getattr(error, "response", None)
+    header = response.headers.get("Retry-After") if response is not None else None
+    if header:
+        try:
+            return max(0.0, float(header))
+        except ValueError:
+            pass
+        try:
+            return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+        except (TypeError, ValueError):
+            return None
+    delay = re.search(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"', response.text) if response is not None else None
+    return float(delay[1]) if delay else None

@@ -1,0 +1,1 @@
+"""The offline judge: an answer is checked against the dialogue acts of its turn."""

@@ -1,0 +1,106 @@
+"""Where an answer's words come from: are they its own, copied from what it was given, or made up?"""
+
+import re
+
+from grpo_kit.data.samples import Sample
+from grpo_kit.judges.offline.wording import STOCK_WORDS, VALUE, Text, line_of, masked, vocabulary, words_of
+
+_NAME = re.compile(r"(?<=[\w,;] )[A-Z][\w'’&-]*(?: [A-Z][\w'’&-]*)*")  # capitals within a sentence
+_DAYS_AND_MONTHS = vocabulary(
+    "monday tuesday wednesday thursday friday saturday sunday january february march april june july august september "
+    "october november december tomorrow"
+)
+_TIME = re.compile(r"([0-9]+):([0-9]+)(h?)")
+
+
+class Sources:
+    """What there is to know and to copy when a sample is answered."""
+
+    def __init__(
+        self,
+        sample: Sample,
+        turns: list[tuple[str, str]],
+        reference: Text,
+        required: frozenset[str],
+        values: list[str],
+        names: frozenset[str],
+    ):
+        """`turns` are the prompt's (role, content); `required` are the words of the reference and of the acts' values;
+        `values` and `names` are taken out of the texts, as in Text.
+        """
+        self.reference = reference.line
+        said = [(role, words_of(content)) for role, content in turns]
+        self.known = required.union(STOCK_WORDS, *(words for _, words in said))
+        self.prompt = line_of(word for _, words in said for word in words)
+        # Of its own earlier turns an assistant may say all but the last again ("Anything else?").
+        self.said_before = [line_of(words) for role, words in said[:-2] if role == "assistant"]
+        heard = [words for i, (role, words) in enumerate(said) if role != "assistant" or i == len(said) - 2]
+        self.heard = [line_of(words) for words in (words_of(sample.task_description), *heard) if words]
+        self.triples: frozenset[tuple] = frozenset()
+        for line in self.heard:
+            self.triples |= _triples([VALUE if word in names else word for word in masked(line, values)])
+        self.triples -= _triples(reference.bare)
+
+        # A rubric says "say goodbye" and "state: the fare is 5", which no reply does; but "the fare is 5" is one.
+        self.rubric = line_of(words_of(sample.rubric))
+        clauses = [clause.strip() for clause in sample.rubric.lower().split(";")]
+        self.verbs = {words[0] for clause in clauses if (words := words_of(clause))}
+        orders = {clause.partition(":")[0] + ":" * (":" in clause) for clause in clauses if clause}
+        self.orders = [
+            order for order in orders if not STOCK_WORDS.issuperset(words_of(order)) and order not in reference.plain
+        ]
+
+    def made_up(self, text: Text) -> list[str]:
+        """Numbers, times, days and names that nobody said."""
+        invented = [
+            word.removesuffix("h")
+            for word in dict.fromkeys(text.bare)
+            if (word[0] in "$0123456789" and word != "1") or word in _DAYS_AND_MONTHS
+            if not _is_in(word, self.known)
+        ]
+        names = _NAME.findall(text.raw)
+        if sum(map(len, names)) > len(text.raw) / 2:  # a title, or all in capitals
+            return invented
+        for name in names:
+            unheard = [word for word in words_of(name) if word[0].isalpha() and word not in self.known]
+            strange = [word for word in unheard if word not in _DAYS_AND_MONTHS and word not in ("am", "pm")]
+            if strange:
+                invented.append(" ".join(strange))
+        return invented
+
+    def own_words(self, text: Text) -> float:
+        """1 for an answer in words of its own (or the reference's), falling to 0.05 for a copy."""
+        if text.line in self.reference:
+            return 1.0
+        if self._is_copy(text) or any(order in text.plain for order in self.orders):
+            return 0.05
+        triples = _triples(text.bare)
+        copied = len(triples & self.triples) / len(triples) if triples else 0.0
+        return min(1.0, max(0.05, (0.95 - copied) / 0.35))
+
+    def _is_copy(self, text: Text) -> bool:
+        if text.line in self.rubric and text.words[0] in self.verbs:
+            return True
+        length = len(text.words)
+        if any(text.line in source and (length > 2 or text.line == source) for source in self.heard):
+            return True
+        several_turns = length > 5 and text.line in self.prompt
+        return several_turns and not any(text.line in said for said in self.said_before)
+
+
+def _is_in(word: str, known: frozenset[str]) -> bool:
+    if word in known or f"${word}" in known or word.removeprefix("$") in known:
+        return True
+    if match := _TIME.fullmatch(word):  # 5:30 may stand for 17:30h, and 17:30h for 5:30 or, on the hour, for 5
+        hour, minute, exact = int(match[1]), match[2], match[3]
+        if exact:
+            twelve = (hour - 1) % 12 + 1
+            return f"{twelve}:{minute}" in known or (minute == "00" and str(twelve) in known)
+        return f"{hour % 12}:{minute}h" in known or f"{hour % 12 + 12}:{minute}h" in known
+    return False
+
+
+def _triples(words: list[str]) -> frozenset[tuple]:
+    """Word triples, without those that are mostly values: a value may be repeated."""
+    triples = zip(words, words[1:], words[2:], strict=False)
+    return frozenset(triple for triple in triples if triple.count(VALUE) < 2)

@@ -1,0 +1,39 @@
+"""`kit.prepare`: traces in, samples out, with rubrics that Gemini may write."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.data import prepare as data
+from grpo_kit.data.readers.formats import Format
+
+Rubric = Literal["schema", "gemini"]
+
+
+def prepare(
+    traces: Path | str,
+    out: Path | str,
+    *,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    skip_bad: bool = False,
+    format: Format = "auto",
+    rubric: Rubric = "schema",
+    judge_config: JudgeConfig | None = None,
+) -> dict:
+    """Writes train.jsonl, eval.jsonl and data_card.json into the folder `out`; see grpo_kit.data.prepare.prepare.
+
+    `rubric` "schema" leaves each sample the rubric that its trace gives it. "gemini" has Gemini write one for each
+    sample, asked as `judge_config` says; where that fails the sample keeps its own, and the card counts how often. The
+    rubrics are kept in rubrics.cache.sqlite in `out`, even if this process is killed, so none is paid for twice.
+    Raises ConfigError too where Gemini can't be asked at all (no key, a wrong one, a model that is gone).
+    """
+    data.check_choice("rubric", rubric, get_args(Rubric))
+
+    def rubric_writer() -> data.RubricWriter:
+        from grpo_kit.judges.rubric_writer import CACHE_FILE, RubricWriter
+
+        return RubricWriter(judge_config or JudgeConfig(), Path(out) / CACHE_FILE)
+
+    options = {"eval_fraction": eval_fraction, "seed": seed, "skip_bad": skip_bad, "format": format}
+    return data.prepare(traces, out, **options, make_rubric_writer=rubric_writer if rubric == "gemini" else None)

@@ -1,0 +1,200 @@
+"""Rubrics by Gemini: what a good reply must do, for each sample of a prepared file; one call each, many at once.
+
+The prompt is rubric_writer.txt. Each rubric goes into an SQLite file as soon as it is there, so that none is paid for
+twice, and a run that was killed goes on where it was.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from string import Template
+
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.data.samples import Sample, need, read_samples, to_lines
+from grpo_kit.errors import ConfigError
+from grpo_kit.judges.batch import run_async
+from grpo_kit.judges.cache import open_table
+from grpo_kit.judges.gemini.client import Gemini
+from grpo_kit.judges.gemini.prompts import fenced, mark_of
+from grpo_kit.judges.gemini.sdk import CallFailed
+
+CACHE_FILE = "rubrics.cache.sqlite"
+CHUNK = 512  # samples that are asked for together, and as many as memory holds
+MOST_CLAUSES = 8
+LONGEST_CLAUSE = 200  # characters
+QUOTE = 5  # words in a row that are a quotation where they are all of a clause, or all of the reply
+MAX_OUTPUT_TOKENS = 1024
+TABLE = """
+create table if not exists rubrics (key text primary key, model text not null, rubric text not null) without rowid
+"""
+SCHEMA = {
+    "type": "OBJECT",
+    "properties": {"criteria": {"type": "ARRAY", "items": {"type": "STRING"}}},
+    "required": ["criteria"],
+}
+
+
+class RubricWriter:
+    """Asks Gemini for rubrics and counts what came of it, for `summary`."""
+
+    def __init__(self, config: JudgeConfig, cache: Path):
+        """`cache` is the SQLite file, made when there is a first rubric to keep.
+
+        Raises ConfigError for a missing or wrong key and a model that is not there, before anything is spent.
+        """
+        self._gemini = Gemini(config)
+        self._gemini.check()
+        self._template = Template(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8"))
+        self._cache = cache
+        self._counts = {"written": 0, "from_cache": 0, "fallback": 0}
+        self._last_failure: str | None = None
+
+    def rewrite(self, path: Path) -> None:
+        """Gives each sample of a prepared file its rubric by Gemini. Where that fails, a sample keeps the one it has.
+
+        Raises ConfigError where no call can succeed, and leaves the file as it was; rubrics written till then are in
+        the cache.
+        """
+        new, samples = path.with_name(f"{path.name}.new"), read_samples(path)
+        with closing(_Cache(self._cache)) as cache, new.open("wb") as file:
+            while chunk := list(islice(samples, CHUNK)):
+                rubrics = run_async(self._rubrics(chunk, cache))
+                written = [sample.replace(rubric=rubric) for sample, rubric in zip(chunk, rubrics, strict=True)]
+                file.write(to_lines(written))
+        os.replace(new, path)
+
+    def summary(self) -> dict:
+        """For the data card: how many samples have a rubric written now, from the cache, or of their own (and why
+        the last of these), and what was used for it; `usd` is None where the model's price is not known."""
+        usage = self._gemini.usage
+        return {
+            "by": "gemini",
+            "model": self._gemini.model,
+            **self._counts,
+            "last_failure": self._last_failure,
+            "calls": usage.calls,
+            "tokens": usage.tokens,
+            "usd": usage.usd if usage.usd is None else round(usage.usd, 6),
+        }
+
+    async def _rubrics(self, samples: Sequence[Sample], cache: "_Cache") -> list[str]:
+        """A rubric for each sample, in order. What the cache lacks is asked for at once, equal prompts once."""
+        prompts = [self._prompt(sample) for sample in samples]
+        keys = [self._key(prompt) for prompt in prompts]
+        rubrics = cache.get(keys)
+        missing = {key: i for i, key in enumerate(keys) if key not in rubrics}
+
+        async def ask(key: str, i: int) -> None:
+            parse = partial(_parse, reply=samples[i].ground_truth)
+            try:
+                answer = await self._gemini.ask(
+                    lambda: prompts[i], SCHEMA, parse, temperature=0.0, max_output_tokens=MAX_OUTPUT_TOKENS
+                )
+            except CallFailed as failed:
+                self._last_failure = str(failed)
+            else:
+                cache.put(key, self._gemini.model, answer.content)
+                rubrics[key] = answer.content
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key, i in missing.items():
+                    group.create_task(ask(key, i))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # the first cancelled the others
+        for key in keys:
+            self._counts["fallback" if key not in rubrics else "written" if key in missing else "from_cache"] += 1
+            missing.pop(key, None)  # the next sample with this prompt costs nothing
+        return [rubrics.get(key, sample.rubric) for key, sample in zip(keys, samples, strict=True)]
+
+    def _prompt(self, sample: Sample) -> str:
+        """All that Gemini is told."""
+        conversation = sample.conversation
+        mark = mark_of([conversation, sample.task_description, sample.ground_truth])
+        return self._template.substitute(
+            mark=mark,
+            task=fenced(mark, "task", sample.task_description or "not said"),
+            conversation=fenced(mark, "conversation", conversation),
+            reply=fenced(mark, "reply", sample.ground_truth),
+        )
+
+    def _key(self, prompt: str) -> str:
+        """A hash of all that the rubric depends on; the prompt holds its own wording and what it uses of the sample."""
+        content = json.dumps([self._gemini.model, SCHEMA, prompt])
+        return hashlib.blake2b(content.encode(), digest_size=20).hexdigest()
+
+
+def in_words(summary: dict) -> str:
+    """What `RubricWriter.summary` says, as a line for people."""
+    failed = f" (the last one: {summary['last_failure']})" if summary["fallback"] else ""
+    price = "of unknown price" if summary["usd"] is None else f"${summary['usd']:.4f}"
+    return (
+        f"rubrics by {summary['model']}: {summary['written']} written, {summary['from_cache']} from the cache, "
+        f"{summary['fallback']} failed and left to the traces{failed}; "
+        f"{summary['calls']} calls, {summary['tokens']} tokens, {price}"
+    )
+
+
+def _parse(text: str, reply: str) -> str:
+    """The rubric: clauses joined with "; ". Raises ValueError for anything that is no short list of short clauses, or
+    that quotes the reply."""
+    clauses = need(json.loads(text), "criteria", list)
+    if len(clauses) > MOST_CLAUSES:
+        raise ValueError(f"{len(clauses)} criteria, where {MOST_CLAUSES} are the most")
+    for clause in clauses:
+        if not isinstance(clause, str) or not _words(clause) or len(clause) > LONGEST_CLAUSE:
+            raise ValueError(f"a criterion must be 1 to {LONGEST_CLAUSE} characters of text, not {clause!r:.40}")
+        if _is_quotation(clause, reply):
+            raise ValueError(f"the criterion {clause!r:.80} quotes the reply")
+    return "; ".join(" ".join(clause.split()).rstrip(".;") for clause in clauses)
+
+
+def _is_quotation(clause: str, reply: str) -> bool:
+    shorter, longer = sorted((_words(clause), _words(reply)), key=len)
+    return len(shorter) >= QUOTE and f" {' '.join(shorter)} " in f" {' '.join(longer)} "
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+class _Cache:
+    """Rubrics by key. Several processes may use one file at once; a kill at any moment leaves it whole."""
+
+    def __init__(self, path: Path):
+        """Raises ConfigError for a file that is something else."""
+        self._path, self._db = path, None
+        if path.exists():
+            self._open()
+
+    def _open(self) -> None:
+        try:
+            self._db = open_table(self._path, TABLE)
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(
+                f"{self._path} is no cache of rubrics ({error}): remove it, and they are asked for anew"
+            ) from None
+
+    def get(self, keys: Sequence[str]) -> dict[str, str]:
+        """The rubrics that are there, by key; at most CHUNK keys, since SQLite allows a limited number of ?."""
+        if self._db is None:
+            return {}
+        query = f"select key, rubric from rubrics where key in ({','.join('?' * len(keys))})"
+        return dict(self._db.execute(query, keys).fetchall())
+
+    def put(self, key: str, model: str, rubric: str) -> None:
+        if self._db is None:
+            self._open()
+        self._db.execute("insert or replace into rubrics values (?, ?, ?)", (key, model, rubric))
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()

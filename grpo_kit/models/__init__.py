@@ -1,0 +1,1 @@
+"""Models by name: found, loaded, generated with, merged and talked to."""

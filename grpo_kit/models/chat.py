@@ -1,0 +1,83 @@
+"""A talk with a model before and after training: the same words to both, the answers side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_kit.data.samples import Message
+from grpo_kit.errors import ConfigError
+from grpo_kit.models.load import answer, device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
+from grpo_kit.models.target import adapted, is_adapter, subject_of
+from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def chat(
+    target: RunDirectory | str | Path,
+    prompts: str | Sequence[str | list[Message]],
+    *,
+    checkpoint: str | int | None = None,
+    base_model: str | None = None,
+    temperature: float | None = None,
+    max_completion_length: int | None = None,
+    seed: int = 0,
+    runs_dir: str | Path = RUNS_DIR,
+) -> "pandas.DataFrame":
+    """What the base model and a checkpoint answer: a row per prompt, with columns prompt, base and trained.
+
+    `target` is a run (or its name, or its folder) or the folder of one model; `checkpoint` its name or step, the newest
+    by default. A prompt is what a user says, or a conversation so far as messages that end with the user's. Both models
+    draw with the same seed; temperature and length (tokens) are the run's unless given, and temperature 0 takes the
+    likeliest words. A whole model whose base is not known has no column base.
+
+    Raises RunError for a run that is on Modal (run.download fetches it) or has no checkpoint, ConfigError for a model
+    that can't be loaded.
+    """
+    import pandas
+
+    subject = subject_of(target, base_model, Path(runs_dir))
+    folder, trained = subject.folder(checkpoint), subject.settings
+    tokenizer = load_tokenizer(subject.base or str(folder))
+    if temperature is not None and temperature < 0:
+        raise ConfigError(f"temperature={temperature}: should be 0 (the likeliest words) or more")
+    asked = [_messages(prompt, tokenizer) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+    bf16 = device_can_bf16() if trained.bf16 == "auto" else trained.bf16
+
+    def answers(model) -> list[str]:
+        return answer(
+            model,
+            tokenizer,
+            [fit_prompt(prompt, tokenizer, trained.max_prompt_length).prompt for prompt in asked],
+            max_completion_length=trained.max_completion_length
+            if max_completion_length is None
+            else max_completion_length,
+            temperature=trained.temperature if temperature is None else temperature,
+            top_p=trained.top_p,
+            seed=seed,
+            batch_size=1,  # chats and plain texts may come together
+        )
+
+    table = {"prompt": [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in asked]}
+    with torch_threads(trained.torch_threads):
+        model = None
+        if subject.base is not None:
+            model = load_model(subject.base, bf16)
+            table["base"] = answers(model)
+        if is_adapter(folder):
+            model = adapted(model, folder)
+        else:
+            model = None  # makes room
+            model = load_model(str(folder), bf16)
+        table["trained"] = answers(model)
+    return pandas.DataFrame(table)
+
+
+def _messages(prompt: str | list[Message], tokenizer) -> str | list[Message]:
+    """A conversation of what a user says; plain text stays so for a model that has no chat template."""
+    if not prompt:
+        raise ConfigError("a prompt is empty: give what a user says, or messages that end with the user's")
+    if isinstance(prompt, str) and tokenizer.chat_template:
+        return [{"role": "user", "content": prompt}]
+    return prompt

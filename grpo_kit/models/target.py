@@ -1,0 +1,110 @@
+"""What is evaluated, merged or talked to: a run's checkpoints or the folder of one model, and their base."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.judges.cache import CACHE_FILE
+from grpo_kit.runs.directory import RunDirectory, is_run
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A base model and the folders of what was trained from it, oldest first."""
+
+    run: RunDirectory | None  # the run that they belong to, where it is known
+    home: Path  # gets eval/
+    cache: Path
+    base: str | None
+    folders: list[Path]
+
+    @property
+    def settings(self) -> TrainConfig:
+        """The run's; where there is no run, those that the model would be trained with."""
+        return self.run.config if self.run else TrainConfig(model_name=self.base or str(self.folders[0]))
+
+    def folder(self, checkpoint: str | int | None) -> Path:
+        """The checkpoint of that name or step; None: the newest. Raises RunError where it is not there."""
+        if checkpoint is None:
+            return self.folders[-1]
+        name = f"checkpoint-{checkpoint}" if isinstance(checkpoint, int) else checkpoint
+        for folder in self.folders:
+            if folder.resolve().name == name:
+                return folder
+        raise RunError(f"no {name} in {self.home}; there are: {', '.join(folder.name for folder in self.folders)}")
+
+
+def subject_of(target: RunDirectory | str | Path, base_model: str | None, runs_dir: Path) -> Subject:
+    """What `target` is: a run, its name or its folder, or the folder of one model.
+
+    Raises ConfigError for a folder that holds no model, RunError for a run that is not there, is on Modal or has no
+    checkpoint yet.
+    """
+    is_known = isinstance(target, RunDirectory) or is_run(runs_dir / target) or is_run(Path(target))
+    if not is_known and Path(target).is_dir():
+        return _lone_model(Path(target), base_model)
+    run = target if isinstance(target, RunDirectory) else RunDirectory(target, runs_dir)
+    home, folders = run.path, run.checkpoints
+    if not folders and holds_model(home):  # a copy of a run may lack the checkpoints
+        folders = [home]
+    if not folders:
+        status = run.status
+        raise RunError(
+            f"run {run.id} has no checkpoint yet ({status['state']}, step {status['step']} of {status['max_steps']}, "
+            f"one is saved every {run.config.save_steps}): train it first"
+        )
+    return Subject(run, home, home / CACHE_FILE, base_model or run.config.model_name, folders)
+
+
+def _lone_model(folder: Path, base_model: str | None) -> Subject:
+    if not holds_model(folder):
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise ConfigError(
+            f"no model in {folder}. It should hold adapter_config.json and its weights, or config.json and "
+            f"*.safetensors; it holds {there}"
+        )
+    run = RunDirectory(folder.resolve().parent) if is_run(folder.resolve().parent) else None
+    base = base_model or (run.config.model_name if run else None)
+    if base is None and is_adapter(folder):
+        base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        if not base:
+            raise ConfigError(f"the adapter in {folder} names no base model: give base_model (--base-model)")
+    return Subject(run, folder, folder / "eval" / CACHE_FILE, base, [folder])
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").exists()
+
+
+def holds_model(folder: Path) -> bool:
+    has_config = is_adapter(folder) or (folder / "config.json").exists()
+    return has_config and any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*model*.bin"))
+
+
+def adapted(base: "PreTrainedModel", folder: Path) -> "PeftModel":
+    """`base` with the adapter in `folder` put on. Raises ConfigError where it can't be read or does not fit."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        json.loads((folder / "adapter_config.json").read_text())
+    except ValueError as error:
+        raise ConfigError(f"{folder}/adapter_config.json can't be read ({error}): take another checkpoint") from error
+    if not holds_model(folder):
+        raise ConfigError(f"the adapter in {folder} has no weights: take another checkpoint")
+    try:
+        return PeftModel.from_pretrained(base, str(folder))
+    except SafetensorError as error:
+        raise ConfigError(f"the adapter in {folder} can't be read ({error}): take another checkpoint") from error
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the adapter in {folder} does not fit {base.name_or_path}; base_model (--base-model) should name what it "
+            f"was trained from. peft says: {str(error).splitlines()[0]}"
+        ) from error

@@ -1,0 +1,181 @@
+"""The quote: what a run will do, need and cost, and what stands in its way, before it does.
+
+memory.py counts what it needs, estimates.py says how long it takes, obstacles.py what is wrong as far as this machine
+can tell, doctor.py asks the hub, Modal and the judge.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from grpo_kit.config.batching import batches
+from grpo_kit.config.gpus import GPUS, MOST_GPUS, gpu_and_count
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.costs.budget import Launch
+from grpo_kit.costs.counting import canary_calls, judge_calls
+from grpo_kit.costs.memory import Device, memory_needed, shortage
+from grpo_kit.costs.prices import modal_usd_per_hour, prices
+from grpo_kit.costs.time import HERE, EarlierRun, Range, earlier_runs, judge_usd, minutes, same_runs
+from grpo_kit.errors import ConfigError
+from grpo_kit.models.shapes import Shape, shape_of
+from grpo_kit.preflight.checks import (
+    Problem,
+    budget_problems,
+    memory_problems,
+    problems_of_settings,
+    time_problems,
+    too_many_gpus,
+)
+from grpo_kit.preflight.doctor import PROBLEM, Check
+from grpo_kit.preflight.quote import Fit, Quote, rounded
+from grpo_kit.runs.directory import RunDirectory
+from grpo_kit.runs.resume import to_go_on_with, with_settings_of
+from grpo_kit.runs.spending import spent_on
+from grpo_kit.utils.environment import version_of
+from grpo_kit.utils.text import settings_text
+
+
+def quote_remaining(
+    config: TrainConfig,
+    status: dict[str, Any],
+    runs_dir: str | Path,
+    on_modal: bool,
+    by: str | None = None,
+    checks: tuple[Check, ...] = (),
+) -> Quote:
+    """The quote of the steps that are left to make by `status`, a run's, which is empty for a new one."""
+    if status.get("step") and status["state"] != "complete":
+        left = max(1, config.max_steps - status["step"])
+        config = config.model_copy(update={"max_steps": left, "save_steps": min(config.save_steps, left)})
+    runs, shape = [run for run in earlier_runs(runs_dir) if by in (None, run.id)], shape_of(config.model_name)
+    gpu = config.gpu if on_modal else None
+    device = modal_device(config.gpu) if on_modal else this_machine()
+    if not device.is_gpu:  # the processes share its memory
+        device = device._replace(gib=device.gib / config.num_processes)
+    memory = memory_needed(config, shape, device) if shape else None
+    time, judge = minutes(config, shape, device, runs, gpu), judge_usd(config, runs)
+    peaks = [run.memory_gib for run in same_runs(config, runs, gpu) if run.memory_gib]
+    measured = max(peaks, default=None)
+    fits, batch = _fits(config, shape, runs) if on_modal and shape else ([], {})
+    cheapest = f"{settings_text({'gpu': fits[0].gpu} | batch)} (${fits[0].usd_per_hour:.2f} an hour)" if fits else None
+    problems = [*problems_of_settings(config, Path(runs_dir), device, on_modal)]
+    if memory:
+        problems += memory_problems(config, shape, device, memory, measured, cheapest, on_modal)
+    problems += time_problems(config, time.range, on_modal)
+    known = {problem.about for problem in problems}
+    said = {problem.what for problem in problems}
+    for check in checks:
+        if check.state == PROBLEM and check.name not in known and check.detail not in said:
+            problems.append(Problem(check.detail, check.fix, check.name))
+            said.add(check.detail)  # two checks may meet the same trouble, such as a bad line of the data
+    hourly = modal_usd_per_hour(config, config.gpu)
+    usd = _modal_usd(config, config.gpu, time.range) if on_modal else (0.0, 0.0, 0.0)
+    usd_most = hourly * config.timeout / 3600 * (1 + config.retries) if on_modal else 0.0
+    first, then = (config.model_copy(update={"max_steps": n * config.num_iterations}) for n in (1, 2))
+    time_to = [minutes(steps, shape, device, runs, gpu).range for steps in (first, then)]
+    judged, first_step = judge_usd(first, runs).range, None
+    if None not in (*time_to, judged):
+        to_first, to_second = (hourly * each[1] / 60 if on_modal else 0.0 for each in time_to)
+        steps_judged = min(config.max_steps, 1 + config.max_staleness)  # a first step has those ahead judged too
+        steps_judged += canary_calls(config) / max(1, judge_calls(first))
+        costs = {"usd_machine": to_first, "usd_loaded": to_second - to_first, "usd_judge": steps_judged * judged[1]}
+        first_step = {name: rounded(usd) for name, usd in costs.items()}
+    found = Quote(
+        where=f"Modal, {config.gpu}" if on_modal else "here",
+        model=config.model_name,
+        parameters=shape.parameters if shape else None,
+        processes=config.num_processes,
+        prompts_per_step=config.prompts_per_step,
+        completions_per_step=config.completions_per_step,
+        completions=config.completions_per_step * -(-config.max_steps // config.num_iterations),
+        memory=memory,
+        measured_gib=measured,
+        gpu_gib=device.gib,
+        is_gpu=device.is_gpu,
+        minutes=time.range,
+        minutes_from=time.source,
+        usd=usd and tuple(min(each, usd_most) for each in usd),
+        usd_most=usd_most,
+        usd_from=f"${hourly:.2f} an hour, prices of {prices()['as_of']}" if on_modal else "",
+        judge_usd=judge.range,
+        judge_usd_from=judge.source,
+        max_usd=config.max_usd,
+        first_step=first_step,
+        checks=checks,
+        problems=tuple(problems),
+        fits=tuple(fits),
+    )
+    return replace(found, problems=(*found.problems, *budget_problems(config, found.quoted, spent_on(status))))
+
+
+def _fits(config: TrainConfig, shape: Shape, runs: Sequence[EarlierRun]) -> tuple[list[Fit], dict[str, int]]:
+    """Modal's GPUs that it fits on, the cheapest first: as many as there are processes, and where none is enough, more,
+    which share the weights, and a step's completions, out among them; then also the batch that each has."""
+    for count in [n for n in (config.num_processes, 2, 4, MOST_GPUS) if config.num_processes <= n <= MOST_GPUS]:
+        if config.completions_per_step % count:
+            continue
+        each = batches(config.completions_per_step // count, config.per_device_train_batch_size)
+        found, batch = [], each if count > config.num_processes else {}
+        shared = config.model_copy(update={"num_processes": count, **batch})
+        for name in [kind if count == 1 else f"{kind}:{count}" for kind in GPUS]:
+            device = modal_device(name)
+            if not shortage(memory_needed(shared, shape, device), device):
+                there = minutes(shared, shape, device, runs, name).range
+                found.append(Fit(name, _price(name), there, _modal_usd(shared, name, there)))
+        if found:
+            return sorted(found, key=lambda fit: fit.usd_per_hour), batch
+    return [], {}
+
+
+def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: RunDirectory | None = None) -> Launch:
+    """What a launch tells training, and says before it starts: the quote, of a `known` run for the steps left.
+
+    Raises RunError for settings that are not the known run's own, ConfigError for more GPUs than a container has.
+    """
+    on_modal, status = backend == "modal", known.status if known else {}
+    if known:
+        config = to_go_on_with(known, config) if on_modal else with_settings_of(known, config)
+    place: dict[str, Any] = {"machine": HERE, "usd_per_hour": 0.0}
+    if on_modal:
+        if why := too_many_gpus(config):
+            raise ConfigError(str(why))
+        place = {"machine": config.gpu, "usd_per_hour": modal_usd_per_hour(config, config.gpu)}
+    if status.get("state") == "complete":
+        return Launch(**place)
+    found = quote_remaining(config, status, runs_dir, on_modal)
+    return Launch(**place, quoted=found.quoted, notice=found.in_short())
+
+
+def modal_device(gpu: str) -> Device:
+    """One of these GPUs; requirements-gpu.lock has vLLM."""
+    return Device(True, prices()["gpus"][gpu_and_count(gpu)[0]]["usable_gib"], has_vllm=True)
+
+
+@lru_cache(1)
+def this_machine() -> Device:
+    """This machine's GPU where torch can use one, else its memory. torch itself is not asked: importing it is slow."""
+    import psutil
+
+    asker = shutil.which("nvidia-smi")
+    if asker and "+cpu" not in (version_of("torch") or "+cpu"):
+        query = [asker, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        try:
+            done = subprocess.run(query, capture_output=True, text=True, timeout=5)
+            return Device(True, int(done.stdout.split()[0]) / 1024, version_of("vllm") is not None)
+        except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+            pass  # a driver with no GPU
+    return Device(False, psutil.virtual_memory().total / 2**30)
+
+
+def _price(gpu: str) -> float:
+    kind, count = gpu_and_count(gpu)
+    return count * prices()["gpus"][kind]["usd_per_hour"]
+
+
+def _modal_usd(config: TrainConfig, gpu: str, time: Range | None) -> Range | None:
+    hourly = modal_usd_per_hour(config, gpu)
+    return time and tuple(hourly * each / 60 for each in time)

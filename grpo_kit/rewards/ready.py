@@ -1,0 +1,44 @@
+"""Ready rewards: plain functions that `--reward-funcs` names. A new one is a function here and its entry in READY."""
+
+import re
+
+from grpo_kit.data.samples import Message
+
+
+def text_of(completion: str | list[Message]) -> str:
+    """The answer's text: TRL hands a conversational completion over as a list of one assistant message."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def length(completions, ground_truth, **_) -> list[float]:
+    """1 for half to one and a half times as many words as the reference; falls evenly to 0 at none and at three times
+    as many."""
+    scores = []
+    for completion, reference in zip(completions, ground_truth, strict=True):
+        ratio = len(text_of(completion).split()) / max(1, len(reference.split()))
+        scores.append(min(1.0, ratio / 0.5, max(0.0, (3 - ratio) / 1.5)))
+    return scores
+
+
+_FINISHED = re.compile(r"[.!?…][\"'”’)\]]*$")
+_NOT_A_REPLY = re.compile(
+    r"(?:^|\n)\s*(?:user|assistant|system|human|model|customer|thought process|answer|response)\s*:"
+    r"|<[/|a-z_]+>|```|(?:^|\n)#",
+    re.IGNORECASE,
+)
+
+
+def format(completions, **_) -> list[float]:
+    """1 for a finished sentence spoken by one person: no speaker's label, tag, code or heading; else 0."""
+    texts = [text_of(completion).strip() for completion in completions]
+    return [float(bool(_FINISHED.search(text)) and not _NOT_A_REPLY.search(text)) for text in texts]
+
+
+def repetition(completions, **_) -> list[float]:
+    """TRL's repetition penalty over words: 0 where no three words in a row come twice, towards -1 where all do."""
+    from trl.rewards import get_repetition_penalty_reward
+
+    return get_repetition_penalty_reward(ngram_size=3)([text_of(c).lower().split() for c in completions])
+
+
+READY = {function.__name__: function for function in (length, format, repetition)}

@@ -1,0 +1,78 @@
+"""Reward functions on their way to where the run is made, another process or Modal, and as they lie in its folder."""
+
+import linecache
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import cloudpickle
+
+from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.utils.environment import PACKAGE
+
+# TRL calls it with prompts, completions, completion_ids, the sample's other fields as lists, trainer_state,
+# log_extra and log_metric; it gives back a score for each completion, None where it has none to give.
+RewardFunction = Callable[..., Sequence[float | None]]
+Rewards = Sequence[RewardFunction] | Mapping[RewardFunction, float]
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # only the same one reads what it pickled
+INSTALLED = (PACKAGE, Path(sysconfig.get_path("stdlib")))
+
+
+def weighted(rewards: Rewards) -> dict[RewardFunction, float]:
+    """Reward functions with their weights; 1 for those of a plain list. Raises ConfigError for one without a list."""
+    if callable(rewards):
+        raise ConfigError("rewards should be a list of functions, or a dictionary with their weights: rewards=[…]")
+    return dict(rewards) if isinstance(rewards, Mapping) else dict.fromkeys(rewards, 1.0)
+
+
+def pickled_rewards(rewards: Rewards) -> bytes:
+    """The reward functions as they travel: by value, those from modules of the user's own too.
+
+    Raises ConfigError for one that can't be pickled.
+    """
+    weighted(rewards)  # refuses what is no list of functions
+    modules = [module for module in list(sys.modules.values()) if _is_own(module)]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    files = {function.__code__.co_filename for function in rewards if hasattr(function, "__code__")}
+    sources = {file: linecache.getlines(file) for file in files}  # a traceback shows the line of the cell with them
+    try:
+        for function in rewards:
+            try:
+                cloudpickle.dumps(function)
+            except Exception as error:  # whatever pickling an object may raise
+                raise ConfigError(
+                    f"the reward {getattr(function, '__name__', function)} can't travel to where the run is made: "
+                    f"{error}. What it uses (a client, a lock, an open file) should be made inside the function"
+                ) from None
+        return cloudpickle.dumps((rewards if isinstance(rewards, Mapping) else list(rewards), sources))
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_own(module) -> bool:
+    """Whether a module is neither installed nor the notebook itself, which travels by value anyhow."""
+    if not isinstance(module, ModuleType) or module.__name__ == "__main__":
+        return False
+    if sys.modules.get(module.__name__) is not module:  # known by another name, which pickle would not find
+        return False
+    file = Path(vars(module).get("__file__") or "")
+    is_installed = {"site-packages", "dist-packages"} & {*file.parts} or any(map(file.is_relative_to, INSTALLED))
+    return not is_installed and file.is_file()
+
+
+def load_rewards(pickled: bytes) -> list | dict:
+    """The reward functions as they were given, a list or a dictionary of weights. Raises RunError."""
+    try:
+        rewards, sources = cloudpickle.loads(pickled)
+    except Exception as error:  # whatever unpickling runs may raise
+        raise RunError(
+            f"the reward functions can't be loaded where the run is made ({type(error).__name__}: {error}). Define "
+            f"them in the notebook, with the imports they need inside them, from packages that are there too"
+        ) from None
+    for file, lines in sources.items():  # so that a traceback has the lines of cells and files that are not here
+        linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
+    return rewards

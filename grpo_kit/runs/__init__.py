@@ -1,0 +1,1 @@
+"""The run directory: how it is read, written, stored and resumed."""

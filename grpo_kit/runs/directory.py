@@ -1,0 +1,184 @@
+"""A run is a directory, here or on a Modal volume: its files and how they are read."""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import RunError
+from grpo_kit.runs.storage import LocalStorage, Storage
+from grpo_kit.utils.json_lines import parse_columns
+
+if TYPE_CHECKING:
+    import pandas
+
+RUNS_DIR = Path("runs")
+LOST_AFTER_SECONDS = 60  # a running run whose heartbeat is older was killed
+LOG_FILE = "train.log"
+OUTPUT_FILE = "worker.out"  # what a run's process on this machine printed; the last word of one that broke down
+REWARDS_FILE = "rewards.pkl"  # the reward functions that were given to the run, cloudpickled
+STOP_FILE = "stop"  # its presence asks the run to end at its next step
+WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
+UNFINISHED = ("queued", "running")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunDirectory:
+    """A run's files, read afresh at each call, so any process may hold one. Writing them is RunWriter's."""
+
+    def __init__(self, run_id: str | Path, runs_dir: str | Path = RUNS_DIR):
+        """`run_id` is a name under `runs_dir` or the path of a run directory. Raises RunError if there is no such run."""
+        inside = Path(runs_dir) / run_id
+        path = inside if is_run(inside) else Path(run_id)
+        if not is_run(path):
+            raise no_such_run(run_id, run_names(runs_dir), str(runs_dir))
+        self.storage: Storage = LocalStorage(path)
+        self.id = path.resolve().name
+
+    @classmethod
+    def at(cls, storage: Storage, run_id: str) -> Self:
+        """The run whose files are known to exist in `storage`."""
+        run = cls.__new__(cls)
+        run.storage, run.id = storage, run_id
+        return run
+
+    def __repr__(self) -> str:
+        status = self.status
+        where = "" if self.storage.backend == "local" else ", on Modal"
+        return f"Run({self.id}: {status['state']}, step {status['step']}/{status['max_steps']}{where})"
+
+    @property
+    def path(self) -> Path:
+        """The run's folder on this machine. RunError where it is on Modal's volume."""
+        if isinstance(self.storage, LocalStorage):
+            return self.storage.root
+        raise RunError(f"run {self.id} is on Modal: {self.storage}. run.download('local_models/{self.id}') fetches it")
+
+    @property
+    def about(self) -> dict:
+        """config.json whole: settings, package versions, fingerprint of the data, git commit."""
+        return self._read_json("config.json")
+
+    @property
+    def config(self) -> TrainConfig:
+        return TrainConfig(**self.about["settings"])
+
+    @property
+    def status(self) -> dict:
+        """status.json: state, step, reward, dollars, reason.
+
+        States: queued, running, complete, stopped, killed, failed, or lost (ended without a word).
+        """
+        return self.status_after(LOST_AFTER_SECONDS)
+
+    def status_after(self, patience: float) -> dict:
+        """The status, where a run that was silent for `patience` seconds, and whose worker has ended, is lost."""
+        status = self._read_json("status.json")
+        silent = datetime.now(UTC) - datetime.fromisoformat(status["heartbeat"])
+        if status["state"] not in UNFINISHED or silent.total_seconds() <= patience:
+            return status
+        try:
+            fate = self.storage.exit_reason(self.worker)
+        except RunError:  # a process that waits for it trains it, or nothing does
+            fate = "no sign of what trains it" if silent.total_seconds() > LOST_AFTER_SECONDS else None
+        latest = self._read_json("status.json")  # it may have ended in good order meanwhile
+        if fate is None or latest["state"] not in UNFINISHED:
+            return latest
+        reason = f"{fate}, the last heartbeat was at {status['heartbeat']}; its run_id resumes it"
+        return latest | {"state": "lost", "reason": reason}
+
+    @property
+    def checkpoints(self) -> list[Path | PurePosixPath]:
+        """Complete checkpoints, oldest first."""
+        found = [self.storage.root / name for name in self.storage.names() if re.fullmatch(r"checkpoint-\d+", name)]
+        return sorted(found, key=checkpoint_step)
+
+    def metrics(self) -> "pandas.DataFrame":
+        """A row per step, TRL's names as columns."""
+        return self._table("metrics.jsonl")
+
+    def completions(self) -> "pandas.DataFrame":
+        """A row per completion: step, sample, prompt, completion, scores by reward, advantage, reason.
+
+        The rows of a group share their prompt, one list of messages.
+        """
+        return self._table("completions.jsonl", CompletionRow)
+
+    def logs(self, lines: int = 50) -> None:
+        """Prints the last lines of what the run has said, tracebacks included."""
+        said = self.read_text(LOG_FILE) or self.read_text(OUTPUT_FILE)
+        print("\n".join(said.splitlines()[-lines:]) or f"run {self.id} has said nothing yet")
+
+    @property
+    def worker(self) -> dict:
+        """What trains it: {"pid", "created"} here or {"call_id"} on Modal. RunError where that is not known."""
+        try:
+            return json.loads(self.storage.read(WORKER_FILE))
+        except FileNotFoundError:
+            raise RunError(
+                f"run {self.id} is trained by a process that waits for it: interrupt it there (Ctrl-C, or the "
+                f"notebook's stop button)"
+            ) from None
+
+    def read_text(self, name: str) -> str:
+        """A file of the run's; empty where there is none."""
+        try:
+            return self.storage.read(name).decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def _table(self, name: str, row: type[msgspec.Struct] | None = None) -> "pandas.DataFrame":
+        import pandas
+
+        try:
+            return pandas.DataFrame(parse_columns(self.storage.read(name), self.storage.root / name, row))
+        except FileNotFoundError:
+            return pandas.DataFrame()
+
+    def _read_json(self, name: str) -> dict:
+        try:
+            return json.loads(self.storage.read(name))
+        except (OSError, ValueError) as error:
+            path = self.storage.root / name
+            raise RunError(f"{path} can't be read ({error}): put it back, or remove the run's folder") from None
+
+
+class CompletionRow(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A row of completions.jsonl as trainer.py writes it. A group's completions have their prompt in common."""
+
+    step: int
+    sample_id: str
+    prompt: msgspec.Raw
+    completion: str
+    rewards: dict[str, float | None]
+    advantage: float | None
+    reason: str
+
+
+def run_names(runs_dir: str | Path) -> list[str]:
+    """The runs under `runs_dir` on this machine."""
+    return sorted(path.name for path in Path(runs_dir).glob("*") if is_run(path))
+
+
+def no_such_run(run_id: str | Path, known: list[str], where: str) -> RunError:
+    there = f"There are: {', '.join(known[-5:])}." if known else "There are no runs there yet."
+    return RunError(f"no run {run_id} under {where}. {there}")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is a run's. The folder of a whole model has a config.json too, without settings."""
+    try:
+        return "settings" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def checkpoint_step(path: Path | PurePosixPath) -> int:
+    return int(path.name.removeprefix("checkpoint-"))

@@ -1,0 +1,87 @@
+"""Where a run's files are: a folder on this machine, or (volumes.py) on a Modal volume."""
+
+import shutil
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from grpo_kit.utils.files import write_bytes
+
+
+class Storage(Protocol):
+    """Where a run's files are: a folder here or on a Modal volume."""
+
+    root: Path | PurePosixPath
+    backend: str  # "local" or "modal"
+
+    def read(self, name: str) -> bytes:
+        """A file's content; FileNotFoundError where there is none."""
+
+    def write(self, name: str, content: bytes) -> None: ...
+
+    def remove(self, name: str) -> None:
+        """Also where it is not there."""
+
+    def names(self) -> list[str]:
+        """Of the files and folders right in it."""
+
+    def download(self, to: Path) -> None: ...
+
+    def kill(self, worker: dict) -> None:
+        """Kills what trains the run, at once, and returns when it is gone."""
+
+    def exit_reason(self, worker: dict) -> str | None:
+        """How what trained the run ended, in words; None while it works."""
+
+
+class LocalStorage:
+    """A run's folder on this machine."""
+
+    backend = "local"
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        write_bytes(self.root / name, content)
+
+    def remove(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        return [path.name for path in self.root.iterdir()]
+
+    def download(self, to: Path) -> None:
+        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns(".*"))
+
+    def kill(self, worker: dict) -> None:
+        import psutil
+
+        if (process := self._process(worker)) is None:
+            return
+        family = [process, *process.children(recursive=True)]
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(family, timeout=10)
+
+    def exit_reason(self, worker: dict) -> str | None:
+        return None if self._process(worker) else "its process ended without a word"
+
+    def _process(self, worker: dict):
+        import psutil
+
+        if "pid" not in worker:  # a copy of a run that was made on Modal
+            return None
+        try:
+            process = psutil.Process(worker["pid"])
+            is_ours = process.create_time() == worker["created"] and process.status() != psutil.STATUS_ZOMBIE
+            return process if is_ours else None
+        except psutil.NoSuchProcess:
+            return None

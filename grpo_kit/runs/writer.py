@@ -1,0 +1,270 @@
+"""How a run's directory is written: opened, held by one process, kept as it goes, wound back to its last checkpoint.
+
+What a kill leaves behind can be gone on with at any moment.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import BeingTrained, RunError, RunStopped
+from grpo_kit.runs.directory import (
+    LOG_FILE,
+    RUNS_DIR,
+    STOP_FILE,
+    WORKER_FILE,
+    RunDirectory,
+    checkpoint_step,
+    is_run,
+    now,
+)
+from grpo_kit.runs.spending import Dollars
+from grpo_kit.utils.files import write_json
+from grpo_kit.utils.json_lines import read_lines
+
+HEARTBEAT_SECONDS = 5
+LOCK_SECONDS = 2  # whoever only queues a run holds it for a moment
+
+
+def open_run(
+    config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR, quoted: dict | None = None
+) -> RunDirectory:
+    """The run directory for `config`: the one of its run_id, to go on with, or a new one.
+
+    `about` is what config.json holds beside the settings, `quoted` what a new run was expected to take. Raises RunError
+    where the run to go on with had other rewards, weights or judges, or data with another fingerprint.
+    """
+    runs_dir = Path(runs_dir)
+    if config.run_id and is_run(runs_dir / config.run_id):
+        run = RunDirectory(config.run_id, runs_dir)
+        if run.about["rewards"] != about["rewards"]:
+            raise RunError(
+                f"run {run.id} was started with the rewards {', '.join(run.about['rewards'])}, and not with "
+                f"{', '.join(about['rewards'])}. Pass the same ones (rewards=[…]), or use another run_id."
+            )
+        if run.about.get("reward_weights", about["reward_weights"]) != about["reward_weights"]:
+            raise RunError(
+                f"run {run.id} was started with the reward weights {run.about['reward_weights']}, and not with "
+                f"{about['reward_weights']}. Give the same ones, or use another run_id."
+            )
+        if about["judges"] and run.about.get("judges", about["judges"]) != about["judges"]:
+            raise RunError(
+                f"run {run.id} was judged by another version of its judge: the prompt's text or the kit has changed "
+                f"since. Put it back, or use another run_id."
+            )
+        before, after = run.about["data"], about["data"]
+        if before["fingerprint"] != after["fingerprint"]:
+            raise RunError(
+                f"run {run.id} was trained on other data than {after['folder']} holds now (fingerprint "
+                f"{before['fingerprint']}, now {after['fingerprint']}). Put that data back, or use another run_id."
+            )
+        return run
+    run_id = stem = config.run_id or f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    for attempt in itertools.count(2):
+        try:
+            (runs_dir / run_id).mkdir()
+            break
+        except FileExistsError:
+            if config.run_id:
+                break  # a run that was killed before its first file
+            run_id = f"{stem}_{attempt}"  # another run has this second's name
+    path = runs_dir / run_id
+    write_json(path / "status.json", new_status(config) | {"quoted": quoted})
+    settings = config.model_dump() | {"run_id": run_id, "data": about["data"]["folder"]}
+    write_json(path / "config.json", {"settings": settings, **about})
+    return RunDirectory(path)
+
+
+def new_status(config: TrainConfig) -> dict:
+    return {
+        "state": "queued",
+        "step": 0,
+        "max_steps": config.max_steps,
+        "reward": None,
+        "started": now(),
+        "heartbeat": now(),
+        "seconds": 0.0,
+        "resumed": False,  # whether it was made in more than one go
+        "usd": 0.0,  # in all
+        "usd_machine": 0.0,
+        "usd_judge": 0.0,
+        "reason": None,
+        "quoted": None,
+        "actual": None,
+    }
+
+
+@contextmanager
+def only_writer(run: RunDirectory):
+    """Holds the run for one process. The system lets go of it when the process ends, however it ends."""
+    import fcntl
+
+    with (run.path / ".lock").open("w") as lock:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BeingTrained(run.id) from None
+                time.sleep(0.05)
+        yield
+
+
+class RunWriter:
+    """Writes a run's status, metrics and completions as it goes. Use it as a context: it keeps the heartbeat."""
+
+    def __init__(
+        self, run: RunDirectory, config: TrainConfig, usd_per_hour: float = 0.0, since: datetime | None = None
+    ):
+        """`usd_per_hour` is what the machine costs, `since` when it began to; None: now.
+
+        What earlier processes took is in status.json, up to their last heartbeat where they were killed.
+        """
+        self.run, self.config, self.usd_per_hour = run, config, usd_per_hour
+        before = run.status
+        kept = "step reward started resumed usd usd_machine usd_judge quoted actual starting_seconds fsdp".split()
+        kept = {name: before[name] for name in kept if name in before}
+        self.status = {**new_status(config), "state": "running", **kept}
+        self._before = self.status | {"seconds": before["seconds"]}
+        self.judged_usd: Callable[[], float | None] = lambda: 0.0  # of the judges; None where it is not known
+        self.judged_elsewhere: float | None = 0.0  # dollars, by the processes beside this one
+        self.peak_gib: Callable[[], float] = lambda: 0.0  # of memory
+        self._opened = since or datetime.now(UTC)
+        self._changing = threading.Lock()
+        self._closed = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        """Since this process, or the machine, began."""
+        return (datetime.now(UTC) - self._opened).total_seconds()
+
+    def dollars(self) -> Dollars:
+        """What the run has cost up to now. The judge's are 0 where their price is not known."""
+        machine = self._before["usd_machine"] + self.usd_per_hour * self.seconds / 3600
+        parts = self._before["usd_judge"], self.judged_usd(), self.judged_elsewhere
+        return Dollars(machine, sum(part or 0.0 for part in parts))
+
+    def rewind(self) -> Path | None:
+        """Brings the files back to the last complete checkpoint and returns it, or None where there is none yet."""
+        shutil.rmtree(self.run.path / ".partial", ignore_errors=True)
+        checkpoint = self.run.checkpoints[-1] if self.run.checkpoints else None
+        step = checkpoint_step(checkpoint) if checkpoint else 0
+        if self._before["seconds"]:
+            self.status["resumed"] = True
+        for name in ("metrics.jsonl", "completions.jsonl"):
+            path = self.run.path / name
+            rows = [
+                orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in read_lines(path) if row["step"] <= step
+            ]
+            partial = path.with_name(f".{name}.partial")
+            partial.write_bytes(b"".join(rows))
+            os.replace(partial, path)
+        self.update(step=step)
+        return checkpoint
+
+    def update(self, **changes: Any) -> None:
+        with self._changing:
+            self.status |= changes
+            parts = self._before["usd_judge"], self.judged_usd(), self.judged_elsewhere
+            spent, is_known = self.dollars(), None not in parts
+            self.status |= {
+                "heartbeat": now(),
+                "seconds": round(self._before["seconds"] + self.seconds, 1),
+                "usd": round(spent.in_all, 8) if is_known else None,
+                "usd_machine": round(spent.machine, 8),
+                "usd_judge": round(spent.judge, 8) if is_known else None,
+            }
+            peak = max((self._before["actual"] or {}).get("memory_gib") or 0.0, self.peak_gib())
+            self.status["actual"] = {  # what was quoted of
+                "minutes": round(self.status["seconds"] / 60, 3),
+                **{name: self.status[name] for name in ("usd", "usd_machine", "usd_judge")},
+                "memory_gib": round(peak, 2) or None,
+            }
+            write_json(self.run.path / "status.json", self.status)
+
+    def append(self, name: str, rows: list[dict]) -> None:
+        """Adds rows to metrics.jsonl or completions.jsonl. orjson writes what was not measured, NaN, as null."""
+        with (self.run.path / name).open("ab") as file:
+            file.write(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
+
+    def log(self, text: str) -> None:
+        """Adds what the run says to its log."""
+        with (self.run.path / LOG_FILE).open("a") as file:
+            file.write(f"{now()} {text}\n")
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        return (self.run.path / STOP_FILE).exists()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(HEARTBEAT_SECONDS):
+            self.update()
+
+    def __enter__(self) -> "RunWriter":
+        import psutil
+
+        worker = json.loads(self.run.read_text(WORKER_FILE) or "{}")
+        own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}  # one of several is below it
+        if worker.get("pid", os.getpid()) not in own:  # of an earlier process, which run.kill() would look for
+            self.run.storage.remove(WORKER_FILE)
+        self._heart.start()
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._closed.set()
+        self._heart.join()
+        if kind is None:
+            self.update(state="complete")
+        else:
+            self.end(error)
+
+    def end(self, error: BaseException) -> None:
+        """Writes down that this ended the run."""
+        if isinstance(error, KeyboardInterrupt):
+            self.update(state="stopped", reason=f"interrupted; run_id {self.run.id} resumes it")
+        elif isinstance(error, RunStopped):
+            self.update(state="stopped", reason=str(error))
+        else:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        self.log("".join(traceback.format_exception(error)))
+        self.update(state="failed", reason=f"{type(error).__name__}: {error}")
+
+
+class NullRunWriter(RunWriter):
+    """In the place of a writer, for a process that takes part in a run which another one writes: it writes nothing."""
+
+    def rewind(self) -> Path | None:
+        return self.run.checkpoints[-1] if self.run.checkpoints else None
+
+    def update(self, **changes: Any) -> None:
+        self.status |= changes
+
+    def append(self, name: str, rows: list[dict]) -> None:
+        pass
+
+    def log(self, text: str) -> None:
+        pass
+
+    def __enter__(self) -> "NullRunWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass

@@ -1,0 +1,63 @@
+"""The kit's notebooks: where they are, how papermill runs one, and the demo, which runs four of them in order."""
+
+import json
+from pathlib import Path
+
+from grpo_kit.data.demo import EVAL_FRACTION, TRACES
+from grpo_kit.utils.environment import PACKAGE
+
+# One output for a cell's prints instead of one a line, and no hints of the kernel's own on the terminal.
+PAPERMILL = {
+    "kernel_name": "python3",
+    "progress_bar": False,
+    "coalesce_streams": True,
+    "extra_arguments": ["--log-level=ERROR"],
+}
+
+
+def notebook_folder() -> Path:
+    """Where the notebooks lie: inside an installed package, beside the package in a clone."""
+    installed = PACKAGE / "notebooks"
+    return installed if installed.exists() else PACKAGE.parent / "notebooks"
+
+
+def run_demo(out: Path, **training) -> None:
+    """Executes the notebooks into `out` and prints where everything is; the last line compares before and after.
+
+    `training` are parameters of 03_launch_training.
+    """
+    import papermill
+    from tqdm import tqdm
+
+    from grpo_kit.evaluation.result import Evaluation
+
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = [int(path.name[3:]) for path in out.glob("run*") if path.name[3:].isdigit()]
+    run_id = f"run{max(numbers, default=0) + 1}"
+    parameters = {
+        "01_prepare_data": {"traces": str(TRACES), "out": str(out / "data"), "eval_fraction": EVAL_FRACTION},
+        "02_prototype_rewards": {"data": str(out / "data"), "out": str(out / "prototype"), "use_gemini": False},
+        "03_launch_training": {
+            "data": str(out / "data"),
+            "runs_dir": str(out),
+            "run_id": run_id,
+            "backend": "local",
+            "interactive": False,
+            **training,
+        },
+        "04_evaluate_checkpoints": {"run": run_id, "runs_dir": str(out)},
+    }
+    for name, values in tqdm(parameters.items(), desc="notebooks", disable=None):
+        print(f"{name} …", flush=True)
+        papermill.execute_notebook(
+            notebook_folder() / f"{name}.ipynb",
+            out / f"{name}.ipynb",
+            parameters=values,
+            **PAPERMILL,
+        )
+    folder = out / run_id / "eval"
+    evaluation = Evaluation.load(folder / json.loads((folder / "result.json").read_text())["evaluation"])
+    print(f"Executed notebooks: {out}/*.ipynb")
+    print(f"Figures: {out / run_id / 'learning_curve.png'} {evaluation.figure_path}")
+    print(evaluation.line())

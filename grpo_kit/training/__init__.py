@@ -1,0 +1,1 @@
+"""The GRPO run: planned, launched, trained by TRL, and diagnosed."""

@@ -1,0 +1,50 @@
+"""What this process runs on: the installed versions, and its rank among the processes that train together."""
+
+import hashlib
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]  # the folder grpo_kit
+PACKAGES = """
+    torch transformers trl peft datasets accelerate vllm liger-kernel bitsandbytes
+    google-genai google-generativeai modal
+""".split()
+WORD_SECONDS = 10  # for the first of them to write down why all end
+
+
+def rank() -> int:
+    """Counted from 0, which is the one that writes."""
+    return int(os.environ.get("RANK", 0))
+
+
+def processes() -> int:
+    """How many train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def version_of(package: str) -> str | None:
+    """None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Python's version, the kit's source, and the versions of the packages that are installed."""
+    found = {name: version_of(name) for name in PACKAGES}
+    own = {"python": platform.python_version(), "grpo_kit": source_fingerprint()[:12]}
+    return own | {name: number for name, number in found.items() if number}
+
+
+def source_fingerprint() -> str:
+    """SHA-256 of the kit's own files, the same wherever they lie."""
+    contents = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*")):
+        inside = path.relative_to(PACKAGE)
+        is_hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
+        if path.is_file() and not is_hidden and path.suffix != ".lock":  # an installed kit has its image's lock there
+            contents.update(f"{inside.as_posix()}\n".encode() + path.read_bytes())
+    return contents.hexdigest()

@@ -1,0 +1,31 @@
+"""Numbers and names as people read them."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean learning_rate?" for the nearest known name; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def duration(seconds: float) -> str:
+    """ "2.5 h", "3.0 min" or "90 s"."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def dollars(value: float) -> str:
+    """ "$1.25", and two digits of a small sum: "$0.0031"."""
+    return f"${value:.2f}" if value >= 0.1 or not value else f"${value:.2g}"
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """ "per_device_train_batch_size=2 use_lora=true", as papermill and the kit's messages write settings."""
+    return " ".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in settings.items()
+    )

@@ -1,0 +1,103 @@
+"""The launch panel: every setting as a control, what it will take and cost beside it, and the run that it launches."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ipywidgets
+
+from grpo_kit.backends.api import train
+from grpo_kit.backends.quote import quote
+from grpo_kit.backends.run import Run
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.runs.directory import RUNS_DIR
+from grpo_kit.widgets.controls import UNASKED, controls_in_groups, setting_in, show
+from grpo_kit.widgets.monitor import Monitor, button
+from grpo_kit.widgets.parts import SHADE, error_html, text_html
+
+if TYPE_CHECKING:
+    from grpo_kit.rewards.travel import Rewards
+
+
+def launch_panel(
+    config: TrainConfig | None = None, *, rewards: "Rewards" = (), runs_dir: str | Path = RUNS_DIR
+) -> "LaunchPanel":
+    """Settings to change, their quote, and a button that launches the run, here or on Modal (see kit.backend).
+
+    `rewards` are reward functions as `kit.train.spawn` takes them. `panel.config` gives the settings back as code,
+    `panel.run` the run.
+    """
+    return LaunchPanel(config or TrainConfig(), rewards, Path(runs_dir))
+
+
+class LaunchPanel(ipywidgets.VBox):
+    """Controls, beside them the quote and how the run stands, below its figure and newest completions.
+
+    Settings that nobody asked for follow the model's recipe. `monitor` shows the run: panel.monitor.follow(run) has it
+    show another.
+    """
+
+    def __init__(self, config: TrainConfig, rewards: "Rewards", runs_dir: Path):
+        self._given, self._rewards, self._runs_dir, self._is_showing = config.given, rewards, runs_dir, False
+        self.controls, laid_out = controls_in_groups(config, self._changed)
+        self._quote = ipywidgets.HTML(layout={"margin": "0 0 1em 0"})
+        self._quote.add_class("grpo-kit-quote")
+        self.launch_button = button("Launch", "Check everything, then start the run", "success")
+        self.monitor = Monitor(buttons=(self.launch_button,))
+        self.launch_button.on_click(lambda _: self.monitor.act("Checking, then launching …", self._launch))
+        beside = ipywidgets.VBox([self._quote, self.monitor.status], layout={"flex": "1 1 20em", "margin": "0 0 0 2em"})
+        super().__init__([ipywidgets.HBox([laid_out, beside]), self.monitor.pictures])
+        self._refresh()
+
+    @property
+    def config(self) -> TrainConfig:
+        """The settings as they stand. Raises ConfigError where they cannot work."""
+        return TrainConfig(**self._given)
+
+    @property
+    def run(self) -> Run | None:
+        """The run that is shown; None before there is one."""
+        return self.monitor.run
+
+    def _changed(self, name: str) -> None:
+        if self._is_showing:
+            return
+        if (setting := setting_in(name, self.controls[name])) is UNASKED:
+            self._given.pop(name, None)
+        else:
+            self._given[name] = setting
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Shows what follows from what was asked for: the other settings, the quote, the code."""
+        try:
+            config = self.config
+            quoted = quote(config, self._runs_dir, ask=False).html()
+        except Exception as error:  # in a widget's callback nobody else would show it
+            self._quote.value = error_html(error)
+            self.launch_button.disabled = True
+            return
+        self.launch_button.disabled = False
+        with self._showing():
+            for name, control in self.controls.items():
+                if name not in self._given:
+                    show(control, getattr(config, name))
+        code = text_html(
+            f"kit.{config!r}", f"font-family: monospace; background: {SHADE}; padding: 0.4em; margin-top: 1em"
+        )
+        self._quote.value = quoted + code
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
+        """What is shown meanwhile was not asked for by anyone."""
+        self._is_showing = True
+        try:
+            yield
+        finally:
+            self._is_showing = False
+
+    def _launch(self) -> str:
+        run = train.spawn(self.config, rewards=self._rewards, runs_dir=self._runs_dir)
+        self.monitor.follow(run)
+        return f"Run {run.id} is on its way: {run.storage}"

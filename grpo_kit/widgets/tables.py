@@ -1,0 +1,188 @@
+"""Runs, completions and answers as tables to look through: filtered, and sorted by what is worth reading first.
+
+What the widgets show, for code that has no browser.
+"""
+
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+
+from grpo_kit.backends.run import Run
+from grpo_kit.errors import RunError
+from grpo_kit.evaluation.result import BASE, Evaluation
+from grpo_kit.runs.directory import RUNS_DIR
+from grpo_kit.utils.files import CACHE
+from grpo_kit.utils.json_lines import read_lines
+
+FORMATS = {
+    "reward": ".3f",
+    "minutes": ",.1f",
+    "quoted_minutes": ",.1f",
+    "usd": ".2f",
+    "quoted_usd": ".2f",
+    "learning_rate": "g",
+}
+GROUP_ORDERS = {  # name: which column of `groups` it sorts by, largest first or not
+    "as trained": ("step", False),
+    "best on average": ("score", True),
+    "worst on average": ("score", False),
+    "largest advantage": ("advantage", True),
+    "rewards disagree most": ("disagreement", True),
+}
+ANSWER_ORDERS = {  # name: which column of `answers` it sorts by, largest first or not
+    "biggest gain": ("gain", True),
+    "biggest loss": ("gain", False),
+    "best score": ("score", True),
+    "worst score": ("score", False),
+    "judges disagree most": ("disagreement", True),
+}
+
+
+def find_runs(
+    table: pd.DataFrame, text: str = "", state: str | None = None, by: str = "started", descending: bool = True
+) -> pd.DataFrame:
+    """The rows of kit.runs() that hold every word of `text` in some column and are in `state`, sorted by a column.
+
+    Words are sought in what `as_text` shows. Steps sort as numbers; what is not known comes last. RunError where there
+    is no such column.
+    """
+    if by not in table:
+        raise RunError(f"no column {by!r} to sort runs by; there are: {', '.join(table)}")
+    found = table if state is None else table[table["state"] == state]
+    if words := text.lower().split():
+        lines = [" ".join(row).lower() for row in as_text(found).itertuples(index=False)]
+        found = found[[all(word in line for word in words) for line in lines]]
+    return found.sort_values(by, ascending=not descending, key=_sortable, kind="stable", na_position="last")
+
+
+def _sortable(column: pd.Series) -> pd.Series:
+    return column.str.split("/").str[0].astype(int) if column.name == "step" else column
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of kit.runs() as they are read: numbers rounded, times of this machine's time zone."""
+
+    def text(name: str, value) -> str:
+        if pd.isna(value):
+            return "–"
+        if name == "started":
+            return f"{datetime.fromisoformat(value).astimezone():%y-%m-%d %H:%M}"
+        return format(value, FORMATS.get(name, ""))
+
+    return pd.DataFrame({name: [text(name, value) for value in table[name]] for name in table}, index=table.index)
+
+
+def run_in(row: pd.Series, runs_dir: str | Path = RUNS_DIR) -> Run:
+    """The run of a row of kit.runs(runs_dir)."""
+    if row["where"] == "here":
+        return Run(Path(runs_dir) / row["run"])
+    from grpo_kit.backends.modal.storage import VolumeStorage
+
+    return Run.at(VolumeStorage(row["run"]), row["run"])
+
+
+def completions(run: Run) -> pd.DataFrame:
+    """run.completions() with what sorts them: `score`, `disagreement`, and `asked`, the last turn of the prompt.
+
+    `score` is the weighted sum of the rewards that were given, as TRL sums them, NaN where there is none;
+    `disagreement` the largest less the smallest of them, NaN where there are fewer than two.
+    """
+    table = run.completions()
+    if table.empty:
+        return table
+    names = run.about["rewards"]
+    given = pd.DataFrame(
+        {name: [row.get(name) for row in table["rewards"]] for name in names}, table.index, dtype=float
+    )
+    weights = run.about.get("reward_weights") or [1.0] * len(names)
+    table["score"] = given.mul(weights, axis=1).sum(axis=1, min_count=1)
+    several = given.notna().sum(axis=1) > 1
+    table["disagreement"] = (given.max(axis=1) - given.min(axis=1)).where(several)
+    prompts = table.drop_duplicates("sample_id").set_index("sample_id")["prompt"]
+    table["asked"] = table["sample_id"].map(prompts.map(last_turn))
+    return table
+
+
+def groups(table: pd.DataFrame, step: int | None = None, text: str = "", order: str = "as trained") -> pd.DataFrame:
+    """A row per group of `completions`: step, sample_id, asked, mean score, largest advantage and disagreement.
+
+    Only those of a step, where one is given, that hold `text` somewhere in prompt, completions or reasons.
+    """
+    by, descending = GROUP_ORDERS[order]
+    found = table if step is None else table[table["step"] == step]
+    grouped = found.groupby(["step", "sample_id"], sort=False)
+    rows = grouped.agg({"asked": "first", "score": "mean", "advantage": "max", "disagreement": "max"}).reset_index()
+    if text.strip():
+        holds = _holds([found["prompt"].map(conversation), found["completion"], found["reason"]], text)
+        rows = rows[holds.groupby([found["step"], found["sample_id"]], sort=False).any().to_numpy()]
+    return rows.sort_values(by, ascending=not descending, kind="stable", na_position="last", ignore_index=True)
+
+
+def group(table: pd.DataFrame, step: int, sample_id: str) -> pd.DataFrame:
+    """The completions of one group, best first."""
+    found = table[(table["step"] == step) & (table["sample_id"] == sample_id)]
+    return found.sort_values("score", ascending=False, kind="stable", na_position="last")
+
+
+def evaluations(run: Run) -> list[Evaluation]:
+    """The run's evaluations, newest last. Of a run on Modal those that were asked for from this machine."""
+    folder = run.path / "eval" if run.storage.backend == "local" else CACHE / "evaluations" / run.id
+    samples = folder.glob("*.samples.jsonl")  # result.json, where a notebook put one, has none
+    found = [Evaluation.load(path.with_name(path.name.replace(".samples.jsonl", ".json"))) for path in samples]
+    return sorted(found, key=lambda evaluation: evaluation.results["made"])
+
+
+def answer_orders(evaluation: Evaluation) -> list[str]:
+    """What its answers can be sorted by: gains need a base model, disagreement a second judge."""
+    lacking = {"gain" if not evaluation.base else "", "disagreement" if not evaluation.second_judge else ""}
+    return [name for name, (by, _) in ANSWER_ORDERS.items() if by not in lacking]
+
+
+def answers(evaluation: Evaluation, model: str | None = None, order: str | None = None, text: str = "") -> pd.DataFrame:
+    """A row per prompt: what `model` (None: the newest) answered, its score, the reason, the gain over the base model.
+
+    Columns: id, prompt, asked, ground_truth, answer, score, reason and, where the evaluation has a base model, base,
+    base score, base reason and gain; with a second judge also second score, second reason (each also of the base) and
+    `disagreement`, by how much of all answers the two judges' ranks of this one differ, from 0 to 1. Only the rows
+    that hold `text` somewhere. RunError where there is no such model.
+    """
+    model = model or evaluation.trained["name"]
+    models = [each["name"] for each in evaluation.models]
+    if model not in models:
+        raise RunError(f"{evaluation.path.name} has no model {model!r}; it has: {', '.join(models)}")
+    found = evaluation.samples()
+    table = found[["id", "ground_truth"]].copy()
+    table.insert(1, "prompt", [row["prompt"] for row in read_lines(evaluation.samples_path)])
+    table["asked"] = table["prompt"].map(last_turn)
+    parts = ["score", "reason", *(["second score", "second reason"] if evaluation.second_judge else [])]
+    table[["answer", *parts]] = found[[model, *(f"{model} {part}" for part in parts)]]
+    if evaluation.base:
+        columns = [BASE, *(f"{BASE} {part}" for part in parts)]
+        table[columns] = found[columns]
+        table["gain"] = table["score"] - table[f"{BASE} score"]
+    if evaluation.second_judge:
+        table["disagreement"] = (table["score"].rank(pct=True) - table["second score"].rank(pct=True)).abs()
+    orders = answer_orders(evaluation)
+    if (order := order or orders[0]) not in orders:
+        raise RunError(f"{evaluation.path.name} can't be sorted by {order!r}, but by: {', '.join(orders)}")
+    by, descending = ANSWER_ORDERS[order]
+    if text.strip():
+        written = [column for column in table if column in ("ground_truth", "answer", BASE) or "reason" in column]
+        table = table[_holds([table["prompt"].map(conversation), *(table[column] for column in written)], text)]
+    return table.sort_values(by, ascending=not descending, kind="stable", na_position="last", ignore_index=True)
+
+
+def last_turn(prompt: "str | list[dict[str, str]]") -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def conversation(prompt: "str | list[dict[str, str]]") -> str:
+    """The prompt as text, a line for each message."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+
+
+def _holds(columns: list[pd.Series], text: str) -> pd.Series:
+    """Which rows hold `text` in one of the columns, in capitals or not."""
+    held = [column.fillna("").str.contains(text.strip(), case=False, regex=False) for column in columns]
+    return pd.concat(held, axis=1).any(axis=1)
