@@ -1,6 +1,6 @@
-"""Figures of sweeps, which can be had from plots.py: what each setting does, all of them at once, and what it cost."""
+"""Figures of sweeps: what each setting does, all settings at once, and the best score over what it cost."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import matplotlib
 import numpy as np
@@ -13,8 +13,6 @@ from grpo_kit.plots.style import ABOVE, BLUE, DARK, LIGHT, ORANGE, STYLE, Notebo
 if TYPE_CHECKING:
     import pandas
 
-    from grpo_kit.sweeps import Sweep
-
 IN_A_ROW = 3  # panels
 MANY = 5  # values; more numbers were drawn from a range, and stand where they are on it
 LONG = 24  # letters of all values beside each other; more are written aslant
@@ -24,7 +22,18 @@ BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}  # 
 MAP = "cividis"  # light is good; told apart without colours too
 
 
-def setting_effects(sweep: "Sweep", score: str = "trained") -> Figure:
+class SweepResults(Protocol):
+    """The part of kit.Sweep that the figures read."""
+
+    @property
+    def settings(self) -> list[str]: ...
+
+    def results(self) -> "pandas.DataFrame": ...
+
+    def pooled(self, score: str) -> "pandas.DataFrame": ...
+
+
+def setting_effects(sweep: SweepResults, score: str = "trained") -> Figure:
     """A panel for each setting: the score of each run by its value, and the mean of each value with its range.
 
     Runs with one value differ in seeds and in all other settings, so a panel shows what a setting does whatever the
@@ -80,7 +89,7 @@ def _effect(axes: Axes, column: "pandas.Series", scores: "pandas.Series", rng: n
     axes.grid(visible=False, axis="x")
 
 
-def setting_map(sweep: "Sweep", score: str = "trained") -> Figure:
+def setting_map(sweep: SweepResults, score: str = "trained") -> Figure:
     """All settings at once, seeds pooled: a heat map where two differ, else parallel coordinates, a line a setting."""
     _, settings = _complete(sweep, score)
     if not settings:
@@ -155,7 +164,7 @@ def _parallel_axis(axes: Axes, at: int, column: "pandas.Series") -> np.ndarray:
     return heights[places]
 
 
-def best_so_far(sweep: "Sweep", score: str = "trained") -> Figure:
+def best_so_far(sweep: SweepResults, score: str = "trained") -> Figure:
     """The best score so far over the dollars that were spent; over minutes of work where it cost nothing."""
     done, _ = _complete(sweep, score)
     done = done.sort_values("ended")
@@ -181,7 +190,7 @@ def _base(axes: Axes, done: "pandas.DataFrame") -> None:
         axes.axhline(done["base"].iloc[0], color=ORANGE, lw=1.5, ls="--", label="base model")
 
 
-def _complete(sweep: "Sweep", score: str) -> tuple["pandas.DataFrame", list[str]]:
+def _complete(sweep: SweepResults, score: str) -> tuple["pandas.DataFrame", list[str]]:
     """The complete runs with that score, and the settings that differ between them. RunError where there are none."""
     sweep.pooled(score)  # says so where there is no such score
     table = sweep.results()
