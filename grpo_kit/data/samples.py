@@ -45,16 +45,30 @@ class Sample(msgspec.Struct, frozen=True):
 
     @property
     def conversation(self) -> str:
-        """The prompt as text, a line for each message: "user: …"."""
-        if isinstance(self.prompt, str):
-            return self.prompt
-        return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)
+        return conversation_text(self.prompt)
 
     def to_dict(self) -> dict:
         return msgspec.to_builtins(self)
 
     def replace(self, **fields) -> "Sample":
         return msgspec.structs.replace(self, **fields)
+
+
+def messages_of(prompt: list[Message] | str) -> list[Message]:
+    """The prompt as chat messages: a text is what the user says."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def conversation_text(prompt: list[Message] | str) -> str:
+    """The prompt as text, a line for each message: "user: …"; a text stays as it is."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def last_turn(prompt: list[Message] | str) -> str:
+    """The text of the prompt's last message, which is what the model is to answer."""
+    return messages_of(prompt)[-1]["content"]
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -262,8 +276,7 @@ def _grown(samples: Iterable[Sample]) -> Iterator[tuple[Sample, bool, list[Messa
     """Each sample, whether its prompt goes on from the one before, as in a dialogue, and the messages that are new."""
     before: list[Message] = []
     for sample in samples:
-        prompt = sample.prompt
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        messages = messages_of(sample.prompt)
         is_longer = bool(before) and messages[: len(before)] == before
         yield sample, is_longer, messages[len(before) :] if is_longer else messages
         before = messages

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from grpo_kit.data.samples import Sample
+from grpo_kit.data.samples import Sample, conversation_text
 from grpo_kit.errors import RunError
 from grpo_kit.judges.base import Verdict
 from grpo_kit.utils.files import replacing, write_json
@@ -152,10 +152,8 @@ class Evaluation:
 
         rows = []
         for sample in read_lines(self.samples_path):
-            prompt = sample["prompt"]
-            if not isinstance(prompt, str):
-                prompt = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-            row = {"id": sample["id"], "prompt": prompt, "ground_truth": sample["ground_truth"]}
+            row = {"id": sample["id"], "prompt": conversation_text(sample["prompt"])}
+            row["ground_truth"] = sample["ground_truth"]
             row["services"] = " + ".join(sample.get("services", [])) or "none named"
             for name, answered in sample["answers"].items():
                 row |= {name: answered["answer"], f"{name} words": len(answered["answer"].split())}
