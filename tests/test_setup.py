@@ -60,4 +60,4 @@ def test_importing_the_kit_loads_none_of_the_heavy_libraries():
 
 
 def test_the_table_of_settings_is_made_from_the_settings():
-    assert settings_table(TrainConfig) in (ROOT / "docs/settings.md").read_text(), "python -m grpo_kit.config.tables prints it"
+    assert settings_table(TrainConfig) in (ROOT / "docs/settings.md").read_text(), "see grpo_kit/config/tables.py"

@@ -1,6 +1,6 @@
-"""Makes what the demo ships: traces/ (dialogues) and tiny/ (a small Gemma-architecture model that starts mediocre).
+"""Makes what the demo ships: its dialogues, and the tiny model (Gemma's architecture), which starts mediocre.
 
-    python scripts/demo/build.py [--out DIR]
+    .venv/bin/python scripts/demo/build.py [--traces DIR] [--model DIR]
 
 The model is trained for some minutes on dialogues of mixed quality, few of whose replies are good: it knows the
 language and the kinds of reply, and has yet to learn which one the moment calls for. That is left to GRPO.
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import world
 
-from grpo_kit.data.demo import EVAL_FRACTION
+from grpo_kit.data.demo import EVAL_FRACTION, TRACES
 from grpo_kit.data.prepare import prepare
 from grpo_kit.data.samples import read_samples
+from grpo_kit.models.shapes import TINY_MODEL
 
 N_TRACES, N_PAIRS = 400, 30_000
 GOOD_REPLIES = 0.25
@@ -118,7 +119,8 @@ def make_model(tokenizer):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where traces/ and tiny/ go")
+    parser.add_argument("--traces", type=Path, default=TRACES, help="where the dialogues go")
+    parser.add_argument("--model", type=Path, default=TINY_MODEL, help="where the model goes")
     parser.add_argument("--steps", type=int, default=1200, help="steps of supervised training")
     args = parser.parse_args()
 
@@ -129,7 +131,7 @@ def main() -> None:
 
     torch.set_num_threads(1)  # as quick as two at this size, and the same result on any machine
     set_seed(SEED)
-    pairs = make_pairs(make_traces(args.out / "traces"))
+    pairs = make_pairs(make_traces(args.traces))
     tokenizer = make_tokenizer(pairs)
     model = make_model(tokenizer)
     print(f"{len(pairs)} pairs, {len(tokenizer)} tokens, {model.num_parameters():,} parameters")
@@ -138,7 +140,7 @@ def main() -> None:
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(pairs),
         args=SFTConfig(
-            output_dir=str(args.out / "tiny"),
+            output_dir=str(args.model),
             max_steps=args.steps,
             per_device_train_batch_size=32,
             learning_rate=3e-3,
@@ -156,8 +158,8 @@ def main() -> None:
     trainer.train()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.to(torch.bfloat16).save_pretrained(args.out / "tiny")
-    tokenizer.save_pretrained(args.out / "tiny")
+    model.to(torch.bfloat16).save_pretrained(args.model)
+    tokenizer.save_pretrained(args.model)
 
 
 if __name__ == "__main__":
