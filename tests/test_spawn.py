@@ -12,11 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import ipywidgets
 import nbformat
 import psutil
 import pytest
-from IPython.display import DisplayHandle
 from nbclient import NotebookClient
 from safetensors.torch import load_file
 from tenacity import wait_none
@@ -25,7 +23,8 @@ import grpo_kit as kit
 from grpo_kit.backends import watch as watching
 from grpo_kit.config import backend as backends
 from grpo_kit.errors import OutOfReach
-from grpo_kit.plots.runs import NotebookFigure
+from grpo_kit.plots import live
+from grpo_kit.plots.style import NotebookFigure
 from grpo_kit.runs.storage import LocalStorage
 
 STEPS = {"max_steps": 6, "save_steps": 4, "per_device_train_batch_size": 16}
@@ -293,20 +292,20 @@ def test_logs_have_the_users_own_line(others, capfd):
 
 def test_a_picture_is_drawn_for_new_steps_and_not_more_often_than_it_costs(undisturbed, monkeypatch, capfd):
     clock, drawn = Clock(), []
-    monkeypatch.setattr(watching, "time", clock)
+    monkeypatch.setattr(live, "time", clock)
 
     def draw(run):
         drawn.append(clock.now)
         clock.now += 1.0
         return NotebookFigure(figsize=(1, 1))
 
-    picture = watching._Picture(draw, ipywidgets.Image(), DisplayHandle())
-    for step in [0, 1, *range(2, 30), *[30] * 30]:
-        picture.show(undisturbed, step, is_last=False)
+    figure = live.LiveFigure(draw)
+    for step in [0, *range(2, 30), *[30] * 30]:
+        figure.update(undisturbed, step, is_last=False)
         clock.now += 1.0
     gaps = [later - earlier for earlier, later in itertools.pairwise(drawn)]
-    assert min(gaps) >= watching.REDRAW_COSTS and len(drawn) == 7, drawn
-    picture.show(undisturbed, 30, is_last=True)
+    assert min(gaps) >= live.REDRAW_COSTS and len(drawn) == 7, drawn
+    figure.update(undisturbed, 30, is_last=True)
     assert len(drawn) == 8, "the end is drawn in any case"
 
 

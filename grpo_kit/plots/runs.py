@@ -44,7 +44,7 @@ LEGEND_WIDTH = 130  # characters
 MARGINS = {"left": 0.072, "right": 0.975, "top": 0.905, "bottom": 0.07, "wspace": 0.34, "hspace": 0.55}
 
 
-def learning_curve(run: RunDirectory) -> Figure:
+def learning_curve(run: RunDirectory) -> NotebookFigure:
     """Reward by step with its running mean and spread; below it what explains a run that does not learn."""
     raw = run.metrics()
     metrics = _by_step(raw)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from grpo_kit.sweeps.costs import spent_on, usd_in_words
 from grpo_kit.sweeps.plan import EVALUATION_FILE, PlannedRun, read_json
+from grpo_kit.utils.environment import in_notebook
 from grpo_kit.utils.text import duration
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def score_in_words(evaluated: dict[str, Any]) -> str:
 
 def display() -> Display:
     """The display that suits where the sweep runs."""
-    if _is_notebook():
+    if in_notebook():
         return _InNotebook()
     return _InTerminal() if sys.stdout.isatty() else _Lines()
 
@@ -68,15 +69,6 @@ def html_table(rows: Sequence[dict[str, str]]) -> str:
     )
     head = "".join(f'<th style="text-align: left">{name}</th>' for name in COLUMNS)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _is_notebook() -> bool:
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    return shell is not None and shell.has_trait("kernel")
 
 
 class _InNotebook:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def rank() -> int:
 def processes() -> int:
     """How many train together."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    if "IPython" not in sys.modules:  # loaded by the kernel itself
+        return False
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return shell is not None and shell.has_trait("kernel")
 
 
 def version_of(package: str) -> str | None:

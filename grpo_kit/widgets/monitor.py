@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import ipywidgets
 
 from grpo_kit.backends.run import Run
-from grpo_kit.backends.watch import PATIENCE_SECONDS, POLL_SECONDS, REDRAW_COSTS, REDRAW_SECONDS, handle
-from grpo_kit.config.train import TrainConfig
+from grpo_kit.backends.watch import PATIENCE_SECONDS, POLL_SECONDS, handle
 from grpo_kit.errors import OutOfReach
+from grpo_kit.plots.live import LiveFigure
 from grpo_kit.plots.runs import learning_curve
+from grpo_kit.plots.style import NotebookFigure
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED
 from grpo_kit.training.diagnostics import signs
 from grpo_kit.utils.text import duration
@@ -37,8 +38,7 @@ def monitor(run: Run | str | Path, runs_dir: str | Path = RUNS_DIR) -> "Monitor"
 class Monitor(ipywidgets.VBox):
     """Progress, live figure, newest completions and signs of trouble of a run; buttons to stop, leave and resume it.
 
-    `run` is the run that is shown, None before there is one. The figure is a picture that is replaced, which costs a
-    browser least and outlives a reload of the page.
+    `run` is the run that is shown, None before there is one.
     """
 
     def __init__(self, buttons: tuple[ipywidgets.Button, ...] = ()):
@@ -52,10 +52,10 @@ class Monitor(ipywidgets.VBox):
         self._bar = ipywidgets.IntProgress(layout={"width": "100%"})
         self._progress, self._signs, self._newest = (ipywidgets.HTML() for _ in range(3))
         self._row = ipywidgets.VBox([self._bar, self._progress], layout={"display": "none"})
-        # Hidden until there is something to draw: an Image without a picture shows as a broken one.
-        self.figure = ipywidgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
+        self._live = LiveFigure(self._draw)
+        self.figure = self._live.widget
         self._follower: threading.Thread | None = None
-        self._state, self._is_busy, self._shown_step, self._seconds_a_step = "", False, 0, 0.0
+        self._state, self._is_busy, self._seconds_a_step = "", False, 0.0
         self.stop_button.on_click(lambda _: self.act("Stopping …", self._stop))
         self.detach_button.on_click(lambda _: self.detach() if self._follower else self.follow(self.run))
         self.resume_button.on_click(lambda _: self.act("Resuming …", self._resume))
@@ -68,7 +68,7 @@ class Monitor(ipywidgets.VBox):
 
     def follow(self, run: Run) -> None:
         """Shows `run` from now on, until it ends or `detach`."""
-        self.run, self._config, self._shown_step, self._state = run, run.config, 0, run.status["state"]
+        self.run, self._config, self._state = run, run.config, run.status["state"]
         self._follower = threading.Thread(target=self._keep, name=f"monitor {run.id}", daemon=True)
         self._follower.start()
         self.enable()
@@ -124,20 +124,15 @@ class Monitor(ipywidgets.VBox):
         return f"Run {self.run.id} goes on from its last checkpoint"
 
     def _keep(self) -> None:
-        """What the thread does: shows what is new, as often as what it costs to show it allows."""
-        run, config, not_before, has_failed = self.run, self._config, 0.0, False
+        """Shows what is new until the run ends; the thread's work."""
+        run, has_failed = self.run, False
         while self._follower is threading.current_thread():
             is_over = True  # unless the status says that it goes on
             try:
                 status = run.status_after(PATIENCE_SECONDS)
                 is_over = status["state"] not in UNFINISHED
                 self._show_status(run, status)
-                started = time.monotonic()
-                is_new = status["step"] not in (0, self._shown_step)
-                if (is_new and started >= not_before) or (is_over and status["step"]):
-                    self._show_steps(run, config, status["step"])
-                    costs = REDRAW_COSTS * (time.monotonic() - started)
-                    not_before = time.monotonic() + max(REDRAW_SECONDS, costs)
+                self._live.update(run, status["step"], is_over)
                 if self._follower is not threading.current_thread():  # something else is shown since
                     return
                 if is_over:
@@ -158,7 +153,7 @@ class Monitor(ipywidgets.VBox):
             return
         self._state = status["state"]
         if not status["step"]:  # also where a run without a checkpoint is begun anew
-            self._shown_step, self._seconds_a_step = 0, 0.0
+            self._seconds_a_step = 0.0
         self._bar.max, self._bar.value = status["max_steps"], status["step"]
         self._bar.bar_style = {"complete": "success", "failed": "danger", "lost": "danger"}.get(self._state, "")
         at = f"step {status['step']}/{status['max_steps']}"
@@ -168,16 +163,16 @@ class Monitor(ipywidgets.VBox):
         self._row.layout.display = None
         self.enable()
 
-    def _show_steps(self, run: Run, config: TrainConfig, step: int) -> None:
+    def _draw(self, run: Run) -> NotebookFigure | None:
+        """The run's figure; what else changes with its steps is shown with it."""
         metrics, completions = run.metrics(), newest_html(run.completions())
-        warnings, picture = signs(metrics, config), learning_curve(run)._repr_png_()
+        warnings, figure = signs(metrics, self._config), learning_curve(run)
         if self.run is not run or metrics.empty:  # the latter while a run is begun anew
-            return
+            return None
         style = f"border-left: 3px solid {WARN}; padding-left: 0.6em; margin: 0.2em 0"
         self._signs.value = "".join(text_html(warning, style) for warning in warnings)
-        self._newest.value, self.figure.value = completions, picture
-        self.figure.layout.display = None
-        self._shown_step, self._seconds_a_step = step, metrics["step_time"].tail(RECENT).median()
+        self._newest.value, self._seconds_a_step = completions, metrics["step_time"].tail(RECENT).median()
+        return figure
 
     def _left(self, status: dict) -> str:
         """The time left in words; empty before there is a step to tell it."""
