@@ -38,7 +38,8 @@ def kit_seconds(config: TrainConfig, samples: list[Sample], folder: Path) -> np.
     run = open_run(config, about, folder)
     with RunWriter(run, config) as writer:
         watch = FailureWatch(config.max_failure_rate, config.failure_window)
-        reward = JudgeReward(OfflineJudge(), RewardCache(run.path / CACHE_FILE), watch)
+        cache, by_id = RewardCache(run.path / CACHE_FILE), {sample.id: sample for sample in samples}
+        reward = JudgeReward(OfflineJudge(), cache, watch, by_id)
         trainer = build_trainer(config, samples, {reward: 1.0}, 1, run.path, writer, echo=lambda line: None)
         return timed(trainer)
 

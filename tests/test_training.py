@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from grpo_kit import BadTrace, ConfigError, Run, RunError, TrainConfig, evaluate, quote, runs, train
+from grpo_kit import BadTrace, ConfigError, Run, RunError, TrainConfig, evaluate, quote, read_samples, runs, train
 from grpo_kit.judges.base import Verdict
 from grpo_kit.judges.offline.judge import OfflineJudge
 from grpo_kit.models.load import answer, fit_prompt, load_model, load_tokenizer
@@ -105,6 +105,9 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, demo_data
     (tmp_path / "bad" / "train.jsonl").write_text("".join(few))
     with pytest.raises(ConfigError, match=r"4 prompts.*has 3.*per_device_train_batch_size=24"):
         train(data=str(tmp_path / "bad"), runs_dir=tmp_path)
+    (tmp_path / "bad" / "train.jsonl").write_text("".join(few + few[:1]))
+    with pytest.raises(ConfigError, match=r"2 samples have the id .*Give each sample its own id"):
+        train(data=str(tmp_path / "bad"), runs_dir=tmp_path)
     with pytest.raises(RunError, match="no run never-made"):
         Run("never-made", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
@@ -143,10 +146,14 @@ def test_steps_may_learn_twice_from_the_same_completions(tmp_path, demo_data):
 
 
 def test_what_the_judge_could_not_score_takes_no_part(tmp_path, demo_data, monkeypatch):
+    judged, columns = [], {}
+
     async def fails_on_questions(self, sample, answers, repeat=0):
+        judged.append(sample)
         return [Verdict(None if "?" in answer else 0.5, "why") for answer in answers]
 
-    def bonus(completions, **_):
+    def bonus(completions, **given):
+        columns.update(given)
         return [0.1] * len(completions)
 
     monkeypatch.setattr(OfflineJudge, "judge", fails_on_questions)
@@ -155,6 +162,9 @@ def test_what_the_judge_could_not_score_takes_no_part(tmp_path, demo_data, monke
     unjudged = rows["completion"].str.contains("?", regex=False)
     assert 0 < unjudged.sum() < len(rows) and (rows[unjudged]["advantage"] == 0).all()
     assert (run.metrics()["reward"].dropna() - 0.6).abs().max() < 1e-6, "a failed judgement is no zero"
+    samples = list(read_samples(demo_data / "train.jsonl"))
+    assert all(sample in samples for sample in judged), "the judge is given the samples as they are in the file"
+    assert samples[0].to_dict().keys() - {"prompt"} <= columns.keys(), "and a plain function each of their fields"
     with pytest.raises(RunError, match="rewards offline, bonus"):
         train(run_id=run.id, runs_dir=tmp_path)
 

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from typing import Any
 
-from grpo_kit.data.samples import Sample, sample_from
+from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.batch import Judged, judge_batch
 from grpo_kit.judges.cache import RewardCache
@@ -42,13 +42,13 @@ class FailureWatch:
 class JudgeReward:
     """The judge as an async TRL reward function, named for the judge in the metrics.
 
-    Answers that were judged before come from the cache. A failed judgement is None, which TRL leaves out; too many of
-    them raise TooManyFailures.
+    A prompt's sample is looked up by its id in `samples`. Answers that were judged before come from the cache. A failed
+    judgement is None, which TRL leaves out; too many of them raise TooManyFailures.
     """
 
-    def __init__(self, judge: Judge, cache: RewardCache, watch: FailureWatch):
+    def __init__(self, judge: Judge, cache: RewardCache, watch: FailureWatch, samples: Mapping[str, Sample]):
         self.__name__ = judge.name
-        self._judge, self._cache, self._watch = judge, cache, watch
+        self._judge, self._cache, self._watch, self._samples = judge, cache, watch, samples
         self._begun: deque[Future[tuple[Judged, float]]] = deque()
         self._asking: dict[asyncio.Task, asyncio.AbstractEventLoop] = {}
         self._told: dict[str, float] | None = None  # of what the judge has used
@@ -56,18 +56,15 @@ class JudgeReward:
     def begin(self, loop: asyncio.AbstractEventLoop, rows: Sequence[Mapping[str, Any]], completions: Sequence) -> None:
         """Has the judge start on completions whose scores are asked for later, in the order in which they are begun."""
         self._told = self._told or _usage(self._judge)
-        asked = self._ask([sample_from(row, default_id="") for row in rows], completions)
+        asked = self._ask([row["id"] for row in rows], completions)
         self._begun.append(asyncio.run_coroutine_threadsafe(asked, loop))
 
-    async def __call__(self, prompts, completions, log_extra, log_metric, **columns) -> list[float | None]:
+    async def __call__(self, completions, id, log_extra, log_metric, **_) -> list[float | None]:
         name, told = self.__name__, self._told or _usage(self._judge)
         if self._begun:
             judged, seconds = await asyncio.wrap_future(self._begun.popleft())
         else:
-            rows = ({name: columns[name][i] for name in _OTHER_FIELDS} for i in range(len(prompts)))
-            rows = [{**row, "prompt": prompt} for row, prompt in zip(rows, prompts, strict=True)]
-            samples = [sample_from(row, default_id="") for row in rows]
-            judged, seconds = await self._ask(samples, completions)
+            judged, seconds = await self._ask(id, completions)
         self._told = _usage(self._judge)
         log_extra(f"reason/{name}", [verdict.reason for verdict in judged.verdicts])
         metrics = {
@@ -81,12 +78,13 @@ class JudgeReward:
         self._watch.see(name, judged.fresh)
         return [verdict.score for verdict in judged.verdicts]
 
-    async def _ask(self, samples: Sequence[Sample], completions: Sequence) -> tuple[Judged, float]:
+    async def _ask(self, ids: Sequence[str], completions: Sequence) -> tuple[Judged, float]:
         """The verdicts, and the seconds that they took."""
         started, task = time.perf_counter(), asyncio.current_task()
         self._asking[task] = asyncio.get_running_loop()
+        samples, answers = [self._samples[each] for each in ids], [text_of(each) for each in completions]
         try:
-            judged = await judge_batch(self._judge, self._cache, samples, [text_of(each) for each in completions])
+            judged = await judge_batch(self._judge, self._cache, samples, answers)
         finally:
             del self._asking[task]
         return judged, time.perf_counter() - started
@@ -107,9 +105,6 @@ class JudgeReward:
 async def _cancelled(task: asyncio.Task) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-_OTHER_FIELDS = [name for name in Sample.__struct_fields__ if name != "prompt"]
 
 
 def _usage(judge: Judge) -> dict[str, float]:

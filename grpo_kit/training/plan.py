@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,10 @@ def refuse_what_cannot_work(
         raise ConfigError(
             f"{config.data}: prompts should be all texts or all messages; {odd.id} is not as the first is"
         )
+    [(commonest, count)] = Counter(sample.id for sample in samples).most_common(1)
+    if count > 1:
+        fix = "Give each sample its own id, or leave the ids out"
+        raise ConfigError(f"{config.data}: {count} samples have the id {commonest}, by which rewards are given", fix)
     if "" in rewards or len(set(rewards)) < len(rewards):
         raise ConfigError(
             f"rewards should be functions with names of their own, by which metrics are kept; given: "

@@ -82,7 +82,8 @@ def work(plan: Plan, run: RunDirectory, writer: RunWriter, runs_dir: str | Path,
     with closing(RewardCache(run.path / CACHE_FILE)) as cache, torch_threads(config.torch_threads):
         writer.judged_usd, writer.peak_gib = lambda: dollars(judges), peak_gib
         watch = FailureWatch(config.max_failure_rate, config.failure_window)
-        reward_functions = {JudgeReward(judge, cache, watch): weight for judge, weight in judges.items()}
+        samples = {sample.id: sample for sample in plan.samples}
+        reward_functions = {JudgeReward(judge, cache, watch, samples): weight for judge, weight in judges.items()}
         try:
             with processes.main_process_first():
                 checkpoint = writer.rewind()
