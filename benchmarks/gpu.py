@@ -101,7 +101,7 @@ def patch(changes: dict, memory_gb: float) -> dict:
     "trl" goes to GRPOConfig, "model" to from_pretrained, and "compiled" takes back that TRL turns compiling off.
     """
     from grpo_kit.models import load as models
-    from grpo_kit.training import run as training
+    from grpo_kit.training import grpo as training
 
     load, build = models._load, training.build_trainer
     trls = {"save_strategy": "no", "shuffle_dataset": False, **changes.get("trl", {})}
@@ -121,7 +121,7 @@ def patch(changes: dict, memory_gb: float) -> dict:
 
     training.GRPOConfig = partial(training.GRPOConfig, **trls)
     models._load, training.build_trainer = load_so, build_so
-    training.save_into_run = lambda trainer, run: None  # whole models would be written, of many GB
+    training.KitTrainer.save_into_run = lambda trainer: None  # whole models would be written, of many GB
     return {name: value for name, value in changes.items() if name in kit.TrainConfig.model_fields}
 
 

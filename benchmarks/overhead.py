@@ -30,7 +30,8 @@ from grpo_kit.judges.offline.judge import OfflineJudge
 from grpo_kit.models.load import load_model, load_tokenizer
 from grpo_kit.rewards.judge_reward import FailureWatch, JudgeReward
 from grpo_kit.runs.writer import RunWriter, open_run
-from grpo_kit.training.run import build_trainer, grpo_arguments
+from grpo_kit.training.grpo import build_trainer, grpo_arguments
+from grpo_kit.training.progress import RunProgress
 
 
 def kit_seconds(config: TrainConfig, samples: list[Sample], folder: Path) -> np.ndarray:
@@ -40,7 +41,7 @@ def kit_seconds(config: TrainConfig, samples: list[Sample], folder: Path) -> np.
         watch = FailureWatch(config.max_failure_rate, config.failure_window)
         cache, by_id = RewardCache(run.path / CACHE_FILE), {sample.id: sample for sample in samples}
         reward = JudgeReward(OfflineJudge(), cache, watch, by_id)
-        trainer = build_trainer(config, samples, {reward: 1.0}, 1, run.path, writer, echo=lambda line: None)
+        trainer = build_trainer(config, samples, {reward: 1.0}, 1, RunProgress(writer, echo=lambda line: None))
         return timed(trainer)
 
 

@@ -26,7 +26,8 @@ from grpo_kit.data.samples import Sample
 from grpo_kit.models.load import load_tokenizer, torch_threads
 from grpo_kit.models.shapes import shape_of
 from grpo_kit.runs.writer import NullRunWriter, RunWriter, open_run
-from grpo_kit.training.run import build_trainer
+from grpo_kit.training.grpo import build_trainer
+from grpo_kit.training.progress import RunProgress
 from grpo_kit.training.trainer import KitTrainer
 
 
@@ -62,7 +63,7 @@ def measured(config: TrainConfig, folder: Path) -> Peaks:
     run = open_run(config, {"rewards": ["length"], "data": {"folder": "", "fingerprint": ""}}, folder)
     if config.num_processes == 1:
         with RunWriter(run, config) as writer:
-            return _peaks(config, run, writer)
+            return _peaks(config, writer)
     found = multiprocessing.get_context("spawn").SimpleQueue()
     start_processes(_take_part, (config, run, get_free_port(), found), config.num_processes, start_method="spawn")
     return found.get()
@@ -75,15 +76,15 @@ def _take_part(rank: int, config: TrainConfig, run: Run, port: int, found: Simpl
     PartialState(cpu=True)
     is_last = rank + 1 == config.num_processes
     with (NullRunWriter if rank else RunWriter)(run, config) as writer:
-        peaks = _peaks(config, run, writer)
+        peaks = _peaks(config, writer)
     if is_last:
         found.put(peaks)
 
 
-def _peaks(config: TrainConfig, run: Run, writer: NullRunWriter | RunWriter) -> Peaks:
+def _peaks(config: TrainConfig, writer: NullRunWriter | RunWriter) -> Peaks:
     samples = [_sample(config.max_prompt_length - i % 4, i) for i in range(config.prompts_per_step)]
     with torch_threads(1):  # attention takes some workspace for each thread
-        trainer = build_trainer(config, samples, {_length: 1.0}, 0, run.path, writer, echo=lambda line: None)
+        trainer = build_trainer(config, samples, {_length: 1.0}, 0, RunProgress(writer, echo=lambda line: None))
         return _cuda_peaks(trainer) if torch.cuda.is_available() else _cpu_peaks(trainer)
 
 

@@ -18,7 +18,7 @@ from grpo_kit.judges.gemini import client
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.runs.spending import Dollars
 from grpo_kit.runs.writer import RunWriter, open_run
-from grpo_kit.training.run import grpo_arguments
+from grpo_kit.training.grpo import grpo_arguments
 from grpo_kit.utils.files import write_json
 
 A_CALL = (100 * 0.30 + 25 * 2.50) / 1e6  # dollars: the server's tokens by the list's prices
@@ -72,7 +72,7 @@ def test_the_judges_dollars_stop_the_run_before_they_pass_and_a_larger_budget_go
 def test_what_does_not_pay_for_a_first_step_is_refused_before_anything_is_written(
     server, tmp_path, demo_data, monkeypatch
 ):
-    monkeypatch.setattr("grpo_kit.training.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("grpo_kit.training.grpo.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     settings = {"data": str(demo_data), "judge": "gemini", "runs_dir": tmp_path / "runs"}
     with pytest.raises(
         ConfigError, match=r"max_usd=0.001 would be passed: nothing is spent yet, and by the quote the first step"
@@ -98,7 +98,7 @@ def test_what_does_not_pay_for_a_first_step_is_refused_before_anything_is_writte
 def test_canaries_that_spend_the_budget_stop_the_run_before_the_model_is_loaded(
     server, tmp_path, demo_data, monkeypatch
 ):
-    monkeypatch.setattr("grpo_kit.training.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("grpo_kit.training.grpo.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     settings = {**SHORT, "canaries": "warn", "gemini_input_price": 1e4, "gemini_output_price": 0.0}  # a dollar a call
     likely = kit.quote(kit.TrainConfig(**settings), tmp_path, "local", ask=False).first_step["usd_judge"]
     with pytest.raises(RunStopped, match="Stopped before anything was loaded"):

@@ -186,7 +186,7 @@ def test_what_gemini_needs_is_checked_before_the_model_loads(
     server, tmp_path, demo_data, monkeypatch, key, model, message
 ):
     monkeypatch.setenv("GEMINI_API_KEY", key)
-    monkeypatch.setattr("grpo_kit.training.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("grpo_kit.training.grpo.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(ConfigError, match=message):
         train(data=str(demo_data), judge="gemini", gemini_model=model, runs_dir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists() and server.requests == []

@@ -30,6 +30,7 @@ from grpo_kit.runs.directory import REWARDS_FILE, RUNS_DIR, UNFINISHED, RunDirec
 from grpo_kit.runs.resume import resume_config
 from grpo_kit.runs.writer import RunWriter, only_writer
 from grpo_kit.training.plan import make_plan, queue
+from grpo_kit.training.run import train_planned
 from grpo_kit.utils.environment import WORD_SECONDS
 from grpo_kit.utils.files import write_bytes
 from grpo_kit.utils.garbage import loading_libraries
@@ -64,9 +65,7 @@ def train(
     if config.num_processes > 1:
         return _train_in_several(config, queue(config, rewards, runs_dir, launch), rewards, echo, launch)
     plan = make_plan(config, rewards, runs_dir, launch)  # before seconds are spent on loading
-    with loading_libraries():
-        from grpo_kit.training import run as training
-    return training.train(plan, runs_dir, echo, launch)
+    return train_planned(plan, runs_dir, echo, launch)
 
 
 def _train_in_several(
@@ -144,8 +143,6 @@ def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> 
     with loading_libraries():
         import torch
 
-        from grpo_kit.training import run as training
-
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": count, "WORLD_SIZE": count}
     if not torch.cuda.is_available():
         place["ACCELERATE_TORCH_DEVICE"] = "cpu"  # else it says cpu:0, where torch loads no checkpoint
@@ -154,7 +151,7 @@ def _take_part(rank: int, count: int, port: int, path: Path, launch: Launch) -> 
     try:
         rewards = load_rewards(pickled.read_bytes()) if pickled.exists() else ()
         plan = make_plan(TrainConfig(run_id=path.name), rewards, path.parent, launch)
-        training.train(plan, path.parent, _say, launch)
+        train_planned(plan, path.parent, _say, launch)
     except BeingTrained:
         sys.exit(1)  # by others, who write the run
     except BaseException:

@@ -1,80 +1,83 @@
-"""TRL's GRPO trainer, with the run directory kept as it goes: metrics, completions, timings, whole checkpoints."""
+"""TRL's GRPO trainer with the run's progress told as it goes, and checkpoints that are whole."""
 
 import json
-import math
 import random
 import shutil
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather, gather_object
-from tqdm import tqdm
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from grpo_kit.costs.budget import Budget
 from grpo_kit.errors import ConfigError, RunError, RunStopped
+from grpo_kit.models.load import torch_threads
 from grpo_kit.models.memory_errors import gpu_gib, loading, shortage_in
 from grpo_kit.rewards.judge_reward import TooManyFailures
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.runs.directory import RunDirectory, checkpoint_step
-from grpo_kit.runs.writer import RunWriter
-from grpo_kit.training.failures import FIRST_STEPS, Machine, out_of_memory, too_slow
+from grpo_kit.training.failures import Machine, out_of_memory
 from grpo_kit.training.fsdp import gathered
+from grpo_kit.training.progress import RunProgress
 from grpo_kit.training.rollouts_ahead import Ahead, wait_until_due
 from grpo_kit.utils.environment import WORD_SECONDS
 from grpo_kit.utils.files import write_json
 
 
 class KitTrainer(GRPOTrainer):
-    """What it adds hooks into TRL 1.16's own steps; what is trained, and how, is left to TRL."""
+    """Hooks into TRL 1.16's own steps; what is trained, and how, is left to TRL."""
 
-    def __init__(self, *args, judges: int, writer: RunWriter, base_model: str, echo: Callable[[str], None], **kwargs):
+    def __init__(self, *args, judges: int, progress: RunProgress, **kwargs):
         """`judges` is how many of the reward functions, the first ones, are judges."""
-        with loading(base_model):
+        with loading(progress.config.model_name):
             super().__init__(*args, **kwargs)
-        self._judges, self._writer, self._base_model, self._echo = judges, writer, base_model, echo
-        self._seconds = {"generating": 0.0, "judging": 0.0}
+        self._judges, self._progress, self._config = judges, progress, progress.config
+        progress.machine = Machine(gpu_gib(), bool(self.args.gradient_checkpointing), bool(self.args.use_vllm))
+        progress.agree = _of_rank_0
         self._output_dir = self.args.output_dir
-        self._config = writer.config
-        self._machine = Machine(gpu_gib(), bool(self.args.gradient_checkpointing), bool(self.args.use_vllm))
-        self._part = "loading"  # what it is at, for who asks why there is no memory left
-        self._resumed_at = 0  # the step of the checkpoint that it goes on from
+        self._resumed_at = 0  # the step of the checkpoint that it resumes from
         self._is_whole = True  # no weight has been changed without the others
-        self._first_steps: list[dict[str, float]] = []
         self._ahead = Ahead(self, self._config.max_staleness) if self._config.max_staleness else None
-        is_quiet = None if self.is_world_process_zero() else True  # None: but on a terminal
-        self._bar = tqdm(total=self.args.max_steps, unit="step", disable=is_quiet)
-        self._stops = _Stops(writer)
-        self.add_callback(self._stops)
+        self.add_callback(_Stops(progress))
 
     def train_from(self, checkpoint: Path | None) -> None:
-        """Trains to max_steps, from the checkpoint where there is one. RunStopped where it is asked to stop."""
+        """Trains to max_steps, from the checkpoint where there is one. Raises RunStopped where it ends before."""
         self._resumed_at = checkpoint_step(checkpoint) if checkpoint else 0
-        if agreed(self._writer.is_asked_to_stop):
-            before = self._resumed_at + 1
-            raise RunStopped(f"stopped before step {before}, as asked; run_id {self._writer.run.id} resumes it")
-        with self._bar:
-            if checkpoint and checkpoint_step(checkpoint) >= self.args.max_steps:
+        self._progress.begin(self._resumed_at)
+        with torch_threads(self._config.torch_threads):
+            if checkpoint and self._resumed_at >= self.args.max_steps:
                 self._load_from_checkpoint(str(checkpoint))  # the run was killed while it saved its result
-            else:
-                if unpaid := agreed(self._stops.see_start()):
-                    raise RunStopped(f"{unpaid}. Stopped before a step; run_id {self._writer.run.id} goes on")
-                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-                for judge in self.reward_funcs[: self._judges]:
-                    judge.finish()  # what was asked for steps that are not made is paid for, so it is kept and counted
-                if (step := self.state.global_step) < self.args.max_steps:
-                    saved = f"checkpoint-{step} is saved, run_id {self._writer.run.id} resumes it"
-                    raise RunStopped(f"stopped at step {step}{self._stops.why}; {saved}")
+                return
+            self._progress.check_budget()
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            for judge in self.reward_funcs[: self._judges]:
+                judge.finish()  # what was asked for steps that are not made is paid for, so it is kept and counted
+            self._progress.finish(self.state.global_step)
+
+    def save_into_run(self) -> None:
+        """Puts the final weights into the run directory, each file in one move.
+
+        A whole model has a config.json of its own. The run's gets its entries too, so that transformers can load the
+        directory.
+        """
+        run = self._progress.run
+        partial = run.path / ".partial"
+        self.save_model(str(partial))
+        if not self.is_world_process_zero():
+            return
+        config = partial / "config.json"
+        if config.exists():
+            write_json(config, {**json.loads(config.read_text()), **run.about})
+        for file in partial.iterdir():
+            file.replace(run.path / file.name)
+        partial.rmdir()
 
     def train(self, *args, **kwargs):
-        """TRL's training. RunStopped where memory runs out."""
+        """TRL's training. Raises RunStopped where memory runs out."""
         try:
             return super().train(*args, **kwargs)
         except Exception as error:
@@ -86,14 +89,14 @@ class KitTrainer(GRPOTrainer):
             if self._ahead:
                 self._ahead.close()
         # Nothing holds the failed step's tensors here any more, so that there is room to save.
-        step = self.state.global_step + 1
-        why = out_of_memory(self._config, self._writer.run.id, shortage, self._part, step, self._machine)
+        progress, run_id, step = self._progress, self._progress.run.id, self.state.global_step + 1
+        why = out_of_memory(self._config, run_id, shortage, progress.part, step, progress.machine)
         if self.accelerator.num_processes > 1:  # which can't save without the others, and they wait for it
-            raise RunStopped(f"{why}. Stopped; run_id {self._writer.run.id} goes on from its last checkpoint")
+            raise RunStopped(f"{why}. Stopped; run_id {run_id} goes on from its last checkpoint")
         self._stop(why)
 
     def training_step(self, *args, **kwargs):
-        self._part, self._is_whole = "updating", True
+        self._progress.part, self._is_whole = "updating", True
         loss = super().training_step(*args, **kwargs)
         self._is_whole = False  # the optimiser is next; log() is after it
         return loss
@@ -112,7 +115,7 @@ class KitTrainer(GRPOTrainer):
         return self._ahead.draw(draw) if self._ahead else draw()
 
     def _generate(self, prompts):
-        with self._timed("generating"), gathered(self.model):
+        with self._progress.timed("generating"), gathered(self.model):
             return super()._generate(prompts)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
@@ -121,7 +124,7 @@ class KitTrainer(GRPOTrainer):
                 judge.begin(self.async_loop, inputs, completions)
             wait_until_due()
         self._log_completion_extra("sample_id", [row["id"] for row in inputs])
-        with self._timed("judging"):
+        with self._progress.timed("judging"):
             scores = self._scores_of_all(inputs, prompts, completions, completion_ids_list)
         self._scores = scores.tolist()
         # TRL would count a missing score as 0 beside those of other rewards. What a judge could not score takes no part
@@ -142,20 +145,12 @@ class KitTrainer(GRPOTrainer):
             none = torch.full((len(prompts), len(self.reward_funcs)), torch.nan, device=self.accelerator.device)
             scores = gather(none)
         if self.accelerator.num_processes > 1:
-            found = gather_object([(_travelling(problem), self._writer.judged_usd())])
+            found = gather_object([(_travelling(problem), self._progress.writer.judged_usd())])
             others = [usd for _, usd in found[1:]]
-            self._writer.judged_elsewhere = None if None in others else sum(others)
+            self._progress.writer.judged_elsewhere = None if None in others else sum(others)
             if met := problem or next((theirs for theirs, _ in found if theirs), None):
                 raise met
         return scores
-
-    @contextmanager
-    def _timed(self, part: str):
-        started = time.perf_counter()
-        self._part = part
-        yield
-        self._part = "updating"
-        self._seconds[part] += time.perf_counter() - started
 
     def _generate_and_score_completions(self, inputs):
         make = super()._generate_and_score_completions
@@ -178,7 +173,7 @@ class KitTrainer(GRPOTrainer):
                 }
                 for i in range(len(logs["prompt"]))
             ]
-            self._writer.append("completions.jsonl", rows)
+            self._progress.record_completions(rows)
         return output
 
     def _reason(self, i: int) -> str:
@@ -200,42 +195,13 @@ class KitTrainer(GRPOTrainer):
                 self._save_checkpoint(self.model, trial=None)
             except Exception as error:  # whatever it is, why the run ends matters more
                 failed = f"checkpoint-{step} could not be saved ({type(error).__name__}: {error}), "
-        kept = RunDirectory(self.args.output_dir).checkpoints
-        saved = f"{kept[-1].name} is saved" if kept else "no step is saved" if step else "no step was made"
-        raise RunStopped(f"{why}. Stopped, {failed}{saved}; run_id {self._writer.run.id} resumes it") from None
+        raise self._progress.stopped(why, step, failed) from None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)  # adds what TRL measured to `logs`
         self._random_states, self._is_whole = _random_states(), True
-        if "loss" not in logs or not self.is_world_process_zero():
-            return
-        for name in logs:  # TRL gives the mean over processes of what each has counted
-            if name.startswith("judge/") and not name.endswith("/seconds"):
-                logs[name] *= self.accelerator.num_processes
-        step = self.state.global_step
-        seconds = {**self._seconds, "updating": logs["step_time"] - sum(self._seconds.values())}
-        self._seconds = dict.fromkeys(self._seconds, 0.0)
-        measured = {f"seconds/{part}": round(spent, 4) for part, spent in seconds.items()}
-        self._writer.append("metrics.jsonl", [{"step": step, **logs, **measured}])
-        # A step that learns from an earlier step's completions again (num_iterations) has no reward of its own.
-        reward = logs.get("reward", math.nan)
-        self._writer.update(step=step, **({} if math.isnan(reward) else {"reward": reward}))
-        reward = "none" if math.isnan(reward) else f"{reward:.3f}"
-        self._echo(f"Step {step}/{self.args.max_steps}: loss={logs['loss']:.3f} reward={reward}")
-        self._bar.update(step - self._bar.n)
-        self._say_if_slow(seconds)
-
-    def _say_if_slow(self, seconds: dict[str, float]) -> None:
-        """Once, when the first steps tell how long this part of the run takes."""
-        known, enough = self._first_steps, FIRST_STEPS * self.args.num_iterations
-        if len(known) == enough:
-            return
-        known.append(seconds)
-        if len(known) == enough:
-            to_make = self.args.max_steps - self.state.global_step + enough
-            run_id, names = self._writer.run.id, self.reward_func_names
-            if slow := too_slow(self._config, run_id, known, to_make, names, self._machine):
-                self._echo(slow)
+        if "loss" in logs and self.is_world_process_zero():
+            self._progress.record_step(self.state.global_step, logs)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
@@ -243,7 +209,7 @@ class KitTrainer(GRPOTrainer):
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         adapter = folder / "adapter_config.json"
         if adapter.exists():  # a name that holds on other machines, where a shipped model lies elsewhere
-            write_json(adapter, {**json.loads(adapter.read_text()), "base_model_name_or_path": self._base_model})
+            write_json(adapter, {**json.loads(adapter.read_text()), "base_model_name_or_path": self._config.model_name})
 
     def _save_checkpoint(self, model, trial):
         """A checkpoint is written aside and moved into place whole, so that a kill leaves it complete or absent."""
@@ -273,28 +239,13 @@ class KitTrainer(GRPOTrainer):
 
 
 class _Stops(TrainerCallback):
-    """Ends training, with a checkpoint, after the step in which the run was asked to stop, and before the one that
-    would pass its max_usd. `why` says which."""
+    """Ends training, with a checkpoint, after a step that is to be the last."""
 
-    def __init__(self, writer: RunWriter):
-        self._writer, self._budget, self.why = writer, Budget(writer), ""
-
-    def see_start(self) -> str:
-        """Why the first step can't be paid, now that all is loaded; empty where it can."""
-        self._writer.update(starting_seconds=round(self._writer.seconds, 1))
-        return self._budget.see_start()
+    def __init__(self, progress: RunProgress):
+        self._progress = progress
 
     def on_step_end(self, args, state, control, **kwargs):
-        unpaid = self._budget.see_step(state.global_step)
-        # Not between two updates on the same completions: a checkpoint there would not resume exactly.
-        if state.global_step % args.num_iterations:
-            return
-        if self._writer.is_asked_to_stop:
-            self.why = ", as asked"
-        elif unpaid:
-            self.why = f": {unpaid}"
-        self.why = agreed(self.why)
-        if self.why:
+        if self._progress.should_stop(state.global_step):
             control.should_save = control.should_training_stop = True
 
 
@@ -309,8 +260,8 @@ def _travelling(problem: Exception | None) -> Exception | None:
     return sent
 
 
-def agreed(value):
-    """What the main process says, in all of them."""
+def _of_rank_0(value):
+    """Rank 0's value, in all processes."""
     return broadcast_object_list([value])[0]
 
 

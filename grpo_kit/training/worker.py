@@ -1,4 +1,4 @@
-"""`python -m grpo_kit.training.worker RUN_DIR`: what trains a run that was queued, in a process of its own, here or on Modal."""
+"""Trains a queued run in a process of its own, here (`python -m grpo_kit.training.worker RUN_DIR`) or on Modal."""
 
 import sys
 from collections.abc import Callable

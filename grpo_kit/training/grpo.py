@@ -1,0 +1,115 @@
+"""TRL's GRPO trainer as a run's settings want it. Everything in training that needs torch is loaded from here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PrinterCallback, set_seed
+from trl import GRPOConfig
+
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.costs.memory import Device, is_sharded
+from grpo_kit.data.samples import Sample
+from grpo_kit.models.load import device_can_bf16, fit_prompt, load_model, load_tokenizer
+from grpo_kit.models.memory_errors import gpu_gib
+from grpo_kit.models.shapes import shape_of
+from grpo_kit.rewards.travel import RewardFunction
+from grpo_kit.training.fsdp import allow_on_cpus
+from grpo_kit.training.progress import RunProgress
+from grpo_kit.training.trainer import KitTrainer
+from grpo_kit.utils.environment import version_of
+
+# Settings that TRL has too, and that go to it under the same name.
+TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys() - {"report_to"})
+
+
+def build_trainer(
+    config: TrainConfig,
+    samples: Sequence[Sample],
+    rewards: Mapping[RewardFunction, float],
+    judges: int,
+    progress: RunProgress,
+) -> KitTrainer:
+    """The trainer of `progress.run`, with the model loaded. `rewards` have their weights; the first `judges` of them
+    are judges. Raises ConfigError where the model can't be loaded."""
+    PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()  # rank 0 has prepared the run
+    tokenizer = load_tokenizer(config.model_name)
+    fitted = [fit_prompt(sample.prompt, tokenizer, config.max_prompt_length) for sample in samples]
+    rows = [{**sample.to_dict(), "prompt": fit.prompt} for sample, fit in zip(samples, fitted, strict=True)]
+    shortened, too_long = sum(fit.is_shortened for fit in fitted), sum(fit.is_too_long for fit in fitted)
+    if shortened:
+        progress.say(f"{shortened} of {len(rows)} prompts lost their oldest turns to fit max_prompt_length")
+    if too_long:
+        progress.say(f"{too_long} of {len(rows)} prompts are longer than max_prompt_length all the same")
+    arguments = grpo_arguments(config, progress.run.path, may_be_longer=bool(too_long))
+    arguments.reward_weights = list(rewards.values())
+    progress.writer.update(prompts_shortened=shortened, prompts_too_long=too_long, fsdp=arguments.fsdp)
+    if arguments.fsdp:
+        allow_on_cpus()
+    set_seed(config.seed)  # before the adapter gets its first weights
+    adapter = None
+    if config.use_lora:
+        adapter = LoraConfig(
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+    trainer = KitTrainer(
+        judges=judges,
+        progress=progress,
+        # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.
+        model=load_model(
+            config.model_name,
+            bf16=arguments.bf16 and config.use_lora,
+            in_4bit=config.load_in_4bit,
+            to_gpu=not arguments.fsdp,  # each GPU gets its share, later
+        ),
+        reward_funcs=list(rewards),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=adapter,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = False) -> GRPOConfig:
+    """The settings as TRL takes them, each "auto" decided for this machine.
+
+    vLLM must hold one sequence of the length that it is told, which by default is all that the model was made for; it
+    is told the longest there can be, unless a prompt `may_be_longer` than max_prompt_length.
+    """
+    on_gpu = torch.cuda.is_available()
+
+    def decide(setting, auto: bool) -> bool:
+        return auto if setting == "auto" else setting
+
+    settings = {name: getattr(config, name) for name in TRL_SETTINGS} | {
+        "bf16": decide(config.bf16, device_can_bf16()),
+        "gradient_checkpointing": decide(config.gradient_checkpointing, on_gpu),
+        "use_vllm": decide(config.use_vllm, on_gpu and version_of("vllm") is not None and not config.load_in_4bit),
+    }
+    shape = shape_of(config.model_name)
+    device = Device(on_gpu, gpu_gib() or 0.0, bool(settings["use_vllm"]))
+    settings["fsdp"] = is_sharded(config, shape, device) if shape else config.fsdp is True
+    if settings["use_vllm"] and shape and not may_be_longer:
+        settings["vllm_max_model_length"] = shape.longest_sequence(config)
+    arguments = GRPOConfig(
+        **settings,
+        output_dir=str(run_dir),
+        use_cpu=not on_gpu,
+        logging_steps=1,
+        report_to=config.report_to or "none",
+        run_name=run_dir.name,
+        disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # else one process would spread its batch over all GPUs that it sees
+    return arguments

@@ -1,0 +1,111 @@
+"""A run's steps: what each leaves in the run directory, and whether another one follows. Needs no torch."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+from grpo_kit.costs.budget import Budget
+from grpo_kit.errors import RunStopped
+from grpo_kit.runs.writer import RunWriter
+from grpo_kit.training.failures import FIRST_STEPS, Machine, too_slow
+from grpo_kit.utils.environment import processes, rank
+
+
+class RunProgress:
+    """A trainer calls it in this order: `begin`, `check_budget` once all is loaded, then for each step `timed`,
+    `record_completions`, `should_stop` and `record_step`, and `finish` after the last one."""
+
+    def __init__(self, writer: RunWriter, echo: Callable[[str], None]):
+        self.writer, self.config, self.run = writer, writer.config, writer.run
+        self.budget = Budget(writer)
+        self.part = "loading"  # what the trainer is doing, for the advice when memory runs out
+        self.machine = Machine(None, False, False)
+        self.agree: Callable[[Any], Any] = lambda value: value  # rank 0's value in all processes
+        self._echo, self._bar, self._why = echo, tqdm(disable=True), ""
+        self._seconds = {"generating": 0.0, "judging": 0.0}
+        self._first_steps: list[dict[str, float]] = []
+
+    def say(self, text: str) -> None:
+        """Shows a line to the user and adds it to the run's log."""
+        self._echo(text)
+        self.writer.log(text)
+
+    def begin(self, step: int) -> None:
+        """Starts after `step`, the checkpoint's (0: none). Raises RunStopped where the run was asked to stop."""
+        if self.agree(self.writer.is_asked_to_stop):
+            raise RunStopped(f"stopped before step {step + 1}, as asked; run_id {self.run.id} resumes it")
+        self._bar = tqdm(total=self.config.max_steps, unit="step", disable=True if rank() else None)
+
+    def check_budget(self) -> None:
+        """Raises RunStopped where max_usd does not pay for the first step, now that the model is loaded."""
+        self.writer.update(starting_seconds=round(self.writer.seconds, 1))
+        if unpaid := self.agree(self.budget.see_start()):
+            raise RunStopped(f"{unpaid}. Stopped before a step; run_id {self.run.id} goes on")
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Counts the seconds of generating or judging; the rest of a step is updating."""
+        started, self.part = time.perf_counter(), part
+        yield
+        self.part = "updating"
+        self._seconds[part] += time.perf_counter() - started
+
+    def record_completions(self, rows: list[dict[str, Any]]) -> None:
+        """Adds a step's completions, as CompletionRow has them, to completions.jsonl."""
+        self.writer.append("completions.jsonl", rows)
+
+    def record_step(self, step: int, logs: dict[str, float]) -> None:
+        """Adds a step to metrics.jsonl and the status. `logs` are TRL's, with loss and step_time (seconds)."""
+        for name in logs:  # TRL gives the mean over processes of what each has counted
+            if name.startswith("judge/") and not name.endswith("/seconds"):
+                logs[name] *= processes()
+        seconds = {**self._seconds, "updating": logs["step_time"] - sum(self._seconds.values())}
+        self._seconds = dict.fromkeys(self._seconds, 0.0)
+        measured = {f"seconds/{part}": round(spent, 4) for part, spent in seconds.items()}
+        self.writer.append("metrics.jsonl", [{"step": step, **logs, **measured}])
+        # A step that learns from an earlier step's completions again (num_iterations) has no reward of its own.
+        reward = logs.get("reward", math.nan)
+        self.writer.update(step=step, **({} if math.isnan(reward) else {"reward": reward}))
+        shown = "none" if math.isnan(reward) else f"{reward:.3f}"
+        self.say(f"Step {step}/{self.config.max_steps}: loss={logs['loss']:.3f} reward={shown}")
+        self._bar.update(step - self._bar.n)
+        self._warn_if_slow(step, seconds)
+
+    def _warn_if_slow(self, step: int, seconds: dict[str, float]) -> None:
+        """Warns once, when the first steps tell how long this part of the run takes."""
+        known, enough = self._first_steps, FIRST_STEPS * self.config.num_iterations
+        if len(known) == enough:
+            return
+        known.append(seconds)
+        if len(known) == enough:
+            left, rewards = self.config.max_steps - step + enough, self.run.about["rewards"]
+            if slow := too_slow(self.config, self.run.id, known, left, rewards, self.machine):
+                self.say(slow)
+
+    def should_stop(self, step: int) -> bool:
+        """Whether the run ends after this step, with a checkpoint: it was asked to, or max_usd is used up."""
+        unpaid = self.budget.see_step(step)
+        if step % self.config.num_iterations:
+            return False  # a checkpoint between two updates on the same completions would not resume exactly
+        why = ", as asked" if self.writer.is_asked_to_stop else f": {unpaid}" if unpaid else ""
+        self._why = self.agree(why)
+        return bool(self._why)
+
+    def finish(self, step: int) -> None:
+        """Raises RunStopped where training ended before max_steps."""
+        if step < self.config.max_steps:
+            saved = f"checkpoint-{step} is saved, run_id {self.run.id} resumes it"
+            raise RunStopped(f"stopped at step {step}{self._why}; {saved}")
+
+    def stopped(self, why: str, step: int, failed: str = "") -> RunStopped:
+        """The error that ends a run within a step; `failed` says why the last whole step, `step`, is not saved."""
+        kept = self.run.checkpoints
+        saved = f"{kept[-1].name} is saved" if kept else "no step is saved" if step else "no step was made"
+        return RunStopped(f"{why}. Stopped, {failed}{saved}; run_id {self.run.id} resumes it")
+
+    def close(self) -> None:
+        self._bar.close()
