@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from grpo_kit.config.base import Settings
+from grpo_kit.config.base import Settings, names_where
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.tables import defaults_of, fields_of
@@ -26,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ONLY_TO_JUDGE = {"gemini_mode", "gemini_samples", "gemini_temperature", "gemini_prompt", "cache_from"}
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
 
 
@@ -227,7 +226,7 @@ def _with_flags(command, model: type[Settings], leave_out: Container[str] = ()):
     return command
 
 
-app.command("prepare")(_with_flags(prepare, JudgeConfig, leave_out=ONLY_TO_JUDGE))
+app.command("prepare")(_with_flags(prepare, JudgeConfig, leave_out=names_where(JudgeConfig, "judging")))
 app.command("doctor")(_with_flags(doctor, TrainConfig))
 app.command("train")(_with_flags(train, TrainConfig))
 app.command("eval")(_with_flags(evaluate, EvalConfig))

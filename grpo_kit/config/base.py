@@ -1,13 +1,53 @@
-"""How settings are read: strict about names, errors that read as one sentence, values as a shell types them."""
+"""How settings are declared and read: strict about names, errors of one sentence, values as a shell types them."""
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic.fields import FieldInfo
 
 from grpo_kit.errors import ConfigError
+from grpo_kit.utils.text import did_you_mean
+
+# The groups of the launch panel, in its order; the first is open, the others are folded.
+Group = Literal["Run", "Batches and lengths", "GRPO", "LoRA", "Optimiser", "Reward", "Gemini", "Saving and the machine"]
+Role = Literal[
+    "resume",  # a run may be resumed with another value, as no score depends on it
+    "spread",  # how a step's completions are spread over passes and processes, which resuming may change as well
+    "step",  # seconds and memory of a step don't compare between runs that differ in it
+    "size",  # seconds of a step grow with it
+    "scale",  # rewards don't compare between runs that differ in it
+    "judging",  # how answers are judged; of no meaning where Gemini writes rubrics
+]
+
+
+def setting(
+    default: Any,
+    description: str,
+    *roles: Role,
+    group: Group = "Saving and the machine",
+    slider: tuple[int, int] | list[float] | None = None,
+    suggested: Sequence[str] = (),
+    **constraints: Any,
+) -> Any:
+    """Declares a setting with all that the rooms ask about it; `constraints` are those of pydantic's Field.
+
+    slider: the usual range in the launch panel, or its positions; a value outside widens it.
+    suggested: texts that the launch panel offers.
+    """
+    about = {"roles": roles, "group": group, "slider": slider, "suggested": suggested}
+    return Field(default, description=description, json_schema_extra=about, **constraints)
+
+
+def about(field: FieldInfo) -> dict[str, Any]:
+    """The roles, group, slider and suggested texts that a setting was declared with."""
+    return cast(dict, field.json_schema_extra)
+
+
+def names_where(model: type["Settings"], *roles: Role) -> tuple[str, ...]:
+    """The model's settings that have one of these roles."""
+    return tuple(name for name, field in model.model_fields.items() if set(roles) & set(about(field)["roles"]))
 
 
 class Settings(BaseModel):
@@ -21,19 +61,21 @@ class Settings(BaseModel):
         known = type(self).model_fields
         for name in settings:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]}?" if near else f" The settings are: {', '.join(known)}."
-                raise ConfigError(f"{name} is no setting of {type(self).__name__}.{hint}")
+                hint = did_you_mean(name, known).strip() or f"The settings are: {', '.join(known)}"
+                raise ConfigError(f"{name} is no setting of {type(self).__name__}", hint)
         try:
             super().__init__(**settings)
-        except ValidationError as error:
-            problems = []
-            for problem in error.errors():
-                name = str(problem["loc"][0]) if problem["loc"] else ""
-                message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-                given = f"{name}={settings.get(name)!r}: should be " if name else ""
-                problems.append(given + message)
-            raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+        except ValidationError as invalid:
+            errors = invalid.errors()
+            if conflict := errors[0].get("ctx", {}).get("error") if not errors[0]["loc"] else None:
+                raise conflict from None
+            wrong = {str(error["loc"][0]): error["msg"].removeprefix("Value error, ") for error in errors}
+            raise ConfigError(
+                "\n".join(
+                    f"{name}={settings.get(name)!r}: should be {message.removeprefix('Input should be ')}"
+                    for name, message in wrong.items()
+                )
+            ) from None
         self._given = {name: getattr(self, name) for name in settings}
 
     def __eq__(self, other: object) -> bool:
@@ -53,12 +95,8 @@ class Settings(BaseModel):
     def from_text(cls, flags: Mapping[str, str | None]) -> Self:
         """Settings as a shell gives them. Only what was typed counts, so that recipes fill in the rest."""
         given: dict[str, Any] = {name: text for name, text in flags.items() if text is not None}
-        for name, text in given.items():
-            if (
-                text == "none"
-                and name in cls.model_fields
-                and type(None) in get_args(cls.model_fields[name].annotation)
-            ):
+        for name in given.keys() & cls.model_fields.keys():
+            if given[name] == "none" and type(None) in get_args(cls.model_fields[name].annotation):
                 given[name] = None
         return cls(**given)
 

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from grpo_kit.config.base import setting
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.modal import ModalConfig
 
@@ -11,20 +12,20 @@ from grpo_kit.config.modal import ModalConfig
 class EvalConfig(JudgeConfig, ModalConfig):
     """How checkpoints are compared with the base model."""
 
-    n: int = Field(128, ge=2, description="Held-out prompts, the same for every model.")
-    temperature: float | None = Field(
-        None, ge=0, le=5, description="Sampling temperature; 0 takes the likeliest token; None: as the run was trained."
+    n: int = setting(128, "Held-out prompts, the same for every model.", ge=2)
+    temperature: NonNegativeFloat | None = setting(
+        None, "Sampling temperature; 0 takes the likeliest token; None: as the run was trained.", le=5
     )
-    seed: int = Field(7, ge=0, lt=2**32, description="Chooses the prompts and seeds sampling, alike for every model.")
-    batch_size: int = Field(32, ge=1, description="Prompts decoded together.")
-    max_prompt_length: int | None = Field(None, ge=16, description="Tokens; None: as the run was trained.")
-    max_completion_length: int | None = Field(None, ge=1, description="Tokens; None: as the run was trained.")
-    judge: Literal["offline", "gemini", "reference"] | None = Field(
-        None, description="Who scores the answers; None: the judge the run was trained with (its weightiest)."
+    seed: NonNegativeInt = setting(7, "Chooses the prompts and seeds sampling, alike for every model.", lt=2**32)
+    batch_size: PositiveInt = setting(32, "Prompts decoded together.")
+    max_prompt_length: int | None = setting(None, "Tokens; None: as the run was trained.", ge=16)
+    max_completion_length: PositiveInt | None = setting(None, "Tokens; None: as the run was trained.")
+    judge: Literal["offline", "gemini", "reference"] | None = setting(
+        None, "Who scores the answers; None: the judge the run was trained with (its weightiest)."
     )
-    second_judge: Literal["offline", "gemini", "reference"] | None = Field(
+    second_judge: Literal["offline", "gemini", "reference"] | None = setting(
         "reference",
-        description="A second judge, which the run was not trained with: reference (words shared with the trace's own "
+        "A second judge, which the run was not trained with: reference (words shared with the trace's own "
         "reply; free), offline or gemini; None: no second one.",
     )
-    data: str | None = Field(None, description="Folder of eval.jsonl; None: the data the run was trained on.")
+    data: str | None = setting(None, "Folder of eval.jsonl; None: the data the run was trained on.")

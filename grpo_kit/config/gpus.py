@@ -1,18 +1,16 @@
-"""Modal's GPUs: their names, and how several of them are written."""
+"""Modal's GPUs: their names, and how several of them are written.
 
-import difflib
+gpus.json has a row for each, with its price, memory and speed; the smallest memory first.
+"""
 
-GPUS = {  # Modal's, and their memory in GB
-    "T4": 16,
-    "L4": 24,
-    "A10": 24,
-    "A100-40GB": 40,
-    "L40S": 48,
-    "A100-80GB": 80,
-    "H100": 80,
-    "H200": 141,
-    "B200": 180,
-}
+import json
+from pathlib import Path
+
+from grpo_kit.utils.text import did_you_mean
+
+PRICES = Path(__file__).with_name("gpus.json")
+LISTED = json.loads(PRICES.read_bytes())
+GPUS: dict[str, dict[str, float]] = LISTED["gpus"]
 MOST_GPUS = 8  # in one of Modal's containers
 
 
@@ -26,15 +24,13 @@ def checked_gpu(name: str) -> str:
     """Raises ValueError for one that Modal has not."""
     kind, count = gpu_and_count(name)
     if kind not in GPUS:
-        near = difflib.get_close_matches(kind.upper(), GPUS, n=1)
-        raise ValueError(f"one of Modal's GPUs: {', '.join(GPUS)}." + (f" Did you mean {near[0]}?" if near else ""))
+        raise ValueError(f"one of Modal's GPUs: {', '.join(GPUS)}." + did_you_mean(kind.upper(), GPUS))
     if not 1 <= count <= MOST_GPUS:
         raise ValueError(f"{kind}, or {kind}:N for N of them, from 2 to {MOST_GPUS}")
     return kind if count == 1 else name
 
 
 def larger_gpu(gib: float | None, processes: int = 1) -> str | None:
-    """The smallest of Modal's GPUs with clearly more than `gib` of memory, one for each process. A GPU shows up to a
-    tenth less than is printed on it."""
-    count = f":{processes}" if processes > 1 else ""
-    return next((name + count for name, size in GPUS.items() if size > 1.1 * (gib or 0)), None)
+    """The smallest of Modal's GPUs with clearly more memory than `gib`, one for each process; None where none has."""
+    name = next((name for name, gpu in GPUS.items() if gpu["usable_gib"] > 1.05 * (gib or 0)), None)
+    return f"{name}:{processes}" if name and processes > 1 else name

@@ -2,24 +2,28 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, NonNegativeInt
 
-from grpo_kit.config.base import Settings
-from grpo_kit.config.gpus import MOST_GPUS, checked_gpu, gpu_and_count
+from grpo_kit.config.base import Settings, setting
+from grpo_kit.config.gpus import GPUS, MOST_GPUS, checked_gpu, gpu_and_count
 
 
 class ModalConfig(Settings):
     """What is asked of Modal, wherever it trains or evaluates; Modal's own names. Without effect on this machine."""
 
-    gpu: Annotated[str, AfterValidator(checked_gpu)] = Field(
-        "A10", description="Modal's GPU to run on; A100-80GB:4 is four of them, with a process each."
+    gpu: Annotated[str, AfterValidator(checked_gpu)] = setting(
+        "A10",
+        "Modal's GPU to run on; A100-80GB:4 is four of them, with a process each.",
+        "resume",
+        group="Run",
+        suggested=list(GPUS),
     )
-    memory: int = Field(32768, ge=1024, description="MiB of the container's memory, beside the GPU's own.")
-    timeout: int = Field(
-        7200, ge=10, le=86400, description="Seconds after which Modal ends a container; a new one resumes the run."
+    memory: int = setting(32768, "MiB of the container's memory, beside the GPU's own.", "resume", ge=1024)
+    timeout: int = setting(
+        7200, "Seconds after which Modal ends a container; a new one resumes the run.", "resume", ge=10, le=86400
     )
-    retries: int = Field(
-        3, ge=0, le=10, description="New containers for a run whose container crashed or ran out of its time."
+    retries: NonNegativeInt = setting(
+        3, "New containers for a run whose container crashed or ran out of its time.", "resume", le=10
     )
 
 

@@ -7,12 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.config.gpus import gpu_and_count
+from grpo_kit.config.gpus import LISTED, PRICES, gpu_and_count
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError
 from grpo_kit.utils.environment import PACKAGE
 
-PRICES = Path(__file__).with_name("prices.json")
 OWN_PRICES = "GRPO_KIT_PRICES"  # the environment variable that names a file in place of it
 GEMINI_PRICES = PACKAGE / "judges" / "gemini" / "prices.json"
 CORES = 2  # of a container on Modal (app.py)
@@ -37,13 +36,12 @@ def prices() -> dict[str, Any]:
 
 @lru_cache(8)
 def _read(path: Path, modified: int) -> dict[str, Any]:
-    listed, found = json.loads(PRICES.read_bytes()), json.loads(path.read_bytes())
-    gpus = {name: known for name, known in listed["gpus"].items() if name != "about"}
+    found, gpus = json.loads(path.read_bytes()), dict(LISTED["gpus"])
     for name, known in gpus.items():
         own = found["gpus"].get(name, {})
         gpus[name] = {what: float(own.get(what, value)) for what, value in known.items()}
     beside = {name: float(found[name]) for name in ("usd_per_gib_hour", "usd_per_core_hour")}
-    if unknown := found["gpus"].keys() - gpus.keys() - {"about"}:
+    if unknown := found["gpus"].keys() - gpus.keys():
         raise ValueError(f"Modal has no GPU {', '.join(sorted(unknown))}")
     costs = [*beside.values(), *(known["usd_per_hour"] for known in gpus.values())]
     sizes = [value for known in gpus.values() for name, value in known.items() if name != "usd_per_hour"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+from grpo_kit.config.base import Role, names_where
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import gpu_and_count
 from grpo_kit.config.train import TrainConfig
@@ -26,16 +27,6 @@ Range = tuple[float, float, float]  # low, likely, high
 NEWEST = 50  # runs that are looked at
 HERE = "here"  # a run's machine, where that is not a GPU of Modal's
 REMEMBERED = ".modal"  # below runs_dir: what runs on Modal told
-
-# What a step's seconds depend on, in two grades: runs alike in all of it, and runs to be scaled to this one's size.
-NEAR = "model_name use_lora num_iterations max_staleness use_vllm gradient_checkpointing judge gemini_mode".split()
-SAME = (
-    NEAR
-    + """
-    per_device_train_batch_size gradient_accumulation_steps num_generations max_prompt_length max_completion_length
-    num_processes lora_r beta bf16 torch_threads gemini_model gemini_samples
-""".split()
-)
 
 # A judgement that no earlier run tells of. The prompt is gemini_absolute.txt, at 4 letters a token.
 TOKENS_OF_PROMPT, TOKENS_OF_RUBRIC, TOKENS_WRITTEN = 480, 80, 160
@@ -127,7 +118,7 @@ def minutes(
             source = f"the first step of {_named(same)}, which is slower than later ones: likely less"
             return Estimate(_times(_by_runs(config, same)[1], ONE_STEP), source)
         return Estimate(_by_runs(config, same), f"the steps of {_named(same)}, which had the same sizes")
-    if near := [run for run in there if _alike(run, config, NEAR)][:1]:
+    if near := [run for run in there if _alike(run, config, "step")][:1]:
         earlier = near[0]
         size = config.completions_per_process * config.max_completion_length
         ratio = size / (earlier.completions * earlier.settings["max_completion_length"])
@@ -148,12 +139,12 @@ def minutes(
 
 def same_runs(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) -> list[EarlierRun]:
     """The newest three of the same sizes on the same machine; those that made a single step only where no other did."""
-    same = [run for run in runs if run.machine == (gpu or HERE) and _alike(run, config, SAME)]
+    same = [run for run in runs if run.machine == (gpu or HERE) and _alike(run, config, "step", "size")]
     return ([run for run in same if len(run.cycles) > 1] or same)[:3]
 
 
-def _alike(run: EarlierRun, config: TrainConfig, names: Sequence[str]) -> bool:
-    return all(run.settings.get(name) == getattr(config, name) for name in names)
+def _alike(run: EarlierRun, config: TrainConfig, *roles: Role) -> bool:
+    return all(run.settings.get(name) == getattr(config, name) for name in names_where(TrainConfig, *roles))
 
 
 def _by_runs(config: TrainConfig, runs: Sequence[EarlierRun], ratio: float = 1.0) -> Range:

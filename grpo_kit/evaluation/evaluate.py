@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from grpo_kit.config.base import names_where
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
-from grpo_kit.config.train import CHANGES_NO_SCORE
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
@@ -223,10 +223,9 @@ def _models(subject: Subject) -> Iterator[tuple[str, str, "PreTrainedModel"]]:
 def _name(asked: EvalConfig, temperature: float, n: int) -> str:
     """The settings in a file's name: those that were asked for, and the three that matter most always."""
     name = f"n{n}_t{temperature}_seed{asked.seed}"
+    left_out = {"n", "temperature", "seed", *names_where(EvalConfig, "resume")}
     for setting, field in EvalConfig.model_fields.items():
         value = getattr(asked, setting)
-        if setting in CHANGES_NO_SCORE:
-            continue
-        if setting not in ("n", "temperature", "seed") and value != field.default:
+        if setting not in left_out and value != field.default:
             name += f"_{setting}-{Path(str(value)).name}"
     return name

@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from grpo_kit.config.train import CHANGES_NO_SCORE, TrainConfig
+from grpo_kit.config.base import names_where
+from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
 from grpo_kit.plots.style import (
     ABOVE,
@@ -163,7 +164,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> Figure:
 
 def _differences_in_words(runs: Sequence[RunDirectory]) -> list[str]:
     """What sets each run apart from the others: `seed=1, learning_rate=0.001`, or its name where no setting does."""
-    left_out = {"run_id", "judge", "reward_funcs", *CHANGES_NO_SCORE}
+    left_out = {"run_id", "judge", "reward_funcs", *names_where(TrainConfig, "resume")}
     settings = [run.config.model_dump(exclude=left_out) | {"rewards": _rewards_of(run)} for run in runs]
     differing = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
     words = [", ".join(f"{name}={_in_short(name, setting[name])}" for name in differing) for setting in settings]

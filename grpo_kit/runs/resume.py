@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
+from grpo_kit.config.base import names_where
 from grpo_kit.config.batching import batches
 from grpo_kit.config.gpus import MOST_GPUS, gpu_and_count
-from grpo_kit.config.train import CHANGES_NO_SCORE, TrainConfig
+from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, is_run
 from grpo_kit.utils.files import write_json
-
-# How a step's completions are spread, which a run may be resumed with differently.
-SPREAD = ("num_processes", "per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 def resume_config(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> TrainConfig:
@@ -34,7 +32,7 @@ def with_settings_of(run: RunDirectory, config: TrainConfig) -> TrainConfig:
     differing = [
         f"{name}={value!r} (it has {getattr(own, name)!r})"
         for name, value in given.items()
-        if value != getattr(own, name) and name not in CHANGES_NO_SCORE
+        if value != getattr(own, name) and name not in names_where(TrainConfig, "resume")
     ]
     if differing:
         raise RunError(
@@ -46,8 +44,8 @@ def with_settings_of(run: RunDirectory, config: TrainConfig) -> TrainConfig:
 
 def to_go_on_with(run: RunDirectory, config: TrainConfig) -> TrainConfig:
     """The run's settings, with those of `config` that may be changed; what else it asks for is left aside."""
-    changed = {name: value for name, value in config.given.items() if name in CHANGES_NO_SCORE}
-    return _own(run, config).replace(**changed)
+    free = names_where(TrainConfig, "resume")
+    return _own(run, config).replace(**{name: value for name, value in config.given.items() if name in free})
 
 
 def _own(run: RunDirectory, config: TrainConfig) -> TrainConfig:
@@ -72,7 +70,8 @@ def keep_changed_settings(run: RunDirectory, config: TrainConfig, now: dict) -> 
     """Writes down settings that a run is gone on with and was not started with, and where that is done now. For who
     holds the run: else another process trains it, with settings of its own."""
     about = run.about
-    changed = {name: getattr(config, name) for name in (*CHANGES_NO_SCORE, *SPREAD) if name != "cache_from"}
+    free = names_where(TrainConfig, "resume", "spread")
+    changed = {name: getattr(config, name) for name in free if name != "cache_from"}
     place = {name: now[name] for name in ("machine", "usd_per_hour")}
     after = {**about, **place, "settings": about["settings"] | changed}
     if after != about:

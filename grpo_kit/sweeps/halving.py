@@ -10,6 +10,8 @@ from contextlib import suppress
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from grpo_kit.config.base import names_where
+from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.sweeps.grid import varied
 from grpo_kit.sweeps.plan import PlannedRun
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 PRUNED = "pruned"  # a run's state
-REWARDS = ("judge", "reward_funcs", "gemini_model", "gemini_mode", "gemini_prompt", "data")  # what makes them differ
 
 
 class Halving:
@@ -28,9 +29,9 @@ class Halving:
         """`first`: the step at which the first half is stopped. Raises ConfigError where rewards do not compare."""
         if not all(run.config for run in runs):
             raise ConfigError("halving compares rewards while runs train, and this notebook trains nothing")
-        if differing := [name for name in varied([run.settings for run in runs]) if name in REWARDS]:
+        if differing := set(varied([run.settings for run in runs])) & set(names_where(TrainConfig, "scale")):
             raise ConfigError(
-                f"halving compares rewards, and those of runs with another {differing[0]} do not compare. Leave "
+                f"halving compares rewards, and those of runs with another {min(differing)} do not compare. Leave "
                 f"halving out, or make a sweep for each"
             )
         try:

@@ -11,8 +11,9 @@ from typing import Any
 
 from grpo_kit.backends.run import Run
 from grpo_kit.config.backend import checked_backend, chosen_backend
+from grpo_kit.config.base import names_where
 from grpo_kit.config.evaluation import EvalConfig
-from grpo_kit.config.train import CHANGES_NO_SCORE, TrainConfig
+from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.data.samples import fingerprint
 from grpo_kit.errors import ConfigError, RunError
@@ -230,7 +231,8 @@ def _key(*content: Any) -> str:
 def _made_of(config: TrainConfig | None, backend: str) -> str:
     if config is None:
         return ""
-    decided = {name: value for name, value in config.given.items() if name not in ("run_id", *CHANGES_NO_SCORE)}
+    left_out = ("run_id", *names_where(TrainConfig, "resume"))
+    decided = {name: value for name, value in config.given.items() if name not in left_out}
     prompt = _fingerprint(Path(config.gemini_prompt), "local") if config.gemini_prompt else None
     return _key(decided, prompt, _fingerprint(Path(config.data) / TRAIN_FILE, backend))
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
+from grpo_kit.config.base import names_where
 from grpo_kit.config.batching import batches
 from grpo_kit.config.gpus import larger_gpu
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.modal import ModalConfig
-from grpo_kit.config.train import CHANGES_NO_SCORE, TrainConfig
+from grpo_kit.config.train import TrainConfig
 from grpo_kit.models.memory_errors import Shortage
 from grpo_kit.utils.text import duration, settings_text
 
@@ -121,8 +122,9 @@ def speed_fixes(config: TrainConfig, part: str, machine: Machine) -> list[Fix]:
 
 def advice(fixes: Sequence[Fix], run_id: str) -> str:
     """The fixes in words: those that the same run can go on with, and those that only a new one can have."""
-    same = [_setting(fix) for fix in fixes if fix.keys() <= set(CHANGES_NO_SCORE)]
-    other = [_setting(fix) for fix in fixes if not fix.keys() <= set(CHANGES_NO_SCORE)]
+    free = set(names_where(TrainConfig, "resume"))
+    same = [_setting(fix) for fix in fixes if fix.keys() <= free]
+    other = [_setting(fix) for fix in fixes if not fix.keys() <= free]
     parts = [f"run_id={run_id} can go on with {' or '.join(same)}"] if same else []
     if other:
         keeps = f"cache_from={run_id} takes its judgements over"

@@ -7,63 +7,32 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import ipywidgets
 from pydantic.fields import FieldInfo
 
-from grpo_kit.config.gpus import GPUS
-from grpo_kit.config.recipes import RECIPES
+from grpo_kit.config.base import Group, about
 from grpo_kit.config.tables import fields_of
-from grpo_kit.config.train import JUDGES, TrainConfig
+from grpo_kit.config.train import TrainConfig
 
-# What most runs change comes first and is open; the rest is folded. What is named nowhere goes to the last group.
-GROUPS = {
-    "Run": """model_name data run_id judge max_steps learning_rate num_generations temperature max_completion_length
-        seed gpu""",
-    "Batches and lengths": "per_device_train_batch_size gradient_accumulation_steps max_prompt_length",
-    "GRPO": "beta epsilon num_iterations max_staleness loss_type scale_rewards mask_truncated_completions top_p",
-    "LoRA": "use_lora lora_r lora_alpha lora_dropout",
-    "Optimiser": "lr_scheduler_type warmup_steps max_grad_norm weight_decay",
-    "Reward": "reward_funcs canaries max_failure_rate failure_window cache_from",
-    "Gemini": """gemini_model gemini_mode gemini_samples gemini_temperature gemini_prompt gemini_timeout
-        gemini_max_retries gemini_max_in_flight gemini_requests_per_minute gemini_input_price gemini_output_price
-        gemini_sdk""",
-    "Saving and the machine": "save_steps",
-}
-# Where most runs are, for settings that slide. A value outside widens it. Where a slider would round what it shows, it
-# is a list, and a value of one's own is put into it.
-SLIDERS: dict[str, tuple[int, int] | list[float]] = {
-    "max_steps": (1, 500),
-    "num_generations": (2, 32),
-    "max_completion_length": (8, 1024),
-    "temperature": [round(0.05 * i, 2) for i in range(2, 41)],
-    "learning_rate": [float(f"{digit}e{power}") for power in range(-7, -2) for digit in (1, 1.5, 2, 3, 5, 7)],
-}
-SUGGESTED = {
-    "model_name": [*RECIPES, "google/gemma-2-2b-it", "google/gemma-3-270m-it", "Qwen/Qwen2.5-0.5B-Instruct"],
-    "judge": [*JUDGES, "gemini=0.7,offline=0.3"],
-    "gpu": list(GPUS),
-    "report_to": ["trackio", "wandb", "tensorboard"],
-}
 UNASKED = object()
 STYLE, LAYOUT = {"description_width": "12em"}, {"width": "29em"}
 
 
 def grouped_settings() -> dict[str, list[str]]:
     """Every setting of TrainConfig in one group."""
-    groups = {title: names.split() for title, names in GROUPS.items()}
-    placed = {name for names in groups.values() for name in names}
-    groups[next(reversed(groups))] += [name for name in fields_of(TrainConfig) if name not in placed]
-    return groups
+    fields = fields_of(TrainConfig)
+    return {group: [name for name in fields if about(fields[name])["group"] == group] for group in get_args(Group)}
 
 
 def control_for(name: str, field: FieldInfo, value: Any) -> ipywidgets.ValueWidget:
     """The control that shows `value` and lets it be changed; its tooltip is the setting's help."""
     shared = {"description": name, "tooltip": field.description, "style": STYLE, "layout": LAYOUT}
-    if isinstance(known := SLIDERS.get(name), list):
+    known = about(field)["slider"]
+    if isinstance(known, list):
         return ipywidgets.SelectionSlider(options=_with(known, value), value=value, **shared)
     if known:
         return ipywidgets.IntSlider(value, min=min(known[0], value), max=max(known[1], value), **shared)
     if choices := _choices(field.annotation):
         return ipywidgets.Dropdown(options={_text(choice): choice for choice in choices}, value=value, **shared)
     # All else is text, which pydantic reads as it reads a shell's. It counts once Enter is pressed or it is left.
-    options = SUGGESTED.get(name, [])
+    options = list(about(field)["suggested"])
     return ipywidgets.Combobox(
         value=_text(value), options=options, placeholder="none", continuous_update=False, **shared
     )
