@@ -1,11 +1,15 @@
 """Settings: wrong ones are refused with the fix, recipes fill in, and what was given wins."""
 
 import json
+from typing import get_args
 
 import pytest
 
-from grpo_kit import ConfigError, TrainConfig
+from grpo_kit import ConfigError, EvalConfig, TrainConfig
 from grpo_kit.config.recipes import RECIPES
+from grpo_kit.config.train import JUDGES, READY_REWARDS
+from grpo_kit.judges import registry
+from grpo_kit.rewards.ready import READY
 
 
 @pytest.mark.parametrize(
@@ -63,3 +67,10 @@ def test_text_from_flags_is_read_as_its_type():
 def test_settings_survive_json():
     config = TrainConfig(seed=3, use_lora=False)
     assert TrainConfig(**json.loads(json.dumps(config.model_dump()))) == config
+
+
+def test_settings_name_the_judges_and_the_ready_rewards_that_there_are():
+    for judge in (EvalConfig.model_fields[name].annotation for name in ("judge", "second_judge")):
+        assert {name for kind in get_args(judge) for name in get_args(kind)} == registry.JUDGES.keys()
+    assert set(JUDGES) == registry.JUDGES.keys() - {"reference"}, "which stays a second opinion"
+    assert set(READY_REWARDS) == READY.keys()

@@ -14,8 +14,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.prices import judge_price
 from grpo_kit.errors import ConfigError
+from grpo_kit.judges.gemini.prices import judge_price
 from grpo_kit.runs.spending import Dollars
 from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.utils.text import dollars
@@ -77,7 +77,8 @@ def refuse_unknown_price(config: TrainConfig) -> None:
     if config.max_usd is not None and "gemini" in config.judge and None in judge_price(config):
         raise ConfigError(
             f"max_usd={config.max_usd:g} can't be kept: {config.gemini_model} has no price in "
-            f"grpo_kit/gemini/prices.json. Give gemini_input_price and gemini_output_price (dollars per million tokens)"
+            "grpo_kit/judges/gemini/prices.json. Give gemini_input_price and gemini_output_price (dollars per million "
+            "tokens)"
         )
 
 

@@ -1,4 +1,4 @@
-"""What things cost: Modal's machines and Gemini's tokens, from dated files that a user can put others in place of."""
+"""Modal's prices of machines, from a dated file that a user can replace. Gemini's are in judges/gemini/prices.py."""
 
 import json
 import math
@@ -10,10 +10,8 @@ from typing import Any
 from grpo_kit.config.gpus import LISTED, PRICES, gpu_and_count
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError
-from grpo_kit.utils.environment import PACKAGE
 
 OWN_PRICES = "GRPO_KIT_PRICES"  # the environment variable that names a file in place of it
-GEMINI_PRICES = PACKAGE / "judges" / "gemini" / "prices.json"
 CORES = 2  # of a container on Modal (app.py)
 
 
@@ -56,17 +54,3 @@ def modal_usd_per_hour(config: TrainConfig, gpu: str) -> float:
     listed, (kind, count) = prices(), gpu_and_count(gpu)
     beside = config.memory / 1024 * listed["usd_per_gib_hour"] + CORES * listed["usd_per_core_hour"]
     return count * listed["gpus"][kind]["usd_per_hour"] + beside
-
-
-@lru_cache(1)
-def gemini_prices() -> dict[str, Any]:
-    return json.loads(GEMINI_PRICES.read_bytes())
-
-
-def judge_price(config: TrainConfig) -> tuple[float | None, float | None]:
-    """Dollars for a million tokens that Gemini reads and that it writes; None where that is not known."""
-    known = gemini_prices()["models"].get(config.gemini_model.removeprefix("models/"), (None, None))
-    return (
-        known[0] if config.gemini_input_price is None else config.gemini_input_price,
-        known[1] if config.gemini_output_price is None else config.gemini_output_price,
-    )

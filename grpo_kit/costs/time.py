@@ -16,8 +16,9 @@ from grpo_kit.config.gpus import gpu_and_count
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.counting import STARTING_HERE_SECONDS, cpu_seconds, gpu_seconds, judge_calls, seconds_of_evaluation
 from grpo_kit.costs.memory import Device
-from grpo_kit.costs.prices import gemini_prices, judge_price, prices
+from grpo_kit.costs.prices import prices
 from grpo_kit.errors import RunError
+from grpo_kit.judges.gemini.prices import gemini_prices, judge_price
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.files import write_bytes
@@ -189,7 +190,7 @@ def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:
     read = TOKENS_OF_PROMPT + TOKENS_OF_RUBRIC + conversation + config.max_completion_length * (answers + 1) // 2
     written = TOKENS_WRITTEN * answers
     if None in price:
-        missing = f"{config.gemini_model} has no price in grpo_kit/gemini/prices.json"
+        missing = f"{config.gemini_model} has no price in grpo_kit/judges/gemini/prices.json"
         return Estimate(None, f"{missing}: give gemini_input_price and gemini_output_price")
     asked = ("gemini_model", "gemini_mode", "num_generations")
     alike = [

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
 
 
@@ -38,20 +39,24 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """Scores a prompt's answers. Whoever calls it keeps what it says (cache.py), so a judge keeps nothing itself."""
+    """Scores a prompt's answers. The caller keeps the verdicts (cache.py), so a judge keeps nothing itself."""
 
     name: str  # its column in the metrics
     version: str  # changes whenever the same answer could get another score; part of the cache key
     compares: bool  # an answer's score depends on the answers it is judged with, so all of a prompt's come together
-    usage: Usage | None  # what it has used so far; None for a judge that is not paid for
     samples: int  # how many times each answer is judged; its score is the mean
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it has used so far; None for a judge that is free."""
+        ...
 
     def check(self) -> None:
         """Raises ConfigError where the judge cannot judge, before anything is spent or loaded."""
         ...
 
     def close(self) -> None:
-        """Gives up what is under way, when nobody waits for it any more."""
+        """Cancels the calls under way, when nobody waits for them any more."""
         ...
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
@@ -61,3 +66,18 @@ class Judge(Protocol):
         could be made, such as for a wrong key.
         """
         ...
+
+
+class FreeJudge:
+    """The parts of a Judge that one needs which costs nothing, has no settings and answers at once."""
+
+    compares, samples, usage = False, 1, None
+
+    def __init__(self, config: JudgeConfig | None = None):
+        pass
+
+    def check(self) -> None:
+        """Always works."""
+
+    def close(self) -> None:
+        """Has no calls under way."""

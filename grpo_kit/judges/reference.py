@@ -10,25 +10,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 from grpo_kit.data.samples import Sample
-from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.base import FreeJudge, Verdict
 
 _WORD = re.compile(r"[^\W_]+")
 _ARTICLES = {"a", "an", "the"}
 
 
-class ReferenceJudge:
+class ReferenceJudge(FreeJudge):
     """Judges answers by their words alone. Deterministic, and fooled by other things than a judge of meaning is."""
 
     # Never trained on, or it would be no second opinion: a model learns to game only what rewards it.
     name = "reference"
     version = "1"
-    compares, samples, usage = False, 1, None
-
-    def check(self) -> None:
-        """It needs nothing."""
-
-    def close(self) -> None:
-        """It leaves nothing under way."""
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
         """One verdict for each answer, in order; score None where the sample's reference has no word."""

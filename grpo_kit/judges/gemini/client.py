@@ -1,7 +1,6 @@
 """Calls to Gemini, many at once: how many in flight and in a minute, what is tried again, what it costs."""
 
 import asyncio
-import json
 import os
 import random
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
@@ -18,11 +16,11 @@ from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Usage
 from grpo_kit.judges.gemini.limits import Gate, in_loop, threads
+from grpo_kit.judges.gemini.prices import judge_price
 from grpo_kit.judges.gemini.sdk import CallFailed, Reply, open_sdk
 
 T = TypeVar("T")
 KEY_PAGE = "https://aistudio.google.com/apikey"
-PRICES = json.loads(Path(__file__).with_name("prices.json").read_text())
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the first and, doubling, before later retries
 MOST_OUTPUT_TOKENS = 65_536  # what present models can write at most
 LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more has given this call up, and so do we
@@ -60,11 +58,7 @@ class Gemini:
         self.sdk = self._sdk.name
         self.usage = Usage()
         self._asked: set[Future] = set()
-        known = PRICES["models"].get(self.model, (None, None))
-        self.price = (
-            known[0] if config.gemini_input_price is None else config.gemini_input_price,
-            known[1] if config.gemini_output_price is None else config.gemini_output_price,
-        )
+        self.price = judge_price(config)
 
     def check(self) -> None:
         """Asks for the list of models, which is free. Raises ConfigError for a wrong key, a model that is not there,

@@ -16,8 +16,9 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
-from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.base import FreeJudge, Verdict
 from grpo_kit.judges.offline.acts import check_for, kind_of
 from grpo_kit.judges.offline.phrases import plainly_does, seems_to_do
 from grpo_kit.judges.offline.sources import Sources
@@ -38,21 +39,14 @@ _CLOSED = re.compile(r"[.!?…][\"'”’)\]]*$")
 _RUNS_ON = re.compile(r"([^\w\s])\1{3}")  # a model that never stops, not one that trails off...
 
 
-class OfflineJudge:
+class OfflineJudge(FreeJudge):
     """Judges answers by rules. Deterministic: equal sample and answer always get an equal verdict."""
 
     name = "offline"
     version = "1"
-    compares, samples, usage = False, 1, None
 
-    def __init__(self):
+    def __init__(self, config: JudgeConfig | None = None):
         self._briefs: dict[str, tuple[Sample, _Brief]] = {}
-
-    def check(self) -> None:
-        """It needs nothing."""
-
-    def close(self) -> None:
-        """It leaves nothing under way."""
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
         """One verdict for each answer, in order."""
