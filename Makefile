@@ -1,5 +1,5 @@
 # make demo: the whole loop on this machine.  make test: every test.  Both set .venv up first where that is not done.
-.PHONY: setup demo test bench notebooks lint lock smollm2 clean
+.PHONY: setup demo test test-quick bench notebooks lint lock smollm2 clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,6 +23,10 @@ demo: setup
 test: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# For the inner loop: without the files of ten seconds and more.
+test-quick: setup
+	$(BIN)/python -m pytest -m "not long"
 
 # Runs each notebooks/*.py on the embedded default and writes the .ipynb beside it, figures included.
 notebooks: setup

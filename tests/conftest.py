@@ -1,19 +1,38 @@
-"""What several test files share: data prepared once, and a trained run made once."""
+"""What several test files share: data prepared once, trained runs made once, and what holds for the whole suite.
 
+Files that take long come last, the longest first; --shuffle-files SEED has files run in another order. Whatever a test
+starts carries this run's mark in its environment, and what still runs at the end fails the run.
+"""
+
+import importlib.util
 import os
+import random
+import signal
+import sys
+import uuid
 from pathlib import Path
 
+import psutil
 import pytest
+from waiting import wait_until
 
-# One thread: as quick at the tiny model's size, and steadier beside other processes. Before torch is loaded.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# Files that take a minute or more come last, the longest of them first.
+# Files of ten seconds or more, which `make test-quick` leaves out; the longest first.
 LONG = """
     test_processes test_modal_runs test_sweeps test_browser test_modal_shell test_resume test_gemini_training test_ahead
     test_memory test_modal_server test_notebooks test_doctor test_spawn test_budget test_troubles test_training
 """.split()
 SGD = Path(__file__).parents[1].parent / "shared" / "data" / "sgd"
+STANDIN = Path(__file__).with_name("standin")
+MARK = "GRPO_KIT_TEST_SESSION"
+IS_MAIN = MARK not in os.environ  # not a worker of pytest-xdist, nor tests that a test runs
+
+LEFT = pytest.StashKey[list[str]]()
+
+# One thread: as quick at the tiny model's size, and steadier beside other processes. Before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background processes ignore interrupts, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -53,5 +72,66 @@ def trained(tmp_path_factory, demo_data):
     return train(data=str(demo_data), max_steps=20, save_steps=10, runs_dir=tmp_path_factory.mktemp("runs"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else -1)
+@pytest.fixture
+def standin(monkeypatch):
+    """Has runs trained by the trainer in standin/, which needs no torch, and evaluated by models that need none: in
+    every process that is started. Where this one trains, by that trainer too."""
+    monkeypatch.setenv("STANDIN", "1")
+    monkeypatch.setenv("PYTHONPATH", str(STANDIN), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(STANDIN)
+    spec = importlib.util.spec_from_file_location("grpo_kit.training.grpo", STANDIN / "standin_trainer.py")
+    trainer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(trainer)
+    monkeypatch.setitem(sys.modules, spec.name, trainer)
+    monkeypatch.setattr("grpo_kit.backends.watch.POLL_SECONDS", 0.2)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle-files", type=int, help="run the files in an order that this seed draws")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: in a file of ten seconds or more")
+    os.environ.setdefault(MARK, str(uuid.uuid4()))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in LONG:
+            item.add_marker("long")
+    order = {stem: place for place, stem in enumerate(LONG)}
+    if (seed := config.getoption("--shuffle-files")) is not None:
+        stems = sorted({item.path.stem for item in items})
+        order = dict(zip(stems, random.Random(seed).sample(range(len(stems)), len(stems)), strict=True))
+    items.sort(key=lambda item: order.get(item.path.stem, -1))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Ends what tests left running, and fails the run for it."""
+    if not IS_MAIN:
+        return
+
+    def left() -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if _is_marked(process)]
+
+    try:
+        wait_until(lambda: not left(), seconds=20)  # what was ended may take a moment
+    except AssertionError:
+        session.config.stash[LEFT] = [f"{process.pid} {' '.join(process.cmdline())}" for process in left()]
+        session.exitstatus = 1
+        for process in left():
+            process.kill()
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if lines := config.stash.get(LEFT, []):
+        terminalreporter.section("left running by tests, and killed", red=True)
+        terminalreporter.write_line("\n".join(lines))
+
+
+def _is_marked(process: psutil.Process) -> bool:
+    try:
+        return process.pid != os.getpid() and process.environ().get(MARK) == os.environ[MARK]
+    except psutil.Error:
+        return False

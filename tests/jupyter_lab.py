@@ -24,7 +24,7 @@ ARTIFACTS = Path(__file__).parents[1] / "test-artifacts"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = """--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update
     --disable-sync""".split()
-SECONDS = 120  # that anything may take before a test gives up on it
+SECONDS = 300  # after which a test gives up on what hangs
 SIZE = {"width": 1400, "height": 1800}
 
 NOTEBOOK = "window.jupyterapp.shell.currentWidget"

@@ -12,12 +12,13 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from conftest import STANDIN
 from jupyter_lab import CHROMIUM, SECONDS, Lab, jupyter_lab
 from playwright.sync_api import expect
 
 import grpo_kit as kit
 from grpo_kit.backends.run import Run
-from grpo_kit.runs.directory import UNFINISHED, checkpoint_step
+from grpo_kit.runs.directory import checkpoint_step
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
@@ -34,19 +35,18 @@ def opened(tmp_path_factory, demo_data, trained):
     shutil.copytree(trained.path, folder / "runs" / trained.id)
     parameters = {
         "02_prototype_rewards": {"data": str(demo_data), "n": 8, "repeats": 2},
-        "03_launch_training": {"data": str(demo_data), "max_steps": 500},
+        "03_launch_training": {"data": str(demo_data), "max_steps": 20_000},
         "04_evaluate_checkpoints": {"n": 16},
     }
     for name, values in parameters.items():
         path = folder / f"{name}.ipynb"
         nbformat.write(read_text_notebook(ROOT / "notebooks" / f"{name}.py"), path)
         papermill.execute_notebook(path, path, parameters=values, prepare_only=True)
-    with jupyter_lab(folder, tmp_path_factory.mktemp("jupyter")) as lab:
-        yield lab
-    for run_id in kit.runs(folder / "runs")["run"]:
-        run = Run(run_id, folder / "runs")
-        if run.status["state"] in UNFINISHED:
-            run.kill()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"STANDIN": "trainer", "PYTHONPATH": str(STANDIN), "STANDIN_SECONDS": "0.2"}.items():
+            patch.setenv(name, value)
+        with jupyter_lab(folder, tmp_path_factory.mktemp("jupyter")) as lab:
+            yield lab
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     lab.screenshot("03-first-picture")
     (run_id,) = set(kit.runs(lab.folder / "runs")["run"]) - {trained.id}
     run = Run(run_id, lab.folder / "runs")
-    assert run.config.num_generations == 16 and run.config.max_steps == 500
+    assert run.config.num_generations == 16 and run.config.max_steps == 20_000
 
     # The panel goes on while the kernel is busy with another cell, which ends only when it is told to.
     busy = lab.add_cell("import time\nwhile not Path('enough').exists():\n    time.sleep(0.1)")
@@ -150,7 +150,7 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     expect(lab.notebook.locator(".grpo-kit-message")).to_contain_text("is stopped")
     lab.screenshot("03-stopped")
     stopped = run.status
-    assert stopped["state"] == "stopped" and 0 < stopped["step"] < 500
+    assert stopped["state"] == "stopped" and 0 < stopped["step"] < 20_000
     assert checkpoint_step(run.checkpoints[-1]) == stopped["step"]
 
     lab.run_from(lab.find("run = panel.run"))

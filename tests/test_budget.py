@@ -41,7 +41,9 @@ def shell(folder, *words, **env) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_judges_dollars_stop_the_run_before_they_pass_and_a_larger_budget_goes_on(server, tmp_path, demo_data):
+def test_the_judges_dollars_stop_the_run_before_they_pass_and_a_larger_budget_goes_on(
+    standin, server, tmp_path, demo_data
+):
     settings = {"data": str(demo_data), "runs_dir": tmp_path, **SHORT}
     undisturbed = kit.train(**settings)
     spent = undisturbed.metrics()["judge/gemini/usd"].cumsum()
@@ -174,7 +176,7 @@ def test_a_launch_quotes_the_steps_that_are_left(tmp_path, demo_data, capsys):
     assert launch_of(config, tmp_path, "local", run).notice == ""
 
 
-def test_dry_run_and_smoke_by_the_real_command(tmp_path, demo_data):
+def test_dry_run_and_smoke_by_the_real_command(standin, tmp_path, demo_data):
     code, said = shell(tmp_path, "train", "--dry-run", "--data", demo_data)
     assert code == 0 and "memory" in said and "problem" not in said and list(tmp_path.iterdir()) == []
     code, said = shell(tmp_path, "train", "--dry-run", "--max-steps", 9, "--data", demo_data)

@@ -5,12 +5,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from gemini_server import GeminiServer, Reply, error, judge, says
 from safetensors.torch import load_file
+from waiting import wait_until
 
 from grpo_kit import ConfigError, Run, evaluate, train
 from grpo_kit.errors import RunError, RunStopped
@@ -57,7 +57,9 @@ def test_what_is_judged_is_counted_paid_and_never_judged_again(server, tmp_path,
     assert evaluation.results["judge"]["name"] == "gemini" and evaluation.results["judge"]["calls"] > 0
 
 
-def test_what_is_spent_counts_whatever_ended_the_run_and_an_unknown_price_is_no_zero(server, tmp_path, demo_data):
+def test_what_is_spent_counts_whatever_ended_the_run_and_an_unknown_price_is_no_zero(
+    standin, server, tmp_path, demo_data
+):
     settings = {"data": str(demo_data), "judge": "gemini", "canaries": "off", "runs_dir": tmp_path, "max_steps": 3}
     server.reply = lambda request: DOWN if len(server.requests) > 10 else judge(request)
     with pytest.raises(RunStopped):
@@ -74,7 +76,7 @@ def test_what_is_spent_counts_whatever_ended_the_run_and_an_unknown_price_is_no_
     assert unknown.metrics()["judge/gemini/tokens"].sum() > 0
 
 
-def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(server, tmp_path, demo_data):
+def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(standin, server, tmp_path, demo_data):
     def short(completions, **_):
         return [1.0] * len(completions)
 
@@ -91,7 +93,7 @@ def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(server, tmp_path,
         train(run_id="run", rewards={short: 0.5}, runs_dir=tmp_path)
 
 
-def test_group_mode_makes_one_call_for_a_prompts_answers(server, tmp_path, demo_data):
+def test_group_mode_makes_one_call_for_a_prompts_answers(standin, server, tmp_path, demo_data):
     run = train(data=str(demo_data), judge="gemini", gemini_mode="group", runs_dir=tmp_path, **SHORT)
     assert len(server.requests) == 3 * 4, "4 prompts a step"
     assert run.metrics()["judge/gemini/failures"].sum() == 0
@@ -164,7 +166,7 @@ def test_an_outage_stops_the_run_with_its_checkpoint_and_it_goes_on_as_if_nothin
     assert all((weights == expected[name]).all() for name, weights in weights_of(resumed).items())
 
 
-def test_a_key_that_is_revoked_stops_the_run_at_once(server, tmp_path, demo_data):
+def test_a_key_that_is_revoked_stops_the_run_at_once(standin, server, tmp_path, demo_data):
     server.reply = lambda request: error(403, f"key {KEY} is leaked", "PERMISSION_DENIED")
     with pytest.raises(RunStopped, match=r"refuses the key in GEMINI_API_KEY.*no step was made") as stopped:
         train(data=str(demo_data), judge="gemini", runs_dir=tmp_path, **SHORT)
@@ -192,7 +194,9 @@ def test_what_gemini_needs_is_checked_before_the_model_loads(
     assert not (tmp_path / "runs").exists() and server.requests == []
 
 
-def test_a_judge_that_rewards_anything_is_told_of_and_can_block_the_launch(server, tmp_path, demo_data, capsys):
+def test_a_judge_that_rewards_anything_is_told_of_and_can_block_the_launch(
+    standin, server, tmp_path, demo_data, capsys
+):
     server.reply = lambda _: says('{"analysis": "Fine.", "criteria": [], "score": 0.9}')
     with pytest.raises(ConfigError, match=r"rewards answers that are worth nothing.*empty 0.90.*prompt injection 0.90"):
         train(data=str(demo_data), judge="gemini", canaries="block", runs_dir=tmp_path)
@@ -216,8 +220,8 @@ def test_the_key_is_in_no_output_and_no_file(server, tmp_path, demo_data):
     assert len(files) > 10 and not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_ctrl_c_does_not_wait_for_answers(server, tmp_path, demo_data):
-    server.reply = lambda request: Reply(judge(request).body, seconds=60)
+def test_ctrl_c_does_not_wait_for_answers(standin, server, tmp_path, demo_data):
+    server.reply = lambda request: Reply(judge(request).body, seconds=600)
     command = [
         sys.executable,
         "-m",
@@ -234,11 +238,9 @@ def test_ctrl_c_does_not_wait_for_answers(server, tmp_path, demo_data):
         [*command, "--data", demo_data], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        while not server.requests:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
+        wait_until(lambda: server.requests or process.poll() is not None)
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate()
     finally:
         process.kill()
     assert process.returncode == 130 and "To go on: grpo-kit train --run-id run" in output + errors

@@ -1,12 +1,13 @@
 """The launch panel without a browser: controls from settings, quote and code from controls. Launching from it is tested
 in a browser and on Modal."""
 
-import time
+import sys
 
 import ipywidgets
 import pandas
 import psutil
 import pytest
+from waiting import wait_until
 
 import grpo_kit as kit
 from grpo_kit import widgets
@@ -92,18 +93,19 @@ def test_values_beyond_a_slider_are_kept(tmp_path):
 
 def test_the_monitor_shows_a_run_that_is_over_and_what_can_be_done_with_it(trained):
     shown = widgets.monitor(trained.id, trained.path.parent)
-    shown._follower.join(timeout=60)
+    shown._follower.join()
     assert "step 20/20 · complete" in shown._progress.value and "is complete" in shown.message.value
     assert bytes(shown.figure.value).startswith(b"\x89PNG") and shown._newest.value.count("<tr>") == 5
     assert all(b.disabled for b in (shown.stop_button, shown.detach_button, shown.resume_button))
     shown.act("…", trained.stop)
-    while "…" in shown.message.value:
-        pass
+    wait_until(lambda: "…" not in shown.message.value)
     assert "is complete already: there is nothing to stop" in shown.message.value
 
 
-def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(panel, tmp_path, trained):
+def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(standin, panel, tmp_path, trained, monkeypatch):
     """num_iterations=2: every second step has no judgements, and no reward, of its own."""
+    monkeypatch.setenv("STANDIN_HOLD", "4")
+    monkeypatch.setattr(sys.modules["grpo_kit.widgets.monitor"], "PATIENCE_SECONDS", 1)
     panel.controls["num_iterations"].value = "2"
     panel.controls["max_steps"].value = 40
     panel.launch_button.click()
@@ -125,16 +127,9 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(panel, tmp_path
     shown.detach_button.click()
     assert shown._follower.is_alive() and shown.detach_button.description == "Detach"
     shown.follow(trained)  # another run in its place, while the first goes on
-    shown._follower.join(timeout=60)
+    shown._follower.join()
     assert f"Run {trained.id} is complete" in shown.message.value and "20/20" in shown._progress.value
     run.kill()
-
-
-def wait_until(condition, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_what_a_model_wrote_is_no_markup():

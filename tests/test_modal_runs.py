@@ -7,14 +7,15 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime
 from pathlib import Path
 
 import modal
 import pytest
+from conftest import STANDIN
 from gemini_server import GeminiServer
 from modal_server import ModalServer
 from safetensors.torch import load, load_file
+from waiting import wait_for_step, wait_until
 
 import grpo_kit as kit
 from grpo_kit import widgets
@@ -37,7 +38,7 @@ def server(tmp_path_factory, gemini, demo_data):
     """Modal, with the demo's data uploaded. Containers see Gemini where `gemini` is."""
     env = {"GOOGLE_GEMINI_BASE_URL": gemini.url, "HF_HUB_OFFLINE": "1"}
     folder = tmp_path_factory.mktemp("modal") / "server"
-    with ModalServer(folder, container_env=env) as server, server.in_this_process():
+    with ModalServer(folder, container_env=env, installed=STANDIN) as server, server.in_this_process():
         server.scaledown = 60  # as on Modal
         launching._deployed = None  # another test's server may have had it deployed
         kit.upload_data.remote(demo_data)
@@ -49,19 +50,23 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, demo_data) -> Path:
-    """The same run made on this machine."""
-    return kit.train.local(data=str(demo_data), runs_dir=tmp_path_factory.mktemp("here"), **STEPS).path
+@pytest.fixture
+def hold(server, standin, monkeypatch):
+    """Has containers that are started train by the stand-in, and from the call on wait after that step."""
+    monkeypatch.setitem(server.container_env, "STANDIN", "1")
+    monkeypatch.setitem(server.container_env, "STANDIN_HOLD", "")
+    return lambda step: server.container_env.update(STANDIN_HOLD=str(step))
+
+
+@pytest.fixture
+def undisturbed(standin, tmp_path, demo_data) -> Path:
+    """The run of STEPS made on this machine, by the stand-in."""
+    return kit.train.local(data=str(demo_data), runs_dir=tmp_path / "here", **STEPS).path
 
 
 def steps_of(run) -> list[int]:
     metrics = run.metrics()
     return [] if metrics.empty else metrics["step"].tolist()
-
-
-def wait_for_step(server, run, step: int) -> None:
-    server.wait_for(lambda: run.status["step"] >= step, timeout=180)
 
 
 def containers_of(server, run) -> list:
@@ -77,7 +82,8 @@ def same_weights(run, undisturbed: Path) -> bool:
     return trained.keys() == expected.keys() and all((trained[name] == expected[name]).all() for name in expected)
 
 
-def test_a_run_outlives_its_kernel_and_is_watched_evaluated_and_fetched_from_another(server, undisturbed, capsys):
+def test_a_run_outlives_its_kernel_and_is_evaluated_and_fetched_from_another(server, demo_data, tmp_path, capsys):
+    """Really trained, here and there."""
     kernel = subprocess.Popen(
         [sys.executable, "-c", f"import grpo_kit as kit; print(kit.train.spawn(**{STEPS}).id, flush=True); input()"],
         stdin=subprocess.PIPE,
@@ -93,22 +99,10 @@ def test_a_run_outlives_its_kernel_and_is_watched_evaluated_and_fetched_from_ano
 
     run = kit.Run(said[-1])
     assert run.status["state"] in ("queued", "running")
-    seen = {}
-    while run.status["state"] in ("queued", "running"):
-        for step in steps_of(run):
-            seen.setdefault(step, time.time())
-        time.sleep(0.3)
     run.watch()
     assert "is complete: volume grpo-checkpoints, runs/" + run.id in capsys.readouterr().out
-
-    made = {
-        int(line.split("Step ")[1].split("/")[0]): datetime.fromisoformat(line.split()[0]).timestamp()
-        for line in run.storage.read("train.log").decode().splitlines()
-        if "Step " in line
-    }
-    late = sorted(seen[step] - made[step] for step in seen if step in made)  # made is cut to whole seconds
-    assert len(late) >= 3 and late[len(late) // 2] < 5
-    assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
+    undisturbed = kit.train.local(data=str(demo_data), runs_dir=tmp_path / "here", **STEPS)
+    assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed.path)
     assert len(run.completions()) == 12 * 16
 
     container = next(c for c in server.containers if c.function_name == "train")
@@ -143,22 +137,26 @@ def broken(completions, **_):
     return [len(completion[0]["contents"]) for completion in completions]
 
 
-def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(server, undisturbed, demo_data, tmp_path):
-    run = kit.train.spawn(rewards=[slow], timeout=600, retries=1, **STEPS)
+def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(
+    server, hold, undisturbed, demo_data, tmp_path
+):
+    kit.upload_data.remote(demo_data, name="own")
     (tmp_path / "train.jsonl").write_text("".join((demo_data / "train.jsonl").read_text().splitlines(True)[:200]))
-    while not run.checkpoints:
-        if (container := containers_of(server, run)[-1:]) and container[0].input:
-            server.background_commit(container[0])  # Modal commits whenever it likes
-        time.sleep(0.1)
-    server.kill(containers_of(server, run)[-1])
-    kit.upload_data.remote(tmp_path / "train.jsonl")  # for a later run
-    server.wait_for(lambda: len(containers_of(server, run)) > 1, timeout=120)
-    wait_for_step(server, run, 7)
+    hold(4)
+    run = kit.train.spawn(data="own", timeout=600, retries=1, **STEPS)
+    wait_until(lambda: run.checkpoints)
+    first = containers_of(server, run)[-1]
+    server.background_commit(first)  # Modal commits whenever it likes
+    hold(8)
+    server.kill(first)
+    kit.upload_data.remote(tmp_path / "train.jsonl", name="own")  # for a later run
+    wait_for_step(run, 8)
+    hold(10)
     server.preempt(containers_of(server, run)[-1])
-    server.wait_for(lambda: run.storage.read("train.log").count(b"resumed from checkpoint-") == 2, timeout=180)
+    wait_for_step(run, 10)
+    hold("")
     server.run_out_of_time(containers_of(server, run)[-1])
     run.watch()
-    kit.upload_data.remote(demo_data)
     reasons = [container.exit_reason for container in containers_of(server, run)]
     assert reasons[:3] == ["killed", "preempted", "timed out"]
     assert {container.timeout for container in containers_of(server, run)} == {600}
@@ -173,17 +171,20 @@ def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(server,
     assert status["seconds"] > 0.5 * sum(c.ended - c.started for c in containers_of(server, run)[:-1])
 
 
-def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(server, capsys):
+def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(server, hold):
+    hold(1)
     run = kit.train.spawn(max_steps=12, save_steps=12, retries=1)
     claims = modal.Dict.from_name(CLAIMS)
     for attempt in (0, 1):  # after the claims of the check and of the launch
-        server.wait_for(lambda: claims.contains(f"{run.id}/{2 + attempt}"), timeout=120)  # noqa: B023
+        server.wait_for(lambda: claims.contains(f"{run.id}/{2 + attempt}"))  # noqa: B023
         server.kill(containers_of(server, run)[attempt])
     with pytest.raises(kit.RunError, match=r"2 containers in a row ended before they saved a checkpoint.*memory=32768"):
         run.watch()
 
 
-def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(server, undisturbed, monkeypatch, tmp_path):
+def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(
+    server, hold, undisturbed, monkeypatch, tmp_path
+):
     dear = json.loads(PRICES.read_text()) | {"as_of": "2027-01-31"}
     dear["gpus"]["A10"]["usd_per_hour"] = 3600.0  # a dollar a second
     (tmp_path / "prices.json").write_text(json.dumps(dear))
@@ -192,9 +193,9 @@ def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(serv
     (smoke,) = Path("runs/.modal").iterdir()
     assert f"the first step of {smoke.name}" in quote.minutes_from and "2027-01-31" in quote.usd_from
     first = json.loads((smoke / "status.json").read_text())
-    assert quote.first_step["usd_machine"] == pytest.approx(first["usd"], rel=0.1) and first["usd"] > 5
+    assert quote.first_step["usd_machine"] == pytest.approx(first["usd"], rel=0.1) and first["usd"] > 0.5
 
-    run = kit.train.spawn(rewards=[slow], max_usd=first["usd"] + 6, **STEPS)
+    run = kit.train.spawn(rewards=[slow], max_usd=first["usd"] + 4, **STEPS)
     run.watch()
     status = run.status
     assert status["state"] == "stopped" and status["step"] < 12 and "for the machine" in status["reason"]
@@ -206,27 +207,31 @@ def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(serv
     assert same_weights(run, undisturbed) and run.status["usd"] > run.status["quoted"]["first_step"]["usd_machine"]
 
 
-def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(server, undisturbed):
+def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(server, hold, undisturbed):
     """Launched, stopped and resumed with the panel's buttons."""
-    panel = widgets.launch_panel(kit.TrainConfig(**STEPS), rewards=[slow])
+    hold(4)
+    panel = widgets.launch_panel(kit.TrainConfig(**STEPS), rewards=[no_opinion])
     shown = panel.monitor
     panel.launch_button.click()
-    run = server.wait_for(lambda: panel.run, timeout=180)
-    wait_for_step(server, run, 1)
-    server.wait_for(lambda: shown.figure.value and not shown.stop_button.disabled, timeout=60)
+    run = server.wait_for(lambda: panel.run)
+    server.wait_for(lambda: shown.figure.value and not shown.stop_button.disabled)
+    wait_for_step(run, 4)
+    assert steps_of(run) == [1, 2, 3, 4], "what a container has made is seen while it goes on"
+    hold(8)
     shown.stop_button.click()
-    server.wait_for(lambda: "is stopped" in shown.message.value, timeout=120)
+    server.wait_for(lambda: "is stopped" in shown.message.value)
     status = run.status
-    assert status["state"] == "stopped" and 1 < status["step"] < 12
-    assert run.checkpoints[-1].name == f"checkpoint-{status['step']}" and steps_of(run)[-1] == status["step"]
+    assert (status["state"], status["step"]) == ("stopped", 5)
+    assert run.checkpoints[-1].name == "checkpoint-5" and steps_of(run) == [1, 2, 3, 4, 5]
 
     shown.resume_button.click()
-    wait_for_step(server, run, status["step"] + 1)
+    server.wait_for(lambda: run.status["step"] == 8)
     run.kill()
     assert run.status["state"] == "killed"
     server.wait_for(lambda: containers_of(server, run)[-1].ended)
     server.wait_for(lambda: "is killed" in shown.message.value)
 
+    hold("")
     run.resume(gpu="H100", timeout=3600, max_failure_rate=0.9)
     run.watch()
     assert run.config.max_failure_rate == 0.9
@@ -234,31 +239,34 @@ def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(se
     assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed)
 
 
-def test_only_one_container_writes_a_run(server):
-    settings = {"max_steps": 60, "save_steps": 3}
-    run = kit.train.spawn(rewards=[slow], **settings)
+def no_opinion(completions, **_):
+    return [0.0] * len(completions)
+
+
+def test_only_one_container_writes_a_run(server, hold):
+    hold(1)
+    run = kit.train.spawn(**STEPS)
     claims = modal.Dict.from_name(CLAIMS)
-    assert run.status["state"] == "queued"
+    assert run.status["state"] in ("queued", "running")
     with pytest.raises(kit.RunError, match=f"run {run.id} is being trained by another call"):
-        kit.train.spawn(run_id=run.id, **settings)
-    wait_for_step(server, run, 1)
+        kit.train.spawn(run_id=run.id, **STEPS)
+    wait_for_step(run, 1)
     second = modal.Function.from_name("grpo-training", "train").spawn(run.id)
-    assert "is being trained by another call" in second.get(timeout=120)["error"]
+    assert "is being trained by another call" in second.get()["error"]
     # One that is about to let go is waited for.
     held = {"call_id": run.worker["call_id"], "step": 0, "released": False}
     claims["run-that-ends/0"] = held
-    threading.Timer(2, claims.put, ["run-that-ends/0", held | {"released": True}]).start()
-    assert not Claim("run-that-ends", "fc-next", patience=60).is_first
+    threading.Timer(1, claims.put, ["run-that-ends/0", held | {"released": True}]).start()
+    assert not Claim("run-that-ends", "fc-next", patience=300).is_first
     # A container that Modal has given up on may still be there. Whoever was started in its place takes the run over.
     newest = next(n for n in range(9) if not claims.contains(f"{run.id}/{n + 1}"))
     claims[f"{run.id}/{newest + 1}"] = {"call_id": run.worker["call_id"], "step": 0, "released": False}
-    server.wait_for(lambda: "was taken over" in server.logs(), timeout=60)
-    reached = run.status["step"]
+    server.wait_for(lambda: "was taken over" in server.logs())
     server.wait_for(lambda: containers_of(server, run)[-1].ended or containers_of(server, run)[-1].input is None)
-    assert run.status["step"] == reached and reached < 60
+    assert run.status["step"] == 1
 
 
-def test_a_reward_that_raises_is_shown_with_its_own_line_and_not_tried_again(server):
+def test_a_reward_that_raises_is_shown_with_its_own_line_and_not_tried_again(server, hold):
     run = kit.train.spawn(rewards=[broken], max_steps=2, save_steps=1)
     with pytest.raises(kit.RunError, match=r"KeyError: 'contents'") as caught:
         run.watch()
@@ -295,11 +303,9 @@ def test_what_cannot_work_is_said_before_a_gpu_is_asked_for(server, monkeypatch,
     assert all(not message.function_options.resources.gpu_config.gpu_type for message in asked[before:])
 
 
-def test_gemini_judges_there_with_the_secret(server, gemini, monkeypatch, tmp_path):
+def test_gemini_judges_there_with_the_secret(server, hold, gemini, monkeypatch, tmp_path):
     monkeypatch.setitem(server.secrets, "gemini-secret", {"GEMINI_API_KEY": "AIza-of-the-secret"})
-    (tmp_path / "prompt.txt").write_text(
-        Path(kit.__file__).with_name("judges").joinpath("gemini_absolute.txt").read_text()
-    )
+    (tmp_path / "prompt.txt").write_text((Path(kit.__file__).parent / "judges/gemini/absolute.txt").read_text())
     settings = {"judge": "gemini", "max_steps": 1, "save_steps": 1, "canaries": "off", "gemini_prompt": "prompt.txt"}
     first = kit.train.remote(**settings)
     assert first.status["state"] == "complete" and first.metrics()["judge/gemini/calls"].item() > 0
@@ -309,13 +315,15 @@ def test_gemini_judges_there_with_the_secret(server, gemini, monkeypatch, tmp_pa
 
 
 def test_two_gpus_are_two_processes_in_one_container_and_one_run(server):
+    """Really trained."""
     run = kit.train.remote(gpu="A10:2", per_device_train_batch_size=16, max_steps=2, save_steps=1)
     (container,) = containers_of(server, run)
     assert run.status["state"] == "complete" and steps_of(run) == [1, 2] and len(run.completions()) == 64
     assert container.gpu == "A10:2"
 
 
-def test_four_at_once_have_runs_of_their_own(server):
+def test_four_at_once_have_runs_of_their_own(server, hold):
+    hold(1)
     runs = []
     threads = [
         threading.Thread(target=lambda seed=seed: runs.append(kit.train.spawn(seed=seed, max_steps=1, save_steps=1)))

@@ -7,14 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from conftest import STANDIN
 from gemini_server import GeminiServer
 from hub_server import LET_IN, TINY, HubServer, Repository
 from modal_server import HOME, ModalServer
 from safetensors import safe_open
+from waiting import wait_until
 
 from grpo_kit import Run
 
@@ -36,14 +37,13 @@ class Shell:
         # Links, so that what is run is this source; modal follows them to the files.
         (folder / "grpo_kit").symlink_to(REPOSITORY / "grpo_kit")
         programs = str(Path(sys.executable).parent)
-        self.env = {**os.environ, **server.environment, "PATH": f"{programs}:{os.environ['PATH']}", "COLUMNS": "120"}
-        self.env.pop("GEMINI_API_KEY", None)
+        self.own = {**server.environment, "PATH": f"{programs}:{os.environ['PATH']}", "COLUMNS": "120"}
 
     def start(self, line: str, **env: str) -> subprocess.Popen:
         return subprocess.Popen(
             ["bash", "-c", line],
             cwd=self.folder,
-            env=self.env | env,
+            env={name: value for name, value in os.environ.items() if name != "GEMINI_API_KEY"} | self.own | env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -80,8 +80,9 @@ def hub():
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory, gemini, hub):
-    env = {"GOOGLE_GEMINI_BASE_URL": gemini.url, "HF_ENDPOINT": hub.url}
-    with ModalServer(tmp_path_factory.mktemp("modal") / "server", container_env=env) as server:
+    env = {"GOOGLE_GEMINI_BASE_URL": gemini.url, "HF_ENDPOINT": hub.url, "STANDIN": "1"}
+    folder = tmp_path_factory.mktemp("modal") / "server"
+    with ModalServer(folder, container_env=env, installed=STANDIN) as server:
         server.scaledown = 60  # as on Modal
         yield Shell(tmp_path_factory.mktemp("shell"), server)
 
@@ -95,7 +96,7 @@ def run_id_in(output: str) -> str:
     return re.search(r"Run (\S+) on Modal", output)[1]
 
 
-def test_the_first_remote_run_needs_no_data_no_secret_and_no_setting(shell):
+def test_the_first_remote_run_needs_no_data_no_secret_and_no_setting(shell, standin):
     output = shell.run("modal run grpo_kit/app.py --max-steps 3 --save-steps 3")
     run_id = run_id_in(output)
     assert "trains on the samples that come with the kit" in output and "Step 3/3" in output
@@ -175,6 +176,7 @@ def test_the_guides_troubles_each_have_an_answer_before_a_gpu_is_asked_for(shell
     assert "gemini-1.5-pro-latest" in gone and "gemini-3.5-flash-lite" in gone
     assert shell.gpus_asked_for() == before
 
+    monkeypatch.delitem(shell.server.container_env, "STANDIN")  # the model from the hub is really trained
     output = shell.run(PRESENT)
     run = Run(shell.server.volume("grpo-checkpoints") / "runs" / run_id_in(output))
     asked = {"learning_rate": 5e-6, "per_device_train_batch_size": 1, "num_generations": 2, "lora_alpha": 32}
@@ -193,7 +195,8 @@ def test_settings_that_cannot_work_are_one_line(shell):
     assert "Did you mean A10?" in shell.run("modal run grpo_kit/app.py --gpu A10G", 2)
 
 
-def test_two_terminals_at_once_one_with_all_weights_and_ctrl_c_in_the_other(shell):
+def test_two_terminals_at_once_one_with_all_weights_and_ctrl_c_in_the_other(shell, monkeypatch):
+    monkeypatch.setitem(shell.server.container_env, "STANDIN_HOLD", "4")
     first = shell.start("modal run grpo_kit/app.py --max-steps 60 --save-steps 2 --seed 1")
     second = shell.start("modal run grpo_kit/app.py --max-steps 2 --save-steps 2 --use-lora false")
     said = []
@@ -202,8 +205,8 @@ def test_two_terminals_at_once_one_with_all_weights_and_ctrl_c_in_the_other(shel
             said.append(first.stdout.readline())
             assert said[-1], "".join(said)
         os.killpg(first.pid, signal.SIGINT)
-        rest, _ = first.communicate(timeout=120)
-        output, _ = second.communicate(timeout=120)
+        rest, _ = first.communicate()
+        output, _ = second.communicate()
     finally:
         for process in (first, second):
             process.kill()
@@ -214,12 +217,8 @@ def test_two_terminals_at_once_one_with_all_weights_and_ctrl_c_in_the_other(shel
         assert any(name.endswith("embed_tokens.weight") for name in weights.keys())  # noqa: SIM118
     assert not (folder / "adapter_config.json").exists()
     folder = shell.server.volume("grpo-checkpoints") / "runs" / interrupted
-    deadline = time.monotonic() + 60
-    while any(c.ended is None and c.function_name == "train" for c in shell.server.containers):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: all(c.ended for c in shell.server.containers if c.function_name == "train"))
     assert first.returncode == 130 and f"modal run grpo_kit/app.py --run-id {interrupted} goes on with it" in rest
-    steps = Run(folder).metrics()["step"].tolist()
-    assert steps[:4] == [1, 2, 3, 4] and len(steps) < 60
+    assert Run(folder).metrics()["step"].tolist() == [1, 2, 3, 4]
     resumed = shell.run(f"modal run grpo_kit/app.py --run-id {interrupted} --max-steps 61", 2)
     assert "was started with other settings: max_steps=61" in resumed

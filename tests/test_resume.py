@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from waiting import wait_until
 
 from grpo_kit import train
 from grpo_kit.errors import RunStopped
 
 STEPS, SAVE_STEPS = 16, 4
-COMMAND = "--run-id run --max-steps 16 --save-steps 4 --learning-rate 0.001 --per-device-train-batch-size 16".split()
+SETTINGS = {"max_steps": STEPS, "save_steps": SAVE_STEPS, "learning_rate": 0.001, "per_device_train_batch_size": 16}
+COMMAND = ["--run-id", "run", *" ".join(f"--{name.replace('_', '-')} {SETTINGS[name]}" for name in SETTINGS).split()]
 
 
 def start(runs: Path, data: Path, *more: str) -> subprocess.Popen:
@@ -27,7 +29,7 @@ def start(runs: Path, data: Path, *more: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate()
     assert process.returncode == 0, output
     return output
 
@@ -47,16 +49,16 @@ def steps_written(run: Path) -> int:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, demo_data) -> Path:
+    """The same run in this process."""
     runs = tmp_path_factory.mktemp("undisturbed")
-    finish(start(runs, demo_data))
-    return runs / "run"
+    return train(run_id="run", data=str(demo_data), runs_dir=runs, **SETTINGS).path
 
 
 def test_killed_again_and_again_it_ends_the_same(tmp_path, demo_data, undisturbed):
     rng = random.Random(os.environ.get("KILL_SEED", "1"))
     run = tmp_path / "run"
     kills, judgements = [], {}
-    # While loading, and then at two moments that a seed chooses: at a step, and somewhere within it.
+    # While it starts, and then at two moments that a seed chooses: at a step, and somewhere within it.
     for target in [0, *sorted(rng.sample(range(1, STEPS - 1), 2))]:
         process = start(tmp_path, demo_data)
         while steps_written(run) < target and process.poll() is None:
@@ -110,16 +112,15 @@ def test_a_complete_run_is_left_alone_and_other_settings_are_refused(undisturbed
     assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
 
 
-def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_kept_out(tmp_path, demo_data):
-    process = start(tmp_path, demo_data, "--max-steps", "400")
-    while steps_written(tmp_path / "run") < 1:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    second = start(tmp_path, demo_data, "--max-steps", "400")
+def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_kept_out(standin, tmp_path, demo_data, monkeypatch):
+    monkeypatch.setenv("STANDIN_HOLD", "1")
+    process = start(tmp_path, demo_data)
+    wait_until(lambda: process.poll() is not None or steps_written(tmp_path / "run"))
+    second = start(tmp_path, demo_data)
     output, _ = second.communicate()
     assert second.returncode == 2 and "trained by another process" in output
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate()
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "stopped" and "resumes" in status["reason"]
     assert process.returncode == 130 and "Traceback" not in output

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -18,6 +16,7 @@ import pytest
 from nbclient import NotebookClient
 from safetensors.torch import load_file
 from tenacity import wait_none
+from waiting import wait_for_step, wait_until
 
 import grpo_kit as kit
 from grpo_kit.backends import watch as watching
@@ -27,7 +26,8 @@ from grpo_kit.plots import live
 from grpo_kit.plots.style import NotebookFigure
 from grpo_kit.runs.storage import LocalStorage
 
-STEPS = {"max_steps": 6, "save_steps": 4, "per_device_train_batch_size": 16}
+STEPS = {"max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 16}
+HELD_AT = "3"  # where a run by the stand-in trainer waits to be stopped or let go on
 TASTE = """
 def words(completion):
     return completion[-1]["content"].lower().split()
@@ -68,7 +68,7 @@ kit.train.remote(run_id="broken", max_steps=2, rewards=[broken])
 
 @pytest.fixture(scope="module", autouse=True)
 def here(tmp_path_factory):
-    """An empty folder to work in, with no account; what still runs at the end is ended."""
+    """An empty folder to work in, with no account."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("spawn")
         (folder / "scripts").mkdir()
@@ -80,25 +80,12 @@ def here(tmp_path_factory):
         for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "GRPO_KIT_BACKEND"):
             patch.delenv(name, raising=False)
         yield folder
-        for file in folder.glob("runs/*/worker.json"):
-            run = kit.Run(file.parent)
-            run.storage.kill(run.worker)
 
 
-def wait_until(condition, what: str, seconds: float = 90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
-
-
-def wait_for_step(run: kit.Run, step: int) -> None:
-    def is_there() -> bool:
-        status = run.status
-        assert status["state"] in ("queued", "running"), status
-        return status["state"] == "running" and status["step"] >= step
-
-    wait_until(is_there, f"step {step} of {run.id}")
+@pytest.fixture
+def held(standin, monkeypatch):
+    """Runs wait at their third step."""
+    monkeypatch.setenv("STANDIN_HOLD", HELD_AT)
 
 
 def rewards() -> dict:
@@ -118,27 +105,8 @@ def learned(run: kit.Run) -> tuple:
 
 
 @pytest.fixture(scope="module")
-def survivor(here):
-    """What the process said, in the end, that started a run and was killed right after."""
-    command = [sys.executable, here / "scripts" / "kernel.py"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=here) as kernel, ThreadPoolExecutor() as pool:
-
-        def kill_when_started() -> str:
-            said = ""
-            for line in kernel.stdout:
-                said += line
-                if line == "started\n":
-                    break
-            kernel.send_signal(signal.SIGKILL)
-            return said
-
-        yield pool.submit(kill_when_started)
-        kernel.kill()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(survivor):
-    """The same run made in the foreground; what is said to who wants to kill it meanwhile, in `refused`."""
+def undisturbed(here):
+    """A run of the kernel's rewards in the foreground; what is said to who wants to kill it, in `refused`."""
     refused = []
 
     def kill_it_meanwhile(text: str) -> None:
@@ -152,46 +120,50 @@ def undisturbed(survivor):
     return run
 
 
-class Notebook(NotebookClient):
-    """A notebook that is run in a kernel of its own and interrupted once, when its first cell shows a picture."""
-
-    def __init__(self, cells: list[str]):
-        super().__init__(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)]), allow_errors=True)
-        self.pictures: list[tuple[int, bytes]] = []  # the cell, and what its widgets were sent
-
-    def handle_comm_msg(self, outs, msg, cell_index):
-        super().handle_comm_msg(outs, msg, cell_index)
-        sent = [bytes(buffer) for buffer in msg["buffers"] if bytes(buffer).startswith(b"\x89PNG")]
-        self.pictures += [(cell_index, picture) for picture in sent]
-
-    def output(self, outs, msg, display_id, cell_index):
-        if display_id and cell_index == 0:
-            self.interrupt = asyncio.ensure_future(self.km.interrupt_kernel())
-        return super().output(outs, msg, display_id, cell_index)
+def test_a_run_outlives_its_kernel_and_ends_like_one_that_was_waited_for(here, undisturbed, capfd):
+    """Really trained, in both."""
+    command = [sys.executable, here / "scripts" / "kernel.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=here) as kernel:
+        said = list(itertools.takewhile("started\n".__ne__, kernel.stdout))
+        kernel.send_signal(signal.SIGKILL)
+    assert said[0].startswith("No Modal account is set up here") and said[1].startswith("Quote (here): ")
+    assert said[2:] == ["Run survivor on this machine: runs/survivor\n"]
+    run = kit.Run("survivor")
+    assert "on Modal" not in repr(run) and run.worker["pid"] != os.getpid()
+    run.watch()
+    assert "Run survivor is complete: runs/survivor" in capfd.readouterr().out
+    assert learned(run) == learned(undisturbed)
 
 
-@pytest.fixture(scope="module")
-def others(undisturbed):
-    """Runs that are made beside each other, since each takes a while to begin; and a notebook."""
-    with ThreadPoolExecutor() as pool:
-        troubled = kit.train.spawn(run_id="troubled", rewards=rewards(), **STEPS)
-        lost = kit.train.spawn(run_id="lost", rewards=[restless], **STEPS | {"max_steps": 60})
-        notebook = Notebook(NOTEBOOK)
-        yield {
-            "troubled": troubled,
-            "lost": lost,
-            "lost_is_killed": pool.submit(kill_process_of, lost),
-            "notebook": notebook,
-            "executed": pool.submit(notebook.execute),
-        }
+def test_a_second_start_is_refused_and_a_stopped_run_goes_on_as_if_undisturbed(held, tmp_path, monkeypatch, capfd):
+    run = kit.train.spawn(run_id="troubled", rewards=rewards(), **STEPS)
+    worker = run.worker
+    with pytest.raises(kit.RunError, match="troubled is being trained by another process"):
+        kit.train.spawn(run_id="troubled", rewards=rewards())
+    assert run.worker == worker and run.status["state"] in ("queued", "running")
+    wait_for_step(run, 3)
+    with pytest.raises(kit.RunError, match="troubled is being trained by another process"):
+        run.resume()
+    run.stop()
+    status = run.watch().status
+    assert status["state"] == "stopped" and status["step"] == 4
+    assert [path.name for path in run.checkpoints][-1] == "checkpoint-4"
+    assert "stopped at step 4, as asked" in capfd.readouterr().out
+    with pytest.raises(kit.RunError, match="troubled is stopped already"):
+        run.stop()
+    monkeypatch.delenv("STANDIN_HOLD")
+    run.resume().watch()
+    alike = kit.train.local(run_id="alike", rewards=rewards(), runs_dir=tmp_path, **STEPS)
+    assert learned(run) == learned(alike)
+    assert "resumed from checkpoint-4" in run.read_text("train.log")
 
-
-def kill_process_of(run: kit.Run) -> None:
-    """At its second step, and what the process would leave behind."""
-    wait_for_step(run, 2)
-    process = psutil.Process(run.worker["pid"])
-    for each in [process, *process.children()]:
-        each.kill()
+    copy = run.download("copies/one")
+    assert copy.path == Path("copies/one") and learned(copy) == learned(alike)
+    assert not {"worker.json", "stop", ".lock"} & {*copy.storage.names()}
+    with pytest.raises(kit.RunError, match="copies/one is there already: name a new folder"):
+        copy.download("copies/one")
+    evaluation = kit.evaluate.spawn(copy, n=8).result()
+    assert [model["name"] for model in evaluation.models][-1] == "checkpoint-6" and evaluation.results["n"] == 8
 
 
 def restless(completions, **_):
@@ -202,59 +174,50 @@ def restless(completions, **_):
     return [0.0] * len(completions)
 
 
-def test_a_second_start_is_refused_and_a_stopped_run_goes_on_as_if_undisturbed(undisturbed, others, capfd):
-    run = others["troubled"]
-    worker = run.worker
-    with pytest.raises(kit.RunError, match="troubled is being trained by another process"):
-        kit.train.spawn(run_id="troubled", rewards=rewards())
-    assert run.worker == worker and run.status["state"] in ("queued", "running")
-    wait_for_step(run, 1)
-    with pytest.raises(kit.RunError, match="troubled is being trained by another process"):
-        run.resume()
-    run.stop()
-    status = run.watch().status
-    assert status["state"] == "stopped" and 1 <= status["step"] < 6
-    assert [path.name for path in run.checkpoints][-1] == f"checkpoint-{status['step']}"
-    assert f"stopped at step {status['step']}, as asked" in capfd.readouterr().out
-    with pytest.raises(kit.RunError, match="troubled is stopped already"):
-        run.stop()
-    run.resume().watch()
-    assert learned(run) == learned(undisturbed)
-    assert f"resumed from checkpoint-{status['step']}" in run.read_text("train.log")
-
-
-def test_a_run_that_ended_without_a_word_is_lost_and_can_be_resumed_and_killed(others, capfd):
-    run = others["lost"]
-    others["lost_is_killed"].result()
-    with pytest.raises(kit.RunError, match=r"run lost was lost at step \d+: its process ended without a word") as error:
+def test_a_run_that_ended_without_a_word_is_lost_and_can_be_resumed_and_killed(held, monkeypatch, capfd):
+    run = kit.train.spawn(run_id="lost", rewards=[restless], **STEPS | {"max_steps": 60})
+    wait_for_step(run, 3)
+    for each in family_of(run):
+        each.kill()
+    monkeypatch.setattr(watching, "PATIENCE_SECONDS", 1)
+    with pytest.raises(kit.RunError, match=r"run lost was lost at step 3: its process ended without a word") as error:
         run.watch()
     assert "The last that it printed:" in str(error.value) and "Step 1/60: loss=" in str(error.value)
     with pytest.raises(kit.RunError, match="lost already: there is nothing to stop"):
         run.stop()
-    reached = run.status["step"]
     run.resume()
-    wait_for_step(run, reached + 1)
-    process = psutil.Process(run.worker["pid"])
-    family = [process, *process.children()]
-    assert len(family) > 1
+    wait_until(lambda: len(family_of(run)) > 1, "the reward's own process")
+    family = family_of(run)
     run.kill()
     assert run.status["state"] == "killed" and "resume" in run.status["reason"]
     assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     assert "Run lost is killed; run.resume() goes on" in capfd.readouterr().out
 
 
-def test_a_run_outlives_its_kernel_and_ends_like_one_that_was_waited_for(survivor, undisturbed, others, capfd):
-    said = survivor.result().splitlines()
-    assert said[0].startswith("No Modal account is set up here") and said[1].startswith("Quote (here): ")
-    assert said[2:] == [
-        "Run survivor on this machine: runs/survivor",
-        "started",
-    ]
-    run = kit.Run("survivor")
-    assert "on Modal" not in repr(run) and run.worker["pid"] != os.getpid()
-    run.watch()
-    assert "Run survivor is complete: runs/survivor" in capfd.readouterr().out
-    assert learned(run) == learned(undisturbed)
+def family_of(run: kit.Run) -> list[psutil.Process]:
+    process = psutil.Process(run.worker["pid"])
+    return [process, *process.children()]
+
+
+class Notebook(NotebookClient):
+    """A notebook that is run in a kernel of its own and interrupted once, when its first cell shows a picture. Once the
+    second one does, the run is let go on."""
+
+    def __init__(self, cells: list[str]):
+        super().__init__(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)]), allow_errors=True)
+        self.pictures: list[tuple[int, bytes]] = []  # the cell, and what its widgets were sent
+
+    def handle_comm_msg(self, outs, msg, cell_index):
+        super().handle_comm_msg(outs, msg, cell_index)
+        sent = [bytes(buffer) for buffer in msg["buffers"] if bytes(buffer).startswith(b"\x89PNG")]
+        self.pictures += [(cell_index, picture) for picture in sent]
+        if sent and cell_index == 1:
+            Path("runs/seen/go").touch()
+
+    def output(self, outs, msg, display_id, cell_index):
+        if display_id and cell_index == 0:
+            self.interrupt = asyncio.ensure_future(self.km.interrupt_kernel())
+        return super().output(outs, msg, display_id, cell_index)
 
 
 def outputs_of(cell) -> tuple[str, list[str]]:
@@ -265,9 +228,9 @@ def outputs_of(cell) -> tuple[str, list[str]]:
     return said, ["bar" if "| " in data["text/plain"] else ", ".join(sorted(data)) for data in shown]
 
 
-def test_a_notebook_shows_the_run_lets_go_of_it_and_takes_it_up_again(others):
-    notebook = others["notebook"]
-    interrupted, watched, failed = others["executed"].result().cells
+def test_a_notebook_shows_the_run_lets_go_of_it_and_takes_it_up_again(held, capfd):
+    notebook = Notebook(NOTEBOOK)
+    interrupted, watched, failed = notebook.execute().cells
     said, shown = outputs_of(interrupted)
     assert "Detached; run seen goes on. kit.Run('seen').watch() comes back" in said
     assert shown == ["bar", "image/png, text/plain"], "the widget gave way to a figure"
@@ -280,14 +243,12 @@ def test_a_notebook_shows_the_run_lets_go_of_it_and_takes_it_up_again(others):
     error = failed.outputs[-1]
     assert error.output_type == "error" and "run broken failed at step 0: ValueError" in error.evalue
     assert '    raise ValueError("no such thing as a short answer")' in error.evalue.splitlines()[-2]
-
-
-def test_logs_have_the_users_own_line(others, capfd):
-    others["executed"].result()
     run = kit.Run("broken")
-    assert run.status["state"] == "failed"
     run.logs()
     assert 'raise ValueError("no such thing as a short answer")' in capfd.readouterr().out
+    table = kit.runs().set_index("run")
+    assert set(table["where"]) == {"here"}
+    assert table["state"].to_dict().items() >= {("broken", "failed"), ("seen", "complete")}
 
 
 def test_a_picture_is_drawn_for_new_steps_and_not_more_often_than_it_costs(undisturbed, monkeypatch, capfd):
@@ -374,21 +335,6 @@ def test_a_complete_run_has_nothing_left_to_do(undisturbed, capfd):
             ask()
     assert undisturbed.resume(rewards()).status["state"] == "complete"
     assert "Run undisturbed is complete" in capfd.readouterr().out and "worker.json" not in undisturbed.storage.names()
-
-
-def test_runs_are_listed_copied_and_evaluated(others, undisturbed):
-    others["executed"].result()
-    table = kit.runs().set_index("run")
-    assert set(table["where"]) == {"here"}
-    states = table["state"].to_dict()
-    assert states.items() >= {("survivor", "complete"), ("lost", "killed"), ("broken", "failed"), ("seen", "complete")}
-    copy = kit.Run("troubled").download("copies/one")
-    assert copy.path == Path("copies/one") and learned(copy) == learned(undisturbed)
-    assert not {"worker.json", "stop", ".lock"} & {*copy.storage.names()}
-    with pytest.raises(kit.RunError, match="copies/one is there already: name a new folder"):
-        copy.download("copies/one")
-    evaluation = kit.evaluate.spawn(copy, n=8).result()
-    assert [model["name"] for model in evaluation.models][-1] == "checkpoint-6" and evaluation.results["n"] == 8
 
 
 def test_data_is_checked_and_copied_to_where_training_looks(tmp_path, demo_data, monkeypatch, capfd):

@@ -264,6 +264,7 @@ class Container:
             "MODAL_OVERRIDE_HEADERS": f"{CONTAINER_HEADER}:{self.task_id}",
             **image_env,
             **server.container_env,
+            **{name: os.environ[name] for name in ("GRPO_KIT_TEST_SESSION",) if name in os.environ},  # see conftest.py
         }
         for secret_id in self.definition.secret_ids:
             env |= server.secret_values(secret_id)

@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import contextlib
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,8 @@ class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol
     Args:
         root: an empty or absent folder for everything it keeps.
         secrets: name -> the environment variables it gives to containers; may be changed at any time.
-        container_env: more environment variables for every container, such as HF_HUB_OFFLINE.
+        container_env: more environment variables for every container, such as HF_HUB_OFFLINE; may be changed too.
+        installed: a folder with files that containers have among their installed packages.
 
     Attributes:
         requests: (method name, message) of every request, in order.
@@ -45,6 +47,7 @@ class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol
         root: Path,
         secrets: dict[str, dict[str, str]] | None = None,
         container_env: dict[str, str] | None = None,
+        installed: Path | None = None,
     ):
         self.root = Path(root).resolve()
         Objects.__init__(self, self.root, {} if secrets is None else secrets)
@@ -52,6 +55,7 @@ class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol
         for part in (Protocol, Apps, Functions, Calls, Scheduling):
             part.__init__(self)
         self.container_env = container_env or {}
+        self._installed = installed
         self.site_packages = self.root / "site-packages"
         self.url = ""
         self._loop = asyncio.new_event_loop()
@@ -60,6 +64,8 @@ class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol
     def __enter__(self) -> "ModalServer":
         check_machine()
         link_site_packages(self.site_packages)
+        for file in self._installed.glob("*.*") if self._installed else ():
+            shutil.copy(file, self.site_packages)
         self._thread.start()
         self._run(self._start())
         atexit.register(self.close)
@@ -70,7 +76,7 @@ class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol
         if self.errors and exc_info[0] is None:
             raise RuntimeError("the Modal server made mistakes:\n" + "\n".join(self.errors))
 
-    def _run(self, coroutine, timeout: float = 30):
+    def _run(self, coroutine, timeout: float = 300):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
     async def _start(self) -> None:
@@ -161,8 +167,8 @@ class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol
         entries = sorted((e for a in chosen for e in list(a.logs)), key=lambda entry: entry.time)
         return "".join(e.text for e in entries if call in ("", e.function_call_id))
 
-    def wait_for(self, predicate: Callable[[], object], timeout: float = 30):
-        """Wait until `predicate()` is true and return it; TimeoutError after `timeout` seconds."""
+    def wait_for(self, predicate: Callable[[], object], timeout: float = 300):
+        """Wait until `predicate()` is true and return it; TimeoutError after `timeout` seconds, as for a hang."""
         deadline = time.monotonic() + timeout
         while True:
             value = predicate()
@@ -184,7 +190,7 @@ class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol
         self._loop.call_soon_threadsafe(self.time_out, container.input, container)
         self.wait_for(lambda: container.ended)
 
-    def preempt(self, container: Container, grace: float = 30.0) -> None:
+    def preempt(self, container: Container, grace: float = 300.0) -> None:
         """Preempt a container as Modal does: SIGINT, after `grace` seconds SIGKILL; its input goes to a new one."""
         self._run(self._preempt(container, grace), grace + 30)
 

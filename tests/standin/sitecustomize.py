@@ -1,0 +1,3 @@
+"""Python imports this at its start where its folder is on PYTHONPATH, and so in every process that a test starts."""
+
+import standin_hook  # noqa: F401
