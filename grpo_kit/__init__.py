@@ -11,7 +11,7 @@ from grpo_kit.config.backend import backend
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import ConfigError, RunError, RunStopped
+from grpo_kit.errors import BadTrace, ConfigError, RunError, RunStopped
 
 if TYPE_CHECKING:
     from grpo_kit.backends.api import evaluate, train, upload_data
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from grpo_kit.backends.modal.launch import deploy
     from grpo_kit.backends.quote import quote
     from grpo_kit.backends.smoke import smoke
-    from grpo_kit.data.samples import BadTrace, Sample, check_splits, read_samples
+    from grpo_kit.data.samples import Sample, read_samples
+    from grpo_kit.data.splits import check_splits
     from grpo_kit.evaluation.result import Evaluation
     from grpo_kit.judges.prepare import prepare
     from grpo_kit.models.chat import chat
@@ -27,12 +28,11 @@ if TYPE_CHECKING:
     from grpo_kit.sweeps import Sweep, sweep, sweep_results
 
 _LATER = {
-    "BadTrace": "data.samples",
     "Evaluation": "evaluation.result",
     "Sample": "data.samples",
     "Sweep": "sweeps",
     "chat": "models.chat",
-    "check_splits": "data.samples",
+    "check_splits": "data.splits",
     "deploy": "backends.modal.launch",
     "doctor": "backends.doctor",
     "evaluate": "backends.api",

@@ -12,7 +12,9 @@ class Problem:
     where: str = ""  # a file and its line, or the check that found it
 
     def __str__(self) -> str:
-        return f"{self.what}. {self.fix}" if self.fix else self.what
+        if not self.fix:
+            return self.what
+        return f"{self.what} {self.fix}" if self.what.endswith("?") else f"{self.what}. {self.fix}"
 
 
 class KitError(Exception):
@@ -25,6 +27,13 @@ class KitError(Exception):
 
 class ConfigError(KitError, ValueError):
     """A setting that cannot work. The message names the setting and what would work."""
+
+
+class BadTrace(KitError, ValueError):
+    """Traces or samples that cannot be used; `where` is "path:line", or a path and the dialogue in it."""
+
+    def __str__(self) -> str:
+        return f"{self.problem.where}: {self.problem}"
 
 
 class RunError(KitError, RuntimeError):

@@ -160,7 +160,7 @@ def test_labels_come_back_as_people_wrote_them(tmp_path):
         ("sample;answer;label\ns1;Hi;1\n", ":1: no column 'sample'"),
         (
             "sample,answer,lable\ns1,Hi,1\n",
-            ":1: no column 'label' (did you mean 'lable'?); it has: sample, answer, lable",
+            ":1: no column 'label'; it has: sample, answer, lable. Did you mean lable?",
         ),
         ('sample,answer,label\ns1,"Hi,1\n', ":2: not CSV"),
         ("", ":1: no column 'sample'; it has: none"),

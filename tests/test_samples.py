@@ -1,15 +1,21 @@
 """Shows that traces of every format become checked samples, in two splits that share nothing, or one clear error."""
 
 import json
+import subprocess
+import sys
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from grpo_kit.data.prepare import prepare
-from grpo_kit.data.readers.formats import read_traces
+from grpo_kit.data.readers import read_traces
 from grpo_kit.data.rubrics import SYSTEM_ACTS, rubric_from_acts, schema_from, task_description
-from grpo_kit.data.samples import Act, BadTrace, Sample, check_splits, fingerprint, read_samples
+from grpo_kit.data.samples import Act, Sample, fingerprint, read_samples
+from grpo_kit.data.splits import check_splits
+from grpo_kit.errors import BadTrace
 
 SGD = Path(__file__).parents[1].parent / "shared/data/sgd"
 needs_sgd = pytest.mark.skipif(not SGD.exists(), reason=f"the Schema-Guided Dialogue files are not at {SGD}")
@@ -94,7 +100,7 @@ def test_real_dialogues_become_one_sample_per_system_turn_in_two_disjoint_splits
         assert not {what(s) for s in train} & {what(s) for s in held_out}
     check_splits(tmp_path / "train.jsonl", tmp_path / "eval.jsonl")
 
-    told = {s.id: s for trace in read_traces(SGD / part, "sgd", None) for s in trace.samples}
+    told = {s.id: s for _, trace in read_traces(SGD / part, "sgd", None) for s in trace.samples}
     assert {s.id: s for s in train + held_out} == told, "what is read back is what was prepared"
     assert all(s.rubric and s.task_description and s.prompt[-1]["role"] == "user" for s in told.values())
     assert sum(card["acts"].values()) == sum(len(s.acts) for s in told.values())
@@ -267,49 +273,64 @@ BAD_SGD = {
     "no id": ([broken(dialogue_id="")], "dialogue number 1: field 'dialogue_id' is empty"),
     "id twice": (
         [dialogue("d1")],
-        r"002.json, dialogue d1 .* already stands in dialogues_001.json, dialogue d1 .number 2",
+        r"002.json, dialogue d1 .* already stands in .*dialogues_001.json, dialogue d1 .number 2",
     ),
-    "no turns": ([{"dialogue_id": "bad", "services": ["Cafes_1"]}], "dialogue bad .number 1.: no field 'turns'"),
-    "no utterance": ([broken(turns=NO_UTTERANCE)], "dialogue bad .*: turn 1: no field 'utterance'"),
+    "no turns": (
+        [{"dialogue_id": "bad", "services": ["Cafes_1"]}],
+        "bad .number 1.: .*missing required field `turns`",
+    ),
+    "no utterance": (
+        [broken(turns=NO_UTTERANCE)],
+        "dialogue bad .*: .*field `utterance` - at `.*turns.1.`",
+    ),
     "empty utterance": ([broken(turns=[turn("USER", " ")])], "turn 0: field 'utterance' is empty"),
     "no state": (
         [broken(turns=[{**TURNS[0], "frames": [{"service": "Cafes_1"}]}, TURNS[1]])],
-        "turn 0: no field 'state'; it has: service",
+        "missing required field `state` - at `\\$.turns.0..frames.0.`",
     ),
     "blank service": (
         [broken(turns=[{**TURNS[0], "frames": [{"service": " ", "state": {"active_intent": "Book"}}]}, TURNS[1]])],
         "turn 0: field 'service' is empty",
     ),
-    "services": ([broken(services=[5])], "service 5 is no text"),
+    "services": ([broken(services=[5])], "Expected `str`, got `int` - at `\\$.services.0.`"),
     "deep": (b'[{"x": ' + b"[" * 2000 + b"]" * 2000 + b"}]", "dialogues_002.json:1:.*: not valid JSON"),
-    "no speaker": ([broken(turns=[{"utterance": "Hi", "frames": []}])], "turn 0: no field 'speaker'"),
-    "begins with SYSTEM": ([broken(turns=TURNS[1:])], "turn 0: the speaker is 'SYSTEM' where 'USER' should be"),
-    "USER twice": ([broken(turns=[TURNS[0], *TURNS])], "turn 1: the speaker is 'USER' where 'SYSTEM' should be"),
+    "no speaker": (
+        [broken(turns=[{"utterance": "Hi", "frames": []}])],
+        "field `speaker` - at `.*turns.0.`",
+    ),
+    "begins with SYSTEM": ([broken(turns=TURNS[1:])], "turn 0: two turns of one speaker, or SYSTEM begins"),
+    "USER twice": ([broken(turns=[TURNS[0], *TURNS])], "turn 1: two turns of one speaker, or SYSTEM begins"),
     "no answer": ([broken(turns=TURNS[:1])], "no SYSTEM turn"),
-    "service": ([broken(services=["Cafe_1"])], "service 'Cafe_1' is not in schema.json .did you mean 'Cafes_1'"),
+    "service": ([broken(services=["Cafe_1"])], "service 'Cafe_1' is not in schema.json. Did you mean Cafes_1?"),
     "act": ([broken(turns=[TURNS[0], turn("SYSTEM", "Hm", ("ASK", "", []))])], "'ASK' is no act of a SYSTEM turn"),
     "values": (
         [broken(turns=[TURNS[0], turn("SYSTEM", "3", ("OFFER", "city", [3]))])],
-        "'values' must be a list of text",
+        "Expected `str`, got `int` - at .*values.0.",
     ),
 }
 BAD_LINES = {
     "truncated": (b'{"messages": [{"role', r"bad.jsonl:21:\d+: not valid JSON, or cut short"),
     "latin-1": ('{"prompt": "caf\xe9"}'.encode("latin-1"), "bad.jsonl:21:16: not UTF-8"),
-    "neither": ({"conversation": []}, "bad.jsonl:21: neither 'messages' .* it has: conversation"),
-    "no object": ([1], r"bad.jsonl:21: expected an object with a field 'prompt', found \[1\]"),
-    "misspelt": ({"prompt": "A", "ground_trut": "b"}, "21: no field 'ground_truth' .did you mean 'ground_trut'"),
+    "neither": (
+        {"conversation": []},
+        "bad.jsonl:21: no field 'messages' .chat. or 'prompt' .*; it has: conversation",
+    ),
+    "no object": ([1], r"bad.jsonl:21: expected an object with a field 'messages', found \[1\]"),
+    "misspelt": ({"prompt": "A", "ground_trut": "b"}, "21: no field 'ground_truth'; it has: prompt, ground_trut"),
     "empty answer": ({"prompt": "A", "ground_truth": " "}, "21: field 'ground_truth' is empty"),
     "prompt's end": (
         {"prompt": chat("a", "b")["messages"], "ground_truth": "c"},
         "21: the prompt must end with the user",
     ),
-    "wrong type": ({"prompt": "A", "ground_truth": "b", "turn_index": "3"}, "'turn_index' must be a whole number"),
+    "wrong type": (
+        {"prompt": "A", "ground_truth": "b", "turn_index": "3"},
+        "`int`, got `str` - at `.*turn_index`",
+    ),
     "role": ({"messages": [{"role": "tool", "content": "x"}]}, "21: message 1 has the role 'tool' where 'user' should"),
     "order": ({"messages": chat("a", "b")["messages"][::-1]}, "21: message 1 has the role 'assistant' where 'user'"),
     "no answer": (chat("a"), "21: no assistant message"),
     "no content": ({"messages": [{"role": "user"}]}, "21: message 1: no field 'content'"),
-    "id twice": (chat("a", "b", id="c3"), "21: the id 'c3' already stands in bad.jsonl:5;"),
+    "id twice": (chat("a", "b", id="c3"), "21: the id 'c3' already stands in .*bad.jsonl:5\\."),
 }
 
 
@@ -325,7 +346,7 @@ def refused_and_then_skipped(traces: Path, out: Path, message: str, good: int) -
     assert str(traces.parent) not in card["skipped"]["first"][0]
 
     earlier = {name: (out / name).read_bytes() for name in names(out)}
-    with pytest.raises(BadTrace, match=r"; mend it, or pass skip_bad \(--skip-bad\)[^;]*$"):
+    with pytest.raises(BadTrace, match=r"[.?] Mend it, or pass skip_bad \(--skip-bad\)[^.]*$"):
         prepare(traces, out, eval_fraction=0.3, seed=1)
     assert list(earlier) == OUTPUTS and earlier == {name: (out / name).read_bytes() for name in names(out)}
 
@@ -363,12 +384,12 @@ def test_a_folder_or_setting_that_cannot_work_is_refused_with_what_would(tmp_pat
     (tmp_path / "void").mkdir()
     refuses("nowhere: there is no such file or folder", tmp_path / "nowhere")
     refuses(r"void: no dialogues_\*.json or \*.jsonl in this folder \(it holds: nothing\)", tmp_path / "void")
-    refuses(r"it holds: sgd, void\); did you mean .*/sgd\?", tmp_path)
-    refuses("give a .jsonl file, or the folder", sgd / "schema.json")
+    refuses(r"it holds: sgd, void\)\. Did you mean .*/sgd\?", tmp_path)
+    refuses("Give dialogues_.*.json or .*.jsonl, or the folder", sgd / "schema.json")
     refuses(r"no \*.jsonl in this folder", sgd, format="chat")
     refuses("no format 'SGD'.*there are: auto, sgd", sgd, format="SGD")
     refuses("eval_fraction must lie between 0 and 1", sgd, eval_fraction=0)
-    few = r"sgd: the input has 3 dialogue\(s\), and none falls to eval.jsonl with eval_fraction 1e-06; 0.\d+ would do"
+    few = r"the input has 3 dialogue\(s\), and none falls to eval.jsonl with eval_fraction 1e-06. Set .* to 0.\d+"
     refuses(few, sgd, eval_fraction=1e-6)
     same = write_sgd(tmp_path / "same", [dialogue(f"d{n}", "Hello") for n in range(3)])
     refuses(r"3 dialogue\(s\), .*: they all open alike", same)
@@ -376,9 +397,9 @@ def test_a_folder_or_setting_that_cannot_work_is_refused_with_what_would(tmp_pat
         "c.jsonl: (nothing was left to write; skipped: c.jsonl: )?the file is empty", write_lines(tmp_path / "c.jsonl")
     )
     (sgd / "schema.json").write_text('[{"service_name": "Cafes_1"}]')
-    refuses("schema.json: service number 1: no field 'description'", sgd)
+    refuses("schema.json: .*missing required field `description` - at `.*0.", sgd)
     (sgd / "schema.json").unlink()
-    refuses("schema.json: missing; copy", sgd)
+    refuses(r"schema.json: missing\. Copy", sgd)
 
 
 def test_the_eval_fraction_that_an_error_advises_works(tmp_path):
@@ -386,7 +407,7 @@ def test_the_eval_fraction_that_an_error_advises_works(tmp_path):
     for fraction in (1e-6, 1 - 1e-6):
         with pytest.raises(BadTrace) as refusal:
             prepare(folder, tmp_path / "out", eval_fraction=fraction)
-        advised = float(str(refusal.value).split("; ")[1].split()[0])
+        advised = float(refusal.value.problem.fix.removeprefix("Set eval_fraction to ").split(",")[0])
         assert all(prepare(folder, tmp_path / "out", eval_fraction=advised)["samples"].values())
 
 
@@ -395,13 +416,31 @@ def test_outputs_never_overwrite_what_is_read(tmp_path):
     for traces in (train, tmp_path):
         with pytest.raises(ValueError, match="would overwrite what is read"):
             prepare(traces, tmp_path)
-    with pytest.raises(ValueError, match="is a file; name a folder"):
+    with pytest.raises(ValueError, match="is a file. Name a folder"):
         prepare(train, train)
+
+
+def test_one_process_at_a_time_prepares_into_a_folder_until_it_is_killed(tmp_path):
+    folder, out = write_sgd(tmp_path / "in", [dialogue(f"d{n}") for n in range(30)]), tmp_path / "out"
+    (out / ".prepare").mkdir(parents=True)
+    (out / ".prepare" / "train.jsonl").write_text("half a line")
+    hold = "import sys, time, filelock\nwith filelock.FileLock(sys.argv[1]): print(1, flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", hold, str(out / ".prepare.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other, ThreadPoolExecutor() as pool:
+        try:
+            assert other.stdout.readline()
+            waiting = pool.submit(prepare, folder, out, eval_fraction=0.3)
+            time.sleep(0.3)
+            assert not waiting.done()
+        finally:
+            other.kill()
+        assert waiting.result(timeout=60)
+    assert names(out) == OUTPUTS
 
 
 def test_read_samples_names_file_line_and_field(tmp_path):
     path = write_lines(tmp_path / "train.jsonl", {"prompt": "A", "ground_truth": "b"}, {"prompt": "A"})
     samples = read_samples(path)
     assert next(samples) == Sample("train-1", "A", "b")
-    with pytest.raises(BadTrace, match=r"train.jsonl:2: no field 'ground_truth'; it has: prompt; mend it, or prepare"):
+    with pytest.raises(BadTrace, match=r"train.jsonl:2: no field 'ground_truth'; it has: prompt\. Mend it, or prepare"):
         next(samples)

@@ -1,10 +1,15 @@
-"""What a good answer is, in words, from a trace's own annotations: its dialogue acts and the services' schema."""
+"""Rubrics: a good answer described from a trace's own annotations, its dialogue acts and the services' schema."""
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
-from grpo_kit.data.samples import Act, need
+import msgspec
+
+from grpo_kit.data.json_files import load_json
+from grpo_kit.data.samples import Act
+from grpo_kit.errors import BadTrace
 
 # The ten acts that Schema-Guided Dialogue gives its system turns, as instructions.
 SYSTEM_ACTS = {
@@ -24,54 +29,78 @@ SYSTEM_ACTS = {
 _UNCLEAR_SLOTS = {"from", "to", "where_to", "directed_by", "starring", "type"}
 
 
-@dataclass(frozen=True)
-class Slot:
-    """How to speak of a slot: "the street address is …"; a boolean one is said as "has live music: yes"."""
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
 
-    name: str
+
+class Slot(msgspec.Struct):
+    """A slot of schema.json, and how to speak of it: "the street address is …", or "has live music: yes"."""
+
+    name: _Text
+    description: _Text
+    possible_values: list[str] = []
+    spoken: str = ""  # this and what follows is made from the name
     verb: str = "is"
-    boolean: bool = False
+    is_boolean: bool = False
+
+    def __post_init__(self):
+        if self.name in _UNCLEAR_SLOTS:
+            self.spoken = _lower_first(self.description).removeprefix("the ")
+        else:
+            self.spoken = re.sub("^number (?!of )", "number of ", self.name.replace("_", " "))
+        is_plural = re.search("[^su]s$", self.name) and not self.name.startswith("number")
+        self.verb = "are" if is_plural else "is"
+        self.is_boolean = {"True", "False"} <= set(self.possible_values)
 
 
-@dataclass(frozen=True)
-class Service:
-    """A service of schema.json; `intents` maps each intent's name to what it does."""
+class _Intent(msgspec.Struct):
+    name: _Text
+    description: _Text
+
+
+class _Service(msgspec.Struct):
+    """An entry of schema.json, as far as it is used."""
+
+    service_name: _Text
+    description: _Text
+    slots: list[Slot]
+    intents: list[_Intent]
+
+
+class Service(NamedTuple):
+    """A service; `intents` maps each intent's name to what it does."""
 
     description: str
     slots: dict[str, Slot]
     intents: dict[str, str]
 
 
-Schema = dict[str, Service]
+Schema = dict[str, Service]  # by the services' names
 
 
-def schema_from(entries: Iterable[object]) -> Schema:
-    """The services, by name, that a schema.json lists. Raises ValueError naming service and field."""
-    schema = {}
-    for number, entry in enumerate(entries, 1):
-        try:
-            schema[need(entry, "service_name", str)] = Service(
-                description=need(entry, "description", str).rstrip("."),
-                slots={need(slot, "name", str): _slot(slot) for slot in need(entry, "slots", list, empty_ok=True)},
-                intents={
-                    need(intent, "name", str): _lower_first(need(intent, "description", str))
-                    for intent in need(entry, "intents", list, empty_ok=True)
-                },
-            )
-        except ValueError as problem:
-            raise ValueError(f"service number {number}: {problem}") from None
+def load_schema(path: Path) -> Schema:
+    """The services that a schema.json lists. Raises BadTrace naming the field that is not as it should be."""
+    if not path.exists():
+        raise BadTrace("missing", "Copy the schema.json of these dialogues here", str(path))
+    content = load_json(path)
+    try:
+        schema = schema_from(content)
+    except ValueError as problem:
+        raise BadTrace(str(problem), where=str(path)) from None
+    if not schema:
+        raise BadTrace("lists no service", where=str(path))
     return schema
 
 
-def _slot(entry: object) -> Slot:
-    name, description = need(entry, "name", str), need(entry, "description", str)
-    if name in _UNCLEAR_SLOTS:
-        spoken = _lower_first(description).removeprefix("the ")
-    else:
-        spoken = re.sub("^number (?!of )", "number of ", name.replace("_", " "))
-    plural = re.search("[^su]s$", name) and not name.startswith("number")
-    boolean = {"True", "False"} <= set(need(entry, "possible_values", list, empty_ok=True))
-    return Slot(spoken, "are" if plural else "is", boolean)
+def schema_from(entries: Any) -> Schema:
+    """The services in a schema.json's content. Raises ValueError naming service and field."""
+    return {
+        service.service_name: Service(
+            description=service.description.rstrip("."),
+            slots={slot.name: slot for slot in service.slots},
+            intents={intent.name: _lower_first(intent.description) for intent in service.intents},
+        )
+        for service in msgspec.convert(entries, list[_Service])
+    }
 
 
 def _lower_first(text: str) -> str:
@@ -92,19 +121,20 @@ def rubric_from_acts(acts: Iterable[Act], schema: Schema) -> str:
 
 
 def _detail(act: Act, schema: Schema) -> str:
-    service = schema.get(act.service)
+    service = schema[act.service]
     if act.act == "INFORM_COUNT":
         return " ".join(act.values)
     if act.act == "OFFER_INTENT":
-        return " or ".join(service.intents.get(intent, intent) if service else intent for intent in act.values)
-    slot = service.slots.get(act.slot) if service else None
-    slot = slot or Slot(act.slot.replace("_", " "))
-    if slot.boolean:
+        return " or ".join(service.intents.get(intent, intent) for intent in act.values)
+    slot = service.slots.get(act.slot) or Slot(act.slot, act.slot)
+    if slot.is_boolean:
         said = " or ".join("no" if value == "False" else "yes" for value in act.values)
-        return f"{slot.name}: {said}" if said else f"{slot.name} (yes or no)"
+        return f"{slot.spoken}: {said}" if said else f"{slot.spoken} (yes or no)"
+    if not act.values:
+        return f"the {slot.spoken}"
     if act.act == "REQUEST":
-        return f"the {slot.name} (such as {' or '.join(act.values)})" if act.values else f"the {slot.name}"
-    return f"the {slot.name} {slot.verb} {' and '.join(act.values)}" if act.values else f"the {slot.name}"
+        return f"the {slot.spoken} (such as {' or '.join(act.values)})"
+    return f"the {slot.spoken} {slot.verb} {' and '.join(act.values)}"
 
 
 def task_description(services: Iterable[str], intents: dict[str, str], schema: Schema) -> str:

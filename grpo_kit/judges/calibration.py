@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from grpo_kit.data.samples import Sample, did_you_mean
+from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.judges.cache import RewardCache
 from grpo_kit.utils.statistics import RESAMPLES, bootstrap_interval
+from grpo_kit.utils.text import did_you_mean
 
 PASS = 0.5  # a label or a score from here on says that the answer is good enough
 FEWEST = 3  # answers to compare; two always agree perfectly or not at all
@@ -105,7 +106,8 @@ def read_label_table(path: Path, samples: Sequence[Sample]) -> list[tuple[Sample
             for name in NEEDED:
                 if name not in there:
                     found = ", ".join(there) or "none"
-                    raise ConfigError(f"{path}:1: no column {name!r}{did_you_mean(name, there)}; it has: {found}")
+                    near = did_you_mean(name, there).strip()
+                    raise ConfigError(f"{path}:1: no column {name!r}; it has: {found}", near)
             for row in table:
                 where = f"{path}:{table.line_num}"
                 if None in row:

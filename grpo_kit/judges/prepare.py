@@ -5,7 +5,6 @@ from typing import Literal, get_args
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data import prepare as data
-from grpo_kit.data.readers.formats import Format
 
 Rubric = Literal["schema", "gemini"]
 
@@ -17,7 +16,7 @@ def prepare(
     eval_fraction: float = 0.1,
     seed: int = 0,
     skip_bad: bool = False,
-    format: Format = "auto",
+    format: str = "auto",
     rubric: Rubric = "schema",
     judge_config: JudgeConfig | None = None,
 ) -> dict:

@@ -69,8 +69,7 @@ def tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: floa
     except TimeoutError:
         return [Check(name, PROBLEM, f"no answer within {seconds:.0f} s: it can't be reached, or is slow", again)]
     except BadTrace as error:
-        wrong, _, fix = str(error).rpartition("; ")
-        return [Check(name, PROBLEM, wrong, fix)]
+        return [Check(name, PROBLEM, f"{error.problem.where}: {error.problem.what}", error.problem.fix)]
     except (ConfigError, RunError) as error:
         return [problem(name, str(error))]
     except Exception as error:
