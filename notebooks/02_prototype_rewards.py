@@ -43,6 +43,7 @@ from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.canaries import try_canaries
 from grpo_kit.judges.registry import make_judge
 from grpo_kit.models import load as models
+from grpo_kit.models.generate import generate
 from grpo_kit.rewards.ready import READY
 from grpo_kit.utils.files import write_json
 
@@ -150,7 +151,7 @@ config = kit.TrainConfig(model_name=model_name)
 
 def sampled(samples):
     how = {"max_completion_length": config.max_completion_length, "temperature": config.temperature, "seed": seed}
-    return models.answer(model, tokenizer, [sample.prompt for sample in samples], **how)
+    return generate(model, tokenizer, [sample.prompt for sample in samples], **how)
 
 
 def another(sample):

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import grpo_kit as kit
 from grpo_kit.backends.run import Run
+from grpo_kit.models.checkpoints import adapted
 from grpo_kit.models.load import load_model, load_tokenizer
-from grpo_kit.models.target import adapted
 
 TEXT = "I would like a table in Porto for 4 people, please."
 

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from grpo_kit import BadTrace, ConfigError, Run, RunError, TrainConfig, evaluate, quote, read_samples, runs, train
 from grpo_kit.judges.base import Verdict
 from grpo_kit.judges.offline.judge import OfflineJudge
-from grpo_kit.models.load import answer, fit_prompt, load_model, load_tokenizer
+from grpo_kit.models.generate import fit_prompt, generate
+from grpo_kit.models.load import load_model, load_tokenizer
 from grpo_kit.runs.directory import CompletionRow
 from grpo_kit.utils.json_lines import parse_columns, read_lines
 
@@ -67,7 +68,7 @@ def test_the_adapter_loads_elsewhere_by_its_name(trained):
     adapter = json.loads((trained.path / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == "tiny"
     model = PeftModel.from_pretrained(load_model("tiny", bf16=False), trained.path)
-    assert answer(model, load_tokenizer("tiny"), ["Hello"], max_completion_length=4)
+    assert generate(model, load_tokenizer("tiny"), ["Hello"], max_completion_length=4)
 
 
 def test_full_fine_tuning_saves_a_whole_model_and_a_users_reward_counts(tmp_path, demo_data, capsys):

@@ -40,15 +40,15 @@ def in_process(code: str, home: Path, endpoint: str, **variables: str) -> str:
 
 
 def answers(home: Path, endpoint: str, asked: list[tuple[str, str | None]], **variables: str) -> list[str | None]:
-    """hub_access for each of several names, with a token or none."""
+    """download_problem for each of several names, with a token or none."""
     code = f"""
 import json, os
-from grpo_kit.models.load import hub_access
+from grpo_kit.models.load import download_problem
 found = []
 for name, token in {asked!r}:
     os.environ.pop("HF_TOKEN", None)
     os.environ.update({{"HF_TOKEN": token}} if token else {{}})
-    found.append(hub_access(name))
+    found.append(str(problem) if (problem := download_problem(name)) else None)
 print(json.dumps(found))
 """
     return json.loads(in_process(code, home, endpoint, **variables))

@@ -25,8 +25,9 @@ from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
 from grpo_kit.judges.registry import make_judge
-from grpo_kit.models.load import answer, device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
-from grpo_kit.models.target import Subject, adapted, is_adapter, subject_of
+from grpo_kit.models.checkpoints import Checkpoints, adapted, checkpoints_of, is_adapter
+from grpo_kit.models.generate import fit_prompt, generate
+from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer, torch_threads
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def evaluate(
     that is not there or has no checkpoint yet, BadTrace for an eval.jsonl that is not valid.
     """
     config = (config or EvalConfig()).replace(**settings)
-    subject = subject_of(target, base_model, Path(runs_dir))
+    subject = checkpoints_of(target, base_model, Path(runs_dir))
     data = _data(config, subject.run)
     notes: list[str] = []
 
@@ -89,7 +90,7 @@ def evaluate(
             echo(f"{cache.copy_from(path)} judgements taken over from {path}")
         for name, source, model in _models(subject):
             started = time.perf_counter()
-            answers[name] = answer(
+            answers[name] = generate(
                 model,
                 tokenizer,
                 [sample.prompt for sample in samples],
@@ -137,17 +138,17 @@ def _numbers(name: str, answers: list[str], verdicts: dict[str, list[Verdict]], 
     }
 
 
-def _trained_with(judge: Judge, subject: Subject) -> bool | None:
+def _trained_with(judge: Judge, subject: Checkpoints) -> bool | None:
     """Whether the model was rewarded by this judge; None where that is not known."""
     return judge.name in subject.run.config.judge if subject.run else None
 
 
-def _about(judge: Judge, subject: Subject) -> dict[str, Any]:
+def _about(judge: Judge, subject: Checkpoints) -> dict[str, Any]:
     usage = asdict(judge.usage) if judge.usage else {}
     return {"name": judge.name, "version": judge.version, "trained_with": _trained_with(judge, subject), **usage}
 
 
-def _as_trained(config: EvalConfig, subject: Subject) -> EvalConfig:
+def _as_trained(config: EvalConfig, subject: Checkpoints) -> EvalConfig:
     """`config` with what it leaves open, and Gemini's settings that it does not name, taken from the run."""
     trained = subject.settings
     names = ("temperature", "max_prompt_length", "max_completion_length")
@@ -202,7 +203,7 @@ def _questions(
     return sorted(questions, key=lambda sample: len(str(sample.prompt)))  # a batch's prompts are padded to the longest
 
 
-def _models(subject: Subject) -> Iterator[tuple[str, str, "PreTrainedModel"]]:
+def _models(subject: Checkpoints) -> Iterator[tuple[str, str, "PreTrainedModel"]]:
     """Name, source and weights of each model in turn. The base is loaded once: adapters are put on and taken off."""
     bf16 = device_can_bf16() if subject.settings.bf16 == "auto" else subject.settings.bf16
     if subject.base is not None:

@@ -1,4 +1,4 @@
-"""A talk with a model before and after training: the same words to both, the answers side by side."""
+"""`kit.chat`: the same prompts to a model before and after training, the answers side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from grpo_kit.data.samples import Message
 from grpo_kit.errors import ConfigError
-from grpo_kit.models.load import answer, device_can_bf16, fit_prompt, load_model, load_tokenizer, torch_threads
-from grpo_kit.models.target import adapted, is_adapter, subject_of
+from grpo_kit.models.checkpoints import adapted, checkpoints_of, is_adapter
+from grpo_kit.models.generate import fit_prompt, generate
+from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer, torch_threads
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
 
 if TYPE_CHECKING:
@@ -37,22 +38,21 @@ def chat(
     """
     import pandas
 
-    subject = subject_of(target, base_model, Path(runs_dir))
-    folder, trained = subject.folder(checkpoint), subject.settings
-    tokenizer = load_tokenizer(subject.base or str(folder))
+    checkpoints = checkpoints_of(target, base_model, Path(runs_dir))
+    folder, trained = checkpoints.folder(checkpoint), checkpoints.settings
+    tokenizer = load_tokenizer(checkpoints.base or str(folder))
     if temperature is not None and temperature < 0:
         raise ConfigError(f"temperature={temperature}: should be 0 (the likeliest words) or more")
     asked = [_messages(prompt, tokenizer) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+    longest = trained.max_completion_length if max_completion_length is None else max_completion_length
     bf16 = device_can_bf16() if trained.bf16 == "auto" else trained.bf16
 
     def answers(model) -> list[str]:
-        return answer(
+        return generate(
             model,
             tokenizer,
             [fit_prompt(prompt, tokenizer, trained.max_prompt_length).prompt for prompt in asked],
-            max_completion_length=trained.max_completion_length
-            if max_completion_length is None
-            else max_completion_length,
+            max_completion_length=longest,
             temperature=trained.temperature if temperature is None else temperature,
             top_p=trained.top_p,
             seed=seed,
@@ -61,14 +61,13 @@ def chat(
 
     table = {"prompt": [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in asked]}
     with torch_threads(trained.torch_threads):
-        model = None
-        if subject.base is not None:
-            model = load_model(subject.base, bf16)
+        model = load_model(checkpoints.base, bf16) if checkpoints.base else None
+        if model:
             table["base"] = answers(model)
-        if is_adapter(folder):
+        if model and is_adapter(folder):
             model = adapted(model, folder)
         else:
-            model = None  # makes room
+            del model  # makes room
             model = load_model(str(folder), bf16)
         table["trained"] = answers(model)
     return pandas.DataFrame(table)

