@@ -33,7 +33,7 @@ from grpo_kit.judges.calibration import (
     write_label_table,
 )
 from grpo_kit.judges.registry import make_judge
-from grpo_kit.plots.runs import intervals
+from grpo_kit.plots.judges import intervals
 from grpo_kit.sweeps.notebooks import PAPERMILL
 
 ROOT = Path(__file__).parents[1]

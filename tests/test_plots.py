@@ -18,8 +18,9 @@ from grpo_kit.data.samples import Sample
 from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
 from grpo_kit.evaluation.statistics import compare, describe
 from grpo_kit.judges.base import Verdict
+from grpo_kit.plots.data import data_overview
 from grpo_kit.plots.evaluation import breakdown, evaluation_figure, length_against_score, win_rates
-from grpo_kit.plots.runs import compare_runs, data_overview, learning_curve
+from grpo_kit.plots.runs import compare_runs, learning_curve
 from grpo_kit.runs.writer import open_run
 
 STEPS = 40

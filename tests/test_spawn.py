@@ -258,7 +258,7 @@ def test_a_picture_is_drawn_for_new_steps_and_not_more_often_than_it_costs(undis
     def draw(run):
         drawn.append(clock.now)
         clock.now += 1.0
-        return NotebookFigure(figsize=(1, 1))
+        return NotebookFigure(1, 1)
 
     figure = live.LiveFigure(draw)
     for step in [0, *range(2, 30), *[30] * 30]:

@@ -1,55 +1,44 @@
-"""How the kit's figures look: colours, fonts and the Figure that a notebook shows.
+"""How the kit's figures look: colours, axes, and the Figure that a notebook shows. Fonts and lines: kit.mplstyle.
 
-No pyplot, so figures work in any thread and without a display, and nothing is shown twice. Colours are Okabe and Ito's,
-which colour-blind readers tell apart.
+pyplot is not used, so figures work in any thread and without a display, and nothing is shown twice. The colours are
+Okabe and Ito's, which colour-blind readers can tell apart.
 """
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00".split()
 DARK, LIGHT = "#555555", "#BBBBBB"
-ABOVE = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}  # a legend beside the title
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.formatter.useoffset": False,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "legend.borderaxespad": 0.2,
-    "legend.columnspacing": 1.2,
-    "legend.handlelength": 1.5,
-}
-
-
-_LOCK = threading.RLock()
+ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}  # a legend beside the title
+SMALL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}  # a number beside a point
+STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("kit.mplstyle"), use_default_template=False)
+LOCK = threading.RLock()
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The kit's style for what is drawn meanwhile. matplotlib's settings are the whole process's, so of two threads
-    that draw, one waits for the other."""
-    with _LOCK, matplotlib.rc_context(STYLE):
+    """The kit's style for the figure that a function draws. matplotlib's settings belong to the whole process, so
+    threads draw one after the other."""
+    with LOCK, matplotlib.rc_context(STYLE):
         yield
 
 
 class NotebookFigure(Figure):
-    """A Figure that a notebook shows as it is, with no pyplot and no magic."""
+    """A Figure that a notebook shows without pyplot or magic commands. It makes room for its labels itself."""
+
+    def __init__(self, width: float, height: float, layout: Any = "constrained"):
+        """`width` and `height` in inches."""
+        super().__init__(figsize=(width, height), layout=layout)
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
@@ -57,19 +46,25 @@ class NotebookFigure(Figure):
         return png.getvalue()
 
 
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names the places 0, 1, … of the vertical axis, the first on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.7)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+
+
+def nth_line(i: int) -> dict[str, Any]:
+    """A colour and dashes that tell the first 24 lines apart."""
+    return {"color": COLOURS[i % 6], "ls": ("-", "--", ":", "-.")[i // 6 % 4], "lw": 1.8}
+
+
 def short_numbers(axis: Axis) -> None:
     """Labels that need little room, whatever the values: 0.25, 1500, -5e-5."""
-    axis.set_major_formatter(lambda value, _: _short(value))
+    axis.set_major_formatter(lambda value, _: f"{value:.5g}".replace("e-0", "e-").replace("-", "\N{MINUS SIGN}"))
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-def _short(value: float) -> str:
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.{4 if abs(value) < 1e3 else 5}g}".replace("-", "\N{MINUS SIGN}")
-    digits, power = f"{value:.1e}".split("e")
-    return f"{digits.removesuffix('.0')}e{int(power)}".replace("-", "\N{MINUS SIGN}")
-
-
 def whole_numbers(axis: Axis, most: int = 9) -> None:
-    """Ticks at whole numbers alone, at most so many and one."""
+    """At most `most` + 1 ticks, at whole numbers only."""
     axis.set_major_locator(MaxNLocator(most, integer=True, steps=[1, 2, 5, 10]))

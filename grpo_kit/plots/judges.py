@@ -1,0 +1,44 @@
+"""Figures of judges: the scores that they give, and how well they agree."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grpo_kit.plots.style import COLOURS, SMALL, NotebookFigure, name_rows, styled
+
+if TYPE_CHECKING:
+    from grpo_kit.judges.calibration import Estimate
+
+
+@styled()
+def score_distributions(scores: dict[str, Sequence[float | None]]) -> NotebookFigure:
+    """A curve for each kind of answer in `scores`: for each score, the share of answers that got at least that."""
+    figure = NotebookFigure(7, 3.2)
+    axes = figure.subplots()
+    for (name, given), colour, line in zip(scores.items(), COLOURS, "- -- : -. - --".split(), strict=False):
+        judged = np.sort([score for score in given if score is not None])[::-1]
+        shares = np.arange(1, len(judged) + 1) / len(judged)
+        axes.step(np.r_[1, judged, 0], np.r_[0, shares, 1], where="post", color=colour, ls=line, lw=1.8, label=name)
+    axes.set(title="share of answers that score at least so much", xlabel="score", xlim=(0, 1), ylim=(0, 1.02))
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+@styled()
+def intervals(panels: dict[str, dict[str, "Estimate"]]) -> NotebookFigure:
+    """Estimates with their 95% intervals: a panel for each title, and in all panels one row and colour for a name."""
+    names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
+    lowest = np.nanmin([0.0, *(found.low for rows in panels.values() for found in rows.values())])
+    figure = NotebookFigure(min(9, 2.5 + 3 * len(panels)), 1.2 + 0.35 * len(names))
+    drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
+        for name, found in rows.items():
+            row, ends = names.index(name), [[found.value - found.low], [found.high - found.value]]
+            axes.errorbar(found.value, row, xerr=ends, fmt="o", color=COLOURS[row % 6], capsize=3, lw=1.8)
+            text, at = ("not defined", 0.5) if np.isnan(found.value) else (f"{found.value:z.2f}", found.value)
+            axes.annotate(text, (at, row), (0, 6), ha="center", **SMALL)
+        axes.set(title=title, xticks=[-1, -0.5, 0, 0.5, 1], xlim=(lowest - 0.06, 1.06))
+        name_rows(axes, names)
+    figure.supxlabel("95% intervals", fontsize=8)
+    return figure
