@@ -102,8 +102,8 @@ sweep.pooled(score).round(4)
 plots.setting_effects(sweep, score)
 
 # %% [markdown]
-# All settings at once: a heat map where two differ, lines where there are more. Look for a setting whose worth depends
-# on another's.
+# Two settings at a time: by default the two that change the score most, with all others pooled. For other two, add
+# `settings=["num_generations", "beta"]`. Look for a setting whose effect depends on the other's value.
 
 # %%
 if len(sweep.settings) > 1:

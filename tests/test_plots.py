@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+import pandas
 import pytest
 from matplotlib.figure import Figure
 
@@ -21,6 +23,7 @@ from grpo_kit.judges.base import Verdict
 from grpo_kit.plots.data import data_overview
 from grpo_kit.plots.evaluation import breakdown, evaluation_figure, length_against_score, win_rates
 from grpo_kit.plots.runs import compare_runs, learning_curve
+from grpo_kit.plots.sweeps import best_so_far, setting_effects, setting_map
 from grpo_kit.runs.writer import open_run
 
 STEPS = 40
@@ -211,6 +214,46 @@ def test_data_overview_draws_the_card(tmp_path):
     labels = [label.get_text() for label in panel(figure, "samples per service").get_yticklabels()]
     assert labels[0] == "Service_45" and labels[-1] == "25 others"
     assert panel(figure, "samples per service").patches[-1].get_width() == sum(range(1, 26))
+
+
+class Grid:
+    """A sweep's tables: the score follows the learning rate, a little the rank, and not the judge."""
+
+    settings: ClassVar = ["learning_rate", "judge", "lora_r"]
+
+    def results(self) -> pandas.DataFrame:
+        rows = list(product([1e-5 * 1.7**i for i in range(12)], ["offline", None], [4, 8], [1, 2]))
+        table = pandas.DataFrame(rows, columns=[*self.settings, "seed"])
+        score = table["learning_rate"].rank(pct=True) + table["lora_r"] / 40
+        about = {"state": "complete", "base": 0.1, "usd": None, "seconds": 60.0, "ended": table.index}
+        return table.assign(trained=score, **about)
+
+    def pooled(self, score: str) -> pandas.DataFrame:
+        return self.results().groupby(self.settings, dropna=False)[score].mean().reset_index()
+
+
+def test_the_map_of_a_sweep_shows_the_two_settings_that_change_the_score_most():
+    figure = setting_map(Grid())
+    assert_readable(figure)
+    axes, table = figure.axes[0], Grid().results()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning_rate", "lora_r")
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names[0] == "1e-05 to 2.9e-05" and len(names) == 5, "numbers drawn from a range are binned"
+    lowest = table[(table["learning_rate"] < 3e-5) & (table["lora_r"] == 4)]["trained"]
+    assert axes.texts[0].get_text() == f"{lowest.mean():.2f} ± {lowest.std():.2f}"
+    figure = setting_map(Grid(), settings=["judge", "lora_r"])
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["none", "offline"]
+    assert "other settings pooled" in figure.axes[0].get_title(loc="left")
+
+
+def test_effects_and_costs_of_a_sweep_are_drawn():
+    figure = setting_effects(Grid())
+    assert_readable(figure)
+    assert [axes.get_xlabel() for axes in figure.axes] == Grid.settings
+    assert figure.axes[0].get_xscale() == "log"
+    axes = best_so_far(Grid()).axes[0]
+    assert "minutes" in axes.get_xlabel() and axes.get_lines()[0].get_xdata()[-1] == 96
+    assert axes.get_lines()[1].get_ydata()[-1] == Grid().results()["trained"].max()
 
 
 def test_figures_need_neither_torch_nor_pyplot():

@@ -1,24 +1,14 @@
 """Figures of an evaluation: what training changed, where, and whether to trust it."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas
 from matplotlib.axes import Axes
 
-from grpo_kit.plots.style import (
-    ABOVE,
-    BLUE,
-    DARK,
-    LIGHT,
-    ORANGE,
-    SMALL,
-    NotebookFigure,
-    name_rows,
-    styled,
-    whole_numbers,
-)
+from grpo_kit.plots.style import ABOVE, BLUE, DARK, LIGHT, ORANGE, SMALL, NotebookFigure, name_rows, styled, whole_ticks
 
 if TYPE_CHECKING:
     from grpo_kit.evaluation.result import Evaluation
@@ -46,7 +36,7 @@ def evaluation_figure(evaluation: "Evaluation") -> NotebookFigure:
         prompts.set(title=title, xlabel="score difference", xlim=(-1.05, 1.05), xticks=[-1, -0.5, 0, 0.5, 1])
         prompts.legend(loc="upper left")
     prompts.set_ylabel("prompts")
-    whole_numbers(prompts.yaxis)
+    whole_ticks(prompts.yaxis)
     return figure
 
 
@@ -57,7 +47,7 @@ def _means(axes: Axes, evaluation: "Evaluation") -> None:
     steps = np.array([int(step[1]) for step in found if step])
     if len(steps) == len(models):
         axes.set(xlabel="training step", xlim=(0, 1.05 * steps[-1]))
-        whole_numbers(axes.xaxis)
+        whole_ticks(axes.xaxis)
     else:
         steps = np.arange(len(models))
         axes.set(xlim=(-0.5, len(models) - 0.5))
@@ -71,8 +61,8 @@ def _means(axes: Axes, evaluation: "Evaluation") -> None:
         beside = steps + 0.012 * np.ptp(axes.get_xlim())  # the first judge's intervals
         look = {"color": DARK, "marker": "s", "ms": 3, "capsize": 2, "lw": 0.9, "ls": "--"}
         _error_bars(axes, beside, [evaluation.second_of(model) for model in models], label=f"trained, {by}", **look)
-        if base is not None:
-            axes.axhline(evaluation.second_of(base)["mean"], color=ORANGE, lw=0.9, ls=":", label=f"base, {by}")
+        if base is not None and (second := evaluation.second_of(base)):
+            axes.axhline(second["mean"], color=ORANGE, lw=0.9, ls=":", label=f"base, {by}")
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 4}
         axes.legend(**below, columnspacing=1, handlelength=2)
     else:
@@ -81,10 +71,11 @@ def _means(axes: Axes, evaluation: "Evaluation") -> None:
     axes.set(title=f"mean score{judge}, 95% interval", ylim=(0, 1))
 
 
-def _error_bars(axes: Axes, at: np.ndarray, numbers: list[dict], **look: Any) -> None:
-    means = np.array([found["mean"] for found in numbers])
-    low, high = np.array([found["interval"] for found in numbers]).T
-    axes.errorbar(at, means, np.array([means - low, high - means]), **look)
+def _error_bars(axes: Axes, at: np.ndarray, numbers: Sequence[dict | None], **look: Any) -> None:
+    """Points with their intervals; none where there are no numbers."""
+    found = [(x, each["mean"], *each["interval"]) for x, each in zip(at, numbers, strict=True) if each]
+    x, mean, low, high = np.reshape(found, (-1, 4)).T
+    axes.errorbar(x, mean, np.array([mean - low, high - mean]), **look)
 
 
 @styled()
@@ -166,6 +157,6 @@ def length_against_score(evaluation: "Evaluation") -> NotebookFigure:
         axes.set(title=f"{name}: {trend}", xlabel="words", ylim=(-0.03, 1.03))
     panels[0].set_ylabel(f"score by {evaluation.judge}")
     panels[-1].set_xlim(left=0)
-    whole_numbers(panels[-1].xaxis)
+    whole_ticks(panels[-1].xaxis)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower right")
     return figure

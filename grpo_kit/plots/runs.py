@@ -10,25 +10,14 @@ from matplotlib.axes import Axes
 from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
-from grpo_kit.plots.style import (
-    ABOVE,
-    BLUE,
-    DARK,
-    GREEN,
-    ORANGE,
-    NotebookFigure,
-    nth_line,
-    short_numbers,
-    styled,
-    whole_numbers,
-)
+from grpo_kit.plots.style import ABOVE, BLUE, COLOURS, DARK, NotebookFigure, nth_line, short_ticks, styled, whole_ticks
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.text import dollars
 
 if TYPE_CHECKING:
     import pandas
 
-TIMES = {"generating": BLUE, "judging": ORANGE, "updating": GREEN}
+PARTS = ["generating", "judging", "updating"]  # of a step
 SMALL = {  # a small panel's column, and its title
     "loss": "loss",
     "completions/mean_length": "completion length (tokens)",
@@ -36,7 +25,7 @@ SMALL = {  # a small panel's column, and its title
     "frac_reward_zero_std": "groups with no spread (%)",
     "kl": "KL from the base model",
 }
-SHOWN = [*SMALL, "reward", "reward_std", *(f"seconds/{part}" for part in TIMES)]
+SHOWN = [*SMALL, "reward", "reward_std", *(f"seconds/{part}" for part in PARTS)]
 LEGEND_WIDTH = 130  # characters
 # The learning curve's panels are always the same. matplotlib's own layout would take as long as all the rest.
 MARGINS = {"left": 0.072, "right": 0.975, "top": 0.905, "bottom": 0.07, "wspace": 0.34, "hspace": 0.55}
@@ -70,8 +59,8 @@ def learning_curve(run: RunDirectory) -> NotebookFigure:
         is_wide = name == "reward" or (name == "time" and not has_kl)
         panel.set_xlabel("step", labelpad=4 if is_wide else 1)
         panel.set_xlim(first - 0.01 * (last - first), last + 0.01 * (last - first))
-        whole_numbers(panel.xaxis, most=9 if is_wide else 3)
-        short_numbers(panel.yaxis)
+        whole_ticks(panel.xaxis, most=9 if is_wide else 3)
+        short_ticks(panel.yaxis)
         if metrics.empty:
             panel.set_ylim(0, 1)
     return figure
@@ -85,14 +74,15 @@ def _reward(axes: Axes, metrics: "pandas.DataFrame", is_judge_alone: bool) -> No
         low, high = low.clip(0, 1), high.clip(0, 1)
     axes.fill_between(metrics.index, low, high, color=BLUE, alpha=0.13, lw=0, label="± 1 sd of completions")
     axes.plot(metrics.index, metrics["reward"], color=BLUE, lw=0.7, alpha=0.6, label="each step")
-    axes.plot(mean, color=BLUE, lw=2.2, marker=_marker(mean), label=f"mean of the last {window} steps")
+    marker = "o" if mean.count() == 1 else None  # one step alone makes no line
+    axes.plot(mean, color=BLUE, lw=2.2, marker=marker, label=f"mean of the last {window} steps")
     axes.set_title("reward (mean of a step's completions)")
     axes.legend(**ABOVE)
 
 
 def _times(axes: Axes, metrics: "pandas.DataFrame", is_wide: bool) -> None:
-    seconds = [metrics[f"seconds/{part}"].fillna(0) for part in TIMES]
-    axes.stackplot(metrics.index, seconds, labels=list(TIMES), colors=list(TIMES.values()), alpha=0.8, lw=0)
+    seconds = [metrics[f"seconds/{part}"].fillna(0) for part in PARTS]
+    axes.stackplot(metrics.index, seconds, labels=PARTS, colors=COLOURS, alpha=0.8, lw=0)
     room = 1.3 if is_wide else 2.6  # for the legend
     axes.set(title="seconds per step", ylim=(0, room * axes.get_ylim()[1]))
     axes.legend(loc="upper right", ncols=3 if is_wide else 1, handlelength=1, columnspacing=0.8)
@@ -100,7 +90,7 @@ def _times(axes: Axes, metrics: "pandas.DataFrame", is_wide: bool) -> None:
 
 def _judges(latency: Axes, failures: Axes, config: TrainConfig, metrics: "pandas.DataFrame") -> None:
     """How long each judge takes for a step's completions, and the share of them that it leaves without a score."""
-    for judge, colour in zip(config.judge, (DARK, ORANGE), strict=False):
+    for judge, colour in zip(config.judge, (DARK, COLOURS[1]), strict=False):
         if f"judge/{judge}/seconds" in metrics:
             latency.plot(metrics["step"], metrics[f"judge/{judge}/seconds"], color=colour, label=judge)
             failed = metrics[f"judge/{judge}/failures"] / config.completions_per_step
@@ -126,7 +116,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> NotebookFigure:
     metrics = [_by_step(run.metrics()) for run in runs]
     window = _window(max(map(len, metrics)))
     labels = [
-        label if len(found) else f"{label} (no step yet)"
+        label + (" (no step yet)" if found.empty else "")
         for label, found in zip(_differences(runs), metrics, strict=True)
     ]
     columns = max(1, min(6, len(runs), LEGEND_WIDTH // (max(map(len, labels)) + 8)))
@@ -135,10 +125,10 @@ def compare_runs(runs: Sequence[RunDirectory]) -> NotebookFigure:
     axes = figure.subplots()
     for i, (found, label) in enumerate(zip(metrics, labels, strict=True)):
         mean = found["reward"].rolling(window, min_periods=1).mean()
-        axes.plot(mean, label=label, marker=_marker(mean), **nth_line(i))
+        axes.plot(mean, label=label, marker="o" if mean.count() == 1 else None, **nth_line(i))
     axes.set(title=f"reward (mean of the last {window} steps)", xlabel="step", ylabel="reward")
     axes.margins(x=0.01)
-    whole_numbers(axes.xaxis)
+    whole_ticks(axes.xaxis)
     figure.legend(loc="outside lower left", ncols=columns, handlelength=2.6)
     if not any(map(len, metrics)):
         axes.set(xlim=(0, max(run.status["max_steps"] for run in runs)), ylim=(0, 1))
@@ -170,10 +160,6 @@ def _short(name: str, value: Any) -> str:
 
 def _window(steps: int) -> int:
     return max(3, steps // 10)
-
-
-def _marker(values: "pandas.Series") -> str | None:
-    return "o" if values.count() == 1 else None  # one step alone makes no line
 
 
 def _by_step(metrics: "pandas.DataFrame") -> "pandas.DataFrame":

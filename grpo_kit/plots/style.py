@@ -59,12 +59,12 @@ def nth_line(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % 6], "ls": ("-", "--", ":", "-.")[i // 6 % 4], "lw": 1.8}
 
 
-def short_numbers(axis: Axis) -> None:
+def short_ticks(axis: Axis) -> None:
     """Labels that need little room, whatever the values: 0.25, 1500, -5e-5."""
     axis.set_major_formatter(lambda value, _: f"{value:.5g}".replace("e-0", "e-").replace("-", "\N{MINUS SIGN}"))
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-def whole_numbers(axis: Axis, most: int = 9) -> None:
+def whole_ticks(axis: Axis, most: int = 9) -> None:
     """At most `most` + 1 ticks, at whole numbers only."""
     axis.set_major_locator(MaxNLocator(most, integer=True, steps=[1, 2, 5, 10]))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -14,12 +13,9 @@ if TYPE_CHECKING:
     import pandas
 
 IN_A_ROW = 3  # panels
-MANY = 5  # values; more numbers were drawn from a range, and stand where they are on it
+MANY = 5  # values; more numbers were drawn from a range
 LONG = 24  # letters of all values beside each other; more are written aslant
-MOST_NAMES = 14  # on an axis of parallel coordinates
 WIDE = 30  # times; a wider range has a logarithmic axis
-BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}  # a text that lines may cross
-MAP = "cividis"  # light is good; told apart without colours too
 
 
 class SweepResults(Protocol):
@@ -64,17 +60,17 @@ def setting_effects(sweep: SweepResults, score: str = "trained") -> NotebookFigu
 
 def _effect(axes: Axes, column: "pandas.Series", scores: "pandas.Series", rng: np.random.Generator) -> None:
     values, places = _places(column)
-    are_numbers = column.map(type).isin([int, float]).all()
-    is_range = are_numbers and len(values) > MANY
+    are_numbers = _are_numbers(column)
+    is_range = are_numbers and len(values) > MANY  # and the values stand where they are on it
     at = column.to_numpy() if is_range else places
     groups = scores.groupby(at)
     aside = 0 if is_range else rng.uniform(-0.08, 0.08, len(at))
     axes.plot(at + aside, scores, "o", ms=4, mew=0, color=BLUE, alpha=0.5, label="each run")
-    means, is_line = groups.mean(), are_numbers and not is_range
+    means = groups.mean()
     axes.vlines(means.index, groups.min(), groups.max(), color=DARK, lw=1.2)
     if groups.size().max() > 1:
         look = {"ms": 5, "color": DARK, "lw": 1, "label": "mean, and range of the runs"}
-        axes.plot(means.index, means, "D-" if is_line else "D", **look)
+        axes.plot(means.index, means, "D-" if are_numbers and not is_range else "D", **look)
     if is_range:
         axes.set_xscale("log" if 0 < column.min() * WIDE < column.max() else "linear")
     else:
@@ -84,79 +80,38 @@ def _effect(axes: Axes, column: "pandas.Series", scores: "pandas.Series", rng: n
 
 
 @styled()
-def setting_map(sweep: SweepResults, score: str = "trained") -> NotebookFigure:
-    """All settings at once, seeds pooled: a heat map where two differ, else parallel coordinates, a line a setting.
+def setting_map(sweep: SweepResults, score: str = "trained", settings: Sequence[str] = ()) -> NotebookFigure:
+    """A heat map of the mean score by two `settings`; seeds and all other settings are pooled. Without `settings`, the
+    two that change the score most.
 
     RunError where no complete run has the score, or only seeds differ.
     """
-    _, settings = _complete(sweep, score)
-    if not settings:
+    done, differing = _complete(sweep, score)
+    if not differing:
         raise RunError("no setting but the seed differs between the runs of this sweep: setting_effects shows those")
-    pooled = sweep.pooled(score)
-    columns = [_places(pooled[name]) for name in settings]
-    # Few cells would be filled where both settings were drawn from ranges.
-    is_grid = len(settings) == 2 and 2 * len(pooled) > len(columns[0][0]) * len(columns[1][0])
-    figure = _heat_map(pooled, columns) if is_grid else _parallel(pooled["mean"].to_numpy(), columns)
-    axes = figure.axes[0]
+    places = {name: _places(done[name], most=MANY) for name in differing}
+    effects = {name: done[score].groupby(at).mean().std() for name, (_, at) in places.items()}
+    strongest = sorted(differing, key=lambda name: -effects[name])[:2]
+    name, *second = settings or [name for name in differing if name in strongest]
+    (across, x), (down, y) = places[name], places[second[0]] if second else ([""], np.zeros(len(done), int))
+    cells = done[score].groupby([y, x]).agg(["mean", "std", "count"])
+    figure = NotebookFigure(min(9, 2.8 + 1.1 * len(across)), 1.2 + 0.55 * len(down))
+    axes = figure.subplots()
+    image = axes.imshow(cells["mean"].unstack(), cmap="cividis", aspect="auto", origin="lower")
+    middle = (cells["mean"].min() + cells["mean"].max()) / 2
+    for (row, column), (mean, sd, runs) in zip(cells.index, cells.to_numpy(), strict=True):
+        text, ink = f"{mean:.2f}" + (f" ± {sd:.2f}" if runs > 1 else ""), "black" if mean > middle else "white"
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
+    _name_ticks(axes, across)
+    axes.set_yticks(range(len(down)), down)
+    axes.set(xlabel=name, ylabel="".join(second))
+    others = "seeds" if len(differing) < 3 else "runs, other settings pooled"
+    axes.set_title(f"mean {_title(score)}" + (f" ± sd of {others}" if (cells["count"] > 1).any() else ""))
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    if is_grid:
-        seeds = " ± sd of seeds" if (pooled["runs"] > 1).any() else ""
-        axes.set(xlabel=settings[0], ylabel=settings[1], title=f"mean {_title(score)}{seeds}")
-    else:
-        axes.set_xticks(range(len(settings) + 1), [*settings, _title(score)])
-        axes.set_title(f"{_title(score)} by setting, seeds pooled; the best is thick")
-    return figure
-
-
-Places = tuple[list[str], np.ndarray]  # a setting’s values in order, and which each row has
-
-
-def _heat_map(pooled: "pandas.DataFrame", columns: list[Places]) -> NotebookFigure:
-    (across, x), (down, y) = columns
-    grid = np.full((len(down), len(across)), np.nan)
-    grid[y, x] = pooled["mean"]
-    figure = NotebookFigure(min(9, 2.8 + 1.1 * len(across)), 1.2 + 0.55 * len(down))
-    axes = figure.subplots()
-    image = axes.imshow(grid, cmap=MAP, aspect="auto", origin="lower")
-    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
-    for at, (mean, sd, runs) in zip(zip(x, y, strict=True), pooled[["mean", "sd", "runs"]].to_numpy(), strict=True):
-        text, ink = f"{mean:.2f}" + (f" ± {sd:.2f}" if runs > 1 else ""), "black" if mean > middle else "white"
-        axes.text(*at, text, ha="center", va="center", color=ink, fontsize=8)
-    _name_ticks(axes, across)
-    axes.set_yticks(range(len(down)), down)
     figure.colorbar(image, ax=axes).outline.set_visible(False)
     return figure
-
-
-def _parallel(scores: np.ndarray, columns: list[Places]) -> NotebookFigure:
-    """Lines from setting to setting to the score, in the order of `scores`, the best first."""
-    last, low, span = len(columns), scores.min(), np.ptp(scores) or 1
-    figure = NotebookFigure(min(9, 3 + 1.6 * last), 3.4)
-    axes = figure.subplots()
-    heights = [_parallel_axis(axes, at, *column) for at, column in enumerate(columns)] + [(scores - low) / span]
-    rng, colours = np.random.default_rng(0), matplotlib.colormaps[MAP]
-    for i, line in reversed(list(enumerate(np.transpose(heights)))):  # the best on top
-        nudge = np.append(rng.uniform(-0.012, 0.012, last), 0)  # so that lines through one value are told apart
-        axes.plot(line + nudge, color=colours(line[-1]), lw=3 if i == 0 else 1.5)
-    axes.axvline(last, color=DARK, lw=0.8)
-    for height in (0, 0.5, 1) if np.ptp(scores) else (0,):
-        axes.text(last + 0.04, height, f"{low + span * height:.2f}", va="center", fontsize=8)
-    axes.set(xlim=(-0.6, last + 0.35), ylim=(-0.08, 1.08))
-    axes.yaxis.set_visible(False)
-    return figure
-
-
-def _parallel_axis(axes: Axes, at: int, values: list[str], places: np.ndarray) -> np.ndarray:
-    """Draws a setting's axis, its values evenly spread, and returns the height of each row on it."""
-    heights = np.linspace(0, 1, len(values)) if len(values) > 1 else np.array([0.5])
-    axes.axvline(at, color=LIGHT, lw=0.8)
-    every = -(-len(values) // MOST_NAMES)  # so that they do not run into each other
-    for value, height in list(zip(values, heights, strict=True))[::every]:
-        shown = value if len(value) <= 16 else f"{value[:15]}…"
-        axes.text(at - 0.05, height, shown, ha="right", va="center", fontsize=8, bbox=BEHIND, zorder=3)
-    return heights[places]
 
 
 @styled()
@@ -197,17 +152,27 @@ def _complete(sweep: SweepResults, score: str) -> tuple["pandas.DataFrame", list
     return done, [name for name in sweep.settings if done[name].map(str).nunique() > 1]
 
 
-def _places(column: "pandas.Series") -> Places:
-    """A setting's values as text, in order, and the place among them of each row's value."""
+def _places(column: "pandas.Series", most: int | None = None) -> tuple[list[str], np.ndarray]:
+    """A setting's values as text, in order, and the place among them of each row's value. More numbers than `most` are
+    binned into as many ranges."""
+    import pandas
 
     def order(value: Any) -> tuple:
         return (0, value, "") if isinstance(value, int | float) else (1, 0, str(value))
 
+    if most and column.nunique() > most and _are_numbers(column):
+        bins = pandas.qcut(column, most, labels=False, duplicates="drop")
+        ranges = column.groupby(bins).agg(["min", "max"]).to_numpy()
+        return [f"{low:.2g} to {high:.2g}" for low, high in ranges], bins.to_numpy()
     cells = ["none" if value is None or value != value else value for value in column]
     values = sorted(dict.fromkeys(cells), key=order)
     # The last part of the name of a model on the hub, or of a folder.
     names = [f"{value:g}" if isinstance(value, float) else str(value).rpartition("/")[2] for value in values]
     return names, np.array([values.index(cell) for cell in cells])
+
+
+def _are_numbers(column: "pandas.Series") -> bool:
+    return all(type(value) in (int, float) and value == value for value in column)
 
 
 def _name_ticks(axes: Axes, values: Sequence[str]) -> None:
