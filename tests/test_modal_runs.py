@@ -20,8 +20,8 @@ from waiting import wait_for_step, wait_until
 import grpo_kit as kit
 from grpo_kit import widgets
 from grpo_kit.backends.modal import launch as launching
-from grpo_kit.backends.modal.client import CLAIMS, RUNS_VOLUME
-from grpo_kit.backends.modal.lease import Claim
+from grpo_kit.backends.modal import lease
+from grpo_kit.backends.modal.client import LEASES, RUNS_VOLUME
 from grpo_kit.costs.prices import PRICES, modal_usd_per_hour
 
 STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16}
@@ -174,9 +174,9 @@ def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(
 def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(server, hold):
     hold(1)
     run = kit.train.spawn(max_steps=12, save_steps=12, retries=1)
-    claims = modal.Dict.from_name(CLAIMS)
-    for attempt in (0, 1):  # after the claims of the check and of the launch
-        server.wait_for(lambda: claims.contains(f"{run.id}/{2 + attempt}"))  # noqa: B023
+    leases = modal.Dict.from_name(LEASES)
+    for attempt in (0, 1):  # after the leases of the check and of the launch
+        server.wait_for(lambda: leases.contains(f"{run.id}/{2 + attempt}"))  # noqa: B023
         server.kill(containers_of(server, run)[attempt])
     with pytest.raises(kit.RunError, match=r"2 containers in a row ended before they saved a checkpoint.*memory=32768"):
         run.watch()
@@ -243,10 +243,10 @@ def no_opinion(completions, **_):
     return [0.0] * len(completions)
 
 
-def test_only_one_container_writes_a_run(server, hold):
+def test_only_one_container_writes_a_run(server, hold, monkeypatch):
     hold(1)
     run = kit.train.spawn(**STEPS)
-    claims = modal.Dict.from_name(CLAIMS)
+    leases = modal.Dict.from_name(LEASES)
     assert run.status["state"] in ("queued", "running")
     with pytest.raises(kit.RunError, match=f"run {run.id} is being trained by another call"):
         kit.train.spawn(run_id=run.id, **STEPS)
@@ -254,13 +254,14 @@ def test_only_one_container_writes_a_run(server, hold):
     second = modal.Function.from_name("grpo-training", "train").spawn(run.id)
     assert "is being trained by another call" in second.get()["error"]
     # One that is about to let go is waited for.
-    held = {"call_id": run.worker["call_id"], "step": 0, "released": False}
-    claims["run-that-ends/0"] = held
-    threading.Timer(1, claims.put, ["run-that-ends/0", held | {"released": True}]).start()
-    assert not Claim("run-that-ends", "fc-next", patience=300).is_first
+    held = {"call_id": run.worker["call_id"], "step": 0, "tries": 1, "released": False}
+    leases["run-that-ends/0"] = held
+    threading.Timer(1, leases.put, ["run-that-ends/0", held | {"released": True}]).start()
+    monkeypatch.setattr(lease, "WAIT_SECONDS", 300)
+    assert lease.Lease.acquire("run-that-ends", "fc-next").is_held
     # A container that Modal has given up on may still be there. Whoever was started in its place takes the run over.
-    newest = next(n for n in range(9) if not claims.contains(f"{run.id}/{n + 1}"))
-    claims[f"{run.id}/{newest + 1}"] = {"call_id": run.worker["call_id"], "step": 0, "released": False}
+    newest = next(n for n in range(9) if not leases.contains(f"{run.id}/{n + 1}"))
+    leases[f"{run.id}/{newest + 1}"] = {"call_id": run.worker["call_id"], "step": 0, "tries": 1, "released": False}
     server.wait_for(lambda: "was taken over" in server.logs())
     server.wait_for(lambda: containers_of(server, run)[-1].ended or containers_of(server, run)[-1].input is None)
     assert run.status["step"] == 1

@@ -218,7 +218,7 @@ def test_two_terminals_at_once_one_with_all_weights_and_ctrl_c_in_the_other(shel
     assert not (folder / "adapter_config.json").exists()
     folder = shell.server.volume("grpo-checkpoints") / "runs" / interrupted
     wait_until(lambda: all(c.ended for c in shell.server.containers if c.function_name == "train"))
-    assert first.returncode == 130 and f"modal run grpo_kit/app.py --run-id {interrupted} goes on with it" in rest
+    assert first.returncode == 130 and f"modal run grpo_kit/app.py --run-id {interrupted} resumes it" in rest
     assert Run(folder).metrics()["step"].tolist() == [1, 2, 3, 4]
     resumed = shell.run(f"modal run grpo_kit/app.py --run-id {interrupted} --max-steps 61", 2)
     assert "was started with other settings: max_steps=61" in resumed

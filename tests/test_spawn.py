@@ -191,7 +191,7 @@ def test_a_run_that_ended_without_a_word_is_lost_and_can_be_resumed_and_killed(h
     run.kill()
     assert run.status["state"] == "killed" and "resume" in run.status["reason"]
     assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-    assert "Run lost is killed; run.resume() goes on" in capfd.readouterr().out
+    assert "Run lost is killed; run.resume() continues" in capfd.readouterr().out
 
 
 def family_of(run: kit.Run) -> list[psutil.Process]:

@@ -3,7 +3,7 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     import pandas
 
     from grpo_kit.rewards.travel import Rewards
+
+COLUMNS = """
+    run where state step reward minutes quoted_minutes usd quoted_usd model_name learning_rate num_generations seed
+    started
+""".split()
 
 
 class Run(RunDirectory):
@@ -54,7 +59,7 @@ class Run(RunDirectory):
     def watch(self) -> "Run":
         """Waits for the run's end with a progress bar, and in a notebook a live plot. Interrupting it is harmless.
 
-        Raises RunError, with the traceback in words, where the run fails.
+        Raises RunError, with the traceback in its message, where the run fails.
         """
         from grpo_kit.backends.watch import watch
 
@@ -67,7 +72,7 @@ class Run(RunDirectory):
         if state not in UNFINISHED:
             raise RunError(f"run {self.id} is {state} already: there is nothing to stop")
         self.storage.write(STOP_FILE, b"")
-        print(f"Run {self.id} stops at its next step; run.resume() goes on with it")
+        print(f"Run {self.id} stops at its next step; run.resume() continues it")
 
     def kill(self) -> None:
         """Ends the run at once. What it did since its last checkpoint is done again when it is resumed."""
@@ -80,24 +85,21 @@ class Run(RunDirectory):
         if status["state"] not in UNFINISHED:
             print(f"Run {self.id} had just ended: it is {status['state']}")
             return
-        status |= {"state": "killed", "heartbeat": now(), "reason": "killed; run.resume() goes on with it"}
+        status |= {"state": "killed", "heartbeat": now(), "reason": "killed; run.resume() continues it"}
         self.storage.write("status.json", as_json(status))
-        print(f"Run {self.id} is killed; run.resume() goes on from its last checkpoint")
+        print(f"Run {self.id} is killed; run.resume() continues from its last checkpoint")
 
-    def resume(self, rewards: "Rewards" = (), **settings) -> "Run":
-        """Goes on with the run where its files are, from its last checkpoint, and returns at once.
+    def resume(self, rewards: "Rewards" = (), **settings: Any) -> "Run":
+        """Resumes the run where its files are, from its last checkpoint, and returns at once.
 
         `rewards` are needed where the run was trained by a process that waited for it; others keep their own.
         `settings` may change what changes no score, such as `gpu` and `timeout`.
         """
-        from grpo_kit.backends.local import train_here
-        from grpo_kit.backends.modal.launch import train_on_modal
-        from grpo_kit.rewards.travel import pickled_rewards
+        from grpo_kit.backends.start import start
 
         config = TrainConfig(run_id=self.id, model_name=self.config.model_name, **settings)
-        pickled = pickled_rewards(rewards) if rewards else None
         on_modal = self.storage.backend == "modal"
-        return Run.of(train_on_modal(config, pickled) if on_modal else train_here(config, pickled, self.path.parent))
+        return Run.of(start(config, rewards, RUNS_DIR if on_modal else self.path.parent, on_modal))
 
     def download(self, to: str | Path) -> "Run":
         """Copies the run's folder to the new folder `to` and returns the run there."""
@@ -129,33 +131,22 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
             print(f"Only the runs here: {error}")
     with ThreadPoolExecutor(8) as pool:  # each run on the volume takes some requests
         rows = [row for row in pool.map(_row, found) if row]
-    columns = """
-        run where state step reward minutes quoted_minutes usd quoted_usd model_name learning_rate num_generations
-        seed started
-    """.split()
-    return pandas.DataFrame(rows, columns=columns).sort_values("started", ignore_index=True)
+    return pandas.DataFrame(rows, columns=COLUMNS).sort_values("started", ignore_index=True)
 
 
-def _row(run: Run) -> dict | None:
+def _row(run: Run) -> dict[str, Any] | None:
     try:
         status, settings = run.status, run.about["settings"]
     except RunError as error:
         print(f"Left out: {error}")
         return None
-    if not isinstance(settings, dict) or "model_name" not in settings:
-        print(f"Left out: {run.storage}: its config.json holds no settings")
-        return None
     quoted = status.get("quoted") or {}
-    return {
+    row = {name: settings[name] for name in COLUMNS if name in settings}
+    row |= {name: status.get(name) for name in ("state", "reward", "usd", "started")}
+    row |= {f"quoted_{name}": quoted.get(name) for name in ("minutes", "usd")}
+    return row | {
         "run": run.id,
         "where": "here" if run.storage.backend == "local" else "modal",
-        "state": status["state"],
         "step": f"{status['step']}/{status['max_steps']}",
-        "reward": status.get("reward"),
         "minutes": status["seconds"] / 60,
-        "quoted_minutes": quoted.get("minutes"),
-        "usd": status["usd"],
-        "quoted_usd": quoted.get("usd"),
-        **{name: settings[name] for name in ("model_name", "learning_rate", "num_generations", "seed")},
-        "started": status["started"],
     }

@@ -2,17 +2,17 @@
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from grpo_kit.backends.local import train_here
-from grpo_kit.backends.modal.launch import train_on_modal
 from grpo_kit.backends.quote import quote
+from grpo_kit.backends.start import start
 from grpo_kit.backends.watch import watch
 from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.time import remember
 from grpo_kit.errors import RunError
 from grpo_kit.preflight.quote import Quote
-from grpo_kit.rewards.travel import Rewards, pickled_rewards
+from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.utils.text import duration
 
@@ -23,7 +23,7 @@ def smoke(
     rewards: Rewards = (),
     runs_dir: str | Path = RUNS_DIR,
     backend: str | None = None,
-    **settings,
+    **settings: Any,
 ) -> Quote:
     """Makes one real step, as a run of its own called smoke_YYYYMMDD_HHMMSS, and quotes the whole run from it.
 
@@ -34,12 +34,7 @@ def smoke(
     config, backend = (config or TrainConfig()).replace(**settings), backend or chosen_backend()
     steps = config.num_iterations  # which share their completions
     trial = config.replace(run_id=f"smoke_{datetime.now():%Y%m%d_%H%M%S}", max_steps=steps, save_steps=steps)
-    pickled = pickled_rewards(rewards) if rewards else None
-    if backend == "modal":
-        run = train_on_modal(trial, pickled, runs_dir=runs_dir)
-    else:
-        run = train_here(trial, pickled, Path(runs_dir))
-    watch(run)
+    run = watch(start(trial, rewards, runs_dir, on_modal=backend == "modal"))
     if (status := run.status)["state"] != "complete":
         raise RunError(f"the smoke run {run.id} is {status['state']}: {status['reason']}")
     if backend == "modal":

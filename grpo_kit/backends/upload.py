@@ -1,6 +1,6 @@
-"""Files of samples that are put where training looks for them."""
+"""Files of samples, checked and put where training looks for them: a folder here, or Modal's data volume."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
@@ -9,7 +9,7 @@ from grpo_kit.utils.files import write_bytes
 
 
 class Uploaded(NamedTuple):
-    """A file of samples where training looks for it; its content was read back and is what was sent."""
+    """A file of samples where training looks for it, which was read back and is what was sent."""
 
     path: str
     bytes: int
@@ -19,33 +19,52 @@ class Uploaded(NamedTuple):
         return f"{self.path}: {self.samples} samples, {self.bytes} bytes, read back and the same"
 
 
-def copy_here(files: dict[str, tuple[Path, int]], name: str | None) -> list[Uploaded]:
-    """Puts files where training on this machine looks for them, and reads each back."""
-    folder = Path("data") / name if name else Path(DEFAULT_DATA)
-    folder.mkdir(parents=True, exist_ok=True)
+def upload(path: str | Path, name: str | None, to_modal: bool) -> list[Uploaded]:
+    """Puts the samples that `path` names, a folder or one of its two files, where `data=name` finds them; None: where
+    the default finds them. Prints a line for each file.
+
+    Raises ConfigError where there are none, BadTrace where one is not valid, and RunError where one was changed on its
+    way.
+    """
+    put = _put_on_modal if to_modal else _put_here
+    folder = f"/{name or ''}" if to_modal else f"data/{name}" if name else DEFAULT_DATA
     done = []
-    for target, (source, samples) in files.items():
-        content = source.read_bytes()
-        write_bytes(folder / target, content)
-        if (folder / target).read_bytes() != content:
-            raise RunError(f"{folder / target} is not what was written: is the disk full?")
-        done.append(Uploaded(str(folder / target), len(content), samples))
+    for file, samples in _checked(Path(path)).items():
+        content = file.read_bytes()
+        where, arrived = put(content, PurePosixPath(folder, file.name))
+        if arrived != content:
+            raise RunError(f"{file} was changed on its way to {where}", "Upload it again")
+        done.append(Uploaded(where, len(content), samples))
+        print(done[-1])
     return done
 
 
-def data_to_upload(path: str | Path) -> dict[str, tuple[Path, int]]:
-    """The files of samples that `path` names, a folder or one of its two files, with how many samples each holds.
-
-    Raises ConfigError where there are none and BadTrace where one is not valid.
-    """
+def _checked(path: Path) -> dict[Path, int]:
+    """The files to upload, with how many samples each holds."""
     from grpo_kit.data.samples import read_samples
 
-    path = Path(path)
-    files = [file for file in map(path.joinpath, DATA_FILES) if file.is_file()] if path.is_dir() else [path]
+    files = [path / name for name in DATA_FILES if (path / name).is_file()] if path.is_dir() else [path]
     if not files or not path.exists():
-        raise ConfigError(
-            f"no train.jsonl in {path}. `grpo-kit prepare TRACES --out {DEFAULT_DATA}` makes one from your traces"
-        )
+        fix = f"`grpo-kit prepare TRACES --out {DEFAULT_DATA}` makes one from your traces"
+        raise ConfigError(f"no train.jsonl in {path}", fix)
     if odd := [file.name for file in files if file.name not in DATA_FILES]:
         raise ConfigError(f"{odd[0]}: should be called train.jsonl or eval.jsonl, by which training finds it")
-    return {file.name: (file, sum(1 for _ in read_samples(file))) for file in files}
+    return {file: sum(1 for _ in read_samples(file)) for file in files}
+
+
+def _put_here(content: bytes, target: PurePosixPath) -> tuple[str, bytes]:
+    """Where the file is now, and what it holds."""
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(Path(target), content)
+    return str(target), Path(target).read_bytes()
+
+
+def _put_on_modal(content: bytes, target: PurePosixPath) -> tuple[str, bytes]:
+    import io
+
+    from grpo_kit.backends.modal.client import DATA_VOLUME, kit_errors, volume
+
+    with kit_errors():
+        with volume(DATA_VOLUME).batch_upload(force=True) as batch:
+            batch.put_file(io.BytesIO(content), str(target))
+        return f"{DATA_VOLUME}:{target}", b"".join(volume(DATA_VOLUME).read_file(str(target)))

@@ -87,16 +87,14 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
 
 def _status(run: RunDirectory, bar: "tqdm") -> dict[str, Any]:
     """The run's status now; asked for again, for a while, where Modal can't be reached."""
-    for attempt in Retrying(
+    ask_again = Retrying(
         retry=retry_if_exception_type(OutOfReach),
         stop=stop_after_delay(OUT_OF_REACH_SECONDS),
         wait=wait_fixed(5),
         before_sleep=lambda _: bar.set_postfix_str("out of reach, trying again"),
         reraise=True,
-    ):
-        with attempt:
-            return run.status_after(PATIENCE_SECONDS)
-    raise AssertionError("Retrying ends by returning or raising")
+    )
+    return ask_again(run.status_after, PATIENCE_SECONDS)
 
 
 def _progress(status: dict[str, Any]) -> str:

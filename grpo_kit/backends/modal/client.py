@@ -1,4 +1,4 @@
-"""Modal's client: names of what the kit uses there, its errors in the kit's words, secrets, and how a call ended."""
+"""Modal's client: the names of what the kit uses there, Modal's errors as the kit's own, and why a call ended."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,13 @@ from pathlib import PurePosixPath
 
 import modal
 
-from grpo_kit.errors import ConfigError, OutOfReach, RunError
+from grpo_kit.errors import OutOfReach, RunError
 
 APP = "grpo-training"
 DATA_VOLUME, RUNS_VOLUME, MODELS_VOLUME = "training-data", "grpo-checkpoints", "huggingface-cache"
-GEMINI_SECRET, HUB_SECRET = "gemini-secret", "huggingface-secret"
-CLAIMS = "grpo-claims"  # a modal.Dict: which call may write which run
-RUNS = PurePosixPath("/runs")
-PASSING = (modal.exception.ServiceError, modal.exception.InternalError, modal.exception.ResourceExhaustedError)
+LEASES = "grpo-claims"  # a modal.Dict: which call may write which run
+RUNS = PurePosixPath("/runs")  # on the runs' volume
+NO_ANSWER = (modal.exception.ServiceError, modal.exception.InternalError, modal.exception.ResourceExhaustedError)
 
 
 def volume(name: str) -> modal.Volume:
@@ -21,27 +20,28 @@ def volume(name: str) -> modal.Volume:
 
 
 @contextmanager
-def modal_in_words() -> Iterator[None]:
-    """Turns Modal's own errors into a RunError that says what to do."""
+def kit_errors() -> Iterator[None]:
+    """Raises RunError, or OutOfReach where trying again may help, in place of Modal's own errors."""
     try:
         yield
     except ValueError as error:
         if "metadata value" not in str(error):
             raise
-        # Its text has the token.
-        raise RunError("the Modal token holds characters that are in no token: run `modal setup`") from None
+        # The error's text has the token in it.
+        raise RunError("the Modal token holds characters that are in no token", "Run `modal setup`") from None
     except modal.exception.AuthError as error:
-        raise RunError(f"Modal refuses the token: run `modal setup`. It says: {error}") from None
-    except PASSING as error:
-        raise OutOfReach(f"Modal can't answer now ({error}): try again in a while") from None
+        raise RunError(f"Modal refuses the token ({error})", "Run `modal setup`") from None
+    except NO_ANSWER as error:
+        raise OutOfReach(f"Modal can't answer now ({error})", "Try again in a while") from None
     except modal.exception.ConnectionError as error:
-        raise OutOfReach(f"Modal can't be reached ({error}): check the network, or kit.backend('local')") from None
+        raise OutOfReach(f"Modal can't be reached ({error})", "Check the network, or kit.backend('local')") from None
 
 
 def call_exit_reason(call_id: str) -> str | None:
-    """How a call ended, in words; None while it works or waits for a machine."""
+    """Why a call ended; None while it runs or waits for a machine."""
+    logs = f"(`modal app logs {APP}` has what it printed)"
     try:
-        with modal_in_words():
+        with kit_errors():
             modal.FunctionCall.from_id(call_id).get(timeout=0)
     except TimeoutError:
         return None
@@ -50,36 +50,5 @@ def call_exit_reason(call_id: str) -> str | None:
     except RunError:  # Modal can't be asked; the kit's own errors are returned by its calls and not raised
         raise
     except (Exception, modal.exception.InputCancellation) as error:  # a remote error comes as the type that it was
-        said = f"{type(error).__name__} {error}".strip()
-        return f"its container ended: {said} (`modal app logs {APP}` has what it printed)"
-    return f"its container ended without a word (`modal app logs {APP}` has what it printed)"
-
-
-def required_secrets(judges: dict[str, float], model_name: str) -> list[modal.Secret]:
-    """The secrets that a run needs; the hub's only where it is there, since most models are free to download.
-
-    Raises ConfigError for one that is missing.
-    """
-    secrets = []
-    if "gemini" in judges:
-        secret = modal.Secret.from_name(GEMINI_SECRET, required_keys=["GEMINI_API_KEY"])
-        if not _exists(secret):
-            force = "--force " if _exists(modal.Secret.from_name(GEMINI_SECRET)) else ""
-            raise ConfigError(
-                f"judge=gemini needs the Modal secret {GEMINI_SECRET} with GEMINI_API_KEY. Make it with\n"
-                f"    modal secret create {force}{GEMINI_SECRET} GEMINI_API_KEY=…\n"
-                f"(a key: https://aistudio.google.com/apikey), or take judge=offline"
-            )
-        secrets.append(secret)
-    if "/" in model_name and _exists(secret := modal.Secret.from_name(HUB_SECRET)):
-        secrets.append(secret)
-    return secrets
-
-
-def _exists(secret: modal.Secret) -> bool:
-    with modal_in_words():
-        try:
-            secret.hydrate()
-        except modal.exception.NotFoundError:
-            return False
-        return True
+        return f"its container ended: {type(error).__name__} {error} {logs}"
+    return f"its container ended without a word {logs}"

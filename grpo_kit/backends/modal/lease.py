@@ -2,80 +2,106 @@
 
 import itertools
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import modal
 
-from grpo_kit.backends.modal.client import CLAIMS, call_exit_reason
+from grpo_kit.backends.modal.client import LEASES, call_exit_reason
 from grpo_kit.errors import RunError
 
+WAIT_SECONDS = 10  # a container releases its lease just after it has written that its run has ended
+NO_CALL = {"call_id": "", "step": None, "tries": 0, "released": True}
 
-class Claim:
-    """A call's right to write a run. The newest claim on a run holds; whoever has an older one finds out and stops.
 
-    Claims are numbered entries of a modal.Dict, which lets only one of several put the next number. Old entries expire
-    (after a week that nobody asks for them), the newest last.
+@dataclass(frozen=True)
+class Lease:
+    """A call's right to write a run. Use it as a context, which releases it.
+
+    A run's leases are numbered, and the newest one is held: whoever has an older one finds out and stops. They are
+    entries of a modal.Dict, which lets only one of several callers put the next number. Entries that nobody asks for
+    expire after a week.
     """
 
-    def __init__(self, run_id: str, call_id: str, step: int | None = None, patience: float = 0):
-        """Raises RunError where another call that still works, or waits for a machine, holds the run, and does not let
-        go of it for `patience` seconds. A call's own new container may go on.
+    run_id: str
+    number: int
+    entry: dict[str, Any]
 
-        `step` is the checkpoint that a container starts from; None where it is no container that claims.
+    @classmethod
+    def acquire(cls, run_id: str, call_id: str, step: int | None = None) -> "Lease":
+        """Takes the run over from a call that has ended, or from an earlier container of the same call.
+
+        `step` is that of the checkpoint from which a container begins; None for the call's launcher, whose containers
+        may be quicker. Raises RunError where another call that runs, or waits for a machine, does not release the run
+        within WAIT_SECONDS.
         """
-        deadline = time.monotonic() + patience
-        self._claims, self.run_id = modal.Dict.from_name(CLAIMS, create_if_missing=True), run_id
-        self._mine = {"call_id": call_id, "step": step, "released": False}
+        deadline = time.monotonic() + WAIT_SECONDS
         while True:
-            earlier = self._earlier()
-            last = earlier[max(earlier)] if earlier else None
-            if (
-                last
-                and not last["released"]
-                and last["call_id"] != call_id
-                and call_exit_reason(last["call_id"]) is None
-            ):
-                if time.monotonic() < deadline:
-                    time.sleep(0.5)
-                    continue
-                raise RunError(
-                    f"run {run_id} is being trained by another call on Modal: watch it (kit.Run('{run_id}').watch()) "
-                    f"or stop that one"
-                )
-            self._number = max(earlier, default=-1) + 1
-            if self._claims.put(self._key(self._number), self._mine, skip_if_exists=True):
-                break
-        newest_first = (earlier[number] for number in sorted(earlier, reverse=True))
-        # Containers of this call in a row, this one included, that started from the same checkpoint.
-        self.tries = 1 + sum(1 for _ in itertools.takewhile(self._mine.__eq__, newest_first))
+            number, last = _newest(run_id)
+            is_own = last["call_id"] == call_id
+            if is_own and step is None and not last["released"]:
+                return cls(run_id, number, last)
+            if not (last["released"] or is_own or call_exit_reason(last["call_id"])):
+                if time.monotonic() > deadline:
+                    what = f"run {run_id} is being trained by another call on Modal"
+                    raise RunError(what, f"Watch it (kit.Run('{run_id}').watch()) or stop that one")
+                time.sleep(0.5)
+                continue
+            is_retry = is_own and last["step"] == step and not last["released"]
+            tries = last["tries"] + 1 if is_retry else 1
+            entry = {"call_id": call_id, "step": step, "tries": tries, "released": False}
+            if _put(run_id, number + 1, entry):
+                return cls(run_id, number + 1, entry)
+
+    @classmethod
+    def acquire_new(cls, stem: str, call_id: str) -> "Lease":
+        """The lease on a new run called `stem`, or `stem_2` and so on where that name was leased before."""
+        entry = {**NO_CALL, "call_id": call_id, "released": False}
+        for attempt in itertools.count(1):
+            run_id = stem if attempt == 1 else f"{stem}_{attempt}"
+            if _put(run_id, 0, entry):
+                return cls(run_id, 0, entry)
+        raise AssertionError  # there is always another name
 
     @property
-    def is_first(self) -> bool:
-        return self._number == 0
+    def tries(self) -> int:
+        """How many of the call's containers in a row began at the same step, this one among them."""
+        return self.entry["tries"]
 
     @property
-    def holds(self) -> bool:
-        return not self._claims.contains(self._key(self._number + 1))
+    def is_held(self) -> bool:
+        """Whether no newer lease on the run was given out."""
+        return not _leases().contains(f"{self.run_id}/{self.number + 1}")
 
     def release(self) -> None:
-        self._claims.put(self._key(self._number), self._mine | {"released": True})
+        """Lets any other call acquire the run at once."""
+        _leases().put(f"{self.run_id}/{self.number}", {**self.entry, "released": True})
 
-    def _earlier(self) -> dict[int, dict]:
-        """All claims on the run by number."""
-        numbers = _numbers(self._claims, self.run_id)
-        return {number: claim for number in numbers if (claim := self._claims.get(self._key(number)))}
+    def __enter__(self) -> "Lease":
+        return self
 
-    def _key(self, number: int) -> str:
-        return f"{self.run_id}/{number}"
-
-
-def end_claims(run_id: str) -> None:
-    """Takes the right to write the run from whoever has it, so that a container that takes its time to end is no
-    longer heard."""
-    claims = modal.Dict.from_name(CLAIMS, create_if_missing=True)
-    nobody = {"call_id": "", "step": None, "released": True}
-    claims.put(f"{run_id}/{max(_numbers(claims, run_id), default=-1) + 1}", nobody)
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
-def _numbers(claims: modal.Dict, run_id: str) -> list[int]:
-    keys = list(claims.keys())
-    return [int(key.rpartition("/")[2]) for key in keys if key.rpartition("/")[0] == run_id]
+def revoke_lease(run_id: str) -> None:
+    """Ends whatever lease there is on the run, so that a container that takes its time to end writes no more."""
+    while not _put(run_id, _newest(run_id)[0] + 1, NO_CALL):
+        pass
+
+
+def _newest(run_id: str) -> tuple[int, dict[str, Any]]:
+    """The number and entry of the run's newest lease; -1 where it has none."""
+    leases = _leases()
+    numbers = [int(key.rpartition("/")[2]) for key in leases.keys() if key.rpartition("/")[0] == run_id]  # noqa: SIM118
+    newest = max(numbers, default=-1)
+    return newest, leases.get(f"{run_id}/{newest}") or NO_CALL
+
+
+def _put(run_id: str, number: int, entry: dict[str, Any]) -> bool:
+    """False where another caller has put this number."""
+    return _leases().put(f"{run_id}/{number}", entry, skip_if_exists=True)
+
+
+def _leases() -> modal.Dict:
+    return modal.Dict.from_name(LEASES, create_if_missing=True)

@@ -1,12 +1,10 @@
-"""A run on a Modal container's own disk, kept alike on the volume, which only one container at a time may write.
+"""A run on a Modal container's own disk, copied to the volume as it goes on by the one container that may write it.
 
-Training writes many small things and holds an SQLite database open; a volume wants whole files and commits. So the run
-lies on the container's disk and a thread copies what is new: first what is said about steps, then the checkpoints, so
-that whatever moment a commit catches can be gone on from.
+Training writes many small files and holds an SQLite database open; a volume wants whole files and commits. What is
+written about steps is committed before their checkpoint, so a run can be resumed from whatever a commit holds.
 """
 
 import _thread
-import os
 import shutil
 import sqlite3
 import threading
@@ -17,139 +15,117 @@ from pathlib import Path
 import modal
 from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, wait_fixed
 
-from grpo_kit.backends.modal.lease import Claim
+from grpo_kit.backends.modal.lease import Lease
 from grpo_kit.errors import RunError
 from grpo_kit.judges.cache import CACHE_FILE
-from grpo_kit.runs.directory import STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step, is_run
-from grpo_kit.utils.files import write_bytes
+from grpo_kit.runs.directory import STOP_FILE, WORKER_FILE, RunDirectory, is_run
+from grpo_kit.utils.files import replacing
 
 PUSH_SECONDS = 2.0
-CACHE_SECONDS = 20.0  # the cache is copied whole, so less often
-NOT_PUSHED = (STOP_FILE, WORKER_FILE, "eval")  # others write these on the volume
-GROWING = (".jsonl", ".log")
+CACHE_SECONDS = 20.0  # the judgements' cache is copied whole, so less often
+STATUS_FILE = "status.json"
+NOT_PUSHED = (STOP_FILE, WORKER_FILE)  # others write these on the volume
 
 
-class Mirror:
-    """Keeps the copy on the volume like the run on disk: as a context by itself, and once more at its end."""
+class RunSync:
+    """Copies a run between `local`, its folder on this container's disk, and `remote`, its folder on the volume.
 
-    def __init__(self, local: Path, remote: Path, volume: modal.Volume, claim: Claim):
-        """`remote` is the run's folder below where `volume` is mounted."""
-        self.local, self.remote, self._volume, self._claim = local, remote, volume, claim
-        self._pushed: dict[str, tuple[int, int, int]] = {}  # each file's stamp when it was last copied
-        self._known: set[str] = set()  # checkpoints that were here at any time
+    As a context it pushes by itself every PUSH_SECONDS, and once more at its end.
+    """
+
+    def __init__(self, local: Path, remote: Path, volume: modal.Volume, lease: Lease):
+        self.local, self.remote, self._volume, self._lease = local, remote, volume, lease
+        self._pushed: dict[str, tuple[int, int]] = {}  # size and time of change of each file when it was last pushed
         self._cache_pushed = -CACHE_SECONDS
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread = threading.Thread(target=self._push_until_closed, daemon=True)
 
     def pull(self) -> RunDirectory | None:
-        """The run as the volume has it, brought here with its newest checkpoint; None where it has none."""
+        """Copies the run from the volume, with its newest checkpoint alone; None where it has none yet."""
+        shutil.rmtree(self.local, ignore_errors=True)
+        self._volume.reload()
         if not is_run(self.remote):
             return None
-        # All checkpoints, where older ones are to be removed as new ones come.
-        keeps_all = RunDirectory(self.remote).config.save_total_limit is None
-        older = [path.name for path in RunDirectory(self.remote).checkpoints[: -1 if keeps_all else 0]]
-        left_out = shutil.ignore_patterns(".*", "eval", *older)
-        shutil.copytree(self.remote, self.local, ignore=left_out, dirs_exist_ok=True)
+        older = [path.name for path in RunDirectory(self.remote).checkpoints[:-1]]
+        shutil.copytree(self.remote, self.local, ignore=shutil.ignore_patterns(".*", "eval", *older))
         return RunDirectory(self.local)
 
-    def push(self) -> None:
-        """Copies what is new and commits. Raises RunError where another container has taken the run over."""
-        if not self._claim.holds:
-            raise RunError(f"run {self._claim.run_id} was taken over by another container, so this one ends")
-        status = self.local / "status.json"  # written with every step and every heartbeat
-        if self._stamp(status) == self._pushed.get(status.name) and not self._closed.is_set():
+    def push(self, is_last: bool = False) -> None:
+        """Copies what is new and commits it. Raises RunError where another container has taken the run over."""
+        if not self._lease.is_held:
+            raise RunError(f"run {self._lease.run_id} was taken over by another container, so this one ends")
+        status = self.local / STATUS_FILE  # written with every step and every heartbeat
+        if _stamp(status) == self._pushed.get(STATUS_FILE) and not is_last:
             return
         self.remote.mkdir(parents=True, exist_ok=True)
-        checkpoints = {path.name for path in RunDirectory(self.local).checkpoints}
-        there = {path.name for path in self.remote.glob("checkpoint-*")}
-        files = {path.name: path for path in self.local.iterdir() if path.is_file() and not path.name.startswith(".")}
-        for name, path in files.items():
-            if name not in (*NOT_PUSHED, status.name) and not name.startswith(CACHE_FILE):
-                self._copy(path)
-        if checkpoints - there:
-            self._volume.commit()  # so that no commit has a checkpoint without the steps before it
-        for name in sorted(checkpoints - there):
+        run = RunDirectory(self.local)
+        folders = [*(path.name for path in run.checkpoints), "data"]
+        new = [name for name in folders if (self.local / name).is_dir() and not (self.remote / name).exists()]
+        names = [path.name for path in self.local.iterdir() if path.is_file() and not path.name.startswith(".")]
+        for name in names:
+            if name not in (*NOT_PUSHED, STATUS_FILE) and not name.startswith(CACHE_FILE):
+                self._push_file(name)
+        if new:
+            self._volume.commit()
+        for name in new:
             partial = self.remote / f".{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(self.local / name, partial)
             partial.rename(self.remote / name)
-        for name in (self._known - checkpoints) & there:
-            shutil.rmtree(self.remote / name)
-        self._known |= checkpoints
-        is_due = checkpoints - there or self._closed.is_set() or time.monotonic() - self._cache_pushed > CACHE_SECONDS
-        if CACHE_FILE in files and is_due:
-            self._copy_cache(files[CACHE_FILE])
-        self._copy(status)  # last: who reads that the run has ended finds all of it
+        if new and (limit := run.config.save_total_limit):
+            for old in RunDirectory(self.remote).checkpoints[:-limit]:
+                shutil.rmtree(old)
+        if CACHE_FILE in names and (new or is_last or time.monotonic() - self._cache_pushed > CACHE_SECONDS):
+            self._push_cache()
+        self._push_file(STATUS_FILE)  # last: who reads that the run has ended finds all of it
         self._volume.commit()
 
-    def see_whether_to_stop(self) -> None:
-        """Brings the request to stop from the volume here."""
+    def pull_stop_request(self) -> None:
         self._volume.reload()
         if (self.remote / STOP_FILE).exists():
             (self.local / STOP_FILE).touch()
 
-    def _copy(self, source: Path) -> None:
-        """Replaces the file's copy; of one that only grows, adds what is new."""
-        now, before = self._stamp(source), self._pushed.get(source.name)
-        if now == before:
-            return
-        target = self.remote / source.name
-        has_grown = before is not None and before[2] == now[2] and before[0] <= now[0]
-        if has_grown and source.suffix in GROWING and target.stat().st_size == before[0]:
-            with source.open("rb") as new, target.open("ab") as file:
-                new.seek(before[0])
-                file.write(new.read(now[0] - before[0]))
-        else:
-            partial = target.with_name(f".{target.name}.partial")
-            shutil.copyfile(source, partial)
-            os.replace(partial, target)
-            now = (target.stat().st_size, *now[1:])  # it may have grown while it was copied
-        self._pushed[source.name] = now
+    def _push_file(self, name: str) -> None:
+        stamp = _stamp(self.local / name)  # before it is copied, since it may grow meanwhile
+        if stamp != self._pushed.get(name):
+            with replacing(self.remote / name) as partial:
+                shutil.copyfile(self.local / name, partial)
+            self._pushed[name] = stamp
 
-    @staticmethod
-    def _stamp(file: Path) -> tuple[int, int, int]:
-        """Size, time of change, and which file it is: one that was replaced is not one that grew."""
-        stat = file.stat()
-        return stat.st_size, stat.st_mtime_ns, stat.st_ino
-
-    def _copy_cache(self, source: Path) -> None:
+    def _push_cache(self) -> None:
         """With SQLite's own backup, since the database is being written to."""
-        partial = self.local / f".{CACHE_FILE}.backup"
-        with closing(sqlite3.connect(source)) as database, closing(sqlite3.connect(partial)) as copy:
-            database.backup(copy)
-        write_bytes(self.remote / CACHE_FILE, partial.read_bytes())
+        backup = self.local / f".{CACHE_FILE}.backup"
+        with closing(sqlite3.connect(self.local / CACHE_FILE)) as cache, closing(sqlite3.connect(backup)) as copy:
+            cache.backup(copy)
+        with replacing(self.remote / CACHE_FILE) as partial:
+            shutil.copyfile(backup, partial)
         self._cache_pushed = time.monotonic()
 
-    def _keep(self) -> None:
+    def _push_until_closed(self) -> None:
         while not self._closed.wait(PUSH_SECONDS):
             try:
                 self.push()
-                self.see_whether_to_stop()
+                self.pull_stop_request()
             except RunError as error:  # taken over
                 print(error)
                 _thread.interrupt_main()
                 return
-            except Exception as error:  # whatever it is, the next try may do, and training goes on
+            except Exception as error:  # a network that fails, a checkpoint that is replaced: the next push may succeed
                 print(f"The volume could not be written ({type(error).__name__}: {error}); trying again")
 
-    def __enter__(self) -> "Mirror":
+    def __enter__(self) -> "RunSync":
         self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closed.set()
         self._thread.join()
-        for attempt in Retrying(
-            retry=retry_if_not_exception_type(RunError),
-            stop=stop_after_attempt(5),
-            wait=wait_fixed(2),
-            reraise=True,
-        ):
-            with attempt:
-                self.push()
-        self._claim.release()
+        push_again = Retrying(
+            retry=retry_if_not_exception_type(RunError), stop=stop_after_attempt(5), wait=wait_fixed(2), reraise=True
+        )
+        push_again(self.push, is_last=True)
 
 
-def last_step(folder: Path) -> int:
-    """The step of a run's newest checkpoint; 0 where it has none."""
-    return max((checkpoint_step(path) for path in folder.glob("checkpoint-*")), default=0)
+def _stamp(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns

@@ -1,27 +1,42 @@
-"""Training in a process of its own on this machine, which goes on when this one ends."""
+"""Starting a run that trains by itself: on Modal, or here in a process that outlives the one that starts it."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+from grpo_kit.backends.modal.launch import start_on_modal
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import BeingTrained, RunError
 from grpo_kit.preflight.check import launch_of
-from grpo_kit.rewards.travel import load_rewards
+from grpo_kit.rewards.travel import Rewards, load_rewards, pickled_rewards
 from grpo_kit.runs.directory import OUTPUT_FILE, REWARDS_FILE, UNFINISHED, WORKER_FILE, RunDirectory, is_run
 from grpo_kit.utils.files import as_json, write_bytes
 
 
-def train_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> RunDirectory:
-    """Starts a process that trains and outlives this one. A run that is gone on with has its rewards already."""
+def known_here(run_id: str | None, runs_dir: Path) -> RunDirectory | None:
+    """The run of that name under `runs_dir`; None where there is none."""
+    return RunDirectory(run_id, runs_dir) if run_id and is_run(runs_dir / run_id) else None
+
+
+def start(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, on_modal: bool) -> RunDirectory:
+    """Checks and quotes a new run, or one to resume, starts it and returns at once.
+
+    Raises ConfigError, BadTrace or RunError, before anything is started, for what cannot work.
+    """
+    pickled = pickled_rewards(rewards) if rewards else None
+    return start_on_modal(config, pickled, runs_dir) if on_modal else _start_here(config, pickled, Path(runs_dir))
+
+
+def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> RunDirectory:
+    """`rewards` are pickled; a run that is resumed has its own already."""
     import psutil
 
     from grpo_kit.runs.writer import only_writer
     from grpo_kit.training.plan import queue
 
-    known = RunDirectory(config.run_id, runs_dir) if config.run_id and is_run(runs_dir / config.run_id) else None
+    known = known_here(config.run_id, runs_dir)
     earlier = known.read_text(WORKER_FILE) if known else ""
-    if earlier and known.status["state"] in UNFINISHED and known.storage.exit_reason(known.worker) is None:
+    if known and earlier and known.status["state"] in UNFINISHED and known.storage.exit_reason(known.worker) is None:
         raise BeingTrained(known.id)
     if known and not rewards and REWARDS_FILE in known.storage.names():
         rewards = known.storage.read(REWARDS_FILE)
