@@ -252,7 +252,7 @@ def test_only_one_container_writes_a_run(server, hold, monkeypatch):
         kit.train.spawn(run_id=run.id, **STEPS)
     wait_for_step(run, 1)
     second = modal.Function.from_name("grpo-training", "train").spawn(run.id)
-    assert "is being trained by another call" in second.get()["error"]
+    assert "is being trained by another call" in second.get()["error"]["what"]
     # One that is about to let go is waited for.
     held = {"call_id": run.worker["call_id"], "step": 0, "tries": 1, "released": False}
     leases["run-that-ends/0"] = held

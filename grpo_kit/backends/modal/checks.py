@@ -157,7 +157,7 @@ def app(config: TrainConfig, secrets: Set[str]) -> Checks:
         yield Check("app", PROBLEM, what, f"{DEPLOY} makes it anew; `modal app logs {APP}` has the traceback")
         return
     if "error" in there:
-        raise RunError(there["error"])
+        raise RunError(**there["error"])
     yield Check("app", OK, f"{APP} is deployed, and a container answers")
     yield from compare_versions(versions(), there["versions"])
     asked = {"model": config.model_name} | ({"judge": judges_in(config)} if can_judge else {})

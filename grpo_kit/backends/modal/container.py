@@ -4,6 +4,7 @@ committing what was made."""
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -19,8 +20,7 @@ from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch
 from grpo_kit.data.demo import DATA_FILES
-from grpo_kit.data.samples import BadTrace
-from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.errors import ConfigError, KitError, RunError
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.rewards.travel import PYTHON, load_rewards
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step
@@ -32,15 +32,15 @@ Answer = dict[str, Any]
 
 
 def returns_errors(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    """Has `function` return errors that the user can mend, as {"error": message, "kind": class name}: Modal would retry
-    a call that raises, which would fail again."""
+    """Has `function` return errors that the user can mend, as {"error": a Problem's fields, "kind": class name}: Modal
+    would retry a call that raises, which would fail again."""
 
     @wraps(function)
     def returning(*args: Any, **options: Any) -> Answer:
         try:
             return function(*args, **options)
-        except (ConfigError, RunError, BadTrace) as error:
-            return {"error": str(error), "kind": type(error).__name__}
+        except KitError as error:
+            return {"error": asdict(error.problem), "kind": type(error).__name__}
 
     return returning
 

@@ -12,7 +12,7 @@ from grpo_kit.config.gpus import gpu_and_count
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.modal import ModalConfig
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.errors import BadTrace, ConfigError, KitError, RunError
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import PYTHON
 from grpo_kit.runs.directory import RUNS_DIR, WORKER_FILE, RunDirectory
@@ -145,7 +145,8 @@ def _result(call: "modal.FunctionCall", interrupted: str) -> dict[str, Any]:
         print(interrupted)
         raise
     if "error" in answer:
-        raise (ConfigError if answer["kind"] == "ConfigError" else RunError)(answer["error"])
+        kinds: dict[str, type[KitError]] = {"ConfigError": ConfigError, "BadTrace": BadTrace}
+        raise kinds.get(answer["kind"], RunError)(**answer["error"])
     return answer
 
 
