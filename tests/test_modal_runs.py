@@ -259,6 +259,9 @@ def test_only_one_container_writes_a_run(server, hold, monkeypatch):
     threading.Timer(1, leases.put, ["run-that-ends/0", held | {"released": True}]).start()
     monkeypatch.setattr(lease, "WAIT_SECONDS", 300)
     assert lease.Lease.acquire("run-that-ends", "fc-next").is_held
+    # A container that is quicker than the launcher of its own call keeps the run.
+    container = lease.Lease.acquire("run-that-begins", "fc-own", step=0)
+    assert lease.Lease.acquire("run-that-begins", "fc-own") == container and container.is_held
     # A container that Modal has given up on may still be there. Whoever was started in its place takes the run over.
     newest = next(n for n in range(9) if not leases.contains(f"{run.id}/{n + 1}"))
     leases[f"{run.id}/{newest + 1}"] = {"call_id": run.worker["call_id"], "step": 0, "tries": 1, "released": False}
