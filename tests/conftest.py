@@ -14,15 +14,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from waiting import wait_until
+from gemini_server import KEY, GeminiServer
+from helpers import SGD, STANDIN, wait_until
 
 # Files of ten seconds or more, which `make test-quick` leaves out; the longest first.
 LONG = """
     test_processes test_modal_runs test_sweeps test_browser test_modal_shell test_resume test_gemini_training test_ahead
     test_memory test_modal_server test_notebooks test_doctor test_spawn test_budget test_troubles test_training
 """.split()
-SGD = Path(__file__).parents[1].parent / "shared" / "data" / "sgd"
-STANDIN = Path(__file__).with_name("standin")
 MARK = "GRPO_KIT_TEST_SESSION"
 IS_MAIN = MARK not in os.environ  # not a worker of pytest-xdist, nor tests that a test runs
 
@@ -70,6 +69,16 @@ def trained(tmp_path_factory, demo_data):
     from grpo_kit import train
 
     return train(data=str(demo_data), max_steps=20, save_steps=10, runs_dir=tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def gemini(monkeypatch):
+    """Gemini on loopback, with a key in the environment."""
+    monkeypatch.setattr("grpo_kit.judges.gemini.client.FIRST_WAIT", 0.01)
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        monkeypatch.setenv("GEMINI_API_KEY", KEY)
+        yield server
 
 
 @pytest.fixture

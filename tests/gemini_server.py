@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MODELS = ["gemini-3.5-flash-lite", "gemini-3.5-flash"]
 EMBEDDER = "gemini-embedding-001"  # listed, but it can't judge
+KEY = "AIza-planted-key"  # which nobody may see
+A_CALL = (100 * 0.30 + 25 * 2.50) / 1e6  # dollars: the tokens below, by the list's prices
 TOKENS = {"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount": 125}  # 5 more for thinking
 
 

@@ -6,13 +6,12 @@ import threading
 from contextlib import suppress
 
 import pytest
-from gemini_server import GeminiServer, error, judge
+from gemini_server import A_CALL, error, judge
 from trl import GRPOTrainer
 
 from grpo_kit import ConfigError, Run, TrainConfig, train
 from grpo_kit.costs.counting import cpu_seconds
 from grpo_kit.errors import RunStopped
-from grpo_kit.judges.gemini import client
 from grpo_kit.models.shapes import shape_of
 from grpo_kit.training.trainer import KitTrainer
 
@@ -22,16 +21,7 @@ def asked(run: Run) -> list[list[str]]:
     return run.completions().groupby("step")["sample_id"].agg(list).tolist()
 
 
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
-    with GeminiServer() as server:
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
-        monkeypatch.setenv("GEMINI_API_KEY", "key")
-        yield server
-
-
-def test_the_judge_works_while_later_completions_are_made(server, monkeypatch, tmp_path, demo_data):
+def test_the_judge_works_while_later_completions_are_made(gemini, monkeypatch, tmp_path, demo_data):
     steps, made, is_made = 4, [], threading.Condition()
     generate = GRPOTrainer._generate
 
@@ -50,14 +40,14 @@ def test_the_judge_works_while_later_completions_are_made(server, monkeypatch, t
         return judge(request)
 
     monkeypatch.setattr(GRPOTrainer, "_generate", generates)
-    server.reply = answers_late
+    gemini.reply = answers_late
     settings = {"judge": "gemini", "canaries": "off", "max_steps": steps, "save_steps": 2, "max_staleness": 1}
     run = train(data=str(demo_data), runs_dir=tmp_path, run_id="late", **settings)
     assert made == [0, 0, 1, 2], "at most one update behind, and none for a step that is not made"
     metrics = run.metrics()
-    assert metrics["judge/gemini/calls"].sum() == len(server.requests)
+    assert metrics["judge/gemini/calls"].sum() == len(gemini.requests)
     assert metrics["judge/gemini/failures"].sum() == 0
-    assert run.status["usd"] == pytest.approx(len(server.requests) * (100 * 0.30 + 25 * 2.50) / 1e6)
+    assert run.status["usd"] == pytest.approx(len(gemini.requests) * A_CALL)
 
 
 def test_each_step_learns_from_its_own_prompts_by_the_probabilities_they_were_drawn_with(tmp_path, demo_data, trained):
@@ -89,16 +79,16 @@ def test_epochs_that_are_shorter_than_what_is_made_ahead_and_a_stop_between(tmp_
     assert asked(run) == asked(whole)
 
 
-def test_an_outage_stops_it_with_its_last_step_saved(server, tmp_path, demo_data):
+def test_an_outage_stops_it_with_its_last_step_saved(gemini, tmp_path, demo_data):
     settings = {"judge": "gemini", "canaries": "off", "max_steps": 5, "save_steps": 5, "max_staleness": 1}
 
     def fails_later(request):
-        return judge(request) if len(server.requests) < 50 else error(400, "not today", "INVALID_ARGUMENT")
+        return judge(request) if len(gemini.requests) < 50 else error(400, "not today", "INVALID_ARGUMENT")
 
-    server.reply = fails_later
+    gemini.reply = fails_later
     with pytest.raises(RunStopped, match=r"judgements by gemini failed, .*checkpoint-\d is saved") as stopped:
         train(data=str(demo_data), runs_dir=tmp_path, run_id="outage", failure_window=8, **settings)
-    server.reply = judge
+    gemini.reply = judge
     step = int(str(stopped.value).split("checkpoint-")[1][0])
     run = train(run_id="outage", runs_dir=tmp_path)
     assert 0 < step < 5 and run.metrics()["step"].tolist() == [1, 2, 3, 4, 5]
@@ -139,7 +129,7 @@ def test_an_interrupt_leaves_no_judge_at_work_and_no_model_in_memory(tmp_path, d
     assert train(**settings).metrics()["step"].tolist() == [1, 2, 3]
 
 
-def test_a_stop_waits_for_what_is_asked_keeps_and_counts_it(server, tmp_path, demo_data):
+def test_a_stop_waits_for_what_is_asked_keeps_and_counts_it(gemini, tmp_path, demo_data):
     def slowly(request):
         reply = judge(request)
         reply.seconds = 0.5
@@ -149,20 +139,19 @@ def test_a_stop_waits_for_what_is_asked_keeps_and_counts_it(server, tmp_path, de
         (tmp_path / "paid" / "stop").touch()
         return [0.0] * len(completions)
 
-    server.reply = slowly
-    a_call = (100 * 0.30 + 25 * 2.50) / 1e6
+    gemini.reply = slowly
     settings = {"data": str(demo_data), "runs_dir": tmp_path, "judge": "gemini", "canaries": "off", "max_staleness": 2}
     with pytest.raises(RunStopped, match=r"stopped at step 1, as asked"):
         train(run_id="paid", max_steps=6, rewards=[stops], **settings)
     run = Run("paid", tmp_path)
-    assert len(server.requests) > 32 >= len(run.completions()), "what was asked for later steps"
-    assert run.status["usd"] == pytest.approx(len(server.requests) * a_call)
+    assert len(gemini.requests) > 32 >= len(run.completions()), "what was asked for later steps"
+    assert run.status["usd"] == pytest.approx(len(gemini.requests) * A_CALL)
     with sqlite3.connect(run.path / "rewards.cache.sqlite") as database:
-        assert database.execute("select count(*) from judgements").fetchone()[0] == len(server.requests)
+        assert database.execute("select count(*) from judgements").fetchone()[0] == len(gemini.requests)
     # What three steps cost is known now: enough for them, and not for a fourth, is spent and not passed.
-    server.reply, spent, before = judge, run.status["usd"], len(server.requests)
+    gemini.reply, spent, before = judge, run.status["usd"], len(gemini.requests)
     with pytest.raises(RunStopped, match=r"stopped at step [12]: max_usd=.* would be passed"):
         train(run_id="short", max_steps=6, max_usd=1.3 * spent, seed=1, **settings)
     usd = Run("short", tmp_path).status["usd"]
-    assert usd == pytest.approx((len(server.requests) - before) * a_call) and 0 < usd <= 1.3 * spent
+    assert usd == pytest.approx((len(gemini.requests) - before) * A_CALL) and 0 < usd <= 1.3 * spent
     assert train(run_id="paid_for", max_steps=3, max_usd=1.3 * spent, seed=2, **settings).status["state"] == "complete"

@@ -7,12 +7,11 @@ import json
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
-from conftest import STANDIN
+from helpers import ROOT, STANDIN
 from jupyter_lab import CHROMIUM, SECONDS, Lab, jupyter_lab
 from playwright.sync_api import expect
 
@@ -20,9 +19,8 @@ import grpo_kit as kit
 from grpo_kit.backends.run import Run
 from grpo_kit.runs.directory import checkpoint_step
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
-from build import read_text_notebook  # noqa: E402
+from build import read_text_notebook
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here; apt-get install chromium brings it")
 expect.set_options(timeout=SECONDS * 1000)

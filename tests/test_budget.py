@@ -1,48 +1,28 @@
 """What a run may cost: counted as it is spent, stopped before it is passed, and held against what was quoted."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from gemini_server import GeminiServer
+from gemini_server import A_CALL
+from helpers import shell
 from safetensors.torch import load_file
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunStopped
 from grpo_kit.costs.budget import shortfall_at_start
 from grpo_kit.costs.prices import PRICES
-from grpo_kit.judges.gemini import client
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.runs.spending import Dollars
 from grpo_kit.runs.writer import RunWriter, open_run
 from grpo_kit.training.grpo import grpo_arguments
 from grpo_kit.utils.files import write_json
 
-A_CALL = (100 * 0.30 + 25 * 2.50) / 1e6  # dollars: the server's tokens by the list's prices
 SHORT = {"max_steps": 12, "save_steps": 6, "canaries": "off", "judge": "gemini"}
 
 
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
-    with GeminiServer() as server:
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
-        monkeypatch.setenv("GEMINI_API_KEY", "AIza-planted")
-        yield server
-
-
-def shell(folder, *words, **env) -> tuple[int, str]:
-    command = [sys.executable, "-m", "grpo_kit.cli", *map(str, words)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | env)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout + done.stderr
-
-
 def test_the_judges_dollars_stop_the_run_before_they_pass_and_a_larger_budget_goes_on(
-    standin, server, tmp_path, demo_data
+    standin, gemini, tmp_path, demo_data
 ):
     settings = {"data": str(demo_data), "runs_dir": tmp_path, **SHORT}
     undisturbed = kit.train(**settings)
@@ -54,14 +34,14 @@ def test_the_judges_dollars_stop_the_run_before_they_pass_and_a_larger_budget_go
         RunStopped, match=r"stopped at step 7: max_usd=.* for the judge\), and the next step costs about"
     ):
         kit.train(run_id="budget", max_usd=max_usd, **settings)
-    run, made = Run("budget", tmp_path), len(server.requests)
+    run, made = Run("budget", tmp_path), len(gemini.requests)
     assert run.status["state"] == "stopped" and run.status["usd"] == pytest.approx(spent.iloc[6])
     assert run.status["usd"] <= max_usd < run.status["usd"] + 20 * A_CALL
     assert [path.name for path in run.checkpoints] == ["checkpoint-6", "checkpoint-7"]
 
     with pytest.raises(ConfigError, match=r"would be passed: \$.* is spent .* likely pays for all of it") as refused:
         kit.train(run_id="budget", runs_dir=tmp_path)
-    assert len(server.requests) == made
+    assert len(gemini.requests) == made
     enough = float(str(refused.value).split("max_usd=")[-1].split()[0])
     assert spent.iloc[-1] <= enough < 1.5 * spent.iloc[-1]
     resumed = kit.train(run_id="budget", runs_dir=tmp_path, max_usd=enough)
@@ -72,7 +52,7 @@ def test_the_judges_dollars_stop_the_run_before_they_pass_and_a_larger_budget_go
 
 
 def test_what_does_not_pay_for_a_first_step_is_refused_before_anything_is_written(
-    server, tmp_path, demo_data, monkeypatch
+    gemini, tmp_path, demo_data, monkeypatch
 ):
     monkeypatch.setattr("grpo_kit.training.grpo.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     settings = {"data": str(demo_data), "judge": "gemini", "runs_dir": tmp_path / "runs"}
@@ -80,12 +60,12 @@ def test_what_does_not_pay_for_a_first_step_is_refused_before_anything_is_writte
         ConfigError, match=r"max_usd=0.001 would be passed: nothing is spent yet, and by the quote the first step"
     ):
         kit.train(max_usd=0.001, **settings)
-    server.models.append("gemini-9")
+    gemini.models.append("gemini-9")
     with pytest.raises(
         ConfigError, match=r"can't be kept: gemini-9 has no price .*Give gemini_input_price and gemini_out"
     ):
         kit.train(max_usd=1, gemini_model="gemini-9", **settings)
-    assert server.requests == [] and not (tmp_path / "runs").exists()
+    assert gemini.requests == [] and not (tmp_path / "runs").exists()
     problems = [
         str(problem)
         for problem in kit.quote(kit.TrainConfig(judge="gemini", max_usd=0.001), tmp_path, ask=False).problems
@@ -98,7 +78,7 @@ def test_what_does_not_pay_for_a_first_step_is_refused_before_anything_is_writte
 
 
 def test_canaries_that_spend_the_budget_stop_the_run_before_the_model_is_loaded(
-    server, tmp_path, demo_data, monkeypatch
+    gemini, tmp_path, demo_data, monkeypatch
 ):
     monkeypatch.setattr("grpo_kit.training.grpo.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     settings = {**SHORT, "canaries": "warn", "gemini_input_price": 1e4, "gemini_output_price": 0.0}  # a dollar a call
@@ -106,7 +86,7 @@ def test_canaries_that_spend_the_budget_stop_the_run_before_the_model_is_loaded(
     with pytest.raises(RunStopped, match="Stopped before anything was loaded"):
         kit.train(run_id="canaries", max_usd=likely, data=str(demo_data), runs_dir=tmp_path, **settings)
     status = Run("canaries", tmp_path).status
-    assert status["state"] == "stopped" and status["usd"] == len(server.requests) > 0
+    assert status["state"] == "stopped" and status["usd"] == len(gemini.requests) > 0
 
 
 def test_a_machines_seconds_are_dollars_and_add_up_over_processes(tmp_path):
@@ -177,14 +157,14 @@ def test_a_launch_quotes_the_steps_that_are_left(tmp_path, demo_data, capsys):
 
 
 def test_dry_run_and_smoke_by_the_real_command(standin, tmp_path, demo_data):
-    code, said = shell(tmp_path, "train", "--dry-run", "--data", demo_data)
-    assert code == 0 and "memory" in said and "problem" not in said and list(tmp_path.iterdir()) == []
-    code, said = shell(tmp_path, "train", "--dry-run", "--max-steps", 9, "--data", demo_data)
-    assert code == 1 and "problem  save_steps=20 is more than max_steps=9" in said and list(tmp_path.iterdir()) == []
+    said = shell(tmp_path, "train", "--dry-run", "--data", demo_data)
+    assert "memory" in said and "problem" not in said and list(tmp_path.iterdir()) == []
+    said = shell(tmp_path, "train", "--dry-run", "--max-steps", 9, "--data", demo_data, code=1)
+    assert "problem  save_steps=20 is more than max_steps=9" in said and list(tmp_path.iterdir()) == []
 
-    code, said = shell(tmp_path, "train", "--smoke", "--data", demo_data)
+    said = shell(tmp_path, "train", "--smoke", "--data", demo_data)
     (run,) = (Run(path) for path in (tmp_path / "runs").iterdir())
-    assert code == 0 and run.id.startswith("smoke_") and run.metrics()["step"].tolist() == [1]
+    assert run.id.startswith("smoke_") and run.metrics()["step"].tolist() == [1]
     assert f"the first step of {run.id}, which is slower than later ones" in said and "One step took" in said
     assert f"peaked at {run.status['actual']['memory_gib']:.1f}" in said
     step = run.metrics()["step_time"].item()

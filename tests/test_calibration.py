@@ -12,6 +12,7 @@ import numpy as np
 import papermill
 import pytest
 from gemini_server import GeminiServer, judge, says
+from helpers import ROOT
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample, read_samples
@@ -36,9 +37,8 @@ from grpo_kit.judges.registry import make_judge
 from grpo_kit.plots.judges import intervals
 from grpo_kit.sweeps.notebooks import PAPERMILL
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
-from build import read_text_notebook  # noqa: E402
+from build import read_text_notebook
 
 KEY = "planted-key-4711"
 SAMPLES = [

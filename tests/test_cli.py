@@ -1,45 +1,33 @@
 """The shell commands, as a newcomer types them in an empty folder."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from helpers import shell
 
 from grpo_kit.cli import app
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
 
 
-def kit(folder: Path, *words: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "grpo_kit.cli", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
-
-
-def test_from_an_empty_folder_to_an_evaluation(tmp_path):
-    trained = kit(tmp_path, "train", "--run-id", "first", "--max-steps", "2", "--use-lora", "true")
+def test_from_an_empty_folder_to_an_evaluation(standin, tmp_path):
+    trained = shell(tmp_path, "train", "--run-id", "first", "--max-steps", "2", "--use-lora", "true")
     assert "Step 2/2: loss=" in trained and (tmp_path / "runs/first/adapter_model.safetensors").exists()
     assert "samples that come with the kit" in trained, "data/processed is not there"
 
-    by_name = kit(tmp_path, "eval", "first", "--n", "8")
+    by_name = shell(tmp_path, "eval", "first", "--n", "8")
     assert by_name.splitlines()[-1].startswith("base ") and "checkpoint-2" in by_name
-    by_folder = kit(tmp_path, "eval", "--model-path", "runs/first/checkpoint-2", "--n", "8")
+    by_folder = shell(tmp_path, "eval", "--model-path", "runs/first/checkpoint-2", "--n", "8")
     assert by_folder.splitlines()[-1] == by_name.splitlines()[-1]
-    assert "complete" in kit(tmp_path, "runs")
+    assert "complete" in shell(tmp_path, "runs")
 
 
-def test_own_traces_take_the_place_of_the_demos(tmp_path):
+def test_own_traces_take_the_place_of_the_demos(standin, tmp_path):
     chats = [
         f'{{"messages": [{{"role": "user", "content": "Question {i}?"}}, {{"role": "assistant", "content": "Yes."}}]}}'
         for i in range(60)
     ]
     (tmp_path / "chats.jsonl").write_text("\n".join(chats))
-    assert "samples to train on" in kit(tmp_path, "prepare", "chats.jsonl")
-    trained = kit(tmp_path, "train", "--run-id", "own", "--max-steps", "1")
+    assert "samples to train on" in shell(tmp_path, "prepare", "chats.jsonl")
+    trained = shell(tmp_path, "train", "--run-id", "own", "--max-steps", "1")
     assert "Step 1/1" in trained and "come with the kit" not in trained
 
 
@@ -59,7 +47,7 @@ def test_own_traces_take_the_place_of_the_demos(tmp_path):
     ],
 )
 def test_mistakes_get_one_message_and_leave_nothing(tmp_path, words, message):
-    assert message in kit(tmp_path, *words, code=2)
+    assert message in shell(tmp_path, *words, code=2)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from gemini_server import GeminiServer, error, says
+from helpers import ROOT
 from hub_server import GATED, LET_IN, MODEL, NOT_LET_IN, HubServer
 from modal_server import ModalServer
 
 from grpo_kit.backends.modal.checks import compare_versions
 
-APP = Path(__file__).parents[1] / "grpo_kit" / "app.py"
+APP = ROOT / "grpo_kit" / "app.py"
 OLD_APP = """
 import modal
 app = modal.App("grpo-training", image=modal.Image.debian_slim())

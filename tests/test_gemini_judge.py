@@ -23,7 +23,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from gemini_server import EMBEDDER, MODELS, GeminiServer, Reply, Request, error, says, score_of
+from gemini_server import A_CALL, EMBEDDER, MODELS, GeminiServer, Reply, Request, error, says, score_of
 from gemini_server import judge as well
 
 from grpo_kit.config.judge import JudgeConfig
@@ -122,7 +122,7 @@ def test_a_verdict_has_the_models_score_reason_criteria_and_tokens(server, sdk, 
     usage = judge.usage
     assert (usage.calls, usage.retries, usage.failures) == (calls, 0, 0) and len(server.requests) == calls
     assert (usage.input_tokens, usage.output_tokens) == (100 * calls, 25 * calls)
-    assert usage.usd == pytest.approx(calls * (100 * 0.30 + 25 * 2.50) / 1e6)  # as prices.json has them
+    assert usage.usd == pytest.approx(calls * A_CALL)  # as prices.json has them
     for request in server.requests:
         assert request.key == KEY and request.model == "gemini-3.5-flash-lite" and request.is_group == (mode == "group")
         assert request.config["temperature"] == 0 and request.config["responseMimeType"] == "application/json"

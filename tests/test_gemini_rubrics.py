@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gemini_server import MODELS, GeminiServer, Reply, Request, error, says
+from gemini_server import A_CALL, MODELS, GeminiServer, Reply, Request, error, says
 
 from grpo_kit import prepare, read_samples
 from grpo_kit.config.judge import JudgeConfig
@@ -134,7 +134,7 @@ def test_each_sample_gets_its_own_rubric_and_the_next_run_asks_for_none(tmp_path
         "last_failure": None,
         "calls": calls,
         "tokens": 125 * calls,
-        "usd": round(calls * (100 * 0.30 + 25 * 2.50) / 1e6, 6),
+        "usd": round(calls * A_CALL, 6),
     }
     assert card["fingerprint"] == fingerprint(out / name for name in SAMPLES)
     assert json.loads((out / "data_card.json").read_bytes()) == card

@@ -1,82 +1,68 @@
 """Training with Gemini as the judge, against a server on loopback: what is paid, what fails, what is kept."""
 
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from gemini_server import GeminiServer, Reply, error, judge, says
+from gemini_server import A_CALL, KEY, Reply, error, judge, says
+from helpers import shell, start, wait_until
 from safetensors.torch import load_file
-from waiting import wait_until
 
 from grpo_kit import ConfigError, Run, evaluate, train
 from grpo_kit.errors import RunError, RunStopped
-from grpo_kit.judges.gemini import client
 from grpo_kit.rewards.ready import format, length, repetition
 
-KEY = "PLANTED-KEY-5f1c"
 DOWN = error(503, "overloaded", "UNAVAILABLE")
 SHORT = {"max_steps": 3, "save_steps": 3, "canaries": "off"}
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
-    with GeminiServer() as server:
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
-        monkeypatch.setenv("GEMINI_API_KEY", KEY)
-        yield server
 
 
 def weights_of(run) -> dict:
     return load_file(run.path / "adapter_model.safetensors")
 
 
-def test_what_is_judged_is_counted_paid_and_never_judged_again(server, tmp_path, demo_data):
+def test_what_is_judged_is_counted_paid_and_never_judged_again(gemini, tmp_path, demo_data):
     first = train(data=str(demo_data), judge="gemini", runs_dir=tmp_path, run_id="first", **SHORT)
-    asked = len(server.requests)
+    asked = len(gemini.requests)
     metrics, completions = first.metrics(), first.completions()
     parts = "seconds cache_hits failures calls retries tokens usd".split()
     assert metrics[[f"judge/gemini/{part}" for part in parts]].notna().all(axis=None)
     assert metrics["judge/gemini/calls"].sum() == asked and metrics["judge/gemini/tokens"].sum() == asked * 125
-    assert first.status["usd"] == pytest.approx(asked * (100 * 0.30 + 25 * 2.50) / 1e6)
+    assert first.status["usd"] == pytest.approx(asked * A_CALL)
     assert completions["reason"].str.startswith("It says").all()
     with sqlite3.connect(first.path / "rewards.cache.sqlite") as database:
         scores = dict(database.execute("select reason, score from judgements"))
     assert len(scores) > 0 and database.execute("select count(*) from judgements").fetchone()[0] == asked
 
     again = train(data=str(demo_data), judge="gemini", runs_dir=tmp_path, cache_from="first", **SHORT)
-    assert len(server.requests) == asked, "a rerun makes no calls"
+    assert len(gemini.requests) == asked, "a rerun makes no calls"
     assert again.metrics()["reward"].tolist() == metrics["reward"].tolist() and again.status["usd"] == 0
-    assert train(run_id="first", runs_dir=tmp_path).id == "first" and len(server.requests) == asked
+    assert train(run_id="first", runs_dir=tmp_path).id == "first" and len(gemini.requests) == asked
 
     evaluation = evaluate(first, n=4)
     assert evaluation.results["judge"]["name"] == "gemini" and evaluation.results["judge"]["calls"] > 0
 
 
 def test_what_is_spent_counts_whatever_ended_the_run_and_an_unknown_price_is_no_zero(
-    standin, server, tmp_path, demo_data
+    standin, gemini, tmp_path, demo_data
 ):
     settings = {"data": str(demo_data), "judge": "gemini", "canaries": "off", "runs_dir": tmp_path, "max_steps": 3}
-    server.reply = lambda request: DOWN if len(server.requests) > 10 else judge(request)
+    gemini.reply = lambda request: DOWN if len(gemini.requests) > 10 else judge(request)
     with pytest.raises(RunStopped):
         train(run_id="stopped", gemini_max_retries=0, **settings)
-    assert Run("stopped", tmp_path).status["usd"] == pytest.approx(10 * (100 * 0.30 + 25 * 2.50) / 1e6)
-    server.reply = judge
+    assert Run("stopped", tmp_path).status["usd"] == pytest.approx(10 * A_CALL)
+    gemini.reply = judge
     resumed = train(
         run_id="stopped", gemini_max_retries=3, gemini_requests_per_minute=6000, runs_dir=tmp_path, max_failure_rate=1
     )
     assert resumed.status["state"] == "complete" and resumed.config.gemini_max_retries == 3
-    server.models.append("gemini-9")
+    gemini.models.append("gemini-9")
     unknown = train(gemini_model="gemini-9", **settings)
     assert unknown.status["usd"] is None and "judge/gemini/usd" not in unknown.metrics()
     assert unknown.metrics()["judge/gemini/tokens"].sum() > 0
 
 
-def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(standin, server, tmp_path, demo_data):
+def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(standin, gemini, tmp_path, demo_data):
     def short(completions, **_):
         return [1.0] * len(completions)
 
@@ -84,7 +70,7 @@ def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(standin, server, 
     prompt.write_text("$conversation $answers")
     settings = {"data": str(demo_data), "judge": "gemini", "gemini_prompt": str(prompt), "canaries": "off"}
     with pytest.raises(RunStopped):
-        server.reply = lambda _: DOWN
+        gemini.reply = lambda _: DOWN
         train(run_id="run", rewards={short: 0.5}, gemini_max_retries=0, runs_dir=tmp_path, **settings)
     with pytest.raises(RunError, match="reward weights"):
         train(run_id="run", rewards={short: 5}, runs_dir=tmp_path)
@@ -93,13 +79,13 @@ def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(standin, server, 
         train(run_id="run", rewards={short: 0.5}, runs_dir=tmp_path)
 
 
-def test_group_mode_makes_one_call_for_a_prompts_answers(standin, server, tmp_path, demo_data):
+def test_group_mode_makes_one_call_for_a_prompts_answers(standin, gemini, tmp_path, demo_data):
     run = train(data=str(demo_data), judge="gemini", gemini_mode="group", runs_dir=tmp_path, **SHORT)
-    assert len(server.requests) == 3 * 4, "4 prompts a step"
+    assert len(gemini.requests) == 3 * 4, "4 prompts a step"
     assert run.metrics()["judge/gemini/failures"].sum() == 0
 
 
-def test_judges_ready_rewards_and_own_functions_add_up_with_their_weights(server, tmp_path, demo_data):
+def test_judges_ready_rewards_and_own_functions_add_up_with_their_weights(gemini, tmp_path, demo_data):
     def politeness(completions, **_):
         return [float("please" in completion[-1]["content"]) for completion in completions]
 
@@ -127,8 +113,8 @@ def test_judges_ready_rewards_and_own_functions_add_up_with_their_weights(server
         train(run_id=run.id, runs_dir=tmp_path)
 
 
-def test_an_answer_that_one_judge_failed_on_takes_no_part(server, tmp_path, demo_data):
-    server.reply = lambda request: (
+def test_an_answer_that_one_judge_failed_on_takes_no_part(gemini, tmp_path, demo_data):
+    gemini.reply = lambda request: (
         error(400, "too odd", "INVALID_ARGUMENT") if "?" in request.replies[0] else judge(request)
     )
     run = train(data=str(demo_data), judge="gemini,offline", max_failure_rate=1, runs_dir=tmp_path, **SHORT)
@@ -143,13 +129,13 @@ def test_an_answer_that_one_judge_failed_on_takes_no_part(server, tmp_path, demo
     )
 
 
-def test_an_outage_stops_the_run_with_its_checkpoint_and_it_goes_on_as_if_nothing_had_been(server, tmp_path, demo_data):
+def test_an_outage_stops_the_run_with_its_checkpoint_and_it_goes_on_as_if_nothing_had_been(gemini, tmp_path, demo_data):
     settings = {"data": str(demo_data), "judge": "gemini", "max_steps": 5, "save_steps": 2, "canaries": "off"}
     undisturbed = train(runs_dir=tmp_path, **settings)
     calls = undisturbed.metrics()["judge/gemini/calls"]
-    server.requests.clear()
+    gemini.requests.clear()
     three_steps = int(calls[:3].sum())
-    server.reply = lambda request: DOWN if len(server.requests) > three_steps else judge(request)
+    gemini.reply = lambda request: DOWN if len(gemini.requests) > three_steps else judge(request)
     with pytest.raises(RunStopped, match=r"judgements by gemini failed.*HTTP 503: overloaded.*checkpoint-3 is saved"):
         train(runs_dir=tmp_path, run_id="outage", gemini_max_retries=1, **settings)
     run = Run("outage", tmp_path)
@@ -159,18 +145,18 @@ def test_an_outage_stops_the_run_with_its_checkpoint_and_it_goes_on_as_if_nothin
     with sqlite3.connect(run.path / "rewards.cache.sqlite") as database:
         assert database.execute("select count(*) from judgements").fetchone()[0] == three_steps, "no failure is kept"
 
-    server.reply = judge
+    gemini.reply = judge
     resumed = train(runs_dir=tmp_path, run_id="outage")
     assert resumed.metrics()["reward"].tolist() == undisturbed.metrics()["reward"].tolist()
     expected = weights_of(undisturbed)
     assert all((weights == expected[name]).all() for name, weights in weights_of(resumed).items())
 
 
-def test_a_key_that_is_revoked_stops_the_run_at_once(standin, server, tmp_path, demo_data):
-    server.reply = lambda request: error(403, f"key {KEY} is leaked", "PERMISSION_DENIED")
+def test_a_key_that_is_revoked_stops_the_run_at_once(standin, gemini, tmp_path, demo_data):
+    gemini.reply = lambda request: error(403, f"key {KEY} is leaked", "PERMISSION_DENIED")
     with pytest.raises(RunStopped, match=r"refuses the key in GEMINI_API_KEY.*no step was made") as stopped:
         train(data=str(demo_data), judge="gemini", runs_dir=tmp_path, **SHORT)
-    assert KEY not in str(stopped.value) and len(server.requests) <= 32 + 48
+    assert KEY not in str(stopped.value) and len(gemini.requests) <= 32 + 48
 
 
 @pytest.mark.parametrize(
@@ -185,19 +171,19 @@ def test_a_key_that_is_revoked_stops_the_run_at_once(standin, server, tmp_path, 
     ],
 )
 def test_what_gemini_needs_is_checked_before_the_model_loads(
-    server, tmp_path, demo_data, monkeypatch, key, model, message
+    gemini, tmp_path, demo_data, monkeypatch, key, model, message
 ):
     monkeypatch.setenv("GEMINI_API_KEY", key)
     monkeypatch.setattr("grpo_kit.training.grpo.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(ConfigError, match=message):
         train(data=str(demo_data), judge="gemini", gemini_model=model, runs_dir=tmp_path / "runs")
-    assert not (tmp_path / "runs").exists() and server.requests == []
+    assert not (tmp_path / "runs").exists() and gemini.requests == []
 
 
 def test_a_judge_that_rewards_anything_is_told_of_and_can_block_the_launch(
-    standin, server, tmp_path, demo_data, capsys
+    standin, gemini, tmp_path, demo_data, capsys
 ):
-    server.reply = lambda _: says('{"analysis": "Fine.", "criteria": [], "score": 0.9}')
+    gemini.reply = lambda _: says('{"analysis": "Fine.", "criteria": [], "score": 0.9}')
     with pytest.raises(ConfigError, match=r"rewards answers that are worth nothing.*empty 0.90.*prompt injection 0.90"):
         train(data=str(demo_data), judge="gemini", canaries="block", runs_dir=tmp_path)
     train(data=str(demo_data), judge="gemini", max_steps=1, save_steps=1, runs_dir=tmp_path)
@@ -205,45 +191,29 @@ def test_a_judge_that_rewards_anything_is_told_of_and_can_block_the_launch(
     train(data=str(demo_data), max_steps=1, save_steps=1, canaries="block", runs_dir=tmp_path)
 
 
-def test_the_key_is_in_no_output_and_no_file(server, tmp_path, demo_data):
-    server.first = [error(429, f"quota of {KEY} exceeded", "RESOURCE_EXHAUSTED", {"Retry-After": "0"})] * 3
-    server.first += [error(400, f"key {KEY}: bad prompt", "INVALID_ARGUMENT")] * 3
+def test_the_key_is_in_no_output_and_no_file(gemini, tmp_path, demo_data):
+    gemini.first = [error(429, f"quota of {KEY} exceeded", "RESOURCE_EXHAUSTED", {"Retry-After": "0"})] * 3
+    gemini.first += [error(400, f"key {KEY}: bad prompt", "INVALID_ARGUMENT")] * 3
     command = "train --judge gemini --gemini-model gemini-3.5-flash --max-steps 2 --run-id run --data".split()
-    done = subprocess.run(
-        [sys.executable, "-m", "grpo_kit.cli", *command, demo_data], cwd=tmp_path, capture_output=True, env=os.environ
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    assert {request.key for request in server.requests} == {KEY}
-    assert {request.model for request in server.requests} == {"gemini-3.5-flash"}
-    assert KEY.encode() not in done.stdout + done.stderr
+    said = shell(tmp_path, *command, demo_data)
+    assert {request.key for request in gemini.requests} == {KEY}
+    assert {request.model for request in gemini.requests} == {"gemini-3.5-flash"}
+    assert KEY not in said
     files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert len(files) > 10 and not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_ctrl_c_does_not_wait_for_answers(standin, server, tmp_path, demo_data):
-    server.reply = lambda request: Reply(judge(request).body, seconds=600)
-    command = [
-        sys.executable,
-        "-m",
-        "grpo_kit.cli",
-        "train",
-        "--judge",
-        "gemini",
-        "--run-id",
-        "run",
-        "--canaries",
-        "off",
-    ]
-    process = subprocess.Popen(
-        [*command, "--data", demo_data], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def test_ctrl_c_does_not_wait_for_answers(standin, gemini, tmp_path, demo_data):
+    gemini.reply = lambda request: Reply(judge(request).body, seconds=600)
+    command = "train --judge gemini --run-id run --canaries off --data".split()
+    process = start(*command, demo_data, cwd=tmp_path)
     try:
-        wait_until(lambda: server.requests or process.poll() is not None)
+        wait_until(lambda: gemini.requests or process.poll() is not None)
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate()
+        output, _ = process.communicate()
     finally:
         process.kill()
-    assert process.returncode == 130 and "To go on: grpo-kit train --run-id run" in output + errors
+    assert process.returncode == 130 and "To go on: grpo-kit train --run-id run" in output
     assert '"state": "stopped"' in Path(tmp_path / "runs/run/status.json").read_text()
 
 

@@ -4,15 +4,15 @@ import json
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT
 
 from grpo_kit import TrainConfig
 from grpo_kit.models.shapes import shape_of
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+SCRIPT = ROOT / "benchmarks" / "gpu.py"
 CHIP = {"device": "NVIDIA L4", "bytes_per_second": 300e9, "operations_per_second": 35e12}  # half an A10
 
 

@@ -7,7 +7,7 @@ import ipywidgets
 import pandas
 import psutil
 import pytest
-from waiting import wait_until
+from helpers import wait_until
 
 import grpo_kit as kit
 from grpo_kit import widgets

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import modal
 import pytest
-from conftest import STANDIN
 from gemini_server import GeminiServer
+from helpers import STANDIN, wait_for_step, wait_until
 from modal_server import ModalServer
 from safetensors.torch import load, load_file
-from waiting import wait_for_step, wait_until
 
 import grpo_kit as kit
 from grpo_kit import widgets

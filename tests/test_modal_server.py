@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from modal_server import HOME, ModalServer
 
 TOY = """
@@ -129,7 +130,7 @@ result += (os.listdir(os.path.expanduser("~/toykit")), os.path.exists(args[0]), 
 def test_source_that_was_not_uploaded_is_missing_even_if_installed_here(server, project):
     import grpo_kit  # it is installed here, and in editable mode
 
-    assert Path(grpo_kit.__file__).is_relative_to(Path(__file__).parents[1])
+    assert Path(grpo_kit.__file__).is_relative_to(ROOT)
     failed = command(server, project, "modal", "run", "bare.py", check=False)
     assert failed.returncode and "ModuleNotFoundError: No module named 'grpo_kit'" in failed.stdout + failed.stderr
 

@@ -10,16 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import STANDIN
 from gemini_server import GeminiServer
+from helpers import ROOT, STANDIN, wait_until
 from hub_server import LET_IN, TINY, HubServer, Repository
 from modal_server import HOME, ModalServer
 from safetensors import safe_open
-from waiting import wait_until
 
 from grpo_kit import Run
 
-REPOSITORY = Path(__file__).parents[1]
 GUIDE = (
     'modal run grpo_kit/app.py::train --model-name "google/gemma-2-2b-it" --gemini-model "gemini-1.5-pro-latest" '
     "--max-steps 100 --learning-rate 5e-6 --per-device-train-batch-size 1 --num-generations 2 --use-lora true "
@@ -35,7 +33,7 @@ class Shell:
     def __init__(self, folder: Path, server: ModalServer):
         self.folder, self.server = folder, server
         # Links, so that what is run is this source; modal follows them to the files.
-        (folder / "grpo_kit").symlink_to(REPOSITORY / "grpo_kit")
+        (folder / "grpo_kit").symlink_to(ROOT / "grpo_kit")
         programs = str(Path(sys.executable).parent)
         self.own = {**server.environment, "PATH": f"{programs}:{os.environ['PATH']}", "COLUMNS": "120"}
 
@@ -129,11 +127,11 @@ def test_the_image_is_the_lock_files_and_nothing_of_this_machine(shell):
     contents = {file.filename for image in recipes for file in image.context_files}
     assert "uv pip install" in commands and any("requirements" in name for name in contents)
     sent = {file.data.decode() for image in recipes for file in image.context_files if "requirements" in file.filename}
-    assert sent == {(REPOSITORY / "requirements-gpu.lock").read_text()}
+    assert sent == {(ROOT / "requirements-gpu.lock").read_text()}
     assert "HF_HOME" in commands
     there = {name for message in shell.server.asked("MountGetOrCreate") for name in (f.filename for f in message.files)}
-    data_files = [path for path in (REPOSITORY / "grpo_kit").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    assert {f"{HOME}/grpo_kit/{path.relative_to(REPOSITORY / 'grpo_kit').as_posix()}" for path in data_files} <= there
+    data_files = [path for path in (ROOT / "grpo_kit").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {f"{HOME}/grpo_kit/{path.relative_to(ROOT / 'grpo_kit').as_posix()}" for path in data_files} <= there
 
 
 def test_data_is_uploaded_and_read_back(shell, demo_data):

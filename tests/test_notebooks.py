@@ -8,10 +8,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
-from build import read_text_notebook  # noqa: E402
+from build import read_text_notebook
 
 RESULTS = ("data/result.json", "prototype/result.json", "run1/result.json", "run1/eval/result.json")
 TEXTS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))

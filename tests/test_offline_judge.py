@@ -4,16 +4,15 @@ import asyncio
 import itertools
 import random
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
+from helpers import SGD
 from judge_answers import greedy, in_other_words, out_of_place, read_turns, slot_names, tricks
 
 from grpo_kit.data.samples import Act, Sample
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.judges.offline.judge import OfflineJudge
 
-SGD = Path(__file__).parents[1].parent / "shared/data/sgd"
 needs_sgd = pytest.mark.skipif(not (SGD / "dev").is_dir(), reason=f"no Schema-Guided Dialogue files in {SGD}")
 JUDGE = OfflineJudge()
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from gemini_server import GeminiServer, error
+from gemini_server import A_CALL, error
+from helpers import wait_for_step, wait_until
 from safetensors.torch import load_file
-from waiting import wait_for_step, wait_until
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunError, RunStopped
@@ -90,14 +90,6 @@ def test_a_gpu_is_written_as_modal_writes_it_and_costs_as_many():
     assert all(fit.gpu.endswith(":4") for fit in quote.fits)
 
 
-@pytest.fixture
-def gemini(monkeypatch):
-    with GeminiServer() as server:
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
-        monkeypatch.setenv("GEMINI_API_KEY", "key")
-        yield server
-
-
 JUDGED = {"judge": "gemini", "gemini_max_in_flight": 3, "canaries": "off"}
 
 
@@ -116,7 +108,7 @@ def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted
 
     calls = len(gemini.requests) - before
     assert run.metrics()["judge/gemini/calls"].sum() == calls and gemini.most_in_flight <= 3
-    assert run.status["usd"] == pytest.approx(calls * (100 * 0.30 + 25 * 2.50) / 1e6)
+    assert run.status["usd"] == pytest.approx(calls * A_CALL)
     assert len(json.loads((run.path / "config.json").read_text())["judges"]) == 1
 
     gains = [kit.evaluate.local(each, n=48, echo=lambda text: None).trained for each in (run, alone)]

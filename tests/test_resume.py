@@ -7,13 +7,12 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from helpers import start, wait_until
 from safetensors.torch import load_file
-from waiting import wait_until
 
 from grpo_kit import train
 from grpo_kit.errors import RunStopped
@@ -23,9 +22,8 @@ SETTINGS = {"max_steps": STEPS, "save_steps": SAVE_STEPS, "learning_rate": 0.001
 COMMAND = ["--run-id", "run", *" ".join(f"--{name.replace('_', '-')} {SETTINGS[name]}" for name in SETTINGS).split()]
 
 
-def start(runs: Path, data: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "grpo_kit.cli", "train", "--runs-dir", runs, "--data", data, *COMMAND, *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+def train_in_process(runs: Path, data: Path, *more: str) -> subprocess.Popen:
+    return start("train", "--runs-dir", runs, "--data", data, *COMMAND, *more)
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -60,7 +58,7 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, demo_data, undisturbe
     kills, judgements = [], {}
     # While it starts, and then at two moments that a seed chooses: at a step, and somewhere within it.
     for target in [0, *sorted(rng.sample(range(1, STEPS - 1), 2))]:
-        process = start(tmp_path, demo_data)
+        process = train_in_process(tmp_path, demo_data)
         while steps_written(run) < target and process.poll() is None:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.4))
@@ -69,7 +67,7 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, demo_data, undisturbe
         if target:
             kills.append(steps_written(run))
             judgements |= judged(run)
-    output = finish(start(tmp_path, demo_data))
+    output = finish(train_in_process(tmp_path, demo_data))
     assert "resumed from checkpoint-" in output
 
     for name in ("metrics.jsonl", "completions.jsonl"):
@@ -97,7 +95,7 @@ def test_killed_while_it_saved_its_result_it_only_saves(tmp_path, demo_data, und
     status = json.loads((tmp_path / "run/status.json").read_text())
     (tmp_path / "run/status.json").write_text(json.dumps(status | {"state": "running"}))
     (tmp_path / "run/adapter_model.safetensors").unlink()
-    assert "Step" not in finish(start(tmp_path, demo_data))
+    assert "Step" not in finish(train_in_process(tmp_path, demo_data))
     for name in ("metrics.jsonl", "adapter_model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (undisturbed / name).read_bytes()
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "complete"
@@ -105,8 +103,8 @@ def test_killed_while_it_saved_its_result_it_only_saves(tmp_path, demo_data, und
 
 def test_a_complete_run_is_left_alone_and_other_settings_are_refused(undisturbed, demo_data):
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
-    assert "is complete" in finish(start(undisturbed.parent, demo_data))
-    refused = start(undisturbed.parent, demo_data, "--seed", "1")
+    assert "is complete" in finish(train_in_process(undisturbed.parent, demo_data))
+    refused = train_in_process(undisturbed.parent, demo_data, "--seed", "1")
     output, _ = refused.communicate()
     assert refused.returncode == 2 and "seed=1 (it has 42)" in output and "Traceback" not in output
     assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
@@ -114,9 +112,9 @@ def test_a_complete_run_is_left_alone_and_other_settings_are_refused(undisturbed
 
 def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_kept_out(standin, tmp_path, demo_data, monkeypatch):
     monkeypatch.setenv("STANDIN_HOLD", "1")
-    process = start(tmp_path, demo_data)
+    process = train_in_process(tmp_path, demo_data)
     wait_until(lambda: process.poll() is not None or steps_written(tmp_path / "run"))
-    second = start(tmp_path, demo_data)
+    second = train_in_process(tmp_path, demo_data)
     output, _ = second.communicate()
     assert second.returncode == 2 and "trained by another process" in output
     process.send_signal(signal.SIGINT)

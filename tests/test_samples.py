@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from helpers import SGD
 
 from grpo_kit.data.prepare import prepare
 from grpo_kit.data.readers import read_traces
@@ -17,7 +18,6 @@ from grpo_kit.data.samples import Act, Sample, fingerprint, read_samples
 from grpo_kit.data.splits import check_splits
 from grpo_kit.errors import BadTrace
 
-SGD = Path(__file__).parents[1].parent / "shared/data/sgd"
 needs_sgd = pytest.mark.skipif(not SGD.exists(), reason=f"the Schema-Guided Dialogue files are not at {SGD}")
 OUTPUTS = ["data_card.json", "eval.jsonl", "train.jsonl"]
 

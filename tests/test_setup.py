@@ -4,14 +4,13 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import yaml
+from helpers import ROOT
 
 from grpo_kit.config.tables import settings_table
 from grpo_kit.config.train import TrainConfig
 
-ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 HERE = {name: wanted for name, wanted in EXTRAS.items() if name != "gpu"}  # what a machine without a GPU installs

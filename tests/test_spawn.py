@@ -13,10 +13,10 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from helpers import wait_for_step, wait_until
 from nbclient import NotebookClient
 from safetensors.torch import load_file
 from tenacity import wait_none
-from waiting import wait_for_step, wait_until
 
 import grpo_kit as kit
 from grpo_kit.backends import watch as watching

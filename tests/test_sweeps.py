@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,10 +13,9 @@ import nbformat
 import papermill
 import psutil
 import pytest
-from conftest import STANDIN
 from gemini_server import GeminiServer, judge
+from helpers import STANDIN, start, wait_until
 from modal_server import ModalServer
-from waiting import wait_until
 
 import grpo_kit as kit
 from grpo_kit import plots
@@ -51,11 +48,6 @@ def quick(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("own") / "quick.ipynb"
     nbformat.write(notebook, path)
     return path
-
-
-def shell(*words: object, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "grpo_kit.cli", "sweep", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
 def state_of(folder: Path) -> str:
@@ -280,7 +272,7 @@ def test_a_failure_stops_no_other_run_and_what_is_done_is_not_done_again(quick, 
 def test_an_interrupt_ends_what_is_under_way_and_says_how_to_go_on(quick, tmp_path):
     gate, out = tmp_path / "gate", tmp_path / "out"
     words = (quick, json.dumps({"x": [1, 2, 3], "waits_for": str(gate)}), "--out", out, "-j", "2")
-    process = shell(*words)
+    process = start("sweep", *words)
     wait_until(lambda: state_of(out / "x-1") == "complete" and state_of(out / "x-3") == "running")
     with pytest.raises(kit.RunError, match="another process is at the sweep"):
         kit.Sweep.load(out).run()
@@ -292,7 +284,7 @@ def test_an_interrupt_ends_what_is_under_way_and_says_how_to_go_on(quick, tmp_pa
     assert not any(kernel.is_running() for kernel in kernels)
     assert [state_of(out / f"x-{x}") for x in (1, 2, 3)] == ["complete", "stopped", "stopped"]
     gate.touch()
-    process = shell(*words)
+    process = start("sweep", *words)
     said, _ = process.communicate()
     assert process.returncode == 0 and "1 are done" in said and "3 complete" in said, said
 
@@ -332,7 +324,7 @@ def test_a_sweep_of_four_one_of_which_fails_killed_and_gone_on_with(standin, tmp
     def folders(state: str) -> list[Path]:
         return sorted(folder for folder in out.glob("*/") if state_of(folder) == state)
 
-    process = shell(*words, start_new_session=True)
+    process = start("sweep", *words, start_new_session=True)
     wait_until(lambda: folders("complete") and folders("running"))
     done = {folder: (folder / "04_evaluate_checkpoints.ipynb").stat().st_mtime_ns for folder in folders("complete")}
     started = {folder: (folder / "status.json").exists() for folder in folders("running")}
@@ -340,7 +332,7 @@ def test_a_sweep_of_four_one_of_which_fails_killed_and_gone_on_with(standin, tmp
     process.communicate()
     assert len(done) + len(folders("failed")) < 4
 
-    process = shell(*words)
+    process = start("sweep", *words)
     said, _ = process.communicate()
     assert process.returncode == 1, said
     assert f"{len(done)} are done" in said and "3 complete, 1 failed" in said
@@ -384,31 +376,31 @@ def test_a_budget_is_kept_by_all_runs_together(standin, tmp_path, demo_data, mon
         assert table["usd"].sum() == pytest.approx(len(server.requests) * a_call)
 
 
-def test_four_containers_at_once_on_modal(tmp_path, demo_data, monkeypatch):
+def test_containers_at_once_on_modal(tmp_path, demo_data, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRPO_KIT_BACKEND", "modal")
     monkeypatch.setattr(launching, "_deployed", None)  # another test's server may have had it deployed
     env = {"HF_HUB_OFFLINE": "1", "STANDIN": "1", "STANDIN_HOLD": "1"}
     with ModalServer(tmp_path / "server", container_env=env, installed=STANDIN) as server, server.in_this_process():
         kit.upload_data.remote(demo_data)
-        settings = {"seed": [1, 2, 3, 4], **SHORT, "evaluation": EVALUATION}
+        settings = {"seed": [1, 2], **SHORT, "evaluation": EVALUATION}
 
         def training() -> list:
             return [c for c in server.containers if c.function_name == "train" and c.ended is None]
 
         with ThreadPoolExecutor() as pool:
             swept = pool.submit(kit.sweep, "03_launch_training", settings, "out")
-            wait_until(lambda: swept.done() or len(training()) == 4, "four containers at once")
+            wait_until(lambda: swept.done() or len(training()) == 2, "two containers at once")
             for container in training():
                 runs = container.folder / "rootfs/tmp/grpo_kit/runs"
                 (metrics,) = wait_until(lambda: list(runs.glob("*/metrics.jsonl")))  # noqa: B023
                 metrics.with_name("go").touch()
             sweep = swept.result()
         table = sweep.results()
-        assert table["state"].tolist() == ["complete"] * 4, table["error"].tolist()
-        assert table["run"].tolist() == [f"out-seed-{seed}" for seed in (1, 2, 3, 4)]
+        assert table["state"].tolist() == ["complete"] * 2, table["error"].tolist()
+        assert table["run"].tolist() == [f"out-seed-{seed}" for seed in (1, 2)]
         assert table["trained"].notna().all() and (table["usd"] > 0).all()
-        assert len([container for container in server.containers if container.function_name == "train"]) == 4
+        assert len([container for container in server.containers if container.function_name == "train"]) == 2
         assert len(server.asked("AppPublish")) == 1, "deployed once, and not by each kernel"
 
 

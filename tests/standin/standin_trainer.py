@@ -77,9 +77,14 @@ class Trainer:
             if is_asked_to_stop or self._step % config.save_steps == 0 or self._step == config.max_steps:
                 self._save_checkpoint()
             if str(self._step) == os.environ.get("STANDIN_HOLD"):
-                while not any((progress.run.path / name).exists() for name in (STOP_FILE, "go")):
-                    time.sleep(0.01)
+                self._hold()
         progress.finish(self._step)
+
+    def _hold(self) -> None:
+        deadline = time.monotonic() + 600  # the test that would let it go may have been killed
+        while not any((self._progress.run.path / name).exists() for name in (STOP_FILE, "go")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def save_into_run(self) -> None:
         if rank():
