@@ -7,6 +7,7 @@ starts carries this run's mark in its environment, and what still runs at the en
 import importlib.util
 import os
 import random
+import shutil
 import signal
 import sys
 import uuid
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 from gemini_server import KEY, GeminiServer
 from helpers import SGD, STANDIN, wait_until
 
@@ -65,10 +67,16 @@ def few(tmp_path, demo_data) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, demo_data):
-    """A run of 20 steps on the demo's data: long enough to learn something, short enough for a test."""
-    from grpo_kit import train
+    """A run of 20 steps on the demo's data: long enough to learn something, short enough for a test. One worker trains
+    it, and each has a copy."""
+    from grpo_kit import Run, train
 
-    return train(data=str(demo_data), max_steps=20, save_steps=10, runs_dir=tmp_path_factory.mktemp("runs"))
+    own = tmp_path_factory.getbasetemp()
+    made = (own if IS_MAIN else own.parent) / "trained"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            train(data=str(demo_data), max_steps=20, save_steps=10, run_id="grpo_20", runs_dir=made)
+    return Run(shutil.copytree(made / "grpo_20", tmp_path_factory.mktemp("runs") / "grpo_20"))
 
 
 @pytest.fixture

@@ -416,7 +416,7 @@ def test_outputs_never_overwrite_what_is_read(tmp_path):
     for traces in (train, tmp_path):
         with pytest.raises(ValueError, match="would overwrite what is read"):
             prepare(traces, tmp_path)
-    with pytest.raises(ValueError, match="is a file. Name a folder"):
+    with pytest.raises(ValueError, match=r"is a file\. Name a folder"):
         prepare(train, train)
 
 
