@@ -108,27 +108,6 @@ class Apps:
         # One may be under way while its client says goodbye, and the client prints what is refused.
         self.the(self.apps, request.app_id, "App").last_heartbeat = time.time()
 
-    async def AppList(self, request, container):
-        items = [
-            api_pb2.AppListResponse.AppListItem(
-                app_id=app.app_id,
-                description=app.description,
-                name=app.name,
-                state=app.state,
-                created_at=app.created,
-                stopped_at=app.stopped,
-                n_running_tasks=len(self.running(app)),
-            )
-            for app in self.apps.values()
-        ]
-        return api_pb2.AppListResponse(apps=items)
-
-    async def AppSetTags(self, request, container):
-        self.the(self.apps, request.app_id, "App").tags = dict(request.tags)
-
-    async def AppGetTags(self, request, container):
-        return api_pb2.AppGetTagsResponse(tags=self.the(self.apps, request.app_id, "App").tags)
-
     async def AppStop(self, request, container):
         self.stop_app(self.the(self.apps, request.app_id, "App"))
 
@@ -159,29 +138,6 @@ class Apps:
 
     def _has_news(self, app: App, seen: int) -> bool:
         return len(app.logs) > seen or app.state == api_pb2.APP_STATE_STOPPED
-
-    async def AppFetchLogs(self, request, container):
-        entries = self._between(request)[-(request.limit or 20_000) :]
-        return api_pb2.AppFetchLogsResponse(batches=[self._batch(entry) for entry in entries])
-
-    async def AppCountLogs(self, request, container):
-        reply = api_pb2.AppCountLogsResponse(app_id=request.app_id)
-        width = request.bucket_secs or 1
-        for start in range(request.since.seconds // width * width, request.until.seconds + 1, width):
-            kinds = [entry.descriptor for entry in self._between(request) if start <= entry.time < start + width]
-            bucket = reply.buckets.add(
-                stdout_logs=kinds.count(api_pb2.FILE_DESCRIPTOR_STDOUT),
-                stderr_logs=kinds.count(api_pb2.FILE_DESCRIPTOR_STDERR),
-                system_logs=kinds.count(api_pb2.FILE_DESCRIPTOR_INFO),
-            )
-            bucket.bucket_start_at.seconds = start
-        return reply
-
-    def _between(self, request) -> list[LogEntry]:
-        since = request.since.seconds + request.since.nanos / 1e9
-        until = request.until.seconds + request.until.nanos / 1e9
-        logs = self.the(self.apps, request.app_id, "App").logs
-        return [entry for entry in logs if since <= entry.time <= until and entry.matches(request)]
 
     def _batch(self, entry: LogEntry, entry_id: str = "") -> api_pb2.TaskLogsBatch:
         return api_pb2.TaskLogsBatch(

@@ -69,14 +69,6 @@ class Calls:
             self.enqueue(new)
         return reply
 
-    async def FunctionRetryInputs(self, request, container):
-        for item in request.inputs:
-            again = self.the(self.inputs, item.input_jwt, "Input")
-            again.retry_count += 1
-            again.output = None
-            self.enqueue(again)
-        return api_pb2.FunctionRetryInputsResponse(input_jwts=[item.input_jwt for item in request.inputs])
-
     async def FunctionGetOutputs(self, request, container):
         call = self.the(self.calls, request.function_call_id, "Function call")
         wanted = call.inputs

@@ -194,12 +194,6 @@ class Objects:
         content = self.the(self.dicts, request.dict_id, "Dict")
         return api_pb2.DictPopResponse(found=request.key in content, value=content.pop(request.key, None))
 
-    async def DictLen(self, request, container):
-        return api_pb2.DictLenResponse(len=len(self.the(self.dicts, request.dict_id, "Dict")))
-
-    async def DictClear(self, request, container):
-        self.the(self.dicts, request.dict_id, "Dict").clear()
-
     async def DictContents(self, request, container):
         for key, value in list(self.the(self.dicts, request.dict_id, "Dict").items()):
             yield api_pb2.DictEntry(key=key if request.keys else b"", value=value if request.values else b"")

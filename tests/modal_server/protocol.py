@@ -102,12 +102,6 @@ class Protocol:
     async def ClientHello(self, request, container):
         return api_pb2.ClientHelloResponse()
 
-    async def TokenInfoGet(self, request, container):
-        identity = api_pb2.UserIdentity(user_id="us-1", username="tester")
-        return api_pb2.TokenInfoGetResponse(
-            token_id="ak-test", workspace_id="ac-1", workspace_name="test-workspace", user_identity=identity
-        )
-
     async def WorkspaceNameLookup(self, request, container):
         return api_pb2.WorkspaceNameLookupResponse(workspace_name="test-workspace", username="test-workspace")
 

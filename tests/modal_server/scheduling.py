@@ -10,14 +10,12 @@ import asyncio
 import time
 from collections import defaultdict, deque
 
-from grpclib.const import Status
 from modal_proto import api_pb2
 
 from .apps import APP_ENDED, App
 from .calls import Input, Result
 from .containers import Container
 from .functions import Function
-from .protocol import refuse
 
 CLIENT_SILENCE_S = 40.0
 
@@ -151,22 +149,6 @@ class Scheduling:
         self.finish(item, Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=text), task_id=worker.task_id)
 
     # Stopping
-
-    async def TaskList(self, request, container):
-        tasks = [
-            api_pb2.TaskStats(
-                task_id=c.task_id, app_id=c.app.app_id, app_description=c.app.description, started_at=c.started
-            )
-            for c in self.containers
-            if c.ended is None and request.app_id in ("", c.app.app_id)
-        ]
-        return api_pb2.TaskListResponse(tasks=tasks)
-
-    async def ContainerStop(self, request, container):
-        worker = next((c for c in self.containers if c.task_id == request.task_id), None)
-        if worker is None:
-            refuse(Status.NOT_FOUND, f"Container '{request.task_id}' not found")
-        self.in_background(self._preempt(worker, self.grace))
 
     async def _preempt(self, worker: Container, grace: float) -> None:
         """SIGINT, then SIGKILL after `grace` seconds; what it worked on goes to a new container."""

@@ -143,22 +143,8 @@ class Volumes:
         volume = self.the(self.volumes, request.volume_id, "Volume")
         return api_pb2.VolumeGetByIdResponse(volume_id=volume.volume_id, metadata=volume.metadata())
 
-    async def VolumeList(self, request, container):
-        before = request.pagination.created_before or float("inf")
-        newest_first = sorted(self.volumes.values(), key=lambda v: -v.created)
-        items = [
-            api_pb2.VolumeListItem(label=v.name, volume_id=v.volume_id, created_at=v.created, metadata=v.metadata())
-            for v in newest_first
-            if v.name and v.created < before
-        ]
-        return api_pb2.VolumeListResponse(items=items[: request.pagination.max_objects or None])
-
     async def VolumeHeartbeat(self, request, container):
         return None
-
-    async def VolumeDelete(self, request, container):
-        shutil.rmtree(self.the(self.volumes, request.volume_id, "Volume").folder)
-        del self.volumes[request.volume_id]
 
     # From a container
 
@@ -230,29 +216,6 @@ class Volumes:
         async with volume.lock:
             for file in request.files:
                 _place(self.stored / file.sha256_hex, volume.inside(file.filename), volume.partial)
-
-    async def VolumePutFiles2(self, request, container):
-        volume = self.the(self.volumes, request.volume_id, "Volume")
-        names = [file.path for file in request.files]
-        self._check_upload(volume, names, not request.disallow_overwrite_existing_files)
-        reply = api_pb2.VolumePutFiles2Response()
-        for file_index, file in enumerate(request.files):
-            for block_index, block in enumerate(file.blocks):
-                if not (self.stored / block.contents_sha256.hex()).exists():
-                    reply.missing_blocks.add(
-                        file_index=file_index, block_index=block_index, put_url=f"{self.http_url}/block"
-                    )
-        if not reply.missing_blocks:
-            async with volume.lock:
-                for file in request.files:
-                    whole = self.stored / self.new_id("up")
-                    with whole.open("wb") as out:
-                        for index, block in enumerate(file.blocks):
-                            out.seek(index * BLOCK_SIZE)  # a block comes without the zeros at its end
-                            out.write((self.stored / block.contents_sha256.hex()).read_bytes())
-                        out.truncate(file.size)
-                    _place(whole, volume.inside(file.path), volume.partial)
-        return reply
 
     async def VolumeRemoveFile2(self, request, container):
         volume = self.the(self.volumes, request.volume_id, "Volume")

@@ -13,35 +13,37 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # What a test would wait for, in seconds: how often files are looked at and copied.
-POLLS = {"grpo_kit.backends.modal.sync": ("PUSH_SECONDS", 0.3), "grpo_kit.backends.watch": ("POLL_SECONDS", 0.2)}
+REPLACED = {
+    "grpo_kit.backends.modal.sync": {"PUSH_SECONDS": 0.3},
+    "grpo_kit.backends.watch": {"POLL_SECONDS": 0.2},
+}
 
 
 class Finder:
-    """Finds the stand-in trainer, and the kit's own module of models with some of its functions replaced."""
+    """Finds the stand-in trainer, and the kit's own modules, in which it replaces something once they are loaded."""
 
     @staticmethod
     def find_spec(name: str, path=None, target=None):
         if name == "grpo_kit.training.grpo":
             return importlib.util.spec_from_file_location(name, HERE / "standin_trainer.py")
-        if name in POLLS or (name == "grpo_kit.models.load" and os.environ["STANDIN"] != "trainer"):
-            spec = PathFinder.find_spec(name, path)
-            spec.loader.exec_module = _then_replace(spec.loader.exec_module)
-            return spec
-        return None
+        if name not in REPLACED:
+            return None
+        spec = PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+
+        def load_and_replace(module) -> None:
+            load(module)
+            for replaced, value in REPLACED[name].items():
+                getattr(module, replaced)  # else it was renamed
+                setattr(module, replaced, value)
+
+        spec.loader.exec_module = load_and_replace
+        return spec
 
 
-def _then_replace(load):
-    def exec_module(module) -> None:
-        load(module)
-        if module.__name__ in POLLS:
-            setattr(module, *POLLS[module.__name__])
-            return
-        import standin_models
+if stand_in := os.environ.get("STANDIN"):
+    if stand_in != "trainer":
+        from standin_models import REPLACED as MODELS
 
-        standin_models.replace_in(module)
-
-    return exec_module
-
-
-if os.environ.get("STANDIN"):
+        REPLACED |= MODELS
     sys.meta_path.insert(0, Finder)

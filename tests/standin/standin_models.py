@@ -1,4 +1,4 @@
-"""Models that answer without torch, for the kit's own evaluation: a trained one says more of what was wanted."""
+"""Models that answer without torch, for the kit's own evaluation: their words follow from weights and prompt."""
 
 import contextlib
 import hashlib
@@ -9,26 +9,31 @@ from types import SimpleNamespace
 WORDS = "which city would you like please thank sure table for two at the on monday book it is no yes room ?".split()
 
 
-def replace_in(load) -> None:
-    """Replaces what needs torch in grpo_kit.models.load, and its adapters."""
-    load.load_tokenizer = lambda name: SimpleNamespace(chat_template="")
-    load.load_model = lambda name, *_, **__: SimpleNamespace(folder=None)
-    load.torch_threads = lambda count: contextlib.nullcontext()
-    load.device_can_bf16 = lambda: False
-    load.fit_prompt = lambda prompt, *_: load.FittedPrompt(prompt, False, False)
-    load.answer = _answer
-    from grpo_kit.models import target
-
-    target.adapted = lambda base, folder: SimpleNamespace(folder=folder, unload=lambda: base)
+def made_up(seed: str, prompt: str) -> str:
+    """Some words, of the prompt's and others, the same for the same seed."""
+    draw = random.Random(seed)
+    return " ".join(draw.choices([*WORDS, *prompt.split()[-8:]], k=draw.randint(3, 12)))
 
 
-def _answer(model, tokenizer, prompts, *, seed: int = 0, **_) -> list[str]:
+def generate(model, tokenizer, prompts, *, seed: int = 0, **_) -> list[str]:
     weights = Path(model.folder, "adapter_model.safetensors").read_bytes() if model.folder else b""
     state = hashlib.sha256(weights + str(seed).encode()).hexdigest()
     return [made_up(f"{state} {number}", str(prompt)) for number, prompt in enumerate(prompts)]
 
 
-def made_up(seed: str, prompt: str) -> str:
-    """Some words, of the prompt's and others, the same for the same seed."""
-    draw = random.Random(seed)
-    return " ".join(draw.choices([*WORDS, *prompt.split()[-8:]], k=draw.randint(3, 12)))
+# By module of the kit, what is there in place of its own.
+REPLACED = {
+    "grpo_kit.models.load": {
+        "load_tokenizer": lambda name: SimpleNamespace(chat_template=""),
+        "load_model": lambda name, *_, **__: SimpleNamespace(folder=None),
+        "torch_threads": lambda count: contextlib.nullcontext(),
+        "device_can_bf16": lambda: False,
+    },
+    "grpo_kit.models.generate": {
+        "fit_prompt": lambda prompt, *_: SimpleNamespace(prompt=prompt, is_shortened=False, is_too_long=False),
+        "generate": generate,
+    },
+    "grpo_kit.models.checkpoints": {
+        "adapted": lambda base, folder: SimpleNamespace(folder=folder, unload=lambda: base),
+    },
+}
