@@ -21,8 +21,9 @@ from helpers import SGD, STANDIN, wait_until
 
 # Files of ten seconds or more, which `make test-quick` leaves out; the longest first.
 LONG = """
-    test_processes test_modal_runs test_sweeps test_browser test_modal_shell test_resume test_gemini_training test_ahead
-    test_memory test_modal_server test_notebooks test_doctor test_spawn test_budget test_troubles test_training
+    test_sweeps test_browser test_modal_shell test_processes test_modal_runs test_resume test_rollouts_ahead test_memory
+    test_gemini_training test_notebooks test_doctor test_modal_server test_gpu_benchmark test_spawn test_failures
+    test_training test_budget
 """.split()
 MARK = "GRPO_KIT_TEST_SESSION"
 IS_MAIN = MARK not in os.environ  # not a worker of pytest-xdist, nor tests that a test runs

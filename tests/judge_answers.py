@@ -1,6 +1,6 @@
 """Answers to try a judge with: what games it, what is only out of place, and what another person said instead.
 
-Shared by test_offline_judge.py and benchmarks/judge.py.
+Shared by judges/test_offline_judge.py and benchmarks/judge.py.
 """
 
 import random

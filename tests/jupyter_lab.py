@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser, used as a person would use it: for the tests in test_browser.py.
+"""JupyterLab in a real browser, used as a person would use it: for the tests in widgets/test_browser.py.
 
 Pictures, the server's log and the browser's complaints are kept in test-artifacts/.
 """

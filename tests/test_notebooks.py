@@ -43,7 +43,7 @@ def test_the_demo_runs_all_four_and_ends_with_the_comparison(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1].startswith("base 0.") and " difference " in lines[-1] and lines[-1].endswith("(n=128)")
-    for text in TEXTS[:4]:  # 05 is in test_sweeps.py
+    for text in TEXTS[:4]:  # 05 is in sweeps/test_sweeps.py
         notebook = nbformat.read(tmp_path / "demo" / f"{text.stem}.ipynb", as_version=4)
         assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
         figures = [

@@ -103,8 +103,8 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     head that is wider than the vocabulary, the rest is never written to.
 
     Held against what the tensors of real training take, on a CPU (benchmarks/memory.py has the shapes and the errors,
-    tests/test_memory.py some of them). Nothing was measured on a GPU; the same is counted there, without what only a
-    CPU needs.
+    tests/costs/test_memory.py some of them). Nothing was measured on a GPU; the same is counted there, without what
+    only a CPU needs.
     """
     bf16 = decided(config.bf16, device.is_gpu)
     parameters = shape.parameters

@@ -216,10 +216,7 @@ def test_errors_in_callbacks_are_shown_until_the_same_one_succeeds():
         def other(self) -> None: ...
 
     widget = Widget()
-    assert (
-        widget.divide(0) is None
-        and "ZeroDivisionError: division by zero (test_widgets_tables.py" in widget.message.value
-    )
+    assert widget.divide(0) is None and "ZeroDivisionError: division by zero (test_tables.py" in widget.message.value
     widget.other()
     assert widget.message.value
     assert widget.divide(2) == 0.5 and not widget.message.value
