@@ -20,8 +20,8 @@ from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
-from grpo_kit.evaluation.statistics import compare, describe
-from grpo_kit.judges.base import Judge, Verdict
+from grpo_kit.evaluation.statistics import model_numbers
+from grpo_kit.judges.base import Judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
 from grpo_kit.judges.registry import make_judge
@@ -32,7 +32,7 @@ from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 def evaluate(
@@ -54,13 +54,14 @@ def evaluate(
     Besides the judge, `second_judge` scores the same answers: a gain that only the judge sees, which the model was
     trained to please, may be none.
 
-    Writes NAME.json, NAME.samples.jsonl and, where `draw` gives its figure, NAME.png into `eval/` of the run or folder. NAME says the settings, so the
-    same settings again replace them. Raises ConfigError for a model or data that is not there, RunError for a run
-    that is not there or has no checkpoint yet, BadTrace for an eval.jsonl that is not valid.
+    Writes NAME.json, NAME.samples.jsonl and, where `draw` gives its figure, NAME.png into `eval/` of the run or folder.
+    NAME has the settings in it, so the same settings again replace them. Raises ConfigError for a model or data that is
+    not there, RunError for a run that is not there or has no checkpoint yet, BadTrace for an eval.jsonl that is not
+    valid.
     """
-    config = (config or EvalConfig()).replace(**settings)
+    asked = (config or EvalConfig()).replace(**settings)
     subject = checkpoints_of(target, base_model, Path(runs_dir))
-    data = _data(config, subject.run)
+    run, data = subject.run, _data(asked, subject.run)
     notes: list[str] = []
 
     def note(text: str) -> None:
@@ -69,21 +70,22 @@ def evaluate(
 
     if subject.base is None:
         note(f"No base model is known for {subject.folders[0]}: it is evaluated alone. base_model would name one")
-    if config.data is None and subject.run and _has_changed(data, subject.run):
-        note(f"{data} is not what run {subject.run.id} was trained on: it may have trained on some of these prompts")
-    asked, config = config, _as_trained(config, subject)
-    judge = make_judge(config.judge, config)
-    second = make_judge(config.second_judge, config) if config.second_judge else None
-    for one in (judge, second):
-        if one:
-            one.check()
-    if second and _trained_with(second, subject):
-        note(f"{second.name} is no held-out judge here: run {subject.run.id} was trained with it")
+    train = data / "train.jsonl"
+    if asked.data is None and run and train.exists() and fingerprint([train]) != run.about["data"]["fingerprint"]:
+        note(f"{data} is not what run {run.id} was trained on: it may have trained on some of these prompts")
+    used = _as_trained(asked, subject)
+    judge = make_judge(used.judge, used)
+    judge.check()
+    second = make_judge(used.second_judge, used) if used.second_judge else None
+    if second:
+        second.check()
+        if run and _trained_with(second, run):
+            note(f"{second.name} is no held-out judge here: run {run.id} was trained with it")
     tokenizer = load_tokenizer(subject.base or str(subject.folders[0]))
-    samples = _questions(data / "eval.jsonl", config, tokenizer, config.max_prompt_length, note)
+    samples = _questions(data / "eval.jsonl", used, tokenizer, note)
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
-    starts = caches_to_start_from(config.cache_from, runs_dir)
+    starts = caches_to_start_from(used.cache_from, runs_dir)
     models, answers, verdicts, seconds = [], {}, {}, {}
     with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
         for path in starts:
@@ -94,72 +96,62 @@ def evaluate(
                 model,
                 tokenizer,
                 [sample.prompt for sample in samples],
-                max_completion_length=config.max_completion_length,
-                temperature=config.temperature,
+                max_completion_length=used.max_completion_length,
+                temperature=used.temperature,
                 top_p=subject.settings.top_p,
-                seed=config.seed,
-                batch_size=config.batch_size,
+                seed=used.seed,
+                batch_size=used.batch_size,
             )
             del model  # makes room for the next
             verdicts[name] = run_async(judge_batch(judge, cache, samples, answers[name])).verdicts
-            numbers = _numbers(name, answers[name], verdicts, config.seed)
+            numbers = model_numbers(name, answers[name], verdicts, used.seed)
             if second:
                 seconds[name] = run_async(judge_batch(second, cache, samples, answers[name])).verdicts
                 try:
-                    numbers["second"] = _numbers(name, answers[name], seconds, config.seed)
+                    numbers["second"] = model_numbers(name, answers[name], seconds, used.seed)
                 except RunError as error:  # the first judge's numbers stand without it
                     note(f"No second judgement of {name} by {second.name}: {error}")
-            seconds_taken = round(time.perf_counter() - started, 1)
-            models.append({"name": name, "source": source, **numbers, "seconds": seconds_taken})
-            echo(f"{name}: mean score {models[-1]['mean']:.3f} on {len(samples)} prompts")
+            numbers["seconds"] = round(time.perf_counter() - started, 1)
+            models.append({"name": name, "source": source, **numbers})
+            echo(f"{name}: mean score {numbers['mean']:.3f} on {len(samples)} prompts")
     results = {
         "made": now(),
-        "target": subject.run.id if subject.run else str(subject.home),
+        "target": run.id if run else str(subject.home),
         "n": len(samples),
-        "config": config.model_dump(),
+        "config": used.model_dump(),
         "data": {"file": str(data / "eval.jsonl"), "fingerprint": fingerprint([data / "eval.jsonl"])},
-        "judge": _about(judge, subject),
-        "second_judge": _about(second, subject) if second else None,
+        "judge": _about(judge, run),
+        "second_judge": _about(second, run) if second else None,
         "notes": notes,
         "models": models,
     }
-    path = out / f"{_name(asked, config.temperature, len(samples))}.json"
+    path = out / f"{_name(asked, used.temperature, len(samples))}.json"
     evaluation = write_evaluation(path, results, samples, answers, verdicts, seconds, draw)
     for warning in evaluation.warnings():
         echo(warning)
     return evaluation
 
 
-def _numbers(name: str, answers: list[str], verdicts: dict[str, list[Verdict]], seed: int) -> dict[str, Any]:
-    is_compared = BASE in verdicts and name != BASE
-    return {
-        **describe(name, answers, verdicts[name], seed),
-        "versus_base": compare(verdicts[BASE], verdicts[name], seed) if is_compared else None,
-    }
-
-
-def _trained_with(judge: Judge, subject: Checkpoints) -> bool | None:
+def _trained_with(judge: Judge, run: RunDirectory | None) -> bool | None:
     """Whether the model was rewarded by this judge; None where that is not known."""
-    return judge.name in subject.run.config.judge if subject.run else None
+    return judge.name in run.config.judge if run else None
 
 
-def _about(judge: Judge, subject: Checkpoints) -> dict[str, Any]:
+def _about(judge: Judge, run: RunDirectory | None) -> dict[str, Any]:
     usage = asdict(judge.usage) if judge.usage else {}
-    return {"name": judge.name, "version": judge.version, "trained_with": _trained_with(judge, subject), **usage}
+    return {"name": judge.name, "version": judge.version, "trained_with": _trained_with(judge, run), **usage}
 
 
-def _as_trained(config: EvalConfig, subject: Checkpoints) -> EvalConfig:
-    """`config` with what it leaves open, and Gemini's settings that it does not name, taken from the run."""
+def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
+    """`config` with the settings that it leaves open, and Gemini's that it does not name, taken from the run."""
     trained = subject.settings
     names = ("temperature", "max_prompt_length", "max_completion_length")
     taken = {name: getattr(trained, name) for name in names if getattr(config, name) is None}
     if config.judge is None:
-        taken["judge"] = max(trained.judge, key=trained.judge.get)
+        taken["judge"] = max(trained.judge, key=lambda name: trained.judge[name])
     if config.second_judge == taken.get("judge", config.judge):
         if "second_judge" in config.given and config.second_judge:
-            raise ConfigError(
-                f"second_judge={config.second_judge!r} is the first judge already: name another, or none (None)"
-            )
+            raise ConfigError(f"second_judge={config.second_judge} is the first judge already", "Name another, or None")
         taken["second_judge"] = None
     # Each answer is judged by itself here, and caches are no part of how it is judged.
     asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"gemini_mode", "cache_from"}
@@ -172,40 +164,30 @@ def _data(config: EvalConfig, run: RunDirectory | None) -> Path:
         return run.path / "data"  # a run that was made on Modal has its own copy
     folder = data_folder(config.data or (run.config.data if run else DEFAULT_DATA))
     if not (folder / "eval.jsonl").exists():
-        raise ConfigError(
-            f"no eval.jsonl in {folder}: `grpo-kit prepare TRACES --out {folder}` makes one, or name the folder that "
-            f"has it with data (--data)"
-        )
+        fix = f"`grpo-kit prepare TRACES --out {folder}` makes one, or name the folder that has it with data (--data)"
+        raise ConfigError(f"no eval.jsonl in {folder}", fix)
     return folder
 
 
-def _has_changed(data: Path, run: RunDirectory) -> bool:
-    train = data / "train.jsonl"
-    return train.exists() and fingerprint([train]) != run.about["data"]["fingerprint"]
-
-
 def _questions(
-    file: Path,
-    config: EvalConfig,
-    tokenizer: "PreTrainedTokenizerBase",
-    max_prompt_length: int,
-    note: Callable[[str], None],
+    file: Path, config: Any, tokenizer: "PreTrainedTokenizerBase", note: Callable[[str], None]
 ) -> list[Sample]:
     """The samples that `config.seed` chooses, their prompts shortened to fit. A smaller n chooses some of the same."""
     held_out = list(read_samples(file))
     if len(held_out) < config.n:
         note(f"{file} has {len(held_out)} prompts, fewer than n={config.n}: all are used")
     chosen = [held_out[i] for i in np.random.default_rng(config.seed).permutation(len(held_out))[: config.n]]
-    fitted = [fit_prompt(sample.prompt, tokenizer, max_prompt_length) for sample in chosen]
+    fitted = [fit_prompt(sample.prompt, tokenizer, config.max_prompt_length) for sample in chosen]
     if shortened := sum(fit.is_shortened for fit in fitted):
         note(f"{shortened} of {len(chosen)} prompts lost their oldest turns to fit max_prompt_length")
     questions = [sample.replace(prompt=fit.prompt) for sample, fit in zip(chosen, fitted, strict=True)]
     return sorted(questions, key=lambda sample: len(str(sample.prompt)))  # a batch's prompts are padded to the longest
 
 
-def _models(subject: Checkpoints) -> Iterator[tuple[str, str, "PreTrainedModel"]]:
+def _models(subject: Checkpoints) -> Iterator[tuple[str, str, Any]]:
     """Name, source and weights of each model in turn. The base is loaded once: adapters are put on and taken off."""
     bf16 = device_can_bf16() if subject.settings.bf16 == "auto" else subject.settings.bf16
+    base: Any = None
     if subject.base is not None:
         base = load_model(subject.base, bf16)
         yield BASE, subject.base, base
@@ -217,7 +199,7 @@ def _models(subject: Checkpoints) -> Iterator[tuple[str, str, "PreTrainedModel"]
             yield name, str(folder), model
             base = model.unload()
         else:
-            base = None
+            base = None  # makes room
             yield name, str(folder), load_model(str(folder), bf16)
 
 

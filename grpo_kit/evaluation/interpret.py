@@ -1,158 +1,147 @@
-"""What an evaluation means: which checkpoint to take, what to distrust, and where the gain comes from. Rules, in words.
+"""Interprets an evaluation: which checkpoint to take, what to distrust, and where the gain comes from.
 
-Each is a method of Evaluation too: `evaluation.best()`.
+The rules take the numbers and tables of an evaluation. Each is a method of Evaluation: `evaluation.best()`.
 """
 
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from grpo_kit.evaluation.result import BASE
+from grpo_kit.evaluation.statistics import BASE
 from grpo_kit.utils.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     import pandas
 
-    from grpo_kit.evaluation.result import Evaluation
-
 FEW = 10  # a service with fewer prompts is marked
 MANY_UNJUDGED = 0.1  # of a model's answers
 RUNS_AWAY = 2  # times as many words as the base
 
+Numbers = dict[str, Any]  # of a model: see statistics.describe
 
-def warnings(evaluation: "Evaluation") -> list[str]:
-    """What makes the result doubtful, a sentence or two each, with what to do; [] where nothing does.
 
-    - The judges part: for some checkpoint the interval of the first judge's gain lies above 0 and the second judge's
-      does not. If the second one's lies below 0, the words are stronger. It is called reward hacking only where the
-      first judge trained the model, as far as is known, and the second did not.
+def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[str, Any] | None) -> list[str]:
+    """The reasons to doubt the result, a sentence or two each, with what to do; [] where there is none.
+
+    - The judges disagree: for some checkpoint the interval of the first judge's gain lies above 0, that of the second
+      judge's does not. If the second one's lies below 0, the text is stronger. It is called reward hacking only where
+      the first judge trained the model, as far as is known, and the second did not.
     - Length runs away: the newest checkpoint writes more than twice as many words as the base.
     - Many unjudged: a judge gave no score to more than a tenth of a model's answers.
     """
-    found = [*_judges_part(evaluation)]
-    base, trained = evaluation.base, evaluation.trained
-    if base and trained["words"] > RUNS_AWAY * base["words"]:
+    found = _disagreement(models, judge, second_judge) if second_judge else []
+    base, trained = models[0], models[-1]
+    if trained["words"] > RUNS_AWAY * base["words"]:
         found.append(
             f"Length runs away: {trained['name']} writes {trained['words']:.0f} words on average, the base "
             f"{base['words']:.0f}. Look whether longer answers score higher (plots.length_against_score); the reward "
             f"length=0.1 or a smaller max_completion_length holds it"
         )
-    for model in evaluation.models:
-        for judge, numbers in _by_judge(evaluation, model).items():
-            asked = numbers["judged"] + numbers["unjudged"]
-            if numbers["unjudged"] > MANY_UNJUDGED * asked:
+    for model in models:
+        for by, numbers in ((judge, model), (second_judge, model.get("second"))):
+            if by and numbers and numbers["unjudged"] > MANY_UNJUDGED * (numbers["judged"] + numbers["unjudged"]):
+                asked = numbers["judged"] + numbers["unjudged"]
                 found.append(
-                    f"Many unjudged: {judge} gave {numbers['unjudged']} of {model['name']}'s {asked} answers no score. "
-                    f"The rest may not stand for all: evaluate again, and only what is missing is judged"
+                    f"Many unjudged: {by['name']} gave {numbers['unjudged']} of {model['name']}'s {asked} answers no "
+                    f"score. The rest may not stand for all: evaluate again, and only what is missing is judged"
                 )
     return found
 
 
-def _judges_part(evaluation: "Evaluation") -> list[str]:
-    parted = [
+def _disagreement(models: list[Numbers], judge: dict[str, Any], second_judge: dict[str, Any]) -> list[str]:
+    apart = [
         model
-        for model in evaluation.checkpoints
+        for model in models
         if model["versus_base"]
-        and (second := evaluation.second_of(model))
-        and model["versus_base"]["interval"][0] > 0 >= second["versus_base"]["interval"][0]
+        and model.get("second")
+        and model["versus_base"]["interval"][0] > 0 >= model["second"]["versus_base"]["interval"][0]
     ]
-    if not parted:
+    if not apart:
         return []
-    first, second = evaluation.results["judge"], evaluation.results["second_judge"]
-    fallen = [model for model in parted if evaluation.second_of(model)["versus_base"]["interval"][1] < 0]
-    shown = (fallen or parted)[-1]
-    gain, other = shown["versus_base"], evaluation.second_of(shown)["versus_base"]
+    worse = [model for model in apart if _is_surely_worse(model)]
+    shown = (worse or apart)[-1]
     text = (
-        f"The judges part at {_some(parted, evaluation)}: at {shown['name']} {first['name']} sees a gain of "
-        f"{_signed(gain)}, and {second['name']} {'a loss' if fallen else 'none that is sure'}, {_signed(other)}. "
+        f"The judges disagree at {_some(apart, models)}: at {shown['name']} {judge['name']} sees a gain of "
+        f"{signed(shown['versus_base'])}, and {second_judge['name']} {'a loss' if worse else 'none that is sure'}, "
+        f"{signed(shown['second']['versus_base'])}. "
     )
-    if first.get("trained_with") is False or second.get("trained_with"):
+    if judge.get("trained_with") is False or second_judge.get("trained_with"):
         return [text + "Read the samples on which they disagree before you believe either"]
-    if fallen:
+    if worse:
         text += "This looks like reward hacking: the model has learnt to please its judge and answers worse. "
     else:
         text += "This may be reward hacking, or too few prompts for the second judge: try a larger n. "
     return [text + "Read the samples on which they disagree, and mend the judge or rubric that pays for what you see"]
 
 
-def _some(models: list[dict[str, Any]], evaluation: "Evaluation") -> str:
-    if len(models) == 1:
-        return models[0]["name"]
-    return f"{len(models)} of {len(evaluation.checkpoints)} checkpoints, first {models[0]['name']}"
+def _is_surely_worse(model: Numbers) -> bool:
+    """Whether the second judge's interval of the gain lies below 0."""
+    second = model.get("second")
+    return bool(second and second["versus_base"] and second["versus_base"]["interval"][1] < 0)
 
 
-def _signed(versus: dict[str, Any]) -> str:
+def _some(some: list[Numbers], models: list[Numbers]) -> str:
+    if len(some) == 1:
+        return some[0]["name"]
+    return f"{len(some)} of {len(models) - 1} checkpoints, first {some[0]['name']}"
+
+
+def signed(versus: dict[str, Any]) -> str:
+    """ "+0.37 [+0.30, +0.44]": a difference and its interval."""
     low, high = versus["interval"]
     return f"{versus['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _by_judge(evaluation: "Evaluation", model: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    second = evaluation.second_of(model)
-    return {evaluation.judge: model} | ({evaluation.second_judge: second} if second else {})
-
-
-def best(evaluation: "Evaluation") -> dict[str, Any]:
-    """The model to take: its numbers, and `why` in words.
+def best(models: list[Numbers], scores: "pandas.DataFrame", judge: str, second_judge: str | None) -> Numbers:
+    """The model to take: its numbers, and the reason, `why`. `scores` has a row a prompt and a column a model.
 
     The rule: a checkpoint that the second judge surely finds worse than the base (its interval lies below 0) is out.
-    Of what is left, the base included, take the earliest whose mean by the first judge is within one standard error of
+    Of the others, the base included, take the earliest whose mean by the first judge is within one standard error of
     the highest, the error being that of their paired difference. So a later checkpoint has to earn its steps, and
-    where it is the base that is named, training gained nothing that is sure.
+    where the base is named, training gained nothing that is sure.
 
     The one-standard-error rule is Breiman, Friedman, Olshen and Stone's, Classification and Regression Trees (1984),
     section 3.4.3; pairing is ours.
     """
-    out = [model for model in evaluation.checkpoints if _is_surely_worse(evaluation.second_of(model))]
-    left = [model for model in evaluation.models if model not in out]
-    excluded = ""
-    if out:
-        excluded = (
-            f"; {evaluation.second_judge} finds {_some(out, evaluation)} worse than the base, which rules that out"
-        )
+    out = [model for model in models if _is_surely_worse(model)]
+    left = [model for model in models if model not in out]
     top = max(left, key=lambda model: model["mean"])
-    scores = evaluation.samples()
-    for model in left:
-        behind = (scores[f"{top['name']} score"] - scores[f"{model['name']} score"]).dropna()
+    why = f"{judge} scores it highest ({top['mean']:.2f}), and nothing earlier is within a standard error"
+    chosen = top
+    for model in left[: left.index(top)]:
+        behind = (scores[top["name"]] - scores[model["name"]]).dropna()
         error = behind.std() / math.sqrt(len(behind)) if len(behind) > 1 else 0.0
-        if model is top or behind.mean() <= error:
+        if behind.mean() <= error:
+            chosen = model
+            why = (
+                f"the earliest within one standard error ({error:.3f}) of the highest, {top['name']} "
+                f"({top['mean']:.2f}): it is {behind.mean():.3f} behind on the same prompts"
+            )
             break
-    if model is top:
-        why = (
-            f"{evaluation.judge} scores it highest ({top['mean']:.2f}), and nothing earlier is within a standard error"
-        )
-    else:
-        why = (
-            f"the earliest within one standard error ({error:.3f}) of the highest, {top['name']} ({top['mean']:.2f}): "
-            f"it is {behind.mean():.3f} behind on the same prompts"
-        )
-    if model["name"] == BASE:
+    if chosen["name"] == BASE:
         why += "; so training gained nothing that is sure"
-    return {**model, "why": why + excluded}
+    if out:
+        why += f"; {second_judge} finds {_some(out, models)} worse than the base, which rules that out"
+    return {**chosen, "why": why}
 
 
-def _is_surely_worse(second: dict[str, Any] | None) -> bool:
-    return bool(second and second["versus_base"] and second["versus_base"]["interval"][1] < 0)
-
-
-def services(evaluation: "Evaluation") -> "pandas.DataFrame":
+def services(samples: "pandas.DataFrame", trained: str, is_compared: bool) -> "pandas.DataFrame":
     """Scores by the service that a prompt is about, the largest gain first. Turns about several have a row together.
 
+    `samples` is Evaluation.samples(), `trained` the model's name, and `is_compared` whether there is a base model.
     Columns: base and trained (means), difference with low and high (95% paired bootstrap; without a base they bound
     the mean), n (prompts judged for both) and few (n below 10: read it as a hint). The rows' n add up to the pairs.
     """
     import pandas
 
-    samples, trained = evaluation.samples(), f"{evaluation.trained['name']} score"
-    measured = "difference" if evaluation.base else trained
+    measured = "difference" if is_compared else f"{trained} score"
     rows = []
     for service, own in samples.dropna(subset=measured).groupby("services"):
         values, row = own[measured].to_numpy(), {"service": service}
-        row |= {"base": own[f"{BASE} score"].mean()} if evaluation.base else {}
-        row |= {"trained": own[trained].mean()} | ({"difference": values.mean()} if evaluation.base else {})
-        row["low"], row["high"] = bootstrap_interval(values, seed=0) if len(values) > 1 else (np.nan, np.nan)
+        row |= {"base": own[f"{BASE} score"].mean()} if is_compared else {}
+        row |= {"trained": own[f"{trained} score"].mean()} | ({"difference": values.mean()} if is_compared else {})
+        row["low"], row["high"] = bootstrap_interval(values, seed=0) if len(values) > 1 else (math.nan, math.nan)
         rows.append(row | {"n": len(values), "few": len(values) < FEW})
-    order = "difference" if evaluation.base else "trained"
+    order = "difference" if is_compared else "trained"
     return pandas.DataFrame(rows).set_index("service").sort_values(order, ascending=False)
 
 
@@ -171,13 +160,9 @@ class Trend(NamedTuple):
         return f"longer answers score {'higher' if self.rho > 0 else 'lower'} (rank correlation {self.rho:+.2f})"
 
 
-def length_trends(evaluation: "Evaluation") -> dict[str, Trend]:
-    """By model, base and newest: does the first judge pay for length? Each prints as a few words."""
-    samples = evaluation.samples()
-    found = {}
-    for model in [evaluation.base, evaluation.trained] if evaluation.base else [evaluation.trained]:
-        pairs = samples[[f"{model['name']} words", f"{model['name']} score"]].dropna()
-        ranks = pairs.rank()
-        varies = len(pairs) > 2 and (ranks.nunique() > 1).all()
-        found[model["name"]] = Trend(ranks.corr().iloc[0, 1] if varies else math.nan, len(pairs))
-    return found
+def length_trend(samples: "pandas.DataFrame", model: str) -> Trend:
+    """Whether the first judge pays a model for length. `samples` is Evaluation.samples()."""
+    pairs = samples[[f"{model} words", f"{model} score"]].dropna()
+    ranks = pairs.rank()
+    varies = len(pairs) > 2 and (ranks.nunique() > 1).all()
+    return Trend(float(ranks.corr().to_numpy()[0, 1]) if varies else math.nan, len(pairs))

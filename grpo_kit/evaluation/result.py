@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_kit.data.samples import Sample, conversation_text
 from grpo_kit.errors import RunError
+from grpo_kit.evaluation import interpret
+from grpo_kit.evaluation.statistics import BASE
 from grpo_kit.judges.base import Verdict
 from grpo_kit.utils.files import replacing, write_json
 from grpo_kit.utils.json_lines import read_lines
@@ -16,10 +18,6 @@ from grpo_kit.utils.json_lines import read_lines
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-    from grpo_kit.evaluation.interpret import Trend
-
-BASE = "base"
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,8 +66,12 @@ class Evaluation:
         return self.models[1:] if self.base else self.models
 
     @property
+    def _judge(self) -> dict:
+        return self.results.get("judge") or {"name": "judge"}  # evaluations of old have none
+
+    @property
     def judge(self) -> str:
-        return self.results.get("judge", {}).get("name", "judge")
+        return self._judge["name"]
 
     @property
     def second_judge(self) -> str | None:
@@ -94,11 +96,8 @@ class Evaluation:
             low, high = trained["interval"]
             return f"{trained['name']} {trained['mean']:.2f} [{low:.2f}, {high:.2f}] (n={trained['judged']})"
         versus = trained["versus_base"]
-        low, high = versus["interval"]
-        return (
-            f"base {self.base['mean']:.2f} trained {trained['mean']:.2f} "
-            f"difference {versus['difference']:+.2f} [{low:+.2f}, {high:+.2f}] (n={versus['pairs']})"
-        )
+        means = f"base {self.base['mean']:.2f} trained {trained['mean']:.2f}"
+        return f"{means} difference {interpret.signed(versus)} (n={versus['pairs']})"
 
     def summary(self) -> "pandas.DataFrame":
         """A row per model, by the first judge. Scores are in [0, 1], low and high bound 95% intervals, differences are
@@ -107,13 +106,10 @@ class Evaluation:
 
         rows = []
         for model in self.models:
-            row = {"model": model["name"], "mean": model["mean"]}
-            row["low"], row["high"] = model["interval"]
+            row = {"model": model["name"], **_mean(model)}
             row |= {name: model[name] for name in ("stdev", "min", "max", "words", "unjudged")}
             if versus := model["versus_base"]:
-                row["difference"] = versus["difference"]
-                row["difference_low"], row["difference_high"] = versus["interval"]
-                row |= {name: versus[name] for name in ("win_rate", "wins", "ties", "losses")}
+                row |= _difference(versus) | {name: versus[name] for name in ("win_rate", "wins", "ties", "losses")}
             rows.append(row)
         table = pandas.DataFrame(rows)
         counts = [name for name in ("wins", "ties", "losses") if name in table]
@@ -123,16 +119,12 @@ class Evaluation:
         """A row per model and judge: its mean, and its gain over the base, each with its 95% interval."""
         import pandas
 
-        rows = []
-        for model in self.models:
-            for judge, numbers in ((self.judge, model), (self.second_judge, self.second_of(model))):
-                if numbers:
-                    row = {"model": model["name"], "judge": judge, "mean": numbers["mean"]}
-                    row["low"], row["high"] = numbers["interval"]
-                    if versus := numbers["versus_base"]:
-                        row["difference"] = versus["difference"]
-                        row["difference_low"], row["difference_high"] = versus["interval"]
-                    rows.append(row)
+        rows = [
+            {"model": model["name"], "judge": judge, **_mean(numbers), **_difference(numbers["versus_base"])}
+            for model in self.models
+            for judge, numbers in ((self.judge, model), (self.second_judge, self.second_of(model)))
+            if numbers
+        ]
         return pandas.DataFrame(rows)
 
     def criteria(self) -> "pandas.DataFrame":
@@ -174,34 +166,29 @@ class Evaluation:
 
     def services(self) -> "pandas.DataFrame":
         """Scores by service. See grpo_kit.evaluation.interpret.services."""
-        from grpo_kit.evaluation.interpret import services
+        return interpret.services(self.samples(), self.trained["name"], self.base is not None)
 
-        return services(self)
-
-    def length_trends(self) -> "dict[str, Trend]":
-        """Whether longer answers score higher, by model. See grpo_kit.evaluation.interpret.length_trends."""
-        from grpo_kit.evaluation.interpret import length_trends
-
-        return length_trends(self)
+    def length_trends(self) -> dict[str, interpret.Trend]:
+        """Whether longer answers score higher, for base and newest model. Each trend prints as a few words."""
+        samples = self.samples()
+        names = dict.fromkeys(model["name"] for model in (self.base or self.trained, self.trained))
+        return {name: interpret.length_trend(samples, name) for name in names}
 
     def warnings(self) -> list[str]:
-        """What makes the result doubtful, in words. See grpo_kit.evaluation.interpret.warnings for the rules."""
-        from grpo_kit.evaluation.interpret import warnings
-
-        return warnings(self)
+        """The reasons to doubt the result. See grpo_kit.evaluation.interpret.warnings for the rules."""
+        return interpret.warnings(self.models, self._judge, self.results.get("second_judge"))
 
     def best(self) -> dict[str, Any]:
-        """The model to take, with `why` in words. See grpo_kit.evaluation.interpret.best for the rule."""
-        from grpo_kit.evaluation.interpret import best
+        """The model to take, and `why`. See grpo_kit.evaluation.interpret.best for the rule."""
+        import pandas
 
-        return best(self)
+        scores = pandas.DataFrame(self._scores(*self.models), dtype=float)
+        return interpret.best(self.models, scores, self.judge, self.second_judge)
 
-    def _scores(self) -> dict[str, dict[str, float | None]]:
-        """By the first judge: for "base" and "trained" the score of each prompt by its id; None where unjudged."""
-        rows, models = list(read_lines(self.samples_path)), {"trained": self.trained}
-        models |= {BASE: self.base} if self.base else {}
-        of = {label: [row["answers"][model["name"]]["score"] for row in rows] for label, model in models.items()}
-        return {label: dict(zip([row["id"] for row in rows], scores, strict=True)) for label, scores in of.items()}
+    def _scores(self, *models: dict) -> dict[str, dict[str, float | None]]:
+        """By model, the first judge's score of each prompt by its id; None where unjudged."""
+        rows = read_lines(self.samples_path)
+        return {m["name"]: {row["id"]: row["answers"][m["name"]]["score"] for row in rows} for m in models}
 
     def result(self) -> dict[str, Any]:
         """What matters of it, as JSON: the models' means and intervals, both judges, warnings, the best checkpoint, and
@@ -213,7 +200,8 @@ class Evaluation:
             of_second = {name: second[name] for name in names} if second else None
             return {"name": model["name"], **{name: model[name] for name in names}, "second": of_second}
 
-        best = self.best()
+        best, labelled = self.best(), {"trained": self.trained} | ({BASE: self.base} if self.base else {})
+        scores = self._scores(*labelled.values())
         return {
             "run": self.results["target"],
             "evaluation": self.path.name,
@@ -225,10 +213,21 @@ class Evaluation:
             "trained": brief(self.trained),
             "best": brief(best) | {"why": best["why"]},
             "warnings": self.warnings(),
-            "scores": self._scores(),
+            "scores": {label: scores[model["name"]] for label, model in labelled.items()},
             "seconds": round(sum(model.get("seconds", 0.0) for model in self.models), 1),
             "judge_usd": self.judge_usd,
         }
+
+
+def _mean(numbers: dict) -> dict[str, float]:
+    return {"mean": numbers["mean"], "low": numbers["interval"][0], "high": numbers["interval"][1]}
+
+
+def _difference(versus: dict | None) -> dict[str, float]:
+    if not versus:
+        return {}
+    low, high = versus["interval"]
+    return {"difference": versus["difference"], "difference_low": low, "difference_high": high}
 
 
 def write_evaluation(

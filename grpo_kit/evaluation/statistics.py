@@ -1,12 +1,21 @@
 """The statistics of judged answers: a model's numbers, what it gains prompt by prompt, and how sure that is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from grpo_kit.errors import RunError
 from grpo_kit.judges.base import Verdict
 from grpo_kit.utils.statistics import bootstrap_interval
+
+BASE = "base"  # the name of the model that the others are compared with
+
+
+def model_numbers(name: str, answers: Sequence[str], verdicts: Mapping[str, Sequence[Verdict]], seed: int) -> dict:
+    """`describe` for the model `name`, and `versus_base`: `compare` with the base model's verdicts, where there are."""
+    is_compared = BASE in verdicts and name != BASE
+    versus_base = compare(verdicts[BASE], verdicts[name], seed) if is_compared else None
+    return {**describe(name, answers, verdicts[name], seed), "versus_base": versus_base}
 
 
 def describe(name: str, answers: Sequence[str], verdicts: Sequence[Verdict], seed: int) -> dict:

@@ -18,10 +18,9 @@ from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
-from grpo_kit.evaluation.evaluate import _numbers
 from grpo_kit.evaluation.interpret import Trend
 from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
-from grpo_kit.evaluation.statistics import compare, describe
+from grpo_kit.evaluation.statistics import compare, describe, model_numbers
 from grpo_kit.judges.base import Verdict
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.registry import make_judge
@@ -237,8 +236,8 @@ def planted(folder: Path, scores: dict, second_scores: dict, **answers: str) -> 
     )
     models = []
     for name in scores:
-        numbers = {"name": name, **_numbers(name, said[name], verdicts, 0)}
-        models.append(numbers | {"second": _numbers(name, said[name], seconds, 0)} if seconds else numbers)
+        numbers = {"name": name, **model_numbers(name, said[name], verdicts, 0)}
+        models.append(numbers | {"second": model_numbers(name, said[name], seconds, 0)} if seconds else numbers)
     results = {
         "target": "planted",
         "n": n,
@@ -295,7 +294,7 @@ def test_reward_hacking_is_said_and_an_honest_gain_is_not(tmp_path):
     down = {BASE: noisy(0.4, 3), "checkpoint-10": noisy(0.5, 4), "checkpoint-20": noisy(0.2, 5)}
     assert planted(tmp_path, up, up).warnings() == [] == planted(tmp_path, up, {}).warnings()
     (hacked,) = planted(tmp_path, up, down).warnings()
-    assert hacked.startswith("The judges part at checkpoint-20: at checkpoint-20 offline sees a gain of +0.4")
+    assert hacked.startswith("The judges disagree at checkpoint-20: at checkpoint-20 offline sees a gain of +0.4")
     assert "reference a loss, -0.2" in hacked and "looks like reward hacking" in hacked
     (doubtful,) = planted(tmp_path, up, flat).warnings()
     assert "may be reward hacking" in doubtful and "2 of 2 checkpoints" in doubtful
