@@ -434,7 +434,7 @@ def test_one_process_at_a_time_prepares_into_a_folder_until_it_is_killed(tmp_pat
             assert not waiting.done()
         finally:
             other.kill()
-        assert waiting.result(timeout=60)
+        assert waiting.result()
     assert names(out) == OUTPUTS
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 from gemini_server import A_CALL, EMBEDDER, MODELS, GeminiServer, Reply, Request, error, says, score_of
 from gemini_server import judge as well
+from helpers import wait_until
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
@@ -433,7 +434,7 @@ def test_a_prompt_file_that_cannot_be_used_is_refused(tmp_path, content, problem
 
 def test_calls_in_flight_are_bounded_over_all_judges_and_event_loops(server, sdk):
     """Each answer waits until five calls are there: four would get none, and a sixth would be counted."""
-    five = threading.Barrier(5, timeout=30)
+    five = threading.Barrier(5, timeout=300)
 
     def reply(request: Request) -> Reply:
         five.wait()
@@ -452,26 +453,26 @@ def test_calls_in_flight_are_bounded_over_all_judges_and_event_loops(server, sdk
 
 def test_no_minute_holds_more_calls_than_are_allowed_over_all_judges(server, sdk, monkeypatch):
     """Lower bounds only: of calls that are allowed three a minute, the seventh is at least two minutes late."""
-    monkeypatch.setattr(gate, "MINUTE", 0.5)
+    monkeypatch.setattr(gate, "MINUTE", 1.0)
     server.models += [f"together-{sdk}", f"one-by-one-{sdk}"]  # whose last minute is empty
 
     def run(model: str, samples: list[Sample]) -> None:
-        judge = gemini(sdk, gemini_model=f"{model}-{sdk}", gemini_requests_per_minute=3, gemini_timeout=1.2)
+        judge = gemini(sdk, gemini_model=f"{model}-{sdk}", gemini_requests_per_minute=3, gemini_timeout=2.5)
         assert None not in scores(judged(judge, None, ["Ok."] * len(samples), samples))
 
     samples, began = turns(10), time.monotonic()
     with ThreadPoolExecutor(2) as loops:
         list(loops.map(run, ["together"] * 2, [samples[:5], samples[5:]]))
     arrived = sorted(request.arrived for request in server.requests)
-    assert len(arrived) == 10 and all(at >= began + n // 3 * 0.5 for n, at in enumerate(arrived))
+    assert len(arrived) == 10 and all(at >= began + n // 3 for n, at in enumerate(arrived))
 
     # The minute slides: it starts anew with each call, and not for all of them at the first one's end.
     run("one-by-one", samples[:2])
-    time.sleep(0.3)
+    time.sleep(0.6)
     later = time.monotonic()
     run("one-by-one", samples[2:6])
     arrived = sorted(request.arrived for request in server.requests if request.model == f"one-by-one-{sdk}")
-    assert len(arrived) == 6 and arrived[5] >= later + 0.5
+    assert len(arrived) == 6 and arrived[5] >= later + 1
 
 
 # What a judgement depends on
@@ -640,7 +641,7 @@ def test_processes_share_a_cache_and_a_kill_loses_no_more_than_the_calls_under_w
 
     def reply(request: Request) -> Reply:
         if re.search(r"A table for [6-9]\d\.", request.prompt) and next(alone) > 30:
-            killing.wait(60)
+            killing.wait(600)
         return well(request)
 
     server.reply = reply
@@ -654,11 +655,9 @@ def test_processes_share_a_cache_and_a_kill_loses_no_more_than_the_calls_under_w
 
     steady, killed = start(units[:60]), start(units[40:])
     try:
-        said, _ = steady.communicate(timeout=60)
-        deadline = time.monotonic() + 60
-        while rows(tmp_path) < 90 or server.in_flight < 4:
-            assert killed.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+        said, _ = steady.communicate()
+        wait_until(lambda: killed.poll() is not None or (rows(tmp_path) >= 90 and server.in_flight >= 4))
+        assert killed.poll() is None
     finally:
         for process in (steady, killed):
             process.kill()

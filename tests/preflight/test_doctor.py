@@ -50,7 +50,7 @@ class Places:
 
     def call(self, *words: str, **environment: str) -> subprocess.CompletedProcess:
         env = self.environment | environment
-        return subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=60)
+        return subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True)
 
     def doctor(self, *flags: str, is_well: bool, **environment: str) -> dict[str, str]:
         """What it says by check, "ok …" and so on, the fix included."""

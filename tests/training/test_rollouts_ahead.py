@@ -36,7 +36,7 @@ def test_the_judge_works_while_later_completions_are_made(gemini, monkeypatch, t
         """Not before the next step's completions are made, but for the last ones."""
         with is_made:
             now = len(made)
-            assert now == steps or is_made.wait_for(lambda: len(made) > now, timeout=60)
+            assert now == steps or is_made.wait_for(lambda: len(made) > now, timeout=300)
         return judge(request)
 
     monkeypatch.setattr(GRPOTrainer, "_generate", generates)
