@@ -70,11 +70,12 @@ def test_epochs_that_are_shorter_than_what_is_made_ahead_and_a_stop_between(tmp_
         return [0.0] * len(completions)
 
     settings = {"data": str(few), "runs_dir": tmp_path, "rewards": [stops], "max_steps": 7, "save_steps": 7}
+    settings |= {"per_device_train_batch_size": 8, "num_generations": 2}
     with pytest.raises(RunStopped, match="stopped at step 4, as asked"):
         train(run_id="short", max_staleness=4, **settings)
     run = train(run_id="short", runs_dir=tmp_path, rewards=[stops])
     assert run.metrics()["step"].tolist() == list(range(1, 8)) and run.status["resumed"]
-    assert run.completions().groupby("step").size().tolist() == [32] * 7
+    assert run.completions().groupby("step").size().tolist() == [8] * 7
     whole = train(run_id="whole", **settings)
     assert asked(run) == asked(whole)
 
