@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 1. Prepare data
 #
-# A model learns from what you put before it. This notebook turns dialogue traces into *samples*: a conversation up
-# to the assistant's turn, the reply that was given, and a rubric of what a good reply does. It then shows you what you
-# have, because a look at the data is the cheapest experiment there is.
+# This notebook turns dialogue traces into *samples*: a conversation up to the assistant's turn, the reply that was
+# given, and a rubric of what a good reply does. It then shows you what you have, because looking at the data is the
+# cheapest experiment there is.
 #
-# As it stands it reads the small dialogues that come with the kit. For your own, set `traces` to a
+# By default it reads the small dialogues that come with the kit. For your own, set `traces` to a
 # [Schema-Guided Dialogue](https://github.com/google-research-datasets/dstc8-schema-guided-dialogue) folder, or to a
 # JSONL file of chat messages, and `out` to `data/processed`, where the other notebooks look first.
 
@@ -34,16 +34,18 @@ traces = Path(traces or demo.TRACES)
 # %% [markdown]
 # ## From traces to samples
 #
-# Dialogues, not turns, are held out: two turns of one dialogue share most of their text, so a turn in `eval.jsonl`
-# whose dialogue is in `train.jsonl` would measure memory. Dialogues that open with the same words stay together too,
-# since their first prompts are the same. The split is a hash of those words, so it does not move when files are added.
+# Whole dialogues are held out, not single turns: two turns of one dialogue share most of their text, so a turn in
+# `eval.jsonl` whose dialogue is in `train.jsonl` would measure memory. Dialogues that start with the same words stay
+# together too, since their first prompts are the same. The split is a hash of those words, so adding files does not
+# change it.
 
 # %%
 card = kit.prepare(traces, out, eval_fraction=eval_fraction, seed=seed, rubric=rubric)
 pd.Series(card["samples"], name="samples").to_frame()
 
 # %% [markdown]
-# `data_card.json` keeps what was read, counted and left out, with a fingerprint that every run on this data records.
+# `data_card.json` records what was read, counted and left out, and a fingerprint. Each run on this data records the
+# same fingerprint.
 
 # %%
 print(json.dumps({name: value for name, value in card.items() if not isinstance(value, dict)}, indent=2))
@@ -52,7 +54,7 @@ print(json.dumps({name: value for name, value in card.items() if not isinstance(
 # ## One dialogue, turn by turn
 #
 # Each assistant turn becomes a sample. Read a few: is the reply one you would want? Does the rubric say what makes it
-# right? A rubric that you cannot agree with here is a reward that teaches the wrong thing later.
+# right? A rubric that you disagree with here becomes a reward that teaches the wrong thing later.
 
 # %%
 samples = list(kit.read_samples(Path(out) / "train.jsonl"))
@@ -67,9 +69,9 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# ## Nothing in both halves
+# ## No overlap between train and eval
 #
-# The check reads both files again and stops with an error if a dialogue or a prompt stands in both.
+# The check reads both files again and raises an error if a dialogue or a prompt is in both.
 
 # %%
 kit.check_splits(Path(out) / "train.jsonl", Path(out) / "eval.jsonl")
@@ -78,10 +80,10 @@ print(f"no dialogue and no prompt of {out}/train.jsonl is in {out}/eval.jsonl")
 # %% [markdown]
 # ## What there is, and how much
 #
-# Look for services or acts that are nearly absent: the model will not learn what it hardly sees, and an average over
-# the rest will hide it. Look at the longest prompts too; `max_prompt_length` should hold most of them.
+# Look for services or acts that are nearly absent: the model cannot learn them, and an average over the rest hides
+# that. Look at the longest prompts too; `max_prompt_length` should be long enough for most of them.
 
-# `result.json` holds the counts, for whoever runs this notebook in a batch.
+# `result.json` holds the counts, for batch runs of this notebook.
 
 # %%
 counts = {name: card[name] for name in ("samples", "dialogues", "fingerprint")}
@@ -89,5 +91,5 @@ write_json(Path(result_file or Path(out) / "result.json"), {"data": out, "traces
 plots.data_overview(card)
 
 # %% [markdown]
-# **Next:** [02_prototype_rewards](02_prototype_rewards.ipynb) — before a model is trained on a reward, see what the
-# reward says about answers whose worth you know.
+# **Next:** [02_prototype_rewards](02_prototype_rewards.ipynb) — before you train on a reward, check it on answers
+# whose quality you know.

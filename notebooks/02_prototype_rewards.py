@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 2. Prototype the reward
 #
-# GRPO makes a model do more of whatever the reward likes. If the reward likes the wrong thing, an hour of GPU time
-# makes a model that does the wrong thing very well. So make the reward here, on answers whose worth you know.
+# GRPO makes a model do more of whatever the reward scores highly. If the reward is wrong, an hour of GPU time makes a
+# model that does the wrong thing very well. So test the reward here first, on answers whose quality you know.
 #
-# Two judges come with the kit. The **offline** one checks an answer against the turn's dialogue acts by rules, for
-# nothing. **Gemini** reads the rubric; it judges each answer alone (absolute) or all answers to a prompt against each
-# other (group), and both ways are tried where there is a key: some 750 calls, fewer with a smaller `n`. Every judgement
-# is kept in `out`, so that running this again costs nothing.
+# Two judges come with the kit. The **offline** judge checks an answer against the turn's dialogue acts by rules and
+# costs nothing. **Gemini** reads the rubric; it judges each answer alone (absolute) or all answers to a prompt against
+# each other (group). With a key, both modes are tried: about 750 calls, fewer with a smaller `n`. All judgements are
+# kept in `out`, so running this again costs nothing.
 
 # %% tags=["parameters"]
 data = "data/processed"  # where there is none, the samples that come with the kit
@@ -65,7 +65,8 @@ rng = random.Random(seed)
 # %% [markdown]
 # ## What the judge sees
 #
-# The turn with the most to say. The offline judge reads its acts and reference; Gemini is told what they are in words.
+# This is the turn with the most dialogue acts. The offline judge reads its acts and reference; Gemini gets them as
+# text.
 
 # %%
 sample = max(samples[:200], key=lambda sample: len(sample.acts))
@@ -79,8 +80,8 @@ else:
 # %% [markdown]
 # ## A handful of answers, and the reasons
 #
-# The true reply beside answers that only look like one. If an answer that you would reject scores well, stop here and
-# mend the judge or the rubric.
+# The reply in the trace, beside answers that only look like one. If an answer that you would reject scores well, stop
+# here and change the judge or the rubric.
 
 
 # %%
@@ -109,8 +110,9 @@ await reasons(judge, sample)
 # %% [markdown]
 # ## Change the rubric or the prompt, and score again
 #
-# Say that a good reply also asks whether anything else is needed: in words for Gemini, as an act and in the reference
-# for the offline judge. What comes out best belongs into your data, where these are fields of each sample.
+# As an example, a good reply should also ask whether anything else is needed. Gemini reads this in the rubric, the
+# offline judge in the acts and the reference. Put the version that works best into your data, where these are fields of
+# each sample.
 
 # %%
 changed = sample.replace(
@@ -121,8 +123,8 @@ changed = sample.replace(
 await reasons(judge, changed)
 
 # %% [markdown]
-# Gemini's prompt is a text file. This copies it, adds a line and judges by the copy; `gemini_prompt` in
-# `kit.TrainConfig` trains on it. The cache knows which prompt a judgement came from.
+# Gemini's prompt is a text file. This cell copies it, adds a line and judges with the copy; `gemini_prompt` in
+# `kit.TrainConfig` trains with it. The cache records the prompt of each judgement.
 
 # %%
 if judge_name == "offline":
@@ -138,9 +140,10 @@ else:
 # %% [markdown]
 # ## Many turns: can the judge tell a right reply from a wrong one?
 #
-# The reply in the trace should score near 1, its first half and the reply to another turn far lower. Where the curves
-# overlap, the reward is noise. The last curve is the model you are about to train: it should lie between, with room
-# above it. At the left edge it would have nothing to reinforce; at the right edge, nothing to learn.
+# The reply in the trace should score near 1, its first half lower (half of a short reply may do), and the reply to
+# another turn far lower. Where the curves overlap, the reward is noise. The last curve is the model you are about to
+# train. It should lie between the others: at the left edge it has nothing to reinforce, at the right edge nothing to
+# learn.
 
 # %%
 some = rng.sample(samples, min(n, len(samples)))
@@ -177,8 +180,8 @@ plots.score_distributions(scores[judge_name])
 # %% [markdown]
 # ## The judges compared
 #
-# The same answers: mean scores, with 95% intervals. `right above wrong` is the share of turns whose own reply scores
-# higher than the reply to another turn, ties counting half: 0.5 is a coin. `failed` judgements count nowhere.
+# Mean scores of the same answers, with 95% intervals. `right above wrong` is the share of turns whose own reply scores
+# higher than the reply to another turn; a tie counts half, so 0.5 is chance. `failed` judgements are left out.
 
 # %%
 means = {name: {kind: calibration.mean(scores[name][kind], seed) for kind in kinds} for name in judges}
@@ -190,7 +193,7 @@ plots.intervals(means)
 # %% [markdown]
 # ## Is there anything to compare within a group?
 #
-# GRPO learns from differences *within* a group of answers to one prompt. A group whose scores are all alike teaches
+# GRPO learns from differences *within* a group of answers to one prompt. A group whose scores are all equal teaches
 # nothing, however high they are.
 
 # %%
@@ -206,10 +209,9 @@ spread.round(2)
 # %% [markdown]
 # ## Does it agree with people?
 #
-# `to_label.csv` holds answers of every kind, in random order, with no score to lean on. Have people write 0 to 1 into
-# its column `label`, and run this again with `labels` set to it; rows left blank are skipped. Until then **stand-in
-# labels** are used, which are no person's: 1 for the reply in the trace, 0 for its first half (though half of a short
-# reply may do) and for the reply to another turn.
+# `to_label.csv` holds answers of every kind, in random order and without scores. Let people write 0 to 1 into its
+# column `label`, and run this again with `labels` set to it; blank rows are skipped. Until then **stand-in labels** are
+# used, which no person gave: 1 for the reply in the trace, 0 for its first half and for the reply to another turn.
 
 # %%
 pairs = rng.sample(list(zip(asked, told, strict=True)), min(60, len(asked)))
@@ -226,9 +228,9 @@ else:
     print("STAND-IN LABELS, no person's: the numbers below show what you would see, not what the judge is worth")
 
 # %% [markdown]
-# Spearman: does it rank answers as people do? Cohen's kappa: does it pass (0.5 or more) what they pass, beyond chance?
-# Accuracy is worth only its `gain` over always guessing the commoner label. Where an interval is too wide to decide on,
-# label more.
+# Spearman: does the judge rank answers as people do? Cohen's kappa: does it pass (0.5 or more) the answers that they
+# pass, beyond chance? Accuracy matters only by its `gain` over always guessing the more frequent label. If an interval
+# is too wide to decide, label more answers.
 
 # %%
 agreed = {name: calibration.agreement(worth, labelled[name], seed) for name in judges}
@@ -241,8 +243,8 @@ plots.intervals(panels)
 # %% [markdown]
 # ## Does it agree with itself?
 #
-# The same answers, judged again and again: how far its scores scatter, and how often a pass becomes a failure.
-# `gemini_samples` takes the mean of several judgements, and costs as many times as much.
+# The same answers are judged several times: how far do the scores scatter, and how often does a pass become a failure?
+# `gemini_samples` takes the mean of several judgements, at several times the cost.
 
 # %%
 groups = [(sample, sorted({t for s, t in zip(grouped, generated, strict=True) if s is sample})) for sample in some[:8]]
@@ -251,11 +253,11 @@ again = {name: await calibration.self_consistency(judges[name], cache, asked, to
 pd.DataFrame({name: vars(found) for name, found in again.items()}).T
 
 # %% [markdown]
-# ## Does it like long answers, or early ones?
+# ## Does it prefer long answers, or early ones?
 #
-# Among answers of equal worth, score and length should not go together (Spearman near 0; not defined where all score
-# alike), and empty talk added to the reference should gain nothing. A judge that compares should not care where an
-# answer stands; its answers are shuffled anew each time, and `gained by standing early` should have 0 in its interval.
+# Among answers of equal quality, score and length should not be correlated (Spearman near 0; undefined where all scores
+# are equal), and padding added to the reference should gain nothing. A judge that compares should ignore the order of
+# the answers, which are shuffled each time: the interval of `gained by standing early` should contain 0.
 
 # %%
 bias = {}
@@ -271,8 +273,8 @@ pd.DataFrame(bias).T.fillna("does not compare")
 # %% [markdown]
 # ## Can it be fooled?
 #
-# Canaries are answers that no judge may reward, tried on a few prompts, and the reference, which it must reward. A
-# training run tries them first and warns of those that fail; with `canaries="block"` it does not start.
+# Canaries are answers that no judge should reward, and the reference, which it should reward, on a few prompts. A
+# training run tries them first and warns about those that fail; with `canaries="block"` it does not start.
 
 # %%
 results = {name: (await try_canaries(judges[name], cache, samples))[0] for name in judges}
@@ -289,8 +291,8 @@ pd.DataFrame({name: {canary.name: outcome(canary) for canary in tried} for name,
 # %% [markdown]
 # ## What do 1,000 judgements cost?
 #
-# Measured on the judgements made just now for *Many turns*, cached ones apart. `usd` is for 1,000 of them.
-# `cache_from="prototype"` in `kit.TrainConfig` hands a run what was judged here.
+# Measured on the judgements made for *Many turns*, without cached ones. `usd` is the price of 1,000 judgements.
+# `cache_from="prototype"` in `kit.TrainConfig` lets a run reuse the judgements made here.
 
 # %%
 run = config.max_steps * config.completions_per_step
@@ -300,10 +302,10 @@ pd.DataFrame({name: vars(price) for name, price in prices.items()}).T
 # %% [markdown]
 # ## A reward of your own
 #
-# Any Python function in TRL's form can be added: it gets lists (`completions`, `prompts`, and every field of the
-# samples) and returns a score for each, or `None` where it has none to give. Its mean appears in the metrics under its
-# name: `kit.train(config, rewards={politeness: 0.1})`. Ready ones are asked for by name and weight:
-# `kit.train(config, reward_funcs="length=0.1,repetition=0.1")`; there is `format` too.
+# You can add any Python function in TRL's form: it gets lists (`completions`, `prompts`, and every field of the
+# samples) and returns a score for each completion, or `None` for no score: `kit.train(config, rewards={politeness:
+# 0.1})`. Its mean appears in the metrics under its name. Ready-made rewards have names:
+# `kit.train(config, reward_funcs="length=0.1,repetition=0.1")`; `format` is the third.
 
 
 # %%
@@ -320,8 +322,8 @@ pd.DataFrame({f.__name__: f(completions=completions, ground_truth=truth) for f i
 # %% [markdown]
 # ## The result, in a figure and a file
 #
-# Train on this judge where the reply in the trace lies far to the right of the others, the canaries pass, and most
-# groups have a spread. `result.json` holds the same in numbers.
+# Train with this judge if the reply in the trace lies far to the right of the others, the canaries pass, and most
+# groups have a spread. `result.json` holds the numbers.
 
 # %%
 passed = {name: sum(canary.passed is True for canary in tried) for name, tried in results.items()}

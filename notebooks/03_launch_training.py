@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 3. Launch training
 #
-# GRPO in one paragraph: for each prompt the model writes a group of answers; the judge scores them; answers better
-# than their group's mean are made likelier, worse ones less likely. There is no value network and no labelled
-# preference, only answers compared with their siblings.
+# GRPO in one paragraph: for each prompt the model writes a group of answers, and the judge scores them. Training makes
+# answers above their group's mean more likely, and answers below it less likely. There is no value network and no
+# labelled preference data; answers are only compared within their group.
 #
 # The settings below are TRL's, by TRL's names. `None` takes the kit's default for the model, and
 # `other_settings` takes any further field of `kit.TrainConfig`.
@@ -13,8 +13,8 @@ model_name = "tiny"
 data = "data/processed"  # where there is none, the samples that come with the kit
 runs_dir = "runs"
 backend = None  # "local" or "modal"; None: Modal where an account is set up, else this machine
-interactive = None  # whether somebody is there to click; None: in JupyterLab yes, in a batch no
-run_id = None  # None: a new run named for the time; a name that is there already is gone on with
+interactive = None  # whether somebody can click Launch; None: yes in JupyterLab, no in a batch
+run_id = None  # None: a new run, named by the time; the name of an existing run resumes it
 seed = 42
 max_steps = None
 learning_rate = None
@@ -25,9 +25,9 @@ use_lora = None
 lora_r = None
 judge = None  # "offline", "gemini" (needs GEMINI_API_KEY), or both: {"gemini": 0.7, "offline": 0.3}
 gemini_model = None
-canaries = None  # "block" refuses to train with a judge that rewards answers worth nothing
+canaries = None  # "block": no training with a judge that rewards worthless answers
 other_settings = {}
-config_file = None  # JSON of settings, such as a sweep's best.json; they go before those above
+config_file = None  # JSON of settings, such as a sweep's best.json; they override those above
 result_file = None  # None: result.json in the run's folder, or for a run on Modal in runs_dir/RUN
 
 # %%
@@ -41,9 +41,9 @@ from IPython.display import display
 
 import grpo_kit as kit
 from grpo_kit import plots, widgets
-from grpo_kit.training import diagnostics as signs
+from grpo_kit.training import diagnostics
 from grpo_kit.utils.files import write_json
-from grpo_kit.widgets import tables as browsing
+from grpo_kit.widgets import tables
 
 print(f"The work is done on: {kit.backend(backend)}")
 if interactive is None:
@@ -52,21 +52,21 @@ if interactive is None:
 # %% [markdown]
 # ## Settings and launch
 #
-# Settings that cannot work are refused here, before anything is loaded: a misspelt name, a group of one, a batch
-# that groups do not divide.
+# This cell checks the settings before anything is loaded, and raises an error for a misspelt name, a group of one, or a
+# batch that the group size does not divide.
 #
-# The panel shows what most runs change; the rest is folded, and every control's tooltip says what it is. Beside it
-# stands what the run will take: memory against the GPU, minutes, dollars, and what stands in its way, each with its
-# fix. Below that, the same settings as code: copy the line, or run `panel.config`, to have the run again in a batch.
+# The panel shows the settings that most runs change; the others are folded, and the tooltip of a control explains it.
+# Beside the controls is the quote: memory on the GPU, minutes, dollars, and each problem with its fix. Below it are the
+# same settings as code: copy the line, or run `panel.config`, to repeat the run in a batch.
 #
-# **Launch** checks all of it once more and starts the run in a process of its own, here or on Modal's GPU. The kernel
-# stays free, so other cells run meanwhile. **Detach** looks away, **Stop** ends the run at its next step with a
-# checkpoint, **Resume** goes on from there. To lose the page or the kernel does not end the run:
+# **Launch** checks everything again and starts the run in its own process, here or on a Modal GPU. The kernel stays
+# free, so you can run other cells. **Detach** stops watching, **Stop** ends the run at its next step with a checkpoint,
+# **Resume** continues from there. Closing the page or restarting the kernel does not end the run:
 # `widgets.monitor(run_id, runs_dir)` comes back to it.
 #
-# *What to look at.* Reward should rise and then level off. Answers whose length runs away, or an entropy that falls to
-# nothing in the first steps, mean that the model has found one trick; a growing share of groups without spread means
-# that there is little left to compare. The panel says so in words when it sees it, and what to try.
+# *What to look at.* The reward should rise and then level off. If answers get longer and longer, or the entropy drops
+# to 0 in the first steps, the model has found one trick. If the share of groups without spread grows, there is little
+# left to compare. The panel warns about these and says what to try.
 
 # %%
 names = """model_name data run_id seed max_steps learning_rate num_generations temperature beta use_lora lora_r
@@ -78,13 +78,13 @@ panel = widgets.launch_panel(config, runs_dir=runs_dir)
 panel
 
 # %% [markdown]
-# In a batch nobody clicks, so the run is launched here and waited for. In JupyterLab this cell takes the panel's run:
-# run it, and the cells below, once the panel shows that the run is under way or complete.
+# In a batch nobody clicks Launch, so this cell launches the run and waits for it. In JupyterLab it takes the panel's
+# run: run this cell and those below when the panel shows that the run is under way or complete.
 
 # %%
 if interactive:
     run = panel.run
-    print(run or "No run yet: click Launch above, and run the cells from here on when there is something to see.")
+    print(run or "No run yet: click Launch above, then run this cell and those below.")
 else:
     print(kit.quote(config, runs_dir, ask=False))  # the launch asks
     run = kit.train.remote(config, runs_dir=runs_dir)
@@ -92,24 +92,24 @@ else:
 # %% [markdown]
 # ## Against earlier runs
 #
-# Select runs to lay them over each other, told apart by the settings that differ. Believe a setting when several seeds
-# agree.
+# Select runs to overlay their curves; the legend shows the settings that differ. Trust a difference only when several
+# seeds agree.
 
 # %%
 widgets.runs(runs_dir)
 
 # %% [markdown]
-# The last few as a plain figure, which the saved notebook keeps.
+# The last few runs as a plain figure, which the saved notebook keeps.
 
 # %%
 earlier = [kit.Run(name, runs_dir) for name in kit.runs(runs_dir)["run"].tail(6)]
 plots.compare_runs(earlier) if earlier else print("No runs yet.")
 
 # %% [markdown]
-# ## What it writes
+# ## Its completions
 #
-# A curve can rise for bad reasons, so read the answers. Answers of one group are compared with each other, so look for
-# what the better ones have in common: is it what you wanted, or only what the judge likes?
+# A curve can rise for bad reasons, so read the answers. Training compares the answers of one group, so look for what
+# the better ones have in common: is it what you want, or only what the judge rewards?
 
 # %%
 if run:
@@ -121,7 +121,7 @@ if run:
 # %%
 pd.set_option("display.max_colwidth", 110)
 if run and run.status["step"]:
-    completions = browsing.completions(run)
+    completions = tables.completions(run)
     for step in (completions["step"].min(), completions["step"].max()):
         group = completions[completions["step"] == step].head(8)
         display(group[["step", "asked", "completion", "score", "reason"]].round(2))
@@ -129,14 +129,13 @@ if run and run.status["step"]:
 # %% [markdown]
 # ## The result, in a figure and a file
 #
-# The learning curve as it stands, kept in the saved notebook and as a picture, and `result.json` for whoever runs this
-# in a batch.
+# The learning curve so far, in the saved notebook and as a picture, and `result.json` for batch runs.
 
 # %%
 if run and run.status["step"]:
     status, metrics = run.status, run.metrics()
-    for sign in signs.signs(metrics, run.config):
-        print(sign)
+    for warning in diagnostics.signs(metrics, run.config):
+        print(warning)
     folder = Path(runs_dir) / run.id
     folder.mkdir(parents=True, exist_ok=True)
     figure = plots.learning_curve(run)
@@ -152,4 +151,4 @@ if run and run.status["step"]:
 
 # %% [markdown]
 # **Next:** [04_evaluate_checkpoints](04_evaluate_checkpoints.ipynb) — the curve above is on prompts that the model was
-# trained on. Whether it got better is answered by prompts it has never seen.
+# trained on. Only held-out prompts show whether it got better.

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # 4. Evaluate checkpoints
 #
-# The reward rose in training. Did the model get better? Three things can make a rising curve worthless: the prompts are
-# those it was trained on, the gain is within chance, or the judge pays for something else than a good answer. This
-# notebook looks at each, then helps you to choose a checkpoint, save it for use elsewhere and talk to it.
+# The reward rose in training. Did the model get better? A rising curve can mislead in three ways: it is measured on the
+# training prompts, the gain may be chance, or the judge rewards something other than a good answer. This notebook
+# checks each, then helps you to choose a checkpoint, save it for use elsewhere and talk to it.
 #
 # The base model and every checkpoint answer the same held-out prompts with the same seeds, and the same judge scores
-# them. The comparison is paired, prompt by prompt, so that what is hard about a prompt cancels out.
+# them. The comparison is paired, prompt by prompt, so the difficulty of a prompt cancels out.
 #
-# A **second judge**, which the model was not trained to please, scores the same answers. `reference` costs nothing: it
-# counts the words that an answer shares with the reply in the trace (SQuAD's F1). A run that was trained with the
-# offline judge can be checked by Gemini, and the other way round.
+# A **second judge**, which the model was not trained with, scores the same answers. `reference` costs nothing: it
+# measures the words that an answer shares with the reply in the trace (SQuAD's F1), not its meaning. Gemini can check a
+# run that was trained with the offline judge, and the other way round.
 
 # %% tags=["parameters"]
 run = None  # a run's name; None: the newest
@@ -18,7 +18,7 @@ runs_dir = "runs"
 n = 128
 temperature = None  # None: as the run was trained
 judge = None  # "offline", "gemini" or "reference"; None: the judge the run was trained with
-second_judge = "reference"  # or "offline" or "gemini"; None: no second one
+second_judge = "reference"  # or "offline" or "gemini"; None: no second judge
 seed = 7
 merge_to = "merged"  # a folder in the run's own, unless the path is absolute; None: nothing is merged
 chat_with = ["I would like a table, please.", "Please book a room in Paris.", "Which movies are on tonight?"]
@@ -33,7 +33,7 @@ import pandas as pd
 import grpo_kit as kit
 from grpo_kit import plots, widgets
 from grpo_kit.utils.files import write_json
-from grpo_kit.widgets import tables as browsing
+from grpo_kit.widgets import tables
 
 pd.set_option("display.max_colwidth", 90)
 if run is None and kit.runs(runs_dir).empty:
@@ -45,7 +45,8 @@ run
 # ## Scores
 #
 # `difference` is the mean gain over the base model on the same prompts, with a 95% interval from a paired bootstrap.
-# An interval that holds 0 is no result: use more prompts, or train longer. Four times the prompts make it half as wide.
+# If the interval contains 0, the gain may be chance: use more prompts, or train longer. Four times as many prompts make
+# it half as wide.
 # `win_rate` is the share of prompts on which the checkpoint beats the base model, ties counting half. A run on Modal is
 # evaluated there.
 
@@ -55,9 +56,9 @@ evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge,
 evaluation.summary().round(3).drop(columns="stdev min max wins ties losses".split(), errors="ignore")
 
 # %% [markdown]
-# On the left, look for a curve that leaves the base model's band and levels off. One that still climbs at its end asks
-# for more steps; one that peaks and falls has gone on too long. On the right, a real gain moves many prompts; a few
-# large bars and much that is worse is a trade, not a gain.
+# On the left, look for a curve that leaves the base model's band and levels off. If it still climbs at its end, train
+# for more steps; if it peaks and falls, train for fewer. On the right, a real gain moves many prompts. If a few prompts
+# gain much and many get worse, the model has traded one ability for another.
 
 # %%
 plots.evaluation_figure(evaluation)
@@ -68,12 +69,12 @@ plots.win_rates(evaluation)
 # %% [markdown]
 # ## Do the judges agree?
 #
-# A judge is an imperfect measure, and training pushes at its imperfections. What the model really learnt, another judge
-# should see too. The rule: where the interval of the training judge's gain lies above 0 and that of the second judge
-# does not, this is said below as possible *reward hacking*; where the second judge's interval lies below 0, the words
-# are stronger. Also said: answers more than twice as long as the base model's, and many answers without a score.
+# A judge is an imperfect measure, and training exploits its flaws. Another judge should see a real improvement too. The
+# rule: if the interval of the training judge's gain lies above 0 and the second judge's does not, the warning below is
+# possible *reward hacking*; if the second judge's interval lies below 0, the warning is stronger. There are warnings,
+# too, for answers more than twice as long as the base model's, and for many answers without a score.
 #
-# The sizes of two judges' gains can't be compared, since their scales differ. Their signs can.
+# Compare the signs of the two judges' gains, not their sizes: the scales differ.
 
 # %%
 evaluation.judges().round(3)
@@ -84,9 +85,9 @@ print("\n\n".join(evaluation.warnings()) or "No warnings.")
 # %% [markdown]
 # ## Where the gain comes from
 #
-# Left, the judge's own criteria: a score that rises by length or ending alone is a cheap one. Right, by service: a mean
-# can hide one that got worse. A hollow point stands for fewer than 10 prompts, which is a hint and no more; to know,
-# raise `n` or hold out more of that service in [01_prepare_data](01_prepare_data.ipynb).
+# Left: the judge's own criteria. A gain in length or ending alone is a cheap one. Right: each service, since a mean can
+# hide one that got worse. A hollow point has fewer than 10 prompts and is only a hint; to be sure, raise `n` or hold
+# out more of that service in [01_prepare_data](01_prepare_data.ipynb).
 
 # %%
 plots.breakdown(evaluation)
@@ -95,9 +96,9 @@ plots.breakdown(evaluation)
 evaluation.services().round(2)
 
 # %% [markdown]
-# Length is the oldest trick. Good: the points of both models lie alike, and the trend is said to be unclear. Bad: the
-# trained model's answers have moved right, and longer ones score higher. Then add `length=0.1` to `reward_funcs`, or
-# mend what the judge pays for.
+# Longer answers are a common way to trick a judge. Good: the points of both models are spread alike, and the title says
+# that there is no clear trend. Bad: the trained model's answers have moved right, and longer ones score higher. Then
+# add `length=0.1` to `reward_funcs`, or change what the judge rewards.
 
 # %%
 plots.length_against_score(evaluation)
@@ -105,9 +106,9 @@ plots.length_against_score(evaluation)
 # %% [markdown]
 # ## Read both sides
 #
-# Browse them here, sorted by gain, loss or disagreement; `While it trained` has the completions of each step. Below,
-# for the saved notebook, where it gained most and where it lost most. Losses teach more: a pattern in them is the next
-# rubric to write, or the next hole in the judge.
+# Browse the answers here, sorted by gain, loss or disagreement; the tab `While it trained` has the completions of each
+# step. The tables below, which the saved notebook keeps, show where the model gained most and lost most. Losses teach
+# more: a pattern in them shows a gap in the rubric or in the judge.
 
 # %%
 browser = widgets.samples(run)
@@ -117,7 +118,7 @@ browser
 # %%
 last = evaluation.trained["name"]
 samples = evaluation.samples()
-samples["asked"] = samples["id"].map(browsing.answers(evaluation).set_index("id")["asked"])
+samples["asked"] = samples["id"].map(tables.answers(evaluation).set_index("id")["asked"])
 gain = "difference" if evaluation.base else f"{last} score"
 columns = ["asked", *(["base", "base score"] if evaluation.base else []), last, f"{last} score", f"{last} reason"]
 columns = list(dict.fromkeys([*columns, gain]))
@@ -127,10 +128,10 @@ samples.nlargest(6, gain)[columns].round(2)
 samples.nsmallest(6, gain)[columns].round(2)
 
 # %% [markdown]
-# And where the two judges disagree. At the top, answers that the first judge likes and the second does not: if these
-# look bad to you, the first judge has a hole, and the model may have found it. At the bottom, answers that only the
-# second likes: is the first too strict, or are these good words that miss the point? `disagreement` compares ranks:
-# 0.5 means that half of all answers stand between the two opinions.
+# The last table shows where the two judges disagree. At the top are answers that only the first judge scores highly: if
+# these look bad to you, the first judge has a flaw that the model may have found. At the bottom are answers that only
+# the second judge scores highly: is the first too strict, or do they use the right words and miss the point?
+# `disagreement` compares ranks: 0.5 means that half of all answers rank between the two judgements.
 
 # %%
 if "disagreement" in samples:
@@ -144,13 +145,13 @@ table
 # %% [markdown]
 # ## Which checkpoint to take
 #
-# The highest mean is partly luck: of several checkpoints that are as good, one comes out on top. So the rule is this.
-# A checkpoint that the second judge surely finds worse than the base is out. Of what is left, the base model included,
-# the earliest is taken whose mean by the first judge is within one standard error, prompt by prompt, of the highest. A
-# later checkpoint has to earn its steps; and if it is the base model that is named, there is nothing to save yet.
+# The highest mean is partly luck: among equally good checkpoints, one comes out on top. So the rule leaves out every
+# checkpoint whose second judge's interval lies below the base model. Of the rest, the base model included, it takes the
+# earliest whose mean by the first judge is within one standard error, prompt by prompt, of the highest. If the rule
+# names the base model, there is nothing to save yet.
 #
-# The mean of the one you choose is still a little flattered by the choice. For a number to publish, evaluate that
-# checkpoint once more with another `seed`, or on prompts kept aside.
+# The choice makes the mean of the chosen checkpoint a little too high. For a number to publish, evaluate that
+# checkpoint again with another `seed`, or on other held-out prompts.
 
 # %%
 best = evaluation.best()
@@ -159,10 +160,10 @@ print(f"{best['name']}: {best['why']}")
 # %% [markdown]
 # ## Save it for use elsewhere
 #
-# A LoRA checkpoint is an adapter that needs its base model. Merged, it is one model that plain `transformers` loads:
-# `AutoModelForCausalLM.from_pretrained(folder)`. The merge is made in float32 and checked: before and after, and again
-# from the saved files, the logits on some prompts must be the same within rounding, or nothing is kept. A run on Modal
-# is fetched first: `run = run.download("local_models/my_run")`.
+# A LoRA checkpoint is an adapter that needs its base model. Merging makes one model that plain `transformers` loads:
+# `AutoModelForCausalLM.from_pretrained(folder)`. The merge runs in float32 and is checked: the logits on some prompts
+# must be the same, within rounding, before and after it and from the saved files, or nothing is kept. Download a run on
+# Modal first: `run = run.download("local_models/my_run")`.
 
 # %%
 is_here = run.storage.backend == "local"
@@ -180,9 +181,10 @@ else:
 # %% [markdown]
 # ## Talk to it
 #
-# The same words to the base model and to the chosen checkpoint. Ask what no held-out prompt asks: something off the
-# topic, a change of mind, a question back. A model that has learnt one trick shows it here sooner than in any mean. A
-# conversation goes in as a list of messages; another `seed` draws other answers, `temperature=0` the likeliest.
+# The base model and the chosen checkpoint answer the same messages. Ask something that no held-out prompt asks:
+# something off topic, a change of mind, a question back. A model that has learnt one trick shows it here sooner than in
+# any mean. A list of messages is one conversation; another `seed` samples other answers, `temperature=0` takes the most
+# likely ones.
 
 # %%
 checkpoint = last if best["name"] == "base" else best["name"]
@@ -195,11 +197,11 @@ talk
 # %% [markdown]
 # ## The result
 #
-# In a figure, in a file for whatever comes after, and in a line.
+# The result as a figure, as a file for other programs, and as one line.
 #
-# **Next:** a gain that both judges see is worth a longer run or a larger model; go back to
-# [03_launch_training](03_launch_training.ipynb), and believe a setting when several seeds agree. No gain, or judges
-# that part: read the samples above once more, then mend the reward in
+# **Next:** if both judges see a gain, try a longer run or a larger model in
+# [03_launch_training](03_launch_training.ipynb), and trust a setting when several seeds agree. If there is no gain, or
+# the judges disagree, read the samples above again and change the reward in
 # [02_prototype_rewards](02_prototype_rewards.ipynb).
 
 # %%

@@ -1,14 +1,13 @@
 # %% [markdown]
 # # 5. Sweep
 #
-# One run is an anecdote: with another seed it would have come out higher or lower, and you don't know by how much. A
-# sweep makes many runs of a notebook with other settings, several at a time, so that settings can be compared with
-# what chance does. Any of the kit's notebooks can be swept, and your own; what 03 trains is evaluated by 04 on held-out
-# prompts, and it is those scores that are compared.
+# One run proves little: another seed would give a higher or lower score, and you don't know by how much. A sweep runs a
+# notebook many times with other settings, several at a time, so that you can compare the effect of a setting with the
+# effect of chance. You can sweep any of the kit's notebooks, and your own. Notebook 04 evaluates each run of 03 on
+# held-out prompts, and the sweep compares those scores.
 #
-# The same from a shell, which is better for a night:
-# `grpo-kit sweep 03_launch_training grid.yaml --out sweeps/first`. If it is killed, the same command goes on where it
-# was.
+# For long sweeps, use a shell: `grpo-kit sweep 03_launch_training grid.yaml --out sweeps/first`. If it is killed, the
+# same command continues it.
 
 # %% tags=["parameters"]
 notebook = "03_launch_training"  # or a path
@@ -16,7 +15,7 @@ grid = {"learning_rate": [5e-4, 2e-3], "seed": [1, 2], "max_steps": 12, "save_st
 out = "sweeps/first"
 jobs = None  # runs at a time; None: 2 here, up to 8 on Modal
 budget = None  # US dollars for all runs together
-halving = None  # a step: runs whose reward is behind there, at twice as many and so on are stopped early
+halving = None  # a step: runs whose reward is behind at it, at twice as many steps and so on are stopped early
 score = "trained"  # the column of the results that settings are compared by
 result_file = None  # None: result.json in out
 
@@ -33,9 +32,9 @@ from grpo_kit.utils.files import write_json
 # %% [markdown]
 # ## The grid
 #
-# Lists are crossed, a single value holds for all runs. Names are the notebook's parameters, and for 03 any setting of
-# `kit.TrainConfig`. Names and values are checked here, all of them at once, before anything runs. A grid may also be a
-# YAML file, with two more ways to write it:
+# The sweep combines every value of each list with every value of the others; a single value holds for all runs. Names
+# are the notebook's parameters and, for 03, any setting of `kit.TrainConfig`. All names and values are checked here,
+# before anything runs. A grid may also be a YAML file, which can say two more things:
 #
 # ```yaml
 # learning_rate: [5e-4, 2e-3]
@@ -50,8 +49,8 @@ from grpo_kit.utils.files import write_json
 # evaluation: {n: 256}            # parameters of 04
 # ```
 #
-# *How many seeds?* Two tell whether chance is large, three or more whether a difference is likely real. When in doubt,
-# rather more seeds than more values.
+# *How many seeds?* Two show whether chance is large, three or more whether a difference is likely real. When in doubt,
+# add seeds before values.
 
 # %%
 sweep = kit.Sweep(notebook, grid, out)
@@ -60,8 +59,8 @@ sweep
 # %% [markdown]
 # ## What it will take
 #
-# From the kit's own earlier runs in `out` where there are any, else counted. A `budget` holds for all runs together:
-# each gets a `max_usd`, a run that it does not pay for is not started, and a larger budget goes on later.
+# The quote uses earlier runs in `out` where there are any, else an estimate. A `budget` holds for all runs together: a
+# run that it does not cover is not started, and a larger budget continues later.
 
 # %%
 print(sweep.quote(jobs, budget, halving))
@@ -69,9 +68,9 @@ print(sweep.quote(jobs, budget, halving))
 # %% [markdown]
 # ## Run it
 #
-# Each run is a folder in `out` with its executed notebooks, which open like any other. One that fails does not stop the
-# others; its error is in the table and in `error.txt`. To interrupt this cell ends what is under way, with a
-# checkpoint; run it again, here or in a new kernel, and it does only what is missing.
+# Each run is a folder in `out` with its executed notebooks, which open like any other. If a run fails, the others go
+# on; its error is in the table and in `error.txt`. Interrupting this cell ends the current runs with a checkpoint; run
+# it again, here or in a new kernel, to do what is missing.
 
 # %%
 sweep.run(jobs, budget, halving)
@@ -80,14 +79,14 @@ sweep.run(jobs, budget, halving)
 # ## Results
 #
 # A row per run, also in `results.csv`. `trained` is the held-out score of the newest checkpoint with its 95% interval
-# over prompts, `difference` what it gained over the base model on the same prompts. The interval says what other
-# prompts would do; what another seed would do, only other seeds say.
+# over prompts, `difference` its gain over the base model on the same prompts. The interval shows the effect of other
+# prompts; only other seeds show the effect of a seed.
 
 # %%
 sweep.results().drop(columns=["ended"]).round(4)
 
 # %% [markdown]
-# Seeds of one setting pooled. Compare `sd`, and `low` to `high`, with how far the means are apart.
+# The seeds of one setting are pooled here. Compare `sd`, and `low` to `high`, with the distance between the means.
 
 # %%
 sweep.pooled(score).round(4)
@@ -95,7 +94,7 @@ sweep.pooled(score).round(4)
 # %% [markdown]
 # ## What each setting does
 #
-# *Good:* the means part, and the ranges of their runs do not overlap. *No result:* the points of one value lie among
+# *Good:* the means differ, and the ranges of their runs do not overlap. *No result:* the points of one value lie among
 # those of another.
 
 # %%
@@ -114,9 +113,9 @@ else:
 # %% [markdown]
 # ## The best setting
 #
-# The highest mean over its seeds; in words, whether the next is surely worse. `best.json` holds it for 03:
-# `config_file = "sweeps/first/best.json"`. Its score is a little flattered, as the best of several always is: train it
-# once more with a new seed for a number to publish.
+# The best setting has the highest mean over its seeds; the text says whether the next one is really worse. `best.json`
+# holds it for 03: `config_file = "sweeps/first/best.json"`. As the best of several, its score is a little too high:
+# train it again with a new seed for a number to publish.
 
 # %%
 best = sweep.best(score)
@@ -125,8 +124,8 @@ print(best["why"])
 # %% [markdown]
 # ## The result, in a figure and a file
 #
-# The best score so far over what was spent. Where it has been flat for long, more runs of this kind are not worth their
-# money.
+# The best score so far against the cost. If the curve has been flat for long, more runs of this kind are not worth
+# their cost.
 
 # %%
 results = sweep.results()

@@ -1,6 +1,5 @@
 """A control for every setting of a config, made from the setting itself: its type, range, default and help."""
 
-from collections.abc import Callable
 from itertools import chain
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -13,12 +12,6 @@ from grpo_kit.config.train import TrainConfig
 
 UNASKED = object()
 STYLE, LAYOUT = {"description_width": "12em"}, {"width": "29em"}
-
-
-def grouped_settings() -> dict[str, list[str]]:
-    """Every setting of TrainConfig in one group."""
-    fields = fields_of(TrainConfig)
-    return {group: [name for name in fields if about(fields[name])["group"] == group] for group in get_args(Group)}
 
 
 def control_for(name: str, field: FieldInfo, value: Any) -> ipywidgets.ValueWidget:
@@ -57,20 +50,17 @@ def setting_in(name: str, control: ipywidgets.ValueWidget) -> Any:
     return text or UNASKED
 
 
-def controls_in_groups(
-    config: TrainConfig, changed: Callable[[str], None]
-) -> tuple[dict[str, ipywidgets.ValueWidget], ipywidgets.Widget]:
-    """The controls by setting, and all of them laid out. `changed` is called with a setting's name when it was."""
-    fields = TrainConfig.model_fields
-    controls = {name: control_for(name, fields[name], getattr(config, name)) for name in fields}
-    for name, control in controls.items():
-        control.observe(lambda _, name=name: changed(name), names="value")
-    boxes = {title: ipywidgets.VBox([controls[name] for name in names]) for title, names in grouped_settings().items()}
-    first, *folded = boxes
-    accordion = ipywidgets.Accordion(
-        [boxes[title] for title in folded], titles=folded, selected_index=None, layout={"width": "30em"}
-    )
-    return controls, ipywidgets.VBox([boxes[first], accordion])
+def controls_in_groups(config: TrainConfig) -> tuple[dict[str, ipywidgets.ValueWidget], ipywidgets.Widget]:
+    """The controls by setting, and all of them laid out in their groups: the first open, the others folded."""
+    fields = fields_of(TrainConfig)
+    controls = {name: control_for(name, field, getattr(config, name)) for name, field in fields.items()}
+    titles = get_args(Group)
+    boxes = [
+        ipywidgets.VBox([controls[name] for name, field in fields.items() if about(field)["group"] == title])
+        for title in titles
+    ]
+    folded = ipywidgets.Accordion(boxes[1:], titles=titles[1:], selected_index=None, layout={"width": "30em"})
+    return controls, ipywidgets.VBox([boxes[0], folded])
 
 
 def _choices(annotation: Any) -> list[Any]:

@@ -1,7 +1,6 @@
 """The launch panel: every setting as a control, what it will take and cost beside it, and the run that it launches."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,8 @@ from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.widgets.controls import UNASKED, controls_in_groups, setting_in, show
-from grpo_kit.widgets.monitor import Monitor, button
-from grpo_kit.widgets.parts import SHADE, error_html, text_html
+from grpo_kit.widgets.monitor import Monitor
+from grpo_kit.widgets.parts import SHADE, Panel, button, error_html, text_html
 
 if TYPE_CHECKING:
     from grpo_kit.rewards.travel import Rewards
@@ -31,7 +30,7 @@ def launch_panel(
     return LaunchPanel(config or TrainConfig(), rewards, Path(runs_dir))
 
 
-class LaunchPanel(ipywidgets.VBox):
+class LaunchPanel(Panel):
     """Controls, beside them the quote and how the run stands, below its figure and newest completions.
 
     Settings that nobody asked for follow the model's recipe. `monitor` shows the run: panel.monitor.follow(run) has it
@@ -39,8 +38,10 @@ class LaunchPanel(ipywidgets.VBox):
     """
 
     def __init__(self, config: TrainConfig, rewards: "Rewards", runs_dir: Path):
-        self._given, self._rewards, self._runs_dir, self._is_showing = config.given, rewards, runs_dir, False
-        self.controls, laid_out = controls_in_groups(config, self._changed)
+        self._given, self._rewards, self._runs_dir = config.given, rewards, runs_dir
+        self.controls, laid_out = controls_in_groups(config)
+        for name, control in self.controls.items():
+            self.on_change(control, partial(self._changed, name))
         self._quote = ipywidgets.HTML(layout={"margin": "0 0 1em 0"})
         self._quote.add_class("grpo-kit-quote")
         self.launch_button = button("Launch", "Check everything, then start the run", "success")
@@ -61,8 +62,6 @@ class LaunchPanel(ipywidgets.VBox):
         return self.monitor.run
 
     def _changed(self, name: str) -> None:
-        if self._is_showing:
-            return
         if (setting := setting_in(name, self.controls[name])) is UNASKED:
             self._given.pop(name, None)
         else:
@@ -79,23 +78,12 @@ class LaunchPanel(ipywidgets.VBox):
             self.launch_button.disabled = True
             return
         self.launch_button.disabled = False
-        with self._showing():
+        with self.filling():  # nobody asked for these
             for name, control in self.controls.items():
                 if name not in self._given:
                     show(control, getattr(config, name))
-        code = text_html(
-            f"kit.{config!r}", f"font-family: monospace; background: {SHADE}; padding: 0.4em; margin-top: 1em"
-        )
-        self._quote.value = quoted + code
-
-    @contextmanager
-    def _showing(self) -> Iterator[None]:
-        """What is shown meanwhile was not asked for by anyone."""
-        self._is_showing = True
-        try:
-            yield
-        finally:
-            self._is_showing = False
+        look = f"font-family: monospace; background: {SHADE}; padding: 0.4em; margin-top: 1em"
+        self._quote.value = quoted + text_html(f"kit.{config!r}", look)
 
     def _launch(self) -> str:
         run = train.spawn(self.config, rewards=self._rewards, runs_dir=self._runs_dir)

@@ -1,22 +1,56 @@
-"""What the widgets share: errors shown as text, where Jupyter would lose them, and the look of what they show."""
+"""What the widgets share: errors shown as text, where Jupyter would lose them, buttons, tables and colours."""
 
 import functools
 import html
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
+import pandas as pd
 
-from grpo_kit.data.samples import BadTrace
-from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.errors import KitError
 
-# JupyterLab's own colours, light or dark as its theme is; elsewhere a grey that both can bear.
+# JupyterLab's own colours, light or dark as its theme is; elsewhere a grey that is legible on both.
 BORDER = "var(--jp-border-color2, #9e9e9e)"
 FAINT = "var(--jp-ui-font-color2, #808080)"
 SHADE = "var(--jp-layout-color2, rgba(128, 128, 128, 0.12))"
 ERROR = "var(--jp-error-color1, #d32f2f)"
 WARN = "var(--jp-warn-color1, #f57c00)"
+CELL = f"padding: 6px 10px; border-top: 1px solid {BORDER}; vertical-align: top; text-align: left"
+NUMBER = "text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums"
+
+
+class Panel(ipywidgets.VBox):
+    """A widget whose controls call back when the user changes them, and not when the code does."""
+
+    is_filling = False
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Controls that the code changes meanwhile call nothing back."""
+        self.is_filling = True
+        try:
+            yield
+        finally:
+            self.is_filling = False
+
+    def on_change(self, control: ipywidgets.ValueWidget, action: Callable[[], Any]) -> None:
+        control.observe(lambda _: None if self.is_filling else action(), "value")
+
+
+def offer(control: Any, options: Sequence[Any], default: Any) -> None:
+    """Gives a dropdown or slider other options; it keeps its value where that is still one of them."""
+    values = [option[1] if isinstance(option, tuple) else option for option in options]
+    kept = control.value if control.value in values else default
+    control.options = options
+    control.value = kept
+
+
+def button(name: str, help: str, style: str = "", width: str = "7em", icon: str = "") -> ipywidgets.Button:
+    return ipywidgets.Button(description=name, tooltip=help, button_style=style, icon=icon, layout={"width": width})
 
 
 def message_line() -> ipywidgets.HTML:
@@ -27,8 +61,7 @@ def message_line() -> ipywidgets.HTML:
 def shows_errors(method: Callable) -> Callable:
     """For a method of a widget that has `.message`, an ipywidgets.HTML: an exception in it is written there.
 
-    The kit's own errors (ConfigError, RunError) say what to do and are shown as they are, others with their type and
-    place. The message goes when the same method next succeeds; other methods leave it be.
+    The message goes when the same method next succeeds; other methods leave it alone.
     """
 
     @functools.wraps(method)
@@ -48,8 +81,9 @@ def shows_errors(method: Callable) -> Callable:
 
 
 def error_html(error: Exception) -> str:
+    """The kit's own errors say what to do and are shown as they are, others with their type and place."""
     said = str(error)
-    if not isinstance(error, ConfigError | RunError | BadTrace):
+    if not isinstance(error, KitError):
         last = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {said} ({Path(last.filename).name}, line {last.lineno})"
     return text_html(said, f"color: {ERROR}")
@@ -59,3 +93,42 @@ def text_html(text: str, style: str = "") -> str:
     """Somebody else's text, shown as it is: nothing in it is markup, its line breaks are kept."""
     look = f"white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.4; {style}"
     return f'<div style="{look}">{html.escape(text)}</div>'
+
+
+def note_html(text: str) -> str:
+    return text_html(text, f"color: {FAINT}")
+
+
+def table_html(heads: Sequence[str], looks: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table. `looks` are the styles of its columns, `heads` plain text, `rows` cells that are HTML already."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        columns = zip(cells, looks, strict=True)
+        return "<tr>" + "".join(f'<{tag} style="{CELL}; {look}">{cell}</{tag}>' for cell, look in columns) + "</tr>"
+
+    lines = line("th", [html.escape(head) for head in heads]) + "".join(line("td", row) for row in rows)
+    return f'<table style="width: 100%; border-collapse: collapse; line-height: 1.4">{lines}</table>'
+
+
+def completions_html(completions: pd.DataFrame) -> str:
+    """Completions of one prompt as a table: a column for each reward, their sum where that is known, and the reason."""
+    rows = completions.to_dict("records")
+    names = list(rows[0]["rewards"])
+    has_sum = len(names) > 1 and "score" in completions
+    heads = [*names, *(["sum"] if has_sum else []), "advantage", "completion", "reason"]
+    looks = [*[NUMBER] * (len(heads) - 2), "width: 46%", f"width: 34%; color: {FAINT}"]
+    cells = [
+        [
+            *(number(row["rewards"][name]) for name in names),
+            *([f"<b>{number(row['score'])}</b>"] if has_sum else []),
+            number(row["advantage"], "+.2f"),
+            text_html(row["completion"]),
+            text_html(row["reason"] or ""),
+        ]
+        for row in rows
+    ]
+    return table_html(heads, looks, cells)
+
+
+def number(value: Any, form: str = ".2f") -> str:
+    return "–" if pd.isna(value) else format(value, form).replace("-", "−")

@@ -1,7 +1,6 @@
 """`runs()`: a table of all runs to sort, filter and select, with the selected ones overlaid in one figure."""
 
 import contextlib
-import html
 import io
 from pathlib import Path
 
@@ -12,14 +11,13 @@ from grpo_kit.backends.run import Run
 from grpo_kit.backends.run import runs as table_of_runs
 from grpo_kit.plots import compare_runs
 from grpo_kit.runs.directory import RUNS_DIR
-from grpo_kit.widgets import tables as browsing
-from grpo_kit.widgets.parts import FAINT, message_line, shows_errors
+from grpo_kit.widgets import tables
+from grpo_kit.widgets.parts import Panel, button, message_line, note_html, offer, shows_errors
 
 SELECTED_AT_FIRST = 3
 LINES_SHOWN = 12
 DRAWN = 24  # more lines than colours and dashes tell apart
 WIDEST = 30  # characters of a column
-GAP = "\xa0\xa0"  # plain spaces would be drawn as one
 NUMBERS = "step reward minutes quoted_minutes usd quoted_usd learning_rate num_generations seed".split()
 HEADINGS = {"model_name": "model", "learning_rate": "rate", "num_generations": "group"}
 HEADINGS |= {"quoted_minutes": "quoted", "quoted_usd": "quoted"}  # beside what it was in the end
@@ -35,146 +33,129 @@ LOOK = """<style>
 def runs(runs_dir: str | Path = RUNS_DIR) -> "RunTable":
     """A table of all runs under `runs_dir` and, where an account is set up, on Modal. `.selected` are the runs chosen.
 
-    The newest three are selected at first; several are with Ctrl, Cmd or Shift.
+    The newest three are selected at first. Ctrl, Cmd or Shift with a click selects several.
     """
     return RunTable(runs_dir)
 
 
-class RunTable(ipywidgets.VBox):
+class RunTable(Panel):
     """All runs to sort, filter and select, and a figure of those that are selected."""
 
     def __init__(self, runs_dir: str | Path = RUNS_DIR):
         self.runs_dir = Path(runs_dir)
         self.table = pd.DataFrame()
         self._chosen: list[int] = []  # rows of the table, also while a filter hides them
-        self._by, self._descending = "started", True
-        self._is_filling = False
-        self.message = message_line()
-        self.note = ipywidgets.HTML(layout={"margin": "0"})
+        self._by, self._descending, self._printed = "started", True, ""
+        self.message, self.note = message_line(), ipywidgets.HTML(layout={"margin": "0"})
         self.find = ipywidgets.Text(placeholder="find in any column", layout={"width": "220px"})
         self.state = ipywidgets.Dropdown(options=[("any state", "")], layout={"width": "140px"})
-        self.refresh_button = ipywidgets.Button(
-            description="Refresh", icon="refresh", tooltip="Read the runs again", layout={"width": "auto"}
-        )
-        self.clear_button = ipywidgets.Button(
-            description="Select none", tooltip="Also those that the filter hides", layout={"width": "auto"}
-        )
+        self.refresh_button = button("Refresh", "Read the runs again", width="auto", icon="refresh")
+        self.clear_button = button("Select none", "Also those that the filter hides", width="auto")
         self.header = ipywidgets.HBox(layout={"margin": "0 0 0 11px", "overflow": "visible"})
         self.list = ipywidgets.SelectMultiple(layout={"width": "max-content", "min_width": "100%"})
         self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
         self._lines = ipywidgets.VBox([self.header, self.list], layout={"overflow": "auto", "width": "100%"})
         self._lines.add_class("grpo-runs")
-        controls = [self.find, self.state, self.refresh_button, self.clear_button]
-        super().__init__(
-            [ipywidgets.HTML(LOOK), ipywidgets.HBox(controls), self._lines, self.note, self.message, self.image]
-        )
-        for control in (self.find, self.state):
-            control.observe(self._fill, "value")
-        self.list.observe(self._choose, "value")
-        self.refresh_button.on_click(self.refresh)
-        self.clear_button.on_click(self._clear)
+        controls = ipywidgets.HBox([self.find, self.state, self.refresh_button, self.clear_button])
+        super().__init__([ipywidgets.HTML(LOOK), controls, self._lines, self.note, self.message, self.image])
+        self.on_change(self.find, self._fill)
+        self.on_change(self.state, self._fill)
+        self.on_change(self.list, self._choose)
+        self.refresh_button.on_click(lambda _: self.refresh())
+        self.clear_button.on_click(lambda _: self._clear())
         self.refresh()
 
     @property
     def selected(self) -> list[Run]:
         """The runs chosen, in the order in which they were, whether or not the filter shows them now."""
-        return [browsing.run_in(self.table.loc[row], self.runs_dir) for row in self._chosen]
+        return [tables.run_in(self.table, row, self.runs_dir) for row in self._chosen]
 
     @property
     def shown(self) -> pd.DataFrame:
         """The rows of kit.runs() that the filter lets through, in the order shown."""
-        return browsing.find_runs(self.table, self.find.value, self.state.value or None, self._by, self._descending)
+        return tables.find_runs(self.table, self.find.value, self.state.value or None, self._by, self._descending)
 
     @shows_errors
-    def refresh(self, _=None) -> None:
+    def refresh(self) -> None:
         """Reads the runs again; the same ones stay selected."""
-        chosen = {self._key(row) for row in self._chosen}
-        is_first = self.table.empty
-        with contextlib.redirect_stdout(io.StringIO()) as said:  # a print in a callback would be lost
+        chosen, is_first = {self._key(row) for row in self._chosen}, self.table.empty
+        with contextlib.redirect_stdout(io.StringIO()) as printed:  # a print in a callback would be lost
             self.table = table_of_runs(self.runs_dir)
-        self._said = said.getvalue().strip()
+        self._printed = printed.getvalue().strip()
         self._chosen = [row for row in self.table.index if self._key(row) in chosen]
         if is_first:
             self._chosen = list(self.table.index[-SELECTED_AT_FIRST:])
-        states = [("any state", ""), *((state, state) for state in sorted(set(self.table["state"])))]
-        if self.state.options != tuple(states):
-            before = self.state.value
-            self.state.options = states
-            self.state.value = before if (before, before) in states else ""
+        with self.filling():
+            offer(self.state, [("any state", ""), *((state, state) for state in sorted(set(self.table["state"])))], "")
         self._fill()
         self._draw()
 
     def _key(self, row: int) -> tuple[str, str]:
-        return self.table.loc[row, "run"], self.table.loc[row, "where"]
+        return str(self.table.at[row, "run"]), str(self.table.at[row, "where"])
 
     @shows_errors
-    def _fill(self, _=None) -> None:
+    def _fill(self) -> None:
         shown = self.shown
         is_all_here = (self.table["where"] == "here").all()
-        texts = browsing.as_text(shown)
+        texts = tables.as_text(shown)
         widths, lines = _in_columns(texts.drop(columns="where") if is_all_here else texts)
         self.header.children = [self._heading(name, width) for name, width in widths.items()]
-        self._is_filling = True
-        try:
+        with self.filling():
             self.list.options = list(zip(lines, shown.index, strict=True))
             self.list.value = [row for row in shown.index if row in self._chosen]
-        finally:
-            self._is_filling = False
         self.list.rows = max(2, min(LINES_SHOWN, len(shown)))
         self._lines.layout.display = "none" if self.table.empty else None
-        self._say(len(shown))
+        self._say()
 
     def _heading(self, name: str, width: int) -> ipywidgets.Button:
         arrow = ("▼" if self._descending else "▲") if name == self._by else " "
         heading = HEADINGS.get(name, name)
-        words = f"{arrow}{heading}".rjust(width) if name in NUMBERS else f"{heading}{arrow}".ljust(width)
-        button = ipywidgets.Button(
-            description=(words + "  ").replace(" ", "\xa0"),
+        text = f"{arrow}{heading}".rjust(width) if name in NUMBERS else f"{heading}{arrow}".ljust(width)
+        heading = ipywidgets.Button(
+            description=(text + "  ").replace(" ", "\xa0"),
             tooltip=f"Sort by {name}",
             layout={"width": "max-content", "flex": "0 0 auto", "margin": "0", "height": "26px"},
             style={"button_color": "transparent", "font_weight": "bold" if name == self._by else "normal"},
         )
-        button.on_click(lambda _: self.sort(name))
-        return button
+        heading.on_click(lambda _: self.sort(name))
+        return heading
 
     @shows_errors
     def sort(self, by: str, descending: bool | None = None) -> None:
-        """Sorts by a column: the largest first, and when it is asked for again the other way round."""
-        browsing.find_runs(self.table, by=by)  # refuses a column that is not there
+        """Sorts by a column: the largest first, or the other way round when it is sorted so already."""
+        tables.find_runs(self.table, by=by)  # raises RunError where there is no such column
         is_again = by == self._by and self._descending
         self._by, self._descending = by, (not is_again if descending is None else descending)
         self._fill()
 
     @shows_errors
-    def _choose(self, change) -> None:
-        if self._is_filling:
-            return
-        hidden = set(self._chosen) - {row for _, row in self.list.options}
-        kept = [row for row in self._chosen if row in hidden or row in change.new]
-        self._chosen = kept + [row for row in change.new if row not in kept]
-        self._say(len(self.list.options))
+    def _choose(self) -> None:
+        picked, hidden = self.list.value, self._hidden
+        kept = [row for row in self._chosen if row in hidden or row in picked]
+        self._chosen = kept + [row for row in picked if row not in kept]
+        self._say()
         self._draw()
 
     @shows_errors
-    def _clear(self, _) -> None:
+    def _clear(self) -> None:
         self._chosen = []
         self._fill()
         self._draw()
 
-    def _say(self, shown: int) -> None:
+    @property
+    def _hidden(self) -> set[int]:
+        """The chosen rows that the filter hides."""
+        return set(self._chosen) - {row for _, row in self.list.options}
+
+    def _say(self) -> None:
         if self.table.empty:
-            words = f"No runs under {self.runs_dir} yet. kit.train.remote(config) makes one; then Refresh."
+            text = f"No runs under {self.runs_dir} yet. kit.train.remote(config) makes one; then Refresh."
         else:
-            words = f"{shown} of {len(self.table)} runs shown, {len(self._chosen)} selected"
-            if hidden := len(set(self._chosen) - {row for _, row in self.list.options}):
-                words += f" ({hidden} of them hidden by the filter)"
-            if len(self._chosen) > DRAWN:
-                words += f", the first {DRAWN} of them drawn"
-            words += ". Click a heading to sort; Ctrl, Cmd or Shift with a click selects several."
-        self.note.value = "".join(
-            f'<div style="color: {FAINT}; line-height: 1.5">{html.escape(line)}</div>'
-            for line in [words, *self._said.splitlines()]
-        )
+            text = f"{len(self.list.options)} of {len(self.table)} runs shown, {len(self._chosen)} selected"
+            text += f" ({len(self._hidden)} of them hidden by the filter)" if self._hidden else ""
+            text += f", the first {DRAWN} of them drawn" if len(self._chosen) > DRAWN else ""
+            text += ". Click a heading to sort; Ctrl, Cmd or Shift with a click selects several."
+        self.note.value = note_html(f"{text}\n{self._printed}".strip())
 
     def _draw(self) -> None:
         if self._chosen:
@@ -185,8 +166,9 @@ class RunTable(ipywidgets.VBox):
 def _in_columns(table: pd.DataFrame) -> tuple[dict[str, int], list[str]]:
     """How wide each column of texts is, in characters, and the rows as lines of such columns."""
     widths, columns = {}, []
-    for name in table:
+    for name in map(str, table):
         cells = [text if len(text) <= WIDEST else f"{text[:14]}…{text[-15:]}" for text in table[name]]
         widths[name] = max([len(HEADINGS.get(name, name)) + 1, *map(len, cells)])
-        columns.append([(cell.rjust if name in NUMBERS else cell.ljust)(widths[name], "\xa0") for cell in cells])
-    return widths, [GAP.join(cells).replace(" ", "\xa0") for cells in zip(*columns, strict=True)]
+        columns.append([(cell.rjust if name in NUMBERS else cell.ljust)(widths[name]) for cell in cells])
+    # Plain spaces would be drawn as one.
+    return widths, ["  ".join(cells).replace(" ", "\xa0") for cells in zip(*columns, strict=True)]

@@ -1,28 +1,25 @@
 """Runs, completions and answers as tables to look through: filtered, and sorted by what is worth reading first.
 
-What the widgets show, for code that has no browser.
+The widgets show these tables; they need no browser.
 """
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from grpo_kit.backends.modal.storage import VolumeStorage
 from grpo_kit.backends.run import Run
+from grpo_kit.data.samples import conversation_text, last_turn
 from grpo_kit.errors import RunError
 from grpo_kit.evaluation.result import BASE, Evaluation
 from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.utils.files import CACHE
 from grpo_kit.utils.json_lines import read_lines
 
-FORMATS = {
-    "reward": ".3f",
-    "minutes": ",.1f",
-    "quoted_minutes": ",.1f",
-    "usd": ".2f",
-    "quoted_usd": ".2f",
-    "learning_rate": "g",
-}
+FORMATS = {"reward": ".3f", "learning_rate": "g"} | dict.fromkeys(["minutes", "quoted_minutes"], ",.1f")
+FORMATS |= dict.fromkeys(["usd", "quoted_usd"], ".2f")
 GROUP_ORDERS = {  # name: which column of `groups` it sorts by, largest first or not
     "as trained": ("step", False),
     "best on average": ("score", True),
@@ -44,46 +41,40 @@ def find_runs(
 ) -> pd.DataFrame:
     """The rows of kit.runs() that hold every word of `text` in some column and are in `state`, sorted by a column.
 
-    Words are sought in what `as_text` shows. Steps sort as numbers; what is not known comes last. RunError where there
-    is no such column.
+    Words are sought in the texts of `as_text`. Steps sort as numbers; unknown values come last. RunError where there is
+    no such column.
     """
     if by not in table:
-        raise RunError(f"no column {by!r} to sort runs by; there are: {', '.join(table)}")
+        raise RunError(f"no column {by!r} to sort runs by; there are: {', '.join(table.columns)}")
     found = table if state is None else table[table["state"] == state]
     if words := text.lower().split():
-        lines = [" ".join(row).lower() for row in as_text(found).itertuples(index=False)]
+        lines = [" ".join(row.values()).lower() for row in as_text(found).to_dict("records")]
         found = found[[all(word in line for word in words) for line in lines]]
-    return found.sort_values(by, ascending=not descending, key=_sortable, kind="stable", na_position="last")
-
-
-def _sortable(column: pd.Series) -> pd.Series:
-    return column.str.split("/").str[0].astype(int) if column.name == "step" else column
+    key = found["step"].str.split("/").str[0].astype(int) if by == "step" else found[by]
+    return found.loc[key.sort_values(ascending=not descending, kind="stable", na_position="last").index]
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of kit.runs() as they are read: numbers rounded, times of this machine's time zone."""
+    """The rows of kit.runs() as they are read: numbers rounded, times in this machine's time zone."""
 
-    def text(name: str, value) -> str:
+    def text(name: str, value: Any) -> str:
         if pd.isna(value):
             return "–"
         if name == "started":
             return f"{datetime.fromisoformat(value).astimezone():%y-%m-%d %H:%M}"
         return format(value, FORMATS.get(name, ""))
 
-    return pd.DataFrame({name: [text(name, value) for value in table[name]] for name in table}, index=table.index)
+    return pd.DataFrame({name: [text(str(name), value) for value in table[name]] for name in table}, index=table.index)
 
 
-def run_in(row: pd.Series, runs_dir: str | Path = RUNS_DIR) -> Run:
+def run_in(table: pd.DataFrame, row: int, runs_dir: str | Path = RUNS_DIR) -> Run:
     """The run of a row of kit.runs(runs_dir)."""
-    if row["where"] == "here":
-        return Run(Path(runs_dir) / row["run"])
-    from grpo_kit.backends.modal.storage import VolumeStorage
-
-    return Run.at(VolumeStorage(row["run"]), row["run"])
+    name = str(table.at[row, "run"])
+    return Run(Path(runs_dir) / name) if table.at[row, "where"] == "here" else Run.at(VolumeStorage(name), name)
 
 
 def completions(run: Run) -> pd.DataFrame:
-    """run.completions() with what sorts them: `score`, `disagreement`, and `asked`, the last turn of the prompt.
+    """run.completions() with the columns that sort them: `score`, `disagreement`, and `asked`, the prompt's last turn.
 
     `score` is the weighted sum of the rewards that were given, as TRL sums them, NaN where there is none;
     `disagreement` the largest less the smallest of them, NaN where there are fewer than two.
@@ -100,7 +91,7 @@ def completions(run: Run) -> pd.DataFrame:
     several = given.notna().sum(axis=1) > 1
     table["disagreement"] = (given.max(axis=1) - given.min(axis=1)).where(several)
     prompts = table.drop_duplicates("sample_id").set_index("sample_id")["prompt"]
-    table["asked"] = table["sample_id"].map(prompts.map(last_turn))
+    table["asked"] = table["sample_id"].map(prompts.map(last_turn).to_dict())
     return table
 
 
@@ -109,24 +100,22 @@ def groups(table: pd.DataFrame, step: int | None = None, text: str = "", order: 
 
     Only those of a step, where one is given, that hold `text` somewhere in prompt, completions or reasons.
     """
-    by, descending = GROUP_ORDERS[order]
     found = table if step is None else table[table["step"] == step]
     grouped = found.groupby(["step", "sample_id"], sort=False)
     rows = grouped.agg({"asked": "first", "score": "mean", "advantage": "max", "disagreement": "max"}).reset_index()
     if text.strip():
-        holds = _holds([found["prompt"].map(conversation), found["completion"], found["reason"]], text)
+        holds = _holds([found["prompt"].map(conversation_text), found["completion"], found["reason"]], text)
         rows = rows[holds.groupby([found["step"], found["sample_id"]], sort=False).any().to_numpy()]
-    return rows.sort_values(by, ascending=not descending, kind="stable", na_position="last", ignore_index=True)
+    return _sorted(rows, *GROUP_ORDERS[order])
 
 
 def group(table: pd.DataFrame, step: int, sample_id: str) -> pd.DataFrame:
     """The completions of one group, best first."""
-    found = table[(table["step"] == step) & (table["sample_id"] == sample_id)]
-    return found.sort_values("score", ascending=False, kind="stable", na_position="last")
+    return _sorted(table[(table["step"] == step) & (table["sample_id"] == sample_id)], "score", True)
 
 
 def evaluations(run: Run) -> list[Evaluation]:
-    """The run's evaluations, newest last. Of a run on Modal those that were asked for from this machine."""
+    """The run's evaluations, newest last; for a run on Modal, those that were started from this machine."""
     folder = run.path / "eval" if run.storage.backend == "local" else CACHE / "evaluations" / run.id
     samples = folder.glob("*.samples.jsonl")  # result.json, where a notebook put one, has none
     found = [Evaluation.load(path.with_name(path.name.replace(".samples.jsonl", ".json"))) for path in samples]
@@ -134,55 +123,48 @@ def evaluations(run: Run) -> list[Evaluation]:
 
 
 def answer_orders(evaluation: Evaluation) -> list[str]:
-    """What its answers can be sorted by: gains need a base model, disagreement a second judge."""
+    """The orders of its answers: gains need a base model, disagreement a second judge."""
     lacking = {"gain" if not evaluation.base else "", "disagreement" if not evaluation.second_judge else ""}
     return [name for name, (by, _) in ANSWER_ORDERS.items() if by not in lacking]
 
 
 def answers(evaluation: Evaluation, model: str | None = None, order: str | None = None, text: str = "") -> pd.DataFrame:
-    """A row per prompt: what `model` (None: the newest) answered, its score, the reason, the gain over the base model.
+    """A row per prompt: the answer of `model` (None: the newest), its score, the reason, the gain over the base model.
 
     Columns: id, prompt, asked, ground_truth, answer, score, reason and, where the evaluation has a base model, base,
     base score, base reason and gain; with a second judge also second score, second reason (each also of the base) and
     `disagreement`, by how much of all answers the two judges' ranks of this one differ, from 0 to 1. Only the rows
-    that hold `text` somewhere. RunError where there is no such model.
+    that hold `text` somewhere. RunError where there is no such model or order.
     """
-    model = model or evaluation.trained["name"]
-    models = [each["name"] for each in evaluation.models]
+    model, orders = model or evaluation.trained["name"], answer_orders(evaluation)
+    models, order = [each["name"] for each in evaluation.models], order or orders[0]
     if model not in models:
         raise RunError(f"{evaluation.path.name} has no model {model!r}; it has: {', '.join(models)}")
-    found = evaluation.samples()
-    table = found[["id", "ground_truth"]].copy()
+    if order not in orders:
+        raise RunError(f"{evaluation.path.name} can't be sorted by {order!r}, but by: {', '.join(orders)}")
+    found, parts = evaluation.samples(), ["score", "reason"]
+    if evaluation.second_judge:
+        parts += ["second score", "second reason"]
+    own = found[[model, *(f"{model} {part}" for part in parts)]].set_axis(["answer", *parts], axis=1)
+    table = pd.concat([found[["id", "ground_truth"]], own], axis=1)
     table.insert(1, "prompt", [row["prompt"] for row in read_lines(evaluation.samples_path)])
     table["asked"] = table["prompt"].map(last_turn)
-    parts = ["score", "reason", *(["second score", "second reason"] if evaluation.second_judge else [])]
-    table[["answer", *parts]] = found[[model, *(f"{model} {part}" for part in parts)]]
     if evaluation.base:
-        columns = [BASE, *(f"{BASE} {part}" for part in parts)]
-        table[columns] = found[columns]
+        table = table.join(found[[BASE, *(f"{BASE} {part}" for part in parts)]])
         table["gain"] = table["score"] - table[f"{BASE} score"]
     if evaluation.second_judge:
         table["disagreement"] = (table["score"].rank(pct=True) - table["second score"].rank(pct=True)).abs()
-    orders = answer_orders(evaluation)
-    if (order := order or orders[0]) not in orders:
-        raise RunError(f"{evaluation.path.name} can't be sorted by {order!r}, but by: {', '.join(orders)}")
-    by, descending = ANSWER_ORDERS[order]
     if text.strip():
-        written = [column for column in table if column in ("ground_truth", "answer", BASE) or "reason" in column]
-        table = table[_holds([table["prompt"].map(conversation), *(table[column] for column in written)], text)]
+        written = [name for name in table if name in ("ground_truth", "answer", BASE) or str(name).endswith("reason")]
+        table = table[_holds([table["prompt"].map(conversation_text), *(table[name] for name in written)], text)]
+    return _sorted(table, *ANSWER_ORDERS[order])
+
+
+def _sorted(table: pd.DataFrame, by: str, descending: bool) -> pd.DataFrame:
     return table.sort_values(by, ascending=not descending, kind="stable", na_position="last", ignore_index=True)
 
 
-def last_turn(prompt: "str | list[dict[str, str]]") -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
-
-
-def conversation(prompt: "str | list[dict[str, str]]") -> str:
-    """The prompt as text, a line for each message."""
-    return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
-
-
 def _holds(columns: list[pd.Series], text: str) -> pd.Series:
-    """Which rows hold `text` in one of the columns, in capitals or not."""
+    """Which rows hold `text` in one of the columns; capitals do not count."""
     held = [column.fillna("").str.contains(text.strip(), case=False, regex=False) for column in columns]
     return pd.concat(held, axis=1).any(axis=1)

@@ -11,7 +11,6 @@ from helpers import wait_until
 
 import grpo_kit as kit
 from grpo_kit import widgets
-from grpo_kit.widgets.controls import grouped_settings
 from grpo_kit.widgets.monitor import newest_html
 
 
@@ -26,8 +25,10 @@ def code_of(panel) -> str:
 
 
 def test_every_setting_has_one_control_with_its_help_and_shows_what_it_is(panel):
-    named = [name for names in grouped_settings().values() for name in names]
-    assert sorted(named) == sorted(kit.TrainConfig.model_fields) == sorted(panel.controls)
+    first, folded = panel.children[0].children[0].children
+    laid_out = [control for group in (first, *folded.children) for control in group.children]
+    assert sorted(control.description for control in laid_out) == sorted(kit.TrainConfig.model_fields)
+    assert sorted(panel.controls) == sorted(kit.TrainConfig.model_fields) and len(folded.children) == 7
     for name, control in panel.controls.items():
         assert control.tooltip == kit.TrainConfig.model_fields[name].description
     kinds = {name: type(panel.controls[name]).__name__ for name in ("learning_rate", "num_generations", "loss_type")}
