@@ -10,7 +10,6 @@ from grpo_kit.config.base import Group, about
 from grpo_kit.config.tables import fields_of
 from grpo_kit.config.train import TrainConfig
 
-UNASKED = object()
 STYLE, LAYOUT = {"description_width": "12em"}, {"width": "29em"}
 
 
@@ -38,16 +37,6 @@ def show(control: ipywidgets.ValueWidget, value: Any) -> None:
     if isinstance(control, ipywidgets.SelectionSlider):
         control.options = _with([known for _, known in control.options], value)
     control.value = _text(value) if isinstance(control, ipywidgets.Combobox) else value
-
-
-def setting_in(name: str, control: ipywidgets.ValueWidget) -> Any:
-    """What the control says, as TrainConfig takes it. An empty text asks for nothing: UNASKED."""
-    if not isinstance(control, ipywidgets.Combobox):
-        return control.value
-    text = control.value.strip()
-    if text == "none" and type(None) in get_args(TrainConfig.model_fields[name].annotation):
-        return None
-    return text or UNASKED
 
 
 def controls_in_groups(config: TrainConfig) -> tuple[dict[str, ipywidgets.ValueWidget], ipywidgets.Widget]:

@@ -11,7 +11,7 @@ from grpo_kit.backends.quote import quote
 from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.runs.directory import RUNS_DIR
-from grpo_kit.widgets.controls import UNASKED, controls_in_groups, setting_in, show
+from grpo_kit.widgets.controls import controls_in_groups, show
 from grpo_kit.widgets.monitor import Monitor
 from grpo_kit.widgets.parts import SHADE, Panel, button, error_html, text_html
 
@@ -38,7 +38,8 @@ class LaunchPanel(Panel):
     """
 
     def __init__(self, config: TrainConfig, rewards: "Rewards", runs_dir: Path):
-        self._given, self._rewards, self._runs_dir = config.given, rewards, runs_dir
+        self._rewards, self._runs_dir = rewards, runs_dir
+        self._given = {name: "none" if value is None else value for name, value in config.given.items()}
         self.controls, laid_out = controls_in_groups(config)
         for name, control in self.controls.items():
             self.on_change(control, partial(self._changed, name))
@@ -54,7 +55,7 @@ class LaunchPanel(Panel):
     @property
     def config(self) -> TrainConfig:
         """The settings as they stand. Raises ConfigError where they cannot work."""
-        return TrainConfig(**self._given)
+        return TrainConfig.from_text(self._given)
 
     @property
     def run(self) -> Run | None:
@@ -62,10 +63,10 @@ class LaunchPanel(Panel):
         return self.monitor.run
 
     def _changed(self, name: str) -> None:
-        if (setting := setting_in(name, self.controls[name])) is UNASKED:
-            self._given.pop(name, None)
-        else:
-            self._given[name] = setting
+        value = self.controls[name].value
+        self._given[name] = value.strip() if isinstance(value, str) else value
+        if self._given[name] == "":  # asks for nothing
+            del self._given[name]
         self._refresh()
 
     def _refresh(self) -> None:

@@ -8,21 +8,8 @@ import pandas as pd
 from grpo_kit.backends.run import Run
 from grpo_kit.data.samples import messages_of
 from grpo_kit.evaluation.result import BASE, Evaluation
-from grpo_kit.widgets import tables
-from grpo_kit.widgets.parts import (
-    FAINT,
-    SHADE,
-    Panel,
-    button,
-    completions_html,
-    message_line,
-    note_html,
-    number,
-    offer,
-    shows_errors,
-    table_html,
-    text_html,
-)
+from grpo_kit.widgets import parts, tables
+from grpo_kit.widgets.parts import FAINT, Panel, button, note_html, number, offer, shows_errors, text_html
 
 ANY = 0  # steps begin at 1; None would be no choice at all
 LISTED = 200  # groups or prompts; the browser is slow with longer lists
@@ -37,7 +24,7 @@ class SampleBrowser(Panel):
     """Two tabs: groups of completions as they were trained on, and the answers of an evaluation."""
 
     def __init__(self, run: Run):
-        self.run, self.message = run, message_line()
+        self.run, self.message = run, parts.message_line()
         self.refresh_button = button("Refresh", "Read the run's files again", width="auto", icon="refresh")
         self.groups, self.answers = GroupView(run, self.message), AnswerView(run, self.message)
         titles = ["While it trained", "Base against trained"]
@@ -161,7 +148,9 @@ class GroupView(_View):
 
     def page_of(self, row: pd.Series) -> str:
         rows = tables.group(self.table, row["step"], row["sample_id"])
-        return _prompt_html(rows["prompt"].iloc[0], f"{row['sample_id']}, step {row['step']}") + completions_html(rows)
+        return _prompt_html(rows["prompt"].iloc[0], f"{row['sample_id']}, step {row['step']}") + parts.completions_html(
+            rows
+        )
 
 
 class AnswerView(_View):
@@ -209,7 +198,7 @@ class AnswerView(_View):
             rows.append([name, *(f"<b>{number(score)}</b>{note_html(reason)}" for score, reason in said)])
         looks = [f"width: 110px; color: {FAINT}", *[f"width: {90 // len(sides)}%"] * len(sides)]
         trace = note_html("the trace’s own reply") + text_html(row["ground_truth"])
-        return _prompt_html(row["prompt"], title) + table_html(["", *sides.values()], looks, rows) + trace
+        return _prompt_html(row["prompt"], title) + parts.table_html(["", *sides.values()], looks, rows) + trace
 
 
 def _prompt_html(prompt: str | list[dict[str, str]], title: str) -> str:
@@ -221,5 +210,5 @@ def _prompt_html(prompt: str | list[dict[str, str]], title: str) -> str:
     )
     return (
         f'{note_html(title)}<div style="display: flex; flex-direction: column-reverse; max-height: 180px; '
-        f'overflow-y: auto; background: {SHADE}; padding: 6px 10px; margin-bottom: 8px"><div>{lines}</div></div>'
+        f'overflow-y: auto; background: {parts.SHADE}; padding: 6px 10px; margin-bottom: 8px"><div>{lines}</div></div>'
     )
