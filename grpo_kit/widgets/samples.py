@@ -148,9 +148,8 @@ class GroupView(_View):
 
     def page_of(self, row: pd.Series) -> str:
         rows = tables.group(self.table, row["step"], row["sample_id"])
-        return _prompt_html(rows["prompt"].iloc[0], f"{row['sample_id']}, step {row['step']}") + parts.completions_html(
-            rows
-        )
+        title = f"{row['sample_id']}, step {row['step']}"
+        return _prompt_html(rows["prompt"].iloc[0], title) + parts.completions_html(rows)
 
 
 class AnswerView(_View):
