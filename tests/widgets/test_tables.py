@@ -6,8 +6,8 @@ import re
 import shutil
 
 import pytest
+from figures import assert_readable
 from modal_server import ModalServer
-from test_plots import assert_readable
 
 from grpo_kit import TrainConfig, evaluate, runs, train, widgets
 from grpo_kit.backends.modal.storage import VolumeStorage
