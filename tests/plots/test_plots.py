@@ -11,6 +11,7 @@ import numpy as np
 import pandas
 import pytest
 from figures import assert_readable
+from matplotlib.figure import Figure
 
 from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
