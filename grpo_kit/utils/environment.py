@@ -12,16 +12,16 @@ PACKAGES = """
     torch transformers trl peft datasets accelerate vllm liger-kernel bitsandbytes
     google-genai google-generativeai modal
 """.split()
-WORD_SECONDS = 10  # for the first of them to write down why all end
+WORD_SECONDS = 10  # how long the other processes wait for the first that failed to record the reason
 
 
 def rank() -> int:
-    """Counted from 0, which is the one that writes."""
+    """This process's number among those that train together; rank 0 writes the run."""
     return int(os.environ.get("RANK", 0))
 
 
 def processes() -> int:
-    """How many train together."""
+    """How many processes train together."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 

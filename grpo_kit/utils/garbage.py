@@ -1,4 +1,4 @@
-"""Python's garbage collector at rest, where all that it would look at stays."""
+"""Python's garbage collector switched off, where it would only look at objects that stay."""
 
 import gc
 import sys
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _lock, _loading = threading.Lock(), threading.RLock()
-_resting, _was_on = 0, True  # how many have it rest now, and what it was before
+_resting, _was_on = 0, True  # how many blocks have it off now, and whether it was on before
 
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """For what makes many objects, none of which is garbage: to look for it takes longer than to make them."""
+    """Switches it off for a block that makes many objects, none of them garbage: looking takes longer than making."""
     global _resting, _was_on
     with _lock:
         if not _resting:
@@ -30,11 +30,11 @@ def without_collector() -> Iterator[None]:
 
 @contextmanager
 def loading_libraries() -> Iterator[None]:
-    """For importing transformers and what stands on it. The collector rests meanwhile, and never looks at what was
-    loaded: it would do so some times afterwards and once more when the process ends, for 2 of 8 seconds in all.
+    """For importing transformers and libraries on top of it. The collector is off meanwhile and never looks at what was
+    loaded: it would do so several times later and once more when the process ends, for 2 of 8 seconds in all.
 
-    Whatever is there already it would never look at again either, so a notebook, which may have figures and tables that
-    are to be freed, goes without; and everywhere this is so only before transformers is there, and with it a model.
+    gc.freeze also hides all earlier objects for good. So it is not used in a notebook, whose figures and tables are to
+    be freed, nor once transformers, and with it maybe a model, is loaded.
     """
     with _loading, without_collector():
         is_first = "transformers" not in sys.modules
