@@ -10,16 +10,12 @@ from grpo_kit.data.samples import Message, Sample, messages_of
 REASONS_KEPT = 20  # how many of the skipped pieces the card names
 
 
-def _per_split() -> dict[str, int]:
-    return {"train": 0, "eval": 0}
-
-
 @dataclass
 class Tally:
-    """What is counted while the samples pass by."""
+    """Counts the samples while they pass by."""
 
-    dialogues: dict[str, int] = field(default_factory=_per_split)
-    samples: dict[str, int] = field(default_factory=_per_split)
+    dialogues: dict[str, int] = field(default_factory=lambda: {"train": 0, "eval": 0})
+    samples: dict[str, int] = field(default_factory=lambda: {"train": 0, "eval": 0})
     services: Counter[str] = field(default_factory=Counter)
     acts: Counter[str] = field(default_factory=Counter)
     prompt_words: Counter[int] = field(default_factory=Counter)  # how many prompts have this length

@@ -52,8 +52,7 @@ def prepare(
 
     About `eval_fraction` of the dialogues go to eval.jsonl. A hash of `seed` and a dialogue's opening message
     (a ready-made sample's dialogue_id, or prompt) decides, so nothing moves when files are added. No dialogue
-    and no prompt ever stands in both files: in an SGD folder equal prompts open alike; for JSON lines, where ready-made
-    samples may stand, a ledger is kept, and the card counts as left_out_as_duplicate those it turned away.
+    and no prompt ever stands in both files; the card counts the samples turned away for it as left_out_as_duplicate.
 
     Each sample has the rubric that its acts and the schema, or its trace, give it; a chat may have none. With
     `make_rubric_writer` the writer that it makes rewrites them.

@@ -117,23 +117,20 @@ def messages_from(value: list) -> list[Message]:
 
     Raises ValueError naming the message (numbered from 1).
     """
-    messages = []
-    expected = "user"
+    messages: list[Message] = []
+    due = "user"
     for number, message in enumerate(value, 1):
         try:
-            role, content = need(message, "role", str), need(message, "content", str)
+            messages.append({"role": need(message, "role", str), "content": need(message, "content", str)})
         except ValueError as problem:
             raise ValueError(f"message {number}: {problem}") from None
-        if role == "system" and number == 1:
-            pass
-        elif role != expected:
-            raise ValueError(
-                f"message {number} has the role {role!r} where {expected!r} should be: "
-                "user and assistant speak in turn, after at most one system message"
-            )
-        else:
-            expected = "assistant" if role == "user" else "user"
-        messages.append({"role": role, "content": content})
+        role = messages[-1]["role"]
+        if (role, number) == ("system", 1):
+            continue
+        if role != due:
+            rule = "user and assistant speak in turn, after at most one system message"
+            raise ValueError(f"message {number} has the role {role!r} where {due!r} should be: {rule}")
+        due = "assistant" if role == "user" else "user"
     return messages
 
 
