@@ -22,8 +22,9 @@ import orjson
 import grpo_kit as kit
 
 ROOT = Path(__file__).parents[1]
-PEAK = "import resource, sys, grpo_kit; grpo_kit.prepare(sys.argv[1], sys.argv[2]);"
-PEAK += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+# VmHWM is the process's own; ru_maxrss begins with that of the process that started it.
+PEAK = "import re, sys, grpo_kit; grpo_kit.prepare(sys.argv[1], sys.argv[2]);"
+PEAK += "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
 
 
 def read_alone(folder: Path) -> int:
