@@ -14,7 +14,7 @@ from grpo_kit.errors import RunError
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR
-from grpo_kit.utils.text import duration
+from grpo_kit.utils.text import dollars, duration
 
 
 def smoke(
@@ -41,7 +41,7 @@ def smoke(
         remember(run, runs_dir)
     step, actual = run.metrics().iloc[0], status["actual"]
     parts = ", ".join(f"{part} {step[f'seconds/{part}']:.1f}" for part in ("generating", "judging", "updating"))
-    usd = "dollars not known" if actual["usd"] is None else f"${actual['usd']:.3g}"
+    usd = "dollars not known" if actual["usd"] is None else dollars(actual["usd"])
     print(
         f"One step took {step['step_time']:.1f} s ({parts}), the run {duration(60 * actual['minutes'])}, at most "
         f"{actual['memory_gib']:.1f} GiB and {usd}. From that, the whole run:"

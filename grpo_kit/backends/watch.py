@@ -10,6 +10,7 @@ from grpo_kit.costs.time import remember
 from grpo_kit.errors import OutOfReach, RunError
 from grpo_kit.runs.directory import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, RunDirectory
 from grpo_kit.utils.environment import in_notebook
+from grpo_kit.utils.text import dollars
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -100,8 +101,9 @@ def _status(run: RunDirectory, bar: "tqdm") -> dict[str, Any]:
 def _progress(status: dict[str, Any]) -> str:
     """ "reward=0.512 $0.40 queued"; the state is left out while steps are made."""
     reward = "" if status.get("reward") is None else f"reward={status['reward']:.3f} "
-    usd = f"${status['usd']:.2f} " if status["usd"] else ""
-    return f"{reward}{usd}{status['state'] if status['state'] != 'running' or not status['step'] else ''}".strip()
+    usd = f"{dollars(status['usd'])} " if status["usd"] else ""
+    state = "" if status["state"] == "running" and status["step"] else status["state"]
+    return f"{reward}{usd}{state}".strip()
 
 
 def _last_output(run: RunDirectory, status: dict[str, Any]) -> str:
