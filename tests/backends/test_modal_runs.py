@@ -252,10 +252,10 @@ def test_only_one_container_writes_a_run(server, hold, monkeypatch):
     wait_for_step(run, 1)
     second = modal.Function.from_name("grpo-training", "train").spawn(run.id)
     assert "is being trained by another call" in second.get()["error"]["what"]
-    # One that is about to let go is waited for.
-    held = {"call_id": run.worker["call_id"], "step": 0, "tries": 1, "released": False}
+    # One that is about to end is waited for.
+    held = {"call_id": run.worker["call_id"], "step": 0, "tries": 1}
     leases["run-that-ends/0"] = held
-    threading.Timer(1, leases.put, ["run-that-ends/0", held | {"released": True}]).start()
+    threading.Timer(1, leases.put, ["run-that-ends/0", held | {"call_id": ""}]).start()
     monkeypatch.setattr(lease, "WAIT_SECONDS", 300)
     assert lease.Lease.acquire("run-that-ends", "fc-next").is_held
     # A container that is quicker than the launcher of its own call keeps the run.
@@ -263,7 +263,7 @@ def test_only_one_container_writes_a_run(server, hold, monkeypatch):
     assert lease.Lease.acquire("run-that-begins", "fc-own") == container and container.is_held
     # A container that Modal has given up on may still be there. Whoever was started in its place takes the run over.
     newest = next(n for n in range(9) if not leases.contains(f"{run.id}/{n + 1}"))
-    leases[f"{run.id}/{newest + 1}"] = {"call_id": run.worker["call_id"], "step": 0, "tries": 1, "released": False}
+    leases[f"{run.id}/{newest + 1}"] = {"call_id": run.worker["call_id"], "step": 0, "tries": 1}
     server.wait_for(lambda: "was taken over" in server.logs())
     server.wait_for(lambda: containers_of(server, run)[-1].ended or containers_of(server, run)[-1].input is None)
     assert run.status["step"] == 1

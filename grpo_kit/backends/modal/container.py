@@ -62,33 +62,32 @@ def open_run(settings: Answer, rewards: bytes | None, files: dict[str, str], pyt
         )
     run_id, new_name = settings.get("run_id"), f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
     lease = Lease.acquire(run_id, _call_id(), step=0) if run_id else Lease.acquire_new(new_name, _call_id())
-    with lease:
-        sync = sync_of(lease.run_id, lease)
-        known = sync.pull()
-        settings = settings | _written(files, sync.local) | {"run_id": lease.run_id}
-        if known and "data" in settings:
-            check_same_data(known, settings.pop("data"))
-        elif not known and (data := data_folder(TrainConfig(**settings))):
-            # The run's own copy, so that what is uploaded meanwhile does not change a run that is resumed.
-            (sync.local / "data").mkdir(parents=True)
-            for name in DATA_FILES:
-                if (data / name).exists():
-                    shutil.copyfile(data / name, sync.local / "data" / name)
-            settings["data"] = str(sync.local / "data")
-        if known and not rewards and (known.path / REWARDS_FILE).exists():
-            rewards = (known.path / REWARDS_FILE).read_bytes()
-        config = TrainConfig(**settings)
-        caches = fetch_caches(config.cache_from)
-        run = queue(config, load_rewards(rewards) if rewards else (), HERE, Launch(**launch))
-        _fetch_model(run.config.model_name)  # last, since it takes longest
-        if rewards:
-            write_bytes(run.path / REWARDS_FILE, rewards)
-        with closing(RewardCache(run.path / CACHE_FILE)) as cache:
-            for path in caches:
-                cache.copy_from(path)
-        (sync.remote / STOP_FILE).unlink(missing_ok=True)
-        sync.push(is_last=True)
-        return {"run_id": run.id, "complete": run.status["state"] == "complete"}
+    sync = sync_of(lease.run_id, lease)
+    known = sync.pull()
+    settings = settings | _written(files, sync.local) | {"run_id": lease.run_id}
+    if known and "data" in settings:
+        check_same_data(known, settings.pop("data"))
+    elif not known and (data := data_folder(TrainConfig(**settings))):
+        # The run's own copy, so that what is uploaded meanwhile does not change a run that is resumed.
+        (sync.local / "data").mkdir(parents=True)
+        for name in DATA_FILES:
+            if (data / name).exists():
+                shutil.copyfile(data / name, sync.local / "data" / name)
+        settings["data"] = str(sync.local / "data")
+    if known and not rewards and (known.path / REWARDS_FILE).exists():
+        rewards = (known.path / REWARDS_FILE).read_bytes()
+    config = TrainConfig(**settings)
+    caches = fetch_caches(config.cache_from)
+    run = queue(config, load_rewards(rewards) if rewards else (), HERE, Launch(**launch))
+    _fetch_model(run.config.model_name)  # last, since it takes longest
+    if rewards:
+        write_bytes(run.path / REWARDS_FILE, rewards)
+    with closing(RewardCache(run.path / CACHE_FILE)) as cache:
+        for path in caches:
+            cache.copy_from(path)
+    (sync.remote / STOP_FILE).unlink(missing_ok=True)
+    sync.push(is_last=True)
+    return {"run_id": run.id, "complete": run.status["state"] == "complete"}
 
 
 @returns_errors
@@ -106,7 +105,7 @@ def train_run(run_id: str) -> Answer:
     run = RunDirectory(sync.local)
     # The launcher writes this too, unless it was lost right after it made the call.
     write_bytes(sync.remote / WORKER_FILE, as_json({"call_id": _call_id()}))
-    with lease, sync:
+    with sync:
         config, about = run.config, run.about
         if lease.tries > config.retries + 1:
             error = RunError(

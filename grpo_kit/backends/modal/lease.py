@@ -10,78 +10,59 @@ import modal
 from grpo_kit.backends.modal.client import LEASES, call_exit_reason
 from grpo_kit.errors import RunError
 
-WAIT_SECONDS = 10  # a container releases its lease just after it has written that its run has ended
-NO_CALL = {"call_id": "", "step": None, "tries": 0, "released": True}
+WAIT_SECONDS = 10  # a call ends just after its container has written that the run has ended
+NO_CALL = {"call_id": "", "step": None, "tries": 0}
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A call's right to write a run. Use it as a context, which releases it.
+    """A call's right to write a run, until the call ends or a newer lease is given out.
 
-    A run's leases are numbered, and the newest one is held: whoever has an older one finds out and stops. They are
-    entries of a modal.Dict, which lets only one of several callers put the next number. Entries that nobody asks for
-    expire after a week.
+    A run's leases are numbered entries of a modal.Dict, which lets only one of several callers put the next number.
+    Whoever has an older one than the newest finds out and stops. Entries that nobody asks for expire after a week.
     """
 
     run_id: str
     number: int
-    entry: dict[str, Any]
+    tries: int  # the call's containers in a row that began at the same step, this one among them
 
     @classmethod
     def acquire(cls, run_id: str, call_id: str, step: int | None = None) -> "Lease":
         """Takes the run over from a call that has ended, or from an earlier container of the same call.
 
         `step` is that of the checkpoint from which a container begins; None for the call's launcher, whose containers
-        may be quicker. Raises RunError where another call that runs, or waits for a machine, does not release the run
-        within WAIT_SECONDS.
+        may be quicker. Raises RunError where another call runs, or waits for a machine, and does not end within
+        WAIT_SECONDS.
         """
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             number, last = _newest(run_id)
             is_own = last["call_id"] == call_id
-            if is_own and step is None and not last["released"]:
-                return cls(run_id, number, last)
-            if not (last["released"] or is_own or call_exit_reason(last["call_id"])):
-                if time.monotonic() > deadline:
-                    what = f"run {run_id} is being trained by another call on Modal"
-                    raise RunError(what, f"Watch it (kit.Run('{run_id}').watch()) or stop that one")
+            if is_own and step is None:
+                return cls(run_id, number, last["tries"])
+            if is_own or not last["call_id"] or call_exit_reason(last["call_id"]):
+                tries = last["tries"] + 1 if is_own and last["step"] == step else 1
+                if _put(run_id, number + 1, {"call_id": call_id, "step": step, "tries": tries}):
+                    return cls(run_id, number + 1, tries)
+            elif time.monotonic() > deadline:
+                what = f"run {run_id} is being trained by another call on Modal"
+                raise RunError(what, f"Watch it (kit.Run('{run_id}').watch()) or stop that one")
+            else:
                 time.sleep(0.5)
-                continue
-            is_retry = is_own and last["step"] == step and not last["released"]
-            tries = last["tries"] + 1 if is_retry else 1
-            entry = {"call_id": call_id, "step": step, "tries": tries, "released": False}
-            if _put(run_id, number + 1, entry):
-                return cls(run_id, number + 1, entry)
 
     @classmethod
     def acquire_new(cls, stem: str, call_id: str) -> "Lease":
         """The lease on a new run called `stem`, or `stem_2` and so on where that name was leased before."""
-        entry = {**NO_CALL, "call_id": call_id, "released": False}
         for attempt in itertools.count(1):
             run_id = stem if attempt == 1 else f"{stem}_{attempt}"
-            if _put(run_id, 0, entry):
-                return cls(run_id, 0, entry)
+            if _put(run_id, 0, {**NO_CALL, "call_id": call_id}):
+                return cls(run_id, 0, tries=1)
         raise AssertionError  # there is always another name
-
-    @property
-    def tries(self) -> int:
-        """How many of the call's containers in a row began at the same step, this one among them."""
-        return self.entry["tries"]
 
     @property
     def is_held(self) -> bool:
         """Whether no newer lease on the run was given out."""
         return not _leases().contains(f"{self.run_id}/{self.number + 1}")
-
-    def release(self) -> None:
-        """Lets any other call acquire the run at once."""
-        _leases().put(f"{self.run_id}/{self.number}", {**self.entry, "released": True})
-
-    def __enter__(self) -> "Lease":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 def revoke_lease(run_id: str) -> None:
