@@ -84,15 +84,17 @@ def setting_map(sweep: SweepResults, score: str = "trained", settings: Sequence[
     """A heat map of the mean score by two `settings`; seeds and all other settings are pooled. Without `settings`, the
     two that change the score most.
 
-    RunError where no complete run has the score, or only seeds differ.
+    RunError where no complete run has the score, only seeds differ, or one of `settings` does not.
     """
     done, differing = _complete(sweep, score)
     if not differing:
         raise RunError("no setting but the seed differs between the runs of this sweep: setting_effects shows those")
+    if unknown := [name for name in settings if name not in differing]:
+        raise RunError(f"{unknown[0]} does not differ between the complete runs", f"These do: {', '.join(differing)}")
     places = {name: _places(done[name], most=MANY) for name in differing}
     effects = {name: done[score].groupby(at).mean().std() for name, (_, at) in places.items()}
     strongest = sorted(differing, key=lambda name: -effects[name])[:2]
-    name, *second = settings or [name for name in differing if name in strongest]
+    name, *second = settings[:2] or [name for name in differing if name in strongest]
     (across, x), (down, y) = places[name], places[second[0]] if second else ([""], np.zeros(len(done), int))
     cells = done[score].groupby([y, x]).agg(["mean", "std", "count"])
     figure = NotebookFigure(min(9, 2.8 + 1.1 * len(across)), 1.2 + 0.55 * len(down))

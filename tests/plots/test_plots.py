@@ -18,6 +18,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import TRACES
 from grpo_kit.data.prepare import prepare
 from grpo_kit.data.samples import Sample
+from grpo_kit.errors import RunError
 from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
 from grpo_kit.evaluation.statistics import compare, describe
 from grpo_kit.judges.base import Verdict
@@ -227,6 +228,10 @@ def test_the_map_of_a_sweep_shows_the_two_settings_that_change_the_score_most():
     figure = setting_map(Grid(), settings=["judge", "lora_r"])
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["none", "offline"]
     assert "other settings pooled" in figure.axes[0].get_title(loc="left")
+    with pytest.raises(
+        RunError, match=r"beta does not differ between the complete runs. These do: learning_rate, judge"
+    ):
+        setting_map(Grid(), settings=["beta", "judge"])
 
 
 def test_effects_and_costs_of_a_sweep_are_drawn():
