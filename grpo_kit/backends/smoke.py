@@ -9,7 +9,7 @@ from grpo_kit.backends.start import start
 from grpo_kit.backends.watch import watch
 from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.time import remember
+from grpo_kit.costs.earlier import remember
 from grpo_kit.errors import RunError
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.rewards.travel import Rewards

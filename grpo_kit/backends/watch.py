@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from grpo_kit.costs.time import remember
+from grpo_kit.costs.earlier import remember
 from grpo_kit.errors import OutOfReach, RunError
 from grpo_kit.runs.directory import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, RunDirectory
 from grpo_kit.utils.environment import in_notebook

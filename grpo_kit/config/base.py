@@ -80,7 +80,7 @@ class Settings(BaseModel):
 
     def __eq__(self, other: object) -> bool:
         """Equal settings are equal, whether given or by default."""
-        return type(self) is type(other) and self.model_dump() == other.model_dump()
+        return isinstance(other, Settings) and type(self) is type(other) and self.model_dump() == other.model_dump()
 
     def __repr__(self) -> str:
         """The Python that makes it: what was asked for."""

@@ -1,8 +1,8 @@
-"""What a run costs as it goes on, and whether the next step can still be paid: max_usd.
+"""What a run costs while it trains, and whether max_usd still pays for its next step.
 
-Counted are the machine's seconds at the price that the launcher names, and what the judge says it has used. Nothing is
-counted ahead but the next step, at the median of the last few; a step that costs far more than those before it (a judge
-that is asked again and again) can pass the budget by that much.
+The machine's seconds count at the price that the launcher names, and the judge by what it says it has used. The next
+step is expected to cost the median of the last few; one that costs far more (a judge that is asked again and again) can
+exceed the budget by that much.
 """
 
 import math
@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import ConfigError
+from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.gemini.prices import judge_price
 from grpo_kit.runs.spending import Dollars
 from grpo_kit.utils.json_lines import read_lines
@@ -45,7 +45,7 @@ LOCAL = Launch()
 
 
 class Budget:
-    """Watches what a run's steps cost."""
+    """Watches the cost of a run's steps."""
 
     def __init__(self, writer: "RunWriter"):
         self._writer, self._config = writer, writer.config
@@ -55,30 +55,32 @@ class Budget:
         self._asked = 1 + self._config.max_staleness  # steps that the next one has judged: the first, those ahead too
 
     def see_start(self) -> str:
-        """To be called before the model is loaded, and when it is. Why this process's first step can't be paid; empty
-        where it can."""
+        """To be called before the model is loaded, and again when it is. Returns why this process's first step can't be
+        paid; empty where it can."""
         self._before, writer = self._writer.dollars(), self._writer
-        spent_here = writer.usd_per_hour, writer.seconds
-        return shortfall_at_start(self._config, self._before, writer.status, self._rows, *spent_here)
+        here = writer.usd_per_hour, writer.seconds
+        return str(shortfall_at_start(self._config, self._before, writer.status, self._rows, *here) or "")
 
     def see_step(self, step: int) -> str:
-        """To be called after each step. Why the next one can't be paid; empty where it can, or where none is left."""
+        """To be called after each step. Returns why the next one can't be paid; empty where it can, or where none is
+        left."""
         if step % self._config.num_iterations:  # a judge is asked once for so many steps
             return ""
         spent = self._writer.dollars()
         judge = (spent.judge - self._before.judge) / self._asked
         self._cycles.append(Dollars(spent.machine - self._before.machine, judge))
         self._before, self._asked = spent, 1
-        return _shortfall(self._config, spent, _median(self._cycles), step, ahead=self._config.max_staleness)
+        cycle = _median(self._cycles)
+        return str(_shortfall(self._config, spent, cycle, step, ahead=self._config.max_staleness) or "")
 
 
-def refuse_unknown_price(config: TrainConfig) -> None:
+def check_price_known(config: TrainConfig) -> None:
     """Raises ConfigError for a max_usd with a judge whose dollars can't be counted."""
     if config.max_usd is not None and "gemini" in config.judge and None in judge_price(config):
         raise ConfigError(
             f"max_usd={config.max_usd:g} can't be kept: {config.gemini_model} has no price in "
-            "grpo_kit/judges/gemini/prices.json. Give gemini_input_price and gemini_output_price (dollars per million "
-            "tokens)"
+            f"grpo_kit/judges/gemini/prices.json",
+            "Give gemini_input_price and gemini_output_price (dollars per million tokens)",
         )
 
 
@@ -89,11 +91,11 @@ def shortfall_at_start(
     rows: Sequence[dict],
     usd_per_hour: float,
     seconds_gone: float = 0.0,
-) -> str:
-    """Why the first step that a process makes can't be paid, before it loads anything; empty where it can.
+) -> Problem | None:
+    """Why max_usd does not pay for the first step of a process, which has loaded nothing yet; None where it does.
 
-    By the steps in `rows` and the seconds that it took to load; before there are any, by what was quoted; where neither
-    says anything, the step is made. `seconds_gone` are those of this process, which are spent already.
+    The cost is that of the steps in `rows` and of the seconds that it took to load; before there are any, what was
+    quoted. Where neither is known the step is made. `seconds_gone` of this process are spent already.
     """
     gone = usd_per_hour * seconds_gone / 3600
     if cycles := _cycles(rows, config.num_iterations, usd_per_hour)[-LAST:]:
@@ -101,51 +103,48 @@ def shortfall_at_start(
         return _shortfall(config, spent, _median(cycles), status["step"], loading)
     quoted = status.get("quoted") or {}
     if not (first := quoted.get("first_step")) or config.max_usd is None:
-        return ""
+        return None
     next_step = Dollars(max(first["usd_loaded"], first["usd_machine"] - gone), first["usd_judge"])
     if spent.in_all + next_step.in_all <= config.max_usd:
-        return ""
+        return None
     whole = max((quoted["usd"] or 0.0) - gone, next_step.in_all)
-    return _in_words(config, spent, next_step, spent.in_all + whole, "by the quote the first step")
+    return _exceeded(config, spent, next_step, spent.in_all + whole, "by the quote the first step")
 
 
 def _shortfall(
-    config: TrainConfig, spent: Dollars, a_step: Dollars, step: int, loading: float = 0.0, ahead: int = 0
-) -> str:
-    """Why the step after `step` can't be paid; empty where it can, or where none is left. Of `ahead` steps the
-    judgements are asked for already, and paid."""
+    config: TrainConfig, spent: Dollars, cycle: Dollars, step: int, loading: float = 0.0, ahead: int = 0
+) -> Problem | None:
+    """Why the step after `step` can't be paid; None where it can, or where none is left. The judgements of `ahead`
+    steps are paid already."""
     left = math.ceil((config.max_steps - step) / config.num_iterations)
     to_judge = max(0, left - ahead)
     judged_next = min(to_judge, 1 if ahead else 1 + config.max_staleness)
-    next_step = Dollars(a_step.machine + loading, judged_next * a_step.judge)
+    next_step = Dollars(cycle.machine + loading, judged_next * cycle.judge)
     if config.max_usd is None or left <= 0 or spent.in_all + next_step.in_all <= config.max_usd:
-        return ""
-    enough = spent.in_all + loading + left * a_step.machine + to_judge * a_step.judge
-    return _in_words(config, spent, next_step, enough, "the next step")
+        return None
+    enough = spent.in_all + loading + left * cycle.machine + to_judge * cycle.judge
+    return _exceeded(config, spent, next_step, enough, "the next step")
 
 
-def _in_words(config: TrainConfig, spent: Dollars, next_step: Dollars, enough: float, which: str) -> str:
-    digits = 2 - math.floor(math.log10(enough)) - 1
+def _exceeded(config: TrainConfig, spent: Dollars, next_step: Dollars, enough: float, which: str) -> Problem:
+    digits = 1 - math.floor(math.log10(enough))  # two that count
     enough = math.ceil(1.1 * enough * 10**digits) / 10**digits
-    spent_so_far = f"{dollars(spent.in_all)} is spent ({spent})" if spent.in_all else "nothing is spent yet"
+    so_far = f"{dollars(spent.in_all)} is spent ({spent})" if spent.in_all else "nothing is spent yet"
     costs = f"{which} costs about {dollars(next_step.in_all)} ({next_step})"
-    return (
-        f"max_usd={config.max_usd:g} would be passed: {spent_so_far}, and {costs}. "
-        f"max_usd={enough:g} likely pays for all of it"
-    )
+    what = f"max_usd={config.max_usd:g} would be passed: {so_far}, and {costs}"
+    return Problem(what, f"max_usd={enough:g} likely pays for all of it")
 
 
-def _cycles(rows: Iterable[dict], every: int, usd_per_hour: float) -> list[Dollars]:
-    """What each `every` steps in metrics.jsonl, which share their completions, cost together."""
+def _cycles(rows: Sequence[dict], every: int, usd_per_hour: float) -> list[Dollars]:
+    """The cost of each `every` steps of metrics.jsonl, which share their completions."""
     steps = [
-        Dollars(usd_per_hour * row["step_time"] / 3600, row.get("judge/gemini/usd") or 0.0)
+        (usd_per_hour * row["step_time"] / 3600, row.get("judge/gemini/usd") or 0.0)
         for row in rows
         if row.get("step_time")
     ]
     cycles = [steps[start : start + every] for start in range(0, len(steps), every)]
-    return [Dollars(sum(s.machine for s in cycle), sum(s.judge for s in cycle)) for cycle in cycles]
+    return [Dollars(*map(sum, zip(*cycle, strict=True))) for cycle in cycles]
 
 
 def _median(cycles: Iterable[Dollars]) -> Dollars:
-    cycles = list(cycles)
-    return Dollars(median(cycle.machine for cycle in cycles), median(cycle.judge for cycle in cycles))
+    return Dollars(*map(median, zip(*cycles, strict=True)))

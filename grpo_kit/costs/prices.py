@@ -1,4 +1,4 @@
-"""Modal's prices of machines, from a dated file that a user can replace. Gemini's are in judges/gemini/prices.py."""
+"""What Modal's machines cost: the list in config/gpus.json, or a file of the user's own."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.config.gpus import LISTED, PRICES, gpu_and_count
+from grpo_kit.config.gpus import GPUS, LISTED, PRICES, gpu_and_count
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError
 
@@ -16,41 +16,46 @@ CORES = 2  # of a container on Modal (app.py)
 
 
 def prices() -> dict[str, Any]:
-    """Modal's prices and its GPUs: of the file that GRPO_KIT_PRICES names, else prices.json.
+    """Modal's prices and its GPUs, as gpus.json has them, or the file that GRPO_KIT_PRICES names.
 
-    A file of one's own has prices.json's form, and of each GPU need only say what differs; ConfigError where it has
-    another form. "as_of" is its date, with the file's name where it is one's own.
+    Such a file has the same form, and need say of a GPU only what differs; ConfigError where it has another form.
+    "as_of" is the date, with the name of a file of one's own.
     """
     own = os.environ.get(OWN_PRICES)
+    if not own:
+        return LISTED
     try:
-        path = Path(own).expanduser().absolute() if own else PRICES
+        path = Path(own).expanduser().absolute()
         return _read(path, path.stat().st_mtime_ns)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{OWN_PRICES}={own}: that is no file of prices ({type(error).__name__}: {error}). Copy {PRICES} and "
-            f"change its as_of, usd_per_gib_hour, usd_per_core_hour and gpus"
+            f"{OWN_PRICES}={own}: that is no file of prices ({type(error).__name__}: {error})",
+            f"Copy {PRICES} and change its as_of, usd_per_gib_hour, usd_per_core_hour and gpus",
         ) from None
 
 
 @lru_cache(8)
 def _read(path: Path, modified: int) -> dict[str, Any]:
-    found, gpus = json.loads(path.read_bytes()), dict(LISTED["gpus"])
-    for name, known in gpus.items():
-        own = found["gpus"].get(name, {})
-        gpus[name] = {what: float(own.get(what, value)) for what, value in known.items()}
-    beside = {name: float(found[name]) for name in ("usd_per_gib_hour", "usd_per_core_hour")}
-    if unknown := found["gpus"].keys() - gpus.keys():
+    own = json.loads(path.read_bytes())
+    if unknown := own["gpus"].keys() - GPUS.keys():
         raise ValueError(f"Modal has no GPU {', '.join(sorted(unknown))}")
-    costs = [*beside.values(), *(known["usd_per_hour"] for known in gpus.values())]
-    sizes = [value for known in gpus.values() for name, value in known.items() if name != "usd_per_hour"]
+    gpus = {name: row | own["gpus"].get(name, {}) for name, row in GPUS.items()}
+    beside = {name: own[name] for name in ("usd_per_gib_hour", "usd_per_core_hour")}
+    costs = [*beside.values(), *(row["usd_per_hour"] for row in gpus.values())]
+    sizes = [value for row in gpus.values() for name, value in row.items() if name != "usd_per_hour"]
     if not all(0 <= value < math.inf for value in costs) or not all(0 < value < math.inf for value in sizes):
         raise ValueError("prices should be 0 or more, and sizes and speeds above 0")
-    as_of = str(found["as_of"])
-    return {"gpus": gpus, **beside, "as_of": as_of if path == PRICES else f"{as_of} in {path}"}
+    return {"gpus": gpus, **beside, "as_of": f"{own['as_of']} in {path}"}
 
 
 def modal_usd_per_hour(config: TrainConfig, gpu: str) -> float:
-    """Dollars an hour of a container: its GPUs ("A10", "A10:4"), memory and cores, by Modal's list."""
-    listed, (kind, count) = prices(), gpu_and_count(gpu)
-    beside = config.memory / 1024 * listed["usd_per_gib_hour"] + CORES * listed["usd_per_core_hour"]
-    return count * listed["gpus"][kind]["usd_per_hour"] + beside
+    """Dollars an hour of a container: its GPUs ("A10", "A10:4"), memory and cores."""
+    listed = prices()
+    return (
+        gpu_usd_per_hour(gpu) + config.memory / 1024 * listed["usd_per_gib_hour"] + CORES * listed["usd_per_core_hour"]
+    )
+
+
+def gpu_usd_per_hour(gpu: str) -> float:
+    kind, count = gpu_and_count(gpu)
+    return count * prices()["gpus"][kind]["usd_per_hour"]

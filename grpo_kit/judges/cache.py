@@ -123,6 +123,7 @@ def caches_to_start_from(names: Sequence[str], runs_dir: str | Path) -> list[Pat
         options = [Path(runs_dir) / name / CACHE_FILE, Path(name) / CACHE_FILE, Path(name)]
         found = next((path for path in options if path.is_file()), None)
         if found is None:
-            raise ConfigError(f"cache_from={name!r}: there is no {options[0]}, and no such file or folder")
+            wrong = f"cache_from={name!r}: there is no {options[0]}, and no such file or folder"
+            raise ConfigError(wrong, "Correct or leave out cache_from")
         paths.append(found)
     return paths

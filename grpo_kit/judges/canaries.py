@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from grpo_kit.data.samples import Sample
+from grpo_kit.errors import Problem
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.judges.cache import RewardCache
@@ -73,8 +74,8 @@ async def try_canaries(
     return results, judged.fresh
 
 
-def complaint(judge: Judge, results: Sequence[Canary]) -> str | None:
-    """What to tell of the canaries that did not pass; None where all did."""
+def complaint(judge: Judge, results: Sequence[Canary]) -> Problem | None:
+    """The canaries that did not pass; None where all did."""
     rewarded = [f"{c.name} {c.mean:.2f}" for c in results if c.passed is False and c.name != REFERENCE]
     parts = (
         [f"rewards answers that are worth nothing (mean above {CEILING}): {', '.join(rewarded)}"] if rewarded else []
@@ -84,4 +85,6 @@ def complaint(judge: Judge, results: Sequence[Canary]) -> str | None:
         for c in results
         if c.name == REFERENCE and c.passed is False
     ]
-    return f"the {judge.name} judge {' and '.join(parts)}. 02_prototype_rewards shows them" if parts else None
+    if not parts:
+        return None
+    return Problem(f"the {judge.name} judge {' and '.join(parts)}", "02_prototype_rewards shows them")

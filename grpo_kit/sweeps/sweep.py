@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_kit.backends.modal.launch import deployed_function
 from grpo_kit.errors import RunError
-from grpo_kit.sweeps.costs import Purse, SweepQuote, quote_of, usd_in_words
+from grpo_kit.sweeps.costs import Purse, SweepQuote, quote_of
 from grpo_kit.sweeps.grid import read_grid
 from grpo_kit.sweeps.halving import PRUNED, Halving
 from grpo_kit.sweeps.notebooks import notebook_folder
@@ -21,6 +21,7 @@ from grpo_kit.sweeps.progress import NOT_RUN, display, row_of
 from grpo_kit.sweeps.results import Results
 from grpo_kit.sweeps.runner import GRACE_SECONDS, Runner
 from grpo_kit.utils.files import write_json
+from grpo_kit.utils.text import dollars
 
 if TYPE_CHECKING:
     from grpo_kit.sweeps.progress import Display
@@ -107,7 +108,7 @@ class Sweep(Results):
         if any(run.record["state"] == NOT_RUN for run in self.runs):
             print(f"The budget of ${budget:g} is reached; the same command with a larger one goes on.")
         if purse and purse.spent() > budget:
-            spent = usd_in_words(purse.spent())
+            spent = dollars(purse.spent())
             print(f"{spent} was spent, more than the budget of ${budget:g}: what could not be quoted was under way.")
         return self
 

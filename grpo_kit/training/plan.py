@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.budget import LOCAL, Launch, refuse_unknown_price, shortfall_at_start
+from grpo_kit.costs.budget import LOCAL, Launch, check_price_known, shortfall_at_start
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
-from grpo_kit.errors import ConfigError
+from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.base import Judge
 from grpo_kit.judges.cache import caches_to_start_from
 from grpo_kit.judges.registry import make_judge
@@ -114,15 +114,15 @@ def refuse_unpaid_step(config: TrainConfig, runs_dir: str | Path, launch: Launch
 
     A run that is under way, whose container ended, is no launch: it stops in good order instead.
     """
-    refuse_unknown_price(config)
+    check_price_known(config)
     status, steps = {"quoted": launch.quoted}, []
     if config.run_id and is_run(Path(runs_dir) / config.run_id):
         run = RunDirectory(config.run_id, runs_dir)
         status, steps = run.status, read_lines(run.path / "metrics.jsonl")
         if status["state"] in (*UNFINISHED, "complete"):
             return
-    if why := shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour):
-        raise ConfigError(why)
+    if problem := shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour):
+        raise ConfigError(problem.what, problem.fix)
 
 
 def refuse_what_cannot_work(
@@ -150,8 +150,8 @@ def refuse_what_cannot_work(
             f"{', '.join(name or 'one without a name (write a def around it)' for name in rewards)}"
         )
     caches_to_start_from(config.cache_from, runs_dir)
-    if why := missing_package(config):
-        raise ConfigError(why)
+    if problem := missing_package(config):
+        raise ConfigError(problem.what, problem.fix)
     if not has_chat_template(config.model_name) and kinds == {list}:
         raise ConfigError(
             f"{config.model_name} has no chat template, and the prompts are conversations. Use its instruction-tuned "
@@ -185,13 +185,15 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def missing_package(config: TrainConfig) -> str | None:
-    """What a setting needs and is not installed where this is asked, with what to do; None where all is there."""
+def missing_package(config: TrainConfig) -> Problem | None:
+    """A package that a setting needs and that is not installed here; None where all are."""
     if config.use_vllm is True and version_of("vllm") is None:
-        return "use_vllm=True, and vLLM is not installed here. Leave use_vllm to auto"
+        return Problem("use_vllm=True, and vLLM is not installed here", "Leave use_vllm to auto")
     if config.load_in_4bit and version_of("bitsandbytes") is None:
-        return "load_in_4bit=True, and bitsandbytes is not installed here. `pip install bitsandbytes`, or leave it out"
+        wrong = "load_in_4bit=True, and bitsandbytes is not installed here"
+        return Problem(wrong, "`pip install bitsandbytes`, or leave it out")
     for name in config.report_to:
         if version_of(name) is None and (name != "tensorboard" or version_of("tensorboardX") is None):
-            return f"report_to={name}, and {name} is not installed here. `pip install {name}`, or leave it out"
+            wrong = f"report_to={name}, and {name} is not installed here"
+            return Problem(wrong, f"`pip install {name}`, or leave it out")
     return None

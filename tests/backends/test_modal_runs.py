@@ -21,7 +21,8 @@ from grpo_kit import widgets
 from grpo_kit.backends.modal import launch as launching
 from grpo_kit.backends.modal import lease
 from grpo_kit.backends.modal.client import LEASES, RUNS_VOLUME
-from grpo_kit.costs.prices import PRICES, modal_usd_per_hour
+from grpo_kit.config.gpus import PRICES
+from grpo_kit.costs.prices import modal_usd_per_hour
 
 STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16}
 

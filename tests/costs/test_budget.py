@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunStopped
+from grpo_kit.config.gpus import PRICES
 from grpo_kit.costs.budget import shortfall_at_start
-from grpo_kit.costs.prices import PRICES
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.runs.spending import Dollars
 from grpo_kit.runs.writer import RunWriter, open_run
@@ -108,15 +108,15 @@ def test_a_machines_seconds_are_dollars_and_add_up_over_processes(tmp_path):
 
     nothing, new = Dollars(0.0, 0.0), {"quoted": status["quoted"]}
     assert not shortfall_at_start(config, Dollars(0.5, 0.0), new, [], 0.0)
-    assert "max_usd=2.9 likely" in shortfall_at_start(config, Dollars(0.6, 0.0), new, [], 0.0)
+    assert "max_usd=2.9 likely" in str(shortfall_at_start(config, Dollars(0.6, 0.0), new, [], 0.0))
     assert not shortfall_at_start(config, Dollars(0.6, 0.0), new, [], 360.0, seconds_gone=3.0), "of it 0.3 is spent"
     assert shortfall_at_start(config, Dollars(0.9, 0.0), new, [], 360.0, seconds_gone=30.0), "the step's own 0.2 is not"
     # Two steps share their completions, so they are paid for together; a new process loads once more.
     steps = [{"step_time": 1.0, "judge/gemini/usd": usd} for usd in (0.2, None, 0.2, None)]
     made = {"step": 4, "starting_seconds": 5.0}
     assert not shortfall_at_start(config, nothing, made, steps, 360.0)  # 0.2 + 2 x 0.1, and 0.5 to load
-    assert "the next step costs about $0.90 ($0.70 for the machine and $0.20 for the judge)" in shortfall_at_start(
-        config, Dollars(0.2, 0.0), made, steps, 360.0
+    assert "the next step costs about $0.90 ($0.70 for the machine and $0.20 for the judge)" in str(
+        shortfall_at_start(config, Dollars(0.2, 0.0), made, steps, 360.0)
     )
     assert not shortfall_at_start(config, Dollars(9.0, 0.0), made | {"step": 60}, steps, 360.0), "none is left"
 

@@ -18,10 +18,10 @@ from grpo_kit.preflight.doctor import (
     SECONDS_TO_START,
     Check,
     Checks,
+    checked,
     judges_in,
     listed,
     model_problem,
-    problem,
     samples_in,
 )
 from grpo_kit.utils.environment import versions
@@ -120,17 +120,17 @@ def model(config: TrainConfig, has_secret: bool) -> Checks:
     from grpo_kit.models.load import SMOLLM2
 
     name = config.model_name
-    why_not = model_problem(name)
+    problem = model_problem(name)
     if Path(name).is_dir():
         fix = "push it to the Hugging Face hub and name it owner/name"
         yield Check("model", PROBLEM, f"{name} is a folder of this machine, which containers don't see", fix)
     elif name == SMOLLM2:
         fix = f"--model-name HuggingFaceTB/{name}"
         yield Check("model", PROBLEM, f"{name} comes from a package that is not in Modal's image", fix)
-    elif why_not and has_secret and get_token() is None and _why_token_needed(name):
+    elif problem and has_secret and get_token() is None and _why_token_needed(name):
         yield Check("model", NOT_CHECKED, f"{name} is gated; with no token here, it is asked for on Modal")
     else:
-        yield problem("model", why_not) if why_not else Check("model", OK, name)
+        yield checked("model", problem, name)
 
 
 def app(config: TrainConfig, secrets: Set[str]) -> Checks:
@@ -160,10 +160,9 @@ def app(config: TrainConfig, secrets: Set[str]) -> Checks:
         raise RunError(**there["error"])
     yield Check("app", OK, f"{APP} is deployed, and a container answers")
     yield from compare_versions(versions(), there["versions"])
-    asked = {"model": config.model_name} | ({"judge": judges_in(config)} if can_judge else {})
-    for name, what in asked.items():
-        why_not = there[name]
-        yield problem(f"{name} on Modal", why_not) if why_not else Check(f"{name} on Modal", OK, what)
+    yield checked("model on Modal", there["model"], config.model_name)
+    if can_judge:
+        yield checked("judge on Modal", there["judge"], judges_in(config))
 
 
 def compare_versions(here: dict[str, str], there: dict[str, str]) -> Checks:

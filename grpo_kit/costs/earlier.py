@@ -1,0 +1,76 @@
+"""Earlier runs, and what they tell of the next one: seconds of their steps, dollars of their judge, their memory."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+from grpo_kit.config.base import Role, names_where
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import RunError
+from grpo_kit.runs.directory import RunDirectory
+from grpo_kit.utils.files import write_bytes
+from grpo_kit.utils.json_lines import read_lines
+
+NEWEST = 50  # runs that are looked at
+HERE = "here"  # a run's machine, where that is not a GPU of Modal's
+REMEMBERED = ".modal"  # the folder in runs_dir that keeps what runs on Modal told
+
+
+class EarlierRun(NamedTuple):
+    """A run that made a step."""
+
+    id: str
+    settings: dict[str, Any]
+    machine: str | None  # Modal's GPU, or "here"
+    cycles: tuple[float, ...]  # seconds of its steps, as means over those that share their completions
+    around: float | None  # seconds before, between and after its steps; None where it was resumed or is not complete
+    calls: float  # to Gemini
+    usd: float  # for them
+    memory_gib: float | None  # its peak
+
+    def is_like(self, config: TrainConfig, *roles: Role) -> bool:
+        """Whether the settings that have one of these roles are the same."""
+        return all(self.settings.get(name) == getattr(config, name) for name in names_where(TrainConfig, *roles))
+
+
+def earlier_runs(runs_dir: str | Path) -> list[EarlierRun]:
+    """The newest runs that have made a step, the newest first; of those on Modal what `remember` kept. A file is read
+    again only where it has changed."""
+    found = []
+    for pattern in ("*/metrics.jsonl", f"{REMEMBERED}/*/metrics.jsonl"):
+        for metrics in Path(runs_dir).glob(pattern):
+            status = metrics.with_name("status.json")
+            if status.exists():
+                found.append((metrics.stat().st_mtime_ns, status.stat().st_mtime_ns, metrics.parent))
+    newest = sorted(found, reverse=True)[:NEWEST]
+    return [run for *modified, folder in newest if (run := _read_run(folder, *modified))]
+
+
+def remember(run: RunDirectory, runs_dir: str | Path) -> None:
+    """Keeps under `runs_dir` what a run on Modal tells of the next one."""
+    folder = Path(runs_dir) / REMEMBERED / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "status.json", "metrics.jsonl"):
+        if content := run.read_text(name):
+            write_bytes(folder / name, content.encode())
+
+
+@lru_cache(4 * NEWEST)
+def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> EarlierRun | None:
+    """None where it is no run, or one that is being made or broken."""
+    try:
+        about = json.loads((folder / "config.json").read_bytes())
+        status = json.loads((folder / "status.json").read_bytes())
+        rows = read_lines(folder / "metrics.jsonl")
+        settings, every = about["settings"], about["settings"]["num_iterations"]
+        times = [row["step_time"] for row in rows]
+        cycles = tuple(mean(times[start : start + every]) for start in range(0, len(times), every))
+        in_one_go = status["state"] == "complete" and not status.get("resumed")  # else steps were made twice
+        around = status["seconds"] - sum(times) if in_one_go else None
+        calls, usd = (sum(row.get(f"judge/gemini/{name}") or 0.0 for row in rows) for name in ("calls", "usd"))
+        peak = (status.get("actual") or {}).get("memory_gib")
+    except (OSError, ValueError, KeyError, TypeError, RunError):
+        return None
+    return EarlierRun(folder.name, settings, about.get("machine"), cycles, around, calls, usd, peak) if cycles else None
