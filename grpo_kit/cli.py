@@ -6,7 +6,7 @@ import sys
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -16,7 +16,7 @@ from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.tables import defaults_of, fields_of
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import ConfigError
+from grpo_kit.errors import ConfigError, KitError
 
 app = typer.Typer(
     help="Fine-tune small language models by GRPO on dialogue traces.",
@@ -61,16 +61,8 @@ def prepare(
     config = JudgeConfig.from_text(flags)
     from grpo_kit.judges.prepare import prepare
 
-    card = prepare(
-        traces,
-        out,
-        eval_fraction=eval_fraction,
-        seed=seed,
-        skip_bad=skip_bad,
-        format=format,
-        rubric=rubric,
-        judge_config=config,
-    )
+    options: dict[str, Any] = {"format": format, "rubric": rubric, "judge_config": config, "skip_bad": skip_bad}
+    card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, **options)
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
     if rubric == "gemini":
         from grpo_kit.judges.rubric_writer import in_words
@@ -130,13 +122,14 @@ def evaluate(
     **flags: str | None,
 ) -> None:
     """Compare checkpoints with the base model on held-out prompts. A run on Modal is evaluated there."""
-    if (run is None) == (model_path is None):
+    target = run or model_path
+    if target is None or (run and model_path):
         raise ConfigError("give either a run (grpo-kit eval RUN) or a folder (grpo-kit eval --model-path DIR)")
     config = EvalConfig.from_text(flags)
     from grpo_kit.backends.api import evaluate
 
-    options = {"base_model": base_model, "runs_dir": runs_dir}
-    evaluation = evaluate.remote(run, config, **options) if run else evaluate.local(model_path, config, **options)
+    where = evaluate.remote if run else evaluate.local
+    evaluation = where(target, config, base_model=base_model, runs_dir=runs_dir)
     print(evaluation.summary().round(3).to_string(index=False))
     print(evaluation.path)
     print(evaluation.line())
@@ -234,13 +227,10 @@ app.command("eval")(_with_flags(evaluate, EvalConfig))
 
 @contextmanager
 def errors_on_one_line() -> Iterator[None]:
-    """What the user can mend is one message on stderr and exit code 2; anything else is a traceback."""
-    from grpo_kit.data.samples import BadTrace
-    from grpo_kit.errors import RunError
-
+    """An error that the user can mend is one message on stderr and exit code 2; any other is a traceback."""
     try:
         yield
-    except (ConfigError, RunError, BadTrace) as error:
+    except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
