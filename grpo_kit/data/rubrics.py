@@ -138,7 +138,7 @@ def _detail(act: Act, schema: Schema) -> str:
 
 
 def task_description(services: Iterable[str], intents: dict[str, str], schema: Schema) -> str:
-    """What the assistant is there for: each service, and what its user is after ("…: find a bus journey").
+    """The assistant's task: each service, and what its user is after ("…: find a bus journey").
 
     `intents` maps a service's name to its active intent, where there is one.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation found, and the files that hold it. Needs no torch."""
+"""An evaluation's results, and the files that hold them. Needs no torch."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """What `evaluate` found, on its files alone. "trained" is the last of the models, the newest checkpoint."""
+    """The results of `evaluate`, from its files alone. "trained" is the last of the models, the newest checkpoint."""
 
     path: Path  # NAME.json, which holds `results`; NAME.samples.jsonl and NAME.png lie beside it
     results: dict
@@ -191,7 +191,7 @@ class Evaluation:
         return {m["name"]: {row["id"]: row["answers"][m["name"]]["score"] for row in rows} for m in models}
 
     def result(self) -> dict[str, Any]:
-        """What matters of it, as JSON: the models' means and intervals, both judges, warnings, the best checkpoint, and
+        """A summary as JSON: the models' means and intervals, both judges, warnings, the best checkpoint, and
         the scores of each prompt, for comparisons with other runs."""
 
         def brief(model: dict) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What every room uses: files, text, statistics, and what this process runs on."""
+"""Helpers that every room uses: files, text, statistics, and the environment of this process."""

@@ -1,4 +1,4 @@
-"""What this process runs on: the installed versions, and its rank among the processes that train together."""
+"""The environment of this process: installed versions, notebook or not, its rank among those that train together."""
 
 import hashlib
 import os

@@ -8,7 +8,7 @@ RESAMPLES = 10_000
 def bootstrap_interval(values: np.ndarray, seed: int) -> list[float]:
     """Low and high end of the 95% percentile bootstrap interval of the mean of `values`, shape (n,).
 
-    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; 10,000 resamples. Of the differences
+    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; 10,000 resamples. For the differences
     of pairs it is the paired bootstrap: a resample draws whole pairs. Prompts count as independent of each other.
     """
     rng = np.random.default_rng(seed)

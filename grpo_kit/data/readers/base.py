@@ -18,7 +18,7 @@ class Piece(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What one piece holds: the samples of a dialogue, or a single ready-made one."""
+    """The content of one piece: the samples of a dialogue, or a single ready-made one."""
 
     name: str  # may stand in the input only once
     samples: list[Sample]  # at least one

@@ -45,7 +45,7 @@ class _UserTurn(Struct, gc=False, tag_field="speaker", tag="USER"):
 
 
 class _Dialogue(Struct, gc=False):
-    """What is used of a dialogue; the rest is not read."""
+    """The fields of a dialogue that are used; the rest is not read."""
 
     dialogue_id: str
     services: list[str]
