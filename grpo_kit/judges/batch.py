@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeVar
@@ -22,6 +22,16 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     cancels the work."""
     with start_blocking_portal() as portal:
         return portal.call(lambda: work)
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Does all of it at the same time. The first error cancels the rest and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in work:
+                group.create_task(each)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 @dataclass(repr=False)  # asyncio.run asks for it
@@ -60,12 +70,7 @@ async def judge_batch(
         known.update(new)
         fresh.extend(verdicts)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for question in missing:
-                group.create_task(ask(question))
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # the first cancelled the others
+    await all_of(map(ask, missing))
     each = [[known[key] for key in own] for own in keys]
     return Judged([_mean(own) for own in each], hits, fresh, each)
 
@@ -129,14 +134,10 @@ def _mean(verdicts: list[Verdict]) -> Verdict:
     if len(verdicts) == 1:
         return verdicts[0]
     made = [verdict for verdict in verdicts if verdict.score is not None]
+    scores = [verdict.score for verdict in made if verdict.score is not None]
     if not made:
         return verdicts[0]
     names = dict.fromkeys(name for verdict in made for name in verdict.criteria)
     criteria = {name: fmean(v.criteria[name] for v in made if name in v.criteria) for name in names}
-    scores = ", ".join(f"{verdict.score:.2f}" for verdict in made)
-    return Verdict(
-        fmean(verdict.score for verdict in made),
-        f"{made[0].reason} (mean of {scores})",
-        criteria,
-        sum(verdict.tokens for verdict in made),
-    )
+    reason = f"{made[0].reason} (mean of {', '.join(f'{score:.2f}' for score in scores)})"
+    return Verdict(fmean(scores), reason, criteria, sum(verdict.tokens for verdict in made))

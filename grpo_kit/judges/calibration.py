@@ -3,7 +3,6 @@
 import asyncio
 import csv
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan
@@ -16,7 +15,8 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.judges.cache import RewardCache
-from grpo_kit.utils.statistics import RESAMPLES, bootstrap_interval
+from grpo_kit.utils.files import replacing
+from grpo_kit.utils.statistics import bootstrap_interval
 from grpo_kit.utils.text import did_you_mean
 
 PASS = 0.5  # a label or a score from here on says that the answer is good enough
@@ -79,13 +79,11 @@ def write_label_table(path: Path, samples: Sequence[Sample], answers: Sequence[s
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8-sig", newline="") as file:  # the mark by which Excel knows UTF-8
-        table = csv.writer(file)
-        table.writerow(["sample", "conversation", "rubric", "answer", "label"])
-        for sample, answer in zip(samples, answers, strict=True):
-            table.writerow([sample.id, sample.conversation, sample.rubric, answer, ""])
-    os.replace(partial, path)
+    pairs = zip(samples, answers, strict=True)
+    rows = [[sample.id, sample.conversation, sample.rubric, answer, ""] for sample, answer in pairs]
+    # utf-8-sig begins with the mark by which Excel knows UTF-8.
+    with replacing(path) as partial, partial.open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([["sample", "conversation", "rubric", "answer", "label"], *rows])
     return True
 
 
@@ -99,17 +97,18 @@ def read_label_table(path: Path, samples: Sequence[Sample]) -> list[tuple[Sample
 
     by_id = {sample.id: sample for sample in samples}
     labelled = []
+    line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, restval="", strict=True)
             there = table.fieldnames or []
             for name in NEEDED:
                 if name not in there:
-                    found = ", ".join(there) or "none"
-                    near = did_you_mean(name, there).strip()
-                    raise ConfigError(f"{path}:1: no column {name!r}; it has: {found}", near)
+                    what = f"{path}:1: no column {name!r}; it has: {', '.join(there) or 'none'}"
+                    raise ConfigError(what, did_you_mean(name, there).strip())
             for row in table:
-                where = f"{path}:{table.line_num}"
+                line = table.line_num
+                where = f"{path}:{line}"
                 if None in row:
                     raise ConfigError(f"{where}: more cells than columns; put double quotes around text with commas")
                 if not row["label"].strip():
@@ -123,7 +122,7 @@ def read_label_table(path: Path, samples: Sequence[Sample]) -> list[tuple[Sample
                     raise ConfigError(f"{where}: label {row['label']!r} should be a number from 0 to 1, or blank")
                 labelled.append((by_id[row["sample"]], row["answer"], float(label)))
     except csv.Error as error:
-        raise ConfigError(f"{path}:{table.reader.line_num}: not CSV ({error}); mend it, or export it again") from None
+        raise ConfigError(f"{path}:{line + 1}: not CSV ({error})", "Mend it, or export it again") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: can't be read ({error}); it should be a CSV file in UTF-8") from None
     if not labelled:
@@ -141,7 +140,8 @@ def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int
     left_out = len(labels) - len(judged)
     if len(judged) < FEWEST:
         problem = f"{len(judged)} answers with both a label and a score: label at least {FEWEST}, better 50"
-        return Agreement(len(judged), left_out, *[Estimate()] * 5, problem)
+        unknown = Estimate()
+        return Agreement(len(judged), left_out, unknown, unknown, unknown, unknown, unknown, problem)
     label, score = np.array(judged, dtype=float).T
     passes, passed = label >= PASS, score >= PASS
     right, guessed = passes == passed, passes == (passes.mean() >= 0.5)
@@ -203,21 +203,20 @@ def share_above(right: Sequence[float | None], wrong: Sequence[float | None], se
 
 
 def _both_judged(one: Sequence[float | None], other: Sequence[float | None]) -> list[tuple[float, float]]:
-    return [pair for pair in zip(one, other, strict=True) if None not in pair]
+    return [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
 
 
 def _resampled(
     statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], one: np.ndarray, other: np.ndarray, seed: int
 ) -> Estimate:
-    """A statistic of pairs with its interval. Resamples in which it is not defined are left out."""
-    value = float(statistic(one[None], other[None])[0])
-    if np.isnan(value):
-        return Estimate()
-    rng = np.random.default_rng(seed)
-    some = (1000, len(one))  # resamples at a time, to bound the memory
-    draws = (rng.integers(len(one), size=some) for _ in range(RESAMPLES // some[0]))
-    found = [statistic(one[drawn], other[drawn]) for drawn in draws]
-    return Estimate(value, *np.nanquantile(found, [0.025, 0.975]).tolist())
+    """A statistic of pairs with its interval; not defined where it is NaN."""
+    pairs = np.stack([one, other], axis=1)
+
+    def of_pairs(rows: np.ndarray) -> np.ndarray:
+        return statistic(rows[..., 0], rows[..., 1])
+
+    value = float(of_pairs(pairs[None])[0])
+    return Estimate() if np.isnan(value) else Estimate(value, *bootstrap_interval(pairs, seed, of_pairs))
 
 
 async def self_consistency(
@@ -265,7 +264,10 @@ async def position_bias(
     )
     differences = []
     for (sample, answers), found in zip(distinct, judged, strict=True):
-        where = [judge.order(sample, answers, repeat) for repeat in range(repeats)]
+        where = [
+            judge.order(sample, answers, repeat)  # pyright: ignore[reportAttributeAccessIssue] -- has it if it compares
+            for repeat in range(repeats)
+        ]
         own = []
         for i, verdicts in enumerate(found.each):
             early, late = [], []

@@ -66,25 +66,22 @@ async def try_canaries(
     judged = await judge_batch(judge, cache, [sample for sample, _, _ in tried], [answer for _, _, answer in tried])
     results = []
     for name in canaries(chosen[0]):
-        own = [(v, answer) for (_, n, answer), v in zip(tried, judged.verdicts, strict=True) if n == name]
-        scored = [(verdict, answer) for verdict, answer in own if verdict.score is not None]
-        best, answer = max(scored or own, key=lambda pair: pair[0].score or 0.0)
-        mean = fmean(verdict.score for verdict, _ in scored) if scored else None
-        results.append(Canary(name, mean, answer, best.reason))
+        own = [(verdict, answer) for (_, n, answer), verdict in zip(tried, judged.verdicts, strict=True) if n == name]
+        scores = [verdict.score for verdict, _ in own if verdict.score is not None]
+        best, answer = max(own, key=lambda pair: -1.0 if pair[0].score is None else pair[0].score)
+        results.append(Canary(name, fmean(scores) if scores else None, answer, best.reason))
     return results, judged.fresh
 
 
 def complaint(judge: Judge, results: Sequence[Canary]) -> Problem | None:
     """The canaries that did not pass; None where all did."""
-    rewarded = [f"{c.name} {c.mean:.2f}" for c in results if c.passed is False and c.name != REFERENCE]
-    parts = (
-        [f"rewards answers that are worth nothing (mean above {CEILING}): {', '.join(rewarded)}"] if rewarded else []
-    )
-    parts += [
-        f"gives the traces' own replies {c.mean:.2f} (should be {FLOOR} or more)"
-        for c in results
-        if c.name == REFERENCE and c.passed is False
-    ]
+    failed = {canary.name: f"{canary.mean:.2f}" for canary in results if canary.passed is False}
+    parts, reference = [], failed.pop(REFERENCE, None)
+    if failed:
+        rewarded = ", ".join(f"{name} {mean}" for name, mean in failed.items())
+        parts.append(f"rewards answers that are worth nothing (mean above {CEILING}): {rewarded}")
+    if reference:
+        parts.append(f"gives the traces' own replies {reference} (should be {FLOOR} or more)")
     if not parts:
         return None
     return Problem(f"the {judge.name} judge {' and '.join(parts)}", "02_prototype_rewards shows them")

@@ -4,9 +4,6 @@ The prompt is rubric_writer.txt. Each rubric goes into an SQLite file as soon as
 twice, and a run that was killed goes on where it was.
 """
 
-import asyncio
-import hashlib
-import json
 import os
 import re
 import sqlite3
@@ -17,13 +14,15 @@ from itertools import islice
 from pathlib import Path
 from string import Template
 
+import orjson
+
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample, need, read_samples, to_lines
 from grpo_kit.errors import ConfigError
-from grpo_kit.judges.batch import run_async
+from grpo_kit.judges.batch import all_of, run_async
 from grpo_kit.judges.cache import open_table
 from grpo_kit.judges.gemini.client import Gemini
-from grpo_kit.judges.gemini.prompts import fenced, mark_of
+from grpo_kit.judges.gemini.prompts import digest, fenced, mark_of
 from grpo_kit.judges.gemini.sdk import CallFailed
 
 CACHE_FILE = "rubrics.cache.sqlite"
@@ -88,28 +87,23 @@ class RubricWriter:
     async def _rubrics(self, samples: Sequence[Sample], cache: "_Cache") -> list[str]:
         """A rubric for each sample, in order. What the cache lacks is asked for at once, equal prompts once."""
         prompts = [self._prompt(sample) for sample in samples]
-        keys = [self._key(prompt) for prompt in prompts]
+        keys = [digest([self._gemini.model, SCHEMA, prompt], size=20) for prompt in prompts]
         rubrics = cache.get(keys)
         missing = {key: i for i, key in enumerate(keys) if key not in rubrics}
 
         async def ask(key: str, i: int) -> None:
             parse = partial(_parse, reply=samples[i].ground_truth)
             try:
-                answer = await self._gemini.ask(
+                rubric, _ = await self._gemini.ask(
                     lambda: prompts[i], SCHEMA, parse, temperature=0.0, max_output_tokens=MAX_OUTPUT_TOKENS
                 )
             except CallFailed as failed:
                 self._last_failure = str(failed)
             else:
-                cache.put(key, self._gemini.model, answer.content)
-                rubrics[key] = answer.content
+                cache.put(key, self._gemini.model, rubric)
+                rubrics[key] = rubric
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for key, i in missing.items():
-                    group.create_task(ask(key, i))
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # the first cancelled the others
+        await all_of(ask(key, i) for key, i in missing.items())
         for key in keys:
             self._counts["fallback" if key not in rubrics else "written" if key in missing else "from_cache"] += 1
             missing.pop(key, None)  # the next sample with this prompt costs nothing
@@ -126,11 +120,6 @@ class RubricWriter:
             reply=fenced(mark, "reply", sample.ground_truth),
         )
 
-    def _key(self, prompt: str) -> str:
-        """A hash of all that the rubric depends on; the prompt holds its own wording and what it uses of the sample."""
-        content = json.dumps([self._gemini.model, SCHEMA, prompt])
-        return hashlib.blake2b(content.encode(), digest_size=20).hexdigest()
-
 
 def in_words(summary: dict) -> str:
     """What `RubricWriter.summary` says, as a line for people."""
@@ -146,7 +135,7 @@ def in_words(summary: dict) -> str:
 def _parse(text: str, reply: str) -> str:
     """The rubric: clauses joined with "; ". Raises ValueError for anything that is no short list of short clauses, or
     that quotes the reply."""
-    clauses = need(json.loads(text), "criteria", list)
+    clauses: list = need(orjson.loads(text), "criteria", list)
     if len(clauses) > MOST_CLAUSES:
         raise ValueError(f"{len(clauses)} criteria, where {MOST_CLAUSES} are the most")
     for clause in clauses:
@@ -167,34 +156,29 @@ def _words(text: str) -> list[str]:
 
 
 class _Cache:
-    """Rubrics by key. Several processes may use one file at once; a kill at any moment leaves it whole."""
+    """Rubrics by key, in a file that the first rubric makes. Several processes may use it; a kill leaves it whole."""
 
     def __init__(self, path: Path):
         """Raises ConfigError for a file that is something else."""
-        self._path, self._db = path, None
-        if path.exists():
-            self._open()
+        self._path, self._db = path, self._open(path) if path.exists() else None
 
-    def _open(self) -> None:
+    @staticmethod
+    def _open(path: Path) -> sqlite3.Connection:
         try:
-            self._db = open_table(self._path, TABLE)
+            return open_table(path, TABLE)
         except sqlite3.DatabaseError as error:
-            raise ConfigError(
-                f"{self._path} is no cache of rubrics ({error}): remove it, and they are asked for anew"
-            ) from None
+            fix = "Remove it, and they are asked for anew"
+            raise ConfigError(f"{path} is no cache of rubrics ({error})", fix) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, str]:
         """The rubrics that are there, by key; at most CHUNK keys, since SQLite allows a limited number of ?."""
-        if self._db is None:
-            return {}
         query = f"select key, rubric from rubrics where key in ({','.join('?' * len(keys))})"
-        return dict(self._db.execute(query, keys).fetchall())
+        return dict(self._db.execute(query, keys).fetchall()) if self._db else {}
 
     def put(self, key: str, model: str, rubric: str) -> None:
-        if self._db is None:
-            self._open()
+        self._db = self._db or self._open(self._path)
         self._db.execute("insert or replace into rubrics values (?, ?, ?)", (key, model, rubric))
 
     def close(self) -> None:
-        if self._db is not None:
+        if self._db:
             self._db.close()

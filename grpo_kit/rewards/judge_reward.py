@@ -81,6 +81,7 @@ class JudgeReward:
     async def _ask(self, ids: Sequence[str], completions: Sequence) -> tuple[Judged, float]:
         """The verdicts, and the seconds that they took."""
         started, task = time.perf_counter(), asyncio.current_task()
+        assert task is not None
         self._asking[task] = asyncio.get_running_loop()
         samples, answers = [self._samples[each] for each in ids], [text_of(each) for each in completions]
         try:
@@ -112,5 +113,5 @@ def _usage(judge: Judge) -> dict[str, float]:
     usage = judge.usage
     if usage is None:
         return {}
-    used = {"calls": usage.calls, "retries": usage.retries, "tokens": usage.tokens}
+    used: dict[str, float] = {"calls": usage.calls, "retries": usage.retries, "tokens": usage.tokens}
     return used if usage.usd is None else {**used, "usd": usage.usd}

@@ -36,7 +36,7 @@ def format(completions, **_) -> list[float]:
 
 def repetition(completions, **_) -> list[float]:
     """TRL's repetition penalty over words: 0 where no three words in a row come twice, towards -1 where all do."""
-    from trl.rewards import get_repetition_penalty_reward
+    from trl.rewards.other_rewards import get_repetition_penalty_reward
 
     return get_repetition_penalty_reward(ngram_size=3)([text_of(c).lower().split() for c in completions])
 

@@ -692,7 +692,7 @@ def test_the_gate_hands_room_on_whatever_limits_and_cancelled_callers_there_are(
 
     async def call(limit: int, inside: list) -> None:
         nonlocal most
-        async with gate.Gate("gate-test", limit, None):
+        async with gate.room_for_call("gate-test", limit, None):
             inside.append(limit)
             most = max(most, len(inside))
             assert len(inside) <= limit or max(inside) > limit
@@ -719,7 +719,7 @@ def test_cancelled_calls_give_their_turns_back(monkeypatch):
 
     async def cancelled() -> None:
         async def call() -> None:
-            async with gate.Gate("turn-test", 100, 2):
+            async with gate.room_for_call("turn-test", 100, 2):
                 pass
 
         tasks = [asyncio.create_task(call()) for _ in range(20)]

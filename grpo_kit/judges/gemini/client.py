@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Usage
-from grpo_kit.judges.gemini.limits import Gate, in_loop, threads
+from grpo_kit.judges.gemini.limits import in_loop, in_thread, room_for_call
 from grpo_kit.judges.gemini.prices import judge_price
 from grpo_kit.judges.gemini.sdk import CallFailed, Reply, open_sdk
 
@@ -25,14 +24,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the first and, doubling, 
 MOST_OUTPUT_TOKENS = 65_536  # what present models can write at most
 LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more has given this call up, and so do we
 _chance = random.SystemRandom()  # jitter is truly random, and leaves the seeded generators alone
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What `parse` made of the model's text, and the tokens it took, without those of failed tries."""
-
-    content: object
-    tokens: int
 
 
 class Gemini:
@@ -52,8 +43,6 @@ class Gemini:
         if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
             raise ConfigError(f"GOOGLE_GEMINI_BASE_URL={self.endpoint} should begin with https:// (or http://)")
         self.model, self._config = config.gemini_model.removeprefix("models/"), config
-        self._gate = Gate(self.model, config.gemini_max_in_flight, config.gemini_requests_per_minute)
-        self._threads = threads(config.gemini_max_in_flight)
         self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint, config.gemini_max_in_flight)
         self.sdk = self._sdk.name
         self.usage = Usage()
@@ -83,11 +72,12 @@ class Gemini:
         *,
         temperature: float,
         max_output_tokens: int,
-    ) -> Answer:
-        """The parsed answer to one prompt, which is made when its turn has come.
+    ) -> tuple[T, int]:
+        """The parsed answer to one prompt, and the tokens it took without those of failed tries. `prompt` is called
+        when its turn has come.
 
-        What failed in passing (429, 5xx, no connection, a time-out, nothing written, text that `parse` refuses with a
-        ValueError) is tried again. Raises CallFailed where that did not help or can't, and ConfigError where every
+        Temporary failures (429, 5xx, no connection, a time-out, nothing written, text for which `parse` raises
+        ValueError) are tried again. Raises CallFailed where that did not help or can't, and ConfigError where every
         further call would fail too: a wrong key, a model that is gone.
         """
         asked = in_loop(self._ask(prompt, schema, parse, temperature, max_output_tokens))
@@ -102,8 +92,7 @@ class Gemini:
         for asked in list(self._asked):
             asked.cancel()
 
-    async def _ask(self, prompt, schema, parse, temperature, max_output_tokens) -> Answer:
-        limit = max_output_tokens
+    async def _ask(self, prompt, schema, parse: Callable[[str], T], temperature: float, limit: int) -> tuple[T, int]:
         try:
             async for attempt in AsyncRetrying(**self._retrying(self._config.gemini_max_retries)):
                 with attempt:
@@ -115,7 +104,7 @@ class Gemini:
                         content = parse(reply.text)
                     except ValueError as problem:
                         raise CallFailed(f"not the JSON that was asked for: {problem}"[:300], retry=True) from None
-                    return Answer(content, reply.input_tokens + reply.output_tokens)
+                    return content, reply.input_tokens + reply.output_tokens
         except CallFailed as failed:
             self.usage.failures += 1
             self._refuse_if_key_is_wrong(failed)
@@ -125,13 +114,15 @@ class Gemini:
                     there = await self._models_there()
                 raise self._gone(there) from None
             raise
+        raise AssertionError("the last attempt returns or raises")
 
     async def _send(self, prompt: Callable[[], str], schema: dict, temperature: float, max_output_tokens: int) -> Reply:
-        async with self._gate:
+        config = self._config
+        async with room_for_call(self.model, config.gemini_max_in_flight, config.gemini_requests_per_minute):
             self.usage.calls += 1
             request = self.model, prompt(), schema, temperature, max_output_tokens, self._config.gemini_timeout
             try:
-                reply = await self._threads.run(partial(self._sdk.generate, *request))
+                reply = await in_thread(partial(self._sdk.generate, *request))
             except CallFailed as failed:
                 self._count(*failed.tokens)
                 raise
@@ -141,10 +132,11 @@ class Gemini:
     def _count(self, input_tokens: int, output_tokens: int) -> None:
         self.usage.input_tokens += input_tokens
         self.usage.output_tokens += output_tokens
-        if None in self.price:
+        read, written = self.price
+        if read is None or written is None or self.usage.usd is None:
             self.usage.usd = None
         else:
-            self.usage.usd += (input_tokens * self.price[0] + output_tokens * self.price[1]) / 1e6
+            self.usage.usd += (input_tokens * read + output_tokens * written) / 1e6
 
     def _retrying(self, max_retries: int) -> dict:
         def may_help(error: BaseException) -> bool:
@@ -168,7 +160,7 @@ class Gemini:
 
     async def _models_there(self, max_retries: int = 0) -> list[str]:
         ask = partial(self._sdk.models, self._config.gemini_timeout)
-        return await AsyncRetrying(**self._retrying(max_retries))(self._threads.run, ask)
+        return await AsyncRetrying(**self._retrying(max_retries))(in_thread, ask)
 
     def _gone(self, there: list[str]) -> ConfigError:
         models = f"There are: {', '.join(there)}" if there else f"{self._place()} does not say which ones there are"
@@ -181,6 +173,7 @@ class Gemini:
 def _pause(state: RetryCallState) -> float:
     """Seconds before the next try: what the server asked for, or twice as long each time; up to half as much again,
     at random, so that calls which failed together do not come back together."""
-    asked = state.outcome.exception().wait
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.wait if isinstance(error, CallFailed) else None
     seconds = min(FIRST_WAIT * 2 ** (state.attempt_number - 1), LONGEST_WAIT) if asked is None else asked
     return seconds * _chance.uniform(1, 1.5)

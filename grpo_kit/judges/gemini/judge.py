@@ -84,9 +84,8 @@ class GeminiJudge:
     def __init__(self, config: JudgeConfig):
         """Raises ConfigError where GEMINI_API_KEY is not set or the prompt's file can't be used."""
         self.compares, self.samples = config.gemini_mode == "group", config.gemini_samples
-        self.temperature = config.gemini_temperature
-        if self.temperature is None:
-            self.temperature = 0.0 if self.samples == 1 else 1.0
+        usual = 0.0 if self.samples == 1 else 1.0
+        self.temperature = usual if config.gemini_temperature is None else config.gemini_temperature
         self._prompt = _prompt(config)
         self._schema = _GROUP_SCHEMA if self.compares else _JUDGEMENT_SCHEMA
         self._gemini = Gemini(config)
@@ -112,27 +111,23 @@ class GeminiJudge:
         a score of None for each of its answers, with the reason. Raises ConfigError where no call can succeed.
         """
         order = self.order(sample, answers, repeat)
-
-        def parse(text: str) -> list[_Judgement]:
-            return _parse(text, len(answers), self.compares)
-
         try:
-            answer = await self._gemini.ask(
+            judgements, used = await self._gemini.ask(
                 lambda: self.prompt(sample, [answers[i] for i in order]),
                 self._schema,
-                parse,
+                partial(_parse, count=len(answers), is_group=self.compares),
                 temperature=self.temperature,
                 max_output_tokens=TOKENS_PER_ANSWER * len(answers),
             )
         except CallFailed as failed:
             return [Verdict(None, f"not judged: {failed}")] * len(answers)
-        verdicts: list[Verdict | None] = [None] * len(answers)
-        for place, (position, judgement) in enumerate(zip(order, answer.content, strict=True)):
-            tokens = answer.tokens // len(answers) + (place < answer.tokens % len(answers))
+        verdicts = {}
+        for place, (position, judgement) in enumerate(zip(order, judgements, strict=True)):
+            tokens = used // len(answers) + (place < used % len(answers))
             scores = {criterion.criterion: criterion.score() for criterion in judgement.criteria}
             criteria = {name: score for name, score in scores.items() if score is not None}
             verdicts[position] = Verdict(judgement.score, " ".join(judgement.analysis.split()), criteria, tokens)
-        return verdicts
+        return [verdicts[position] for position in range(len(answers))]
 
     def order(self, sample: Sample, answers: Sequence[str], repeat: int) -> list[int]:
         """Which answer stands first, second, … in the prompt: shuffled, by a seed that content and repeat make."""

@@ -5,9 +5,9 @@ import json
 from collections.abc import Sequence
 
 
-def digest(content: Sequence) -> str:
-    """16 hexadecimal digits that stand for what `content`, made of texts, lists and numbers, says."""
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+def digest(content: Sequence, size: int = 8) -> str:
+    """A hash of `content`, which is made of texts, lists, dictionaries and numbers: two hexadecimal digits a byte."""
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=size).hexdigest()
 
 
 def mark_of(texts: Sequence[str]) -> str:

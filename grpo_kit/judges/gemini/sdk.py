@@ -1,9 +1,8 @@
 """The adapter over Google's two SDKs: one prompt with a response schema in, text and token counts out.
 
-google-generativeai is what the kit is built on; it is past its end of life, so its successor google-genai is used
-where it is installed. Both are called synchronously: the old one's async calls do not work over REST, and the new one's
-are slower than its plain ones on threads. Neither retries here: the old one's own retries go on for minutes whatever
-the time-out.
+The kit installs google-generativeai, which is past its end of life, and uses its successor google-genai where that is
+installed. Both are called synchronously: the old one's async calls do not work over REST, and the new one's are slower
+than its plain ones on threads. Neither retries here: the old one's own retries go on for minutes whatever the time-out.
 """
 
 import json
@@ -11,18 +10,21 @@ import os
 import re
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from importlib.util import find_spec
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from grpo_kit.errors import ConfigError
+from grpo_kit.utils.environment import version_of
 
 WITHHELD = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")
+FAMILIES = ("httpx", "httpx2", "requests", "urllib3", "google")  # whose errors are failed calls
 GOOGLE = "https://generativelanguage.googleapis.com"
-FAMILIES = ("httpx", "httpx2", "requests", "urllib3", "google", "json", "builtins")  # of a call's errors
 OLD, NEW = "google-generativeai", "google-genai"
 
 
@@ -77,9 +79,9 @@ def open_sdk(name: str, api_key: str, base_url: str | None, in_flight: int) -> S
     Raises ConfigError where it is not installed.
     """
     if name == "auto":
-        name = NEW if _is_installed("google.genai") else OLD
-    if not _is_installed({NEW: "google.genai", OLD: "google.generativeai"}[name]):
-        raise ConfigError(f"{name} is not installed: pip install {name}, or leave gemini_sdk to auto")
+        name = NEW if version_of(NEW) else OLD
+    if not version_of(name):
+        raise ConfigError(f"{name} is not installed", fix=f"pip install {name}, or leave gemini_sdk to auto")
     return {NEW: _GenAI, OLD: _GenerativeAI}[name](api_key, base_url, in_flight)
 
 
@@ -95,42 +97,42 @@ class _GenAI:
         secure, own = httpx2.create_ssl_context(), threading.local()
         proxy = _proxies(base_url).get(urlsplit(base_url or GOOGLE).scheme)
 
-        class OfItsThread(httpx2.BaseTransport):
-            """Connections of each thread's own: a pool that all share looks at every one of them before every call."""
+        class ThreadTransport(httpx2.BaseTransport):
+            """Connections of each thread's own: a shared pool looks at every one of them before every call."""
 
             def handle_request(self, request: httpx2.Request) -> httpx2.Response:
                 if not hasattr(own, "transport"):
                     own.transport = httpx2.HTTPTransport(verify=secure, proxy=proxy)
                 return own.transport.handle_request(request)
 
-        where = types.HttpOptions(base_url=base_url, api_version="v1beta", client_args={"transport": OfItsThread()})
-        self._client = genai.Client(api_key=api_key, vertexai=False, http_options=where)
-        self._configs: dict[str, Any] = {}
+        client = {"transport": ThreadTransport()}
+        options = types.HttpOptions(base_url=base_url, api_version="v1beta", client_args=client)
+        self._client = genai.Client(api_key=api_key, vertexai=False, http_options=options)
+        self._config = lru_cache(self._make_config)
+
+    def _make_config(self, generation_config: str, timeout: float) -> Any:
+        # As plain JSON: the SDK's own conversion of a schema takes as long as all the rest of a call.
+        body = {"generationConfig": json.loads(generation_config)}
+        return self._types.GenerateContentConfig(
+            http_options=self._types.HttpOptions(timeout=int(timeout * 1000), extra_body=body),
+            automatic_function_calling=self._types.AutomaticFunctionCallingConfig(disable=True),
+        )
 
     def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
-        generation = _generation_config(schema, temperature, max_output_tokens)
-        key = json.dumps([generation, timeout])
-        if key not in self._configs:
-            # As plain JSON: the SDK's own conversion of a schema takes as long as all the rest of a call.
-            options = self._types.HttpOptions(timeout=int(timeout * 1000), extra_body={"generationConfig": generation})
-            self._configs[key] = self._types.GenerateContentConfig(
-                http_options=options,
-                automatic_function_calling=self._types.AutomaticFunctionCallingConfig(disable=True),
-            )
-        config = self._configs[key]
-        try:
+        config = self._config(_generation_config(schema, temperature, max_output_tokens), timeout)
+        with _failures(self._key):
             answer = self._client.models.generate_content(model=model, contents=prompt, config=config)
-        except Exception as error:
-            raise _translated(error, self._key) from None
-        return _reply(answer, answer.usage_metadata)
+        return _reply(answer)
 
     def models(self, timeout: float) -> list[str]:
         options = self._types.HttpOptions(timeout=int(timeout * 1000))
-        try:
+        with _failures(self._key):
             found = list(self._client.models.list(config={"http_options": options}))
-        except Exception as error:
-            raise _translated(error, self._key) from None
-        return [m.name.removeprefix("models/") for m in found if "generateContent" in (m.supported_actions or [])]
+        return [
+            (model.name or "").removeprefix("models/")
+            for model in found
+            if "generateContent" in (model.supported_actions or [])
+        ]
 
 
 class _GenerativeAI:
@@ -140,45 +142,43 @@ class _GenerativeAI:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # says that its life has ended
             import google.generativeai as genai
-            from google.generativeai import client, protos
+            from google.generativeai import protos
+            from google.generativeai.client import (
+                configure,
+                get_default_generative_client,
+                get_default_model_client,
+            )
         from requests.adapters import HTTPAdapter
 
-        self._genai, self._protos, self._key = genai, protos, api_key
-        self._configs: dict[str, Any] = {}
+        self._genai, self._key = genai, api_key
         endpoint = {"api_endpoint": base_url.rstrip("/")} if base_url else None
-        genai.configure(api_key=api_key, transport="rest", client_options=endpoint)
-        self._client = client.get_default_generative_client()
-        self._models = client.get_default_model_client()
-        for session in (self._client.transport._session, self._models.transport._session):
+        configure(api_key=api_key, transport="rest", client_options=endpoint)
+        self._client = get_default_generative_client()
+        self._models = get_default_model_client()
+        self._config = lru_cache(lambda text: protos.GenerationConfig.from_json(text, ignore_unknown_fields=True))
+        for client in (self._client, self._models):
+            session = client.transport._session  # pyright: ignore[reportAttributeAccessIssue] -- the REST transport's
             session._refresh_status_codes = ()  # a 401 is final: there is nothing to refresh in a key
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(pool_maxsize=in_flight))  # its own 10 would open most anew
-            # Read once here, and not for every call.
-            session.proxies = _proxies(base_url)
+            session.proxies = _proxies(base_url)  # these three are read once here, and not for every call
             session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
             session.trust_env = False
 
     def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
-        config = json.dumps(_generation_config(schema, temperature, max_output_tokens))
-        if config not in self._configs:  # making one takes as long as all the rest of a call
-            self._configs[config] = self._protos.GenerationConfig.from_json(config, ignore_unknown_fields=True)
-        request = self._protos.GenerateContentRequest(
-            model=model if "/" in model else f"models/{model}",
-            contents=[self._protos.Content(role="user", parts=[self._protos.Part(text=prompt)])],
-            generation_config=self._configs[config],
-        )
-        try:
+        request = {
+            "model": model if "/" in model else f"models/{model}",
+            "contents": [{"role": "user", "parts": [{"text": prompt}]}],
+            "generation_config": self._config(_generation_config(schema, temperature, max_output_tokens)),
+        }
+        with _failures(self._key):
             answer = self._client.generate_content(request, timeout=timeout, retry=None)
-        except Exception as error:
-            raise _translated(error, self._key) from None
-        return _reply(answer, answer.usage_metadata)
+        return _reply(answer)
 
     def models(self, timeout: float) -> list[str]:
-        options = {"timeout": timeout, "retry": None}
-        try:
+        with _failures(self._key):
+            options = {"timeout": timeout, "retry": None}
             found = list(self._genai.list_models(client=self._models, request_options=options))
-        except Exception as error:
-            raise _translated(error, self._key) from None
         return [m.name.removeprefix("models/") for m in found if "generateContent" in m.supported_generation_methods]
 
 
@@ -189,25 +189,20 @@ def _proxies(base_url: str | None) -> dict[str, str]:
     return get_environ_proxies(base_url or GOOGLE)
 
 
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # no package of Google's at all
-        return False
-
-
-def _generation_config(schema: dict, temperature: float, max_output_tokens: int) -> dict:
-    """As it stands in a request. The old SDK leaves out what it does not know, propertyOrdering."""
-    return {
+def _generation_config(schema: dict, temperature: float, max_output_tokens: int) -> str:
+    """JSON as it stands in a request. The old SDK leaves out what it does not know, propertyOrdering."""
+    config = {
         "temperature": temperature,
         "maxOutputTokens": max_output_tokens,
         "responseMimeType": "application/json",
         "responseSchema": schema,
     }
+    return json.dumps(config)
 
 
-def _reply(answer: Any, usage: Any) -> Reply:
+def _reply(answer: Any) -> Reply:
     """Both SDKs' answers have the same fields. Raises CallFailed where there is no text in it."""
+    usage = answer.usage_metadata
     read, total = (usage.prompt_token_count or 0, usage.total_token_count or 0) if usage else (0, 0)
     tokens = read, max(total - read, (usage.candidates_token_count or 0) if usage else 0)
     feedback = answer.prompt_feedback
@@ -230,34 +225,35 @@ def _enum_name(value: Any) -> str:
     return "" if name.endswith("_UNSPECIFIED") else name
 
 
-def _translated(error: Exception, key: str) -> Exception:
-    """The SDK's error as CallFailed. What is no failure of the call, a bug, comes back as it is."""
-    code = int(error.code) if isinstance(getattr(error, "code", None), int) else None
-    family = type(error).__module__.split(".")[0]
-    if code is None and family not in FAMILIES:
-        return error
-    if code is None and family == "builtins" and not isinstance(error, OSError | ValueError):
-        return error
-    text = re.sub(r"\s+", " ", str(getattr(error, "message", None) or error)).strip()
-    text = re.sub(r"^(GET|POST) \S+: ", "", text or type(error).__name__).replace(key, "[key]")
-    if code is None:
-        return CallFailed(f"{type(error).__name__}: {text}"[:500], retry=True)
-    retry = code in (408, 429) or code >= 500
-    return CallFailed(f"HTTP {code}: {text}"[:500], code, retry, _wait(error) if retry else None)
+@contextmanager
+def _failures(key: str) -> Iterator[None]:
+    """Raises an SDK's errors as CallFailed, without the key. Others, which are bugs, are left as they are."""
+    try:
+        yield
+    except Exception as error:
+        code = int(error.code) if isinstance(getattr(error, "code", None), int) else None  # type: ignore[attr-defined]
+        family = type(error).__module__.split(".")[0]
+        if code is None and family not in FAMILIES and not isinstance(error, OSError | ValueError):
+            raise
+        text = re.sub(r"\s+", " ", str(getattr(error, "message", None) or error)).strip()
+        text = re.sub(r"^(GET|POST) \S+: ", "", text or type(error).__name__).replace(key, "[key]")
+        if code is None:
+            raise CallFailed(f"{type(error).__name__}: {text}"[:500], retry=True) from None
+        retry = code in (408, 429) or code >= 500
+        raise CallFailed(f"HTTP {code}: {text}"[:500], code, retry, _wait(error) if retry else None) from None
 
 
 def _wait(error: Exception) -> float | None:
     """Seconds to wait by the Retry-After header, or by google.rpc.RetryInfo in the error's body."""
     response = getattr(error, "response", None)
-    header = response.headers.get("Retry-After") if response is not None else None
-    if header:
-        try:
-            return max(0.0, float(header))
-        except ValueError:
-            pass
+    if response is None:
+        return None
+    if header := response.headers.get("Retry-After"):
+        if re.fullmatch(r"[0-9.]+", header):
+            return float(header)
         try:
             return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
         except (TypeError, ValueError):
             return None
-    delay = re.search(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"', response.text) if response is not None else None
+    delay = re.search(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"', response.text)
     return float(delay[1]) if delay else None

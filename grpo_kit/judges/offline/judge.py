@@ -20,9 +20,10 @@ from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import FreeJudge, Verdict
 from grpo_kit.judges.offline.acts import check_for, kind_of
+from grpo_kit.judges.offline.order import disorder
 from grpo_kit.judges.offline.phrases import plainly_does, seems_to_do
 from grpo_kit.judges.offline.sources import Sources
-from grpo_kit.judges.offline.wording import FUNCTION_WORDS, STOCK_WORDS, VALUE, Text, disorder, vocabulary, words_of
+from grpo_kit.judges.offline.wording import FUNCTION_WORDS, STOCK_WORDS, VALUE, VOCABULARY, Text, vocabulary, words_of
 
 _PLEA = re.compile(
     r"\b(?:scor(?:e|es|ed|ing)|grad(?:e|es|ed|ing)|judg(?:e|es|ed|ing|e?ment)|rubrics?|rewards?|full marks|ground truth"
@@ -31,10 +32,7 @@ _PLEA = re.compile(
     r"|(?:ignore|disregard|forget) (?:all|any|previous|your|every|the (?:above|previous|rules))\w*)(?!\w)"
 )
 _OTHER_SPEAKER = re.compile(r"(?:^|\n)\s*(?:user|assistant|system|human|model|customer)\s*:|<[a-z_/|]+>", re.IGNORECASE)
-_CUT_SHORT = vocabulary(
-    "a an the in on at for from to of with and or your my is are i you we like would do what which by"
-)
-_LONE_MARK = re.compile(r"(?:^|\s)[.,!?;:]+(?=\s|$)")
+_CUT_SHORT = vocabulary(VOCABULARY["cut_short"])
 _CLOSED = re.compile(r"[.!?…][\"'”’)\]]*$")
 _RUNS_ON = re.compile(r"([^\w\s])\1{3}")  # a model that never stops, not one that trails off...
 
@@ -43,7 +41,7 @@ class OfflineJudge(FreeJudge):
     """Judges answers by rules. Deterministic: equal sample and answer always get an equal verdict."""
 
     name = "offline"
-    version = "1"
+    version = "2"
 
     def __init__(self, config: JudgeConfig | None = None):
         self._briefs: dict[str, tuple[Sample, _Brief]] = {}
@@ -66,11 +64,6 @@ class _Brief:
     """All that can be prepared about a sample before its answers are known."""
 
     def __init__(self, sample: Sample):
-        turns = (
-            [("user", sample.prompt)]
-            if isinstance(sample.prompt, str)
-            else [(message["role"], message["content"]) for message in sample.prompt]
-        )
         spoken = [words_of(value) for act in sample.acts for value in act.values]
         lines = {f" {' '.join(words)} " for words in spoken if len(words) > 1}
         self.values = sorted(lines, key=len, reverse=True)
@@ -98,7 +91,7 @@ class _Brief:
         self.disorder = disorder(self.reference)
         self.grams = _grams(self.reference.bare)
         self.expected = required | STOCK_WORDS | {VALUE}
-        self.sources = Sources(sample, turns, self.reference, required, self.values, self.single)
+        self.sources = Sources(sample, self.reference, required)
         self.plea_words = set(_PLEA.findall(sample.ground_truth.lower()))
         self.plea_words |= {
             word for act in sample.acts for text in (act.slot, *act.values) for word in text.lower().split("_")
@@ -228,7 +221,6 @@ class _Brief:
             score = min(1.0, max(floor, _glue(text.bare) / (0.65 * min(0.45, usual))))
         score *= min(1.0, max(0.05, 1.15 - 3.5 * (disorder(text) - self.disorder)))
         score *= 0.7 ** max(0, len(text.sentences) - len(self.reference.sentences) - 2)
-        score *= 0.8 ** max(0, _loose(text) - _loose(self.reference) - 1)
         shared = [pair for pair in pairwise(text.bare) if self.plain_words.issuperset(pair)]
         if len(shared) > 2:  # the reference's words, but in its order too?
             in_order = sum(pair in self.grams for pair in shared) / len(shared)
@@ -257,12 +249,6 @@ def _repeats(words: list[str]) -> float:
 def _items_asked_for(text: Text) -> int:
     """Commas in questions that state no value: "What is the city, the date, the time?"."""
     return sum(s.plain.count(",") for s in text.sentences if s.asks and VALUE not in s.masked)
-
-
-def _loose(text: Text) -> int:
-    """Values put side by side with nothing between, and punctuation that stands alone."""
-    pairs = zip(text.bare, text.bare[1:], strict=False)
-    return sum(a == b == VALUE for a, b in pairs) + len(_LONE_MARK.findall(text.raw))
 
 
 def _glue(words: list[str]) -> float:

@@ -5,7 +5,7 @@ Each check takes a reply and returns a number in [0, 1].
 
 import re
 
-from grpo_kit.judges.offline.wording import Text, stem, vocabulary
+from grpo_kit.judges.offline.wording import VOCABULARY, Text, stem, vocabulary
 
 _CONFIRMS = re.compile(
     r"\?|confirm|correct|\bright\b|\bsure\b|verify|check|details|following|\b(?:is that|shall i|should i|so,? you)\b"
@@ -49,20 +49,6 @@ _BYE = re.compile(
 _PLAINLY_BYE = re.compile(
     r"\b(?:good ?bye|bye|farewell|take care|have an? (?:\w+ ){1,2}(?:one|day|night|evening|afternoon|weekend))\b"
 )
-# Words for doing the same kind of thing: an offer to reserve may speak of booking.
-_DOING = [
-    vocabulary(words)
-    for words in (
-        "reserve reservation book booking table appointment schedule visit",
-        "buy purchase get ticket order book booking reserve",
-        "find search look",
-        "play watch listen start",
-        "rent rental hire",
-        "transfer send pay payment",
-        "share",
-        "add create save set",
-    )
-]
 
 
 def asks_to_confirm(text: Text) -> bool:
@@ -71,11 +57,10 @@ def asks_to_confirm(text: Text) -> bool:
 
 def offers_to(text: Text, intent: frozenset[str]) -> float:
     """Whether the reply offers to do what the words of an intent's name say ("reserve", "restaurant")."""
-    doing = intent.union(*(family for family in _DOING if family & intent))
     best = 0.0
     for sentence in text.sentences:
         offers = "?" in sentence.plain or _OFFERS.search(sentence.plain) is not None
-        topical = not doing.isdisjoint(sentence.words)
+        topical = not intent.isdisjoint(sentence.words)
         best = max(best, 0.1 * offers + 0.3 * topical + 0.6 * (offers and topical))
     return best
 
@@ -101,18 +86,8 @@ def says_goodbye(text: Text) -> float:
 
 
 _TELL = vocabulary("tell specify provide know give")
-_ASK_WORDS = {stem("where"): "place", "many": "number", "much": "price"}
-_ASK_NOUNS = {
-    word: kind
-    for kind, words in {
-        "date": "date day",
-        "time": "time",
-        "place": "city location address area town",
-        "number": "number",
-        "price": "price budget",
-    }.items()
-    for word in vocabulary(words)
-}
+_ASK_WORDS = {stem("where"): "place", stem("many"): "number", stem("much"): "price"}
+_ASK_NOUNS = {word: kind for kind, words in VOCABULARY["asked_nouns"].items() for word in vocabulary(words)}
 
 
 def _kinds_asked(words: list[str]) -> set[str]:

@@ -2,44 +2,27 @@
 
 import re
 
-from grpo_kit.data.samples import Sample
-from grpo_kit.judges.offline.wording import STOCK_WORDS, VALUE, Text, line_of, masked, vocabulary, words_of
+from grpo_kit.data.samples import Sample, messages_of
+from grpo_kit.judges.offline.wording import STOCK_WORDS, VOCABULARY, Text, line_of, vocabulary, words_of
 
 _NAME = re.compile(r"(?<=[\w,;] )[A-Z][\w'’&-]*(?: [A-Z][\w'’&-]*)*")  # capitals within a sentence
-_DAYS_AND_MONTHS = vocabulary(
-    "monday tuesday wednesday thursday friday saturday sunday january february march april june july august september "
-    "october november december tomorrow"
-)
+_DAYS_AND_MONTHS = vocabulary(VOCABULARY["days_and_months"])
 _TIME = re.compile(r"([0-9]+):([0-9]+)(h?)")
 
 
 class Sources:
     """What there is to know and to copy when a sample is answered."""
 
-    def __init__(
-        self,
-        sample: Sample,
-        turns: list[tuple[str, str]],
-        reference: Text,
-        required: frozenset[str],
-        values: list[str],
-        names: frozenset[str],
-    ):
-        """`turns` are the prompt's (role, content); `required` are the words of the reference and of the acts' values;
-        `values` and `names` are taken out of the texts, as in Text.
-        """
+    def __init__(self, sample: Sample, reference: Text, required: frozenset[str]):
+        """`required` are the words of the reference and of the acts' values."""
         self.reference = reference.line
-        said = [(role, words_of(content)) for role, content in turns]
+        said = [(message["role"], words_of(message["content"])) for message in messages_of(sample.prompt)]
         self.known = required.union(STOCK_WORDS, *(words for _, words in said))
         self.prompt = line_of(word for _, words in said for word in words)
         # Of its own earlier turns an assistant may say all but the last again ("Anything else?").
         self.said_before = [line_of(words) for role, words in said[:-2] if role == "assistant"]
         heard = [words for i, (role, words) in enumerate(said) if role != "assistant" or i == len(said) - 2]
         self.heard = [line_of(words) for words in (words_of(sample.task_description), *heard) if words]
-        self.triples: frozenset[tuple] = frozenset()
-        for line in self.heard:
-            self.triples |= _triples([VALUE if word in names else word for word in masked(line, values)])
-        self.triples -= _triples(reference.bare)
 
         # A rubric says "say goodbye" and "state: the fare is 5", which no reply does; but "the fare is 5" is one.
         self.rubric = line_of(words_of(sample.rubric))
@@ -74,9 +57,7 @@ class Sources:
             return 1.0
         if self._is_copy(text) or any(order in text.plain for order in self.orders):
             return 0.05
-        triples = _triples(text.bare)
-        copied = len(triples & self.triples) / len(triples) if triples else 0.0
-        return min(1.0, max(0.05, (0.95 - copied) / 0.35))
+        return 1.0
 
     def _is_copy(self, text: Text) -> bool:
         if text.line in self.rubric and text.words[0] in self.verbs:
@@ -98,9 +79,3 @@ def _is_in(word: str, known: frozenset[str]) -> bool:
             return f"{twelve}:{minute}" in known or (minute == "00" and str(twelve) in known)
         return f"{hour % 12}:{minute}h" in known or f"{hour % 12 + 12}:{minute}h" in known
     return False
-
-
-def _triples(words: list[str]) -> frozenset[tuple]:
-    """Word triples, without those that are mostly values: a value may be repeated."""
-    triples = zip(words, words[1:], words[2:], strict=False)
-    return frozenset(triple for triple in triples if triple.count(VALUE) < 2)

@@ -4,14 +4,17 @@ Plain English only: nothing in here is particular to a data set.
 """
 
 import re
+import tomllib
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
-from itertools import pairwise
+from pathlib import Path
+
+from snowballstemmer.english_stemmer import EnglishStemmer
 
 VALUE = "¤"  # stands where a value was taken out of a text
 
-_NUMBERS = dict(
+_NUMBERS: dict[str, str] = dict(
     zip(
         "zero one two three four five six seven eight nine ten eleven twelve couple".split(),
         [*map(str, range(13)), "2"],
@@ -68,7 +71,7 @@ def _plain(text: str) -> str:
 
 
 def _clock(match: re.Match) -> str:
-    hour, minute = int(_NUMBERS.get(match[1], match[1])), int(match[2] or 0)
+    hour, minute = int(_NUMBERS.get(str(match[1]), str(match[1]))), int(match[2] or 0)
     if hour <= 12:
         hour = hour % 12 + 12 * (match[3] not in ("a", "in the morning"))
     return f" {hour}:{minute:02}h "
@@ -90,7 +93,7 @@ def _times(text: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
-    """The word without its usual endings, so that "tickets" is "ticket" and "booked" is "book"."""
+    """The word without its endings, so that "tickets" is "ticket": by Porter's second English stemmer (Snowball)."""
     if word[0] in "$0123456789":
         if word.endswith("h"):
             return word
@@ -98,21 +101,7 @@ def stem(word: str) -> str:
         word = ordinal[1] if ordinal else word.replace(",", "")
         return word.removesuffix(".00").removesuffix(".0")
     word = word.removesuffix("'s").replace("'", "")
-    if word in _NUMBERS:
-        return _NUMBERS[word]
-    if len(word) > 4 and word.endswith("ies"):
-        word = word[:-3] + "y"
-    elif len(word) > 4 and word.endswith(("sses", "xes", "ches", "shes")):
-        word = word[:-2]
-    elif len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        word = word[:-1]
-    if len(word) > 5 and word.endswith("ing"):
-        word = word[:-3]
-    elif len(word) > 4 and word.endswith("ed"):
-        word = word[:-2]
-    if len(word) > 4 and word[-1] == word[-2] and word[-1] not in "sl":
-        word = word[:-1]
-    return word[:-1] if len(word) > 4 and word.endswith("e") else word
+    return _NUMBERS.get(word) or EnglishStemmer().stemWord(word)  # one each time: it is not for several threads
 
 
 def _words(plain: str) -> list[str]:
@@ -131,10 +120,10 @@ def vocabulary(text: str) -> frozenset[str]:
     return frozenset(words_of(text))
 
 
-_ASKING = vocabulary(
-    "what which who when where how do does did is are was can could will would shall should may might have any many "
-    "please tell give know let need want like specify you your i"
-)
+VOCABULARY = tomllib.loads(Path(__file__).with_name("vocabulary.toml").read_text(encoding="utf-8"))
+FUNCTION_WORDS = vocabulary(VOCABULARY["function"])
+STOCK_WORDS = FUNCTION_WORDS | vocabulary(VOCABULARY["stock"])
+_ASKING, _NEGATION = vocabulary(VOCABULARY["asking"]), vocabulary(VOCABULARY["negation"])
 
 
 class Sentence:
@@ -148,7 +137,7 @@ class Sentence:
         self.masked = masked(line_of(self.words), values)
         # "city, date, time?" is no question
         self.asks = _ASKS.search(plain) is not None and (len(self.words) < 4 or not _ASKING.isdisjoint(self.words))
-        self.denies = not NEGATION.isdisjoint(self.words)
+        self.denies = not _NEGATION.isdisjoint(self.words)
 
 
 class Text:
@@ -180,95 +169,3 @@ def masked(line: str, values: Iterable[str]) -> list[str]:
         if value in line:
             line = line.replace(value, f" {VALUE} ")
     return line.split()
-
-
-NEGATION = vocabulary("not no never without none neither nor cannot unable")
-# Words that make English sentences and say nothing of the task.
-FUNCTION_WORDS = vocabulary(
-    "a an the this that these those it its i me my we us our you your yours he she "
-    "they them their there here is are am was were be been being do does did done have has had will would shall "
-    "should can could may might must of in on at to for from with by as about into until till after before than then "
-    "so and or but if because not no never without yes yeah yep ok okay sure please sorry thanks thank what which who "
-    "whom when where why how many much any some all both each every other another else just only also too very more "
-    "most now again let lets get got go going make like want need wish prefer know tell up out over"
-)
-# Words that carry an assistant's sentences whatever they are about.
-STOCK_WORDS = FUNCTION_WORDS | vocabulary(
-    "confirm confirmation correct right check verify detail details following follow information certain alright all "
-    "great good nice well perfect absolutely help assist anything something thing look looking find found search "
-    "available happy glad would like to kindly specific particular interested mind preference preferred detail ahead"
-)
-
-# Kinds of small words, and which of them English hardly ever puts side by side. "value" is a `¤`, "^" and "$" are the
-# start and the end of a sentence, and a word of no kind may stand anywhere.
-_KINDS = {
-    word: kind
-    for kind, words in {
-        "article": "a an the",
-        "my": "my your our their his her its",
-        "in": "of in on at from with by about into until till as",
-        "for": "for",
-        "to": "to",
-        "i": "i we he she they",
-        "you": "you",
-        "me": "me us them",
-        "is": "is are am was were",
-        "be": "be been being",
-        "do": "do does did",
-        "have": "have has had",
-        "would": "would shall should can could will may might must",
-        "and": "and or but so if because",
-        "what": "what which whose",
-        "where": "when where who how",
-        "many": "many much",
-        "it": "it this that these those there",
-        "some": "any some no all each every another other else",
-        "please": "please thanks thank ok okay yes yeah sorry great sure alright",
-        "not": "not never",
-        "like": "like want need prefer wish know",
-        "now": "just also too very more most now again then here",
-    }.items()
-    for word in vocabulary(words)
-} | {VALUE: "value"}
-_CANNOT_FOLLOW = {
-    "^": "me be",
-    "article": "article my in for to i you me is be do have would and what where many it some not $",
-    "my": "in you is would $",
-    "in": "in for to i is be do have would many please not like",
-    "for": "in for to i is be do have would please like",
-    "to": "in for to i is would and where some please like now $",
-    "i": "article in for to i you me and what where it some please value $",
-    "you": "article my i you me do what where many it",
-    "me": "for i have would please",
-    "is": "me is be do have would and what where like $",
-    "be": "to i you is be do have would and what where",
-    "do": "in to is be do would and what where please like",
-    "have": "in for me is do have would and what where like $",
-    "would": "in for to me is would and what where please $",
-    "and": "me be $",
-    "what": "for to be have and what where please like value $",
-    "where": "for be have what where some please like value",
-    "many": "article in you value",
-    "it": "me do what where not like",
-    "some": "to be have and what where please",
-    "please": "me be not",
-    "not": "you is would it like",
-    "like": "is be do have would please not like",
-    "now": "would it",
-    "value": "me many",
-}
-_CLASHES = frozenset((first, second) for first, seconds in _CANNOT_FOLLOW.items() for second in seconds.split())
-
-
-def disorder(text: Text) -> float:
-    """The share, in [0, 1], of a text's neighbouring words that English hardly ever puts side by side: "the of".
-
-    Real replies stay below 0.15, shuffled ones lie around 0.3. Pairs that no small word is part of do not count.
-    """
-    clashes = pairs = 0
-    for sentence in text.sentences:
-        kinds = ["^", *(_KINDS.get(word, "") for word in sentence.masked), "$"]
-        for pair in pairwise(kinds):
-            pairs += any(kind not in ("", "^", "$", "value") for kind in pair)
-            clashes += pair in _CLASHES
-    return clashes / max(4, pairs)
