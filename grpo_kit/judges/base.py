@@ -1,4 +1,4 @@
-"""What every judge is: samples and answers in, one verdict for each out."""
+"""The interface of a judge: samples and answers in, one verdict for each out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from grpo_kit.data.samples import Sample
 
 @dataclass
 class Usage:
-    """What a paid judge has used so far. `usd` is None where the model's price is not known."""
+    """The use of a paid judge so far. `usd` is None where the price of the model is not known."""
 
     calls: int = 0  # requests sent, retries among them
     retries: int = 0
@@ -48,7 +48,7 @@ class Judge(Protocol):
 
     @property
     def usage(self) -> Usage | None:
-        """What it has used so far; None for a judge that is free."""
+        """Calls, tokens and dollars so far; None for a judge that is free."""
         ...
 
     def check(self) -> None:

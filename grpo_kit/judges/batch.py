@@ -36,7 +36,7 @@ async def all_of(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 @dataclass(repr=False)  # asyncio.run asks for it
 class Judged:
-    """What came of a batch: a verdict for each answer, how many of them needed no judging, and what was judged now.
+    """The result of a batch: a verdict for each answer, how many needed no judging, and the new judgements.
 
     `each` holds every answer's judgements one by one, in the order of their repeats, of which its verdict is the mean.
     """

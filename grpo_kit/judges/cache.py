@@ -26,7 +26,6 @@ create table if not exists judgements (
 CACHE_FILE = "rewards.cache.sqlite"  # in a run's folder
 COLUMNS = "key, judge, score, criteria, reason, tokens, judged_at"
 LOCKED_SECONDS = 60  # to wait for another process
-KEYS_PER_QUERY = 500  # SQLite allows a limited number of ? in one statement
 
 
 def open_table(path: Path, table: str) -> sqlite3.Connection:
@@ -67,34 +66,25 @@ class RewardCache:
 
     def get(self, keys: Iterable[str]) -> dict[str, Verdict]:
         """The verdicts that are there, by key."""
-        wanted, found = list(dict.fromkeys(keys)), {}
-        for start in range(0, len(wanted), KEYS_PER_QUERY):
-            some = wanted[start : start + KEYS_PER_QUERY]
-            query = "select key, score, reason, criteria, tokens from judgements where key in"
-            for key, score, reason, criteria, tokens in self._db.execute(
-                f"{query} ({','.join('?' * len(some))})", some
-            ):
-                found[key] = Verdict(score, reason, orjson.loads(criteria), tokens)
-        return found
+        wanted = orjson.dumps(list(dict.fromkeys(keys))).decode()  # as one value: SQLite limits how many ? there are
+        query = (
+            "select key, score, reason, criteria, tokens from judgements where key in (select value from json_each(?))"
+        )
+        return {
+            key: Verdict(score, reason, orjson.loads(criteria), tokens)
+            for key, score, reason, criteria, tokens in self._db.execute(query, [wanted])
+        }
 
     def put(self, judge: Judge, verdicts: dict[str, Verdict]) -> None:
         """Keeps verdicts in one transaction. A failed judgement (score None) is not kept: it can be tried again."""
         rows = [
-            (
-                key,
-                judge.name,
-                verdict.score,
-                orjson.dumps(verdict.criteria).decode(),
-                verdict.reason,
-                verdict.tokens,
-                time.time(),
-            )
-            for key, verdict in verdicts.items()
-            if verdict.score is not None
+            (key, judge.name, made.score, orjson.dumps(made.criteria).decode(), made.reason, made.tokens, time.time())
+            for key, made in verdicts.items()
+            if made.score is not None
         ]
         if rows:
             self._db.execute("begin immediate")
-            with self._db:  # commits, or takes it all back
+            with self._db:  # commits, or rolls back
                 self._db.executemany(
                     f"insert or replace into judgements ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)", rows
                 )

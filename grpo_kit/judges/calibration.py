@@ -1,4 +1,4 @@
-"""How far a judge can be trusted: its agreement with people and with itself, its biases and its price. No torch."""
+"""Measures of a judge: its agreement with people and with itself, its biases and its price. Needs no torch."""
 
 import asyncio
 import csv
@@ -39,7 +39,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well scores agree with labels. `constant` is the accuracy of always guessing the commoner label, `gain` the
+    """The agreement of scores with labels. `constant` is the accuracy of always guessing the commoner label, `gain` the
     accuracy less that, answer by answer; `problem` says why something is not defined."""
 
     answers: int
@@ -54,7 +54,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Consistency:
-    """How a judge's repeated judgements of one answer differ: their standard deviation, and the share of answers that
+    """The difference between repeated judgements of one answer: their standard deviation, and the share of answers that
     pass at one time and fail at another."""
 
     answers: int
@@ -65,7 +65,7 @@ class Consistency:
 
 @dataclass(frozen=True)
 class Price:
-    """What judgements cost. `usd` is for 1,000 of them, None where it is not known; `note` says why."""
+    """The price of judgements. `usd` is for 1,000 of them, None where it is not known; `note` says why."""
 
     judgements: int  # made now, not read from the cache, and not failed
     tokens: float | None  # for each
@@ -232,7 +232,7 @@ async def self_consistency(
 
 
 def length_bias(answers: Sequence[str], scores: Sequence[float | None], seed: int) -> Estimate:
-    """Spearman's correlation of score and length in words. Of answers of equal worth it should be near 0."""
+    """Spearman's correlation of score and length in words. For answers of equal worth it should be near 0."""
     judged = _both_judged([len(text.split()) for text in answers], scores)
     if len(judged) < FEWEST:
         return Estimate()
@@ -241,7 +241,7 @@ def length_bias(answers: Sequence[str], scores: Sequence[float | None], seed: in
 
 
 async def padding_gain(judge: Judge, cache: RewardCache | None, samples: Sequence[Sample], seed: int) -> Estimate:
-    """What the references gain in score, on average, when empty talk is added to them. It should not be above 0."""
+    """The mean gain in score of the references when empty talk is added to them. It should not be above 0."""
     plain = [sample.ground_truth for sample in samples]
     padded = [f"{text} {PADDING}" for text in plain]
     verdicts = (await judge_batch(judge, cache, [*samples, *samples], plain + padded)).verdicts
@@ -252,7 +252,7 @@ async def padding_gain(judge: Judge, cache: RewardCache | None, samples: Sequenc
 async def position_bias(
     judge: Judge, cache: RewardCache | None, groups: Sequence[tuple[Sample, Sequence[str]]], repeats: int, seed: int
 ) -> Estimate:
-    """What answers gain in score by standing in the first half of their group's places rather than the second.
+    """The gain in score of answers by standing in the first half of their group's places rather than the second.
 
     Each prompt's answers are judged `repeats` times by a judge that compares and whose `order(sample, answers, repeat)`
     tells which answer stands in each place. An answer is compared with itself only, so that its worth cancels out; the

@@ -19,7 +19,7 @@ TURNS = 4  # prompts that they are tried on before a run
 
 @dataclass(frozen=True)
 class Canary:
-    """How one kind of answer fared: its mean score (None where no judgement succeeded), and the best of them."""
+    """The outcome of one kind of answer: its mean score (None where no judgement succeeded), and the best of them."""
 
     name: str
     mean: float | None

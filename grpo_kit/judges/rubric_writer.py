@@ -85,7 +85,7 @@ class RubricWriter:
         }
 
     async def _rubrics(self, samples: Sequence[Sample], cache: "_Cache") -> list[str]:
-        """A rubric for each sample, in order. What the cache lacks is asked for at once, equal prompts once."""
+        """A rubric for each sample, in order. Those that the cache lacks are asked for at once, equal prompts once."""
         prompts = [self._prompt(sample) for sample in samples]
         keys = [digest([self._gemini.model, SCHEMA, prompt], size=20) for prompt in prompts]
         rubrics = cache.get(keys)
@@ -110,7 +110,7 @@ class RubricWriter:
         return [rubrics.get(key, sample.rubric) for key, sample in zip(keys, samples, strict=True)]
 
     def _prompt(self, sample: Sample) -> str:
-        """All that Gemini is told."""
+        """The whole prompt that Gemini is given."""
         conversation = sample.conversation
         mark = mark_of([conversation, sample.task_description, sample.ground_truth])
         return self._template.substitute(
@@ -122,7 +122,7 @@ class RubricWriter:
 
 
 def in_words(summary: dict) -> str:
-    """What `RubricWriter.summary` says, as a line for people."""
+    """`RubricWriter.summary` as a line for people."""
     failed = f" (the last one: {summary['last_failure']})" if summary["fallback"] else ""
     price = "of unknown price" if summary["usd"] is None else f"${summary['usd']:.4f}"
     return (
@@ -171,9 +171,9 @@ class _Cache:
             raise ConfigError(f"{path} is no cache of rubrics ({error})", fix) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, str]:
-        """The rubrics that are there, by key; at most CHUNK keys, since SQLite allows a limited number of ?."""
-        query = f"select key, rubric from rubrics where key in ({','.join('?' * len(keys))})"
-        return dict(self._db.execute(query, keys).fetchall()) if self._db else {}
+        """The rubrics that are there, by key."""
+        query = "select key, rubric from rubrics where key in (select value from json_each(?))"
+        return dict(self._db.execute(query, [orjson.dumps(keys).decode()]).fetchall()) if self._db else {}
 
     def put(self, key: str, model: str, rubric: str) -> None:
         self._db = self._db or self._open(self._path)

@@ -109,7 +109,7 @@ async def _cancelled(task: asyncio.Task) -> None:
 
 
 def _usage(judge: Judge) -> dict[str, float]:
-    """What a judge that is paid for has used so far; dollars only where their price is known."""
+    """The calls, retries, tokens and dollars of a paid judge so far; dollars only where their price is known."""
     usage = judge.usage
     if usage is None:
         return {}

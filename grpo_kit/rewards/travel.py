@@ -45,7 +45,7 @@ def pickled_rewards(rewards: Rewards) -> bytes:
             except Exception as error:  # whatever pickling an object may raise
                 raise ConfigError(
                     f"the reward {getattr(function, '__name__', function)} can't travel to where the run is made: "
-                    f"{error}. What it uses (a client, a lock, an open file) should be made inside the function"
+                    f"{error}. Make what it uses (a client, a lock, an open file) inside the function"
                 ) from None
         return cloudpickle.dumps((rewards if isinstance(rewards, Mapping) else list(rewards), sources))
     finally:
@@ -54,7 +54,7 @@ def pickled_rewards(rewards: Rewards) -> bytes:
 
 
 def _is_own(module) -> bool:
-    """Whether a module is neither installed nor the notebook itself, which travels by value anyhow."""
+    """True for a module that is neither installed nor the notebook itself, which travels by value anyhow."""
     if not isinstance(module, ModuleType) or module.__name__ == "__main__":
         return False
     if sys.modules.get(module.__name__) is not module:  # known by another name, which pickle would not find

@@ -27,21 +27,20 @@ _chance = random.SystemRandom()  # jitter is truly random, and leaves the seeded
 
 
 class Gemini:
-    """Asks one model. All instances of a process share one loop and its limits (gate.py)."""
+    """Asks one model. All instances of a process share one loop and its limits (limits.py)."""
 
     def __init__(self, config: JudgeConfig):
         """Raises ConfigError where GEMINI_API_KEY is not set, before anything is sent."""
         key = os.environ.get("GEMINI_API_KEY", "").strip()
         if not key:
-            raise ConfigError(
-                f"GEMINI_API_KEY is not set: get a key at {KEY_PAGE} and `export GEMINI_API_KEY=…`, or use the "
-                f"offline judge and rubrics, which need none"
-            )
+            fix = f"Get a key at {KEY_PAGE} and `export GEMINI_API_KEY=…`, or use the offline judge, which needs none"
+            raise ConfigError("GEMINI_API_KEY is not set", fix)
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigError("GEMINI_API_KEY holds characters that are in no key, such as a line break: set it anew")
+            raise ConfigError("GEMINI_API_KEY holds characters that are in no key, such as a line break", "Set it anew")
         self.endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
         if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
             raise ConfigError(f"GOOGLE_GEMINI_BASE_URL={self.endpoint} should begin with https:// (or http://)")
+        self._place = self.endpoint or "Google's endpoint"
         self.model, self._config = config.gemini_model.removeprefix("models/"), config
         self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint, config.gemini_max_in_flight)
         self.sdk = self._sdk.name
@@ -53,16 +52,15 @@ class Gemini:
         """Asks for the list of models, which is free. Raises ConfigError for a wrong key, a model that is not there,
         or an endpoint that can't be reached. An endpoint that keeps no list passes: the first question will tell."""
         try:
-            there = in_loop(self._models_there(max_retries=1)).result()
+            there = in_loop(self._list_models(max_retries=1)).result()
         except CallFailed as failed:
-            self._refuse_if_key_is_wrong(failed)
+            self._check_key(failed)
             if failed.code is None:
-                raise ConfigError(
-                    f"Gemini can't be reached at {self._place()} ({failed}). Try again with a connection to it"
-                ) from None
+                what = f"Gemini can't be reached at {self._place} ({failed})"
+                raise ConfigError(what, "Try again with a connection to it") from None
             return
         if there and "/" not in self.model and self.model not in there:
-            raise self._gone(there)
+            raise self._missing_model(there)
 
     async def ask(
         self,
@@ -107,12 +105,12 @@ class Gemini:
                     return content, reply.input_tokens + reply.output_tokens
         except CallFailed as failed:
             self.usage.failures += 1
-            self._refuse_if_key_is_wrong(failed)
+            self._check_key(failed)
             if failed.code == 404:
                 there = []
                 with suppress(CallFailed):
-                    there = await self._models_there()
-                raise self._gone(there) from None
+                    there = await self._list_models()
+                raise self._missing_model(there) from None
             raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -153,21 +151,18 @@ class Gemini:
             "reraise": True,
         }
 
-    def _refuse_if_key_is_wrong(self, failed: CallFailed) -> None:
+    def _check_key(self, failed: CallFailed) -> None:
         """Raises ConfigError where the key is what failed, so that no further call can succeed."""
         if failed.code in (401, 403) or (failed.code == 400 and "api key" in failed.problem.lower()):
-            raise ConfigError(f"Gemini refuses the key in GEMINI_API_KEY ({failed}). {KEY_PAGE} makes one") from None
+            raise ConfigError(f"Gemini refuses the key in GEMINI_API_KEY ({failed})", f"{KEY_PAGE} makes one") from None
 
-    async def _models_there(self, max_retries: int = 0) -> list[str]:
+    async def _list_models(self, max_retries: int = 0) -> list[str]:
         ask = partial(self._sdk.models, self._config.gemini_timeout)
         return await AsyncRetrying(**self._retrying(max_retries))(in_thread, ask)
 
-    def _gone(self, there: list[str]) -> ConfigError:
-        models = f"There are: {', '.join(there)}" if there else f"{self._place()} does not say which ones there are"
-        return ConfigError(f"there is no model gemini_model={self.model!r}. {models}")
-
-    def _place(self) -> str:
-        return self.endpoint or "Google's endpoint"
+    def _missing_model(self, there: list[str]) -> ConfigError:
+        models = f"There are: {', '.join(there)}" if there else f"{self._place} does not say which ones there are"
+        return ConfigError(f"there is no model gemini_model={self.model!r}", models)
 
 
 def _pause(state: RetryCallState) -> float:

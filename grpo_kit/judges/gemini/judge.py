@@ -136,7 +136,7 @@ class GeminiJudge:
         return order
 
     def prompt(self, sample: Sample, answers: Sequence[str]) -> str:
-        """All that Gemini is told."""
+        """The whole prompt that Gemini is given."""
         conversation = sample.conversation
         mark = mark_of([conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers])
         fence = partial(fenced, mark)

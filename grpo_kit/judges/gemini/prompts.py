@@ -1,4 +1,4 @@
-"""What all prompts share: data that others wrote, fenced off by a mark that no part of it can hold."""
+"""The parts that all prompts share: data that others wrote, fenced off by a mark that no part of it can hold."""
 
 import hashlib
 import json

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from grpo_kit.errors import ConfigError
@@ -30,7 +30,7 @@ OLD, NEW = "google-generativeai", "google-genai"
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model wrote, and what is billed. `output_tokens` counts its thinking too."""
+    """The text that the model wrote, and the tokens that are billed. `output_tokens` counts its thinking too."""
 
     text: str
     input_tokens: int
@@ -42,7 +42,7 @@ class CallFailed(Exception):
     """One call that gave no answer. Its text holds no key.
 
     `code` is the HTTP status, or None where there was none; `retry` says whether the same call may yet succeed;
-    `wait` is how many seconds the server asked to be left alone for, if it did; `tokens` (input, output) are billed
+    `wait` is the number of seconds to wait that the server asked for, if it did; `tokens` (input, output) are billed
     all the same.
     """
 
@@ -58,21 +58,7 @@ class CallFailed(Exception):
         super().__init__(problem)
 
 
-class Sdk(Protocol):
-    name: str
-
-    def generate(
-        self, model: str, prompt: str, schema: dict, temperature: float, max_output_tokens: int, timeout: float
-    ) -> Reply:
-        """Sends one prompt; the answer is JSON by `schema`. `timeout` in seconds. Raises CallFailed."""
-        ...
-
-    def models(self, timeout: float) -> list[str]:
-        """Names of the models that can be asked to generate. Raises CallFailed."""
-        ...
-
-
-def open_sdk(name: str, api_key: str, base_url: str | None, in_flight: int) -> Sdk:
+def open_sdk(name: str, api_key: str, base_url: str | None, in_flight: int) -> "_GenAI | _GenerativeAI":
     """The SDK called `name`; "auto" takes google-genai where it is installed. `base_url` None: Google's own endpoint.
     `in_flight` calls at a time are expected.
 
@@ -118,13 +104,17 @@ class _GenAI:
             automatic_function_calling=self._types.AutomaticFunctionCallingConfig(disable=True),
         )
 
-    def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
+    def generate(
+        self, model: str, prompt: str, schema: dict, temperature: float, max_output_tokens: int, timeout: float
+    ) -> Reply:
+        """Sends one prompt; the answer is JSON by `schema`. `timeout` in seconds. Raises CallFailed."""
         config = self._config(_generation_config(schema, temperature, max_output_tokens), timeout)
         with _failures(self._key):
             answer = self._client.models.generate_content(model=model, contents=prompt, config=config)
         return _reply(answer)
 
     def models(self, timeout: float) -> list[str]:
+        """Names of the models that can be asked to generate. Raises CallFailed."""
         options = self._types.HttpOptions(timeout=int(timeout * 1000))
         with _failures(self._key):
             found = list(self._client.models.list(config={"http_options": options}))

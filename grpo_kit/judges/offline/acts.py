@@ -1,4 +1,4 @@
-"""Whether a reply performs a dialogue act, as a number in [0, 1]: asks for the city, states the time, says goodbye.
+"""Checks that a reply performs a dialogue act, in [0, 1]: that it asks for the city, states the time, says goodbye.
 
 `check_for(act, ...)` prepares an act once; the check it returns is cheap to run on many replies.
 """
@@ -139,7 +139,7 @@ def _words_about_number(act: Act, number: str, reference: Text) -> frozenset[str
 
 
 def _distance(words: list[str], at: int, wanted: frozenset[str]) -> float:
-    """How far the nearest of the wanted words is; one that follows counts as nearer than one before."""
+    """The distance to the nearest of the wanted words; one that follows counts as nearer than one before."""
     return min((i - at - 0.5 if i > at else at - i for i, word in enumerate(words) if word in wanted), default=9)
 
 

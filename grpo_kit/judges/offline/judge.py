@@ -15,6 +15,7 @@ The score is what the answer does of its task, times what it does not spoil:
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
@@ -61,7 +62,7 @@ class OfflineJudge(FreeJudge):
 
 
 class _Brief:
-    """All that can be prepared about a sample before its answers are known."""
+    """Everything that can be prepared about a sample before its answers are known."""
 
     def __init__(self, sample: Sample):
         spoken = [words_of(value) for act in sample.acts for value in act.values]
@@ -107,23 +108,20 @@ class _Brief:
         if not text.words:
             return Verdict(0.0, "says nothing", {"acts": 0.0})
         notes: list[str] = []
-        criteria = {"acts": self._acts(text, notes)}
-        for name, part in (
-            ("wording", self._wording),
-            ("nothing made up", self._nothing_made_up),
-            ("nothing extra", self._nothing_extra),
-            ("length", self._length),
-            ("ending", self._ending),
-            ("no repetition", self._no_repetition),
-            ("own words", self._own_words),
-            ("sentence", self._sentence),
-            ("no plea", self._no_plea),
-        ):
-            criteria[name] = round(part(text, notes), 4)
-        score = 1.0
-        for value in criteria.values():
-            score *= value
-        return Verdict(round(score, 4), "; ".join(notes), criteria)
+        parts = {
+            "acts": self._acts,
+            "wording": self._wording,
+            "nothing made up": self._nothing_made_up,
+            "nothing extra": self._nothing_extra,
+            "length": self._length,
+            "ending": self._ending,
+            "no repetition": self._no_repetition,
+            "own words": self._own_words,
+            "sentence": self._sentence,
+            "no plea": self._no_plea,
+        }
+        criteria = {name: round(part(text, notes), 4) for name, part in parts.items()}
+        return Verdict(round(prod(criteria.values()), 4), "; ".join(notes), criteria)
 
     def _acts(self, text: Text, notes: list[str]) -> float:
         total = 0.0
@@ -133,7 +131,7 @@ class _Brief:
                 done = max(done, len(self.telling & text.set) / len(self.telling))
             notes.append(f"{label}: {'yes' if done >= 0.95 else 'no' if done < 0.25 else 'partly'}")
             total += done
-        return round(total / len(self.checks), 4)
+        return total / len(self.checks)
 
     def _shared_content(self, text: Text) -> float:
         wanted, given = self.reference.set - FUNCTION_WORDS, text.set - FUNCTION_WORDS
@@ -206,10 +204,10 @@ class _Brief:
         return max(0.1, 1.2 - 2 * repeated)
 
     def _own_words(self, text: Text, notes: list[str]) -> float:
-        score = self.sources.own_words(text)
-        if score < 1:
-            notes.append("copies what it was given")
-        return score
+        if not self.sources.is_copy(text):
+            return 1.0
+        notes.append("copies what it was given")
+        return 0.05
 
     def _sentence(self, text: Text, notes: list[str]) -> float:
         """Near 0 for a bare list of names and values, or small words in an order that English does not have."""

@@ -1,4 +1,4 @@
-"""Whether small words stand in an order that English has."""
+"""A measure of small words that stand in an order that English does not have."""
 
 from itertools import pairwise
 

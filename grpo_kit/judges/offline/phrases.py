@@ -51,16 +51,20 @@ _PLAINLY_BYE = re.compile(
 )
 
 
+_DOING = [vocabulary(words) for words in VOCABULARY["doing"]]
+
+
 def asks_to_confirm(text: Text) -> bool:
     return _CONFIRMS.search(text.plain) is not None
 
 
 def offers_to(text: Text, intent: frozenset[str]) -> float:
-    """Whether the reply offers to do what the words of an intent's name say ("reserve", "restaurant")."""
+    """1 where the reply offers to do what the words of an intent's name say ("reserve", "restaurant")."""
+    doing = intent.union(*(words for words in _DOING if words & intent))
     best = 0.0
     for sentence in text.sentences:
         offers = "?" in sentence.plain or _OFFERS.search(sentence.plain) is not None
-        topical = not intent.isdisjoint(sentence.words)
+        topical = not doing.isdisjoint(sentence.words)
         best = max(best, 0.1 * offers + 0.3 * topical + 0.6 * (offers and topical))
     return best
 
@@ -106,7 +110,7 @@ def _kinds_asked(words: list[str]) -> set[str]:
 
 
 def plainly_does(text: Text) -> set[str]:
-    """What the reply beyond doubt does, as names of acts and kinds of slot asked for (see acts.kind_of)."""
+    """Acts that the reply performs beyond doubt, as names of acts and kinds of slot asked for (see acts.kind_of)."""
     found = set()
     for sentence in text.sentences:
         plain = sentence.plain
@@ -124,7 +128,7 @@ def plainly_does(text: Text) -> set[str]:
 
 
 def seems_to_do(text: Text) -> set[str]:
-    """What the reply may be taken to do: one such thing too many is normal ("enjoy!"), several are not."""
+    """Acts that the reply may be taken to perform: one too many is normal ("enjoy!"), several are not."""
     found = {
         act
         for act, check in (("GOODBYE", says_goodbye), ("REQ_MORE", asks_what_else), ("NOTIFY_SUCCESS", says_done))

@@ -1,25 +1,26 @@
-"""Where an answer's words come from: are they its own, copied from what it was given, or made up?"""
+"""The sources of an answer's words: its own, copied from what it was given, or made up."""
 
 import re
 
 from grpo_kit.data.samples import Sample, messages_of
-from grpo_kit.judges.offline.wording import STOCK_WORDS, VOCABULARY, Text, line_of, vocabulary, words_of
+from grpo_kit.judges.offline.wording import STOCK_WORDS, VOCABULARY, Text, line_of, stem, words_of
 
 _NAME = re.compile(r"(?<=[\w,;] )[A-Z][\w'’&-]*(?: [A-Z][\w'’&-]*)*")  # capitals within a sentence
-_DAYS_AND_MONTHS = vocabulary(VOCABULARY["days_and_months"])
+_DAYS_AND_MONTHS = {stem(word): word for word in VOCABULARY["days_and_months"].split()}
 _TIME = re.compile(r"([0-9]+):([0-9]+)(h?)")
 
 
 class Sources:
-    """What there is to know and to copy when a sample is answered."""
+    """All that can be known and copied when a sample is answered."""
 
     def __init__(self, sample: Sample, reference: Text, required: frozenset[str]):
         """`required` are the words of the reference and of the acts' values."""
         self.reference = reference.line
         said = [(message["role"], words_of(message["content"])) for message in messages_of(sample.prompt)]
         self.known = required.union(STOCK_WORDS, *(words for _, words in said))
+        self.ordinary = self.known.union(_DAYS_AND_MONTHS, ("am", "pm"))  # which no name is made of
         self.prompt = line_of(word for _, words in said for word in words)
-        # Of its own earlier turns an assistant may say all but the last again ("Anything else?").
+        # An assistant may repeat its own earlier turns ("Anything else?"), apart from the last.
         self.said_before = [line_of(words) for role, words in said[:-2] if role == "assistant"]
         heard = [words for i, (role, words) in enumerate(said) if role != "assistant" or i == len(said) - 2]
         self.heard = [line_of(words) for words in (words_of(sample.task_description), *heard) if words]
@@ -36,7 +37,7 @@ class Sources:
     def made_up(self, text: Text) -> list[str]:
         """Numbers, times, days and names that nobody said."""
         invented = [
-            word.removesuffix("h")
+            _DAYS_AND_MONTHS.get(word, word.removesuffix("h"))
             for word in dict.fromkeys(text.bare)
             if (word[0] in "$0123456789" and word != "1") or word in _DAYS_AND_MONTHS
             if not _is_in(word, self.known)
@@ -45,21 +46,19 @@ class Sources:
         if sum(map(len, names)) > len(text.raw) / 2:  # a title, or all in capitals
             return invented
         for name in names:
-            unheard = [word for word in words_of(name) if word[0].isalpha() and word not in self.known]
-            strange = [word for word in unheard if word not in _DAYS_AND_MONTHS and word not in ("am", "pm")]
+            words = [(word, stemmed) for word in name.lower().split() for stemmed in words_of(word)]
+            strange = [word for word, stemmed in words if stemmed[0].isalpha() and stemmed not in self.ordinary]
             if strange:
-                invented.append(" ".join(strange))
+                invented.append(" ".join(dict.fromkeys(strange)))
         return invented
 
-    def own_words(self, text: Text) -> float:
-        """1 for an answer in words of its own (or the reference's), falling to 0.05 for a copy."""
+    def is_copy(self, text: Text) -> bool:
+        """Whether an answer only says again what it was given, unless the reference says it too."""
         if text.line in self.reference:
-            return 1.0
-        if self._is_copy(text) or any(order in text.plain for order in self.orders):
-            return 0.05
-        return 1.0
+            return False
+        return any(order in text.plain for order in self.orders) or self._repeats_source(text)
 
-    def _is_copy(self, text: Text) -> bool:
+    def _repeats_source(self, text: Text) -> bool:
         if text.line in self.rubric and text.words[0] in self.verbs:
             return True
         length = len(text.words)
