@@ -16,7 +16,7 @@ from grpo_kit.rewards.ready import text_of
 
 
 class TooManyFailures(RuntimeError):
-    """So many judgements failed that going on would be training on what is left."""
+    """More judgements failed than max_failure_rate allows."""
 
 
 class FailureWatch:
@@ -50,11 +50,11 @@ class JudgeReward:
         self.__name__ = judge.name
         self._judge, self._cache, self._watch, self._samples = judge, cache, watch, samples
         self._begun: deque[Future[tuple[Judged, float]]] = deque()
-        self._asking: dict[asyncio.Task, asyncio.AbstractEventLoop] = {}
-        self._told: dict[str, float] | None = None  # of what the judge has used
+        self._asking: set[asyncio.Task] = set()
+        self._told: dict[str, float] | None = None  # the judge's usage when it was last logged
 
     def begin(self, loop: asyncio.AbstractEventLoop, rows: Sequence[Mapping[str, Any]], completions: Sequence) -> None:
-        """Has the judge start on completions whose scores are asked for later, in the order in which they are begun."""
+        """Starts to judge completions whose scores are asked for later, in the same order."""
         self._told = self._told or _usage(self._judge)
         asked = self._ask([row["id"] for row in rows], completions)
         self._begun.append(asyncio.run_coroutine_threadsafe(asked, loop))
@@ -82,28 +82,28 @@ class JudgeReward:
         """The verdicts, and the seconds that they took."""
         started, task = time.perf_counter(), asyncio.current_task()
         assert task is not None
-        self._asking[task] = asyncio.get_running_loop()
+        self._asking.add(task)
         samples, answers = [self._samples[each] for each in ids], [text_of(each) for each in completions]
         try:
             judged = await judge_batch(self._judge, self._cache, samples, answers)
         finally:
-            del self._asking[task]
+            self._asking.discard(task)
         return judged, time.perf_counter() - started
 
     def finish(self) -> None:
-        """Waits for what was begun and nobody asks for any more. Its failures are nobody's either."""
+        """Waits for judgements that were begun for steps that are not made, so that they are kept. Ignores failures."""
         wait(self._begun)
 
     def close(self) -> None:
-        """Ends what is still asked, and waits until it has ended: it uses the cache."""
+        """Cancels judgements under way, and waits until they have ended: they use the cache."""
         for future in self._begun:
             future.cancel()
-        for task, loop in list(self._asking.items()):
+        for task in list(self._asking):
             with suppress(CancelledError):
-                asyncio.run_coroutine_threadsafe(_cancelled(task), loop).result()
+                asyncio.run_coroutine_threadsafe(_cancel(task), task.get_loop()).result()
 
 
-async def _cancelled(task: asyncio.Task) -> None:
+async def _cancel(task: asyncio.Task) -> None:
     task.cancel()
     await asyncio.wait([task])
 

@@ -34,6 +34,7 @@ _PLEA = re.compile(
 )
 _OTHER_SPEAKER = re.compile(r"(?:^|\n)\s*(?:user|assistant|system|human|model|customer)\s*:|<[a-z_/|]+>", re.IGNORECASE)
 _CUT_SHORT = vocabulary(VOCABULARY["cut_short"])
+_LONE_MARK = re.compile(r"(?:^|\s)[.,!?;:]+(?=\s|$)")
 _CLOSED = re.compile(r"[.!?…][\"'”’)\]]*$")
 _RUNS_ON = re.compile(r"([^\w\s])\1{3}")  # a model that never stops, not one that trails off...
 
@@ -219,6 +220,7 @@ class _Brief:
             score = min(1.0, max(floor, _glue(text.bare) / (0.65 * min(0.45, usual))))
         score *= min(1.0, max(0.05, 1.15 - 3.5 * (disorder(text) - self.disorder)))
         score *= 0.7 ** max(0, len(text.sentences) - len(self.reference.sentences) - 2)
+        score *= 0.8 ** max(0, _loose(text) - _loose(self.reference) - 1)
         shared = [pair for pair in pairwise(text.bare) if self.plain_words.issuperset(pair)]
         if len(shared) > 2:  # the reference's words, but in its order too?
             in_order = sum(pair in self.grams for pair in shared) / len(shared)
@@ -247,6 +249,11 @@ def _repeats(words: list[str]) -> float:
 def _items_asked_for(text: Text) -> int:
     """Commas in questions that state no value: "What is the city, the date, the time?"."""
     return sum(s.plain.count(",") for s in text.sentences if s.asks and VALUE not in s.masked)
+
+
+def _loose(text: Text) -> int:
+    """Values put side by side with nothing between, and punctuation that stands alone."""
+    return sum(a == b == VALUE for a, b in pairwise(text.bare)) + len(_LONE_MARK.findall(text.raw))
 
 
 def _glue(words: list[str]) -> float:
