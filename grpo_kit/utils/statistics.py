@@ -18,7 +18,7 @@ def bootstrap_interval(
 
     `statistic` maps resamples, shape (rows, n, …), to numbers, shape (rows,); those that are NaN, where it is not
     defined, are left out. Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; 10,000 resamples.
-    Of the differences of pairs it is the paired bootstrap. The n values count as independent of each other.
+    For the differences of pairs it is the paired bootstrap. The n values count as independent of each other.
     """
     rng = np.random.default_rng(seed)
     some = 1000  # resamples at a time, to bound the memory
