@@ -1,17 +1,4 @@
-"""Sweeps: a notebook executed with many settings, several at a time, resumable, with one table of results.
-
-grid.py      which settings are tried; how a grid is written
-names.py     names in it, held against the notebook's parameters
-plan.py      the runs of a grid: their folders, notebooks and parameters, checked before anything runs
-values.py    values in it, as parameters and as configs
-costs.py     what they will take and cost; a budget for all of them
-runner.py    one run: papermill, kernels, errors, interrupts
-halving.py   which runs are behind and stopped early
-sweep.py     the runs, several at a time
-progress.py  the table that shows how they go on
-pairs.py     how sure a difference between settings is
-results.py   the table of results, seeds pooled, the best setting
-"""
+"""Sweeps: a notebook executed with many settings, several at a time, resumable, with one table of results."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +24,7 @@ def sweep(
         kit.sweep("03_launch_training", {"learning_rate": [1e-3, 2e-3], "seed": [1, 2]}, out="sweeps/rates").results()
 
     `notebook` is a path, or the name of one of the kit's; for `grid`, a mapping, a YAML file or its text, see
-    grpo_kit.sweeps.grid. What 03 trains is evaluated by 04 too. What it will cost is printed first; for `jobs`,
+    grpo_kit.sweeps.grid. The trained models of 03 are evaluated by 04 too. A quote is printed first; for `jobs`,
     `budget`, `halving` and what is raised see Sweep and Sweep.run.
     """
     found = Sweep(notebook, grid, out)

@@ -11,7 +11,7 @@ random:                        # n draws, each crossed with all of the above
   seed: 0
   of:
     lora_r: [4, 8, 16]
-    beta: {log_uniform: [1e-4, 1e-1]}
+    beta: {log_uniform: [1e-4, 1e-1]}   # or uniform, or int_uniform
 evaluation: {n: 256}           # parameters of 04, which evaluates what 03 trained
 """
 
@@ -19,37 +19,26 @@ import itertools
 import json
 import math
 import random
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
-
-import yaml
+from typing import Any
 
 from grpo_kit.errors import ConfigError
 
 Settings = dict[str, Any]
 EVALUATION = "evaluation"
-DRAWS: dict[str, Callable[[random.Random, float, float], float]] = {
-    "uniform": lambda rng, low, high: _three_digits(rng.uniform(low, high)),
-    "log_uniform": lambda rng, low, high: _three_digits(math.exp(rng.uniform(math.log(low), math.log(high)))),
-    "int_uniform": lambda rng, low, high: rng.randint(low, high),
-}
+RANGES = {"uniform", "log_uniform", "int_uniform"}
 
 
 def expand(grid: Mapping[str, Any]) -> list[Settings]:
-    """The settings of each run, in order; the last list changes quickest. ConfigError where the grid is none.
+    """The settings of each run, in order; the last list changes quickest. Raises ConfigError for a malformed grid.
 
-    >>> for settings in expand({"learning_rate": [1e-5, 5e-5], "seed": [1, 2], "max_steps": 40}):
-    ...     print(settings)
-    {'learning_rate': 1e-05, 'seed': 1, 'max_steps': 40}
-    {'learning_rate': 1e-05, 'seed': 2, 'max_steps': 40}
-    {'learning_rate': 5e-05, 'seed': 1, 'max_steps': 40}
-    {'learning_rate': 5e-05, 'seed': 2, 'max_steps': 40}
+    >>> expand({"learning_rate": [1e-5, 5e-5], "max_steps": 40})
+    [{'learning_rate': 1e-05, 'max_steps': 40}, {'learning_rate': 5e-05, 'max_steps': 40}]
     >>> expand({"zip": {"num_generations": [4, 8], "temperature": [0.8, 1.0]}})
     [{'num_generations': 4, 'temperature': 0.8}, {'num_generations': 8, 'temperature': 1.0}]
 
-    More draws begin with those that fewer made, so a sweep can be made longer; none is made twice.
+    No draw is made twice, and more draws begin with the same ones, so a sweep can be made longer.
 
     >>> of = {"lora_r": [4, 8], "beta": {"log_uniform": [1e-4, 1e-1]}, "warmup_steps": {"int_uniform": [0, 9]}}
     >>> three = expand({"random": {"n": 3, "seed": 0, "of": of}})
@@ -63,8 +52,7 @@ def expand(grid: Mapping[str, Any]) -> list[Settings]:
     axes: list[list[Settings]] = []
     for name, values in grid.items():
         if name == "zip":
-            groups = values if isinstance(values, list) else [values]
-            axes += [_zipped(group) for group in groups]
+            axes += [_zipped(group) for group in (values if isinstance(values, list) else [values])]
         elif name == "random":
             axes.append(_drawn(values))
         elif name != EVALUATION:
@@ -75,30 +63,31 @@ def expand(grid: Mapping[str, Any]) -> list[Settings]:
     if not names:
         raise ConfigError("the grid is empty: it should be settings with lists, such as learning_rate: [1e-5, 5e-5]")
     rows = [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*axes)]
-    return list({_as_text(row): row for row in reversed(rows)}.values())[::-1]
+    return list({as_text(row): row for row in rows}.values())
 
 
 def read_grid(grid: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """A grid as it was given: a mapping, a YAML file's path, or the YAML itself, which starts with a brace.
+    """A grid as a mapping, given as one, as a YAML file's path, or as YAML that starts with a brace.
 
-    Numbers are read as people mean them (`1e-5`), `off` and `no` are words, and no name may stand twice.
+    YAML is read as version 1.2, where `1e-5` is a number and `off` and `no` are words.
 
     >>> read_grid("{learning_rate: [1e-5, 5e-5], canaries: [off, warn], gemini_model: null, use_lora: true}")
     {'learning_rate': [1e-05, 5e-05], 'canaries': ['off', 'warn'], 'gemini_model': None, 'use_lora': True}
     """
     if isinstance(grid, Mapping):
         return dict(grid)
-    text, where = str(grid), "the grid"
-    if not text.lstrip().startswith("{"):
-        where = text
-        try:
-            text = Path(grid).read_text()
-        except OSError as error:
-            raise ConfigError(f"the grid {grid} can't be read: {error.strerror}") from None
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    is_yaml = str(grid).lstrip().startswith("{")
+    where = "the grid" if is_yaml else str(grid)
     try:
-        found = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is no YAML: {error}") from None
+        found = YAML(typ="safe", pure=True).load(str(grid) if is_yaml else Path(grid).read_text())
+    except OSError as error:
+        raise ConfigError(f"the grid {grid} can't be read: {error.strerror}") from None
+    except MarkedYAMLError as error:
+        problem, line = str(error.problem).partition(" with value ")[0], error.problem_mark.line + 1
+        raise ConfigError(f"{where} is no YAML: {problem}, in line {line}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{where} should be settings with lists, such as learning_rate: [1e-5, 5e-5]")
     return found
@@ -110,8 +99,13 @@ def varied(rows: list[Settings]) -> list[str]:
     return [name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)]
 
 
+def as_text(content: Any) -> str:
+    """The same text for equal settings, in whatever order they were given."""
+    return json.dumps(content, sort_keys=True, default=str)
+
+
 def _choices(name: str, values: Any) -> list[Any]:
-    if isinstance(values, Mapping) and values.keys() & DRAWS.keys():
+    if isinstance(values, Mapping) and values.keys() & RANGES:
         raise ConfigError(f"{name}: a range is drawn from, so it belongs under random: {{n: …, of: …}}")
     if values == []:
         raise ConfigError(f"{name} has an empty list, so there would be no run")
@@ -128,70 +122,33 @@ def _zipped(group: Any) -> list[Settings]:
 
 
 def _drawn(spec: Any) -> list[Settings]:
-    shape = "random should be {n: how many, seed: a number, of: settings with lists or ranges}"
-    if not isinstance(spec, Mapping) or not spec.keys() <= {"n", "seed", "of"} or not isinstance(spec.get("of"), dict):
-        raise ConfigError(shape)
-    n, seed, of = spec.get("n"), spec.get("seed", 0), spec["of"]
-    if type(n) is not int or type(seed) is not int or n < 1 or not of:
-        raise ConfigError(f"{shape}, n a whole number above 0")
-    for name, values in of.items():
-        _check_drawable(name, values)
-    rng, rows = random.Random(seed), {}
+    match spec:
+        case {"n": int(n), "of": dict(of), **rest} if n > 0 and of and rest.keys() <= {"seed"}:
+            rng, rows = random.Random(rest.get("seed", 0)), {}
+        case _:
+            raise ConfigError(
+                "random should be {n: how many, seed: a number, of: settings with lists or ranges}, n above 0"
+            )
     for _ in range(1000 * n):
-        row = {name: _draw(rng, values) for name, values in of.items()}
-        rows.setdefault(_as_text(row), row)
+        row = {name: _draw(rng, name, values) for name, values in of.items()}
+        rows.setdefault(as_text(row), row)
         if len(rows) == n:
             return list(rows.values())
     raise ConfigError(f"random: n={n}, and there are only {len(rows)} different settings to draw")
 
 
-def _check_drawable(name: str, values: Any) -> None:
-    if isinstance(values, list) and values:
-        return
-    kinds = ", ".join(f"{{{kind}: [low, high]}}" for kind in DRAWS)
-    if not isinstance(values, Mapping) or len(values) != 1 or not values.keys() <= DRAWS.keys():
-        raise ConfigError(f"random: {name} should be a list, or one of {kinds}")
-    (kind, ends), number = next(iter(values.items())), int | float
-    is_range = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, number) for end in ends)
-    lowest = 0 if kind == "log_uniform" else -math.inf
-    whole = kind != "int_uniform" or (is_range and all(type(end) is int for end in ends))
-    if not is_range or not whole or not lowest < ends[0] < ends[1]:
-        needs = {"log_uniform": "numbers above 0", "int_uniform": "whole numbers"}.get(kind, "numbers")
-        raise ConfigError(f"random: {name}: {kind} should have two {needs}, the lower first, and has {ends}")
-
-
-def _draw(rng: random.Random, values: Any) -> Any:
-    if isinstance(values, list):
-        return rng.choice(values)
-    kind, (low, high) = next(iter(values.items()))
-    return DRAWS[kind](rng, low, high)
-
-
-def _as_text(row: Settings) -> str:
-    return json.dumps(row, sort_keys=True, default=str)
-
-
-def _three_digits(value: float) -> float:
-    """So that what is shown is what was used."""
-    return float(f"{value:.3g}")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain values. PyYAML's own are of YAML 1.1, where 1e-5 is text and `off` is false."""
-
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = [key.value for key, _ in node.value]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"the grid has {', '.join(twice)} twice (line {node.start_mark.line + 1})")
-        return super().construct_mapping(node, deep)
-
-
-for tag, pattern, first in (
-    ("bool", r"true|True|false|False", "tTfF"),
-    ("null", r"null|Null|none|None|~|", [*"nN~", ""]),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), list(first))
+def _draw(rng: random.Random, name: str, values: Any) -> Any:
+    """A value of a list or a range; three significant digits, so that the value shown is the value used."""
+    match values:
+        case [_, *_]:
+            return rng.choice(values)
+        case {"int_uniform": [int(low), int(high)]} if low < high:
+            return rng.randint(low, high)
+        case {"uniform": [int() | float() as low, int() | float() as high]} if low < high:
+            return float(f"{rng.uniform(low, high):.3g}")
+        case {"log_uniform": [int() | float() as low, int() | float() as high]} if 0 < low < high:
+            return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
+    raise ConfigError(
+        f"random: {name} should be a list, {{uniform: [low, high]}}, {{log_uniform: [low, high]}} with low above 0, or "
+        f"{{int_uniform: [low, high]}} with whole numbers, and is {values}"
+    )

@@ -1,25 +1,22 @@
 """Successive halving: a run whose reward is behind that of others at the same step is stopped early. Optuna decides.
 
 Its pruner is the asynchronous one (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020): at steps
-FIRST, 2 x FIRST, 4 x FIRST … a run goes on if it is in the better half of those that have come so far. So the first to
-arrive always goes on, and more runs at a time decide better.
+FIRST, 2 x FIRST, 4 x FIRST … a run continues if it is in the better half of those that have come so far. So the first
+to arrive always continues, and more runs at a time decide better.
 """
 
 from collections.abc import Sequence
 from contextlib import suppress
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.sweeps.grid import varied
-from grpo_kit.sweeps.plan import PlannedRun
+from grpo_kit.sweeps.run import PRUNED, PlannedRun
 
 if TYPE_CHECKING:
     from optuna import Trial
-
-PRUNED = "pruned"  # a run's state
 
 
 class Halving:
@@ -44,25 +41,24 @@ class Halving:
         self._first = first
         self._trials: dict[str, Trial] = {}
         self._seen: dict[str, int] = {}
-        for run in runs:  # those that were made before are to be compared with too
-            if run.is_done() or run.record["state"] == PRUNED:
+        for run in runs:  # those of earlier calls are compared with too
+            if run.is_done or run.record["state"] == PRUNED:
                 self.why_behind(run)
 
     def why_behind(self, run: PlannedRun) -> str:
         """Why the run should be stopped; empty where it should not, or has not come far enough."""
-        rewards = {}
         with suppress(RunError, FileNotFoundError):  # there is nothing yet
-            if trained := run.trained():
-                metrics = trained.metrics()
-                rewards = {} if metrics.empty else metrics.set_index("step")["reward"].dropna().to_dict()
-        steps, known = list(rewards), self._seen.get(run.name, 0)
-        for at, step in enumerate(steps):
-            if step <= known:
-                continue
-            self._seen[run.name] = step
-            trial = self._trials.setdefault(run.name, self._study.ask())
-            reward = fmean(rewards[each] for each in steps[max(0, at + 1 - self._first) : at + 1])
-            trial.report(reward, step)
-            if trial.should_prune():
-                return f"its reward of {reward:.2f} at step {step} is not in the better half"
+            trained = run.trained()
+            metrics = trained.metrics() if trained else None
+            if metrics is None or metrics.empty:
+                return ""
+            if run.name not in self._trials:
+                self._trials[run.name] = self._study.ask()
+            rewards = metrics.set_index("step")["reward"].dropna().rolling(self._first, min_periods=1).mean()
+            new = rewards[rewards.index > self._seen.get(run.name, 0)]
+            for step, reward in zip(map(int, new.index), new, strict=True):
+                self._seen[run.name] = step
+                self._trials[run.name].report(reward, step)
+                if self._trials[run.name].should_prune():
+                    return f"its reward of {reward:.2f} at step {step} is not in the better half"
         return ""

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from grpo_kit.data.demo import EVAL_FRACTION, TRACES
+from grpo_kit.errors import ConfigError
 from grpo_kit.utils.environment import PACKAGE
 
 # One output for a cell's prints instead of one a line, and no hints of the kernel's own on the terminal.
@@ -21,7 +23,26 @@ def notebook_folder() -> Path:
     return installed if installed.exists() else PACKAGE.parent / "notebooks"
 
 
-def run_demo(out: Path, **training) -> None:
+EVALUATING = notebook_folder() / "04_evaluate_checkpoints.ipynb"
+
+
+def find_notebook(notebook: str | Path) -> Path:
+    """The path of a notebook, given as one or by the name of one of the kit's: "03_launch_training", or just "03".
+
+    Raises ConfigError where there is none.
+    """
+    path = Path(notebook)
+    if path.suffix == ".ipynb" and path.is_file():
+        return path
+    kits = sorted(notebook_folder().glob("[0-9]*.ipynb"))
+    found = [each for each in kits if path.suffix in ("", ".ipynb") and each.stem.startswith(path.stem)]
+    if len(found) != 1:
+        names = ", ".join(each.stem for each in kits)
+        raise ConfigError(f"there is no notebook {notebook}: give a path, or one of the kit's: {names}")
+    return found[0]
+
+
+def run_demo(out: Path, **training: Any) -> None:
     """Executes the notebooks into `out` and prints where everything is; the last line compares before and after.
 
     `training` are parameters of 03_launch_training.

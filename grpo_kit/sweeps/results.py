@@ -1,33 +1,44 @@
-"""What came of a sweep: a table of its runs, seeds of one setting pooled, and the best setting as a config for 03."""
+"""The results of a sweep: a table of its runs, seeds of one setting pooled, and the best setting as a config for 03.
+
+How sure a difference is: it is paired over the prompts that all runs of a sweep answered, with seeds of a setting
+averaged. So chance is over prompts; only more seeds say what another seed would do.
+"""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grpo_kit.errors import RunError
-from grpo_kit.sweeps.costs import spent_on
 from grpo_kit.sweeps.grid import varied
-from grpo_kit.sweeps.pairs import Difference, difference, scores_by_prompt
-from grpo_kit.sweeps.plan import ERROR_FILE, EVALUATION_FILE, RESULT_FILE, PlannedRun, read_json, value_in_words
+from grpo_kit.sweeps.run import ERROR_FILE, PlannedRun
 from grpo_kit.utils.files import write_bytes, write_json
+from grpo_kit.utils.statistics import bootstrap_interval
+from grpo_kit.utils.text import settings_text
 
 if TYPE_CHECKING:
     import pandas
 
-RESULTS_FILE = "results.csv"
-BEST_FILE = "best.json"
+RESULTS_FILE, BEST_FILE = "results.csv", "best.json"
 SCORE = "trained"
-SCORES = """base trained trained_low trained_high difference difference_low difference_high second_difference
-    reward""".split()
-AFTER_SCORES = "seconds usd ended error".split()
+DIFFERENCE = ["difference", "difference_low", "difference_high"]
+SCORES = ["base", "trained", "trained_low", "trained_high", *DIFFERENCE, "second_difference", "reward"]
+AFTER_SCORES = ["seconds", "usd", "ended", "error"]
 OWN_CONDITIONS = ("data", "max_prompt_length", "max_completion_length")  # which 04 takes from the run
+
+
+class Pool(NamedTuple):
+    """The complete runs of one setting, and its row in the table of pooled scores."""
+
+    row: dict[str, Any]
+    runs: list[PlannedRun]
 
 
 class Results:
     """Reads what the runs of a sweep have left in their folders."""
 
     def __init__(self, out: Path, runs: Sequence[PlannedRun]):
-        self.out, self.runs = out, list(runs)
+        self.out, self.runs, self.backend = out, list(runs), runs[0].backend
         self.varied = varied([run.settings for run in runs])
 
     @property
@@ -40,6 +51,15 @@ class Results:
         """The settings that differ between runs, seeds apart: runs alike in them are pooled."""
         return [name for name in self.varied if name != "seed"]
 
+    @property
+    def failed(self) -> list[PlannedRun]:
+        return [run for run in self.runs if run.record["state"] == "failed"]
+
+    def counts(self) -> str:
+        """ "3 complete, 1 failed"."""
+        states = [run.record["state"] for run in self.runs]
+        return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
     def results(self) -> "pandas.DataFrame":
         """A row per run: settings that differ, state, scores, seconds, dollars, and its error where it failed.
 
@@ -49,156 +69,134 @@ class Results:
         """
         import pandas
 
-        rows = [self._row(run) for run in self.runs]
-        scores = dict.fromkeys(name for row in rows for name in row if name not in ("run", "state", *AFTER_SCORES))
-        order = [name for name in SCORES if name in scores] + [name for name in scores if name not in SCORES]
-        settings = [name for name in order if name in self.varied]
-        numbers = [name for name in order if name not in self.varied]
-        return pandas.DataFrame(rows, columns=["run", *settings, "state", *numbers, *AFTER_SCORES])
-
-    def _row(self, run: PlannedRun) -> dict[str, Any]:
-        record = run.record
-        row = {"run": run.name, **{name: _cell(run.settings.get(name)) for name in self.varied}}
-        row["state"] = record["state"]
-        result = read_json(run.folder / RESULT_FILE)
-        if record["state"] == "complete":
-            evaluated = read_json(run.folder / EVALUATION_FILE) if run.config else result
-            if isinstance(evaluated.get("trained"), dict):
-                row |= _scores(evaluated)
-            elif not run.config:
-                numbers = {name: value for name, value in result.items() if type(value) in (int, float)}
-                row |= {name: value for name, value in numbers.items() if name not in row}
-        if run.config:
-            row["reward"] = result.get("reward")
-        ended = {name: record[name] for name in ("seconds", "ended", "error")}
-        return {**row, **ended, "usd": spent_on(run)}
+        table = pandas.DataFrame([self._row(run) for run in self.runs])
+        unused = [name for name in SCORES if name in table and table[name].isna().all()]
+        return table[[*table.columns.difference([*unused, *AFTER_SCORES], sort=False), *AFTER_SCORES]]
 
     def pooled(self, score: str = SCORE) -> "pandas.DataFrame":
         """A row per setting, its seeds together, the best first: runs that are complete, mean, standard deviation,
         lowest and highest of `score`, a column of `results`, and the means of difference, seconds and usd.
 
-        RunError where no run has such a score.
+        Raises RunError where no run has such a score.
         """
-        table = self.results()
-        done = table[table["state"] == "complete"]
-        if score not in done or done[score].isna().all():
-            numbers = ", ".join(table.select_dtypes("number").columns)
-            raise RunError(f"no run in {self.folder} has a {score} yet; there are: {numbers}")
-        groups = done.assign(_all="all").groupby(self.settings or "_all", dropna=False, sort=False)
-        pooled = groups[score].agg(runs="count", mean="mean", sd="std", low="min", high="max")
-        also = [name for name in ("difference", "seconds", "usd") if name in done and name != score]
-        pooled = pooled.join(groups[also].mean()).reset_index().drop(columns="_all", errors="ignore")
-        pooled = pooled.sort_values("mean", ascending=False, ignore_index=True)
-        if "difference" in also:
-            gains = [self._gain(row) for _, row in pooled.iterrows()]
-            at = pooled.columns.get_loc("difference") + 1
-            pooled.insert(at, "difference_low", [gain and gain.low for gain in gains])
-            pooled.insert(at + 1, "difference_high", [gain and gain.high for gain in gains])
-        return pooled
+        import pandas
+
+        return pandas.DataFrame([pool.row for pool in self._pools(score)])
 
     def best(self, score: str = SCORE) -> dict[str, Any]:
         """The best setting: `settings` that differ, `mean` of its score, `why` in words, and for 03 its `config`.
 
-        The rule: the highest mean score over the seeds of a setting. Whether the next is surely worse, `why` says.
-        RunError where no run has such a score.
+        The rule: the highest mean score over the seeds of a setting; `why` says whether the next is surely worse.
+        Raises RunError where no run has such a score.
         """
-        table = self.pooled(score)
-        top, first = table.iloc[0], self._runs_like(table.iloc[0])[0]
-        why = f"{self._named(first)} has the highest mean {_in_words(score)}, {_of_seeds(top)}"
+        top, *others = self._pools(score)
+        shown = "held-out score" if score == SCORE else score
+        why = f"{self._name(top)} has the highest mean {shown}, {_scores_text(top)}"
         if not self.settings:
-            why = f"only seeds differ: mean {_in_words(score)} {_of_seeds(top)}"
-        if len(table) > 1:
-            second = table.iloc[1]
-            why += f". The next, {self._named(self._runs_like(second)[0])}, has {_of_seeds(second)}: "
-            why += self._how_sure(top, second, score)
-            why += f". Chosen among {len(table)} settings by this score, the best one's is a little flattered"
+            why = f"only seeds differ: mean {shown} {_scores_text(top)}"
+        if others:
+            why += f". The next, {self._name(others[0])}, has {_scores_text(others[0])}: "
+            why += _comparison(top, others[0], score)
+            why += f". Chosen among {len(others) + 1} settings by this score, the best one's is a little flattered"
         if own := [name for name in OWN_CONDITIONS if name in self.varied and score == SCORE]:
             why += f". Each setting is scored under its own {', '.join(own)}"
-        found = {"settings": {name: first.settings.get(name) for name in self.settings}, "mean": float(top["mean"])}
-        if first.config:
-            found["config"] = {
-                name: v for name, v in first.config.given.items() if name not in ("run_id", "seed", "max_usd")
-            }
-        return {**found, "why": why}
-
-    def _named(self, run: PlannedRun) -> str:
-        return ", ".join(f"{name}={value_in_words(run.settings.get(name))}" for name in self.settings)
-
-    def _gain(self, row: "pandas.Series") -> Difference | None:
-        """What a setting gained over the base model."""
-        evaluated = [read_json(run.folder / EVALUATION_FILE) for run in self._runs_like(row)]
-        return difference(*(scores_by_prompt(evaluated, model) for model in ("trained", "base")))
-
-    def _how_sure(self, top: "pandas.Series", second: "pandas.Series", score: str) -> str:
-        """Whether the best setting is better than the next, over prompts and over seeds."""
-        few, is_apart = min(top["runs"], second["runs"]), second["high"] < top["low"]
-        between = None
-        if score == SCORE:
-            both = [[read_json(run.folder / EVALUATION_FILE) for run in self._runs_like(row)] for row in (top, second)]
-            between = difference(*(scores_by_prompt(evaluated, "trained") for evaluated in both))
-        said = f"{between} on the same {between.prompts} prompts, " if between else ""
-        if between and between.low <= 0:
-            return f"{said}which chance can explain"
-        if few < 2:
-            return f"{said}with one run of each, so another seed may turn the order round"
-        if not is_apart:
-            return f"{said}but their runs overlap, so more seeds may turn the order round"
-        return f"{said}and no run of it is as good as any of the best" + ("; two seeds are few" if few < 3 else "")
-
-    @property
-    def failed(self) -> list[PlannedRun]:
-        return [run for run in self.runs if run.record["state"] == "failed"]
+        run = top.runs[0]
+        best = {"settings": {name: run.settings.get(name) for name in self.settings}, "mean": top.row["mean"]}
+        if run.config:
+            left_out = ("run_id", "seed", "max_usd")
+            best["config"] = {name: value for name, value in run.config.given.items() if name not in left_out}
+        return {**best, "why": why}
 
     def summary(self) -> str:
-        """How it ended, in words: each error, the pooled scores, the best setting, and where everything is."""
-        states = [run.record["state"] for run in self.runs]
-        lines = [", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))]
+        """How it ended, as text: each error, the pooled scores, the best setting, and where everything is."""
+        lines = [self.counts()]
         for run in self.runs:
             if (record := run.record)["error"]:
                 where = f" ({self.folder / run.name / ERROR_FILE})" if record["state"] == "failed" else ""
                 lines.append(f"{run.name} {record['state']}: {record['error']}{where}")
-        try:
-            pooled, best = self.pooled(), self.best()
-        except RunError:
-            return "\n".join([*lines, str(self.folder / RESULTS_FILE)])
-        lines += [pooled.to_string(index=False, float_format=lambda value: f"{value:.3g}"), best["why"]]
         files = [self.folder / name for name in (RESULTS_FILE, BEST_FILE) if (self.out / name).exists()]
+        with suppress(RunError):  # no run has a score
+            lines.append(self.pooled().to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+            lines.append(self.best()["why"])
         return "\n".join([*lines, " ".join(map(str, files))])
 
     def write(self) -> None:
         """Writes results.csv, and best.json where there is a best setting: settings that 03 loads as config_file."""
         write_bytes(self.out / RESULTS_FILE, self.results().to_csv(index=False).encode())
-        try:
-            best = self.best()
-        except RunError:
-            return
-        if "config" in best:
-            write_json(self.out / BEST_FILE, best["config"])
+        with suppress(RunError):  # no run has a score
+            if config := self.best().get("config"):
+                write_json(self.out / BEST_FILE, config)
 
-    def _runs_like(self, row: "pandas.Series") -> list[PlannedRun]:
-        """The complete runs with the settings of a row of `pooled`."""
-        import pandas
+    def _row(self, run: PlannedRun) -> dict[str, Any]:
+        record, result = run.record, run.result()
+        row = {"run": run.name} | {name: _cell(run.settings.get(name)) for name in self.varied}
+        row["state"] = record["state"]
+        evaluated = (run.evaluated() if run.config else result) if record["state"] == "complete" else {}
+        if run.config or isinstance(evaluated.get("trained"), dict):
+            row |= _scores(evaluated) | {"reward": result.get("reward")}
+        else:
+            row = row | {name: value for name, value in evaluated.items() if type(value) in (int, float)} | row
+        return row | {name: record[name] for name in ("seconds", "ended", "error")} | {"usd": run.usd()}
 
-        def same(value: Any, cell: Any) -> bool:
-            return bool(pandas.isna(cell)) if value is None else _cell(value) == cell
+    def _pools(self, score: str) -> list[Pool]:
+        """The complete runs by setting, the best first."""
+        table = self.results()
+        done = table[table["state"] == "complete"]
+        if score not in done or done[score].isna().all():
+            numbers = ", ".join(table.select_dtypes("number").columns)
+            raise RunError(f"no run in {self.folder} has a {score} yet; there are: {numbers}")
+        pools = []
+        for _, part in done.groupby(self.settings or (lambda row: 0), dropna=False, sort=False):
+            runs, scores = [self.runs[at] for at in part.index], part[score]
+            row = {name: part[name].iloc[0] for name in self.settings}
+            row |= {"runs": int(scores.count()), "mean": float(scores.mean()), "sd": scores.std()}
+            row |= {"low": scores.min(), "high": scores.max()}
+            if "difference" in part and score != "difference":
+                row["difference"] = part["difference"].mean()
+                _, row["difference_low"], row["difference_high"], _ = _paired(runs, runs, "base") or [None] * 4
+            row |= {name: part[name].astype(float).mean() for name in ("seconds", "usd") if name != score}
+            pools.append(Pool(row, runs))
+        return sorted(pools, key=lambda pool: -pool.row["mean"] if pool.row["runs"] else float("inf"))
 
-        return [
-            run
-            for run in self.runs
-            if run.record["state"] == "complete" and all(same(run.settings.get(n), row[n]) for n in self.settings)
-        ]
+    def _name(self, pool: Pool) -> str:
+        return settings_text({name: pool.runs[0].settings.get(name) for name in self.settings})
+
+
+def _paired(first: list[PlannedRun], second: list[PlannedRun], model: str = "trained") -> tuple[Any, ...] | None:
+    """The gain of the trained models of `first` over `model` ("trained" or "base") of `second`: mean over prompts that
+    all have a score for, low and high end of its 95% interval, number of prompts; None for fewer than two prompts."""
+    import pandas
+
+    def means(runs: list[PlannedRun], name: str) -> "pandas.Series":
+        scores = pandas.DataFrame([run.evaluated().get("scores", {}).get(name, {}) for run in runs])
+        return scores.astype(float).mean(skipna=False)
+
+    gains = (means(first, "trained") - means(second, model)).dropna().sort_index().to_numpy()
+    return (gains.mean(), *bootstrap_interval(gains, seed=0), len(gains)) if len(gains) > 1 else None
+
+
+def _comparison(top: Pool, second: Pool, score: str) -> str:
+    """Whether the best setting is better than the next, over prompts and over seeds."""
+    few = min(top.row["runs"], second.row["runs"])
+    between, said = _paired(top.runs, second.runs) if score == SCORE else None, ""
+    if between:
+        said = "{:+.3f} [{:+.3f}, {:+.3f}] on the same {} prompts, ".format(*between)
+        if between[1] <= 0:
+            return f"{said}which chance can explain"
+    if few < 2:
+        return f"{said}with one run of each, so another seed may turn the order round"
+    if second.row["high"] >= top.row["low"]:
+        return f"{said}but their runs overlap, so more seeds may turn the order round"
+    return f"{said}and no run of it is as good as any of the best" + ("; two seeds are few" if few < 3 else "")
 
 
 def _scores(evaluated: dict[str, Any]) -> dict[str, Any]:
-    trained, base = evaluated["trained"], evaluated["base"]
-    row = {"base": base and base["mean"], "trained": trained["mean"]}
-    row["trained_low"], row["trained_high"] = trained["interval"]
-    if versus := trained["versus_base"]:
-        row["difference"] = versus["difference"]
-        row["difference_low"], row["difference_high"] = versus["interval"]
-    if (second := trained["second"]) and second["versus_base"]:
-        row["second_difference"] = second["versus_base"]["difference"]
-    return row
+    """The scores by which runs are compared; None where there is none (yet)."""
+    trained = evaluated.get("trained") or {}
+    versus, second = trained.get("versus_base") or {}, (trained.get("second") or {}).get("versus_base") or {}
+    ends = [*trained.get("interval", [None] * 2), versus.get("difference"), *versus.get("interval", [None] * 2)]
+    scores = [(evaluated.get("base") or {}).get("mean"), trained.get("mean"), *ends, second.get("difference")]
+    return dict(zip(SCORES, scores, strict=False))
 
 
 def _cell(value: Any) -> Any:
@@ -206,14 +204,7 @@ def _cell(value: Any) -> Any:
     return value if isinstance(value, int | float | str | None) else str(value)
 
 
-def _in_words(score: str) -> str:
-    return "held-out score" if score == SCORE else score
-
-
-def _of_seeds(row: "pandas.Series") -> str:
-    runs = int(row["runs"])
-    return (
-        f"{row['mean']:.3f} (1 run)"
-        if runs == 1
-        else f"{row['mean']:.3f} ({runs} runs, {row['low']:.3f} to {row['high']:.3f})"
-    )
+def _scores_text(pool: Pool) -> str:
+    row = pool.row
+    spread = f"{row['runs']} runs, {row['low']:.3f} to {row['high']:.3f}" if row["runs"] > 1 else "1 run"
+    return f"{row['mean']:.3f} ({spread})"
