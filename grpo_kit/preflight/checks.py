@@ -126,8 +126,7 @@ def problems_of_settings(config: TrainConfig, runs_dir: Path, device: Device, on
         if is_complete(config.run_id, runs_dir):
             yield Problem(f"run {config.run_id} is complete: nothing would be done", "Give it another run_id")
     except (ConfigError, RunError) as error:
-        what, _, fix = str(error).partition(". ")
-        yield Problem(what, fix)
+        yield error.problem
 
 
 def too_many_gpus(config: TrainConfig) -> Problem | None:
@@ -154,9 +153,8 @@ def _problems_here(config: TrainConfig, device: Device) -> Iterator[Problem]:
         )
     if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY", "").strip():
         yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline", "judge")
-    if why := missing_package(config):
-        what, _, fix = why.partition(". ")
-        yield Problem(what, fix)
+    if problem := missing_package(config):
+        yield problem
     if config.load_in_4bit and not device.is_gpu:
         yield Problem("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
     name = config.model_name
