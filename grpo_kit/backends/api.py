@@ -45,16 +45,16 @@ class _Train:
         echo: Callable[[str], None] | None = None,
         **settings: Any,
     ) -> Run:
-        """Trains in this process, or in several that it waits for. Raises as grpo_kit.training.launch.train does.
+        """Trains in this process, or in several that it waits for. Raises as training.launch.plan_and_train does.
 
         `echo` is given the lines that a run prints, in place of the terminal.
         """
-        from grpo_kit.training.launch import train
+        from grpo_kit.training.launch import plan_and_train
 
         config, runs_dir = (config or TrainConfig()).replace(**settings), Path(runs_dir)
         launch = launch_of(config, runs_dir, "local", known_here(config.run_id, runs_dir))
         options = {"echo": echo} if echo else {}
-        return Run.of(train(config, rewards=rewards, runs_dir=runs_dir, launch=launch, **options))
+        return Run.of(plan_and_train(config, rewards=rewards, runs_dir=runs_dir, launch=launch, **options))
 
     __call__ = local
 

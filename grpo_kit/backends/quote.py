@@ -11,7 +11,7 @@ from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.preflight.check import quote_remaining
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import RUNS_DIR
-from grpo_kit.runs.resume import to_go_on_with, with_settings_of
+from grpo_kit.runs.resume import config_to_resume
 
 
 def quote(
@@ -33,11 +33,11 @@ def quote(
     with suppress(ConfigError, RunError):  # the quote of what was asked for has it as a problem
         if not on_modal:
             if known := known_here(config.run_id, Path(runs_dir)):
-                config, status = with_settings_of(known, config), known.status
+                config, status = config_to_resume(known, config), known.status
         elif ask:
             from grpo_kit.backends.modal.storage import known_on_modal
 
             if known := known_on_modal(config.run_id):  # whose data has another name there
-                config, status = to_go_on_with(known, config), known.status
+                config, status = config_to_resume(known, config, check=False), known.status
     checks = tuple(checks_of(config, on_modal)) if ask else ()
     return quote_remaining(config, status, runs_dir, on_modal, by, checks)

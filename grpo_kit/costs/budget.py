@@ -9,7 +9,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,6 @@ class Launch:
     machine: str = "here"  # or Modal's GPU
     usd_per_hour: float = 0.0  # of the machine
     quoted: dict[str, Any] | None = None  # see Quote.quoted
-    since: datetime | None = None  # when the machine began to cost; None: when the run is opened
     notice: str = ""  # what is said before a run starts
 
     def as_sent(self) -> dict[str, Any]:

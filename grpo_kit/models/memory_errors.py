@@ -1,4 +1,4 @@
-"""Out of memory: how torch and Python say it, and a ConfigError in its place while a model is loaded."""
+"""Out of memory: recognised in torch's and Python's errors, and made a ConfigError while a model is loaded."""
 
 import re
 from collections.abc import Iterator
@@ -22,23 +22,14 @@ class Shortage(NamedTuple):
 
 def shortage_in(error: BaseException) -> Shortage | None:
     """The shortage of memory that `error` tells of, torch's or Python's; None where it is another error."""
-    import torch
-
-    text = str(error)
-    is_gpus = isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("CUDA error: out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text)
-    )
-    is_machines = isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in text
-    )
-    if not is_gpus and not is_machines:
+    text, is_torchs = str(error), isinstance(error, RuntimeError)
+    is_gpus = is_torchs and bool(re.search("CUDA.*out of memory|CUBLAS_STATUS_ALLOC_FAILED", text))
+    if not is_gpus and not isinstance(error, MemoryError) and not (is_torchs and "can't allocate memory" in text):
         return None
     asked = re.search(r"(?:tried to|unable to) allocate ([\d.]+) (bytes|\w?iB)", text, re.IGNORECASE)
     if asked is None:
         return Shortage("", is_gpus)
-    is_bytes = asked[2] == "bytes"
-    return Shortage(f"{int(asked[1]) / 2**30:.1f} GiB" if is_bytes else f"{asked[1]} {asked[2]}", is_gpus)
+    return Shortage(f"{int(asked[1]) / 2**30:.1f} GiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}", is_gpus)
 
 
 @contextmanager
@@ -49,12 +40,11 @@ def loading(model_name: str) -> Iterator[None]:
     except Exception as error:
         if (shortage := shortage_in(error)) is None:
             raise
-        larger = larger_gpu(gpu_gib()) if shortage.is_gpus else None
-        more = f"gpu={larger} on Modal" if larger else "more memory (on Modal memory=, in MiB)"
-        more = "" if shortage.is_gpus and not larger else f", or {more}"
+        larger = larger_gpu(gpu_gib())
+        more = f", or gpu={larger} on Modal" if larger else ""
         raise ConfigError(
-            f"model_name={model_name!r} does not fit: out of memory while loading it, {shortage}. Choose a smaller "
-            f"model{more}"
+            f"model_name={model_name!r} does not fit: out of memory while loading it, {shortage}",
+            f"Choose a smaller model{more if shortage.is_gpus else ', or more memory (on Modal memory=, in MiB)'}",
         ) from error
 
 

@@ -34,7 +34,7 @@ from grpo_kit.preflight.checks import (
 from grpo_kit.preflight.doctor import Check
 from grpo_kit.preflight.quote import Fit, Quote
 from grpo_kit.runs.directory import RunDirectory
-from grpo_kit.runs.resume import to_go_on_with, with_settings_of
+from grpo_kit.runs.resume import config_to_resume
 from grpo_kit.runs.spending import spent_on
 from grpo_kit.utils.environment import version_of
 from grpo_kit.utils.text import settings_text
@@ -148,7 +148,7 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
     """
     on_modal, status = backend == "modal", known.status if known else {}
     if known:
-        config = to_go_on_with(known, config) if on_modal else with_settings_of(known, config)
+        config = config_to_resume(known, config, check=not on_modal)
     place: dict[str, Any] = {"machine": HERE, "usd_per_hour": 0.0}
     if on_modal:
         if problem := too_many_gpus(config):

@@ -34,7 +34,7 @@ class RunDirectory:
     """A run's files, read afresh at each call, so any process may hold one. Writing them is RunWriter's."""
 
     def __init__(self, run_id: str | Path, runs_dir: str | Path = RUNS_DIR):
-        """`run_id` is a name under `runs_dir` or the path of a run directory. Raises RunError if there is no such run."""
+        """`run_id` is a name under `runs_dir` or the path of a run directory. Raises RunError where there is none."""
         inside = Path(runs_dir) / run_id
         path = inside if is_run(inside) else Path(run_id)
         if not is_run(path):
@@ -100,6 +100,11 @@ class RunDirectory:
         found = [self.storage.root / name for name in self.storage.names() if re.fullmatch(r"checkpoint-\d+", name)]
         return sorted(found, key=checkpoint_step)
 
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint of a run on this machine; None where there is none yet."""
+        return max(map(Path, self.checkpoints), key=checkpoint_step, default=None)
+
     def metrics(self) -> "pandas.DataFrame":
         """A row per step, TRL's names as columns."""
         return self._table("metrics.jsonl")
@@ -123,8 +128,8 @@ class RunDirectory:
             return json.loads(self.storage.read(WORKER_FILE))
         except FileNotFoundError:
             raise RunError(
-                f"run {self.id} is trained by a process that waits for it: interrupt it there (Ctrl-C, or the "
-                f"notebook's stop button)"
+                f"run {self.id} is trained by a process that waits for it",
+                "Interrupt it there (Ctrl-C, or the notebook's stop button)",
             ) from None
 
     def read_text(self, name: str) -> str:

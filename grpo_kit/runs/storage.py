@@ -1,4 +1,4 @@
-"""Where a run's files are: a folder on this machine, or (volumes.py) on a Modal volume."""
+"""Where a run's files are: a folder on this machine. backends/modal/storage.py has the same for a Modal volume."""
 
 import shutil
 from contextlib import suppress
@@ -9,29 +9,26 @@ from grpo_kit.utils.files import write_bytes
 
 
 class Storage(Protocol):
-    """Where a run's files are: a folder here or on a Modal volume."""
+    """A run's folder, here or on a Modal volume."""
 
-    root: Path | PurePosixPath
     backend: str  # "local" or "modal"
 
-    def read(self, name: str) -> bytes:
-        """A file's content; FileNotFoundError where there is none."""
+    @property
+    def root(self) -> Path | PurePosixPath: ...
+
+    def read(self, name: str) -> bytes: ...  # FileNotFoundError where there is no such file
 
     def write(self, name: str, content: bytes) -> None: ...
 
-    def remove(self, name: str) -> None:
-        """Also where it is not there."""
+    def remove(self, name: str) -> None: ...  # also where it is not there
 
-    def names(self) -> list[str]:
-        """Of the files and folders right in it."""
+    def names(self) -> list[str]: ...  # the files and folders right in it
 
     def download(self, to: Path) -> None: ...
 
-    def kill(self, worker: dict) -> None:
-        """Kills what trains the run, at once, and returns when it is gone."""
+    def kill(self, worker: dict) -> None: ...  # at once; returns when what trains the run is gone
 
-    def exit_reason(self, worker: dict) -> str | None:
-        """How what trained the run ended, in words; None while it works."""
+    def exit_reason(self, worker: dict) -> str | None: ...  # why the worker ended; None while it runs
 
 
 class LocalStorage:

@@ -1,6 +1,6 @@
-"""How a run's directory is written: opened, held by one process, kept as it goes, wound back to its last checkpoint.
+"""How a run's directory is written: opened, held by one process, kept as it goes, cut back to its last checkpoint.
 
-What a kill leaves behind can be gone on with at any moment.
+Whatever a kill leaves behind can be resumed.
 """
 
 import itertools
@@ -8,18 +8,18 @@ import json
 import os
 import shutil
 import threading
-import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
+from filelock import FileLock, Timeout
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import BeingTrained, RunError, RunStopped
+from grpo_kit.errors import BeingTrained, RunStopped
 from grpo_kit.runs.directory import (
     LOG_FILE,
     RUNS_DIR,
@@ -30,8 +30,9 @@ from grpo_kit.runs.directory import (
     is_run,
     now,
 )
+from grpo_kit.runs.resume import check_unchanged
 from grpo_kit.runs.spending import Dollars
-from grpo_kit.utils.files import write_json
+from grpo_kit.utils.files import write_bytes, write_json
 from grpo_kit.utils.json_lines import read_lines
 
 HEARTBEAT_SECONDS = 5
@@ -41,35 +42,15 @@ LOCK_SECONDS = 2  # whoever only queues a run holds it for a moment
 def open_run(
     config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR, quoted: dict | None = None
 ) -> RunDirectory:
-    """The run directory for `config`: the one of its run_id, to go on with, or a new one.
+    """The run directory for `config`: the one of its run_id, to resume, or a new one.
 
     `about` is what config.json holds beside the settings, `quoted` what a new run was expected to take. Raises RunError
-    where the run to go on with had other rewards, weights or judges, or data with another fingerprint.
+    where the run to resume had other rewards, weights, judges or data.
     """
     runs_dir = Path(runs_dir)
     if config.run_id and is_run(runs_dir / config.run_id):
         run = RunDirectory(config.run_id, runs_dir)
-        if run.about["rewards"] != about["rewards"]:
-            raise RunError(
-                f"run {run.id} was started with the rewards {', '.join(run.about['rewards'])}, and not with "
-                f"{', '.join(about['rewards'])}. Pass the same ones (rewards=[…]), or use another run_id."
-            )
-        if run.about.get("reward_weights", about["reward_weights"]) != about["reward_weights"]:
-            raise RunError(
-                f"run {run.id} was started with the reward weights {run.about['reward_weights']}, and not with "
-                f"{about['reward_weights']}. Give the same ones, or use another run_id."
-            )
-        if about["judges"] and run.about.get("judges", about["judges"]) != about["judges"]:
-            raise RunError(
-                f"run {run.id} was judged by another version of its judge: the prompt's text or the kit has changed "
-                f"since. Put it back, or use another run_id."
-            )
-        before, after = run.about["data"], about["data"]
-        if before["fingerprint"] != after["fingerprint"]:
-            raise RunError(
-                f"run {run.id} was trained on other data than {after['folder']} holds now (fingerprint "
-                f"{before['fingerprint']}, now {after['fingerprint']}). Put that data back, or use another run_id."
-            )
+        check_unchanged(run, about)
         return run
     run_id = stem = config.run_id or f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
     runs_dir.mkdir(parents=True, exist_ok=True)
@@ -108,21 +89,20 @@ def new_status(config: TrainConfig) -> dict:
 
 
 @contextmanager
-def only_writer(run: RunDirectory):
-    """Holds the run for one process. The system lets go of it when the process ends, however it ends."""
-    import fcntl
+def only_writer(run: RunDirectory) -> Iterator[None]:
+    """Holds the run for one process; the system lets go of it when the process ends, however it ends.
 
-    with (run.path / ".lock").open("w") as lock:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise BeingTrained(run.id) from None
-                time.sleep(0.05)
+    Raises BeingTrained where another process holds it.
+    """
+    lock = FileLock(run.path / ".lock")
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise BeingTrained(run.id) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class RunWriter:
@@ -161,20 +141,15 @@ class RunWriter:
         return Dollars(machine, sum(part or 0.0 for part in parts))
 
     def rewind(self) -> Path | None:
-        """Brings the files back to the last complete checkpoint and returns it, or None where there is none yet."""
+        """Cuts the files back to the last complete checkpoint and returns it, or None where there is none yet."""
         shutil.rmtree(self.run.path / ".partial", ignore_errors=True)
-        checkpoint = self.run.checkpoints[-1] if self.run.checkpoints else None
+        checkpoint = self.run.last_checkpoint
         step = checkpoint_step(checkpoint) if checkpoint else 0
         if self._before["seconds"]:
             self.status["resumed"] = True
         for name in ("metrics.jsonl", "completions.jsonl"):
             path = self.run.path / name
-            rows = [
-                orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in read_lines(path) if row["step"] <= step
-            ]
-            partial = path.with_name(f".{name}.partial")
-            partial.write_bytes(b"".join(rows))
-            os.replace(partial, path)
+            write_bytes(path, _as_lines(row for row in read_lines(path) if row["step"] <= step))
         self.update(step=step)
         return checkpoint
 
@@ -199,9 +174,9 @@ class RunWriter:
             write_json(self.run.path / "status.json", self.status)
 
     def append(self, name: str, rows: list[dict]) -> None:
-        """Adds rows to metrics.jsonl or completions.jsonl. orjson writes what was not measured, NaN, as null."""
+        """Adds rows to metrics.jsonl or completions.jsonl."""
         with (self.run.path / name).open("ab") as file:
-            file.write(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
+            file.write(_as_lines(rows))
 
     def log(self, text: str) -> None:
         """Adds what the run says to its log."""
@@ -248,11 +223,16 @@ class RunWriter:
         self.update(state="failed", reason=f"{type(error).__name__}: {error}")
 
 
+def _as_lines(rows: Iterable[dict]) -> bytes:
+    """JSON lines; orjson writes what was not measured, NaN, as null."""
+    return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+
+
 class NullRunWriter(RunWriter):
-    """In the place of a writer, for a process that takes part in a run which another one writes: it writes nothing."""
+    """Does nothing; used on ranks other than 0."""
 
     def rewind(self) -> Path | None:
-        return self.run.checkpoints[-1] if self.run.checkpoints else None
+        return self.run.last_checkpoint
 
     def update(self, **changes: Any) -> None:
         self.status |= changes

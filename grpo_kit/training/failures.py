@@ -19,7 +19,7 @@ FIRST_STEPS = 3  # how many tell how long a run will take
 
 
 class Machine(NamedTuple):
-    """What a run is made on, as far as advice depends on it."""
+    """The machine of a run, as far as advice depends on it."""
 
     gpu_gib: float | None  # the GPU's memory; None: no GPU
     gradient_checkpointing: bool
@@ -28,30 +28,75 @@ class Machine(NamedTuple):
 
 def out_of_memory(config: TrainConfig, run_id: str, shortage: Shortage, part: str, step: int, machine: Machine) -> str:
     """What ran out of memory in which part of which step (counted from 1), and what helps."""
-    fixes = memory_fixes(config, shortage, part, machine)
     blame = "The reward functions took it: have them work on fewer completions at once" if part == "judging" else ""
     where = "loading the checkpoint" if part == "loading" else f"{part} in step {step}"
-    return ". ".join(filter(None, [f"Out of memory while {where}: {shortage}", blame, advice(fixes, run_id)]))
+    fixes = advice(memory_fixes(config, shortage, part, machine), run_id)
+    return ". ".join(filter(None, [f"Out of memory while {where}: {shortage}", blame, fixes]))
 
 
 def memory_fixes(config: TrainConfig, shortage: Shortage, part: str, machine: Machine) -> list[Fix]:
     """Settings that need less memory in that part of a step, or give more; the most useful first."""
-    fixes: list[Fix] = []
     trains_there = shortage.is_gpus == (machine.gpu_gib is not None)
-    if part == "updating" and trains_there:
-        fixes += _other_batch(config, config.per_device_train_batch_size // 2)
-        fixes += [] if machine.gradient_checkpointing else [{"gradient_checkpointing": True}]
-    if part == "generating" and trains_there:  # all completions of a step are generated together
-        fixes += _fewer_completions(config)
-    if part != "judging" and trains_there and not config.use_lora:
-        fixes.append({"use_lora": True})
-    if part in ("updating", "generating") and trains_there:
-        fixes += [{"max_completion_length": config.max_completion_length // 2}] * (config.max_completion_length > 1)
-        fixes += [{"use_vllm": False}] if machine.use_vllm else []  # it keeps memory of its own
-    if not shortage.is_gpus:
-        return [*fixes, {"memory": 2 * config.memory}]
+    updates, generates = (trains_there and part == each for each in ("updating", "generating"))
+    batch, length = config.per_device_train_batch_size, config.max_completion_length
     larger = larger_gpu(machine.gpu_gib, config.num_processes)
-    return [*fixes, {"gpu": larger}] if larger else fixes
+    return _applying(
+        (updates and batch > 1, batches(config.completions_per_process, batch // 2 or 1)),
+        (updates and not machine.gradient_checkpointing, {"gradient_checkpointing": True}),
+        (generates, _fewer_completions(config)),  # all completions of a step are generated together
+        (trains_there and part != "judging" and not config.use_lora, {"use_lora": True}),
+        ((updates or generates) and length > 1, {"max_completion_length": length // 2}),
+        ((updates or generates) and machine.use_vllm, {"use_vllm": False}),  # it keeps memory of its own
+        (not shortage.is_gpus, {"memory": 2 * config.memory}),
+        (shortage.is_gpus and larger is not None, {"gpu": larger}),
+    )
+
+
+def speed_fixes(config: TrainConfig, part: str, machine: Machine) -> list[Fix]:
+    """Settings that make that part of a step quicker; the most useful first."""
+    length, passes = config.max_completion_length, config.gradient_accumulation_steps
+    gpu = larger_gpu(machine.gpu_gib, config.num_processes) if machine.gpu_gib else config.gpu
+    if part == "generating":
+        return _applying(
+            (machine.gpu_gib is not None and not machine.use_vllm, {"use_vllm": True}),
+            (length > 1, {"max_completion_length": length // 2}),
+            (True, _fewer_completions(config)),
+            (gpu is not None, {"gpu": gpu}),
+        )
+    if part == "updating":
+        return _applying(
+            (gpu is not None, {"gpu": gpu}),
+            (not config.use_lora, {"use_lora": True}),
+            (machine.gradient_checkpointing, {"gradient_checkpointing": False}),
+            (passes > 1, batches(config.completions_per_process, 2 * config.per_device_train_batch_size)),
+        )
+    if "gemini" not in config.judge:
+        return []
+    answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
+    calls, rate = min(256, answers * config.gemini_samples), config.gemini_requests_per_minute
+    lite = JudgeConfig.model_fields["gemini_model"].default
+    return _applying(
+        (not config.max_staleness and config.num_iterations == 1, {"max_staleness": 1}),
+        (config.gemini_max_in_flight < calls, {"gemini_max_in_flight": calls}),
+        (bool(rate), {"gemini_requests_per_minute": 2 * (rate or 0)}),
+        (config.gemini_mode == "absolute", {"gemini_mode": "group"}),
+        (config.gemini_samples > 1, {"gemini_samples": 1}),
+        (config.gemini_model != lite, {"gemini_model": lite}),
+    )
+
+
+def _applying(*fixes: tuple[bool, Fix]) -> list[Fix]:
+    return [fix for applies, fix in fixes if applies and fix]
+
+
+def _fewer_completions(config: TrainConfig) -> Fix:
+    """Half as many completions a step: of each prompt, or where that leaves fewer than 2, of half as many prompts."""
+    if config.num_generations < 4 and config.prompts_per_step < 2:
+        return {}
+    group = config.num_generations // (2 if config.num_generations >= 4 else 1)
+    prompts = config.prompts_per_step // (1 if config.num_generations >= 4 else 2)
+    fewer = batches(max(1, group * prompts // config.num_processes), config.per_device_train_batch_size)
+    return fewer if group == config.num_generations else {"num_generations": group, **fewer}
 
 
 def too_slow(
@@ -87,70 +132,14 @@ def too_slow(
     return ". ".join(filter(None, [slow, quicker, advice(fixes, run_id)]))
 
 
-def speed_fixes(config: TrainConfig, part: str, machine: Machine) -> list[Fix]:
-    """Settings that make that part of a step quicker; the most useful first."""
-    gpu = larger_gpu(machine.gpu_gib, config.num_processes) if machine.gpu_gib else config.gpu
-    larger: list[Fix] = [{"gpu": gpu}] if gpu else []
-    if part == "generating":
-        vllm = [{"use_vllm": True}] if machine.gpu_gib and not machine.use_vllm else []
-        shorter = [{"max_completion_length": config.max_completion_length // 2}] * (config.max_completion_length > 1)
-        return [*vllm, *shorter, *_fewer_completions(config), *larger]
-    if part == "updating":
-        batch, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
-        lora: list[Fix] = [] if config.use_lora else [{"use_lora": True}]
-        plain = [{"gradient_checkpointing": False}] if machine.gradient_checkpointing else []
-        fewer_passes = [batches(config.completions_per_process, 2 * batch)] if passes > 1 else []
-        return [*larger, *lora, *plain, *fewer_passes]
-    if "gemini" not in config.judge:
-        return []
-    fixes: list[Fix] = []
-    if not config.max_staleness and config.num_iterations == 1:
-        fixes.append({"max_staleness": 1})
-    answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
-    if config.gemini_max_in_flight < (calls := min(256, answers * config.gemini_samples)):
-        fixes.append({"gemini_max_in_flight": calls})
-    if config.gemini_requests_per_minute:
-        fixes.append({"gemini_requests_per_minute": 2 * config.gemini_requests_per_minute})
-    if config.gemini_mode == "absolute":
-        fixes.append({"gemini_mode": "group"})
-    if config.gemini_samples > 1:
-        fixes.append({"gemini_samples": 1})
-    if config.gemini_model != (lite := JudgeConfig.model_fields["gemini_model"].default):
-        fixes.append({"gemini_model": lite})
-    return fixes
-
-
 def advice(fixes: Sequence[Fix], run_id: str) -> str:
-    """The fixes in words: those that the same run can go on with, and those that only a new one can have."""
-    free = set(names_where(TrainConfig, "resume"))
-    same = [_setting(fix) for fix in fixes if fix.keys() <= free]
-    other = [_setting(fix) for fix in fixes if not fix.keys() <= free]
+    """A sentence with the fixes that the same run can resume with, and those that only a new one can have."""
+    free, modal = set(names_where(TrainConfig, "resume")), ModalConfig.model_fields.keys()
+    text = [(fix, settings_text(fix) + " on Modal" * (fix.keys() <= modal)) for fix in fixes]
+    same = [written for fix, written in text if fix.keys() <= free]
+    other = [written for fix, written in text if not fix.keys() <= free]
     parts = [f"run_id={run_id} can go on with {' or '.join(same)}"] if same else []
     if other:
         keeps = f"cache_from={run_id} takes its judgements over"
         parts.append(f"only a new run ({keeps}) can have {', or '.join(other)}")
     return "; ".join(parts)
-
-
-def _setting(fix: Fix) -> str:
-    """ "per_device_train_batch_size=2 gradient_accumulation_steps=8", as a shell takes it."""
-    written = settings_text(fix)
-    return f"{written} on Modal" if fix.keys() <= ModalConfig.model_fields.keys() else written
-
-
-def _other_batch(config: TrainConfig, most: int) -> list[Fix]:
-    """As many completions a step, with at most `most` in a pass."""
-    return [batches(config.completions_per_process, most)] if most else []
-
-
-def _fewer_completions(config: TrainConfig) -> list[Fix]:
-    """Half as many completions a step: of each prompt, or where that leaves fewer than 2, of half as many prompts."""
-    group, prompts = config.num_generations, config.prompts_per_step
-    if group >= 4:
-        group //= 2
-    elif prompts >= 2:
-        prompts //= 2
-    else:
-        return []
-    fewer = batches(max(1, group * prompts // config.num_processes), config.per_device_train_batch_size)
-    return [fewer if group == config.num_generations else {"num_generations": group, **fewer}]

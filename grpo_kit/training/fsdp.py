@@ -7,7 +7,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
-from torch.nn import Module, ModuleList
+from torch.nn import ModuleList
+from transformers import PreTrainedModel
 
 
 def allow_on_cpus() -> None:
@@ -18,7 +19,7 @@ def allow_on_cpus() -> None:
 
 
 @contextmanager
-def gathered(model: Module) -> Iterator[None]:
+def gathered(model: PreTrainedModel) -> Iterator[None]:
     """Each process has all weights meanwhile, if they are shared out: every token that is generated reads them all, and
     to gather them again for each would take longer than to compute it."""
     parts = _let_go_after_use(model)
@@ -32,7 +33,7 @@ def gathered(model: Module) -> Iterator[None]:
             part.reshard()
 
 
-def _let_go_after_use(model: Module) -> list[FSDPModule]:
+def _let_go_after_use(model: PreTrainedModel) -> list[FSDPModule]:
     """The layers, and the embedding where it is not the head as well: accelerate keeps what comes last."""
     layers = [layer for each in model.modules() if isinstance(each, ModuleList) for layer in each]
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()

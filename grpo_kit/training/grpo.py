@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import PrinterCallback, set_seed
-from trl import GRPOConfig
+from trl.trainer.grpo_config import GRPOConfig
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.memory import Device, is_sharded
@@ -18,6 +19,7 @@ from grpo_kit.models.generate import fit_prompt
 from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer
 from grpo_kit.models.memory_errors import gpu_gib
 from grpo_kit.models.shapes import shape_of
+from grpo_kit.rewards.judge_reward import JudgeReward
 from grpo_kit.rewards.travel import RewardFunction
 from grpo_kit.training.fsdp import allow_on_cpus
 from grpo_kit.training.progress import RunProgress
@@ -31,7 +33,7 @@ TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig
 def build_trainer(
     config: TrainConfig,
     samples: Sequence[Sample],
-    rewards: Mapping[RewardFunction, float],
+    rewards: Mapping[RewardFunction | JudgeReward, float],
     judges: int,
     progress: RunProgress,
 ) -> KitTrainer:
@@ -67,7 +69,7 @@ def build_trainer(
         # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.
         model=load_model(
             config.model_name,
-            bf16=arguments.bf16 and config.use_lora,
+            bf16=bool(arguments.bf16) and config.use_lora,
             in_4bit=config.load_in_4bit,
             to_gpu=not arguments.fsdp,  # each GPU gets its share, later
         ),
@@ -92,7 +94,7 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
     def decide(setting, auto: bool) -> bool:
         return auto if setting == "auto" else setting
 
-    settings = {name: getattr(config, name) for name in TRL_SETTINGS} | {
+    settings: dict[str, Any] = {name: getattr(config, name) for name in TRL_SETTINGS} | {
         "bf16": decide(config.bf16, device_can_bf16()),
         "gradient_checkpointing": decide(config.gradient_checkpointing, on_gpu),
         "use_vllm": decide(config.use_vllm, on_gpu and version_of("vllm") is not None and not config.load_in_4bit),
@@ -107,7 +109,7 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
         output_dir=str(run_dir),
         use_cpu=not on_gpu,
         logging_steps=1,
-        report_to=config.report_to or "none",
+        report_to=list(config.report_to) or "none",
         run_name=run_dir.name,
         disable_tqdm=True,
         ddp_find_unused_parameters=False,

@@ -1,11 +1,13 @@
-"""A run before it is made: every setting decided, the data read, and all refused that cannot work. Needs no model."""
+"""A run before it is made: every setting decided, the data read, everything checked that can be. Needs no model."""
 
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import LOCAL, Launch, check_price_known, shortfall_at_start
@@ -13,13 +15,13 @@ from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.base import Judge
-from grpo_kit.judges.cache import caches_to_start_from
+from grpo_kit.judges.cache import CACHE_FILE, RewardCache, caches_to_start_from
 from grpo_kit.judges.registry import make_judge
 from grpo_kit.models.load import has_chat_template
 from grpo_kit.rewards.ready import READY
-from grpo_kit.rewards.travel import RewardFunction, weighted
-from grpo_kit.runs.directory import RUNS_DIR, STOP_FILE, UNFINISHED, RunDirectory, is_run, now
-from grpo_kit.runs.resume import is_complete, keep_changed_settings, resume_config
+from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weighted
+from grpo_kit.runs.directory import REWARDS_FILE, RUNS_DIR, STOP_FILE, RunDirectory, is_run, now
+from grpo_kit.runs.resume import check_unchanged, is_complete, record_settings, resume_config
 from grpo_kit.runs.spending import spent_on
 from grpo_kit.runs.writer import only_writer, open_run
 from grpo_kit.utils.environment import processes, version_of, versions
@@ -36,103 +38,126 @@ class Plan:
     samples: list[Sample]
     judges: dict[Judge, float]
     functions: dict[RewardFunction, float]
-    about: dict  # what config.json holds beside the settings
+    about: dict[str, Any]  # what config.json holds beside the settings
     is_demo: bool  # there is no data of the user's own, so the demo's is taken
+
+    def close(self) -> None:
+        for judge in self.judges:
+            judge.close()
 
 
 def make_plan(
-    config: TrainConfig,
-    rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
-    runs_dir: str | Path = RUNS_DIR,
-    launch: Launch = LOCAL,
+    config: TrainConfig, rewards: Rewards = (), runs_dir: str | Path = RUNS_DIR, launch: Launch = LOCAL
 ) -> Plan:
-    """Checks all that can be checked before a model is loaded; writes nothing. Raises as `train` does."""
+    """Checks all that can be checked before a model is loaded; writes nothing. Raises as `plan_and_train` does."""
     config = resume_config(config, runs_dir)
-    refuse_unpaid_step(config, runs_dir, launch)
+    check_first_step_is_paid(config, runs_dir, launch)
+    plan = _read(config, rewards)
+    check_what_would_fail(plan, runs_dir)
+    if launch.machine == LOCAL.machine:
+        check_gpus(config)
+    if not is_complete(config.run_id, runs_dir):
+        _add_judges(plan)
+    machine = {"machine": launch.machine, "usd_per_hour": launch.usd_per_hour}
+    plan.about.update({"versions": versions(), "git_commit": _git_commit(), **machine})
+    return plan
+
+
+def plan_of(run: RunDirectory) -> Plan:
+    """The plan of a run that `open_planned` opened, with the reward functions that lie in its folder.
+
+    Checks only what may have changed since `make_plan` made all checks. Raises RunError for other data, rewards or
+    judges, ConfigError for a judge that is not there.
+    """
+    pickled = run.path / REWARDS_FILE
+    rewards = load_rewards(pickled.read_bytes()) if pickled.exists() else ()
+    plan = _read(resume_config(TrainConfig(run_id=run.id), run.path.parent), rewards)
+    _add_judges(plan)
+    check_unchanged(run, plan.about)
+    return plan
+
+
+def _read(config: TrainConfig, rewards: Rewards) -> Plan:
     data = data_folder(config.data).absolute()
     is_demo = config.data == DEFAULT_DATA and data != Path(DEFAULT_DATA).absolute()
     samples = list(read_samples(data / "train.jsonl"))
     functions = {READY[name]: weight for name, weight in config.reward_funcs.items()} | weighted(rewards)
-    names = [*config.judge, *(getattr(function, "__name__", "") for function in functions)]
-    refuse_what_cannot_work(config, samples, names, runs_dir)
-    if launch.machine == LOCAL.machine:
-        refuse_too_few_gpus(config)
-    judges: dict[Judge, float] = {}
-    if not is_complete(config.run_id, runs_dir):
-        asking = a_share_of_limits(config, processes())
-        judges = {make_judge(name, asking): weight for name, weight in config.judge.items()}
-        for judge in judges:
-            judge.check()
-    # An absolute folder, so that the run can be gone on with from anywhere; the demo's is made anew where it is needed.
+    # An absolute folder, so that the run resumes from anywhere; the demo's is made anew where it is needed.
     folder = config.data if is_demo else str(data)
     about = {
-        "versions": versions(),
         "data": {"folder": folder, "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
-        "git_commit": _git_commit(),
-        "machine": launch.machine,
-        "usd_per_hour": launch.usd_per_hour,
-        "rewards": names,
+        "rewards": [*config.judge, *(getattr(function, "__name__", "") for function in functions)],
         "reward_weights": [*config.judge.values(), *functions.values()],
-        "judges": {judge.name: judge.version for judge in judges},
+        "judges": {},
     }
-    return Plan(config, samples, judges, functions, about, is_demo)
+    return Plan(config, samples, {}, functions, about, is_demo)
 
 
-def queue(
-    config: TrainConfig,
-    rewards: Sequence[RewardFunction] | Mapping[RewardFunction, float] = (),
-    runs_dir: str | Path = RUNS_DIR,
-    launch: Launch = LOCAL,
-) -> RunDirectory:
-    """Checks all that `train` checks and makes the run's directory, for `train` to be called with its run_id elsewhere.
-
-    A run that was asked to stop is no longer asked to. A complete run is left as it is. Raises as `train` does.
-    """
-    plan = make_plan(config, rewards, runs_dir, launch)
-    for judge in plan.judges:
-        judge.close()
-    run = open_run(plan.config, plan.about, runs_dir, launch.quoted)
-    with only_writer(run):
-        status = run.status
-        if status["state"] != "complete":
-            keep_changed_settings(run, plan.config, plan.about)
-            run.storage.remove(STOP_FILE)
-            write_json(run.path / "status.json", {**status, "state": "queued", "heartbeat": now(), "reason": None})
-    return run
-
-
-def a_share_of_limits(config: TrainConfig, count: int) -> TrainConfig:
-    """What each of `count` processes may ask of Gemini, so that together they keep the limits that were set."""
+def _add_judges(plan: Plan) -> None:
+    """Makes the judges, with this process's share of the limits. Raises ConfigError where one is not there."""
+    config, count = plan.config, processes()
     limits = {"gemini_max_in_flight": config.gemini_max_in_flight // count}
     if config.gemini_requests_per_minute:
         limits["gemini_requests_per_minute"] = config.gemini_requests_per_minute // count
-    return config.model_copy(update=limits)
+    share = config.model_copy(update=limits)
+    for name, weight in config.judge.items():
+        judge = make_judge(name, share)
+        plan.judges[judge] = weight
+        judge.check()
+        plan.about["judges"][judge.name] = judge.version
 
 
-def refuse_unpaid_step(config: TrainConfig, runs_dir: str | Path, launch: Launch) -> None:
-    """Raises ConfigError where max_usd does not pay for another step of a run that is launched, or can't be kept.
+def open_planned(plan: Plan, runs_dir: str | Path, launch: Launch, echo: Callable[[str], None] = print) -> RunDirectory:
+    """The run's directory, made or taken up again, queued for `train_queued` to train it here or elsewhere.
 
-    A run that is under way, whose container ended, is no launch: it stops in good order instead.
+    Judgements of cache_from are taken over. A run that was asked to stop no longer is. A complete run is left as it
+    is. Raises BeingTrained where another process trains it, RunError where it had other rewards, judges or data.
+    """
+    run = open_run(plan.config, plan.about, runs_dir, launch.quoted)
+    with only_writer(run):
+        status = run.status
+        if status["state"] == "complete":
+            return run
+        record_settings(run, plan.config, plan.about)
+        if plan.config.cache_from:
+            with closing(RewardCache(run.path / CACHE_FILE)) as cache:
+                for path in caches_to_start_from(plan.config.cache_from, runs_dir):
+                    echo(f"{cache.copy_from(path)} judgements taken over from {path}")
+        run.storage.remove(STOP_FILE)
+        write_json(run.path / "status.json", {**status, "state": "queued", "heartbeat": now(), "reason": None})
+    return run
+
+
+def queue(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: Launch = LOCAL) -> RunDirectory:
+    """Plans a run and opens it for another process to train. Raises as `plan_and_train` does."""
+    with closing(make_plan(config, rewards, runs_dir, launch)) as plan:
+        return open_planned(plan, runs_dir, launch)
+
+
+def check_first_step_is_paid(config: TrainConfig, runs_dir: str | Path, launch: Launch) -> None:
+    """Raises ConfigError where max_usd does not pay for another step, or can't be kept.
+
+    A run whose container ended is not planned again: it stops at its budget, with a checkpoint.
     """
     check_price_known(config)
     status, steps = {"quoted": launch.quoted}, []
     if config.run_id and is_run(Path(runs_dir) / config.run_id):
         run = RunDirectory(config.run_id, runs_dir)
         status, steps = run.status, read_lines(run.path / "metrics.jsonl")
-        if status["state"] in (*UNFINISHED, "complete"):
+        if status["state"] == "complete":
             return
     if problem := shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour):
         raise ConfigError(problem.what, problem.fix)
 
 
-def refuse_what_cannot_work(
-    config: TrainConfig, samples: Sequence[Sample], rewards: Sequence[str], runs_dir: str | Path
-) -> None:
-    """Raises ConfigError for what would fail later, before anything is written. `rewards` are the rewards' names."""
+def check_what_would_fail(plan: Plan, runs_dir: str | Path) -> None:
+    """Raises ConfigError for what would fail later, before anything is written."""
+    config, samples, rewards = plan.config, plan.samples, plan.about["rewards"]
     if len(samples) < config.prompts_per_step:
+        batch = len(samples) * config.num_generations
         raise ConfigError(
-            f"a step takes {config.prompts_per_step} prompts and {config.data} has {len(samples)}. Use more samples, "
-            f"or per_device_train_batch_size={len(samples) * config.num_generations} gradient_accumulation_steps=1"
+            f"a step takes {config.prompts_per_step} prompts and {config.data} has {len(samples)}",
+            f"Use more samples, or per_device_train_batch_size={batch} gradient_accumulation_steps=1",
         )
     kinds = {type(sample.prompt) for sample in samples}
     if len(kinds) > 1:
@@ -145,34 +170,48 @@ def refuse_what_cannot_work(
         fix = "Give each sample its own id, or leave the ids out"
         raise ConfigError(f"{config.data}: {count} samples have the id {commonest}, by which rewards are given", fix)
     if "" in rewards or len(set(rewards)) < len(rewards):
+        given = ", ".join(name or "one without a name (write a def around it)" for name in rewards)
         raise ConfigError(
-            f"rewards should be functions with names of their own, by which metrics are kept; given: "
-            f"{', '.join(name or 'one without a name (write a def around it)' for name in rewards)}"
+            f"rewards should be functions with names of their own, by which metrics are kept; given: {given}"
         )
     caches_to_start_from(config.cache_from, runs_dir)
     if problem := missing_package(config):
         raise ConfigError(problem.what, problem.fix)
+    # has_chat_template comes first: it also finds that there is no such model.
     if not has_chat_template(config.model_name) and kinds == {list}:
         raise ConfigError(
-            f"{config.model_name} has no chat template, and the prompts are conversations. Use its instruction-tuned "
-            f"version (…-it, …-Instruct), or prompts that are texts"
+            f"{config.model_name} has no chat template, and the prompts are conversations",
+            "Use its instruction-tuned version (…-it, …-Instruct), or prompts that are texts",
         )
 
 
-def refuse_too_few_gpus(config: TrainConfig) -> None:
+def missing_package(config: TrainConfig) -> Problem | None:
+    """The package that a setting needs and that is not installed here; None where all is there."""
+    if config.use_vllm is True and version_of("vllm") is None:
+        return Problem("use_vllm=True, and vLLM is not installed here", "Leave use_vllm to auto")
+    needed = {f"report_to={name}": name for name in config.report_to}
+    if config.load_in_4bit:
+        needed["load_in_4bit=True"] = "bitsandbytes"
+    for setting, name in needed.items():
+        if version_of(name) is None and (name != "tensorboard" or version_of("tensorboardX") is None):
+            return Problem(f"{setting}, and {name} is not installed here", f"`pip install {name}`, or leave it out")
+    return None
+
+
+def check_gpus(config: TrainConfig) -> None:
     """Raises ConfigError where this machine's GPUs are not what a run needs. Without any, processes share cores."""
     gpus = 0
-    if shutil.which("nvidia-smi"):  # else torch, which takes seconds to load, has none to tell of
+    if shutil.which("nvidia-smi"):  # else torch, which takes seconds to load, finds none
         with loading_libraries():
             import torch
 
         gpus = torch.cuda.device_count()
     if config.load_in_4bit and not gpus:
-        raise ConfigError("load_in_4bit needs an NVIDIA GPU, and this machine has none. Leave it out, or use Modal")
+        raise ConfigError("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
     if 0 < gpus < config.num_processes:
         raise ConfigError(
-            f"num_processes={config.num_processes} needs as many GPUs, and this machine has {gpus}. Use "
-            f"num_processes={gpus}"
+            f"num_processes={config.num_processes} needs as many GPUs, and this machine has {gpus}",
+            f"Use num_processes={gpus}",
         )
 
 
@@ -183,17 +222,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def missing_package(config: TrainConfig) -> Problem | None:
-    """A package that a setting needs and that is not installed here; None where all are."""
-    if config.use_vllm is True and version_of("vllm") is None:
-        return Problem("use_vllm=True, and vLLM is not installed here", "Leave use_vllm to auto")
-    if config.load_in_4bit and version_of("bitsandbytes") is None:
-        wrong = "load_in_4bit=True, and bitsandbytes is not installed here"
-        return Problem(wrong, "`pip install bitsandbytes`, or leave it out")
-    for name in config.report_to:
-        if version_of(name) is None and (name != "tensorboard" or version_of("tensorboardX") is None):
-            wrong = f"report_to={name}, and {name} is not installed here"
-            return Problem(wrong, f"`pip install {name}`, or leave it out")
-    return None

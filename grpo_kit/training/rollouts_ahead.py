@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent, greenlet
 
 if TYPE_CHECKING:
-    from trl import GRPOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
 Rows = list[dict[str, Any]]
 
@@ -30,10 +30,8 @@ class Ahead:
     def draw(self, draw: Callable[[], tuple[list[Rows], Any]]) -> tuple[list[Rows], Any]:
         """The rows of one update, as `draw` gives them. Those of the next ones are drawn with them, as far as the epoch
         goes: nothing is made ahead over its end."""
-        while len(self._drawn) <= self._most:
-            found = draw()
-            if not found[0]:
-                break
+        found: tuple[list[Rows], Any] = ([], None)
+        while len(self._drawn) <= self._most and (found := draw())[0]:
             self._drawn.append(found)
         return self._drawn.popleft() if self._drawn else found
 
@@ -81,5 +79,5 @@ class _Begun:
 
 
 def wait_until_due() -> None:
-    """To be called where the scores of completions are needed next: what asked for these makes others meanwhile."""
-    getcurrent().parent.switch()
+    """Pauses where the scores of completions are needed next, while those of later steps are made."""
+    getcurrent().parent.switch()  # pyright: ignore[reportOptionalMemberAccess]

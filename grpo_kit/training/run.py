@@ -6,19 +6,18 @@ its own in sys.modules["grpo_kit.training.grpo"] whose trainer, without torch, d
 
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from grpo_kit.costs.budget import Launch
 from grpo_kit.data.demo import DEFAULT_DATA
 from grpo_kit.errors import ConfigError, RunStopped
 from grpo_kit.judges.batch import run_async
-from grpo_kit.judges.cache import CACHE_FILE, RewardCache, caches_to_start_from
+from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.canaries import complaint, try_canaries
 from grpo_kit.rewards.judge_reward import FailureWatch, JudgeReward, TooManyFailures
-from grpo_kit.runs.directory import STOP_FILE, UNFINISHED, RunDirectory
-from grpo_kit.runs.resume import keep_changed_settings
-from grpo_kit.runs.writer import NullRunWriter, RunWriter, only_writer, open_run
+from grpo_kit.runs.directory import RunDirectory
+from grpo_kit.runs.writer import NullRunWriter, RunWriter, only_writer
 from grpo_kit.training.peak_memory import peak_gib, start_peak
 from grpo_kit.training.plan import Plan
 from grpo_kit.training.progress import RunProgress
@@ -36,26 +35,18 @@ class Trainer(Protocol):
         """Puts the final weights into the run directory."""
 
 
-def train_planned(plan: Plan, runs_dir: str | Path, echo: Callable[[str], None], launch: Launch) -> RunDirectory:
-    """Trains a planned run in this process, as rank 0 or beside it, and returns the run. Raises as launch.train."""
+def train_planned(
+    run: RunDirectory, plan: Plan, echo: Callable[[str], None], since: datetime | None = None
+) -> RunDirectory:
+    """Trains an opened run in this process, as rank 0 or beside it, and returns it. Raises as `plan_and_train` does."""
     if rank():
-        run = RunDirectory(plan.config.run_id, runs_dir)
         _load()
         with NullRunWriter(run, plan.config) as writer:
             _train(plan, writer, echo=lambda text: None)
         return run
-    run = open_run(plan.config, plan.about, runs_dir, launch.quoted)
-    if run.status["state"] == "complete":
-        echo(f"Run {run.id} is complete: {run.path}")
-        return run
-    if run.status["state"] not in UNFINISHED:
-        run.storage.remove(STOP_FILE)  # resuming a run that was stopped takes the stop back
-    if launch.notice:
-        echo(launch.notice)
     with only_writer(run):
-        keep_changed_settings(run, plan.config, plan.about)
         _load()
-        with RunWriter(run, plan.config, launch.usd_per_hour, launch.since) as writer:
+        with RunWriter(run, plan.config, run.about["usd_per_hour"], since) as writer:
             _train(plan, writer, echo)
     echo(f"Done in {run.status['seconds']:.0f} s: {run.path}")
     return run
@@ -85,7 +76,9 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None]) -> None:
                     resumed = f", resumed from {checkpoint.name}" if checkpoint else ""
                     progress.say(f"Run {run.id}: {run.path}{resumed}")
                     _prepare(plan, cache, watch, progress, is_new=checkpoint is None)
-                trainer: Trainer = build_trainer(config, plan.samples, judges | plan.functions, len(judges), progress)
+                trainer: Trainer = build_trainer(
+                    config, plan.samples, {**judges, **plan.functions}, len(judges), progress
+                )
                 trainer.train_from(checkpoint)
                 trainer.save_into_run()
         except KeyboardInterrupt:
@@ -94,17 +87,14 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None]) -> None:
         finally:
             for reward in judges:
                 reward.close()
-            for judge in plan.judges:
-                judge.close()
+            plan.close()
 
 
 def _prepare(plan: Plan, cache: RewardCache, watch: FailureWatch, progress: RunProgress, is_new: bool) -> None:
-    """Takes over judgements, tries the judges on canaries and checks the budget, before the model is loaded."""
+    """Tries the judges on canaries and checks the budget, before the model is loaded."""
     run = progress.run
     if plan.is_demo:
         progress.say(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the samples that come with the kit")
-    for path in caches_to_start_from(plan.config.cache_from, run.path.parent):
-        progress.say(f"{cache.copy_from(path)} judgements taken over from {path}")
     if is_new and plan.config.canaries != "off":
         _release_canaries(plan, cache, watch, progress)
     if why := progress.budget.see_start():
@@ -114,7 +104,7 @@ def _prepare(plan: Plan, cache: RewardCache, watch: FailureWatch, progress: RunP
 def _judged_usd(plan: Plan) -> float | None:
     """What the judges have cost so far, in dollars; None where a price is not known."""
     spent = [judge.usage.usd for judge in plan.judges if judge.usage]
-    return None if None in spent else sum(spent)
+    return None if None in spent else sum(usd or 0.0 for usd in spent)
 
 
 def _release_canaries(plan: Plan, cache: RewardCache, watch: FailureWatch, progress: RunProgress) -> None:

@@ -1,3 +1,4 @@
+# pyright: basic, reportPrivateImportUsage=false
 """TRL's GRPO trainer with the run's progress told as it goes, and checkpoints that are whole."""
 
 import json
@@ -7,19 +8,21 @@ import time
 import traceback
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather, gather_object
-from transformers import TrainerCallback
-from trl import GRPOTrainer
+from datasets import Dataset
+from transformers import PreTrainedModel, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
 
 from grpo_kit.errors import ConfigError, RunError, RunStopped
 from grpo_kit.models.load import torch_threads
 from grpo_kit.models.memory_errors import gpu_gib, loading, shortage_in
 from grpo_kit.rewards.judge_reward import TooManyFailures
 from grpo_kit.rewards.ready import text_of
-from grpo_kit.runs.directory import RunDirectory, checkpoint_step
+from grpo_kit.runs.directory import checkpoint_step
 from grpo_kit.training.failures import Machine, out_of_memory
 from grpo_kit.training.fsdp import gathered
 from grpo_kit.training.progress import RunProgress
@@ -31,14 +34,19 @@ from grpo_kit.utils.files import write_json
 class KitTrainer(GRPOTrainer):
     """Hooks into TRL 1.16's own steps; what is trained, and how, is left to TRL."""
 
+    args: GRPOConfig
+    model: PreTrainedModel
+    train_dataset: Dataset
+
     def __init__(self, *args, judges: int, progress: RunProgress, **kwargs):
         """`judges` is how many of the reward functions, the first ones, are judges."""
         with loading(progress.config.model_name):
             super().__init__(*args, **kwargs)
-        self._judges, self._progress, self._config = judges, progress, progress.config
+        self._judges: list[Any] = list(self.reward_funcs[:judges])
+        self._progress, self._config, self._folder = progress, progress.config, progress.run.path
         progress.machine = Machine(gpu_gib(), bool(self.args.gradient_checkpointing), bool(self.args.use_vllm))
         progress.agree = _of_rank_0
-        self._output_dir = self.args.output_dir
+        self._output_dir = str(self._folder)
         self._resumed_at = 0  # the step of the checkpoint that it resumes from
         self._is_whole = True  # no weight has been changed without the others
         self._ahead = Ahead(self, self._config.max_staleness) if self._config.max_staleness else None
@@ -54,7 +62,7 @@ class KitTrainer(GRPOTrainer):
                 return
             self._progress.check_budget()
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            for judge in self.reward_funcs[: self._judges]:
+            for judge in self._judges:
                 judge.finish()  # what was asked for steps that are not made is paid for, so it is kept and counted
             self._progress.finish(self.state.global_step)
 
@@ -120,7 +128,7 @@ class KitTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         if self._ahead:
-            for judge in self.reward_funcs[: self._judges]:
+            for judge in self._judges:
                 judge.begin(self.async_loop, inputs, completions)
             wait_until_due()
         self._log_completion_extra("sample_id", [row["id"] for row in inputs])
@@ -129,10 +137,10 @@ class KitTrainer(GRPOTrainer):
         self._scores = scores.tolist()
         # TRL would count a missing score as 0 beside those of other rewards. What a judge could not score takes no part
         # at all.
-        scores[scores[:, : self._judges].isnan().any(dim=1)] = torch.nan
+        scores[scores[:, : len(self._judges)].isnan().any(dim=1)] = torch.nan
         return scores
 
-    def _scores_of_all(self, inputs, prompts, completions, completion_ids_list):
+    def _scores_of_all(self, inputs, prompts, completions, completion_ids_list) -> Any:
         """TRL's scores, which it gathers from all processes; where one of them fails, it raises in all, so that none
         waits for it."""
         problem = None
@@ -178,7 +186,7 @@ class KitTrainer(GRPOTrainer):
 
     def _reason(self, i: int) -> str:
         """Why the judges scored completion `i` as they did."""
-        reasons = {name: self._logs["extra"][f"reason/{name}"][i] for name in self.reward_func_names[: self._judges]}
+        reasons = {judge.__name__: self._logs["extra"][f"reason/{judge.__name__}"][i] for judge in self._judges}
         if len(reasons) == 1:
             return next(iter(reasons.values()))
         return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -189,7 +197,7 @@ class KitTrainer(GRPOTrainer):
         step, failed = self.state.global_step, ""
         # Between two updates on the same completions a checkpoint would not resume exactly.
         can_save = step and self._is_whole and step % self.args.num_iterations == 0
-        if can_save and not (Path(self.args.output_dir) / f"checkpoint-{step}").exists():
+        if can_save and not (self._folder / f"checkpoint-{step}").exists():
             _set_random_states(self._random_states)
             try:
                 self._save_checkpoint(self.model, trial=None)
@@ -205,7 +213,7 @@ class KitTrainer(GRPOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self._folder)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         adapter = folder / "adapter_config.json"
         if adapter.exists():  # a name that holds on other machines, where a shipped model lies elsewhere
@@ -213,21 +221,20 @@ class KitTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model, trial):
         """A checkpoint is written aside and moved into place whole, so that a kill leaves it complete or absent."""
-        target = Path(self.args.output_dir)
-        partial = target / ".partial"
+        run, name = self._progress.run, f"checkpoint-{self.state.global_step}"
+        partial = run.path / ".partial"
         self._output_dir = str(partial)
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self._output_dir = str(target)
+            self._output_dir = str(run.path)
         self.accelerator.wait_for_everyone()
-        name = f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
-            shutil.rmtree(target / name, ignore_errors=True)
-            (partial / name).rename(target / name)
+            shutil.rmtree(run.path / name, ignore_errors=True)
+            (partial / name).rename(run.path / name)
             if self.args.save_total_limit:
-                for old in RunDirectory(target).checkpoints[: -self.args.save_total_limit]:
-                    old.rename(partial / old.name)
+                for old in run.checkpoints[: -self.args.save_total_limit]:
+                    Path(old).rename(partial / old.name)
             shutil.rmtree(partial)
         self.accelerator.wait_for_everyone()
 

@@ -3,23 +3,21 @@
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from grpo_kit.errors import RunError, RunStopped
-from grpo_kit.rewards.travel import load_rewards
-from grpo_kit.runs.directory import REWARDS_FILE, UNFINISHED, RunDirectory
+from grpo_kit.runs.directory import UNFINISHED, RunDirectory
+from grpo_kit.runs.writer import RunWriter, only_writer
 
 
-def work_on(run: RunDirectory, echo: Callable[[str], None], **changes) -> None:
-    """Trains a queued run, with the reward functions that lie in its folder. How it ended is in its status.json."""
-    from grpo_kit.runs.writer import RunWriter, only_writer
-
+def work_on(run: RunDirectory, echo: Callable[[str], None], since: datetime | None = None) -> None:
+    """Trains a queued run; its status.json says how it ended. `since` is when the machine began to cost; None: now."""
     try:
-        rewards = load_rewards((run.path / REWARDS_FILE).read_bytes()) if (run.path / REWARDS_FILE).exists() else []
-        from grpo_kit.training.launch import train
+        from grpo_kit.training.launch import train_queued
 
-        train(run_id=run.id, rewards=rewards, runs_dir=run.path.parent, echo=echo, **changes)
+        train_queued(run, echo, since)
     except RunStopped as reason:
         echo(str(reason))
     except Exception as error:

@@ -20,7 +20,7 @@ from grpo_kit.plots.live import LiveFigure
 from grpo_kit.plots.runs import learning_curve
 from grpo_kit.plots.style import NotebookFigure
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory
-from grpo_kit.training.diagnostics import signs
+from grpo_kit.training.diagnostics import diagnose
 from grpo_kit.utils.text import dollars, duration
 from grpo_kit.widgets.parts import WARN, button, completions_html, error_html, message_line, text_html
 
@@ -177,7 +177,7 @@ class Monitor(ipywidgets.VBox):
     def _draw(self, run: RunDirectory) -> NotebookFigure | None:
         """The run's figure; the warnings and completions, which change with it, are shown too."""
         metrics, completions = run.metrics(), newest_html(run.completions())
-        warnings, figure = signs(metrics, self._config), learning_curve(run)
+        warnings, figure = diagnose(metrics, self._config), learning_curve(run)
         if self.run is not run or metrics.empty:  # the latter while a run starts again
             return None
         style = f"border-left: 3px solid {WARN}; padding-left: 0.6em; margin: 0.2em 0"

@@ -327,7 +327,7 @@ def test_a_reward_that_cannot_be_loaded_where_the_run_is_made_fails_it_in_words(
 
 def test_a_complete_run_has_nothing_left_to_do(undisturbed, capfd):
     assert undisturbed.refused == [
-        "run undisturbed is trained by a process that waits for it: interrupt it there (Ctrl-C, or the notebook's "
+        "run undisturbed is trained by a process that waits for it. Interrupt it there (Ctrl-C, or the notebook's "
         "stop button)"
     ]
     for ask, what in ((undisturbed.stop, "stop"), (undisturbed.kill, "kill")):

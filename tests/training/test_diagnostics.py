@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from grpo_kit import TrainConfig
-from grpo_kit.training.diagnostics import signs
+from grpo_kit.training.diagnostics import diagnose
 
 STEPS = 20
 LEVEL = 0.4 + 0.02 * (-1.0) ** np.arange(STEPS)  # no trend, some noise
@@ -33,14 +33,14 @@ def going_well(trained):
 
 
 def test_a_run_that_goes_well_or_has_just_begun_shows_no_sign(going_well):
-    assert signs(going_well, TrainConfig()) == []
+    assert diagnose(going_well, TrainConfig()) == []
     begun = going_well.head(4).assign(frac_reward_zero_std=1.0)
-    assert signs(begun, TrainConfig()) == [] and signs(begun.head(0), TrainConfig()) == []
+    assert diagnose(begun, TrainConfig()) == [] and diagnose(begun.head(0), TrainConfig()) == []
 
 
 @pytest.mark.parametrize("text", PLANTED)
 def test_what_goes_wrong_is_said_with_what_to_try(going_well, text):
-    (sign,) = signs(going_well.assign(**PLANTED[text]), TrainConfig())
+    (sign,) = diagnose(going_well.assign(**PLANTED[text]), TrainConfig())
     assert text in sign and any(help in sign for help in ("Try ", "try ", "would teach more", "say why"))
 
 
@@ -48,7 +48,7 @@ def test_what_is_named_to_try_are_settings_that_work(going_well):
     """As they are written: a setting that pydantic refuses, or that does not exist, would be no help."""
     at_once = [values for text, values in PLANTED.items() if "nearly all" not in text]
     planted = going_well.assign(**{name: value for values in at_once for name, value in values.items()})
-    words = " ".join(signs(planted, TrainConfig())).replace("(", " ").replace(")", " ").split()
+    words = " ".join(diagnose(planted, TrainConfig())).replace("(", " ").replace(")", " ").split()
     named = dict(word.strip(",.").split("=", 1) for word in words if "=" in word)
     named.pop("max_completion_length")  # named with the value that it has too
     assert len(named) >= 5

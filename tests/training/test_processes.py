@@ -33,10 +33,10 @@ def ranks_of(process: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in process.children(recursive=True):
         try:
-            environment = child.environ() | {"at": Path(f"/proc/{child.pid}/cmdline").read_text()}
+            environment = child.environ()
         except (psutil.Error, OSError):
             continue
-        if "spawn_main" in environment["at"]:
+        if "RANK" in environment:
             found.append(child)
     return sorted(found, key=lambda child: child.create_time())
 

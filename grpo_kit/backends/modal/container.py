@@ -3,7 +3,6 @@ committing what was made."""
 
 import shutil
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import wraps
@@ -21,7 +20,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch
 from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.errors import ConfigError, KitError, RunError
-from grpo_kit.judges.cache import CACHE_FILE, RewardCache
+from grpo_kit.judges.cache import CACHE_FILE
 from grpo_kit.rewards.travel import PYTHON, load_rewards
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step
 from grpo_kit.runs.writer import RunWriter
@@ -77,14 +76,11 @@ def open_run(settings: Answer, rewards: bytes | None, files: dict[str, str], pyt
     if known and not rewards and (known.path / REWARDS_FILE).exists():
         rewards = (known.path / REWARDS_FILE).read_bytes()
     config = TrainConfig(**settings)
-    caches = fetch_caches(config.cache_from)
+    fetch_caches(config.cache_from)
     run = queue(config, load_rewards(rewards) if rewards else (), HERE, Launch(**launch))
     _fetch_model(run.config.model_name)  # last, since it takes longest
     if rewards:
         write_bytes(run.path / REWARDS_FILE, rewards)
-    with closing(RewardCache(run.path / CACHE_FILE)) as cache:
-        for path in caches:
-            cache.copy_from(path)
     (sync.remote / STOP_FILE).unlink(missing_ok=True)
     sync.push(is_last=True)
     return {"run_id": run.id, "complete": run.status["state"] == "complete"}
@@ -106,7 +102,7 @@ def train_run(run_id: str) -> Answer:
     # The launcher writes this too, unless it was lost right after it made the call.
     write_bytes(sync.remote / WORKER_FILE, as_json({"call_id": _call_id()}))
     with sync:
-        config, about = run.config, run.about
+        config = run.config
         if lease.tries > config.retries + 1:
             error = RunError(
                 f"{lease.tries - 1} containers in a row ended before they saved a checkpoint. Either they ran out of "
@@ -118,9 +114,7 @@ def train_run(run_id: str) -> Answer:
             return {"state": "failed"}
         try:
             began = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
-            launch = Launch(about["machine"], about["usd_per_hour"], run.status["quoted"], since=began)
-            # open_run put the judgements of cache_from into the run's own cache
-            work_on(run, print, cache_from=[], launch=launch)
+            work_on(run, print, since=began)
         except KeyboardInterrupt:
             reason = "its container was taken away; where Modal starts another, that resumes the run"
             write_json(run.path / "status.json", run.status | {"state": "queued", "reason": reason})

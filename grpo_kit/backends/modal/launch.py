@@ -16,7 +16,7 @@ from grpo_kit.errors import BadTrace, ConfigError, KitError, RunError
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import PYTHON
 from grpo_kit.runs.directory import RUNS_DIR, WORKER_FILE, RunDirectory
-from grpo_kit.runs.resume import to_go_on_with
+from grpo_kit.runs.resume import config_to_resume
 from grpo_kit.utils.environment import PACKAGE, source_fingerprint
 from grpo_kit.utils.files import CACHE, as_json, write_bytes
 
@@ -48,7 +48,7 @@ def start_on_modal(
     find = find or deployed_function
     with kit_errors():
         known = known_on_modal(config.run_id)
-        planned = to_go_on_with(known, config) if known else config
+        planned = config_to_resume(known, config, check=False) if known else config
         launch = launch_of(planned, runs_dir, "modal", known)
         secrets = required_secrets(planned.judge, planned.model_name)
         check = find("open_run").with_options(secrets=secrets)

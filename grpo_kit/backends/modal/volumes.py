@@ -52,12 +52,10 @@ def check_same_data(run: RunDirectory, data: str) -> None:
             )
 
 
-def fetch_caches(names: list[str]) -> list[Path]:
+def fetch_caches(names: list[str]) -> None:
     """Copies other runs' judgements to where training looks for them. Raises ConfigError for a run that has none."""
-    fetched = []
     for name in names:
         if not (RUNS / name / CACHE_FILE).exists():
             raise ConfigError(f"cache_from={name!r}: on Modal it should name a run on the volume that has judgements")
         (HERE / name).mkdir(parents=True, exist_ok=True)
-        fetched.append(Path(shutil.copyfile(RUNS / name / CACHE_FILE, HERE / name / CACHE_FILE)))
-    return fetched
+        shutil.copyfile(RUNS / name / CACHE_FILE, HERE / name / CACHE_FILE)
