@@ -50,7 +50,7 @@ class Memory:
 
     @property
     def phase(self) -> str:
-        """The part of a step, in troubles.py's words, in which the peak is."""
+        """The part of a step with the peak, as training.failures names it."""
         return "updating" if self.updating >= self.generating else "generating"
 
 
@@ -94,7 +94,7 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     there while it is updated. Several processes each hold all of it, and 4 more: the buckets in which torch's DDP sends
     the gradients round.
     Updating, generating: `updating_bytes`, `generating_bytes`. With vLLM: a fixed share of the GPU, which must hold
-    the weights and the cache of the longest sequence (training.py tells it how long that is).
+    the weights and the cache of the longest sequence (training.grpo tells it how long that is).
     Where the weights are shared out (FSDP), each process holds its share of them and of all that is trained, and the
     whole of what it is at: all weights while it generates (sharding.py), the head, the embedding and two layers while
     it updates (`_gathered`).

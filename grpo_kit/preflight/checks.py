@@ -73,7 +73,7 @@ def fitting_settings(config: TrainConfig, shape: Shape, device: Device) -> list[
 
 
 def _fitted(config: TrainConfig, shape: Shape, device: Device, names: set[str], start: dict) -> dict:
-    """`start` and as much of troubles.py's fix of these settings as is needed; empty where that does not help."""
+    """`start` and as much of training.failures' fix of these settings as is needed; empty where that does not help."""
     trial, changed = config.replace(**start), dict(start)
     for _ in range(12):
         memory = memory_needed(trial, shape, device)
