@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunError, RunStopped
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.costs.earlier import earlier_runs
 from grpo_kit.costs.prices import modal_usd_per_hour, prices
-from grpo_kit.costs.time import earlier_runs
 from grpo_kit.runs.resume import resume_config
 
 
