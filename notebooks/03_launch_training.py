@@ -134,7 +134,7 @@ if run and run.status["step"]:
 # %%
 if run and run.status["step"]:
     status, metrics = run.status, run.metrics()
-    for warning in diagnostics.signs(metrics, run.config):
+    for warning in diagnostics.diagnose(metrics, run.config):
         print(warning)
     folder = Path(runs_dir) / run.id
     folder.mkdir(parents=True, exist_ok=True)
