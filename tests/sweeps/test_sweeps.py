@@ -274,7 +274,11 @@ def test_an_interrupt_ends_what_is_under_way_and_says_how_to_go_on(quick, tmp_pa
     gate, out = tmp_path / "gate", tmp_path / "out"
     words = (quick, json.dumps({"x": [1, 2, 3], "waits_for": str(gate)}), "--out", out, "-j", "2")
     process = start("sweep", *words)
-    wait_until(lambda: state_of(out / "x-1") == "complete" and state_of(out / "x-3") == "running")
+    wait_until(
+        lambda: (
+            process.poll() is not None or (state_of(out / "x-1") == "complete" and state_of(out / "x-3") == "running")
+        )
+    )
     with pytest.raises(kit.RunError, match="another process is running the sweep"):
         kit.Sweep.load(out).run()
     wait_until(lambda: all(Path(f"{gate}.{x}").exists() for x in (2, 3)), "both kernels in their cell")
@@ -326,7 +330,7 @@ def test_a_sweep_of_four_one_of_which_fails_killed_and_gone_on_with(standin, tmp
         return sorted(folder for folder in out.glob("*/") if state_of(folder) == state)
 
     process = start("sweep", *words, start_new_session=True)
-    wait_until(lambda: folders("complete") and folders("running"))
+    wait_until(lambda: process.poll() is not None or (folders("complete") and folders("running")))
     done = {folder: (folder / "04_evaluate_checkpoints.ipynb").stat().st_mtime_ns for folder in folders("complete")}
     started = {folder: (folder / "status.json").exists() for folder in folders("running")}
     os.kill(process.pid, signal.SIGKILL)
