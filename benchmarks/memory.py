@@ -1,4 +1,4 @@
-"""The memory that grpo_kit/memory.py foretells against what training takes, for models of many shapes.
+"""The memory that grpo_kit/costs/memory.py foretells against what training takes, for models of many shapes.
 
     .venv/bin/python benchmarks/memory.py [--drawn 16] [--seed 3]
 

@@ -86,7 +86,10 @@ def checked_rows(notebook: Path, grid: Mapping[str, Any]) -> list[CheckedRow]:
     for row in rows:
         config, parameters = None, _as_parameters(row, known) if trains else row
         try:
-            config = TrainConfig(**_training_settings(known | parameters)) if trains else None
+            if trains:
+                config = TrainConfig(**_training_settings(known | parameters))
+            elif notebook.stem == EVALUATING.stem:
+                EvalConfig(**{name: value for name, value in row.items() if name in EvalConfig.model_fields})
         except ConfigError as error:
             wrong.update(str(error).splitlines())
         checked.append(CheckedRow(row, parameters, config, evaluated))

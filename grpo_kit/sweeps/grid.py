@@ -77,7 +77,7 @@ def read_grid(grid: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(grid, Mapping):
         return dict(grid)
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     is_yaml = str(grid).lstrip().startswith("{")
     where = "the grid" if is_yaml else str(grid)
@@ -88,6 +88,8 @@ def read_grid(grid: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     except MarkedYAMLError as error:
         problem, line = str(error.problem).partition(" with value ")[0], error.problem_mark.line + 1
         raise ConfigError(f"{where} is no YAML: {problem}, in line {line}") from None
+    except (YAMLError, ValueError) as error:  # a character that YAML does not allow, or a date that does not exist
+        raise ConfigError(f"{where} is no YAML: {str(error).strip().splitlines()[0]}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{where} should be settings with lists, such as learning_rate: [1e-5, 5e-5]")
     return found

@@ -64,8 +64,10 @@ class SweepQuote:
 
     @property
     def minutes(self) -> Range | None:
-        """From start to end, when runs take alike; None where a run's are not known."""
-        return _times(_total([found.minutes for found in self.quotes]), 1 / max(1, min(self.jobs, len(self.quotes))))
+        """From start to end, at least the longest run's; None where a run's are not known."""
+        runs = [found.minutes for found in self.quotes]
+        shared = _times(_total(runs), 1 / max(1, min(self.jobs, len(runs))))
+        return shared and cast(Range, tuple(map(max, zip(shared, *filter(None, runs), strict=True))))
 
     @property
     def usd(self) -> Range | None:

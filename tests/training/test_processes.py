@@ -53,7 +53,7 @@ def runs_dir(tmp_path_factory):
         ({"num_processes": 2, "gpu": "H100:4"}, "Use gpu=H100:2"),
         ({"gpu": "H100:9"}, "from 2 to 8"),
         ({"gpu": "H10O:2"}, "Did you mean H100"),
-        ({"num_processes": 4, "judge": "gemini", "gemini_max_in_flight": 2}, "in_flight=2 can't be .* use 4 or more"),
+        ({"num_processes": 4, "judge": "gemini", "gemini_max_in_flight": 2}, "in_flight=2 can't be .* Use 4 or more"),
         ({"fsdp": True}, "among processes, and num_processes=1"),
         ({"fsdp": True, "gpu": "H100:2", "load_in_4bit": True}, "and load_in_4bit=True keeps them whole"),
         (
@@ -86,7 +86,7 @@ def test_a_gpu_is_written_as_modal_writes_it_and_costs_as_many():
     more = modal_usd_per_hour(several, several.gpu) - modal_usd_per_hour(one, one.gpu)
     assert more == pytest.approx(3 * prices()["gpus"]["A100-80GB"]["usd_per_hour"])
     quote = kit.quote(several, backend="modal", ask=False)
-    assert quote.completions_per_step == 128 and "by 4 processes" in str(quote) and "A100-80GB:4" in quote.where
+    assert quote.config.completions_per_step == 128 and "by 4 processes" in str(quote) and "A100-80GB:4" in quote.where
     assert all(fit.gpu.endswith(":4") for fit in quote.fits)
 
 
