@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from grpo_kit.errors import RunError, RunStopped
+from grpo_kit.errors import BeingTrained, RunStopped
 from grpo_kit.runs.directory import UNFINISHED, RunDirectory
 from grpo_kit.runs.writer import RunWriter, only_writer
 
@@ -18,11 +18,10 @@ def work_on(run: RunDirectory, echo: Callable[[str], None], since: datetime | No
         from grpo_kit.training.launch import train_queued
 
         train_queued(run, echo, since)
-    except RunStopped as reason:
+    except (RunStopped, BeingTrained) as reason:  # a run that another process trains, or has resumed, is that one's
         echo(str(reason))
     except Exception as error:
-        # It was refused before it began; where that is because another process trains it, the run is that one's.
-        with suppress(RunError), only_writer(run):
+        with suppress(BeingTrained), only_writer(run):  # it was refused before it began
             if run.status["state"] in UNFINISHED:
                 RunWriter(run, run.config).fail(error)
         echo(f"Run {run.id} failed: {run.status['reason']}")
