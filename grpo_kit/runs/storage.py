@@ -63,9 +63,10 @@ class LocalStorage:
         if (process := self._process(worker)) is None:
             return
         family = [process, *process.children(recursive=True)]
-        for each in family:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
+        for act in (psutil.Process.suspend, psutil.Process.kill):  # suspended, none sees another end and writes why
+            for each in family:
+                with suppress(psutil.NoSuchProcess):
+                    act(each)
         psutil.wait_procs(family, timeout=10)
 
     def exit_reason(self, worker: dict) -> str | None:

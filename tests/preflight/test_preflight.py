@@ -261,7 +261,7 @@ def test_too_few_samples_and_another_runs_settings(tmp_path, demo_data, trained)
     few.joinpath("train.jsonl").write_text("".join((demo_data / "train.jsonl").open().readlines()[:3]))
     (problem,) = here(tmp_path, data=str(few)).problems
     assert "takes 4 prompts" in problem.what and "has 3" in problem.what and "_batch_size=24" in problem.fix
-    problems = here(trained.path.parent, data=str(demo_data), run_id=trained.id, learning_rate=0.1).problems
+    problems = here(trained.path.parent, data=trained.config.data, run_id=trained.id, learning_rate=0.1).problems
     assert any("other settings: learning_rate=0.1" in problem.what for problem in problems)
 
 
