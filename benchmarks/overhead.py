@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from datasets import Dataset
@@ -24,7 +25,7 @@ from trl import GRPOTrainer
 
 from grpo_kit import TrainConfig, prepare, read_samples
 from grpo_kit.data import demo
-from grpo_kit.data.samples import Sample, sample_from
+from grpo_kit.data.samples import Sample
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.offline.judge import OfflineJudge
 from grpo_kit.models.load import load_model, load_tokenizer
@@ -51,7 +52,7 @@ def plain_seconds(config: TrainConfig, samples: list[Sample], folder: Path) -> n
     def offline(prompts, completions, **columns):
         return [
             judge.judge_one(
-                sample_from({"prompt": prompt, **{k: v[i] for k, v in columns.items() if k in names}}, default_id=""),
+                msgspec.convert({"prompt": prompt, **{k: v[i] for k, v in columns.items() if k in names}}, Sample),
                 completion[0]["content"],
             ).score
             for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))

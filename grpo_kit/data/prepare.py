@@ -1,25 +1,26 @@
 """Traces in, samples out: `prepare` turns dialogue traces into a data set, split in two, with a card to describe it."""
 
-import math
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import orjson
 from filelock import FileLock
 
-from grpo_kit.data.card import Tally, licence_of
 from grpo_kit.data.readers import FORMATS, read_traces
-from grpo_kit.data.samples import fingerprint, to_lines
-from grpo_kit.data.splits import allot
+from grpo_kit.data.samples import fingerprint, messages_of, to_lines
+from grpo_kit.data.splits import Allotted, allot
 from grpo_kit.errors import BadTrace, ConfigError
+from grpo_kit.utils.files import CACHE
 from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.text import did_you_mean
 
 TRAIN, EVAL, CARD = "train.jsonl", "eval.jsonl", "data_card.json"
+REASONS_KEPT = 20  # how many of the skipped pieces the card names
 
 
 class RubricWriter(Protocol):
@@ -41,7 +42,7 @@ def prepare(
     seed: int = 0,
     skip_bad: bool = False,
     format: str = "auto",
-    make_rubric_writer: Callable[[], RubricWriter] | None = None,
+    rubric_writer: RubricWriter | None = None,
 ) -> dict:
     """Writes train.jsonl, eval.jsonl and data_card.json into the folder `out`; returns the card's content.
 
@@ -54,15 +55,14 @@ def prepare(
     (a ready-made sample's dialogue_id, or prompt) decides, so nothing moves when files are added. No dialogue
     and no prompt ever stands in both files; the card counts the samples turned away for it as left_out_as_duplicate.
 
-    Each sample has the rubric that its acts and the schema, or its trace, give it; a chat may have none. With
-    `make_rubric_writer` the writer that it makes rewrites them.
+    Each sample has the rubric that its acts and the schema, or its trace, give it; a chat may have none. A
+    `rubric_writer` rewrites them.
 
-    Memory does not grow with the number of files, time does. The same input gives the same bytes.
+    Holds one file in memory at a time. The same input gives the same bytes.
 
     Raises BadTrace for input that cannot be used, naming the place; with `skip_bad` a bad dialogue, line or
     unreadable file is left out instead, and the card counts them and names the first. Raises ConfigError
-    for settings that cannot work, and where Gemini can't be asked at all (no key, a wrong one, a model that is gone).
-    Whatever is raised, `out` stays as it was, but for rubrics that were paid for.
+    for settings that cannot work. Whatever is raised, `out` stays as it was, but for rubrics that were paid for.
     """
     traces, out = Path(traces), Path(out)
     if not 0 < eval_fraction < 1:
@@ -72,39 +72,43 @@ def prepare(
         raise ConfigError(f"{out} is a file", "Name a folder to write the samples into")
     if out.resolve() == traces.resolve() or traces.resolve() in (out.resolve() / TRAIN, out.resolve() / EVAL):
         raise ConfigError(f"preparing {traces} into {out} would overwrite what is read", "Choose another folder")
-
-    writer = make_rubric_writer() if make_rubric_writer else None
-    tally = Tally()
+    tally = _Tally()
 
     def on_bad(error: BadTrace) -> None:
         if not skip_bad:
             fix = "Mend it, or pass skip_bad (--skip-bad) to leave out what is bad"
             raise BadTrace(error.problem.what, fix, error.problem.where) from None
-        tally.skip(str(error).replace(f"{traces if traces.is_dir() else traces.parent}/", ""))
+        tally.skipped.append(str(error).replace(f"{traces if traces.is_dir() else traces.parent}/", ""))
 
     reader = read_traces(traces, format, on_bad)
-    with _scratch_folder(out) as scratch:
-        with (scratch / TRAIN).open("wb") as train, (scratch / EVAL).open("wb") as evaluation, without_collector():
-            files = {"train": train, "eval": evaluation}
-            for split, samples in allot(reader, eval_fraction, seed, tally, on_bad):
-                files[split].write(to_lines(samples))
-                tally.add(split, samples)
-        _check_both_splits(tally, traces, eval_fraction)
-        if writer:
-            for name in (TRAIN, EVAL):
-                writer.rewrite(scratch / name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        names = {"train": Path(scratch, TRAIN), "eval": Path(scratch, EVAL)}
+        with names["train"].open("wb") as train, names["eval"].open("wb") as held_out, without_collector():
+            files = {"train": train, "eval": held_out}
+            for allotted in allot(reader, eval_fraction, seed, on_bad):
+                files[allotted.split].write(to_lines(allotted.samples))
+                tally.add(allotted)
+        tally.check_both_splits(traces, eval_fraction)
+        if rubric_writer:
+            for path in names.values():
+                rubric_writer.rewrite(path)
         card = {
             "source": Path(*traces.resolve().parts[-2:]).as_posix(),
-            "licence": licence_of(traces),
+            "licence": _licence_of(traces),
             "eval_fraction": eval_fraction,
             "seed": seed,
-            "rubrics": writer.summary() if writer else {"by": "schema"},
-            "fingerprint": fingerprint([scratch / TRAIN, scratch / EVAL]),
+            "rubrics": rubric_writer.summary() if rubric_writer else {"by": "schema"},
+            "fingerprint": fingerprint(names.values()),
             **tally.summary(),
         }
-        (scratch / CARD).write_bytes(orjson.dumps(card, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        for name in (TRAIN, EVAL, CARD):
-            os.replace(scratch / name, out / name)
+        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        Path(scratch, CARD).write_bytes(orjson.dumps(card, option=options))
+        out.mkdir(exist_ok=True)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with FileLock(CACHE / "prepare.lock"):  # so that the three files are always those of one call
+            for name in (TRAIN, EVAL, CARD):
+                shutil.move(Path(scratch, name), out / name)
     return card
 
 
@@ -114,34 +118,63 @@ def check_choice(name: str, value: str, known: Sequence[str]) -> None:
         raise ConfigError(f"no {name} {value!r}; there are: {', '.join(known)}", did_you_mean(value, known).strip())
 
 
-@contextmanager
-def _scratch_folder(out: Path) -> Iterator[Path]:
-    """A folder inside `out` for what is not whole yet. One process at a time has it, another one waits."""
-    out.mkdir(parents=True, exist_ok=True)
-    scratch, lock = out / ".prepare", out / ".prepare.lock"
-    with FileLock(lock):
-        shutil.rmtree(scratch, ignore_errors=True)  # a process that was killed left it
-        scratch.mkdir()
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch)
-            lock.unlink()  # whoever waits for it sees that and makes its own
-            if not any(out.iterdir()):
-                out.rmdir()
+class _Tally:
+    """Counts the samples while they pass by."""
+
+    def __init__(self):
+        self.dialogues, self.samples = {"train": 0, "eval": 0}, {"train": 0, "eval": 0}
+        self.services, self.acts = Counter[str](), Counter[str]()
+        self.prompt_words, self.answer_words = Counter[int](), Counter[int]()  # how many have this length
+        self.left_out = 0
+        self.skipped: list[str] = []  # the reasons
+
+    def add(self, allotted: Allotted) -> None:
+        self.left_out += allotted.left_out
+        samples = allotted.samples
+        if not samples:
+            return
+        self.dialogues[allotted.split] += allotted.is_new
+        self.samples[allotted.split] += len(samples)
+        # The prompts of a dialogue are beginnings of its last one.
+        words = list(accumulate(len(message["content"].split()) for message in messages_of(samples[-1].prompt)))
+        self.prompt_words.update(words[len(messages_of(sample.prompt)) - 1] for sample in samples)
+        self.answer_words.update(len(sample.ground_truth.split()) for sample in samples)
+        self.services.update(service for sample in samples for service in sample.services)
+        self.acts.update(act.act for sample in samples for act in sample.acts)
+
+    def check_both_splits(self, traces: Path, eval_fraction: float) -> None:
+        """Raises BadTrace where one has no sample."""
+        if not any(self.samples.values()):
+            skipped = "; ".join(self.skipped[:3]) or "nothing"
+            raise BadTrace(f"nothing was left to write; skipped: {skipped}", where=str(traces))
+        if not all(self.samples.values()):
+            problem = f"the input has {sum(self.dialogues.values())} dialogue(s), and none falls to "
+            problem += f"{TRAIN if self.samples['eval'] else EVAL} with eval_fraction {eval_fraction}"
+            fix = "Choose another fraction or seed, or give more dialogues; those that open alike stay together"
+            raise BadTrace(problem, fix, str(traces))
+
+    def summary(self) -> dict:
+        return {
+            "dialogues": self.dialogues,
+            "samples": self.samples,
+            "samples_per_service": dict(sorted(self.services.items())),
+            "acts": dict(sorted(self.acts.items())),
+            "prompt_words": _spread(self.prompt_words),
+            "answer_words": _spread(self.answer_words),
+            "left_out_as_duplicate": self.left_out,
+            "skipped": {"count": len(self.skipped), "first": self.skipped[:REASONS_KEPT]},
+        }
 
 
-def _check_both_splits(tally: Tally, traces: Path, eval_fraction: float) -> None:
-    if all(tally.samples.values()):
-        return
-    where = str(traces)
-    if not any(tally.samples.values()):
-        raise BadTrace(f"nothing was left to write; skipped: {'; '.join(tally.skipped_first[:3])}", where=where)
-    empty = "eval" if tally.samples["train"] else "train"
-    problem = f"the input has {sum(tally.dialogues.values())} dialogue(s), and none falls to {empty}.jsonl"
-    for scale in (10**digits for digits in range(1, 16)):  # the roundest fraction that parts them
-        fraction = math.floor(tally.lowest * scale + 1 if empty == "eval" else tally.highest * scale) / scale
-        if tally.lowest < fraction <= tally.highest:
-            fix = f"Set eval_fraction to {fraction}, or give more data"
-            raise BadTrace(f"{problem} with eval_fraction {eval_fraction}", fix, where)
-    raise BadTrace(f"{problem}: they all open alike", "Give traces with at least two openings", where)
+def _spread(lengths: Counter[int]) -> dict[str, float]:
+    mean = sum(length * count for length, count in lengths.items()) / lengths.total()
+    return {"min": min(lengths), "mean": round(mean, 2), "max": max(lengths)}
+
+
+def _licence_of(traces: Path) -> dict[str, str] | None:
+    """Name and first line of the licence file beside the traces or one folder up, if there is one."""
+    folder = traces.resolve() if traces.is_dir() else traces.resolve().parent
+    for file in [*sorted(folder.glob("LICEN[CS]E*")), *sorted(folder.parent.glob("LICEN[CS]E*"))]:
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        return {"file": file.name, "title": next((line.strip() for line in lines if line.strip()), "")}
+    return None

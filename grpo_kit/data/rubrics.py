@@ -3,12 +3,10 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from grpo_kit.data.json_files import load_json
-from grpo_kit.data.samples import Act
+from grpo_kit.data.samples import BOM, Act, Text
 from grpo_kit.errors import BadTrace
 
 # The ten acts that Schema-Guided Dialogue gives its system turns, as instructions.
@@ -29,14 +27,11 @@ SYSTEM_ACTS = {
 _UNCLEAR_SLOTS = {"from", "to", "where_to", "directed_by", "starring", "type"}
 
 
-_Text = Annotated[str, msgspec.Meta(min_length=1)]
-
-
 class Slot(msgspec.Struct):
     """A slot of schema.json, and how to speak of it: "the street address is …", or "has live music: yes"."""
 
-    name: _Text
-    description: _Text
+    name: Text
+    description: Text
     possible_values: list[str] = []
     spoken: str = ""  # this and what follows is made from the name
     verb: str = "is"
@@ -52,26 +47,24 @@ class Slot(msgspec.Struct):
         self.is_boolean = {"True", "False"} <= set(self.possible_values)
 
 
-class _Intent(msgspec.Struct):
-    name: _Text
-    description: _Text
+class Intent(msgspec.Struct):
+    """An intent of schema.json: what a user of the service may be after."""
+
+    name: Text
+    description: Text
 
 
-class _Service(msgspec.Struct):
+class Service(msgspec.Struct, dict=True):
     """An entry of schema.json, as far as it is used."""
 
-    service_name: _Text
-    description: _Text
+    service_name: Text
+    description: Text
     slots: list[Slot]
-    intents: list[_Intent]
+    intents: list[Intent]
 
-
-class Service(NamedTuple):
-    """A service; `intents` maps each intent's name to what it does."""
-
-    description: str
-    slots: dict[str, Slot]
-    intents: dict[str, str]
+    def __post_init__(self):
+        self.slot = {slot.name: slot for slot in self.slots}
+        self.does = {intent.name: _lower_first(intent.description) for intent in self.intents}
 
 
 Schema = dict[str, Service]  # by the services' names
@@ -81,26 +74,11 @@ def load_schema(path: Path) -> Schema:
     """The services that a schema.json lists. Raises BadTrace naming the field that is not as it should be."""
     if not path.exists():
         raise BadTrace("missing", "Copy the schema.json of these dialogues here", str(path))
-    content = load_json(path)
     try:
-        schema = schema_from(content)
+        services = msgspec.json.decode(path.read_bytes().removeprefix(BOM), type=list[Service])
     except ValueError as problem:
         raise BadTrace(str(problem), where=str(path)) from None
-    if not schema:
-        raise BadTrace("lists no service", where=str(path))
-    return schema
-
-
-def schema_from(entries: Any) -> Schema:
-    """The services in a schema.json's content. Raises ValueError naming service and field."""
-    return {
-        service.service_name: Service(
-            description=service.description.rstrip("."),
-            slots={slot.name: slot for slot in service.slots},
-            intents={intent.name: _lower_first(intent.description) for intent in service.intents},
-        )
-        for service in msgspec.convert(entries, list[_Service])
-    }
+    return {service.service_name: service for service in services}
 
 
 def _lower_first(text: str) -> str:
@@ -125,8 +103,8 @@ def _detail(act: Act, schema: Schema) -> str:
     if act.act == "INFORM_COUNT":
         return " ".join(act.values)
     if act.act == "OFFER_INTENT":
-        return " or ".join(service.intents.get(intent, intent) for intent in act.values)
-    slot = service.slots.get(act.slot) or Slot(act.slot, act.slot)
+        return " or ".join(service.does.get(intent, intent) for intent in act.values)
+    slot = service.slot.get(act.slot) or Slot(act.slot, act.slot)
     if slot.is_boolean:
         said = " or ".join("no" if value == "False" else "yes" for value in act.values)
         return f"{slot.spoken}: {said}" if said else f"{slot.spoken} (yes or no)"
@@ -145,6 +123,6 @@ def task_description(services: Iterable[str], intents: dict[str, str], schema: S
     parts = []
     for name in services:
         service = schema[name]
-        intent = service.intents.get(intents.get(name, ""))
-        parts.append(f"{service.description}: {intent}" if intent else service.description)
+        does, intent = service.description.rstrip("."), service.does.get(intents.get(name, ""))
+        parts.append(f"{does}: {intent}" if intent else does)
     return "; ".join(parts)

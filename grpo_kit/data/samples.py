@@ -6,14 +6,26 @@ A prepared data set is two files of samples, train.jsonl and eval.jsonl, one JSO
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict, TypeVar
 
 import msgspec
+import orjson
 
-from grpo_kit.data.json_files import json_lines, need
 from grpo_kit.errors import BadTrace
 
-Message = dict[str, str]  # {"role": "user" | "assistant" | "system", "content": ...}
+T = TypeVar("T")
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+BOM = b"\xef\xbb\xbf"  # some editors begin a UTF-8 file with it
+
+
+class Message(TypedDict):
+    """A message of a chat; `role` is user, assistant or system."""
+
+    role: str
+    content: Text
+
+
+Messages = Annotated[list[Message], msgspec.Meta(min_length=1)]
 
 
 class Act(msgspec.Struct, frozen=True, gc=False):
@@ -32,9 +44,9 @@ class Sample(msgspec.Struct, frozen=True):
     reply in the trace; `rubric` describes a good reply for a reader, `acts` for a program.
     """
 
-    id: str
-    prompt: list[Message] | str
-    ground_truth: str
+    id: Text
+    prompt: Messages | Text
+    ground_truth: Text
     dialogue_id: str = ""
     turn_index: Annotated[int, msgspec.Meta(ge=0)] = 0
     rubric: str = ""
@@ -87,51 +99,47 @@ def read_samples(path: Path | str) -> Iterator[Sample]:
     if not path.exists():
         fix = "`grpo-kit prepare TRACES --out DIR` makes train.jsonl and eval.jsonl"
         raise BadTrace("no such file", fix, where=str(path))
-
-    def stop(error: BadTrace) -> None:
-        raise BadTrace(error.problem.what, "Mend it, or prepare the data again", error.problem.where) from None
-
-    for number, row in json_lines(path, stop):
+    for number, line in numbered_lines(path):
         try:
-            yield sample_from(row, default_id=f"{path.stem}-{number}")
+            yield sample_from(line, default_id=f"{path.stem}-{number}")
         except ValueError as problem:
-            stop(BadTrace(str(problem), where=f"{path}:{number}"))
+            raise BadTrace(str(problem), "Mend it, or prepare the data again", f"{path}:{number}") from None
 
 
-def sample_from(row: Any, default_id: str) -> Sample:
-    """A Sample from a line's object. Only `prompt` and `ground_truth` must be there. Raises ValueError."""
-    prompt = row.get("prompt") if isinstance(row, dict) else None
-    if isinstance(prompt, list):
-        prompt = messages_from(need(row, "prompt", list))
-        if prompt[-1]["role"] != "user":
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields number (from 1) and content of each line that is not blank."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line := line.removeprefix(BOM).strip():
+                yield number, line
+
+
+def parse(line: bytes, kind: type[T], **defaults: str) -> T:
+    """A JSON object as `kind`; a field that is null counts as missing. Raises ValueError naming the field."""
+    row = orjson.loads(line)
+    if isinstance(row, dict):
+        row = defaults | {name: value for name, value in row.items() if value is not None}
+    return msgspec.convert(row, kind)
+
+
+def sample_from(line: bytes, default_id: str) -> Sample:
+    """A Sample from a line of a file. Only `prompt` and `ground_truth` must be there. Raises ValueError."""
+    sample = parse(line, Sample, id=default_id)
+    if not isinstance(sample.prompt, str):
+        check_turns(sample.prompt)
+        if sample.prompt[-1]["role"] != "user":
             raise ValueError("the prompt must end with the user's message")
-    else:
-        prompt = need(row, "prompt", str)
-    need(row, "ground_truth", str)
-    given = {name: value for name, value in row.items() if value is not None}
-    return msgspec.convert({**given, "id": given.get("id") or default_id, "prompt": prompt}, Sample)
+    return sample
 
 
-def messages_from(value: list) -> list[Message]:
-    """Chat messages, checked: an optional system message, then user and assistant in turn, none of them empty.
-
-    Raises ValueError naming the message (numbered from 1).
-    """
-    messages: list[Message] = []
-    due = "user"
-    for number, message in enumerate(value, 1):
-        try:
-            messages.append({"role": need(message, "role", str), "content": need(message, "content", str)})
-        except ValueError as problem:
-            raise ValueError(f"message {number}: {problem}") from None
-        role = messages[-1]["role"]
-        if (role, number) == ("system", 1):
-            continue
-        if role != due:
+def check_turns(messages: list[Message]) -> None:
+    """Raises ValueError naming the message (numbered from 1) that is out of turn."""
+    first = 1 if messages[0]["role"] == "system" else 0
+    for number, message in enumerate(messages[first:], first):
+        due = "user" if (number - first) % 2 == 0 else "assistant"
+        if message["role"] != due:
             rule = "user and assistant speak in turn, after at most one system message"
-            raise ValueError(f"message {number} has the role {role!r} where {due!r} should be: {rule}")
-        due = "assistant" if role == "user" else "user"
-    return messages
+            raise ValueError(f"message {number + 1} has the role {message['role']!r} where {due!r} should be: {rule}")
 
 
 def fingerprint(paths: Iterable[Path | str]) -> str:

@@ -29,10 +29,10 @@ def prepare(
     """
     data.check_choice("rubric", rubric, get_args(Rubric))
 
-    def rubric_writer() -> data.RubricWriter:
+    writer = None
+    if rubric == "gemini":
         from grpo_kit.judges.rubric_writer import CACHE_FILE, RubricWriter
 
-        return RubricWriter(judge_config or JudgeConfig(), Path(out) / CACHE_FILE)
-
+        writer = RubricWriter(judge_config or JudgeConfig(), Path(out) / CACHE_FILE)
     options = {"eval_fraction": eval_fraction, "seed": seed, "skip_bad": skip_bad, "format": format}
-    return data.prepare(traces, out, **options, make_rubric_writer=rubric_writer if rubric == "gemini" else None)
+    return data.prepare(traces, out, **options, rubric_writer=writer)

@@ -13,11 +13,13 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from string import Template
+from typing import Annotated
 
+import msgspec
 import orjson
 
 from grpo_kit.config.judge import JudgeConfig
-from grpo_kit.data.samples import Sample, need, read_samples, to_lines
+from grpo_kit.data.samples import Sample, read_samples, to_lines
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.batch import all_of, run_async
 from grpo_kit.judges.cache import open_table
@@ -132,14 +134,16 @@ def in_words(summary: dict) -> str:
     )
 
 
+class _Criteria(msgspec.Struct):
+    criteria: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MOST_CLAUSES)]
+
+
 def _parse(text: str, reply: str) -> str:
     """The rubric: clauses joined with "; ". Raises ValueError for anything that is no short list of short clauses, or
     that quotes the reply."""
-    clauses: list = need(orjson.loads(text), "criteria", list)
-    if len(clauses) > MOST_CLAUSES:
-        raise ValueError(f"{len(clauses)} criteria, where {MOST_CLAUSES} are the most")
+    clauses = msgspec.json.decode(text, type=_Criteria).criteria
     for clause in clauses:
-        if not isinstance(clause, str) or not _words(clause) or len(clause) > LONGEST_CLAUSE:
+        if not _words(clause) or len(clause) > LONGEST_CLAUSE:
             raise ValueError(f"a criterion must be 1 to {LONGEST_CLAUSE} characters of text, not {clause!r:.40}")
         if _is_quotation(clause, reply):
             raise ValueError(f"the criterion {clause!r:.80} quotes the reply")
@@ -164,6 +168,7 @@ class _Cache:
 
     @staticmethod
     def _open(path: Path) -> sqlite3.Connection:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return open_table(path, TABLE)
         except sqlite3.DatabaseError as error:

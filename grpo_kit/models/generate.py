@@ -38,9 +38,7 @@ def fit_prompt(
     return FittedPrompt(kept, starts[0] > 0, length > max_prompt_length)
 
 
-def _templated(
-    system: list[Message], turns: list[Message], tokenizer: "PreTrainedTokenizerBase"
-) -> tuple[list[Message], int]:
+def _templated(system: list[Message], turns: list[Message], tokenizer: Any) -> tuple[list[Message], int]:
     """The messages as the tokenizer's chat template takes them, and their number of tokens."""
     from jinja2 import TemplateError
 
@@ -51,7 +49,7 @@ def _templated(
     except TemplateError:
         if not system:
             raise
-        first = {**turns[0], "content": f"{system[0]['content']}\n\n{turns[0]['content']}"}
+        first = Message(role=turns[0]["role"], content=f"{system[0]['content']}\n\n{turns[0]['content']}")
         return _templated([], [first, *turns[1:]], tokenizer)
 
 
@@ -63,7 +61,7 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 def generate(
     model: Any,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: Any,
     prompts: Sequence[list[Message] | str],
     *,
     max_completion_length: int,

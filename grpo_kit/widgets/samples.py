@@ -6,7 +6,7 @@ import ipywidgets
 import pandas as pd
 
 from grpo_kit.backends.run import Run
-from grpo_kit.data.samples import messages_of
+from grpo_kit.data.samples import Message, messages_of
 from grpo_kit.evaluation.result import BASE, Evaluation
 from grpo_kit.widgets import parts, tables
 from grpo_kit.widgets.parts import FAINT, Panel, button, note_html, number, offer, shows_errors, text_html
@@ -200,7 +200,7 @@ class AnswerView(_View):
         return _prompt_html(row["prompt"], title) + parts.table_html(["", *sides.values()], looks, rows) + trace
 
 
-def _prompt_html(prompt: str | list[dict[str, str]], title: str) -> str:
+def _prompt_html(prompt: str | list[Message], title: str) -> str:
     """The prompt in a box that scrolls where it is long, and at first shows its end, which is what is answered."""
     lines = "".join(
         f'<div style="display: flex">{text_html(turn["role"], f"flex: 0 0 80px; color: {FAINT}")}'

@@ -1,9 +1,6 @@
 """Shows that traces of every format become checked samples, in two splits that share nothing, or one clear error."""
 
 import json
-import subprocess
-import sys
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +10,7 @@ from helpers import SGD
 
 from grpo_kit.data.prepare import prepare
 from grpo_kit.data.readers import read_traces
-from grpo_kit.data.rubrics import SYSTEM_ACTS, rubric_from_acts, schema_from, task_description
+from grpo_kit.data.rubrics import SYSTEM_ACTS, load_schema, rubric_from_acts, task_description
 from grpo_kit.data.samples import Act, Sample, fingerprint, read_samples
 from grpo_kit.data.splits import check_splits
 from grpo_kit.errors import BadTrace
@@ -137,11 +134,11 @@ def test_an_sgd_turn_carries_its_acts_a_rubric_and_its_task(tmp_path):
     assert (second.services, second.task_description) == (["Cafes_1"], "Finds cafes: book a table at a cafe")
 
 
-def test_a_rubric_words_every_system_act():
+def test_a_rubric_words_every_system_act(tmp_path):
     def acts(*said):
         return [Act("Cafes_1", act, slot, tuple(values)) for act, slot, *values in said]
 
-    schema = schema_from(SCHEMA)
+    schema = load_schema(write_sgd(tmp_path / "in") / "schema.json")
     example = acts(("REQUEST", "city"), ("CONFIRM", "date", "March 1st"))
     assert rubric_from_acts(example, schema) == "ask for: the city; confirm: the date is March 1st"
     rest = acts(
@@ -226,7 +223,7 @@ def test_check_splits_finds_what_stands_in_both(tmp_path, sample, what):
 # ---- memory, bytes
 
 
-def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
+def test_memory_holds_one_file_at_a_time_and_the_ids(tmp_path):
     def peak(copies: int) -> int:
         files = [[dialogue(f"{n}-{copy}") for n in range(60)] for copy in range(copies)]
         folder = write_sgd(tmp_path / f"in{copies}", *files)
@@ -239,7 +236,7 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
         return top
 
     peak(1)  # imports and caches
-    assert peak(12) < 1.2 * peak(2)
+    assert peak(12) - peak(2) < 10 * 60 * 400, "bytes"
 
 
 def test_the_same_input_gives_the_same_bytes_and_the_seed_another_split(tmp_path):
@@ -265,35 +262,35 @@ def broken(**changes) -> dict:
 TURNS = dialogue("bad")["turns"]
 NO_UTTERANCE = [TURNS[0], {k: v for k, v in TURNS[1].items() if k != "utterance"}]
 BAD_SGD = {
-    "truncated": (json.dumps([dialogue("a")], indent=1).encode()[:300], r"dialogues_002.json:\d+:\d+: not valid JSON"),
-    "empty file": (b"", "dialogues_002.json: the file is empty"),
-    "empty list": ([], "dialogues_002.json: must be a list of dialogues"),
-    "latin-1": ('[{\n"dialogue_id": "caf\xe9"}]'.encode("latin-1"), "dialogues_002.json:2:20: not UTF-8 .byte 0xe9"),
-    "utf-16": (json.dumps([dialogue("a")]).encode("utf-16"), "dialogues_002.json:1:1: not UTF-8"),
-    "no id": ([broken(dialogue_id="")], "dialogue number 1: field 'dialogue_id' is empty"),
+    "truncated": (json.dumps([dialogue("a")], indent=1).encode()[:300], "dialogues_002.json: not a list .* cut short"),
+    "empty file": (b"", "dialogues_002.json: not a list of dialogues in JSON"),
+    "no list": ({}, "dialogues_002.json: not a list of dialogues .*got `object`"),
+    "latin-1": ('[{\n"dialogue_id": "caf\xe9"}]'.encode("latin-1"), "dialogues_002.json.*codec can't decode byte 0xe9"),
+    "utf-16": (json.dumps([dialogue("a")]).encode("utf-16"), r"dialogues_002.json: .*invalid character \(byte 0\)"),
+    "no id": ([broken(dialogue_id="")], r"dialogue number 1: Expected `str` of length >= 1 - at `\$.dialogue_id`"),
     "id twice": (
         [dialogue("d1")],
-        r"002.json, dialogue d1 .* already stands in .*dialogues_001.json, dialogue d1 .number 2",
+        r"002.json, dialogue number 1: the id 'd1' already stands in .*dialogues_001.json, dialogue number 2",
     ),
     "no turns": (
         [{"dialogue_id": "bad", "services": ["Cafes_1"]}],
-        "bad .number 1.: .*missing required field `turns`",
+        "dialogue number 1: .*missing required field `turns`",
     ),
     "no utterance": (
         [broken(turns=NO_UTTERANCE)],
-        "dialogue bad .*: .*field `utterance` - at `.*turns.1.`",
+        "dialogue number 1: .*field `utterance` - at `.*turns.1.`",
     ),
-    "empty utterance": ([broken(turns=[turn("USER", " ")])], "turn 0: field 'utterance' is empty"),
+    "empty utterance": ([broken(turns=[turn("USER", "")])], "length >= 1 - at `.*turns.0..utterance`"),
     "no state": (
         [broken(turns=[{**TURNS[0], "frames": [{"service": "Cafes_1"}]}, TURNS[1]])],
         "missing required field `state` - at `\\$.turns.0..frames.0.`",
     ),
-    "blank service": (
-        [broken(turns=[{**TURNS[0], "frames": [{"service": " ", "state": {"active_intent": "Book"}}]}, TURNS[1]])],
-        "turn 0: field 'service' is empty",
+    "empty service": (
+        [broken(turns=[{**TURNS[0], "frames": [{"service": "", "state": {"active_intent": "Book"}}]}, TURNS[1]])],
+        "length >= 1 - at `.*turns.0..frames.0..service`",
     ),
     "services": ([broken(services=[5])], "Expected `str`, got `int` - at `\\$.services.0.`"),
-    "deep": (b'[{"x": ' + b"[" * 2000 + b"]" * 2000 + b"}]", "dialogues_002.json:1:.*: not valid JSON"),
+    "deep": (b'[{"x": ' + b"[" * 2000 + b"]" * 2000 + b"}]", "dialogues_002.json.* recursion depth exceeded"),
     "no speaker": (
         [broken(turns=[{"utterance": "Hi", "frames": []}])],
         "field `speaker` - at `.*turns.0.`",
@@ -309,15 +306,15 @@ BAD_SGD = {
     ),
 }
 BAD_LINES = {
-    "truncated": (b'{"messages": [{"role', r"bad.jsonl:21:\d+: not valid JSON, or cut short"),
-    "latin-1": ('{"prompt": "caf\xe9"}'.encode("latin-1"), "bad.jsonl:21:16: not UTF-8"),
+    "truncated": (b'{"messages": [{"role', r"bad.jsonl:21: unexpected end of data: line 1 column 21"),
+    "latin-1": ('{"prompt": "caf\xe9"}'.encode("latin-1"), "bad.jsonl:21: .*not valid UTF-8"),
     "neither": (
         {"conversation": []},
         "bad.jsonl:21: no field 'messages' .chat. or 'prompt' .*; it has: conversation",
     ),
-    "no object": ([1], r"bad.jsonl:21: expected an object with a field 'messages', found \[1\]"),
-    "misspelt": ({"prompt": "A", "ground_trut": "b"}, "21: no field 'ground_truth'; it has: prompt, ground_trut"),
-    "empty answer": ({"prompt": "A", "ground_truth": " "}, "21: field 'ground_truth' is empty"),
+    "no object": ([1], r"bad.jsonl:21: no field 'messages' .*; it has: 1"),
+    "misspelt": ({"prompt": "A", "ground_trut": "b"}, "21: .*missing required field `ground_truth`"),
+    "empty answer": ({"prompt": "A", "ground_truth": ""}, "21: .*length >= 1 - at `..ground_truth`"),
     "prompt's end": (
         {"prompt": chat("a", "b")["messages"], "ground_truth": "c"},
         "21: the prompt must end with the user",
@@ -329,7 +326,7 @@ BAD_LINES = {
     "role": ({"messages": [{"role": "tool", "content": "x"}]}, "21: message 1 has the role 'tool' where 'user' should"),
     "order": ({"messages": chat("a", "b")["messages"][::-1]}, "21: message 1 has the role 'assistant' where 'user'"),
     "no answer": (chat("a"), "21: no assistant message"),
-    "no content": ({"messages": [{"role": "user"}]}, "21: message 1: no field 'content'"),
+    "no content": ({"messages": [{"role": "user"}]}, "21: .*missing required field `content` - at `..messages.0.`"),
     "id twice": (chat("a", "b", id="c3"), "21: the id 'c3' already stands in .*bad.jsonl:5\\."),
 }
 
@@ -383,32 +380,21 @@ def test_a_folder_or_setting_that_cannot_work_is_refused_with_what_would(tmp_pat
     sgd = write_sgd(tmp_path / "sgd", [dialogue(f"d{n}") for n in range(3)])
     (tmp_path / "void").mkdir()
     refuses("nowhere: there is no such file or folder", tmp_path / "nowhere")
-    refuses(r"void: no dialogues_\*.json or \*.jsonl in this folder \(it holds: nothing\)", tmp_path / "void")
-    refuses(r"it holds: sgd, void\)\. Did you mean .*/sgd\?", tmp_path)
-    refuses("Give dialogues_.*.json or .*.jsonl, or the folder", sgd / "schema.json")
-    refuses(r"no \*.jsonl in this folder", sgd, format="chat")
+    refuses(r"void: no dialogues_\*.json or \*.jsonl here\. Give the files, or the folder", tmp_path / "void")
+    refuses(r"no dialogues_.* here\. Did you mean .*/sgd\?", tmp_path)
+    refuses(r"schema.json: no dialogues_.*json or .*jsonl here\. Give", sgd / "schema.json")
+    refuses(r"no \*.jsonl here", sgd, format="chat")
     refuses("no format 'SGD'.*there are: auto, sgd", sgd, format="SGD")
     refuses("eval_fraction must lie between 0 and 1", sgd, eval_fraction=0)
-    few = r"the input has 3 dialogue\(s\), and none falls to eval.jsonl with eval_fraction 1e-06. Set .* to 0.\d+"
+    few = r"the input has 3 dialogue\(s\), and none falls to eval.jsonl with eval_fraction 1e-06\. Choose another"
     refuses(few, sgd, eval_fraction=1e-6)
     same = write_sgd(tmp_path / "same", [dialogue(f"d{n}", "Hello") for n in range(3)])
-    refuses(r"3 dialogue\(s\), .*: they all open alike", same)
-    refuses(
-        "c.jsonl: (nothing was left to write; skipped: c.jsonl: )?the file is empty", write_lines(tmp_path / "c.jsonl")
-    )
+    refuses(r"3 dialogue\(s\), .*those that open alike stay together", same)
+    refuses("c.jsonl: nothing was left to write", write_lines(tmp_path / "c.jsonl"))
     (sgd / "schema.json").write_text('[{"service_name": "Cafes_1"}]')
     refuses("schema.json: .*missing required field `description` - at `.*0.", sgd)
     (sgd / "schema.json").unlink()
     refuses(r"schema.json: missing\. Copy", sgd)
-
-
-def test_the_eval_fraction_that_an_error_advises_works(tmp_path):
-    folder = write_sgd(tmp_path / "in", [dialogue(f"d{n}") for n in range(4)])
-    for fraction in (1e-6, 1 - 1e-6):
-        with pytest.raises(BadTrace) as refusal:
-            prepare(folder, tmp_path / "out", eval_fraction=fraction)
-        advised = float(refusal.value.problem.fix.removeprefix("Set eval_fraction to ").split(",")[0])
-        assert all(prepare(folder, tmp_path / "out", eval_fraction=advised)["samples"].values())
 
 
 def test_outputs_never_overwrite_what_is_read(tmp_path):
@@ -420,27 +406,23 @@ def test_outputs_never_overwrite_what_is_read(tmp_path):
         prepare(train, train)
 
 
-def test_one_process_at_a_time_prepares_into_a_folder_until_it_is_killed(tmp_path):
-    folder, out = write_sgd(tmp_path / "in", [dialogue(f"d{n}") for n in range(30)]), tmp_path / "out"
-    (out / ".prepare").mkdir(parents=True)
-    (out / ".prepare" / "train.jsonl").write_text("half a line")
-    hold = "import sys, time, filelock\nwith filelock.FileLock(sys.argv[1]): print(1, flush=True); time.sleep(600)"
-    command = [sys.executable, "-c", hold, str(out / ".prepare.lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as other, ThreadPoolExecutor() as pool:
-        try:
-            assert other.stdout.readline()
-            waiting = pool.submit(prepare, folder, out, eval_fraction=0.3)
-            time.sleep(0.3)
-            assert not waiting.done()
-        finally:
-            other.kill()
-        assert waiting.result()
-    assert names(out) == OUTPUTS
+def test_several_at_once_neither_mix_their_files_nor_get_into_each_others_way(tmp_path):
+    traces = write_sgd(tmp_path / "in", [dialogue(f"d{n}") for n in range(30)])
+    bad = write_sgd(tmp_path / "bad", [dialogue(f"d{n}") for n in range(30)], b"")
+    out = tmp_path / "new" / "out"
+    with ThreadPoolExecutor(8) as pool:
+        good = [pool.submit(prepare, traces, out, eval_fraction=0.3, seed=seed) for seed in range(6)]
+        failed = [pool.submit(prepare, bad, out) for _ in range(6)]
+    assert {type(attempt.exception()) for attempt in failed} == {BadTrace}
+    assert len({attempt.result()["fingerprint"] for attempt in good}) == 6
+    card = json.loads((out / "data_card.json").read_text())
+    assert card["fingerprint"] == fingerprint([out / "train.jsonl", out / "eval.jsonl"])
+    assert names(out) == OUTPUTS and names(out.parent) == ["out"]
 
 
 def test_read_samples_names_file_line_and_field(tmp_path):
     path = write_lines(tmp_path / "train.jsonl", {"prompt": "A", "ground_truth": "b"}, {"prompt": "A"})
     samples = read_samples(path)
     assert next(samples) == Sample("train-1", "A", "b")
-    with pytest.raises(BadTrace, match=r"train.jsonl:2: no field 'ground_truth'; it has: prompt\. Mend it, or prepare"):
+    with pytest.raises(BadTrace, match=r"train.jsonl:2: .*missing required field `ground_truth`\. Mend it, or prepare"):
         next(samples)

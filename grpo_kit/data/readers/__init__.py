@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from grpo_kit.data.json_files import OnBad
-from grpo_kit.data.readers.base import Piece, Reader, Trace
+import orjson
+
+from grpo_kit.data.readers.base import OnBad, Piece, Reader, Trace
 from grpo_kit.data.readers.chat import ChatReader
 from grpo_kit.data.readers.samples import SampleReader
 from grpo_kit.data.readers.sgd import SGDReader
@@ -27,22 +28,13 @@ def read_traces(traces: Path, format: str, on_bad: OnBad) -> Iterator[tuple[str,
         raise BadTrace("there is no such file or folder", where=str(traces))
     patterns = dict.fromkeys(reader.files for reader in known.values())
     for pattern in patterns:
-        if files := _matching(traces, pattern):
+        files = sorted(traces.glob(pattern)) if traces.is_dir() else [traces] * fnmatch(traces.name, pattern)
+        if files:
             readers = {name: reader(files[0].parent) for name, reader in known.items() if reader.files == pattern}
             return _read(files, readers, on_bad)
-    wanted = " or ".join(patterns)
-    if traces.is_file():
-        raise BadTrace("not a file of traces", f"Give {wanted}, or the folder that has them", str(traces))
     nearby = sorted({str(file.parent) for pattern in patterns for file in traces.glob(f"*/{pattern}")})
-    holds = ", ".join(sorted(file.name for file in traces.iterdir())[:8]) or "nothing"
-    fix = f"Did you mean {' or '.join(nearby[:4])}?" if nearby else "Give the folder that has them"
-    raise BadTrace(f"no {wanted} in this folder (it holds: {holds})", fix, str(traces))
-
-
-def _matching(traces: Path, pattern: str) -> list[Path]:
-    if traces.is_file():
-        return [traces] if fnmatch(traces.name, pattern) else []
-    return sorted(traces.glob(pattern))
+    fix = f"Did you mean {' or '.join(nearby[:4])}?" if nearby else "Give the files, or the folder that has them"
+    raise BadTrace(f"no {' or '.join(patterns)} here", fix, str(traces))
 
 
 def _read(files: list[Path], readers: dict[str, Reader], on_bad: OnBad) -> Iterator[tuple[str, Trace]]:
@@ -60,8 +52,9 @@ def _read(files: list[Path], readers: dict[str, Reader], on_bad: OnBad) -> Itera
 
 def _reader_of(piece: Piece, readers: dict[str, Reader]) -> Reader:
     """The reader whose field the piece has. Raises ValueError where there is none."""
+    fields = orjson.loads(piece.content)
     for reader in readers.values():
-        if not isinstance(piece.content, dict) or reader.field in piece.content:
-            return reader  # which complains of anything but an object
+        if reader.field in fields:
+            return reader
     wanted = " or ".join(f"{reader.field!r} ({name})" for name, reader in readers.items())
-    raise ValueError(f"no field {wanted}; it has: {', '.join(piece.content) or 'nothing'}")
+    raise ValueError(f"no field {wanted}; it has: {', '.join(map(str, fields)) or 'nothing'}")

@@ -1,12 +1,14 @@
 """How a trace format is read: a Reader splits a file into pieces and makes each piece a Trace of samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from grpo_kit.data.json_files import OnBad, json_lines
-from grpo_kit.data.samples import Sample, messages_of
+from grpo_kit.data.samples import Sample, messages_of, numbered_lines
+from grpo_kit.errors import BadTrace
+
+OnBad = Callable[[BadTrace], None]  # is told of each bad piece; raises it, or notes it so that reading continues
 
 
 class Piece(NamedTuple):
@@ -14,14 +16,14 @@ class Piece(NamedTuple):
 
     where: str  # for messages: "path:line"
     name: str  # for samples that have no id of their own
-    content: Any
+    content: Any  # the bytes of its JSON, or what a reader has made of them
 
 
 class Trace(NamedTuple):
     """The content of one piece: the samples of a dialogue, or a single ready-made one."""
 
     name: str  # may stand in the input only once
-    samples: list[Sample]  # at least one
+    samples: list[Sample]  # at least one; the prompt of each is a beginning of the last one's
     split_key: str  # decides the split; a dialogue's is its opening: equal prompts open alike, so they share a split
     # Where the whole input is dialogues, the other split can't hold any of this one, so no prompt has to be remembered.
     is_apart: bool = False
@@ -38,9 +40,9 @@ class Reader(ABC):
         self.folder = folder
 
     def pieces(self, path: Path, on_bad: OnBad) -> Iterator[Piece]:
-        """The pieces of a file, in order. Content that can't be read goes to `on_bad`."""
-        for number, row in json_lines(path, on_bad):
-            yield Piece(f"{path}:{number}", f"{path.stem}-{number}", row)
+        """The pieces of a file, in order. A file that can't be split into pieces goes to `on_bad`."""
+        for number, line in numbered_lines(path):
+            yield Piece(f"{path}:{number}", f"{path.stem}-{number}", line)
 
     @abstractmethod
     def trace(self, piece: Piece) -> Trace:

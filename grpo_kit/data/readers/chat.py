@@ -1,8 +1,17 @@
 """Chats: a line is {"messages": [{"role", "content"}, …]}, and every assistant message becomes a sample."""
 
-from grpo_kit.data.json_files import need
+import msgspec
+
 from grpo_kit.data.readers.base import Piece, Reader, Trace, opening
-from grpo_kit.data.samples import Sample, messages_from
+from grpo_kit.data.samples import Messages, Sample, check_turns, parse
+
+
+class _Chat(msgspec.Struct):
+    messages: Messages
+    dialogue_id: str | int = ""
+    id: str | int = ""
+    rubric: str = ""
+    task_description: str = ""
 
 
 class ChatReader(Reader):
@@ -11,13 +20,12 @@ class ChatReader(Reader):
     field = "messages"
 
     def trace(self, piece: Piece) -> Trace:
-        row = piece.content
-        messages = messages_from(need(row, "messages", list))
-        rubric, task = ((row.get(key) and need(row, key, str)) or "" for key in ("rubric", "task_description"))
-        name = next((str(row[key]) for key in ("dialogue_id", "id") if row.get(key) not in (None, "")), piece.name)
+        chat = parse(piece.content, _Chat)
+        check_turns(chat.messages)
+        name = next((str(given) for given in (chat.dialogue_id, chat.id) if given != ""), piece.name)
         samples = [
-            Sample(f"{name}:{i}", messages[:i], message["content"], name, i, rubric, task)
-            for i, message in enumerate(messages)
+            Sample(f"{name}:{i}", chat.messages[:i], message["content"], name, i, chat.rubric, chat.task_description)
+            for i, message in enumerate(chat.messages)
             if message["role"] == "assistant"
         ]
         if not samples:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 from msgspec import Struct
 
-from grpo_kit.data.json_files import BOM, OnBad, check_filled, load_json
-from grpo_kit.data.readers.base import Piece, Reader, Trace, opening
+from grpo_kit.data.readers.base import OnBad, Piece, Reader, Trace, opening
 from grpo_kit.data.rubrics import SYSTEM_ACTS, Schema, load_schema, rubric_from_acts, task_description
-from grpo_kit.data.samples import Act, Message, Sample
+from grpo_kit.data.samples import BOM, Act, Message, Sample, Text
 from grpo_kit.errors import BadTrace
 from grpo_kit.utils.text import did_you_mean
 
@@ -26,33 +26,34 @@ class _SystemFrame(Struct, gc=False):
 
 
 class _State(Struct, gc=False):
-    active_intent: str
+    active_intent: Text
 
 
 class _UserFrame(Struct, gc=False):
     state: _State
-    service: str = ""
+    service: Text
 
 
 class _SystemTurn(Struct, gc=False, tag_field="speaker", tag="SYSTEM"):
-    utterance: str
+    utterance: Text
     frames: list[_SystemFrame]
 
 
 class _UserTurn(Struct, gc=False, tag_field="speaker", tag="USER"):
-    utterance: str
+    utterance: Text
     frames: list[_UserFrame]
 
 
 class _Dialogue(Struct, gc=False):
     """The fields of a dialogue that are used; the rest is not read."""
 
-    dialogue_id: str
-    services: list[str]
+    dialogue_id: Text
+    services: Annotated[list[str], msgspec.Meta(min_length=1)]
     turns: list[_UserTurn | _SystemTurn]
 
 
 _DIALOGUES = msgspec.json.Decoder(list[_Dialogue])
+_UNCHECKED = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class SGDReader(Reader):
@@ -63,28 +64,21 @@ class SGDReader(Reader):
         self._schema = load_schema(folder / "schema.json")
 
     def pieces(self, path: Path, on_bad: OnBad) -> Iterator[Piece]:
-        """The dialogues: as structs where the whole file fits them, else as objects, to find the one that does not."""
+        content = path.read_bytes().removeprefix(BOM)
         try:
-            dialogues = _DIALOGUES.decode(path.read_bytes().removeprefix(BOM))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            dialogues = _DIALOGUES.decode(content)
+        except (ValueError, RecursionError):
             try:
-                dialogues = load_json(path)
-            except BadTrace as error:
-                return on_bad(error)
-        if not isinstance(dialogues, list) or not dialogues:
-            return on_bad(BadTrace("must be a list of dialogues, with at least one", where=str(path)))
+                dialogues = _UNCHECKED.decode(content)  # so that trace() finds the one that is wrong
+            except (ValueError, RecursionError) as problem:
+                return on_bad(BadTrace(f"not a list of dialogues in JSON, or cut short ({problem})", where=str(path)))
         for number, dialogue in enumerate(dialogues, 1):
-            name = dialogue.get("dialogue_id") if isinstance(dialogue, dict) else dialogue.dialogue_id
-            label = f"dialogue {name} (number {number})" if name else f"dialogue number {number}"
-            yield Piece(f"{path}, {label}", f"{path.stem}-{number}", dialogue)
+            yield Piece(f"{path}, dialogue number {number}", f"{path.stem}-{number}", dialogue)
 
     def trace(self, piece: Piece) -> Trace:
         dialogue = piece.content
         if not isinstance(dialogue, _Dialogue):
-            dialogue = msgspec.convert(dialogue, _Dialogue)
-        check_filled("dialogue_id", dialogue.dialogue_id)
-        check_filled("services", dialogue.services)
-        check_filled("turns", dialogue.turns)
+            dialogue = msgspec.json.decode(dialogue, type=_Dialogue)
         for service in dialogue.services:
             _check_service(service, self._schema)
         samples = _samples(dialogue, self._schema)
@@ -96,15 +90,15 @@ class SGDReader(Reader):
 def _samples(dialogue: _Dialogue, schema: Schema) -> list[Sample]:
     samples: list[Sample] = []
     history: list[Message] = []
-    intents: dict[str, str] = {}  # what the user is after, by service
+    intents: dict[str, str] = {}  # what the user is after, by service; after "NONE" that is still the last one
     for index, turn in enumerate(dialogue.turns):
         is_users = isinstance(turn, _UserTurn)
         try:
-            check_filled("utterance", turn.utterance)
             if is_users is bool(index % 2):
                 raise ValueError("two turns of one speaker, or SYSTEM begins; USER begins, and they take turns")
             if is_users:
-                _note_intents(turn, intents)
+                states = {frame.service: frame.state.active_intent for frame in turn.frames}
+                intents |= {service: intent for service, intent in states.items() if intent != "NONE"}
                 history.append({"role": "user", "content": turn.utterance})
                 continue
             acts = _acts(turn, schema)
@@ -126,15 +120,6 @@ def _samples(dialogue: _Dialogue, schema: Schema) -> list[Sample]:
         )
         history.append({"role": "assistant", "content": turn.utterance})
     return samples
-
-
-def _note_intents(turn: _UserTurn, intents: dict[str, str]) -> None:
-    """Notes the user's intents of this turn. After "NONE" the last one still says what the dialogue is about."""
-    for frame in turn.frames:
-        check_filled("active_intent", frame.state.active_intent)
-        if frame.state.active_intent != "NONE":
-            check_filled("service", frame.service)
-            intents[frame.service] = frame.state.active_intent
 
 
 def _acts(turn: _SystemTurn, schema: Schema) -> list[Act]:
