@@ -34,7 +34,7 @@ def test_own_traces_take_the_place_of_the_demos(standin, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--num-generations", "1"], "Use num_generations=2"),
+        (["train", "--num-generations", "1"], "num_generations='1': should be greater"),
         (["train", "--max-step", "3"], "--max-steps"),
         (["train", "--data", "nowhere"], "grpo-kit prepare"),
         (["eval", "nobody"], "no run nobody"),

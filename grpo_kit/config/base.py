@@ -1,10 +1,11 @@
 """How settings are declared and read: strict about names, errors of one sentence, values as a shell types them."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from grpo_kit.errors import ConfigError
@@ -40,6 +41,11 @@ def setting(
     return Field(default, description=description, json_schema_extra=about, **constraints)
 
 
+run, batches = partial(setting, group="Run"), partial(setting, group="Batches and lengths")
+grpo, lora, optimiser = (partial(setting, group=group) for group in ("GRPO", "LoRA", "Optimiser"))
+reward, gemini = partial(setting, group="Reward"), partial(setting, group="Gemini")
+
+
 def about(field: FieldInfo) -> dict[str, Any]:
     """The roles, group, slider and suggested texts that a setting was declared with."""
     return cast(dict, field.json_schema_extra)
@@ -55,28 +61,26 @@ class Settings(BaseModel):
 
     # Built when first used, which keeps `import grpo_kit` quick.
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
-    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **settings: Any):
-        known = type(self).model_fields
-        for name in settings:
-            if name not in known:
-                hint = did_you_mean(name, known).strip() or f"The settings are: {', '.join(known)}"
-                raise ConfigError(f"{name} is no setting of {type(self).__name__}", hint)
         try:
             super().__init__(**settings)
         except ValidationError as invalid:
             errors = invalid.errors()
-            if conflict := errors[0].get("ctx", {}).get("error") if not errors[0]["loc"] else None:
-                raise conflict from None
-            wrong = {str(error["loc"][0]): error["msg"].removeprefix("Value error, ") for error in errors}
-            raise ConfigError(
-                "\n".join(
-                    f"{name}={settings.get(name)!r}: should be {message.removeprefix('Input should be ')}"
-                    for name, message in wrong.items()
-                )
-            ) from None
-        self._given = {name: getattr(self, name) for name in settings}
+            if not errors[0]["loc"]:  # settings that do not go together
+                raise errors[0].get("ctx", {})["error"] from None
+            told = {str(error["loc"][0]): self._told(error, settings) for error in errors}
+            raise ConfigError("\n".join(told.values())) from None
+        self.model_fields_set.intersection_update(settings)  # without what recipes set
+
+    @classmethod
+    def _told(cls, error: Any, settings: dict[str, Any]) -> str:
+        name, known = str(error["loc"][0]), cls.model_fields
+        if name not in known:
+            hint = did_you_mean(name, known) or f" The settings are: {', '.join(known)}"
+            return f"{name} is no setting of {cls.__name__}.{hint}"
+        allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        return f"{name}={settings.get(name)!r}: should be {allowed}"
 
     def __eq__(self, other: object) -> bool:
         """Equal settings are equal, whether given or by default."""
@@ -84,12 +88,12 @@ class Settings(BaseModel):
 
     def __repr__(self) -> str:
         """The Python that makes it: what was asked for."""
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._given.items())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.given.items())})"
 
     @property
     def given(self) -> dict[str, Any]:
         """The settings that were asked for, without defaults and recipes."""
-        return dict(self._given)
+        return self.model_dump(exclude_unset=True)
 
     @classmethod
     def from_text(cls, flags: Mapping[str, str | None]) -> Self:
@@ -102,7 +106,7 @@ class Settings(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """The same settings but for `changes`; checked as if typed anew."""
-        return type(self)(**{**self._given, **changes})
+        return type(self)(**{**self.given, **changes})
 
 
 def _weights(value: Any) -> Any:
@@ -117,7 +121,9 @@ def _weights(value: Any) -> Any:
     return {name.strip(): weight or 1.0 for name, _, weight in pairs}
 
 
-def _paths(value: Any) -> Any:
+def _listed(value: Any) -> Any:
+    if value in (None, "none"):
+        return []
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -125,13 +131,7 @@ def _absolute(value: Any) -> Any:
     return str(Path(value).expanduser().resolve()) if isinstance(value, str | Path) else value
 
 
-Weights = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_weights)]
-
-
-def _reporters(value: Any) -> Any:
-    return [] if value in (None, "none") else _paths(value)
-
-
-Reporters = Annotated[list[Literal["trackio", "wandb", "tensorboard"]], BeforeValidator(_reporters)]
-Paths = Annotated[list[str], BeforeValidator(_paths)]
+Name = TypeVar("Name")
+Weights = Annotated[dict[Name, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_weights)]
+Listed = Annotated[list[Name], BeforeValidator(_listed)]  # "a,b" as a shell types it
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]

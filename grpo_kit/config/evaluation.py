@@ -1,11 +1,9 @@
 """The settings of an evaluation."""
 
-from typing import Literal
-
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from grpo_kit.config.base import setting
-from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.judge import JudgeConfig, JudgeName
 from grpo_kit.config.modal import ModalConfig
 
 
@@ -20,10 +18,10 @@ class EvalConfig(JudgeConfig, ModalConfig):
     batch_size: PositiveInt = setting(32, "Prompts decoded together.")
     max_prompt_length: int | None = setting(None, "Tokens; None: as the run was trained.", ge=16)
     max_completion_length: PositiveInt | None = setting(None, "Tokens; None: as the run was trained.")
-    judge: Literal["offline", "gemini", "reference"] | None = setting(
+    judge: JudgeName | None = setting(
         None, "Who scores the answers; None: the judge the run was trained with (its weightiest)."
     )
-    second_judge: Literal["offline", "gemini", "reference"] | None = setting(
+    second_judge: JudgeName | None = setting(
         "reference",
         "A second judge, which the run was not trained with: reference (words shared with the trace's own "
         "reply; free), offline or gemini; None: no second one.",

@@ -4,18 +4,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, NonNegativeInt
 
-from grpo_kit.config.base import Settings, setting
+from grpo_kit.config.base import Settings, run, setting
 from grpo_kit.config.gpus import GPUS, MOST_GPUS, checked_gpu, gpu_and_count
 
 
 class ModalConfig(Settings):
     """What is asked of Modal, wherever it trains or evaluates; Modal's own names. Without effect on this machine."""
 
-    gpu: Annotated[str, AfterValidator(checked_gpu)] = setting(
+    gpu: Annotated[str, AfterValidator(checked_gpu)] = run(
         "A10",
         "Modal's GPU to run on; A100-80GB:4 is four of them, with a process each.",
         "resume",
-        group="Run",
         suggested=list(GPUS),
     )
     memory: int = setting(32768, "MiB of the container's memory, beside the GPU's own.", "resume", ge=1024)

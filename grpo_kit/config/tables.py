@@ -11,10 +11,10 @@ from grpo_kit.config.train import TrainConfig
 
 def fields_of(model: type[Settings]) -> dict[str, FieldInfo]:
     """A model's settings in the order to show them: its own first, then Modal's, then those of how Gemini is asked."""
-    shared = [part.model_fields.keys() & model.model_fields.keys() for part in (ModalConfig, JudgeConfig)]
-    own = [name for name in model.model_fields if not any(name in names for names in shared)]
-    parts = [own, *([name for name in model.model_fields if name in names] for names in shared)]
-    return {name: model.model_fields[name] for part in parts for name in part}
+    names = sorted(
+        model.model_fields, key=lambda name: 2 * (name in JudgeConfig.model_fields) + (name in ModalConfig.model_fields)
+    )
+    return {name: model.model_fields[name] for name in names}
 
 
 def defaults_of(model: type[Settings], name: str) -> str:

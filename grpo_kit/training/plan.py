@@ -96,10 +96,8 @@ def _read(config: TrainConfig, rewards: Rewards) -> Plan:
 def _add_judges(plan: Plan) -> None:
     """Makes the judges, with this process's share of the limits. Raises ConfigError where one is not there."""
     config, count = plan.config, processes()
-    limits = {"gemini_max_in_flight": config.gemini_max_in_flight // count}
-    if config.gemini_requests_per_minute:
-        limits["gemini_requests_per_minute"] = config.gemini_requests_per_minute // count
-    share = config.model_copy(update=limits)
+    limits = {name: getattr(config, name) for name in ("gemini_max_in_flight", "gemini_requests_per_minute")}
+    share = config.model_copy(update={name: limit and max(1, limit // count) for name, limit in limits.items()})
     for name, weight in config.judge.items():
         judge = make_judge(name, share)
         plan.judges[judge] = weight

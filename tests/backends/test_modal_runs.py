@@ -299,7 +299,7 @@ def test_what_cannot_work_is_said_before_a_gpu_is_asked_for(server, monkeypatch,
         patch.setattr(launching, "PYTHON", "3.99")
         with pytest.raises(kit.ConfigError, match=r"pickled by Python 3.99.*kit.deploy\(\)"):
             kit.train.spawn(rewards=[slow])
-    with pytest.raises(kit.ConfigError, match="num_generations=1 cannot work"):
+    with pytest.raises(kit.ConfigError, match="num_generations=1: should be greater"):
         kit.train.spawn(num_generations=1)
     with pytest.raises(kit.ConfigError, match=r"cache_from='nobody'.*a run on the volume"):
         kit.train.spawn(cache_from="nobody")

@@ -5,10 +5,9 @@ from typing import get_args
 
 import pytest
 
-from grpo_kit import ConfigError, EvalConfig, TrainConfig
+from grpo_kit import ConfigError, TrainConfig
 from grpo_kit.config.recipes import RECIPES
-from grpo_kit.config.train import JUDGES, READY_REWARDS
-from grpo_kit.judges import registry
+from grpo_kit.config.train import ReadyReward
 from grpo_kit.rewards.ready import READY
 
 
@@ -17,7 +16,7 @@ from grpo_kit.rewards.ready import READY
     [
         ({"max_step": 3}, "Did you mean max_steps?"),
         ({"lora_rank": 8}, "no setting of TrainConfig"),
-        ({"num_generations": 1}, "Use num_generations=2"),
+        ({"num_generations": 1}, "num_generations=1: should be greater than or equal to 2"),
         ({"learning_rate": "fast"}, "learning_rate='fast'"),
         ({"learning_rate": -1}, "greater than 0"),
         ({"loss_type": "ppo"}, "'grpo', 'dapo'"),
@@ -69,8 +68,12 @@ def test_settings_survive_json():
     assert TrainConfig(**json.loads(json.dumps(config.model_dump()))) == config
 
 
-def test_settings_name_the_judges_and_the_ready_rewards_that_there_are():
-    for judge in (EvalConfig.model_fields[name].annotation for name in ("judge", "second_judge")):
-        assert {name for kind in get_args(judge) for name in get_args(kind)} == registry.JUDGES.keys()
-    assert set(JUDGES) == registry.JUDGES.keys() - {"reference"}, "which stays a second opinion"
-    assert set(READY_REWARDS) == READY.keys()
+def test_settings_name_the_ready_rewards_that_there_are():
+    assert set(get_args(ReadyReward)) == READY.keys()
+
+
+@pytest.mark.parametrize("wrong", ["gemni", "offline=0", "", "offline,offline"])
+def test_a_run_is_trained_by_known_judges_with_weights_above_0(wrong):
+    assert TrainConfig(judge="gemini=0.7,reference").judge == {"gemini": 0.7, "reference": 1}
+    with pytest.raises(ConfigError, match=r"judge.* should be"):
+        TrainConfig(judge=wrong)
