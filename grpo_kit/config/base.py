@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
 from grpo_kit.errors import ConfigError
@@ -61,6 +61,7 @@ class Settings(BaseModel):
 
     # Built when first used, which keeps `import grpo_kit` quick.
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **settings: Any):
         try:
@@ -71,7 +72,7 @@ class Settings(BaseModel):
                 raise errors[0].get("ctx", {})["error"] from None
             told = {str(error["loc"][0]): self._told(error, settings) for error in errors}
             raise ConfigError("\n".join(told.values())) from None
-        self.model_fields_set.intersection_update(settings)  # without what recipes set
+        self._given = {name: getattr(self, name) for name in settings}
 
     @classmethod
     def _told(cls, error: Any, settings: dict[str, Any]) -> str:
@@ -93,7 +94,7 @@ class Settings(BaseModel):
     @property
     def given(self) -> dict[str, Any]:
         """The settings that were asked for, without defaults and recipes."""
-        return self.model_dump(exclude_unset=True)
+        return dict(self._given)
 
     @classmethod
     def from_text(cls, flags: Mapping[str, str | None]) -> Self:

@@ -113,7 +113,8 @@ def test_without_an_account_only_this_machine_is_looked_at(places):
     flags = ("--data", "mine", "--model-name", GATED, "--judge", "gemini")
     found = places.doctor(*flags, is_well=False, GRPO_KIT_BACKEND="local")
     assert (
-        "GRPO_KIT_BACKEND" in found["backend"] and "mine/train.jsonl:2: no field 'ground_truth'" in found["train.jsonl"]
+        "GRPO_KIT_BACKEND" in found["backend"]
+        and "mine/train.jsonl:2: Object missing required field `ground_truth`" in found["train.jsonl"]
     )
     assert "1 samples" in found["eval.jsonl"]
     assert "gated" in found["model"] and "export HF_TOKEN" in found["model"]

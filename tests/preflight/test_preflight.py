@@ -313,7 +313,7 @@ def test_a_bad_line_of_the_data_is_found_and_said_once(tmp_path):
     assert not kit.quote(config, tmp_path, "local").problems
     (tmp_path / "train.jsonl").write_text("\n".join([*rows, '{"prompt": "x"}']))
     (problem,) = kit.quote(config, tmp_path, "local").problems
-    assert "train.jsonl:10: no field 'ground_truth'" in problem.what
+    assert "train.jsonl:10: Object missing required field `ground_truth`" in problem.what
 
 
 def half_made(trained, folder, **changes):
