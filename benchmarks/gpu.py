@@ -32,8 +32,9 @@ from torch.utils.benchmark import Timer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import grpo_kit as kit
+from grpo_kit.config.gpus import GPUS
 from grpo_kit.costs.memory import GIB, VLLM_SHARE, Device, decided, memory_needed, uses_vllm
-from grpo_kit.costs.prices import modal_usd_per_hour, prices
+from grpo_kit.costs.prices import modal_usd_per_hour
 from grpo_kit.models.load import load_tokenizer
 from grpo_kit.models.shapes import SHAPES, TINY_MODEL, Shape, shape_of
 from grpo_kit.utils.environment import version_of
@@ -197,7 +198,7 @@ def seconds_on_a10(case: dict, chip: dict) -> float:
     """Of a step, where each part came as near to the limits of an A10's data sheet as here to those of this chip."""
     if chip["device"] in ("NVIDIA A10", "NVIDIA A10G"):
         return case["step_seconds"]
-    listed = prices()["gpus"]["A10"]
+    listed = GPUS["A10"]
     a10 = {"bytes_per_second": listed["gb_per_second"] * 1e9, "operations_per_second": listed["teraflops"] * 1e12}
     here, there = least_seconds(case["counted"], chip), least_seconds(case["counted"], a10)
     return case["seconds"]["judging"] + sum(case["seconds"][part] * there[part] / here[part] for part in here)

@@ -53,7 +53,7 @@ run
 # %%
 other = None if second_judge == judge else second_judge
 evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge, second_judge=other, seed=seed)
-evaluation.summary().round(3).drop(columns="stdev min max wins ties losses".split(), errors="ignore")
+evaluation.summary().round(3).drop(columns="stdev min max".split(), errors="ignore")
 
 # %% [markdown]
 # On the left, look for a curve that leaves the base model's band and levels off. If it still climbs at its end, train
@@ -62,9 +62,6 @@ evaluation.summary().round(3).drop(columns="stdev min max wins ties losses".spli
 
 # %%
 plots.evaluation_figure(evaluation)
-
-# %%
-plots.win_rates(evaluation)
 
 # %% [markdown]
 # ## Do the judges agree?

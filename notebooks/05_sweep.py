@@ -101,12 +101,13 @@ sweep.pooled(score).round(4)
 plots.setting_effects(sweep, score)
 
 # %% [markdown]
-# Two settings at a time: by default the two that change the score most, with all others pooled. For other two, add
-# `settings=["num_generations", "beta"]`. Look for a setting whose effect depends on the other's value.
+# The mean score by the first two settings, with all others pooled; put the names of other two in their place. Look for
+# a setting whose effect depends on the other's value.
 
 # %%
 if len(sweep.settings) > 1:
-    display(plots.setting_map(sweep, score))
+    means = sweep.results().pivot_table(score, *sweep.settings[:2])
+    display(means.style.background_gradient("cividis", axis=None).format("{:.2f}"))
 else:
     print("Only one setting differs.")
 

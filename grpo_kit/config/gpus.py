@@ -8,8 +8,7 @@ from pathlib import Path
 
 from grpo_kit.utils.text import did_you_mean
 
-PRICES = Path(__file__).with_name("gpus.json")
-LISTED = json.loads(PRICES.read_bytes())
+LISTED = json.loads(Path(__file__).with_name("gpus.json").read_bytes())
 GPUS: dict[str, dict[str, float]] = LISTED["gpus"]
 MOST_GPUS = 8  # in one of Modal's containers
 

@@ -1,1 +1,1 @@
-"""What a run takes: memory, time and dollars."""
+"""Forecasts of the memory, time and dollars that a run takes, and its budget."""

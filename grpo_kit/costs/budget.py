@@ -1,13 +1,12 @@
-"""What a run costs while it trains, and whether max_usd still pays for its next step.
+"""A run's dollars while it trains, and whether max_usd still pays for its next step.
 
-The machine's seconds count at the price that the launcher names, and the judge by what it says it has used. The next
-step is expected to cost the median of the last few; one that costs far more (a judge that is asked again and again) can
-exceed the budget by that much.
+The machine's seconds count at the launcher's price, and the judge by its own usage. The next step is expected to cost
+the median of the last few; one that costs far more (a judge that is asked again and again) can exceed the budget by
+that much.
 """
 
 import math
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ LAST = 5  # steps whose median is what the next one costs
 
 @dataclass(frozen=True)
 class Launch:
-    """What a run's launcher knows and training does not: where it is made, at what price, and what was quoted."""
+    """The part of a run that its launcher knows and training does not: its machine, the price, and the quote."""
 
     machine: str = "here"  # or Modal's GPU
     usd_per_hour: float = 0.0  # of the machine
@@ -35,7 +34,7 @@ class Launch:
     notice: str = ""  # what is said before a run starts
 
     def as_sent(self) -> dict[str, Any]:
-        """What travels to Modal."""
+        """The fields that travel to Modal."""
         return {"machine": self.machine, "usd_per_hour": self.usd_per_hour, "quoted": self.quoted}
 
 
@@ -48,9 +47,8 @@ class Budget:
     def __init__(self, writer: "RunWriter"):
         self._writer, self._config = writer, writer.config
         self._rows = read_lines(writer.run.path / "metrics.jsonl")
-        self._cycles = deque(_cycles(self._rows, self._config.num_iterations, writer.usd_per_hour), maxlen=LAST)
+        self._cycles = _cycles(self._rows, self._config.num_iterations, writer.usd_per_hour)
         self._before = Dollars(0.0, 0.0)
-        self._asked = 1 + self._config.max_staleness  # steps that the next one has judged: the first, those ahead too
 
     def see_start(self) -> str:
         """To be called before the model is loaded, and again when it is. Returns why this process's first step can't be
@@ -64,12 +62,10 @@ class Budget:
         left."""
         if step % self._config.num_iterations:  # a judge is asked once for so many steps
             return ""
-        spent = self._writer.dollars()
-        judge = (spent.judge - self._before.judge) / self._asked
-        self._cycles.append(Dollars(spent.machine - self._before.machine, judge))
-        self._before, self._asked = spent, 1
-        cycle = _median(self._cycles)
-        return str(_shortfall(self._config, spent, cycle, step, ahead=self._config.max_staleness) or "")
+        spent, before = self._writer.dollars(), self._before
+        self._cycles.append(Dollars(spent.machine - before.machine, spent.judge - before.judge))
+        self._before = spent
+        return str(_shortfall(self._config, spent, self._cycles, step, judged_ahead=self._config.max_staleness) or "")
 
 
 def check_price_known(config: TrainConfig) -> None:
@@ -96,53 +92,55 @@ def shortfall_at_start(
     quoted. Where neither is known the step is made. `seconds_gone` of this process are spent already.
     """
     gone = usd_per_hour * seconds_gone / 3600
-    if cycles := _cycles(rows, config.num_iterations, usd_per_hour)[-LAST:]:
+    if cycles := _cycles(rows, config.num_iterations, usd_per_hour):
         loading = max(0.0, usd_per_hour * status.get("starting_seconds", 0.0) / 3600 - gone)
-        return _shortfall(config, spent, _median(cycles), status["step"], loading)
+        return _shortfall(config, spent, cycles, status["step"], loading)
     quoted = status.get("quoted") or {}
-    if not (first := quoted.get("first_step")) or config.max_usd is None:
+    if not (first := quoted.get("first_step")):
         return None
     next_step = Dollars(max(first["usd_loaded"], first["usd_machine"] - gone), first["usd_judge"])
-    if spent.in_all + next_step.in_all <= config.max_usd:
-        return None
-    whole = max((quoted["usd"] or 0.0) - gone, next_step.in_all)
-    return _exceeded(config, spent, next_step, spent.in_all + whole, "by the quote the first step")
+    enough = spent.in_all + max((quoted["usd"] or 0.0) - gone, next_step.in_all)
+    return _exceeded(config, spent, next_step, enough, "by the quote the first step")
 
 
 def _shortfall(
-    config: TrainConfig, spent: Dollars, cycle: Dollars, step: int, loading: float = 0.0, ahead: int = 0
+    config: TrainConfig,
+    spent: Dollars,
+    cycles: Sequence[Dollars],
+    step: int,
+    loading: float = 0.0,
+    judged_ahead: int = 0,
 ) -> Problem | None:
-    """Why the step after `step` can't be paid; None where it can, or where none is left. The judgements of `ahead`
-    steps are paid already."""
+    """Why the step after `step` can't be paid; None where it can, or where none is left."""
     left = math.ceil((config.max_steps - step) / config.num_iterations)
-    to_judge = max(0, left - ahead)
-    judged_next = min(to_judge, 1 if ahead else 1 + config.max_staleness)
-    next_step = Dollars(cycle.machine + loading, judged_next * cycle.judge)
-    if config.max_usd is None or left <= 0 or spent.in_all + next_step.in_all <= config.max_usd:
+    if left <= 0:
         return None
-    enough = spent.in_all + loading + left * cycle.machine + to_judge * cycle.judge
+    machine, judge = (median(part) for part in zip(*cycles[-LAST:], strict=True))
+    to_judge = max(0, left - judged_ahead)
+    judged_next = min(to_judge, 1 if judged_ahead else 1 + config.max_staleness)
+    next_step = Dollars(machine + loading, judged_next * judge)
+    enough = spent.in_all + loading + left * machine + to_judge * judge
     return _exceeded(config, spent, next_step, enough, "the next step")
 
 
-def _exceeded(config: TrainConfig, spent: Dollars, next_step: Dollars, enough: float, which: str) -> Problem:
-    digits = 1 - math.floor(math.log10(enough))  # two that count
-    enough = math.ceil(1.1 * enough * 10**digits) / 10**digits
+def _exceeded(config: TrainConfig, spent: Dollars, next_step: Dollars, enough: float, which: str) -> Problem | None:
+    """The problem where `next_step` passes max_usd; `enough` pays for the whole run."""
+    if config.max_usd is None or spent.in_all + next_step.in_all <= config.max_usd:
+        return None
     so_far = f"{dollars(spent.in_all)} is spent ({spent})" if spent.in_all else "nothing is spent yet"
     costs = f"{which} costs about {dollars(next_step.in_all)} ({next_step})"
     what = f"max_usd={config.max_usd:g} would be passed: {so_far}, and {costs}"
-    return Problem(what, f"max_usd={enough:g} likely pays for all of it")
+    return Problem(what, f"max_usd={float(f'{1.1 * enough:.2g}'):g} likely pays for all of it")
 
 
 def _cycles(rows: Sequence[dict], every: int, usd_per_hour: float) -> list[Dollars]:
     """The cost of each `every` steps of metrics.jsonl, which share their completions."""
-    steps = [
-        (usd_per_hour * row["step_time"] / 3600, row.get("judge/gemini/usd") or 0.0)
-        for row in rows
-        if row.get("step_time")
+    made = [row for row in rows if row.get("step_time")]
+    cycles = [made[start : start + every] for start in range(0, len(made), every)]
+    return [
+        Dollars(
+            sum(usd_per_hour * row["step_time"] / 3600 for row in cycle),
+            sum(row.get("judge/gemini/usd") or 0.0 for row in cycle),
+        )
+        for cycle in cycles
     ]
-    cycles = [steps[start : start + every] for start in range(0, len(steps), every)]
-    return [Dollars(*map(sum, zip(*cycle, strict=True))) for cycle in cycles]
-
-
-def _median(cycles: Iterable[Dollars]) -> Dollars:
-    return Dollars(*map(median, zip(*cycles, strict=True)))

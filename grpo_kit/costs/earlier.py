@@ -1,6 +1,7 @@
 """Earlier runs, and what they tell of the next one: seconds of their steps, dollars of their judge, their memory."""
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean
@@ -36,16 +37,20 @@ class EarlierRun(NamedTuple):
 
 
 def earlier_runs(runs_dir: str | Path) -> list[EarlierRun]:
-    """The newest runs that have made a step, the newest first; of those on Modal what `remember` kept. A file is read
-    again only where it has changed."""
-    found = []
-    for pattern in ("*/metrics.jsonl", f"{REMEMBERED}/*/metrics.jsonl"):
-        for metrics in Path(runs_dir).glob(pattern):
-            status = metrics.with_name("status.json")
-            if status.exists():
-                found.append((metrics.stat().st_mtime_ns, status.stat().st_mtime_ns, metrics.parent))
+    """The newest runs that have made a step, the newest first; of those on Modal what `remember` kept."""
+    found, folder = [], Path(runs_dir)
+    for metrics in [*folder.glob("*/metrics.jsonl"), *folder.glob(f"{REMEMBERED}/*/metrics.jsonl")]:
+        if (status := metrics.with_name("status.json")).exists():
+            found.append((metrics.stat().st_mtime_ns, status.stat().st_mtime_ns, metrics.parent))
     newest = sorted(found, reverse=True)[:NEWEST]
     return [run for *modified, folder in newest if (run := _read_run(folder, *modified))]
+
+
+def like_run(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None, *roles: Role) -> EarlierRun | None:
+    """The newest run on Modal's `gpu` (None: here) whose settings of these roles are the same; one that made a single
+    step only where no other did."""
+    like = [run for run in runs if run.machine == (gpu or HERE) and run.is_like(config, *roles)]
+    return next((run for run in like if len(run.cycles) > 1), like[0] if like else None)
 
 
 def remember(run: RunDirectory, runs_dir: str | Path) -> None:

@@ -29,7 +29,6 @@ def score_distributions(scores: dict[str, Sequence[float | None]]) -> NotebookFi
 def intervals(panels: dict[str, dict[str, "Estimate"]]) -> NotebookFigure:
     """Estimates with their 95% intervals: a panel for each title, and in all panels one row and colour for a name."""
     names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
-    lowest = np.nanmin([0.0, *(found.low for rows in panels.values() for found in rows.values())])
     figure = NotebookFigure(min(9, 2.5 + 3 * len(panels)), 1.2 + 0.35 * len(names))
     drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
@@ -38,7 +37,8 @@ def intervals(panels: dict[str, dict[str, "Estimate"]]) -> NotebookFigure:
             axes.errorbar(found.value, row, xerr=ends, fmt="o", color=COLOURS[row % 6], capsize=3, lw=1.8)
             text, at = ("not defined", 0.5) if np.isnan(found.value) else (f"{found.value:z.2f}", found.value)
             axes.annotate(text, (at, row), (0, 6), ha="center", **SMALL)
-        axes.set(title=title, xticks=[-1, -0.5, 0, 0.5, 1], xlim=(lowest - 0.06, 1.06))
+        axes.set_title(title)
+        axes.update_datalim([(0, 0), (1, 0)])
         name_rows(axes, names)
     figure.supxlabel("95% intervals", fontsize=8)
     return figure

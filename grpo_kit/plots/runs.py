@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
-from grpo_kit.plots.style import ABOVE, BLUE, COLOURS, DARK, NotebookFigure, nth_line, short_ticks, styled, whole_ticks
+from grpo_kit.plots.style import ABOVE, BLUE, COLOURS, DARK, NotebookFigure, nth_line, styled, whole_ticks
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.text import dollars
 
@@ -38,12 +39,15 @@ def learning_curve(run: RunDirectory) -> NotebookFigure:
     metrics = _by_step(raw)
     has_kl = metrics["kl"].notna().any()
     figure = NotebookFigure(9, 6.2, layout=None)
-    rows = [["reward"] * 4, list(SMALL)[:4], ["time", "kl" if has_kl else "time", "latency", "failures"]]
-    mosaic: Any = rows  # matplotlib declares a list of its own kind
+    mosaic: Any = [  # matplotlib declares a list of its own kind
+        ["reward"] * 4,
+        list(SMALL)[:4],
+        ["time", "kl" if has_kl else "time", "latency", "failures"],
+    ]
     panels: dict[str, Axes] = figure.subplot_mosaic(mosaic, height_ratios=[2.1, 1, 1], gridspec_kw=MARGINS)
     spent = f", {dollars(status['usd'])}" if status["usd"] else ""
     at = f"step {status['step']} of {status['max_steps']}, {status['state']}{spent}"
-    figure.suptitle(f"{run.id}: {run.config.model_name}, {at}", x=0.01, ha="left")
+    figure.suptitle(f"{run.id}: {run.config.model_name}, {at}")
     _reward(panels["reward"], metrics, is_judge_alone=run.about.get("reward_weights", [1.0]) == [1.0])
     for name in SMALL.keys() & panels.keys():
         percent = 100 if name == "frac_reward_zero_std" else 1
@@ -60,9 +64,9 @@ def learning_curve(run: RunDirectory) -> NotebookFigure:
         panel.set_xlabel("step", labelpad=4 if is_wide else 1)
         panel.set_xlim(first - 0.01 * (last - first), last + 0.01 * (last - first))
         whole_ticks(panel.xaxis, most=9 if is_wide else 3)
-        short_ticks(panel.yaxis)
-        if metrics.empty:
-            panel.set_ylim(0, 1)
+        # Labels that need little room, whatever the values: 0.25, 1500, -5e-5.
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:.5g}".replace("e-0", "e-").replace("-", "−"))
+        panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     return figure
 
 
@@ -74,10 +78,13 @@ def _reward(axes: Axes, metrics: "pandas.DataFrame", is_judge_alone: bool) -> No
         low, high = low.clip(0, 1), high.clip(0, 1)
     axes.fill_between(metrics.index, low, high, color=BLUE, alpha=0.13, lw=0, label="± 1 sd of completions")
     axes.plot(metrics.index, metrics["reward"], color=BLUE, lw=0.7, alpha=0.6, label="each step")
-    marker = "o" if mean.count() == 1 else None  # one step alone makes no line
-    axes.plot(mean, color=BLUE, lw=2.2, marker=marker, label=f"mean of the last {window} steps")
+    _running_mean(axes, mean, color=BLUE, lw=2.2, label=f"mean of the last {window} steps")
     axes.set_title("reward (mean of a step's completions)")
     axes.legend(**ABOVE)
+
+
+def _running_mean(axes: Axes, mean: "pandas.Series", **look: Any) -> None:
+    axes.plot(mean, marker="o" if mean.count() == 1 else None, **look)  # one step alone makes no line
 
 
 def _times(axes: Axes, metrics: "pandas.DataFrame", is_wide: bool) -> None:
@@ -95,11 +102,9 @@ def _judges(latency: Axes, failures: Axes, config: TrainConfig, metrics: "pandas
             latency.plot(metrics["step"], metrics[f"judge/{judge}/seconds"], color=colour, label=judge)
             failed = metrics[f"judge/{judge}/failures"] / config.completions_per_step
             failures.plot(metrics["step"], 100 * failed, color=colour)
-    latency.set_title("judge (seconds per step)")
-    failures.set_title("judgements failed (%)")
-    latency.set_ylim(bottom=0)
+    latency.set(title="judge (seconds per step)", ylim=(0, None))
     most = max(1, failures.get_ylim()[1])
-    failures.set_ylim(-0.02 * most, most)  # so that a line at 0, as it should be, is seen
+    failures.set(title="judgements failed (%)", ylim=(-0.02 * most, most))  # a line at 0, as it should be, is seen
     if len(latency.get_lines()) > 1:
         latency.legend(loc="upper right")
 
@@ -115,28 +120,21 @@ def compare_runs(runs: Sequence[RunDirectory]) -> NotebookFigure:
         raise RunError("there is no run to compare", "Give at least one")
     metrics = [_by_step(run.metrics()) for run in runs]
     window = _window(max(map(len, metrics)))
-    labels = [
-        label + (" (no step yet)" if found.empty else "")
-        for label, found in zip(_differences(runs), metrics, strict=True)
-    ]
+    labels = [textwrap.shorten(label, LEGEND_WIDTH, placeholder=" …") for label in _differences(runs)]
     columns = max(1, min(6, len(runs), LEGEND_WIDTH // (max(map(len, labels)) + 8)))
-    labels = [textwrap.fill(label, LEGEND_WIDTH, subsequent_indent="   ") for label in labels]
-    figure = NotebookFigure(9, 3.4 + 0.18 * sum(label.count("\n") + 1 for label in labels) / columns)
+    figure = NotebookFigure(9, 3.4 + 0.18 * len(runs) / columns)
     axes = figure.subplots()
     for i, (found, label) in enumerate(zip(metrics, labels, strict=True)):
-        mean = found["reward"].rolling(window, min_periods=1).mean()
-        axes.plot(mean, label=label, marker="o" if mean.count() == 1 else None, **nth_line(i))
+        _running_mean(axes, found["reward"].rolling(window, min_periods=1).mean(), label=label, **nth_line(i))
     axes.set(title=f"reward (mean of the last {window} steps)", xlabel="step", ylabel="reward")
     axes.margins(x=0.01)
     whole_ticks(axes.xaxis)
     figure.legend(loc="outside lower left", ncols=columns, handlelength=2.6)
-    if not any(map(len, metrics)):
-        axes.set(xlim=(0, max(run.status["max_steps"] for run in runs)), ylim=(0, 1))
     return figure
 
 
 def _differences(runs: Sequence[RunDirectory]) -> list[str]:
-    """What sets each run apart from the others: `seed=1, learning_rate=0.001`, or its name where no setting does."""
+    """The settings that set each run apart from the others, `seed=1, learning_rate=0.001`; else its name."""
     left_out = {"run_id", "judge", "reward_funcs", *names_where(TrainConfig, "resume")}
     settings = [run.config.model_dump(exclude=left_out) | {"rewards": _rewards_of(run)} for run in runs]
     differing = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]

@@ -40,16 +40,20 @@ class NotebookFigure(Figure):
         """`width` and `height` in inches."""
         super().__init__(figsize=(width, height), layout=layout)
 
+    def suptitle(self, t: str, **look: Any):
+        """A title above the left end of the figure."""
+        return super().suptitle(t, x=0.01, ha="left", **look)
+
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
         self.savefig(png, format="png", dpi=110)
         return png.getvalue()
 
 
-def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Names the places 0, 1, … of the vertical axis, the first on top."""
+def name_rows(axes: Axes, names: Sequence[str], at_least: int = 0) -> None:
+    """Names the places 0, 1, … of the vertical axis, the first on top, with room for `at_least` so many."""
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.7)
+    axes.set_ylim(max(len(names), at_least) - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
 
@@ -57,12 +61,6 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 def nth_line(i: int) -> dict[str, Any]:
     """A colour and dashes that tell the first 24 lines apart."""
     return {"color": COLOURS[i % 6], "ls": ("-", "--", ":", "-.")[i // 6 % 4], "lw": 1.8}
-
-
-def short_ticks(axis: Axis) -> None:
-    """Labels that need little room, whatever the values: 0.25, 1500, -5e-5."""
-    axis.set_major_formatter(lambda value, _: f"{value:.5g}".replace("e-0", "e-").replace("-", "\N{MINUS SIGN}"))
-    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
 def whole_ticks(axis: Axis, most: int = 9) -> None:

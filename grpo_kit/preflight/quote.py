@@ -1,22 +1,23 @@
 """A quote and how it is shown: as text, as a small table in a notebook, and in short at a launch."""
 
 import html
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.costs.forecast import Range, range_text
 from grpo_kit.costs.memory import Device, Memory
-from grpo_kit.costs.ranges import Range, range_text
 from grpo_kit.errors import Problem
+from grpo_kit.models.shapes import Shape
 from grpo_kit.preflight.doctor import NOT_CHECKED, OK, PROBLEM, Check
 from grpo_kit.utils.text import dollars, duration
 
-WARN, ERROR = "var(--jp-warn-color1, #f57c00)", "var(--jp-error-color1, #d32f2f)"
+ERROR = "var(--jp-error-color1, #d32f2f)"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One of Modal's GPUs that the run fits on, and what it would take and cost there."""
+    """One of Modal's GPUs that the run fits on, with its time and dollars there."""
 
     gpu: str
     usd_per_hour: float  # of the GPU alone
@@ -35,7 +36,7 @@ class Quote:
     config: TrainConfig  # for the steps that are left to make
     on_modal: bool
     device: Device
-    parameters: int | None
+    shape: Shape | None
     memory: Memory | None
     measured_gib: float | None  # the peak of an earlier run of the same sizes on the same machine
     minutes: Range | None
@@ -47,9 +48,13 @@ class Quote:
     judge_usd_from: str
     # Dollars to the end of the first step: usd_machine (of which usd_loaded are the step's own) and usd_judge
     first_step: dict[str, float] | None
-    checks: tuple[Check, ...]  # what was asked of data, hub, Modal and judge; empty where nothing was
-    problems: tuple[Problem, ...]
     fits: tuple[Fit, ...]  # on Modal: the GPUs that it fits on, by their price
+    checks: tuple[Check, ...] = ()  # of data, hub, Modal and judge; empty where none was made
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def parameters(self) -> int | None:
+        return self.shape.parameters if self.shape else None
 
     @property
     def where(self) -> str:
@@ -99,40 +104,42 @@ class Quote:
             steps += f", by {config.num_processes} processes"
             steps += " that share the weights out (FSDP)" if self.memory and self.memory.shares > 1 else ""
         time = f"{range_text(self.minutes, _minutes)}, by " if self.minutes else "not known: "
-        rows = {
-            "where": self.where,
-            "model": config.model_name + parameters,
-            "a step": steps,
-            "in all": f"{self.completions:,} completions",
-            "memory": self._memory(),
-            "time": time + self.minutes_from,
-        }
+        rows = [
+            ("where", self.where),
+            ("model", config.model_name + parameters),
+            ("a step", steps),
+            ("in all", f"{self.completions:,} completions"),
+            ("memory", self._memory()),
+            ("time", time + self.minutes_from),
+        ]
         if self.on_modal:
             likely = f"{range_text(self.usd, dollars)}; " if self.usd else ""
-            rows["Modal"] = f"{likely}at most {dollars(self.usd_most)} ({self.usd_from})"
+            rows.append(("Modal", f"{likely}at most {dollars(self.usd_most)} ({self.usd_from})"))
         if self.judge_usd_from:
             likely = range_text(self.judge_usd, dollars) if self.judge_usd else "dollars not known"
-            rows["judge"] = f"{likely} ({self.judge_usd_from})"
+            rows.append(("judge", f"{likely} ({self.judge_usd_from})"))
+        elif not self.on_modal:
+            rows.append(("cost", "nothing"))
         if config.max_usd is not None:
-            rows["max_usd"] = f"${config.max_usd:g}: before the step that would pass it the run stops"
-        if not self.on_modal and not self.judge_usd_from:
-            rows["cost"] = "nothing"
-        rows["checked"] = self._checked()
+            rows.append(("max_usd", f"${config.max_usd:g}: before the step that would pass it the run stops"))
+        rows.append(("checked", self._checked()))
         if self.fits:
-            rows["fits on"] = "; ".join(map(str, self.fits[:4]))
-        return list(rows.items())
+            rows.append(("fits on", "; ".join(map(str, self.fits[:4]))))
+        return rows
 
     def _memory(self) -> str:
         gib, peak = f"{self.device.gib:.1f} GiB", f"{self.measured_gib:.1f}" if self.measured_gib else ""
-        if self.memory is None:
+        if (memory := self.memory) is None:
             unknown = "the shape of this model is not (no config.json here, and not in grpo_kit/models/shapes.json)"
             return f"{f'{peak} of {gib} measured' if peak else 'not known'}: {unknown}"
-        counted = f"{self.memory.needed:.1f} of the {'GPU' if self.device.is_gpu else 'machine'}'s {gib}"
+        parts = {"weights": memory.weights, "what is trained": memory.trained, "vLLM": memory.vllm}
+        parts |= {memory.phase: max(memory.updating, memory.generating), "overhead": memory.overhead}
+        counted = ", ".join(f"{name} {size:.1f}" for name, size in parts.items() if size >= 0.05)
         earlier = f"; an earlier run of these sizes peaked at {peak}" if peak else ""
-        return f"{counted} ({_parts(self.memory)}){earlier}"
+        return f"{memory.needed:.1f} of the {'GPU' if self.device.is_gpu else 'machine'}'s {gib} ({counted}){earlier}"
 
     def _checked(self) -> str:
-        """What was looked at beside this machine, and what came of it."""
+        """The names of the checks by their state."""
         if not self.checks:
             return "only this machine: kit.quote(config), --dry-run and every launch ask the hub, Modal and the judge"
         by_state = {
@@ -142,35 +149,21 @@ class Quote:
 
     def __str__(self) -> str:
         lines = [f"{name:<8} {text}" for name, text in self.rows()]
-        for problem in self.problems:
-            lines += [f"problem  {problem.what}"] + ([f"      -> {problem.fix}"] if problem.fix else [])
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"problem  {problem}" for problem in self.problems)])
 
     def html(self) -> str:
         """A small table, in the page's own colours."""
-        cell = 'style="text-align: left; vertical-align: top; padding: 0.1em 0.6em 0.1em 0"'
-        rows = [
-            f'<tr><td {cell}><span style="opacity: 0.7">{html.escape(name)}</span></td>'
-            f"<td {cell}>{html.escape(text)}</td></tr>"
-            for name, text in self.rows()
-        ]
-        problems = [
-            f'<div style="margin-top: 0.4em; padding-left: 0.5em; border-left: 3px solid {WARN}">'
-            f'<b style="color: {ERROR}">{html.escape(problem.what)}.</b> {html.escape(problem.fix)}</div>'
-            for problem in self.problems
+        cell = 'style="text-align: left; vertical-align: top; padding: 0.1em 0.6em 0.1em 0'
+        rows = [(name, "opacity: 0.7", text) for name, text in self.rows()]
+        rows += [("problem", f"color: {ERROR}", str(problem)) for problem in self.problems]
+        lines = [
+            f'<tr><td {cell}; {look}">{name}</td><td {cell}">{html.escape(text)}</td></tr>' for name, look, text in rows
         ]
         look = "border: 0; background: none; color: inherit; font: inherit; line-height: 1.4"
-        return f'<div><table style="{look}">{"".join(rows)}</table>{"".join(problems)}</div>'
+        return f'<table style="{look}">{"".join(lines)}</table>'
 
     _repr_html_ = html
 
 
 def _minutes(value: float) -> str:
     return duration(60 * value)
-
-
-def _parts(memory: Memory) -> str:
-    names = {"weights": "weights", "trained": "what is trained", "vllm": "vLLM", "overhead": "overhead"}
-    names[memory.phase] = memory.phase
-    sizes = [(names[field.name], getattr(memory, field.name)) for field in fields(memory) if field.name in names]
-    return ", ".join(f"{name} {size:.1f}" for name, size in sizes if size >= 0.05)

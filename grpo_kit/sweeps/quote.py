@@ -8,10 +8,8 @@ from typing import NamedTuple, cast
 from grpo_kit.backends.quote import quote
 from grpo_kit.costs.budget import check_price_known
 from grpo_kit.costs.earlier import earlier_runs
-from grpo_kit.costs.judge import judge_calls, judge_usd
+from grpo_kit.costs.forecast import Range, evaluation_minutes, judge_calls, judge_usd, models_evaluated, range_text
 from grpo_kit.costs.prices import modal_usd_per_hour
-from grpo_kit.costs.ranges import Range, range_text
-from grpo_kit.costs.time import evaluation_minutes, models_evaluated
 from grpo_kit.errors import ConfigError
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.sweeps.run import PlannedRun

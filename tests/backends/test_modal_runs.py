@@ -21,7 +21,7 @@ from grpo_kit import widgets
 from grpo_kit.backends.modal import launch as launching
 from grpo_kit.backends.modal import lease
 from grpo_kit.backends.modal.client import LEASES, RUNS_VOLUME
-from grpo_kit.config.gpus import PRICES
+from grpo_kit.config.gpus import GPUS, LISTED
 from grpo_kit.costs.prices import modal_usd_per_hour
 
 STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16}
@@ -185,10 +185,8 @@ def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(serv
 def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(
     server, hold, undisturbed, monkeypatch, tmp_path
 ):
-    dear = json.loads(PRICES.read_text()) | {"as_of": "2027-01-31"}
-    dear["gpus"]["A10"]["usd_per_hour"] = 3600.0  # a dollar a second
-    (tmp_path / "prices.json").write_text(json.dumps(dear))
-    monkeypatch.setenv("GRPO_KIT_PRICES", "prices.json")
+    monkeypatch.setitem(GPUS["A10"], "usd_per_hour", 3600.0)  # a dollar a second
+    monkeypatch.setitem(LISTED, "as_of", "2027-01-31")
     quote = kit.smoke(rewards=[slow], **STEPS)
     (smoke,) = Path("runs/.modal").iterdir()
     assert f"the first step of {smoke.name}" in quote.minutes_from and "2027-01-31" in quote.usd_from

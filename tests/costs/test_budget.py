@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunStopped
-from grpo_kit.config.gpus import PRICES
 from grpo_kit.costs.budget import shortfall_at_start
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.runs.spending import Dollars
@@ -170,30 +169,6 @@ def test_dry_run_and_smoke_by_the_real_command(standin, tmp_path, demo_data):
     step = run.metrics()["step_time"].item()
     likely = kit.quote(kit.TrainConfig(data=str(demo_data)), tmp_path / "runs", "local", by=run.id).minutes[1]
     assert likely == pytest.approx((run.status["seconds"] + 59 * step) / 60, rel=0.05)
-
-
-def test_prices_of_ones_own(tmp_path, monkeypatch):
-    listed = json.loads(PRICES.read_text())
-    listed |= {"as_of": "2027-01-31", "usd_per_gib_hour": 0.01, "usd_per_core_hour": 0.05, "gpus": {}}
-    listed["gpus"]["A10"] = {"usd_per_hour": 2.0}
-    (tmp_path / "prices.json").write_text(json.dumps(listed))
-    monkeypatch.setenv("GRPO_KIT_PRICES", str(tmp_path / "prices.json"))
-    config = kit.TrainConfig(model_name="google/gemma-2-2b-it")
-    quote = kit.quote(config, tmp_path, "modal", ask=False)
-    assert quote.usd_from == f"$2.42 an hour, prices of 2027-01-31 in {tmp_path / 'prices.json'}"
-    assert launch_of(config, tmp_path, "modal").usd_per_hour == pytest.approx(2.0 + 32 * 0.01 + 2 * 0.05)
-    assert {fit.gpu: fit.usd_per_hour for fit in quote.fits}["H100"] == 3.95, "what it does not say is as listed"
-    listed["gpus"]["A10"]["usd_per_hour"] = -2.0
-    (tmp_path / "prices.json").write_text(json.dumps(listed))
-    with pytest.raises(ConfigError, match="prices should be 0 or more"):
-        kit.quote(config, tmp_path, "modal", ask=False)
-    for gpus, wrong in (({"A10G": {"usd_per_hour": 1.0}}, "no GPU A10G"), ({"A10": {"teraflops": 0}}, "above 0")):
-        (tmp_path / "prices.json").write_text(json.dumps(listed | {"gpus": gpus}))
-        with pytest.raises(ConfigError, match=wrong):
-            kit.quote(config, tmp_path, "modal", ask=False)
-    (tmp_path / "prices.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"GRPO_KIT_PRICES=.*that is no file of prices \(KeyError"):
-        kit.quote(config, tmp_path, "modal", ask=False)
 
 
 def test_vllm_is_told_the_longest_sequence(tmp_path):

@@ -365,5 +365,5 @@ def test_an_evaluation_from_before_the_second_judge_is_still_shown(evaluation, t
     assert old.summary().equals(evaluation.summary()) and old.second_judge is None and old.warnings() == []
     assert list(old.services().index) == ["none named"] and old.best()["name"] == evaluation.best()["name"]
     assert set(old.judges()["judge"]) == {"offline"} and old.result()["best"]["second"] is None
-    for figure in (plots.evaluation_figure, plots.breakdown, plots.win_rates, plots.length_against_score):
+    for figure in (plots.evaluation_figure, plots.breakdown, plots.length_against_score):
         figure(old)._repr_png_()

@@ -18,14 +18,13 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import TRACES
 from grpo_kit.data.prepare import prepare
 from grpo_kit.data.samples import Sample
-from grpo_kit.errors import RunError
 from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
 from grpo_kit.evaluation.statistics import compare, describe
 from grpo_kit.judges.base import Verdict
 from grpo_kit.plots.data import data_overview
-from grpo_kit.plots.evaluation import breakdown, evaluation_figure, length_against_score, win_rates
+from grpo_kit.plots.evaluation import breakdown, evaluation_figure, length_against_score
 from grpo_kit.plots.runs import compare_runs, learning_curve
-from grpo_kit.plots.sweeps import best_so_far, setting_effects, setting_map
+from grpo_kit.plots.sweeps import best_so_far, setting_effects
 from grpo_kit.runs.writer import open_run
 
 STEPS = 40
@@ -154,17 +153,6 @@ def test_the_second_judge_has_its_own_lines(tmp_path):
         first, held_out = (c.lines[0] for c in panel(figure, "mean score by offline").containers)
         assert held_out.get_linestyle() == "--" and held_out.get_linewidth() < first.get_linewidth()
         assert list(held_out.get_ydata()) == pytest.approx([np.mean(second[name]) for name in names[1:]])
-        assert_readable(win_rates(evaluation))
-
-
-def test_wins_ties_and_losses_are_those_of_the_comparison(tmp_path):
-    scores = {BASE: [0.5] * 10, "checkpoint-20": [0.9] * 6 + [0.5] * 3 + [0.1], "checkpoint-40": [0.9] * 10}
-    figure = win_rates(new_evaluation(tmp_path, scores))
-    widths = [[bar.get_width() for bar in part] for part in figure.axes[0].containers]
-    assert widths == [[60, 100], [30, 0], [10, 0]]
-    said = [text.get_text() for text in figure.axes[0].texts]
-    assert "75%" in said and "100%" in said
-    assert_readable(win_rates(new_evaluation(tmp_path, {"alone": [0.1, 0.9]})))
 
 
 def test_breakdown_and_lengths_draw_the_tables(tmp_path):
@@ -214,24 +202,6 @@ class Grid:
 
     def pooled(self, score: str) -> pandas.DataFrame:
         return self.results().groupby(self.settings, dropna=False)[score].mean().reset_index()
-
-
-def test_the_map_of_a_sweep_shows_the_two_settings_that_change_the_score_most():
-    figure = setting_map(Grid())
-    assert_readable(figure)
-    axes, table = figure.axes[0], Grid().results()
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning_rate", "lora_r")
-    names = [label.get_text() for label in axes.get_xticklabels()]
-    assert names[0] == "1e-05 to 2.9e-05" and len(names) == 5, "numbers drawn from a range are binned"
-    lowest = table[(table["learning_rate"] < 3e-5) & (table["lora_r"] == 4)]["trained"]
-    assert axes.texts[0].get_text() == f"{lowest.mean():.2f} ± {lowest.std():.2f}"
-    figure = setting_map(Grid(), settings=["judge", "lora_r"])
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["none", "offline"]
-    assert "other settings pooled" in figure.axes[0].get_title(loc="left")
-    with pytest.raises(
-        RunError, match=r"beta does not differ between the complete runs. These do: learning_rate, judge"
-    ):
-        setting_map(Grid(), settings=["beta", "judge"])
 
 
 def test_effects_and_costs_of_a_sweep_are_drawn():

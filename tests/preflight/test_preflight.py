@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import grpo_kit as kit
+from grpo_kit.costs.forecast import rough_seconds
 from grpo_kit.costs.memory import Device, layer_bytes, memory_needed, shortage
-from grpo_kit.costs.time import rough_seconds
 from grpo_kit.models.shapes import shape_from, shape_of
 from grpo_kit.preflight.check import launch_of, modal_device
 from grpo_kit.preflight.checks import budget_problems, fitting_settings
@@ -207,14 +207,10 @@ def test_a_model_that_does_not_fit_whole_is_shared_out_among_gpus(tmp_path):
     assert asked("H200:2").memory.shares == 1, "where it fits whole, it stays whole"
     assert asked("H200:2", fsdp=True).memory.shares == 2
     largest = kit.TrainConfig(model_name=str(_of_27b(tmp_path)), use_lora=False, memory=336 * 1024)
-    found = kit.quote(largest, tmp_path, "modal", ask=False)
-    batch = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}  # so that a step stays what it was
-    in_words = " ".join(f"{name}={value}" for name, value in batch.items())
-    assert {fit.gpu for fit in found.fits} == {"B200:8"} and f"gpu=B200:8 {in_words} ($50.00 an hour)" in str(found)
-    taken = kit.quote(largest.replace(gpu="B200:8", **batch), tmp_path, "modal", ask=False)
-    assert taken.config.completions_per_step == found.config.completions_per_step
-    assert not any("It needs" in problem.what for problem in taken.problems)
-    assert any("Fits with fsdp=auto" in problem.fix for problem in asked("L40S:2", fsdp=False).problems)
+    eight = {"gpu": "B200:8", "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    found = [kit.quote(config, tmp_path, "modal", ask=False) for config in (largest, largest.replace(**eight))]
+    assert [[fit.gpu for fit in quote.fits] for quote in found] == [[], ["B200:8"]]
+    assert not any("It needs" in problem.what for problem in found[1].problems)
     config = kit.TrainConfig(model_name="Qwen/Qwen3-4B", use_lora=False, gpu="A100-80GB:2", memory=56 * 1024)
     assert not kit.quote(config, tmp_path, "modal", ask=False).problems, "48.9 GiB are not 48"
 
@@ -379,11 +375,10 @@ def test_processes_share_the_cores_and_modal_has_eight_gpus(tmp_path):
 
 
 def test_advice_on_time_can_be_taken(tmp_path):
-    def problem(**settings):
+    def problems(**settings):
         config = {"model_name": GEMMA, "max_steps": 5000, **settings}
-        return next(p for p in on_modal(tmp_path, **config).problems if "timeout" in p.what)
+        return [problem for problem in on_modal(tmp_path, **config).problems if "timeout" in problem.what]
 
-    short = problem(timeout=7200)
+    (short,) = problems(timeout=7200)
     enough = int(short.fix.split("timeout=")[1].split(",")[0])
-    assert "not come to its end" in short.what and "may be left so" in problem(timeout=enough).fix
-    assert "else a new container" not in problem(max_steps=100, timeout=60, retries=0).fix
+    assert "not come to its end" in short.what and not problems(timeout=enough)

@@ -266,7 +266,7 @@ def test_a_failure_stops_no_other_run_and_what_is_done_is_not_done_again(quick, 
     assert all(ended[row.run] == row.ended for row in again.results().itertuples())
     wider = kit.sweep(quick, more, tmp_path / "out", jobs=4).results()
     assert wider["state"].tolist() == ["complete"] * 4 and table.index[0] not in wider["run"].tolist()
-    for figure in (plots.setting_effects, plots.setting_map, plots.best_so_far):
+    for figure in (plots.setting_effects, plots.best_so_far):
         figure(again, "score").savefig(tmp_path / "figure.png")
 
 

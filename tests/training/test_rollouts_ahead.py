@@ -10,8 +10,8 @@ from gemini_server import A_CALL, error, judge
 from trl import GRPOTrainer
 
 from grpo_kit import ConfigError, Run, TrainConfig, train
+from grpo_kit.costs.forecast import rough_seconds
 from grpo_kit.costs.memory import Device
-from grpo_kit.costs.time import rough_seconds
 from grpo_kit.errors import RunStopped
 from grpo_kit.models.shapes import shape_of
 from grpo_kit.training.trainer import KitTrainer

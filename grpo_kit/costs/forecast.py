@@ -1,0 +1,163 @@
+"""Forecasts of a run's time and of its judge's dollars: by earlier runs where there are any, else by one rough line.
+
+The rough line divides counted operations by a machine's usual speed; its range is wide, and nothing of it was measured
+on a GPU.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from statistics import mean
+from typing import NamedTuple
+
+from grpo_kit.config.evaluation import EvalConfig
+from grpo_kit.config.gpus import GPUS, gpu_and_count
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.costs.earlier import EarlierRun, like_run
+from grpo_kit.costs.memory import Device, uses_vllm
+from grpo_kit.judges.gemini.prices import gemini_prices, judge_price
+from grpo_kit.models.shapes import Shape, shape_of
+
+Range = tuple[float, float, float]  # low, likely, high
+
+# Low and high as shares of what is likely: by counting, by steps of other sizes, of these sizes, by a first step alone.
+ROUGH, SCALED, SAME, ONE_STEP = (1 / 3, 1, 3), (1 / 2, 1, 2), (0.8, 1, 1.25), (1 / 2, 1, 1.25)
+GPU_SHARE = 0.3  # of a GPU's published speed that training comes to
+PASSES = 3  # over a step's tokens: there, back, and once more for checkpointing or the probabilities that drew them
+GEMINI_SECONDS = 2.0  # of a call
+STARTING_SECONDS, STARTING_HERE_SECONDS = 150.0, 10.0  # of a container with its model and vLLM; of a process here
+# Tokens of a judgement of which no earlier run tells. The prompt is gemini/absolute.txt, at 4 letters a token.
+TOKENS_OF_PROMPT, TOKENS_OF_RUBRIC, TOKENS_WRITTEN = 480, 80, 160
+
+
+class Estimate(NamedTuple):
+    """A range and where it comes from; None where nothing can be said."""
+
+    range: Range | None
+    source: str
+
+
+class _Speed(NamedTuple):
+    """A machine's, as far as a rough estimate needs it."""
+
+    operations: float  # a second, of a process
+    bytes: float  # a second, of its memory
+    a_layer: float  # seconds to start a layer's work for one more token
+    starting: float  # seconds before the first step
+
+
+def times(value: float, factors: Range) -> Range:
+    """Each of the factors times the value."""
+    low, likely, high = (value * factor for factor in factors)
+    return low, likely, high
+
+
+def range_text(values: Range, shown: Callable[[float], str]) -> str:
+    """ "3.0 min (1.5 min to 6.0 min)"; `shown` writes one value."""
+    low, likely, high = map(shown, values)
+    return f"{likely} ({low} to {high})"
+
+
+def minutes(
+    config: TrainConfig, shape: Shape | None, device: Device, runs: Sequence[EarlierRun], gpu: str | None
+) -> Estimate:
+    """Minutes from the start to the end of a run on Modal's `gpu`, or on this machine where that is None."""
+    if run := like_run(config, runs, gpu, "step", "size") or like_run(config, runs, gpu, "step"):
+        first, *others = run.cycles  # the first step is slower than the others
+        factors, source = SAME, f"the steps of {run.id}, which had the same sizes"
+        ratio = 1.0
+        if not run.is_like(config, "size"):
+            factors, source = SCALED, f"the steps of {run.id}, scaled to this size: rough"
+            ratio = _size(config) / _size(TrainConfig.model_construct(**run.settings))
+        elif not others:
+            factors, source = ONE_STEP, f"the first step of {run.id}, which is slower than later ones: likely less"
+        every, around = config.num_iterations, STARTING_HERE_SECONDS if run.around is None else run.around
+        steps = every * first + max(0, config.max_steps - every) * mean(others or [first])
+        return Estimate(times((around + ratio * steps) / 60, factors), source)
+    if shape is None:
+        return Estimate(None, "the model's shape is not, and there is no earlier run of it")
+    if device.is_gpu and gpu is None:
+        return Estimate(None, "there is no earlier run of this model on this machine's GPU")
+    speed = f"{gpu}'s published speed" if gpu else "a usual CPU's speed"
+    likely = rough_seconds(config, shape, device, gpu) / 60
+    return Estimate(times(likely, ROUGH), f"counted operations and {speed}: very rough, nothing was measured")
+
+
+def _size(config: TrainConfig) -> int:
+    return config.completions_per_process * config.max_completion_length
+
+
+def rough_seconds(config: TrainConfig, shape: Shape, device: Device, gpu: str | None) -> float:
+    """From the start to the end of a run; two operations a parameter and token, prompts at half their longest."""
+    speed = _speed(config, device, gpu)
+    tokens = config.completions_per_process * (config.max_prompt_length / 2 + config.max_completion_length)
+    computing = PASSES * 2 * shape.parameters * tokens / speed.operations
+    computing += _generating(config, shape, speed) / config.num_iterations
+    judging = GEMINI_SECONDS * judge_calls(config) / config.max_steps / config.gemini_max_in_flight
+    step = max(computing, judging) if config.max_staleness else computing + judging
+    return speed.starting + config.max_steps * step
+
+
+def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) -> Range | None:
+    """Minutes of one of Modal's `gpu`, or of this machine's processor where that is None, until the base model and each
+    checkpoint have answered; very rough. None where the model's shape is not known."""
+    if (shape := shape_of(config.model_name)) is None:
+        return None
+    batch = {"per_device_train_batch_size": asked.batch_size, "gradient_accumulation_steps": 1, "use_vllm": False}
+    for name in ("max_prompt_length", "max_completion_length"):
+        batch[name] = getattr(asked, name) or getattr(config, name)
+    answering, speed = config.model_copy(update=batch), _speed(config, Device(gpu is not None, 0), gpu)
+    batches = models_evaluated(config) * -(-asked.n // asked.batch_size)
+    return times((speed.starting + batches * _generating(answering, shape, speed)) / 60, ROUGH)
+
+
+def models_evaluated(config: TrainConfig) -> int:
+    """The base model and a run's checkpoints."""
+    return 1 + -(-config.max_steps // config.save_steps)
+
+
+def _generating(config: TrainConfig, shape: Shape, speed: _Speed) -> float:
+    """Seconds for one process's completions of a step; each token reads all weights, or computes for longer."""
+    together, weights = config.completions_per_process, 2 * shape.parameters
+    a_token = speed.a_layer * shape.layers + max(weights / speed.bytes, weights * together / speed.operations)
+    prompts = weights * together * config.max_prompt_length / 2 / speed.operations
+    return config.max_completion_length * a_token + prompts
+
+
+def _speed(config: TrainConfig, device: Device, gpu: str | None) -> _Speed:
+    if gpu is None:  # by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/results.md)
+        cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
+        return _Speed(operations=30e9 * cores, bytes=1e10, a_layer=0.004, starting=STARTING_HERE_SECONDS)
+    listed = GPUS[gpu_and_count(gpu)[0]]
+    a_layer = 0.0002 if uses_vllm(config, device) else 0.0015
+    return _Speed(GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer, STARTING_SECONDS)
+
+
+def judge_calls(config: TrainConfig) -> int:
+    """Calls to Gemini in the whole run, without retries; answers that are equal count each."""
+    if "gemini" not in config.judge:
+        return 0
+    answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
+    return answers * config.gemini_samples * -(-config.max_steps // config.num_iterations)
+
+
+def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:
+    """Dollars for Gemini; (0, 0, 0) where it does not judge. What a cache holds already is not taken off, and the
+    canaries are not in it."""
+    if not (calls := judge_calls(config)):
+        return Estimate((0.0, 0.0, 0.0), "")
+    alike = ("gemini_model", "gemini_mode", "num_generations", "gemini_input_price", "gemini_output_price")
+    for run in runs:
+        if run.usd and all(run.settings.get(name) == getattr(config, name) for name in alike):
+            usd = run.usd / run.calls
+            return Estimate(times(calls * usd, (0.7, 1, 1.2)), f"{calls:,} calls; ${usd:.2g} a call, as in {run.id}")
+    input_price, output_price = judge_price(config)
+    if input_price is None or output_price is None:
+        missing = f"{config.gemini_model} has no price in grpo_kit/judges/gemini/prices.json"
+        return Estimate(None, f"{missing}: give gemini_input_price and gemini_output_price")
+    answers = config.num_generations if config.gemini_mode == "group" else 1
+    read = TOKENS_OF_PROMPT + TOKENS_OF_RUBRIC + config.max_prompt_length // 2
+    read += config.max_completion_length * (answers + 1) // 2
+    written = TOKENS_WRITTEN * answers
+    source = f"{calls:,} calls; assumed: {read:,} tokens read and {written:,} written a call, without thinking"
+    source += "" if config.gemini_input_price is not None else f", prices of {gemini_prices()['as_of']}"
+    return Estimate(times(calls * (read * input_price + written * output_price) / 1e6, (0.5, 1, 2)), source)
