@@ -77,19 +77,16 @@ def read_grid(grid: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(grid, Mapping):
         return dict(grid)
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import YAMLError
 
     is_yaml = str(grid).lstrip().startswith("{")
     where = "the grid" if is_yaml else str(grid)
     try:
         found = YAML(typ="safe", pure=True).load(str(grid) if is_yaml else Path(grid).read_text())
     except OSError as error:
-        raise ConfigError(f"the grid {grid} can't be read: {error.strerror}") from None
-    except MarkedYAMLError as error:
-        problem, line = str(error.problem).partition(" with value ")[0], error.problem_mark.line + 1
-        raise ConfigError(f"{where} is no YAML: {problem}, in line {line}") from None
-    except (YAMLError, ValueError) as error:  # a character that YAML does not allow, or a date that does not exist
-        raise ConfigError(f"{where} is no YAML: {str(error).strip().splitlines()[0]}") from None
+        raise ConfigError(f"the grid can't be read: {error}") from None
+    except (YAMLError, ValueError) as error:  # the latter for a date that does not exist
+        raise ConfigError(f"{where} is no YAML: {error}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{where} should be settings with lists, such as learning_rate: [1e-5, 5e-5]")
     return found

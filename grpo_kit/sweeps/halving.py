@@ -27,38 +27,35 @@ class Halving:
         if not all(run.config for run in runs):
             raise ConfigError("halving compares rewards while runs train, and this notebook trains nothing")
         if differing := set(varied([run.settings for run in runs])) & set(names_where(TrainConfig, "scale")):
-            raise ConfigError(
-                f"halving compares rewards, and those of runs with another {min(differing)} do not compare. Leave "
-                f"halving out, or make a sweep for each"
-            )
+            what = f"halving compares rewards, and those of runs with another {min(differing)} do not compare"
+            raise ConfigError(what, "Leave halving out, or make a sweep for each")
         try:
             import optuna
         except ImportError:
-            raise ConfigError("halving needs Optuna: pip install optuna") from None
+            raise ConfigError("halving needs Optuna", "pip install optuna") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
-        self._study = optuna.create_study(direction="maximize", pruner=pruner)
-        self._first = first
+        self._study, self._first = optuna.create_study(direction="maximize", pruner=pruner), first
         self._trials: dict[str, Trial] = {}
-        self._seen: dict[str, int] = {}
+        self.behind: dict[str, str] = {}  # why runs were stopped, by their names
         for run in runs:  # those of earlier calls are compared with too
             if run.is_done or run.record["state"] == PRUNED:
-                self.why_behind(run)
+                self.is_behind(run)
 
-    def why_behind(self, run: PlannedRun) -> str:
-        """Why the run should be stopped; empty where it should not, or has not come far enough."""
+    def is_behind(self, run: PlannedRun) -> bool:
+        """Whether the run should be stopped. Not where it has not come far enough."""
         with suppress(RunError, FileNotFoundError):  # there is nothing yet
             trained = run.trained()
-            metrics = trained.metrics() if trained else None
-            if metrics is None or metrics.empty:
-                return ""
+            if trained is None or (metrics := trained.metrics()).empty:
+                return False
             if run.name not in self._trials:
                 self._trials[run.name] = self._study.ask()
+            trial = self._trials[run.name]
             rewards = metrics.set_index("step")["reward"].dropna().rolling(self._first, min_periods=1).mean()
-            new = rewards[rewards.index > self._seen.get(run.name, 0)]
-            for step, reward in zip(map(int, new.index), new, strict=True):
-                self._seen[run.name] = step
-                self._trials[run.name].report(reward, step)
-                if self._trials[run.name].should_prune():
-                    return f"its reward of {reward:.2f} at step {step} is not in the better half"
-        return ""
+            known = self._study.trials[trial.number].intermediate_values
+            for step, reward in rewards.drop(list(known), errors="ignore").items():
+                trial.report(reward, int(str(step)))
+                if trial.should_prune():
+                    self.behind[run.name] = f"its reward of {reward:.2f} at step {step} is not in the better half"
+                    return True
+        return False

@@ -1,6 +1,8 @@
 """The kit's notebooks: where they are, how papermill runs one, and the demo, which runs four of them in order."""
 
+import ast
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,29 @@ def find_notebook(notebook: str | Path) -> Path:
     return found[0]
 
 
+def parameters_of(notebook: Path) -> dict[str, Any]:
+    """The parameters of a notebook with their own values; None for an expression, whose value only running it tells.
+
+    Raises ConfigError for a file that is no notebook or has no parameters.
+    """
+    import papermill
+
+    def value_of(expression: str) -> Any:
+        try:
+            return ast.literal_eval(expression)
+        except (ValueError, SyntaxError):
+            return None
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        found = papermill.inspect_notebook(str(notebook))
+    except Exception as error:  # a file that is no notebook fails in many ways
+        raise ConfigError(f"{notebook} can't be read as a notebook: {error}") from None
+    if not found:
+        raise ConfigError(f"{notebook} has no parameters: tag a cell of assignments with `parameters`")
+    return {name: value_of(parameter["default"]) for name, parameter in found.items()}
+
+
 def run_demo(out: Path, **training: Any) -> None:
     """Executes the notebooks into `out` and prints where everything is; the last line compares before and after.
 
@@ -71,12 +96,7 @@ def run_demo(out: Path, **training: Any) -> None:
     }
     for name, values in tqdm(parameters.items(), desc="notebooks", disable=None):
         print(f"{name} …", flush=True)
-        papermill.execute_notebook(
-            notebook_folder() / f"{name}.ipynb",
-            out / f"{name}.ipynb",
-            parameters=values,
-            **PAPERMILL,
-        )
+        papermill.execute_notebook(notebook_folder() / f"{name}.ipynb", out / f"{name}.ipynb", values, **PAPERMILL)
     folder = out / run_id / "eval"
     evaluation = Evaluation.load(folder / json.loads((folder / "result.json").read_text())["evaluation"])
     print(f"Executed notebooks: {out}/*.ipynb")

@@ -1,81 +1,164 @@
-"""The runs of a grid: their folders, notebooks and parameters."""
+"""The runs of a grid, checked before anything runs: their folders, notebooks and parameters.
+
+papermill itself only warns of a mistyped parameter.
+"""
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from grpo_kit.config.backend import checked_backend, chosen_backend
 from grpo_kit.config.base import names_where
+from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.data.samples import fingerprint
-from grpo_kit.sweeps.checks import checked_rows, parameters_of
-from grpo_kit.sweeps.grid import Settings, as_text, varied
-from grpo_kit.sweeps.notebooks import EVALUATING
+from grpo_kit.errors import ConfigError
+from grpo_kit.sweeps.grid import EVALUATION, Settings, as_text, expand, varied
+from grpo_kit.sweeps.notebooks import EVALUATING, parameters_of
 from grpo_kit.sweeps.run import EVALUATION_FILE, RECORD_FILE, RESULT_FILE, PlannedRun, Stage, read_json
+from grpo_kit.utils.text import did_you_mean
 
+TRAINS = {"model_name", "run_id", "runs_dir", "other_settings"}  # a notebook that has these parameters trains
+GIVEN = {"interactive", "result_file"}  # parameters that the sweep gives itself: to every notebook that has them,
+GIVEN_TO_TRAINING, GIVEN_TO_EVALUATION = {*GIVEN, "run_id", "runs_dir", "other_settings"}, {*GIVEN, "run", "runs_dir"}
 LONGEST_NAME = 80  # a run's name may have 100 characters
 
 
 def plan(notebook: Path, grid: Mapping[str, Any], out: Path, backend: str | None = None) -> list[PlannedRun]:
-    """The runs of a grid. Raises ConfigError, with all that is wrong in one message; writes nothing.
+    """The runs of a grid. Raises ConfigError for all wrong names, or for the first run whose values cannot work; writes
+    nothing.
 
     `out` is absolute. `backend` is where the sweep was begun; None: the grid's, or else the chosen one.
     """
-    rows, known = checked_rows(notebook, grid), parameters_of(notebook)
-    backend = checked_backend(rows[0].settings.get("backend") or backend or chosen_backend())
+    rows, known, asked_of_04 = expand(grid), parameters_of(notebook), grid.get(EVALUATION) or {}
+    trains = known.keys() >= TRAINS
+    _check_names(notebook, known, rows, asked_of_04)
+    parameters = [_training_parameters(row, known) for row in rows] if trains else rows
+    configs = [_training_config(known | each) if trains else None for each in parameters]
+    evaluated = _evaluation_config(asked_of_04) if trains else None
+    if notebook.stem == EVALUATING.stem:
+        for row in rows:
+            _evaluation_config(row)
+    backend = checked_backend(rows[0].get("backend") or backend or chosen_backend())
 
-    @cache  # most runs share their data
-    def file_key(file: Path, where: str = backend) -> str | None:
-        """None where there is no such file, or where the volume's data counts."""
-        return fingerprint([file]) if where == "local" and file.is_file() else None
+    @cache  # most runs share their files
+    def file_key(file: Path) -> str | None:
+        return fingerprint([file]) if file.is_file() else None
+
+    def data_key(config: TrainConfig, name: str) -> str | None:
+        return file_key(Path(config.data) / name) if backend == "local" else None  # on Modal the volume's data counts
 
     keys = []
-    for row in rows:
-        parts: list[Any] = [row.settings]
-        if config := row.config:
+    for row, config in zip(rows, configs, strict=True):
+        parts: list[Any] = [row]
+        if config:
             left_out = ("run_id", *names_where(TrainConfig, "resume"))
             parts.append({name: value for name, value in config.given.items() if name not in left_out})
-            parts.append(config.gemini_prompt and file_key(Path(config.gemini_prompt), "local"))
-            parts.append(file_key(Path(config.data) / DATA_FILES[0]))
+            parts.append(config.gemini_prompt and file_key(Path(config.gemini_prompt)))
+            parts.append(data_key(config, DATA_FILES[0]))
         keys.append(_key(*parts))
-    prefix = f"{out.name}-" if backend == "modal" and rows[0].config else ""  # on Modal all runs lie on one volume
-    code, evaluating = _code(notebook), _code(EVALUATING)
-    runs = []
-    for row, key, name in zip(rows, keys, _names([row.settings for row in rows], keys, out, prefix), strict=True):
-        folder, config = out / name, row.config
+    prefix = f"{out.name}-" if backend == "modal" and trains else ""  # on Modal all runs lie on one volume
+    code, code_of_04, runs = _code(notebook), _code(EVALUATING), []
+    for number, name in enumerate(_names(rows, keys, out, prefix)):
+        row, asked, config, folder = rows[number], parameters[number], configs[number], out / name
         own = {"interactive": False, "result_file": str(folder / RESULT_FILE)}
         if config:
             config = config.replace(run_id=name)
             own |= {"runs_dir": str(out), "run_id": name}
-        elif "out" not in row.settings:
+        elif "out" not in row:
             own["out"] = str(folder / Path(str(known.get("out") or "out")).name)  # else all runs share it
         own = {name: value for name, value in own.items() if name in known}
         result = folder / RESULT_FILE if "result_file" in own else None
-        stages = [Stage(notebook, row.parameters | own, result, _key(code, row.parameters))]
+        stages = [Stage(notebook, asked | own, result, _key(code, keys[number]))]
         if config:
-            result = folder / EVALUATION_FILE
-            asked = {"merge_to": None, **(grid.get("evaluation") or {})}
+            result, asked = folder / EVALUATION_FILE, {"merge_to": None, **asked_of_04}
             own = {"run": name, "runs_dir": str(out), "result_file": str(result)}
-            held_out = file_key(Path(config.data) / DATA_FILES[1])
-            stages.append(Stage(EVALUATING, asked | own, result, _key(evaluating, asked, held_out)))
-        runs.append(PlannedRun(folder, row.settings, tuple(stages), config, backend, row.evaluation, key))
+            key = _key(code_of_04, asked, data_key(config, DATA_FILES[1]))
+            stages.append(Stage(EVALUATING, asked | own, result, key))
+        runs.append(PlannedRun(folder, row, tuple(stages), config, backend, evaluated, keys[number]))
     return runs
+
+
+def _check_names(notebook: Path, known: Settings, rows: list[Settings], evaluation: Any) -> None:
+    """Raises ConfigError with all names that neither the notebook nor 04 takes, and all settings that may not differ
+    between runs."""
+    names, trains = dict.fromkeys(name for row in rows for name in row), known.keys() >= TRAINS
+    if not isinstance(evaluation, Mapping):
+        raise ConfigError(f"{EVALUATION}: {evaluation!r} should be settings of 04, such as {EVALUATION}: {{n: 256}}")
+    if trains:
+        problems = [*_wrong_names(notebook, names, known, GIVEN_TO_TRAINING, TrainConfig.model_fields)]
+        of_04 = _wrong_names(EVALUATING, evaluation, parameters_of(EVALUATING), GIVEN_TO_EVALUATION)
+        problems += [f"{EVALUATION}: {text}" for text in of_04]
+    else:
+        problems = [*_wrong_names(notebook, names, known, GIVEN)]
+        problems += [f"{EVALUATION}: {notebook.stem} trains nothing that could be evaluated"] if evaluation else []
+    for name in ("temperature", "judge"):  # which 04 takes from the run unless it is told
+        if trains and name in varied(rows) and evaluation.get(name) is None:
+            value = "offline" if name == "judge" else next(row[name] for row in rows if row.get(name) is not None)
+            problems.append(
+                f"{name} differs between runs, and each would be evaluated with its own, so that scores could not be "
+                f"compared: add {EVALUATION}: {{{name}: {value}}}, or another that holds for all"
+            )
+    if "backend" in varied(rows):
+        problems.append("backend should be one for all runs")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _wrong_names(
+    notebook: Path, names: Collection[str], known: Settings, given: set[str], settings: Collection[str] = ()
+) -> Iterator[str]:
+    """A sentence for each name that is no parameter, and none of the `settings` that the notebook takes as well."""
+    own = [name for name in dict.fromkeys([*known, *settings]) if name not in given]
+    for name in map(str, names):
+        if name in given:
+            yield f"{name} is given by the sweep itself: leave it out"
+        elif name not in own:
+            few = ", ".join(each for each in own if each in known) + ", and kit.TrainConfig's settings" * bool(settings)
+            yield f"{name} is no parameter of {notebook.stem}.{did_you_mean(name, own) or f' It takes: {few}.'}"
+
+
+def _training_parameters(row: Settings, known: Settings) -> Settings:
+    """A row as parameters of a notebook that trains: settings that are none of its parameters go into other_settings.
+    The settings of a config_file take its place, where the row does not override them."""
+    if path := row.get("config_file", known.get("config_file")):
+        try:
+            row = {**json.loads(Path(path).read_bytes()), **row, "config_file": None}
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"config_file={path} should be a file of settings as a JSON object: {error}") from None
+    own = {name: value for name, value in row.items() if name in known}
+    beside = {name: value for name, value in row.items() if name not in known}
+    return {**own, "other_settings": {**(known["other_settings"] or {}), **beside}}
+
+
+def _training_config(parameters: Settings) -> TrainConfig:
+    """The config that 03 makes of its parameters."""
+    fields = TrainConfig.model_fields
+    own = {name: value for name, value in parameters.items() if name in fields and value is not None}
+    return TrainConfig(**{**own, **parameters["other_settings"]})
+
+
+def _evaluation_config(parameters: Settings) -> EvalConfig:
+    """The config that 04 makes of its parameters."""
+    fields = EvalConfig.model_fields
+    return EvalConfig(**{name: value for name, value in parameters.items() if name in fields})
 
 
 def _names(rows: list[Settings], keys: list[str], out: Path, prefix: str) -> list[str]:
     """A folder's name for each run: the settings that differ, as `learning_rate-5e-05_seed-1`. The run's key is added
     where that is long, or is the folder of a run with another key, which can't be resumed and is left as it is."""
-    differing, names = varied(rows), []
-    for row in rows:
-        values = [(name, row.get(name)) for name in differing]
-        texts = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in values]
-        parts = [f"{name}-{Path(text).name if '/' in text else text}" for name, text in texts]
-        names.append(re.sub(r"[^A-Za-z0-9._-]+", "-", prefix + ("_".join(parts) or "run")).strip("-._") or "run")
+
+    def part(name: str, value: Any) -> str:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{name}-{Path(text).name if '/' in text else text}"
+
+    texts = ["_".join(part(name, row.get(name)) for name in varied(rows)) or "run" for row in rows]
+    names = [re.sub(r"[^A-Za-z0-9._-]+", "-", prefix + text).strip("-._") or "run" for text in texts]
     found = []
     for name, key in zip(names, keys, strict=True):
         is_taken = names.count(name) > 1 or read_json(out / name / RECORD_FILE).get("key", key) != key

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grpo_kit.errors import RunError
 from grpo_kit.sweeps.grid import varied
-from grpo_kit.sweeps.run import ERROR_FILE, PlannedRun
+from grpo_kit.sweeps.run import PlannedRun
 from grpo_kit.utils.files import write_bytes, write_json
 from grpo_kit.utils.statistics import bootstrap_interval
 from grpo_kit.utils.text import settings_text
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 RESULTS_FILE, BEST_FILE = "results.csv", "best.json"
 SCORE = "trained"
-DIFFERENCE = ["difference", "difference_low", "difference_high"]
-SCORES = ["base", "trained", "trained_low", "trained_high", *DIFFERENCE, "second_difference", "reward"]
-AFTER_SCORES = ["seconds", "usd", "ended", "error"]
+LAST_COLUMNS = ["seconds", "usd", "ended", "error"]
+PROGRESS = ["run", "state", "step", "reward", SCORE, "difference", "seconds", "usd"]  # columns shown meanwhile
 OWN_CONDITIONS = ("data", "max_prompt_length", "max_completion_length")  # which 04 takes from the run
 
 
@@ -37,14 +36,10 @@ class Pool(NamedTuple):
 class Results:
     """Reads what the runs of a sweep have left in their folders."""
 
-    def __init__(self, out: Path, runs: Sequence[PlannedRun]):
-        self.out, self.runs, self.backend = out, list(runs), runs[0].backend
+    def __init__(self, folder: Path, runs: Sequence[PlannedRun]):
+        self.folder, self.out = folder, folder.resolve()  # as it is shown, and as it is used
+        self.runs, self.backend = list(runs), runs[0].backend
         self.varied = varied([run.settings for run in runs])
-
-    @property
-    def folder(self) -> Path:
-        """`out` as it is shown: from the working directory where it is in there."""
-        return self.out.relative_to(Path.cwd()) if self.out.is_relative_to(Path.cwd()) else self.out
 
     @property
     def settings(self) -> list[str]:
@@ -67,11 +62,12 @@ class Results:
         paired difference with its own), the second judge's difference, and the last reward. For others: the numbers in
         their result.json.
         """
-        import pandas
+        return self._table().drop(columns="step", errors="ignore")
 
-        table = pandas.DataFrame([self._row(run) for run in self.runs])
-        unused = [name for name in SCORES if name in table and table[name].isna().all()]
-        return table[[*table.columns.difference([*unused, *AFTER_SCORES], sort=False), *AFTER_SCORES]]
+    def progress(self) -> "pandas.DataFrame":
+        """A row per run, with what changes while the sweep goes on."""
+        table = self._table()
+        return table[[name for name in PROGRESS if name in table]].round(3)
 
     def pooled(self, score: str = SCORE) -> "pandas.DataFrame":
         """A row per setting, its seeds together, the best first: runs that are complete, mean, standard deviation,
@@ -90,10 +86,9 @@ class Results:
         Raises RunError where no run has such a score.
         """
         top, *others = self._pools(score)
-        shown = "held-out score" if score == SCORE else score
-        why = f"{self._name(top)} has the highest mean {shown}, {_scores_text(top)}"
+        why = f"{self._name(top)} has the highest mean {_title(score)}, {_scores_text(top)}"
         if not self.settings:
-            why = f"only seeds differ: mean {shown} {_scores_text(top)}"
+            why = f"only seeds differ: mean {_title(score)} {_scores_text(top)}"
         if others:
             why += f". The next, {self._name(others[0])}, has {_scores_text(others[0])}: "
             why += _comparison(top, others[0], score)
@@ -109,16 +104,11 @@ class Results:
 
     def summary(self) -> str:
         """How it ended, as text: each error, the pooled scores, the best setting, and where everything is."""
-        lines = [self.counts()]
-        for run in self.runs:
-            if (record := run.record)["error"]:
-                where = f" ({self.folder / run.name / ERROR_FILE})" if record["state"] == "failed" else ""
-                lines.append(f"{run.name} {record['state']}: {record['error']}{where}")
-        files = [self.folder / name for name in (RESULTS_FILE, BEST_FILE) if (self.out / name).exists()]
+        lines = [self.counts(), *(f"{run.name} {run.how_it_ended()}" for run in self.runs if run.record["error"])]
         with suppress(RunError):  # no run has a score
             lines.append(self.pooled().to_string(index=False, float_format=lambda value: f"{value:.3g}"))
             lines.append(self.best()["why"])
-        return "\n".join([*lines, " ".join(map(str, files))])
+        return "\n".join([*lines, f"{self.folder / RESULTS_FILE}, and the executed notebooks in {self.folder}/*/"])
 
     def write(self) -> None:
         """Writes results.csv, and best.json where there is a best setting: settings that 03 loads as config_file."""
@@ -127,16 +117,27 @@ class Results:
             if config := self.best().get("config"):
                 write_json(self.out / BEST_FILE, config)
 
+    def _table(self) -> "pandas.DataFrame":
+        import pandas
+
+        table = pandas.DataFrame([self._row(run) for run in self.runs])
+        return table[[*table.columns.difference(LAST_COLUMNS, sort=False), *LAST_COLUMNS]]
+
     def _row(self, run: PlannedRun) -> dict[str, Any]:
-        record, result = run.record, run.result()
-        row = {"run": run.name} | {name: _cell(run.settings.get(name)) for name in self.varied}
-        row["state"] = record["state"]
-        evaluated = (run.evaluated() if run.config else result) if record["state"] == "complete" else {}
-        if run.config or isinstance(evaluated.get("trained"), dict):
-            row |= _scores(evaluated) | {"reward": result.get("reward")}
-        else:
-            row = row | {name: value for name, value in evaluated.items() if type(value) in (int, float)} | row
-        return row | {name: record[name] for name in ("seconds", "ended", "error")} | {"usd": run.usd()}
+        record, status, settings = run.record, run.status(), run.settings
+        scores: dict[str, Any] = {}
+        values = {name: settings.get(name) for name in self.varied}
+        row = {"run": run.name} | {name: value if _is_plain(value) else str(value) for name, value in values.items()}
+        row |= {"state": record["state"]}
+        if record["state"] == "complete":
+            result = run.evaluated() or run.result()
+            is_evaluation = isinstance(result.get("trained"), dict)
+            scores = _scores(result) if is_evaluation else _numbers(result)
+        if run.config:
+            row["step"] = f"{status['step']}/{status['max_steps']}" if status else ""
+            scores["reward"] = status.get("reward")
+        row = row | scores | row  # the notebook's own numbers replace no setting
+        return row | {name: record[name] for name in ("seconds", "ended", "error")} | {"usd": run.usd(status)}
 
     def _pools(self, score: str) -> list[Pool]:
         """The complete runs by setting, the best first."""
@@ -190,18 +191,30 @@ def _comparison(top: Pool, second: Pool, score: str) -> str:
     return f"{said}and no run of it is as good as any of the best" + ("; two seeds are few" if few < 3 else "")
 
 
-def _scores(evaluated: dict[str, Any]) -> dict[str, Any]:
-    """The scores by which runs are compared; None where there is none (yet)."""
-    trained = evaluated.get("trained") or {}
-    versus, second = trained.get("versus_base") or {}, (trained.get("second") or {}).get("versus_base") or {}
-    ends = [*trained.get("interval", [None] * 2), versus.get("difference"), *versus.get("interval", [None] * 2)]
-    scores = [(evaluated.get("base") or {}).get("mean"), trained.get("mean"), *ends, second.get("difference")]
-    return dict(zip(SCORES, scores, strict=False))
+def _scores(evaluated: dict[str, Any]) -> dict[str, float]:
+    """The scores of an evaluation by which runs are compared."""
+    base, trained, second = evaluated["base"], evaluated["trained"], evaluated["trained"]["second"]
+    scores = {"base": base["mean"]} if base else {}
+    scores |= zip([SCORE, "trained_low", "trained_high"], [trained["mean"], *trained["interval"]], strict=True)
+    if versus := trained["versus_base"]:
+        values = [versus["difference"], *versus["interval"]]
+        scores |= zip(["difference", "difference_low", "difference_high"], values, strict=True)
+    if second and second["versus_base"]:
+        scores["second_difference"] = second["versus_base"]["difference"]
+    return scores
 
 
-def _cell(value: Any) -> Any:
-    """A setting as a table can group by it."""
-    return value if isinstance(value, int | float | str | None) else str(value)
+def _is_plain(value: Any) -> bool:
+    """Whether a table can group by it."""
+    return isinstance(value, int | float | str | None)
+
+
+def _numbers(result: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in result.items() if type(value) in (int, float)}
+
+
+def _title(score: str) -> str:
+    return "held-out score" if score == SCORE else score
 
 
 def _scores_text(pool: Pool) -> str:

@@ -1,24 +1,37 @@
-"""A planned run of a sweep, and what its folder tells about it."""
+"""A run of a sweep: papermill executes its notebooks one after the other, and its folder tells how far it came."""
 
 import json
-from dataclasses import dataclass
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jupyter_client.manager import AsyncKernelManager
+
+from grpo_kit.backends.modal.launch import DEPLOYED
+from grpo_kit.backends.modal.storage import VolumeStorage
 from grpo_kit.backends.run import Run
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.prices import modal_usd_per_hour
 from grpo_kit.errors import RunError
-from grpo_kit.runs.directory import is_run
+from grpo_kit.runs.directory import UNFINISHED, is_run, now
 from grpo_kit.sweeps.grid import Settings
+from grpo_kit.sweeps.notebooks import PAPERMILL
+from grpo_kit.utils.environment import source_fingerprint
 from grpo_kit.utils.files import write_json
 
 RECORD_FILE = "sweep_run.json"
 RESULT_FILE = "result.json"
 EVALUATION_FILE = "evaluation.json"
-ERROR_FILE = "error.txt"
 NOT_RUN, PRUNED = "not run: budget", "pruned"  # states, beside waiting, running, complete, stopped and failed
+STOPPED = "stopped before its end; the same command resumes it"
+PATIENCE_SECONDS = 15  # three heartbeats of a run
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class PlannedRun:
     backend: str
     evaluation: EvalConfig | None
     key: str  # of its settings and the files it is made of: data, a config_file's settings, the judge's prompt
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _kernels: list[AsyncKernelManager] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -78,6 +93,10 @@ class PlannedRun:
         known = {"settings": self.settings, "key": self.key}
         write_json(self.folder / RECORD_FILE, {**self.record, **known, **changes})
 
+    def how_it_ended(self) -> str:
+        """ "failed: KeyError: 'x'"; a state alone where there was no error."""
+        return ": ".join(filter(None, [self.record["state"], self.record["error"]]))
+
     def result(self) -> dict[str, Any]:
         """The numbers that the notebook wrote last; empty before that."""
         return read_json(self.folder / RESULT_FILE)
@@ -88,13 +107,9 @@ class PlannedRun:
 
     def trained(self) -> Run | None:
         """The run that it trains, or has trained; None before there is one."""
-        if self.config is None:
-            return None
-        if self.backend == "modal":
-            from grpo_kit.backends.modal.storage import VolumeStorage
-
+        if self.config and self.backend == "modal":
             return Run.at(VolumeStorage(self.name), self.name)
-        return Run(self.folder) if is_run(self.folder) else None
+        return Run(self.folder) if self.config and is_run(self.folder) else None
 
     def status(self) -> dict[str, Any]:
         """The status of the run that it trains; empty before there is one, or where it can't be read now.
@@ -106,7 +121,7 @@ class PlannedRun:
             return result
         try:
             run = self.trained()
-            return run.status if run else {}
+            return run.status_after(PATIENCE_SECONDS) if run else {}
         except (RunError, FileNotFoundError):
             return {}
 
@@ -121,6 +136,90 @@ class PlannedRun:
         hourly = modal_usd_per_hour(self.config, self.config.gpu) if self.backend == "modal" else 0.0
         parts = status.get("usd", 0.0), evaluated.get("judge_usd", 0.0)
         return None if None in parts else sum(parts) + hourly * evaluated.get("seconds", 0.0) / 3600
+
+    def queue(self) -> None:
+        """Has it wait to be executed, also where it was before."""
+        self._ended.clear()
+        self._kernels.clear()
+        if self.folder.exists():
+            self.write(state="waiting", error=None)
+
+    def execute(self, max_usd: float | None, threads: int | None) -> None:
+        """Executes the stages that are not finished and records how it ended. A failure does not raise.
+
+        `max_usd` is for its training. `threads` are those that numerical libraries may use in each kernel; None leaves
+        it to them.
+        """
+        started, record = time.monotonic(), self.record
+        state, error, finished = "complete", None, record["finished"]
+        self.write(state="running", error=None)
+        try:
+            for stage in self.stages:
+                if stage.name in finished:
+                    continue
+                self._execute(stage, max_usd, threads)
+                if stage is self.stages[0] and self.config and self.result().get("state") != "complete":
+                    state, error = "stopped", self.status().get("reason")
+                    break
+                finished[stage.name] = stage.key
+                self.write(finished=finished)
+        except Exception as problem:  # the notebook's, or its kernel's: the other runs continue
+            kind, said = getattr(problem, "ename", type(problem).__name__), getattr(problem, "evalue", str(problem))
+            state, error = "failed", f"{kind}: {said.strip().partition(chr(10))[0]}"
+        if state != "complete" and self._ended.is_set():
+            state, error = "stopped", STOPPED
+        seconds = round(record["seconds"] + time.monotonic() - started, 1)
+        self.write(state=state, error=error, seconds=seconds, ended=now())
+
+    def stop_training(self) -> None:
+        """Ends its training at the next step, with a checkpoint."""
+        with suppress(RunError, FileNotFoundError):  # nothing is being trained
+            if trained := self.trained():
+                trained.stop()
+
+    def end(self, number: signal.Signals) -> None:
+        """Ends it from another thread: its training at the next step, its kernels by a signal."""
+        self._ended.set()
+        self.stop_training()
+        for kernel in list(self._kernels):
+            if (own := kernel.provisioner) and own.has_process:
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(own.pid, number)  # pyright: ignore[reportAttributeAccessIssue]: it is a local one
+
+    def _execute(self, stage: Stage, max_usd: float | None, threads: int | None) -> None:
+        import papermill
+
+        while self.config and self.status().get("state") in UNFINISHED and not self._ended.is_set():
+            self._ended.wait(POLL_SECONDS)  # training that a killed sweep left under way continues by itself
+        if self._ended.is_set():
+            raise RunError(STOPPED)
+        parameters = stage.parameters
+        if max_usd and self.config and "other_settings" in parameters:
+            most = {"max_usd": min(self.config.max_usd or max_usd, max_usd)}
+            parameters = {**parameters, "other_settings": parameters["other_settings"] | most}
+        if stage.result:
+            stage.result.unlink(missing_ok=True)
+        executed = self.folder / f"{stage.name}.ipynb"
+        kernels = {"kernel_manager_class": self._kernel_class(threads), **PAPERMILL}
+        papermill.execute_notebook(str(stage.notebook), str(executed), parameters, **kernels)
+        if stage.result and not read_json(stage.result):
+            raise RunError(f"{stage.name} ended without writing its {stage.result}")
+
+    def _kernel_class(self, threads: int | None) -> type[AsyncKernelManager]:
+        """Kernels that use the sweep's backend, share the processor, and can be ended from another thread."""
+        env = os.environ | {"GRPO_KIT_BACKEND": self.backend}
+        if self.backend == "modal":
+            env[DEPLOYED] = source_fingerprint()
+        if threads:
+            env = {"OMP_NUM_THREADS": str(threads)} | env
+        kernels = self._kernels
+
+        class Kernel(AsyncKernelManager):
+            async def start_kernel(self, **options: Any) -> None:
+                await super().start_kernel(**{**options, "env": env})
+                kernels.append(self)
+
+        return Kernel
 
 
 def read_json(path: Path) -> dict[str, Any]:
