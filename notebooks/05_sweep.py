@@ -69,8 +69,8 @@ print(sweep.quote(jobs, budget, halving))
 # ## Run it
 #
 # Each run is a folder in `out` with its executed notebooks, which open like any other. If a run fails, the others go
-# on; its error is in the results and in its notebook. Interrupting this cell ends the current runs with a checkpoint; run
-# it again, here or in a new kernel, to do what is missing.
+# on; its error is in the results and in its notebook. Interrupting this cell ends the current runs with a checkpoint;
+# run it again, here or in a new kernel, to do what is missing.
 
 # %%
 sweep.run(jobs, budget, halving)

@@ -161,9 +161,9 @@ class Sweep(Results):
 
 @contextmanager
 def _live_table() -> Iterator[Callable[["pandas.DataFrame"], None]]:
-    """Gives a function that shows a table in place of the one before; in a file, only the last one."""
+    """Gives a function that shows a table in place of the one before; in a file nothing."""
     if not in_notebook():
-        with Live(auto_refresh=False) as live:
+        with Live(auto_refresh=False, transient=not get_console().is_terminal) as live:
             yield lambda table: live.update(Text(table.to_string(index=False, na_rep="")), refresh=True)
         return
     import ipywidgets

@@ -42,7 +42,7 @@ class LaunchPanel(Panel):
         self._given = {name: "none" if value is None else value for name, value in config.given.items()}
         self.controls, laid_out = controls_in_groups(config)
         for name, control in self.controls.items():
-            self.on_change(control, partial(self._changed, name))
+            self.on_change([control], partial(self._changed, name))
         self._quote = ipywidgets.HTML(layout={"margin": "0 0 1em 0"})
         self._quote.add_class("grpo-kit-quote")
         self.launch_button = button("Launch", "Check everything, then start the run", "success")

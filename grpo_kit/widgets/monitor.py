@@ -15,14 +15,13 @@ import pandas
 from grpo_kit.backends.run import Run
 from grpo_kit.backends.watch import PATIENCE_SECONDS, POLL_SECONDS, handle
 from grpo_kit.data.samples import last_turn
-from grpo_kit.errors import OutOfReach
 from grpo_kit.plots.live import LiveFigure
 from grpo_kit.plots.runs import learning_curve
 from grpo_kit.plots.style import NotebookFigure
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory
 from grpo_kit.training.diagnostics import diagnose
 from grpo_kit.utils.text import dollars, duration
-from grpo_kit.widgets.parts import WARN, button, completions_html, error_html, message_line, text_html
+from grpo_kit.widgets.parts import WARN, button, completions_html, error_html, text_html
 
 NEWEST = 4  # completions shown
 RECENT = 10  # steps; their median time gives the time left
@@ -53,10 +52,9 @@ class Monitor(ipywidgets.VBox):
         self.detach_button.on_click(lambda _: self.detach() if self._follower else self.follow(self._shown))
         self.resume_button.on_click(lambda _: self.act("Resuming …", self._resume))
         self.other_buttons = buttons
-        self.message = message_line()
+        self.message, self._progress, self._signs, self._newest = (ipywidgets.HTML() for _ in range(4))
         self.message.add_class("grpo-kit-message")
         self._bar = ipywidgets.IntProgress(layout={"width": "100%"})
-        self._progress, self._signs, self._newest = (ipywidgets.HTML() for _ in range(3))
         self._row = ipywidgets.VBox([self._bar, self._progress], layout={"display": "none"})
         self._live = LiveFigure(self._draw)
         self.figure = self._live.widget
@@ -105,7 +103,7 @@ class Monitor(ipywidgets.VBox):
         threading.Thread(target=work, daemon=True).start()
 
     def _say(self, text: str) -> None:
-        self.message.value = text_html(text) if text else ""
+        self.message.value = text_html(text)
 
     def _enable(self) -> None:
         """Disables the buttons that can do nothing now."""
@@ -128,51 +126,38 @@ class Monitor(ipywidgets.VBox):
 
     def _keep(self, run: Run) -> None:
         """Shows what is new until the run ends, or something else is shown; the thread's work."""
-        has_failed = False
         while self._follower is threading.current_thread():
-            is_over = True  # unless the status says that it goes on
             try:
-                status = run.status_after(PATIENCE_SECONDS)
-                is_over = status["state"] not in UNFINISHED
-                self._show_status(run, status)
-                self._live.update(run, status["step"], is_over)
-                if self._follower is not threading.current_thread():
-                    return
-                if is_over:
-                    self._say(f"Run {run.id} is {status['state']}: {status['reason'] or run.storage}")
-                elif has_failed:
-                    self._say("")
-                has_failed = False
-            except Exception as error:  # in what is drawn; the status is known all the same
-                self.message.value, has_failed = error_html(error), True
-                is_over = is_over and not isinstance(error, OutOfReach)
-            if is_over and self._follower is threading.current_thread():
+                self._show(run)
+            except Exception as error:  # Modal out of reach, or a broken file: shown until there is a picture again
+                self._signs.value = error_html(error)
+            if self._state not in UNFINISHED and self._follower is threading.current_thread():
                 self._follower = None
-                self._enable()
+            self._enable()
             time.sleep(POLL_SECONDS)
 
-    def _show_status(self, run: Run, status: dict) -> None:
+    def _show(self, run: Run) -> None:
+        status = run.status_after(PATIENCE_SECONDS)
         if self.run is not run:  # another is shown since
             return
-        self._state, left = status["state"], status["max_steps"] - status["step"]
-        if not status["step"]:  # also where a run without a checkpoint starts again
+        self._state, step, left = status["state"], status["step"], status["max_steps"] - status["step"]
+        is_over = self._state not in UNFINISHED
+        if not step:  # also where a run without a checkpoint starts again
             self._seconds_a_step = 0.0
-        self._bar.max, self._bar.value = status["max_steps"], status["step"]
+        self._bar.max, self._bar.value = status["max_steps"], step
         self._bar.bar_style = {"complete": "success", "failed": "danger", "lost": "danger"}.get(self._state, "")
-        parts = [f"step {status['step']}/{status['max_steps']}", self._state]
+        parts = [f"step {step}/{status['max_steps']}", self._state]
         if left and self._seconds_a_step and self._state == "running":
             parts.append(f"{duration(self._seconds_a_step * left)} left")
-        if status["usd_machine"]:
-            parts.append(f"{dollars(status['usd_machine'])} for the GPU")
-        if status["usd_judge"]:
-            parts.append(f"{dollars(status['usd_judge'])} for the judge")
-        elif status["usd_judge"] is None:
-            parts.append("a judge whose price is not known")
+        if status["usd"]:
+            parts.append(dollars(status["usd"]))
         if status["reward"] is not None:
             parts.append(f"reward {status['reward']:.3f}")
         self._progress.value = html.escape(" · ".join(parts))
         self._row.layout.display = None
-        self._enable()
+        if is_over:
+            self._say(f"Run {run.id} is {self._state}: {status['reason'] or run.storage}")
+        self._live.update(run, step, is_over)
 
     def _draw(self, run: RunDirectory) -> NotebookFigure | None:
         """The run's figure; the warnings and completions, which change with it, are shown too."""

@@ -1,6 +1,5 @@
-"""What the widgets share: errors shown as text, where Jupyter would lose them, buttons, tables and colours."""
+"""Parts that the widgets share: errors shown as text, where Jupyter would lose them, buttons, tables and colours."""
 
-import functools
 import html
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,8 +36,9 @@ class Panel(ipywidgets.VBox):
         finally:
             self.is_filling = False
 
-    def on_change(self, control: ipywidgets.ValueWidget, action: Callable[[], Any]) -> None:
-        control.observe(lambda _: None if self.is_filling else action(), "value")
+    def on_change(self, controls: Iterable[ipywidgets.ValueWidget], action: Callable[[], Any]) -> None:
+        for control in controls:
+            control.observe(lambda _: None if self.is_filling else action(), "value")
 
 
 def offer(control: Any, options: Sequence[Any], default: Any) -> None:
@@ -53,31 +53,22 @@ def button(name: str, help: str, style: str = "", width: str = "7em", icon: str 
     return ipywidgets.Button(description=name, tooltip=help, button_style=style, icon=icon, layout={"width": width})
 
 
-def message_line() -> ipywidgets.HTML:
-    """A line for `shows_errors` to write to; it takes no room while it is empty."""
-    return ipywidgets.HTML(layout={"margin": "0"})
+def search_box(help: str) -> ipywidgets.Text:
+    """A text that counts once Enter is pressed or it is left."""
+    return ipywidgets.Text(placeholder=help, continuous_update=False, layout={"width": "220px"})
 
 
-def shows_errors(method: Callable) -> Callable:
-    """For a method of a widget that has `.message`, an ipywidgets.HTML: an exception in it is written there.
+def shows_errors(message: ipywidgets.HTML, action: Callable[[], Any]) -> Callable[..., None]:
+    """`action` as a callback. An error in it is written to `message`, and stays until the next such callback."""
 
-    The message goes when the same method next succeeds; other methods leave it alone.
-    """
-
-    @functools.wraps(method)
-    def guarded(self, *args, **kwargs):
-        this = f"{type(self).__name__}.{method.__name__}"  # several widgets may share a message
+    def callback(*_: Any) -> None:
+        message.value = ""
         try:
-            result = method(self, *args, **kwargs)
-        except Exception as error:
-            self.message.value = error_html(error)
-            self.message.error_of = this
-            return None
-        if getattr(self.message, "error_of", None) == this:
-            self.message.value, self.message.error_of = "", None
-        return result
+            action()
+        except Exception as error:  # which Jupyter would lose
+            message.value = error_html(error)
 
-    return guarded
+    return callback
 
 
 def error_html(error: Exception) -> str:
@@ -112,22 +103,20 @@ def table_html(heads: Sequence[str], looks: Sequence[str], rows: Iterable[Sequen
 
 def completions_html(completions: pd.DataFrame) -> str:
     """Completions of one prompt as a table: a column for each reward, their sum where that is known, and the reason."""
-    rows = completions.to_dict("records")
-    names = list(rows[0]["rewards"])
-    has_sum = len(names) > 1 and "score" in completions
-    heads = [*names, *(["sum"] if has_sum else []), "advantage", "completion", "reason"]
-    looks = [*[NUMBER] * (len(heads) - 2), "width: 46%", f"width: 34%; color: {FAINT}"]
+    names = list(completions["rewards"].iloc[0])
+    sums = ["sum"] if len(names) > 1 and "score" in completions else []
     cells = [
         [
             *(number(row["rewards"][name]) for name in names),
-            *([f"<b>{number(row['score'])}</b>"] if has_sum else []),
+            *(f"<b>{number(row['score'])}</b>" for _ in sums),
             number(row["advantage"], "+.2f"),
             text_html(row["completion"]),
             text_html(row["reason"] or ""),
         ]
-        for row in rows
+        for row in completions.to_dict("records")
     ]
-    return table_html(heads, looks, cells)
+    heads = [*names, *sums, "advantage", "completion", "reason"]
+    return table_html(heads, [*[NUMBER] * (len(heads) - 2), "width: 46%", f"width: 34%; color: {FAINT}"], cells)
 
 
 def number(value: Any, form: str = ".2f") -> str:

@@ -1,18 +1,19 @@
 """`runs()`: a table of all runs to sort, filter and select, with the selected ones overlaid in one figure."""
 
 import contextlib
+import html
 import io
 from pathlib import Path
 
 import ipywidgets
 import pandas as pd
 
-from grpo_kit.backends.run import Run
+from grpo_kit.backends.run import COLUMNS, Run
 from grpo_kit.backends.run import runs as table_of_runs
 from grpo_kit.plots import compare_runs
 from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.widgets import tables
-from grpo_kit.widgets.parts import Panel, button, message_line, note_html, offer, shows_errors
+from grpo_kit.widgets.parts import Panel, button, note_html, offer, search_box, shows_errors
 
 SELECTED_AT_FIRST = 3
 LINES_SHOWN = 12
@@ -20,13 +21,11 @@ DRAWN = 24  # more lines than colours and dashes tell apart
 WIDEST = 30  # characters of a column
 NUMBERS = "step reward minutes quoted_minutes usd quoted_usd learning_rate num_generations seed".split()
 HEADINGS = {"model_name": "model", "learning_rate": "rate", "num_generations": "group"}
-HEADINGS |= {"quoted_minutes": "quoted", "quoted_usd": "quoted"}  # beside what it was in the end
 # The list and the headings above it share one font of fixed width, so that columns stand straight.
 LOOK = """<style>
-.grpo-runs select, .grpo-runs button { font: 12px/1.6 var(--jp-code-font-family, monospace); white-space: pre; }
-.grpo-runs select { margin: 0; padding: 2px 0; min-width: max-content; }
+.grpo-runs select, .grpo-runs pre { font: 12px/1.6 var(--jp-code-font-family, monospace); white-space: pre; margin: 0; }
+.grpo-runs select { padding: 2px 0; min-width: max-content; }
 .grpo-runs select option { padding: 1px 8px; }
-.grpo-runs button { padding: 0; text-align: left; overflow: visible; }
 </style>"""
 
 
@@ -45,25 +44,27 @@ class RunTable(Panel):
         self.runs_dir = Path(runs_dir)
         self.table = pd.DataFrame()
         self._chosen: list[int] = []  # rows of the table, also while a filter hides them
-        self._by, self._descending, self._printed = "started", True, ""
-        self.message, self.note = message_line(), ipywidgets.HTML(layout={"margin": "0"})
-        self.find = ipywidgets.Text(placeholder="find in any column", layout={"width": "220px"})
+        self._printed = ""
+        self.message, self.note, self.header = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
+        self.find = search_box("find in any column, Enter")
         self.state = ipywidgets.Dropdown(options=[("any state", "")], layout={"width": "140px"})
+        self.sort = ipywidgets.Dropdown(options=COLUMNS, value="started", description="sort", layout={"width": "240px"})
+        self.descending = ipywidgets.Checkbox(True, description="largest first", indent=False, layout={"width": "auto"})
         self.refresh_button = button("Refresh", "Read the runs again", width="auto", icon="refresh")
         self.clear_button = button("Select none", "Also those that the filter hides", width="auto")
-        self.header = ipywidgets.HBox(layout={"margin": "0 0 0 11px", "overflow": "visible"})
         self.list = ipywidgets.SelectMultiple(layout={"width": "max-content", "min_width": "100%"})
         self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
         self._lines = ipywidgets.VBox([self.header, self.list], layout={"overflow": "auto", "width": "100%"})
         self._lines.add_class("grpo-runs")
-        controls = ipywidgets.HBox([self.find, self.state, self.refresh_button, self.clear_button])
+        filters = [self.find, self.state, self.sort, self.descending]
+        controls = ipywidgets.HBox([*filters, self.refresh_button, self.clear_button], layout={"flex_flow": "row wrap"})
         super().__init__([ipywidgets.HTML(LOOK), controls, self._lines, self.note, self.message, self.image])
-        self.on_change(self.find, self._fill)
-        self.on_change(self.state, self._fill)
-        self.on_change(self.list, self._choose)
-        self.refresh_button.on_click(lambda _: self.refresh())
-        self.clear_button.on_click(lambda _: self._clear())
-        self.refresh()
+        self.on_change(filters, shows_errors(self.message, self._fill))
+        self.on_change([self.list], shows_errors(self.message, self._choose))
+        self.clear_button.on_click(shows_errors(self.message, self._clear))
+        refresh = shows_errors(self.message, self.refresh)
+        self.refresh_button.on_click(refresh)
+        refresh()
 
     @property
     def selected(self) -> list[Run]:
@@ -73,9 +74,9 @@ class RunTable(Panel):
     @property
     def shown(self) -> pd.DataFrame:
         """The rows of kit.runs() that the filter lets through, in the order shown."""
-        return tables.find_runs(self.table, self.find.value, self.state.value or None, self._by, self._descending)
+        by, descending = str(self.sort.value), self.descending.value
+        return tables.find_runs(self.table, self.find.value, self.state.value or None, by, descending)
 
-    @shows_errors
     def refresh(self) -> None:
         """Reads the runs again; the same ones stay selected."""
         chosen, is_first = {self._key(row) for row in self._chosen}, self.table.empty
@@ -93,13 +94,13 @@ class RunTable(Panel):
     def _key(self, row: int) -> tuple[str, str]:
         return str(self.table.at[row, "run"]), str(self.table.at[row, "where"])
 
-    @shows_errors
     def _fill(self) -> None:
         shown = self.shown
-        is_all_here = (self.table["where"] == "here").all()
         texts = tables.as_text(shown)
-        widths, lines = _in_columns(texts.drop(columns="where") if is_all_here else texts)
-        self.header.children = [self._heading(name, width) for name, width in widths.items()]
+        if (self.table["where"] == "here").all():
+            texts = texts.drop(columns="where")
+        heading, *lines = _in_columns(texts)
+        self.header.value = f"<pre>  {html.escape(heading)}</pre>"
         with self.filling():
             self.list.options = list(zip(lines, shown.index, strict=True))
             self.list.value = [row for row in shown.index if row in self._chosen]
@@ -107,28 +108,6 @@ class RunTable(Panel):
         self._lines.layout.display = "none" if self.table.empty else None
         self._say()
 
-    def _heading(self, name: str, width: int) -> ipywidgets.Button:
-        arrow = ("▼" if self._descending else "▲") if name == self._by else " "
-        heading = HEADINGS.get(name, name)
-        text = f"{arrow}{heading}".rjust(width) if name in NUMBERS else f"{heading}{arrow}".ljust(width)
-        heading = ipywidgets.Button(
-            description=(text + "  ").replace(" ", "\xa0"),
-            tooltip=f"Sort by {name}",
-            layout={"width": "max-content", "flex": "0 0 auto", "margin": "0", "height": "26px"},
-            style={"button_color": "transparent", "font_weight": "bold" if name == self._by else "normal"},
-        )
-        heading.on_click(lambda _: self.sort(name))
-        return heading
-
-    @shows_errors
-    def sort(self, by: str, descending: bool | None = None) -> None:
-        """Sorts by a column: the largest first, or the other way round when it is sorted so already."""
-        tables.find_runs(self.table, by=by)  # raises RunError where there is no such column
-        is_again = by == self._by and self._descending
-        self._by, self._descending = by, (not is_again if descending is None else descending)
-        self._fill()
-
-    @shows_errors
     def _choose(self) -> None:
         picked, hidden = self.list.value, self._hidden
         kept = [row for row in self._chosen if row in hidden or row in picked]
@@ -136,7 +115,6 @@ class RunTable(Panel):
         self._say()
         self._draw()
 
-    @shows_errors
     def _clear(self) -> None:
         self._chosen = []
         self._fill()
@@ -154,7 +132,7 @@ class RunTable(Panel):
             text = f"{len(self.list.options)} of {len(self.table)} runs shown, {len(self._chosen)} selected"
             text += f" ({len(self._hidden)} of them hidden by the filter)" if self._hidden else ""
             text += f", the first {DRAWN} of them drawn" if len(self._chosen) > DRAWN else ""
-            text += ". Click a heading to sort; Ctrl, Cmd or Shift with a click selects several."
+            text += ". Ctrl, Cmd or Shift with a click selects several."
         self.note.value = note_html(f"{text}\n{self._printed}".strip())
 
     def _draw(self) -> None:
@@ -163,12 +141,13 @@ class RunTable(Panel):
         self.image.layout.display = None if self._chosen else "none"
 
 
-def _in_columns(table: pd.DataFrame) -> tuple[dict[str, int], list[str]]:
-    """How wide each column of texts is, in characters, and the rows as lines of such columns."""
-    widths, columns = {}, []
+def _in_columns(table: pd.DataFrame) -> list[str]:
+    """The headings and the rows of a table of texts as lines of equal length."""
+    columns = []
     for name in map(str, table):
         cells = [text if len(text) <= WIDEST else f"{text[:14]}…{text[-15:]}" for text in table[name]]
-        widths[name] = max([len(HEADINGS.get(name, name)) + 1, *map(len, cells)])
-        columns.append([(cell.rjust if name in NUMBERS else cell.ljust)(widths[name]) for cell in cells])
+        cells = [HEADINGS.get(name, name), *cells]
+        width = max(map(len, cells))
+        columns.append([cell.rjust(width) if name in NUMBERS else cell.ljust(width) for cell in cells])
     # Plain spaces would be drawn as one.
-    return widths, ["  ".join(cells).replace(" ", "\xa0") for cells in zip(*columns, strict=True)]
+    return ["  ".join(cells).replace(" ", "\xa0") for cells in zip(*columns, strict=True)]

@@ -1,6 +1,7 @@
 """`samples(run)`: what a run's model wrote, group by group as it was trained, and against the base model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import ipywidgets
 import pandas as pd
@@ -9,7 +10,7 @@ from grpo_kit.backends.run import Run
 from grpo_kit.data.samples import Message, messages_of
 from grpo_kit.evaluation.result import BASE, Evaluation
 from grpo_kit.widgets import parts, tables
-from grpo_kit.widgets.parts import FAINT, Panel, button, note_html, number, offer, shows_errors, text_html
+from grpo_kit.widgets.parts import FAINT, Panel, button, note_html, number, offer, search_box, shows_errors, text_html
 
 ANY = 0  # steps begin at 1; None would be no choice at all
 LISTED = 200  # groups or prompts; the browser is slow with longer lists
@@ -24,81 +25,74 @@ class SampleBrowser(Panel):
     """Two tabs: groups of completions as they were trained on, and the answers of an evaluation."""
 
     def __init__(self, run: Run):
-        self.run, self.message = run, parts.message_line()
+        self.run, self.message = run, ipywidgets.HTML(layout={"margin": "0"})
         self.refresh_button = button("Refresh", "Read the run's files again", width="auto", icon="refresh")
         self.groups, self.answers = GroupView(run, self.message), AnswerView(run, self.message)
         titles = ["While it trained", "Base against trained"]
         self.tabs = ipywidgets.Tab([self.groups, self.answers], titles=titles, layout={"width": "100%"})
         super().__init__([ipywidgets.HBox([self.refresh_button]), self.message, self.tabs])
-        self.refresh_button.on_click(lambda _: self.refresh())
-        self.refresh()
+        refresh = shows_errors(self.message, self.refresh)
+        self.refresh_button.on_click(refresh)
+        refresh()
 
-    @shows_errors
     def refresh(self) -> None:
         """Reads the run's files again."""
         self.groups.read()
         self.answers.read()
 
 
-class _View(Panel):
-    """Some controls, what they find as a list, Previous and Next, and a page of what is chosen.
+class Pages(Panel):
+    """Rows to walk through: controls that find them, their list, Previous and Next, and a page of the one chosen."""
 
-    A subclass reads its files in `read`, finds rows in `find_rows`, and writes a page of one in `page_of`.
-    """
-
-    orders: dict[str, tuple[str, bool]]
-
-    def __init__(self, run: Run, message: ipywidgets.HTML, controls: Sequence[ipywidgets.ValueWidget]):
-        self.run, self.message, self.rows = run, message, pd.DataFrame()
-        self.sort = ipywidgets.Dropdown(options=list(self.orders), description="sort", layout={"width": "260px"})
-        self.find = ipywidgets.Text(
-            placeholder="find in any text, Enter", continuous_update=False, layout={"width": "200px"}
-        )
+    def __init__(
+        self,
+        controls: Sequence[ipywidgets.ValueWidget],
+        orders: dict[str, tuple[str, bool]],
+        find_rows: Callable[[], pd.DataFrame],
+        page_of: Callable[[pd.Series], str],
+        message: ipywidgets.HTML,
+    ):
+        """`orders` are the tables' own; `find_rows` gives the rows as the controls are set, `page_of` one as HTML."""
+        self.rows, self._orders, self._find_rows, self._page_of = pd.DataFrame(), orders, find_rows, page_of
+        self.sort = ipywidgets.Dropdown(options=list(orders), description="sort", layout={"width": "260px"})
+        self.find = search_box("find in any text, Enter")
         self.choice = ipywidgets.Dropdown(options=[], layout={"width": "auto", "flex": "1 1 auto"})
         self.previous = button("", "Previous", width="40px", icon="chevron-left")
         self.next = button("", "Next", width="40px", icon="chevron-right")
         self.position = ipywidgets.HTML(layout={"margin": "0 8px"})
         self.page = ipywidgets.HTML(layout={"margin": "4px 0 0 0"})
-        chosen = ipywidgets.HBox([*controls, self.sort, self.find], layout={"flex_flow": "row wrap"})
+        filters = [*controls, self.sort, self.find]
         walk = ipywidgets.HBox([self.previous, self.next, self.position, self.choice])
-        self._all = [chosen, walk, self.page]
+        self._all = [ipywidgets.HBox(filters, layout={"flex_flow": "row wrap"}), walk, self.page]
         super().__init__(layout={"width": "100%"})
-        for control in (*controls, self.sort, self.find):
-            self.on_change(control, self.fill)
-        self.on_change(self.choice, self._show)
+        self.on_change(filters, shows_errors(message, self.fill))
+        self.on_change([self.choice], shows_errors(message, self._show))
         self.previous.on_click(lambda _: self._move(-1))
         self.next.on_click(lambda _: self._move(1))
 
     def show_nothing(self, why: str) -> None:
         self.children = [ipywidgets.HTML(note_html(why))]
 
-    @shows_errors
     def fill(self) -> None:
         """Fills the list with what the controls find, and shows the first of it."""
-        self.rows = self.find_rows()
+        self.rows = self._find_rows()
         listed = self.rows.head(LISTED).to_dict("records")
         with self.filling():
-            self.choice.options = [(self.label_of(row), i) for i, row in enumerate(listed)]
+            self.choice.options = [(self._label(row), i) for i, row in enumerate(listed)]
             self.choice.value = 0 if listed else None
         self.children = self._all
         self._show()
 
-    def find_rows(self) -> pd.DataFrame:
-        raise NotImplementedError
-
-    def page_of(self, row: pd.Series) -> str:
-        raise NotImplementedError
-
-    def label_of(self, row: dict) -> str:
-        by, _ = self.orders[str(self.sort.value)]
-        line = " ".join(row["asked"].split())
+    def _label(self, row: dict) -> str:
+        """A row by its step, the number that it is sorted by, and what was asked."""
+        by, _ = self._orders[str(self.sort.value)]
+        at, line = f"step {row['step']}: " if "step" in row else "", " ".join(row["asked"].split())
         value = number(row["score" if by == "step" else by], "+.2f" if by == "gain" else ".2f")
-        return f"{value}  {line if len(line) <= 100 else f'{line[:99]}…'}"
+        return f"{at}{value}  {line if len(line) <= 100 else f'{line[:99]}…'}"
 
     def _move(self, by: int) -> None:
         self.choice.value = (self.choice.value or 0) + by
 
-    @shows_errors
     def _show(self) -> None:
         here, listed = self.choice.value, len(self.choice.options)
         self.previous.disabled = here in (None, 0)
@@ -108,81 +102,73 @@ class _View(Panel):
             return
         of = f"{listed} (of {len(self.rows):,})" if listed < len(self.rows) else f"{listed}"
         self.position.value = f"{here + 1} / {of}"
-        self.page.value = self.page_of(self.rows.iloc[here])
+        self.page.value = self._page_of(self.rows.iloc[here])
 
 
-class GroupView(_View):
+class GroupView(Pages):
     """The completions of a step and prompt with their scores, best first."""
 
-    orders = tables.GROUP_ORDERS
-
     def __init__(self, run: Run, message: ipywidgets.HTML):
-        self.table = pd.DataFrame()
+        self.run, self.table = run, pd.DataFrame()
         self.step = ipywidgets.SelectionSlider(
             options=[("any", ANY)], description="step", continuous_update=False, layout={"width": "380px"}
         )
-        super().__init__(run, message, [self.step])
+        super().__init__([self.step], tables.GROUP_ORDERS, self._find_groups, self._group_page, message)
 
     def read(self) -> None:
+        """Reads the run's completions."""
         self.table = tables.completions(self.run)
         if self.table.empty:
             return self.show_nothing(f"Run {self.run.id} has no completions yet.")
-        orders = list(self.orders)
-        if self.table["disagreement"].isna().all():
-            orders.remove("rewards disagree most")
         steps = [("any", ANY), *((str(step), step) for step in sorted(set(self.table["step"])))]
+        follows = self.step.value == self.step.options[-1][1]  # the last step is shown, as at first
         with self.filling():
-            offer(self.sort, orders, orders[0])
-            if self.step.value == self.step.options[-1][1]:  # the last step, as at first: follows the run
-                self.step.options, self.step.value = steps, steps[-1][1]
             offer(self.step, steps, steps[-1][1])
+            if follows:
+                self.step.value = steps[-1][1]
         self.fill()
 
-    def find_rows(self) -> pd.DataFrame:
-        step = None if self.step.value == ANY else self.step.value
-        return tables.groups(self.table, step, self.find.value, str(self.sort.value))
+    def _find_groups(self) -> pd.DataFrame:
+        return tables.groups(self.table, self.step.value or None, self.find.value, str(self.sort.value))
 
-    def label_of(self, row: dict) -> str:
-        at = f"step {row['step']}: " if self.step.value == ANY else ""
-        return at + super().label_of(row)
-
-    def page_of(self, row: pd.Series) -> str:
+    def _group_page(self, row: pd.Series) -> str:
         rows = tables.group(self.table, row["step"], row["sample_id"])
         title = f"{row['sample_id']}, step {row['step']}"
         return _prompt_html(rows["prompt"].iloc[0], title) + parts.completions_html(rows)
 
 
-class AnswerView(_View):
+class AnswerView(Pages):
     """The base model's answer and a checkpoint's to the same held-out prompt, with scores and reasons."""
 
-    orders = tables.ANSWER_ORDERS
-
     def __init__(self, run: Run, message: ipywidgets.HTML):
+        self.run = run
         self.evaluation = ipywidgets.Dropdown(description="evaluation", layout={"width": "320px"})
         self.checkpoint = ipywidgets.Dropdown(description="checkpoint", layout={"width": "260px"})
-        super().__init__(run, message, [self.evaluation, self.checkpoint])
+        controls = [self.evaluation, self.checkpoint]
+        super().__init__(controls, tables.ANSWER_ORDERS, self._find_answers, self._answer_page, message)
 
     def read(self) -> None:
-        self._evaluations = {found.path.stem: found for found in reversed(tables.evaluations(self.run))}
-        if not self._evaluations:
+        """Reads the run's evaluations."""
+        found = tables.evaluations(self.run)[::-1]
+        if not found:
             return self.show_nothing(f"Run {self.run.id} is not evaluated yet; kit.evaluate.remote(run) does it.")
         with self.filling():
-            offer(self.evaluation, list(self._evaluations), next(iter(self._evaluations)))
+            offer(self.evaluation, [(each.path.stem, each) for each in found], found[0])
         self.fill()
 
     @property
     def _chosen(self) -> Evaluation:
-        return self._evaluations[str(self.evaluation.value)]
+        return cast(Evaluation, self.evaluation.value)
 
-    def find_rows(self) -> pd.DataFrame:
-        orders = tables.answer_orders(self._chosen)
-        models = [model["name"] for model in self._chosen.models if model is not self._chosen.base]
+    def _find_answers(self) -> pd.DataFrame:
+        evaluation = self._chosen
+        models, orders = [model["name"] for model in evaluation.checkpoints], tables.answer_orders(evaluation)
         with self.filling():  # another evaluation may have others
             offer(self.checkpoint, models, models[-1])
             offer(self.sort, orders, orders[0])
-        return tables.answers(self._chosen, self.checkpoint.value, self.sort.value, self.find.value)
+        return tables.answers(evaluation, self.checkpoint.value, self.sort.value, self.find.value)
 
-    def page_of(self, row: pd.Series) -> str:
+    def _answer_page(self, row: pd.Series) -> str:
         evaluation, title = self._chosen, row["id"]
         sides = {"": str(self.checkpoint.value)}  # the start of its columns' names, and its heading
         if evaluation.base:
