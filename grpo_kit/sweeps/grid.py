@@ -27,7 +27,7 @@ from grpo_kit.errors import ConfigError
 
 Settings = dict[str, Any]
 EVALUATION = "evaluation"
-RANGES = {"uniform", "log_uniform", "int_uniform"}
+EXAMPLE = "settings with lists, such as learning_rate: [1e-5, 5e-5]"
 
 
 def expand(grid: Mapping[str, Any]) -> list[Settings]:
@@ -38,7 +38,7 @@ def expand(grid: Mapping[str, Any]) -> list[Settings]:
     >>> expand({"zip": {"num_generations": [4, 8], "temperature": [0.8, 1.0]}})
     [{'num_generations': 4, 'temperature': 0.8}, {'num_generations': 8, 'temperature': 1.0}]
 
-    No draw is made twice, and more draws begin with the same ones, so a sweep can be made longer.
+    Equal rows are one run. More draws begin with the same ones, so a sweep can be made longer.
 
     >>> of = {"lora_r": [4, 8], "beta": {"log_uniform": [1e-4, 1e-1]}, "warmup_steps": {"int_uniform": [0, 9]}}
     >>> three = expand({"random": {"n": 3, "seed": 0, "of": of}})
@@ -56,12 +56,12 @@ def expand(grid: Mapping[str, Any]) -> list[Settings]:
         elif name == "random":
             axes.append(_drawn(values))
         elif name != EVALUATION:
-            axes.append([{name: value} for value in _choices(name, values)])
+            axes.append([{name: value} for value in (values if isinstance(values, list) else [values])])
+    if not axes or not all(axes):
+        raise ConfigError(f"the grid is empty, or has an empty list: it should be {EXAMPLE}")
     names = [name for axis in axes for name in axis[0]]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"the grid names {', '.join(twice)} more than once: a setting has one list")
-    if not names:
-        raise ConfigError("the grid is empty: it should be settings with lists, such as learning_rate: [1e-5, 5e-5]")
     rows = [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*axes)]
     return list({as_text(row): row for row in rows}.values())
 
@@ -88,7 +88,7 @@ def read_grid(grid: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     except (YAMLError, ValueError) as error:  # the latter for a date that does not exist
         raise ConfigError(f"{where} is no YAML: {error}") from None
     if not isinstance(found, dict):
-        raise ConfigError(f"{where} should be settings with lists, such as learning_rate: [1e-5, 5e-5]")
+        raise ConfigError(f"{where} should be {EXAMPLE}")
     return found
 
 
@@ -103,14 +103,6 @@ def as_text(content: Any) -> str:
     return json.dumps(content, sort_keys=True, default=str)
 
 
-def _choices(name: str, values: Any) -> list[Any]:
-    if isinstance(values, Mapping) and values.keys() & RANGES:
-        raise ConfigError(f"{name}: a range is drawn from, so it belongs under random: {{n: …, of: …}}")
-    if values == []:
-        raise ConfigError(f"{name} has an empty list, so there would be no run")
-    return values if isinstance(values, list) else [values]
-
-
 def _zipped(group: Any) -> list[Settings]:
     if not isinstance(group, Mapping) or not group or not all(isinstance(v, list) and v for v in group.values()):
         raise ConfigError("zip should be settings with lists that go together, such as zip: {a: [1, 2], b: [3, 4]}")
@@ -123,17 +115,9 @@ def _zipped(group: Any) -> list[Settings]:
 def _drawn(spec: Any) -> list[Settings]:
     match spec:
         case {"n": int(n), "of": dict(of), **rest} if n > 0 and of and rest.keys() <= {"seed"}:
-            rng, rows = random.Random(rest.get("seed", 0)), {}
-        case _:
-            raise ConfigError(
-                "random should be {n: how many, seed: a number, of: settings with lists or ranges}, n above 0"
-            )
-    for _ in range(1000 * n):
-        row = {name: _draw(rng, name, values) for name, values in of.items()}
-        rows.setdefault(as_text(row), row)
-        if len(rows) == n:
-            return list(rows.values())
-    raise ConfigError(f"random: n={n}, and there are only {len(rows)} different settings to draw")
+            rng = random.Random(rest.get("seed", 0))
+            return [{name: _draw(rng, name, values) for name, values in of.items()} for _ in range(n)]
+    raise ConfigError("random should be {n: how many, seed: a number, of: settings with lists or ranges}, n above 0")
 
 
 def _draw(rng: random.Random, name: str, values: Any) -> Any:
@@ -147,7 +131,5 @@ def _draw(rng: random.Random, name: str, values: Any) -> Any:
             return float(f"{rng.uniform(low, high):.3g}")
         case {"log_uniform": [int() | float() as low, int() | float() as high]} if 0 < low < high:
             return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
-    raise ConfigError(
-        f"random: {name} should be a list, {{uniform: [low, high]}}, {{log_uniform: [low, high]}} with low above 0, or "
-        f"{{int_uniform: [low, high]}} with whole numbers, and is {values}"
-    )
+    ranges = "{uniform: [low, high]}, {int_uniform: [low, high]} or, with low above 0, {log_uniform: [low, high]}"
+    raise ConfigError(f"random: {name} should be a list, {ranges}, and is {values}")

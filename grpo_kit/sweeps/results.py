@@ -4,10 +4,11 @@ How sure a difference is: it is paired over the prompts that all runs of a sweep
 averaged. So chance is over prompts; only more seeds say what another seed would do.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from grpo_kit.errors import RunError
 from grpo_kit.sweeps.grid import varied
@@ -25,12 +26,7 @@ LAST_COLUMNS = ["seconds", "usd", "ended", "error"]
 PROGRESS = ["run", "state", "step", "reward", SCORE, "difference", "seconds", "usd"]  # columns shown meanwhile
 OWN_CONDITIONS = ("data", "max_prompt_length", "max_completion_length")  # which 04 takes from the run
 
-
-class Pool(NamedTuple):
-    """The complete runs of one setting, and its row in the table of pooled scores."""
-
-    row: dict[str, Any]
-    runs: list[PlannedRun]
+Pool = tuple[dict[str, Any], list[PlannedRun]]  # a row of `pooled`, and its runs
 
 
 class Results:
@@ -77,7 +73,7 @@ class Results:
         """
         import pandas
 
-        return pandas.DataFrame([pool.row for pool in self._pools(score)])
+        return pandas.DataFrame([row for row, _ in self._pools(score)])
 
     def best(self, score: str = SCORE) -> dict[str, Any]:
         """The best setting: `settings` that differ, `mean` of its score, `why` in words, and for 03 its `config`.
@@ -86,20 +82,17 @@ class Results:
         Raises RunError where no run has such a score.
         """
         top, *others = self._pools(score)
-        why = f"{self._name(top)} has the highest mean {_title(score)}, {_scores_text(top)}"
-        if not self.settings:
-            why = f"only seeds differ: mean {_title(score)} {_scores_text(top)}"
+        row, runs = top
+        why = f"{self._said(top)} is the highest mean {'held-out score' if score == SCORE else score}"
         if others:
-            why += f". The next, {self._name(others[0])}, has {_scores_text(others[0])}: "
-            why += _comparison(top, others[0], score)
-            why += f". Chosen among {len(others) + 1} settings by this score, the best one's is a little flattered"
+            why += f". The next is {self._said(others[0])}: {_comparison(top, others[0], score)}. Chosen among "
+            why += f"{len(others) + 1} settings by this score, the best one's is a little flattered"
         if own := [name for name in OWN_CONDITIONS if name in self.varied and score == SCORE]:
             why += f". Each setting is scored under its own {', '.join(own)}"
-        run = top.runs[0]
-        best = {"settings": {name: run.settings.get(name) for name in self.settings}, "mean": top.row["mean"]}
-        if run.config:
+        best = {"settings": {name: runs[0].settings.get(name) for name in self.settings}, "mean": row["mean"]}
+        if config := runs[0].config:
             left_out = ("run_id", "seed", "max_usd")
-            best["config"] = {name: value for name, value in run.config.given.items() if name not in left_out}
+            best["config"] = {name: value for name, value in config.given.items() if name not in left_out}
         return {**best, "why": why}
 
     def summary(self) -> str:
@@ -124,15 +117,14 @@ class Results:
         return table[[*table.columns.difference(LAST_COLUMNS, sort=False), *LAST_COLUMNS]]
 
     def _row(self, run: PlannedRun) -> dict[str, Any]:
-        record, status, settings = run.record, run.status(), run.settings
-        scores: dict[str, Any] = {}
-        values = {name: settings.get(name) for name in self.varied}
-        row = {"run": run.name} | {name: value if _is_plain(value) else str(value) for name, value in values.items()}
+        record, status, scores = run.record, run.status(), dict[str, Any]()
+        row = {"run": run.name} | {name: _cell(run.settings.get(name)) for name in self.varied}
         row |= {"state": record["state"]}
         if record["state"] == "complete":
             result = run.evaluated() or run.result()
             is_evaluation = isinstance(result.get("trained"), dict)
-            scores = _scores(result) if is_evaluation else _numbers(result)
+            numbers = {name: value for name, value in result.items() if type(value) in (int, float)}
+            scores = _scores(result) if is_evaluation else numbers
         if run.config:
             row["step"] = f"{status['step']}/{status['max_steps']}" if status else ""
             scores["reward"] = status.get("reward")
@@ -147,25 +139,45 @@ class Results:
             numbers = ", ".join(table.select_dtypes("number").columns)
             raise RunError(f"no run in {self.folder} has a {score} yet; there are: {numbers}")
         pools = []
-        for _, part in done.groupby(self.settings or (lambda row: 0), dropna=False, sort=False):
+        for _, part in done.dropna(subset=score).groupby(self.settings or "state", dropna=False, sort=False):
             runs, scores = [self.runs[at] for at in part.index], part[score]
             row = {name: part[name].iloc[0] for name in self.settings}
-            row |= {"runs": int(scores.count()), "mean": float(scores.mean()), "sd": scores.std()}
+            row |= {"runs": len(runs), "mean": scores.mean(), "sd": scores.std()}
             row |= {"low": scores.min(), "high": scores.max()}
             if "difference" in part and score != "difference":
                 row["difference"] = part["difference"].mean()
-                _, row["difference_low"], row["difference_high"], _ = _paired(runs, runs, "base") or [None] * 4
+                row["difference_low"], row["difference_high"] = _paired(runs, runs, "base")[1:3]
             row |= {name: part[name].astype(float).mean() for name in ("seconds", "usd") if name != score}
-            pools.append(Pool(row, runs))
-        return sorted(pools, key=lambda pool: -pool.row["mean"] if pool.row["runs"] else float("inf"))
+            pools.append((row, runs))
+        return sorted(pools, key=lambda pool: -pool[0]["mean"])
 
-    def _name(self, pool: Pool) -> str:
-        return settings_text({name: pool.runs[0].settings.get(name) for name in self.settings})
+    def _said(self, pool: Pool) -> str:
+        """ "learning_rate=0.002, 0.504 (2 runs, 0.492 to 0.517)"."""
+        row, runs = pool
+        settings = settings_text({name: runs[0].settings.get(name) for name in self.settings})
+        spread = f"{len(runs)} runs, {row['low']:.3f} to {row['high']:.3f}" if len(runs) > 1 else "1 run"
+        return f"{settings}, {row['mean']:.3f} ({spread})".removeprefix(", ")
 
 
-def _paired(first: list[PlannedRun], second: list[PlannedRun], model: str = "trained") -> tuple[Any, ...] | None:
+def _comparison(top: Pool, second: Pool, score: str) -> str:
+    """Whether the best setting is better than the next, over prompts and over seeds."""
+    few, said = min(len(runs) for _, runs in (top, second)), ""
+    if score == SCORE and (gain := _paired(top[1], second[1]))[-1] > 1:
+        said = "{:+.3f} [{:+.3f}, {:+.3f}] on the same {} prompts, ".format(*gain)
+        if gain[1] <= 0:
+            return f"{said}which chance can explain"
+    if few < 2:
+        return f"{said}with one run of each, so another seed may turn the order round"
+    if second[0]["high"] >= top[0]["low"]:
+        return f"{said}but their runs overlap, so more seeds may turn the order round"
+    return f"{said}and no run of it is as good as any of the best" + ("; two seeds are few" if few < 3 else "")
+
+
+def _paired(
+    first: list[PlannedRun], second: list[PlannedRun], model: str = "trained"
+) -> tuple[float, float, float, int]:
     """The gain of the trained models of `first` over `model` ("trained" or "base") of `second`: mean over prompts that
-    all have a score for, low and high end of its 95% interval, number of prompts; None for fewer than two prompts."""
+    all have a score for, low and high end of its 95% interval, number of prompts; NaN for fewer than two prompts."""
     import pandas
 
     def means(runs: list[PlannedRun], name: str) -> "pandas.Series":
@@ -173,25 +185,16 @@ def _paired(first: list[PlannedRun], second: list[PlannedRun], model: str = "tra
         return scores.astype(float).mean(skipna=False)
 
     gains = (means(first, "trained") - means(second, model)).dropna().sort_index().to_numpy()
-    return (gains.mean(), *bootstrap_interval(gains, seed=0), len(gains)) if len(gains) > 1 else None
+    low, high = bootstrap_interval(gains, seed=0) if len(gains) > 1 else (math.nan, math.nan)
+    return gains.mean() if len(gains) else math.nan, low, high, len(gains)
 
 
-def _comparison(top: Pool, second: Pool, score: str) -> str:
-    """Whether the best setting is better than the next, over prompts and over seeds."""
-    few = min(top.row["runs"], second.row["runs"])
-    between, said = _paired(top.runs, second.runs) if score == SCORE else None, ""
-    if between:
-        said = "{:+.3f} [{:+.3f}, {:+.3f}] on the same {} prompts, ".format(*between)
-        if between[1] <= 0:
-            return f"{said}which chance can explain"
-    if few < 2:
-        return f"{said}with one run of each, so another seed may turn the order round"
-    if second.row["high"] >= top.row["low"]:
-        return f"{said}but their runs overlap, so more seeds may turn the order round"
-    return f"{said}and no run of it is as good as any of the best" + ("; two seeds are few" if few < 3 else "")
+def _cell(value: Any) -> Any:
+    """A setting as a table can group by it."""
+    return value if isinstance(value, int | float | str | None) else str(value)
 
 
-def _scores(evaluated: dict[str, Any]) -> dict[str, float]:
+def _scores(evaluated: dict[str, Any]) -> dict[str, Any]:
     """The scores of an evaluation by which runs are compared."""
     base, trained, second = evaluated["base"], evaluated["trained"], evaluated["trained"]["second"]
     scores = {"base": base["mean"]} if base else {}
@@ -202,22 +205,3 @@ def _scores(evaluated: dict[str, Any]) -> dict[str, float]:
     if second and second["versus_base"]:
         scores["second_difference"] = second["versus_base"]["difference"]
     return scores
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a table can group by it."""
-    return isinstance(value, int | float | str | None)
-
-
-def _numbers(result: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in result.items() if type(value) in (int, float)}
-
-
-def _title(score: str) -> str:
-    return "held-out score" if score == SCORE else score
-
-
-def _scores_text(pool: Pool) -> str:
-    row = pool.row
-    spread = f"{row['runs']} runs, {row['low']:.3f} to {row['high']:.3f}" if row["runs"] > 1 else "1 run"
-    return f"{row['mean']:.3f} ({spread})"
