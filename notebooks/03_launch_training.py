@@ -60,9 +60,9 @@ if interactive is None:
 # same settings as code: copy the line, or run `panel.config`, to repeat the run in a batch.
 #
 # **Launch** checks everything again and starts the run in its own process, here or on a Modal GPU. The kernel stays
-# free, so you can run other cells. **Detach** stops watching, **Stop** ends the run at its next step with a checkpoint,
-# **Resume** continues from there. Closing the page or restarting the kernel does not end the run:
-# `widgets.monitor(run_id, runs_dir)` comes back to it.
+# free, so you can run other cells. **Stop** ends the run at its next step with a checkpoint, **Resume** continues from
+# there. Closing the page or restarting the kernel does not end the run: `widgets.monitor(run_id, runs_dir)` comes back
+# to it.
 #
 # *What to look at.* The reward should rise and then level off. If answers get longer and longer, or the entropy drops
 # to 0 in the first steps, the model has found one trick. If the share of groups without spread grows, there is little

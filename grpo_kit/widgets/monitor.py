@@ -1,4 +1,4 @@
-"""`monitor(run)`: a run as it goes on, in a notebook, with buttons to stop, leave and resume it.
+"""`monitor(run)`: a run as it goes on, in a notebook, with buttons to stop and resume it.
 
 A thread reads the run's files, so that the kernel is free for other cells, and a page that was reloaded still shows it.
 """
@@ -13,7 +13,7 @@ import ipywidgets
 import pandas
 
 from grpo_kit.backends.run import Run
-from grpo_kit.backends.watch import PATIENCE_SECONDS, POLL_SECONDS, handle
+from grpo_kit.backends.watch import PATIENCE_SECONDS, POLL_SECONDS
 from grpo_kit.data.samples import last_turn
 from grpo_kit.plots.live import LiveFigure
 from grpo_kit.plots.runs import learning_curve
@@ -35,7 +35,7 @@ def monitor(run: Run | str | Path, runs_dir: str | Path = RUNS_DIR) -> "Monitor"
 
 
 class Monitor(ipywidgets.VBox):
-    """Progress, live figure, newest completions and signs of trouble of a run; buttons to stop, leave and resume it.
+    """Progress, live figure, newest completions and signs of trouble of a run; buttons to stop and resume it.
 
     `run` is the run that is shown, None before there is one.
     """
@@ -46,10 +46,8 @@ class Monitor(ipywidgets.VBox):
         self._follower: threading.Thread | None = None
         self._state, self._is_busy, self._seconds_a_step = "", False, 0.0
         self.stop_button = button("Stop", "End the run at its next step, with a checkpoint", "warning")
-        self.detach_button = button("Detach", "Stop watching; the run goes on, and Watch comes back to it")
         self.resume_button = button("Resume", "Continue the run from its last checkpoint")
         self.stop_button.on_click(lambda _: self.act("Stopping …", self._stop))
-        self.detach_button.on_click(lambda _: self.detach() if self._follower else self.follow(self._shown))
         self.resume_button.on_click(lambda _: self.act("Resuming …", self._resume))
         self.other_buttons = buttons
         self.message, self._progress, self._signs, self._newest = (ipywidgets.HTML() for _ in range(4))
@@ -58,29 +56,17 @@ class Monitor(ipywidgets.VBox):
         self._row = ipywidgets.VBox([self._bar, self._progress], layout={"display": "none"})
         self._live = LiveFigure(self._draw)
         self.figure = self._live.widget
-        verbs = ipywidgets.HBox([*buttons, self.stop_button, self.detach_button, self.resume_button])
+        verbs = ipywidgets.HBox([*buttons, self.stop_button, self.resume_button])
         self.status = ipywidgets.VBox([verbs, self.message, self._row, self._signs])
         self.pictures = ipywidgets.VBox([self.figure, self._newest])
         super().__init__([self.status, self.pictures])
         self._enable()
 
-    @property
-    def _shown(self) -> Run:
-        assert self.run, "the buttons are disabled before there is a run"
-        return self.run
-
     def follow(self, run: Run) -> None:
-        """Shows `run` from now on, until it ends or `detach`."""
+        """Shows `run` from now on, until it ends or another is shown."""
         self.run, self._config, self._state = run, run.config, run.status["state"]
         self._follower = threading.Thread(target=self._keep, args=(run,), name=f"monitor {run.id}", daemon=True)
         self._follower.start()
-        self._enable()
-
-    def detach(self) -> None:
-        """Stops watching. The run goes on."""
-        self._follower = None
-        code = f"widgets.monitor({handle(self._shown)})"
-        self._say(f"Detached; run {self._shown.id} goes on. Watch, or {code}, comes back to it")
         self._enable()
 
     def act(self, what: str, action: Callable[[], str]) -> None:
@@ -88,13 +74,12 @@ class Monitor(ipywidgets.VBox):
         second click, made before the browser shows that the button is disabled, does nothing."""
         if self._is_busy:
             return
-        self._say(what)
-        self._is_busy = True
+        self.message.value, self._is_busy = text_html(what), True
         self._enable()
 
         def work() -> None:
             try:
-                self._say(action())
+                self.message.value = text_html(action())
             except Exception as error:  # in a thread of a notebook nobody else would show it
                 self.message.value = error_html(error)
             self._is_busy = False
@@ -102,46 +87,38 @@ class Monitor(ipywidgets.VBox):
 
         threading.Thread(target=work, daemon=True).start()
 
-    def _say(self, text: str) -> None:
-        self.message.value = text_html(text)
-
     def _enable(self) -> None:
         """Disables the buttons that can do nothing now."""
-        goes_on = self.run is not None and self._state in UNFINISHED
+        goes_on = self._state in UNFINISHED
         for other in self.other_buttons:
             other.disabled = self._is_busy
-        self.stop_button.disabled = self.detach_button.disabled = self._is_busy or not goes_on
-        self.detach_button.description = "Watch" if goes_on and not self._follower else "Detach"
-        self.resume_button.disabled = self._is_busy or self.run is None or goes_on or self._state == "complete"
+        self.stop_button.disabled = self._is_busy or not goes_on
+        self.resume_button.disabled = self._is_busy or goes_on or self._state in ("", "complete")
 
     def _stop(self) -> str:
-        self._shown.stop()
-        if not self._follower:  # after Detach
-            self.follow(self._shown)
-        return f"Run {self._shown.id} stops at its next step, with a checkpoint; Resume continues it"
+        assert self.run, "the button is disabled before there is a run"
+        self.run.stop()
+        return f"Run {self.run.id} stops at its next step, with a checkpoint; Resume continues it"
 
     def _resume(self) -> str:
-        self.follow(self._shown.resume())
-        return f"Run {self._shown.id} continues from its last checkpoint"
+        assert self.run, "the button is disabled before there is a run"
+        self.follow(self.run.resume())
+        return f"Run {self.run.id} continues from its last checkpoint"
 
     def _keep(self, run: Run) -> None:
-        """Shows what is new until the run ends, or something else is shown; the thread's work."""
-        while self._follower is threading.current_thread():
+        """Shows what is new until the run ends, or another is shown; the thread's work."""
+        while self.run is run:
             try:
-                self._show(run)
+                status = run.status_after(PATIENCE_SECONDS)
+                if self.run is run and self._show(run, status):
+                    return
             except Exception as error:  # Modal out of reach, or a broken file: shown until there is a picture again
                 self._signs.value = error_html(error)
-            if self._state not in UNFINISHED and self._follower is threading.current_thread():
-                self._follower = None
-            self._enable()
             time.sleep(POLL_SECONDS)
 
-    def _show(self, run: Run) -> None:
-        status = run.status_after(PATIENCE_SECONDS)
-        if self.run is not run:  # another is shown since
-            return
+    def _show(self, run: Run, status: dict) -> bool:
+        """Shows how the run stands, and returns whether it is over."""
         self._state, step, left = status["state"], status["step"], status["max_steps"] - status["step"]
-        is_over = self._state not in UNFINISHED
         if not step:  # also where a run without a checkpoint starts again
             self._seconds_a_step = 0.0
         self._bar.max, self._bar.value = status["max_steps"], step
@@ -155,9 +132,12 @@ class Monitor(ipywidgets.VBox):
             parts.append(f"reward {status['reward']:.3f}")
         self._progress.value = html.escape(" · ".join(parts))
         self._row.layout.display = None
+        self._enable()
+        is_over = self._state not in UNFINISHED
         if is_over:
-            self._say(f"Run {run.id} is {self._state}: {status['reason'] or run.storage}")
+            self.message.value = text_html(f"Run {run.id} is {self._state}: {status['reason'] or run.storage}")
         self._live.update(run, step, is_over)
+        return is_over
 
     def _draw(self, run: RunDirectory) -> NotebookFigure | None:
         """The run's figure; the warnings and completions, which change with it, are shown too."""

@@ -4,17 +4,14 @@ The widgets show these tables; they need no browser.
 """
 
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from grpo_kit.backends.modal.storage import VolumeStorage
 from grpo_kit.backends.run import Run
 from grpo_kit.data.samples import conversation_text, last_turn
 from grpo_kit.errors import RunError
 from grpo_kit.evaluation.result import BASE, Evaluation
-from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.utils.files import CACHE
 from grpo_kit.utils.json_lines import read_lines
 
@@ -36,24 +33,6 @@ ANSWER_ORDERS = {  # name: which column of `answers` it sorts by, largest first 
 }
 
 
-def find_runs(
-    table: pd.DataFrame, text: str = "", state: str | None = None, by: str = "started", descending: bool = True
-) -> pd.DataFrame:
-    """The rows of kit.runs() that hold every word of `text` in some column and are in `state`, sorted by a column.
-
-    Words are sought in the texts of `as_text`. Steps sort as numbers; unknown values come last. RunError where there is
-    no such column.
-    """
-    if by not in table:
-        raise RunError(f"no column {by!r} to sort runs by; there are: {', '.join(table.columns)}")
-    found = table if state is None else table[table["state"] == state]
-    if words := text.lower().split():
-        lines = [" ".join(row.values()).lower() for row in as_text(found).to_dict("records")]
-        found = found[[all(word in line for word in words) for line in lines]]
-    key = found["step"].str.split("/").str[0].astype(int) if by == "step" else found[by]
-    return found.loc[key.sort_values(ascending=not descending, kind="stable", na_position="last").index]
-
-
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of kit.runs() as they are read: numbers rounded, times in this machine's time zone."""
 
@@ -65,12 +44,6 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
         return format(value, FORMATS.get(name, ""))
 
     return pd.DataFrame({name: [text(str(name), value) for value in table[name]] for name in table}, index=table.index)
-
-
-def run_in(table: pd.DataFrame, row: int, runs_dir: str | Path = RUNS_DIR) -> Run:
-    """The run of a row of kit.runs(runs_dir)."""
-    name = str(table.at[row, "run"])
-    return Run(Path(runs_dir) / name) if table.at[row, "where"] == "here" else Run.at(VolumeStorage(name), name)
 
 
 def completions(run: Run) -> pd.DataFrame:

@@ -97,7 +97,7 @@ def test_the_monitor_shows_a_run_that_is_over_and_what_can_be_done_with_it(train
     shown._follower.join()
     assert "step 20/20 · complete" in shown._progress.value and "is complete" in shown.message.value
     assert bytes(shown.figure.value).startswith(b"\x89PNG") and shown._newest.value.count("<tr>") == 5
-    assert all(b.disabled for b in (shown.stop_button, shown.detach_button, shown.resume_button))
+    assert all(b.disabled for b in (shown.stop_button, shown.resume_button))
     shown.act("…", trained.stop)
     wait_until(lambda: "…" not in shown.message.value)
     assert "is complete already: there is nothing to stop" in shown.message.value
@@ -123,10 +123,6 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(standin, panel,
     (run.path / "metrics.jsonl").unlink()
     shown.resume_button.click()
     wait_until(lambda: shown._state == "running")
-    shown.detach_button.click()
-    assert "Detached" in shown.message.value and shown.detach_button.description == "Watch" and not shown._follower
-    shown.detach_button.click()
-    assert shown._follower.is_alive() and shown.detach_button.description == "Detach"
     shown.follow(trained)  # another run in its place, while the first goes on
     shown._follower.join()
     assert f"Run {trained.id} is complete" in shown.message.value and "20/20" in shown._progress.value
