@@ -53,7 +53,7 @@ run
 # %%
 other = None if second_judge == judge else second_judge
 evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge, second_judge=other, seed=seed)
-evaluation.summary().round(3).drop(columns="stdev min max".split(), errors="ignore")
+evaluation.summary().round(3).drop(columns="stdev min max wins ties losses".split(), errors="ignore")
 
 # %% [markdown]
 # On the left, look for a curve that leaves the base model's band and levels off. If it still climbs at its end, train
@@ -93,7 +93,7 @@ plots.breakdown(evaluation)
 evaluation.services().round(2)
 
 # %% [markdown]
-# Longer answers are a common way to trick a judge. Good: the points of both models are spread alike, and the title says
+# Longer answers are a common way to trick a judge. Good: the points of both models are spread alike, and the legend says
 # that there is no clear trend. Bad: the trained model's answers have moved right, and longer ones score higher. Then
 # add `length=0.1` to `reward_funcs`, or change what the judge rewards.
 

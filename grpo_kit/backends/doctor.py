@@ -16,7 +16,7 @@ from grpo_kit.preflight.doctor import (
     Check,
     Checks,
     data,
-    judging,
+    judge,
     listed,
     model,
     tried,
@@ -42,7 +42,7 @@ def checks_of(config: TrainConfig, on_modal: bool) -> Checks:
     for name in DATA_FILES:
         yield from tried(name, data, config, name, seconds=SECONDS_FOR_DATA)
     yield from tried("model", model, config)
-    yield from judging(config)
+    yield from tried("judge", judge, config)
 
 
 def _all_checks(config: TrainConfig) -> Checks:
@@ -88,4 +88,4 @@ def _checks_on_modal(config: TrainConfig) -> Checks:
     if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY"):
         yield Check("judge", NOT_CHECKED, "no GEMINI_API_KEY here, so Gemini is asked on Modal, when the run begins")
     else:
-        yield from judging(config)
+        yield from tried("judge", judge, config)

@@ -33,10 +33,6 @@ class Launch:
     quoted: dict[str, Any] | None = None  # see Quote.quoted
     notice: str = ""  # what is said before a run starts
 
-    def as_sent(self) -> dict[str, Any]:
-        """The fields that travel to Modal."""
-        return {"machine": self.machine, "usd_per_hour": self.usd_per_hour, "quoted": self.quoted}
-
 
 LOCAL = Launch()
 
@@ -96,9 +92,10 @@ def shortfall_at_start(
         loading = max(0.0, usd_per_hour * status.get("starting_seconds", 0.0) / 3600 - gone)
         return _shortfall(config, spent, cycles, status["step"], loading)
     quoted = status.get("quoted") or {}
-    if not (first := quoted.get("first_step")):
+    if not quoted.get("first_step"):
         return None
-    next_step = Dollars(max(first["usd_loaded"], first["usd_machine"] - gone), first["usd_judge"])
+    machine, judge = quoted["first_step"]
+    next_step = Dollars(max(0.0, machine - gone), judge)
     enough = spent.in_all + max((quoted["usd"] or 0.0) - gone, next_step.in_all)
     return _exceeded(config, spent, next_step, enough, "by the quote the first step")
 

@@ -13,7 +13,7 @@ from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import GPUS, gpu_and_count
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import EarlierRun, like_run
-from grpo_kit.costs.memory import Device, uses_vllm
+from grpo_kit.costs.memory import device_of, uses_vllm
 from grpo_kit.judges.gemini.prices import gemini_prices, judge_price
 from grpo_kit.models.shapes import Shape, shape_of
 
@@ -57,9 +57,7 @@ def range_text(values: Range, shown: Callable[[float], str]) -> str:
     return f"{likely} ({low} to {high})"
 
 
-def minutes(
-    config: TrainConfig, shape: Shape | None, device: Device, runs: Sequence[EarlierRun], gpu: str | None
-) -> Estimate:
+def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) -> Estimate:
     """Minutes from the start to the end of a run on Modal's `gpu`, or on this machine where that is None."""
     if run := like_run(config, runs, gpu, "step", "size") or like_run(config, runs, gpu, "step"):
         first, *others = run.cycles  # the first step is slower than the others
@@ -73,12 +71,12 @@ def minutes(
         every, around = config.num_iterations, STARTING_HERE_SECONDS if run.around is None else run.around
         steps = every * first + max(0, config.max_steps - every) * mean(others or [first])
         return Estimate(times((around + ratio * steps) / 60, factors), source)
-    if shape is None:
+    if (shape := shape_of(config.model_name)) is None:
         return Estimate(None, "the model's shape is not, and there is no earlier run of it")
-    if device.is_gpu and gpu is None:
+    if gpu is None and device_of(config, gpu).is_gpu:
         return Estimate(None, "there is no earlier run of this model on this machine's GPU")
     speed = f"{gpu}'s published speed" if gpu else "a usual CPU's speed"
-    likely = rough_seconds(config, shape, device, gpu) / 60
+    likely = rough_seconds(config, shape, gpu) / 60
     return Estimate(times(likely, ROUGH), f"counted operations and {speed}: very rough, nothing was measured")
 
 
@@ -86,9 +84,9 @@ def _size(config: TrainConfig) -> int:
     return config.completions_per_process * config.max_completion_length
 
 
-def rough_seconds(config: TrainConfig, shape: Shape, device: Device, gpu: str | None) -> float:
+def rough_seconds(config: TrainConfig, shape: Shape, gpu: str | None) -> float:
     """From the start to the end of a run; two operations a parameter and token, prompts at half their longest."""
-    speed = _speed(config, device, gpu)
+    speed = _speed(config, gpu)
     tokens = config.completions_per_process * (config.max_prompt_length / 2 + config.max_completion_length)
     computing = PASSES * 2 * shape.parameters * tokens / speed.operations
     computing += _generating(config, shape, speed) / config.num_iterations
@@ -105,7 +103,8 @@ def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) 
     batch = {"per_device_train_batch_size": asked.batch_size, "gradient_accumulation_steps": 1, "use_vllm": False}
     for name in ("max_prompt_length", "max_completion_length"):
         batch[name] = getattr(asked, name) or getattr(config, name)
-    answering, speed = config.model_copy(update=batch), _speed(config, Device(gpu is not None, 0), gpu)
+    answering = config.model_copy(update=batch)
+    speed = _speed(answering, gpu)
     batches = models_evaluated(config) * -(-asked.n // asked.batch_size)
     return times((speed.starting + batches * _generating(answering, shape, speed)) / 60, ROUGH)
 
@@ -123,12 +122,12 @@ def _generating(config: TrainConfig, shape: Shape, speed: _Speed) -> float:
     return config.max_completion_length * a_token + prompts
 
 
-def _speed(config: TrainConfig, device: Device, gpu: str | None) -> _Speed:
+def _speed(config: TrainConfig, gpu: str | None) -> _Speed:
     if gpu is None:  # by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/results.md)
         cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
         return _Speed(operations=30e9 * cores, bytes=1e10, a_layer=0.004, starting=STARTING_HERE_SECONDS)
     listed = GPUS[gpu_and_count(gpu)[0]]
-    a_layer = 0.0002 if uses_vllm(config, device) else 0.0015
+    a_layer = 0.0002 if uses_vllm(config, device_of(config, gpu)) else 0.0015
     return _Speed(GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer, STARTING_SECONDS)
 
 

@@ -1,10 +1,15 @@
-"""The memory that a run needs, counted from the model's shape. Nothing is loaded or measured, so it takes no time."""
+"""The memory that a run needs, counted from the model's shape, which takes no time, and the memory that there is."""
 
+import shutil
+import subprocess
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
+from grpo_kit.config.gpus import GPUS, gpu_and_count
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.models.shapes import Shape
+from grpo_kit.utils.environment import version_of
 
 GIB = 2**30
 FILLED = 0.9  # of the memory may be planned with; the rest is lost between blocks
@@ -21,6 +26,30 @@ class Device(NamedTuple):
     is_gpu: bool
     gib: float  # what a program can have
     has_vllm: bool = False
+
+
+def device_of(config: TrainConfig, gpu: str | None) -> Device:
+    """One of Modal's GPUs, where requirements-gpu.lock has vLLM, or this machine, whose memory the processes share."""
+    if gpu:
+        return Device(True, GPUS[gpu_and_count(gpu)[0]]["usable_gib"], has_vllm=True)
+    here = _this_machine()
+    return here if here.is_gpu else here._replace(gib=here.gib / config.num_processes)
+
+
+@lru_cache(1)
+def _this_machine() -> Device:
+    """This machine's GPU where torch can use one, else its memory. torch itself is not asked: importing it is slow."""
+    import psutil
+
+    asker = shutil.which("nvidia-smi")
+    if asker and "+cpu" not in (version_of("torch") or "+cpu"):
+        query = [asker, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        try:
+            done = subprocess.run(query, capture_output=True, text=True, timeout=5)
+            return Device(True, int(done.stdout.split()[0]) / 1024, version_of("vllm") is not None)
+        except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+            pass  # a driver with no GPU
+    return Device(False, psutil.virtual_memory().total / GIB)
 
 
 @dataclass(frozen=True)
@@ -121,12 +150,10 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
 def _updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: bool, shares: int) -> float:
     """Bytes at the larger of three moments of a pass, beside what is there in all phases.
 
-    At the head: all that autograd keeps of the layers (`layer_bytes`; with gradient checkpointing each layer's input
-    alone), and a tile of the logits. TRL's fused head makes one such tile however small the vocabulary, and on a CPU
-    copies of it. In a layer, on the way back: the gradients of its MLP's inside, and with checkpointing all that it
-    keeps, made again. At the end: the gradients of all that is trained; from the second of several passes on those of
-    the passes before are there all along. Without an adapter the head and the embedding each give a gradient as large
-    as the vocabulary before the two are added.
+    At the head: all that autograd keeps of the layers (`layer_bytes`; with gradient checkpointing each layer's input),
+    and TRL's tile of the logits, however small the vocabulary. In a layer, on the way back: the gradients of its MLP's
+    inside, and with checkpointing all that it keeps, made again. At the end: all gradients; with several passes they
+    are there all along. Without an adapter the head and the embedding each give one before the two are added.
     """
     sequences, hidden, width = config.per_device_train_batch_size, shape.hidden, _width(config, bf16)
     length = config.max_prompt_length + config.max_completion_length
@@ -152,11 +179,10 @@ def _generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: b
     """Bytes at the larger of four moments of generating with transformers, for all of a process's completions of a step
     at once, beside what is there in all phases.
 
-    Reading the prompts: keys and values of all layers, and the widest that one layer has, its MLP (with an adapter, in
-    float32 and partly four times) or its attention. Choosing the first token: with bfloat16 weights on a CPU, torch
-    copies the head's for every completion. Writing the last token: all keys and values, and one layer's as attention
-    takes them. Choosing it: its logits and their copies in float32, divided by the temperature, as probabilities and as
-    numbers to draw by; with top_p below 1 also sorted.
+    Reading the prompts: keys and values of all layers, and the widest that one layer has, its MLP or its attention.
+    Choosing the first token: with bfloat16 weights on a CPU, torch copies the head's for every completion. Writing the
+    last token: all keys and values, and one layer's as attention takes them. Choosing it: its logits, and their copies
+    that sampling makes in float32.
     """
     together, prompt, autocast = config.completions_per_process, config.max_prompt_length, bf16 and not config.use_lora
     length, width = prompt + config.max_completion_length, _width(config, bf16)

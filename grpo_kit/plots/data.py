@@ -4,7 +4,7 @@ from collections import Counter
 
 from matplotlib.axes import Axes
 
-from grpo_kit.plots.style import BLUE, NotebookFigure, name_rows, styled
+from grpo_kit.plots.style import BLUE, TITLE, NotebookFigure, name_rows, styled
 
 BARS = 20  # the rest are counted together
 
@@ -15,7 +15,8 @@ def data_overview(card: dict) -> NotebookFigure:
     services, acts = card["samples_per_service"], card["acts"]
     figure = NotebookFigure(9, max(3, 1 + 0.2 * min(BARS + 1, max(len(services), len(acts) + 4))))
     total, held_out = sum(card["samples"].values()), card["samples"]["eval"]
-    figure.suptitle(f"{total:,} samples from {sum(card['dialogues'].values()):,} dialogues, {held_out:,} held out")
+    dialogues = sum(card["dialogues"].values())
+    figure.suptitle(f"{total:,} samples from {dialogues:,} dialogues, {held_out:,} held out", **TITLE)
     panels = figure.subplot_mosaic("SA;SL", height_ratios=[max(3, len(acts)), 3])
     _bars(panels["S"], services, "samples per service")
     _bars(panels["A"], acts, "dialogue acts in the answers")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from grpo_kit.plots.style import ABOVE, BLUE, DARK, LIGHT, ORANGE, NotebookFigure, name_rows, styled, whole_ticks
+from grpo_kit.plots.style import ABOVE, BLUE, DARK, LIGHT, ORANGE, TITLE, NotebookFigure, name_rows, styled, whole_ticks
 
 if TYPE_CHECKING:
     from grpo_kit.evaluation.result import Evaluation
@@ -17,7 +17,7 @@ def evaluation_figure(evaluation: "Evaluation") -> NotebookFigure:
     """Left: each model's mean score with its 95% interval, by the second judge too. Right: the gain on each prompt."""
     base, trained, samples = evaluation.base, evaluation.trained, evaluation.samples()
     figure = NotebookFigure(9, 3.6)
-    figure.suptitle(evaluation.line())
+    figure.suptitle(evaluation.line(), **TITLE)
     means, prompts = figure.subplots(1, 2, width_ratios=[1.1, 1])
     _means(means, evaluation)
     if base is None:
@@ -98,21 +98,15 @@ def breakdown(evaluation: "Evaluation") -> NotebookFigure:
 
 @styled()
 def length_against_score(evaluation: "Evaluation") -> NotebookFigure:
-    """Each answer's length and score, base and newest checkpoint; in words whether longer ones score higher."""
+    """Each answer's length and score, base and newest checkpoint; the legend says whether longer ones score higher."""
     samples, trends = evaluation.samples(), evaluation.length_trends()
-    figure = NotebookFigure(9, 3.4)
-    panels = figure.subplots(1, len(trends), sharex=True, sharey=True, squeeze=False)[0]
-    rng = np.random.default_rng(0)
-    for axes, (name, trend), colour in zip(panels, trends.items(), (ORANGE, BLUE)[-len(trends) :], strict=True):
+    figure = NotebookFigure(7, 3.4)
+    axes = figure.subplots()
+    for (name, trend), colour in zip(trends.items(), (ORANGE, BLUE)[-len(trends) :], strict=True):
         words, scores = samples[f"{name} words"], samples[f"{name} score"]
-        aside = rng.uniform(-0.3, 0.3, len(words))  # whole numbers of words would lie on each other
-        axes.plot(words + aside, scores, "o", ms=4, mew=0, alpha=0.5, color=colour)
-        fifths = np.ceil(5 * words.rank(pct=True))
-        look = {"color": DARK, "lw": 1.5, "marker": "D", "ms": 3, "label": "mean of a fifth of the answers"}
-        axes.plot(words.groupby(fifths).mean(), scores.groupby(fifths).mean(), **look)
-        axes.set(title=f"{name}: {trend}", xlabel="words", ylim=(-0.03, 1.03))
-    panels[0].set_ylabel(f"score by {evaluation.judge}")
-    panels[-1].set_xlim(left=0)
-    whole_ticks(panels[-1].xaxis)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower right")
+        axes.plot(words, scores, "o", ms=4, mew=0, alpha=0.5, color=colour, label=f"{name}: {trend}")
+    axes.set(xlabel="words", ylabel=f"score by {evaluation.judge}", ylim=(-0.03, 1.03))
+    axes.set_xlim(left=0)
+    whole_ticks(axes.xaxis)
+    figure.legend(loc="outside upper left")
     return figure

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
-from grpo_kit.plots.style import ABOVE, BLUE, COLOURS, DARK, NotebookFigure, nth_line, styled, whole_ticks
+from grpo_kit.plots.style import ABOVE, BLUE, COLOURS, DARK, TITLE, NotebookFigure, styled, whole_ticks
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.text import dollars
 
@@ -25,6 +25,7 @@ SMALL = {  # a small panel's column, and its title
     "entropy": "entropy (nats per token)",
     "frac_reward_zero_std": "groups with no spread (%)",
     "kl": "KL from the base model",
+    "failures": "judgements failed (%)",
 }
 SHOWN = [*SMALL, "reward", "reward_std", *(f"seconds/{part}" for part in PARTS)]
 LEGEND_WIDTH = 130  # characters
@@ -35,32 +36,28 @@ MARGINS = {"left": 0.072, "right": 0.975, "top": 0.905, "bottom": 0.07, "wspace"
 @styled()
 def learning_curve(run: RunDirectory) -> NotebookFigure:
     """Reward by step with its running mean and spread; below it, what explains a run that does not learn."""
-    raw, status = run.metrics(), run.status
-    metrics = _by_step(raw)
-    has_kl = metrics["kl"].notna().any()
+    metrics, status = _by_step(run), run.status
     figure = NotebookFigure(9, 6.2, layout=None)
-    mosaic: Any = [  # matplotlib declares a list of its own kind
-        ["reward"] * 4,
-        list(SMALL)[:4],
-        ["time", "kl" if has_kl else "time", "latency", "failures"],
-    ]
+    third = "kl" if metrics["kl"].notna().any() else "time"
+    mosaic: Any = [["reward"] * 4, list(SMALL)[:4], ["time", "time", third, "failures"]]
     panels: dict[str, Axes] = figure.subplot_mosaic(mosaic, height_ratios=[2.1, 1, 1], gridspec_kw=MARGINS)
     spent = f", {dollars(status['usd'])}" if status["usd"] else ""
     at = f"step {status['step']} of {status['max_steps']}, {status['state']}{spent}"
-    figure.suptitle(f"{run.id}: {run.config.model_name}, {at}")
+    figure.suptitle(f"{run.id}: {run.config.model_name}, {at}", **TITLE)
     _reward(panels["reward"], metrics, is_judge_alone=run.about.get("reward_weights", [1.0]) == [1.0])
     for name in SMALL.keys() & panels.keys():
-        percent = 100 if name == "frac_reward_zero_std" else 1
-        panels[name].plot(metrics.index, percent * metrics[name], color=DARK)
+        panels[name].plot(metrics[name], color=DARK)
         panels[name].set_title(SMALL[name])
+        most = 102 if "%" in SMALL[name] else 1.1 * panels[name].get_ylim()[1]
         if name != "loss":
-            panels[name].set_ylim(0, 1.1 * panels[name].get_ylim()[1])
-    panels["frac_reward_zero_std"].set_ylim(-2, 102)
-    _times(panels["time"], metrics, is_wide=not has_kl)
-    _judges(panels["latency"], panels["failures"], run.config, raw)
+            panels[name].set_ylim(-0.02 * most, most)  # a line at 0 is seen
+    seconds = [metrics[f"seconds/{part}"].fillna(0) for part in PARTS]
+    panels["time"].stackplot(metrics.index, seconds, labels=PARTS, colors=COLOURS, alpha=0.8, lw=0)
+    panels["time"].set(title="seconds per step", ylim=(0, 1.3 * panels["time"].get_ylim()[1]))  # room for the legend
+    panels["time"].legend(loc="upper right", ncols=3, handlelength=1, columnspacing=0.8)
     first, last = (0, status["max_steps"]) if len(metrics) < 2 else (metrics.index[0], metrics.index[-1])
     for name, panel in panels.items():
-        is_wide = name == "reward" or (name == "time" and not has_kl)
+        is_wide = name in ("reward", "time")
         panel.set_xlabel("step", labelpad=4 if is_wide else 1)
         panel.set_xlim(first - 0.01 * (last - first), last + 0.01 * (last - first))
         whole_ticks(panel.xaxis, most=9 if is_wide else 3)
@@ -87,28 +84,6 @@ def _running_mean(axes: Axes, mean: "pandas.Series", **look: Any) -> None:
     axes.plot(mean, marker="o" if mean.count() == 1 else None, **look)  # one step alone makes no line
 
 
-def _times(axes: Axes, metrics: "pandas.DataFrame", is_wide: bool) -> None:
-    seconds = [metrics[f"seconds/{part}"].fillna(0) for part in PARTS]
-    axes.stackplot(metrics.index, seconds, labels=PARTS, colors=COLOURS, alpha=0.8, lw=0)
-    room = 1.3 if is_wide else 2.6  # for the legend
-    axes.set(title="seconds per step", ylim=(0, room * axes.get_ylim()[1]))
-    axes.legend(loc="upper right", ncols=3 if is_wide else 1, handlelength=1, columnspacing=0.8)
-
-
-def _judges(latency: Axes, failures: Axes, config: TrainConfig, metrics: "pandas.DataFrame") -> None:
-    """How long each judge takes for a step's completions, and the share of them that it leaves without a score."""
-    for judge, colour in zip(config.judge, (DARK, COLOURS[1]), strict=False):
-        if f"judge/{judge}/seconds" in metrics:
-            latency.plot(metrics["step"], metrics[f"judge/{judge}/seconds"], color=colour, label=judge)
-            failed = metrics[f"judge/{judge}/failures"] / config.completions_per_step
-            failures.plot(metrics["step"], 100 * failed, color=colour)
-    latency.set(title="judge (seconds per step)", ylim=(0, None))
-    most = max(1, failures.get_ylim()[1])
-    failures.set(title="judgements failed (%)", ylim=(-0.02 * most, most))  # a line at 0, as it should be, is seen
-    if len(latency.get_lines()) > 1:
-        latency.legend(loc="upper right")
-
-
 @styled()
 def compare_runs(runs: Sequence[RunDirectory]) -> NotebookFigure:
     """The running mean of several runs' rewards in one picture; the legend says which settings differ.
@@ -118,14 +93,15 @@ def compare_runs(runs: Sequence[RunDirectory]) -> NotebookFigure:
     """
     if not runs:
         raise RunError("there is no run to compare", "Give at least one")
-    metrics = [_by_step(run.metrics()) for run in runs]
+    metrics = [_by_step(run) for run in runs]
     window = _window(max(map(len, metrics)))
     labels = [textwrap.shorten(label, LEGEND_WIDTH, placeholder=" …") for label in _differences(runs)]
     columns = max(1, min(6, len(runs), LEGEND_WIDTH // (max(map(len, labels)) + 8)))
     figure = NotebookFigure(9, 3.4 + 0.18 * len(runs) / columns)
     axes = figure.subplots()
     for i, (found, label) in enumerate(zip(metrics, labels, strict=True)):
-        _running_mean(axes, found["reward"].rolling(window, min_periods=1).mean(), label=label, **nth_line(i))
+        look = {"color": COLOURS[i % 6], "ls": ("-", "--", ":", "-.")[i // 6 % 4], "lw": 1.8}
+        _running_mean(axes, found["reward"].rolling(window, min_periods=1).mean(), label=label, **look)
     axes.set(title=f"reward (mean of the last {window} steps)", xlabel="step", ylabel="reward")
     axes.margins(x=0.01)
     whole_ticks(axes.xaxis)
@@ -160,8 +136,10 @@ def _window(steps: int) -> int:
     return max(3, steps // 10)
 
 
-def _by_step(metrics: "pandas.DataFrame") -> "pandas.DataFrame":
-    """The columns of run.metrics() that the figures show, by step; NaN where something was not measured."""
-    if "step" in metrics:
-        metrics = metrics.set_index("step")
-    return metrics.reindex(columns=SHOWN).astype(float)
+def _by_step(run: RunDirectory) -> "pandas.DataFrame":
+    """The columns of run.metrics() that the figures show, by step; shares in percent, NaN where not measured."""
+    found = run.metrics()
+    shown = (found.set_index("step") if "step" in found else found).reindex(columns=SHOWN).astype(float)
+    failed = found.filter(regex="^judge/.*/failures$").sum(axis=1, min_count=1).to_numpy()
+    shown["failures"] = failed / (len(run.config.judge) * run.config.completions_per_step)
+    return shown.assign(**{name: 100 * shown[name] for name in ("failures", "frac_reward_zero_std")})

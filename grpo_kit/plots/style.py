@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 COLOURS = BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00".split()
 DARK, LIGHT = "#555555", "#BBBBBB"
+TITLE: dict[str, Any] = {"x": 0.01, "ha": "left"}  # a figure's, above its left end
 ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}  # a legend beside the title
 SMALL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}  # a number beside a point
 STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("kit.mplstyle"), use_default_template=False)
@@ -40,10 +41,6 @@ class NotebookFigure(Figure):
         """`width` and `height` in inches."""
         super().__init__(figsize=(width, height), layout=layout)
 
-    def suptitle(self, t: str, **look: Any):
-        """A title above the left end of the figure."""
-        return super().suptitle(t, x=0.01, ha="left", **look)
-
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
         self.savefig(png, format="png", dpi=110)
@@ -56,11 +53,6 @@ def name_rows(axes: Axes, names: Sequence[str], at_least: int = 0) -> None:
     axes.set_ylim(max(len(names), at_least) - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-
-
-def nth_line(i: int) -> dict[str, Any]:
-    """A colour and dashes that tell the first 24 lines apart."""
-    return {"color": COLOURS[i % 6], "ls": ("-", "--", ":", "-.")[i // 6 % 4], "lw": 1.8}
 
 
 def whole_ticks(axis: Axis, most: int = 9) -> None:

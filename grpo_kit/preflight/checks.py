@@ -29,14 +29,6 @@ from grpo_kit.training.plan import missing_package
 from grpo_kit.utils.text import dollars, duration, settings_text
 
 LOADING_GIB = 4.0  # of a container's memory, beside the weights, which pass through it
-KINDS = (  # settings that make a run fit, those that keep most first
-    {"use_vllm"},
-    {"gradient_checkpointing"},
-    {"per_device_train_batch_size", "gradient_accumulation_steps"},
-    {"use_lora"},
-    {"num_generations", "per_device_train_batch_size", "gradient_accumulation_steps"},
-    {"max_completion_length"},
-)
 Problems = Iterator[Problem]
 
 
@@ -66,28 +58,31 @@ def memory_problems(quote: Quote) -> Problems:
     has_fitted = measured is not None and measured <= FILLED * device.gib
     if quote.shape and quote.memory and not has_fitted and (why := shortage(quote.memory, device)):
         ways = [settings_text(way) for way in fitting_settings(config, quote.shape, device)]
-        ways += [f"gpu={fit.gpu} (${fit.usd_per_hour:.2f} an hour)" for fit in quote.fits[:1]]
+        ways += [f"gpu={gpu} (${usd:.2f} an hour)" for gpu, usd in list(quote.fits.items())[:1]]
         yield Problem(why, f"Fits with {', or '.join(ways)}" if ways else "Choose a smaller model")
 
 
 def fitting_settings(config: TrainConfig, shape: Shape, device: Device) -> list[Fix]:
-    """Settings with which it fits, each way by itself and as little of it as does; those that keep most come first."""
-    return [way for names in KINDS if (way := _fitted(config, shape, device, names))]
+    """Settings with which it fits, each way by itself and as little of it as does; the most useful first."""
+    ways = []
+    for names in [fix.keys() for fix in _memory_fixes(config, shape, device)]:
+        trial, way = config, {}
+        while fix := next((fix for fix in _memory_fixes(trial, shape, device) if fix.keys() == names), None):
+            trial, way = trial.replace(**fix), way | fix
+        if not shortage(memory_needed(trial, shape, device), device):
+            ways.append(way)
+    return ways
 
 
-def _fitted(config: TrainConfig, shape: Shape, device: Device, names: set[str]) -> Fix:
-    """As much of training.failures' fix of these settings as is needed; empty where that does not help."""
-    trial, changed = config, {}
-    for _ in range(12):
-        memory = memory_needed(trial, shape, device)
-        if not shortage(memory, device):
-            return changed
-        checkpointing = decided(trial.gradient_checkpointing, device.is_gpu)
-        machine = Machine(device.gib if device.is_gpu else None, checkpointing, uses_vllm(trial, device))
-        fixes = memory_fixes(trial, Shortage("", device.is_gpu), memory.phase, machine)
-        fix = next((fix for fix in fixes if fix.keys() == names), {})
-        trial, changed = trial.replace(**fix), changed | fix
-    return {}
+def _memory_fixes(config: TrainConfig, shape: Shape, device: Device) -> list[Fix]:
+    """The advice of training.failures that this device can take; empty where it fits."""
+    memory = memory_needed(config, shape, device)
+    if not shortage(memory, device):
+        return []
+    checkpointing = decided(config.gradient_checkpointing, device.is_gpu)
+    machine = Machine(device.gib if device.is_gpu else None, checkpointing, uses_vllm(config, device))
+    fixes = memory_fixes(config, Shortage("", device.is_gpu), memory.phase, machine)
+    return [fix for fix in fixes if not fix.keys() & {"gpu", "memory"}]
 
 
 def modal_problems(quote: Quote) -> Problems:

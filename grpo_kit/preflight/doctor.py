@@ -7,19 +7,15 @@ in backends/modal/checks.py.
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.data.demo import DEFAULT_DATA, data_folder
+from grpo_kit.data.demo import DEFAULT_DATA
 from grpo_kit.data.samples import read_samples
 from grpo_kit.errors import ConfigError, KitError, Problem
-from grpo_kit.judges.batch import run_async
-from grpo_kit.judges.cache import RewardCache
-from grpo_kit.judges.canaries import complaint, try_canaries
 from grpo_kit.judges.registry import make_judge
 from grpo_kit.models.load import SMOLLM2, download_problem
 from grpo_kit.utils.files import CACHE
@@ -28,7 +24,6 @@ OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
 SECONDS = 20  # for one check; left alone, Modal's library tries for a minute to connect
 SECONDS_FOR_DATA = 120
 SECONDS_TO_START = 90  # for a container, which may have to load its image first
-CANARY_CACHE = "canaries.cache.sqlite"
 PREPARE = f"grpo-kit prepare TRACES --out {DEFAULT_DATA}"
 
 
@@ -51,14 +46,6 @@ class Check:
 
 
 Checks = Iterator[Check]
-
-
-def judging(config: TrainConfig) -> Checks:
-    """Whether the judges can be asked, and whether they see through answers that are worth nothing."""
-    (judge,) = tried("judge", lambda: [checked("judge", judge_problem(config), judges_in(config))])
-    yield judge
-    if judge.state == OK and config.canaries != "off":
-        yield from tried("canaries", _canaries, config)
 
 
 def checked(name: str, problem: Problem | None, well: str) -> Check:
@@ -112,22 +99,8 @@ def model(config: TrainConfig) -> Checks:
     yield checked("model", model_problem(config.model_name), config.model_name)
 
 
-def _canaries(config: TrainConfig) -> Checks:
-    """As a run tries them before its first step, on the data's samples where they are here, else on the kit's own.
-    Judgements are kept, so that asking again costs nothing."""
-    train = Path(config.data) / "train.jsonl"
-    samples = list(read_samples(train if train.exists() else data_folder(DEFAULT_DATA) / "train.jsonl"))
-    for name in config.judge:
-        with closing(make_judge(name, config)) as judge, closing(RewardCache(CACHE / CANARY_CACHE)) as cache:
-            results, made = run_async(try_canaries(judge, cache, samples, seed=config.seed))
-        failed = [verdict for verdict in made if verdict.score is None]
-        if all(canary.mean is None for canary in results):
-            yield Check("canaries", PROBLEM, f"{name} judged nothing: {failed[0].reason}", "try again in a while")
-        elif why := complaint(judge, results):
-            yield Check("canaries", PROBLEM, why.what, f"mend the judge or the rubrics: {why.fix}")
-        else:
-            costs = f"; {len(made)} judgements were made for it" if judge.usage and made else ""
-            yield Check("canaries", OK, f"{name} rewards none of {len(results) - 1} kinds of worthless answers{costs}")
+def judge(config: TrainConfig) -> Checks:
+    yield checked("judge", judge_problem(config), judges_in(config))
 
 
 def judges_in(config: TrainConfig) -> str:

@@ -9,24 +9,11 @@ from grpo_kit.costs.forecast import Range, range_text
 from grpo_kit.costs.memory import Device, Memory
 from grpo_kit.errors import Problem
 from grpo_kit.models.shapes import Shape
-from grpo_kit.preflight.doctor import NOT_CHECKED, OK, PROBLEM, Check
+from grpo_kit.preflight.doctor import Check
+from grpo_kit.runs.spending import Dollars
 from grpo_kit.utils.text import dollars, duration
 
 ERROR = "var(--jp-error-color1, #d32f2f)"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One of Modal's GPUs that the run fits on, with its time and dollars there."""
-
-    gpu: str
-    usd_per_hour: float  # of the GPU alone
-    minutes: Range | None
-    usd: Range | None  # GPU, cores and memory
-
-    def __str__(self) -> str:
-        took = f", {_minutes(self.minutes[1])}, {dollars(self.usd[1])}" if self.minutes and self.usd else ""
-        return f"{self.gpu} (${self.usd_per_hour:.2f}/h{took})"
 
 
 @dataclass(frozen=True)
@@ -46,15 +33,10 @@ class Quote:
     usd_from: str
     judge_usd: Range | None
     judge_usd_from: str
-    # Dollars to the end of the first step: usd_machine (of which usd_loaded are the step's own) and usd_judge
-    first_step: dict[str, float] | None
-    fits: tuple[Fit, ...]  # on Modal: the GPUs that it fits on, by their price
+    first_step: Dollars | None  # to its end
+    fits: dict[str, float]  # on Modal: the GPUs that it fits on and their dollars an hour, by their price
     checks: tuple[Check, ...] = ()  # of data, hub, Modal and judge; empty where none was made
     problems: tuple[Problem, ...] = ()
-
-    @property
-    def parameters(self) -> int | None:
-        return self.shape.parameters if self.shape else None
 
     @property
     def where(self) -> str:
@@ -88,18 +70,16 @@ class Quote:
         }
 
     def in_short(self) -> str:
-        """What every launch says: a line of time and memory, one of dollars where it costs any, and the problems."""
+        """The lines that every launch says: time and memory, dollars where it costs any, and the problems."""
         rows = dict(self.rows())
-        memory = f"{self.memory_gib:.1f} of {self.device.gib:.1f} GiB" if self.memory_gib else "memory not known"
-        lines = [f"Quote ({self.where}): {rows['time']}; {memory}"]
-        if costs := [f"{name} {rows[name]}" for name in ("Modal", "judge", "max_usd") if name in rows]:
-            lines.append(f"Quote: {'; '.join(costs)}")
+        lines = [f"Quote ({self.where}): {rows['time']}; memory {rows['memory']}"]
+        lines += [f"Quote: {name} {rows[name]}" for name in ("Modal", "judge") if name in rows]
         return "\n".join([*lines, *(f"Warning: {problem}" for problem in self.problems)])
 
     def rows(self) -> list[tuple[str, str]]:
         """All that it says apart from problems: a name and a text each."""
-        config, parameters = self.config, f", {self.parameters:,} parameters" if self.parameters else ""
-        steps = f"{config.prompts_per_step} prompts, {config.completions_per_step} completions"
+        config, parameters = self.config, f", {self.shape.parameters:,} parameters" if self.shape else ""
+        steps = f"{config.prompts_per_step} prompts, {config.completions_per_step} of {self.completions:,} completions"
         if config.num_processes > 1:
             steps += f", by {config.num_processes} processes"
             steps += " that share the weights out (FSDP)" if self.memory and self.memory.shares > 1 else ""
@@ -108,7 +88,6 @@ class Quote:
             ("where", self.where),
             ("model", config.model_name + parameters),
             ("a step", steps),
-            ("in all", f"{self.completions:,} completions"),
             ("memory", self._memory()),
             ("time", time + self.minutes_from),
         ]
@@ -120,11 +99,11 @@ class Quote:
             rows.append(("judge", f"{likely} ({self.judge_usd_from})"))
         elif not self.on_modal:
             rows.append(("cost", "nothing"))
-        if config.max_usd is not None:
-            rows.append(("max_usd", f"${config.max_usd:g}: before the step that would pass it the run stops"))
-        rows.append(("checked", self._checked()))
+        checked = ", ".join(f"{check.name} {check.state}" for check in self.checks)
+        unchecked = "only this machine: kit.quote(config), --dry-run and every launch ask the hub, Modal and the judge"
+        rows.append(("checked", checked or unchecked))
         if self.fits:
-            rows.append(("fits on", "; ".join(map(str, self.fits[:4]))))
+            rows.append(("fits on", ", ".join(f"{gpu} (${usd:.2f}/h)" for gpu, usd in list(self.fits.items())[:4])))
         return rows
 
     def _memory(self) -> str:
@@ -138,20 +117,11 @@ class Quote:
         earlier = f"; an earlier run of these sizes peaked at {peak}" if peak else ""
         return f"{memory.needed:.1f} of the {'GPU' if self.device.is_gpu else 'machine'}'s {gib} ({counted}){earlier}"
 
-    def _checked(self) -> str:
-        """The names of the checks by their state."""
-        if not self.checks:
-            return "only this machine: kit.quote(config), --dry-run and every launch ask the hub, Modal and the judge"
-        by_state = {
-            state: [check.name for check in self.checks if check.state == state] for state in (OK, PROBLEM, NOT_CHECKED)
-        }
-        return "; ".join(f"{state}: {', '.join(names)}" for state, names in by_state.items() if names)
-
     def __str__(self) -> str:
         lines = [f"{name:<8} {text}" for name, text in self.rows()]
         return "\n".join([*lines, *(f"problem  {problem}" for problem in self.problems)])
 
-    def html(self) -> str:
+    def _repr_html_(self) -> str:
         """A small table, in the page's own colours."""
         cell = 'style="text-align: left; vertical-align: top; padding: 0.1em 0.6em 0.1em 0'
         rows = [(name, "opacity: 0.7", text) for name, text in self.rows()]
@@ -161,8 +131,6 @@ class Quote:
         ]
         look = "border: 0; background: none; color: inherit; font: inherit; line-height: 1.4"
         return f'<table style="{look}">{"".join(lines)}</table>'
-
-    _repr_html_ = html
 
 
 def _minutes(value: float) -> str:

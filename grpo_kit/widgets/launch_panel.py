@@ -73,7 +73,7 @@ class LaunchPanel(Panel):
         """Shows what follows from what was asked for: the other settings, the quote, the code."""
         try:
             config = self.config
-            quoted = quote(config, self._runs_dir, ask=False).html()
+            quoted = quote(config, self._runs_dir, ask=False)._repr_html_()
         except Exception as error:  # in a widget's callback nobody else would show it
             self._quote.value = error_html(error)
             self.launch_button.disabled = True

@@ -191,7 +191,7 @@ def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(
     (smoke,) = Path("runs/.modal").iterdir()
     assert f"the first step of {smoke.name}" in quote.minutes_from and "2027-01-31" in quote.usd_from
     first = json.loads((smoke / "status.json").read_text())
-    assert quote.first_step["usd_machine"] == pytest.approx(first["usd"], rel=0.1) and first["usd"] > 0.5
+    assert quote.first_step.machine == pytest.approx(first["usd"], rel=0.1) and first["usd"] > 0.5
 
     run = kit.train.spawn(rewards=[slow], max_usd=first["usd"] + 4, **STEPS)
     run.watch()
@@ -202,7 +202,7 @@ def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(
     with pytest.raises(kit.ConfigError, match=r"max_usd=.* would be passed"):
         run.resume()
     run.resume(max_usd=None).watch()
-    assert same_weights(run, undisturbed) and run.status["usd"] > run.status["quoted"]["first_step"]["usd_machine"]
+    assert same_weights(run, undisturbed) and run.status["usd"] > run.status["quoted"]["first_step"][0]
 
 
 def test_stop_saves_the_step_and_kill_is_at_once_and_both_can_be_gone_on_with(server, hold, undisturbed):

@@ -81,7 +81,7 @@ def test_canaries_that_spend_the_budget_stop_the_run_before_the_model_is_loaded(
 ):
     monkeypatch.setattr("grpo_kit.training.grpo.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     settings = {**SHORT, "canaries": "warn", "gemini_input_price": 1e4, "gemini_output_price": 0.0}  # a dollar a call
-    likely = kit.quote(kit.TrainConfig(**settings), tmp_path, "local", ask=False).first_step["usd_judge"]
+    likely = kit.quote(kit.TrainConfig(**settings), tmp_path, "local", ask=False).first_step.judge
     with pytest.raises(RunStopped, match="Stopped before anything was loaded"):
         kit.train(run_id="canaries", max_usd=likely, data=str(demo_data), runs_dir=tmp_path, **settings)
     status = Run("canaries", tmp_path).status
@@ -91,9 +91,7 @@ def test_canaries_that_spend_the_budget_stop_the_run_before_the_model_is_loaded(
 def test_a_machines_seconds_are_dollars_and_add_up_over_processes(tmp_path):
     config = kit.TrainConfig(run_id="paid", num_iterations=2, max_usd=1.0)
     about = {"data": {"folder": "", "fingerprint": ""}, "rewards": []}
-    run = open_run(
-        config, about, tmp_path, {"usd": 2.0, "first_step": {"usd_machine": 0.4, "usd_loaded": 0.1, "usd_judge": 0.1}}
-    )
+    run = open_run(config, about, tmp_path, {"usd": 2.0, "first_step": [0.4, 0.1]})
     for _ in range(2):
         with RunWriter(run, config, usd_per_hour=3600.0) as writer:
             writer.judged_usd = lambda: 0.5
@@ -109,7 +107,7 @@ def test_a_machines_seconds_are_dollars_and_add_up_over_processes(tmp_path):
     assert not shortfall_at_start(config, Dollars(0.5, 0.0), new, [], 0.0)
     assert "max_usd=2.9 likely" in str(shortfall_at_start(config, Dollars(0.6, 0.0), new, [], 0.0))
     assert not shortfall_at_start(config, Dollars(0.6, 0.0), new, [], 360.0, seconds_gone=3.0), "of it 0.3 is spent"
-    assert shortfall_at_start(config, Dollars(0.9, 0.0), new, [], 360.0, seconds_gone=30.0), "the step's own 0.2 is not"
+    assert shortfall_at_start(config, Dollars(0.95, 0.0), new, [], 360.0, seconds_gone=30.0), "the judge's 0.1 is not"
     # Two steps share their completions, so they are paid for together; a new process loads once more.
     steps = [{"step_time": 1.0, "judge/gemini/usd": usd} for usd in (0.2, None, 0.2, None)]
     made = {"step": 4, "starting_seconds": 5.0}

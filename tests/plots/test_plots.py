@@ -168,8 +168,8 @@ def test_breakdown_and_lengths_draw_the_tables(tmp_path):
     assert len(hollow) == 2
     figure = length_against_score(evaluation)
     assert_readable(figure)
-    points = panel(figure, "checkpoint-20: ").get_lines()[0]
-    assert list(points.get_ydata()) == scores["checkpoint-20"]
+    _, trained = figure.axes[0].get_lines()
+    assert list(trained.get_ydata()) == scores["checkpoint-20"] and trained.get_label().startswith("checkpoint-20: ")
     for figure in (breakdown, length_against_score):
         assert_readable(figure(new_evaluation(tmp_path, {"alone": [0.1, 0.9, None]})))
 

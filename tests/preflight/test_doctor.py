@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from gemini_server import GeminiServer, error, says
+from gemini_server import GeminiServer, error
 from helpers import ROOT
 from hub_server import GATED, LET_IN, MODEL, NOT_LET_IN, HubServer
 from modal_server import ModalServer
@@ -203,36 +203,11 @@ def test_secrets_are_never_said(places):
     assert "modal setup" in found["Modal token"] and "planted" not in str(found)
 
 
-def test_a_dry_run_tries_the_judge_on_worthless_answers_and_pays_for_that_once(places):
-    places.write_data(places.folder / "mine")
-    sizes = ("--per-device-train-batch-size", "8", "--gradient-accumulation-steps", "1")
-    flags = ("--data", "mine", "--judge", "gemini", *sizes)
-    keys = {"GRPO_KIT_BACKEND": "local", "GEMINI_API_KEY": "k-planted"}
-    said = places.dry_run(*flags, is_well=False, **keys)  # by the number of letters
-    assert "ok: train.jsonl, eval.jsonl, model, judge; problem: canaries" in said
-    assert "rewards answers that are worth nothing" in said and "padding" in said and "02_prototype_rewards" in said
-    asked = len(places.gemini.requests)
-    assert asked == 7, "an answer each, and none for nothing at all"
-    assert places.dry_run(*flags, is_well=False, **keys) == said and len(places.gemini.requests) == asked
-
-    def sees_through(request):
-        score = float(request.replies == ["Paris."])
-        return says(json.dumps({"analysis": "", "criteria": [{"criterion": "it", "met": "yes"}], "score": score}))
-
-    places.gemini.reply = sees_through
-    flags += ("--gemini-temperature", "0.5")  # judgements of their own
-    said = places.dry_run(*flags, is_well=True, **keys)
-    assert "model, judge, canaries\n" in said and "problem" not in said and "planted" not in said
-    places.gemini.reply = lambda request: error(500, "down", "INTERNAL")
-    fast = ("--gemini-max-retries", "0", "--gemini-temperature", "0.6")
-    assert "gemini judged nothing" in places.dry_run(*flags, *fast, is_well=False, **keys)
-
-
 def test_a_dry_run_on_modal_asks_for_secrets_licence_and_data_and_starts_no_container(places):
     said = places.dry_run("--judge", "gemini", "--model-name", GATED, is_well=False, GRPO_KIT_BACKEND="modal")
     assert "modal secret create gemini-secret GEMINI_API_KEY=…" in said and "grpo-kit prepare" in said
     assert "demo-lab/gated-gemma-it: the model is gated" in said and "modal secret create huggingface-secret" in said
-    assert "not checked: judge" in said and not places.modal.apps and not places.modal.volumes
+    assert "judge not checked" in said and not places.modal.apps and not places.modal.volumes
 
 
 @needs_containers

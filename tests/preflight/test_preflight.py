@@ -12,9 +12,9 @@ import pytest
 
 import grpo_kit as kit
 from grpo_kit.costs.forecast import rough_seconds
-from grpo_kit.costs.memory import Device, layer_bytes, memory_needed, shortage
+from grpo_kit.costs.memory import Device, device_of, layer_bytes, memory_needed, shortage
 from grpo_kit.models.shapes import shape_from, shape_of
-from grpo_kit.preflight.check import launch_of, modal_device
+from grpo_kit.preflight.check import launch_of
 from grpo_kit.preflight.checks import budget_problems, fitting_settings
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.spending import Dollars
@@ -148,7 +148,7 @@ def test_a_quote_and_what_a_launch_checks_are_quick_and_load_neither_torch_nor_t
     seconds = []
     for steps in range(10, 20):
         started = time.perf_counter()
-        on_modal(trained.path.parent, model_name=GEMMA, judge="gemini", max_steps=steps).html()
+        on_modal(trained.path.parent, model_name=GEMMA, judge="gemini", max_steps=steps)._repr_html_()
         seconds.append(time.perf_counter() - started)
     assert min(seconds[1:]) < 0.02
 
@@ -160,9 +160,7 @@ def test_gemma_fits_an_a10_and_its_dollars_are_time_times_price(tmp_path):
     hourly = 1.10 + 32 * 0.0080 + 2 * 0.047
     assert quote.usd == pytest.approx([hourly * minutes / 60 for minutes in quote.minutes])
     assert quote.usd_most == pytest.approx(hourly * 4 * 4)
-    assert quote.fits[0].gpu == "L4" and [fit.usd_per_hour for fit in quote.fits] == sorted(
-        fit.usd_per_hour for fit in quote.fits
-    )
+    assert next(iter(quote.fits)) == "L4" and list(quote.fits.values()) == sorted(quote.fits.values())
 
 
 @pytest.mark.parametrize(
@@ -178,16 +176,15 @@ def test_what_does_not_fit_comes_with_settings_and_a_gpu_that_do(tmp_path, gpu, 
     config = kit.TrainConfig(**settings, gpu=gpu)
     quote = kit.quote(config, tmp_path, "modal", ask=False)
     (problem,) = [problem for problem in quote.problems if "GiB" in problem.what]
-    shape, device = shape_of(config.model_name), modal_device(gpu)
+    shape, device = shape_of(config.model_name), device_of(config, gpu)
     ways = fitting_settings(config, shape, device)
-    assert ways and quote.fits[0].gpu != gpu and f"gpu={quote.fits[0].gpu}" in problem.fix
+    assert ways and gpu not in quote.fits and f"gpu={next(iter(quote.fits))}" in problem.fix
     for way in ways:
         assert not shortage(memory_needed(config.replace(**way), shape, device), device)
         assert all(f"{name}={str(value).lower()}" in problem.fix for name, value in way.items())
-    fits = [fit.gpu for fit in quote.fits]
     for name in ("T4", "L4", "A100-80GB", "B200"):
-        there = modal_device(name)
-        assert (name in fits) == (not shortage(memory_needed(config, shape, there), there))
+        there = device_of(config, name)
+        assert (name in quote.fits) == (not shortage(memory_needed(config, shape, there), there))
 
 
 def test_a_model_that_does_not_fit_whole_is_shared_out_among_gpus(tmp_path):
@@ -209,7 +206,7 @@ def test_a_model_that_does_not_fit_whole_is_shared_out_among_gpus(tmp_path):
     largest = kit.TrainConfig(model_name=str(_of_27b(tmp_path)), use_lora=False, memory=336 * 1024)
     eight = {"gpu": "B200:8", "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
     found = [kit.quote(config, tmp_path, "modal", ask=False) for config in (largest, largest.replace(**eight))]
-    assert [[fit.gpu for fit in quote.fits] for quote in found] == [[], ["B200:8"]]
+    assert [list(quote.fits) for quote in found] == [[], ["B200:8"]]
     assert not any("It needs" in problem.what for problem in found[1].problems)
     config = kit.TrainConfig(model_name="Qwen/Qwen3-4B", use_lora=False, gpu="A100-80GB:2", memory=56 * 1024)
     assert not kit.quote(config, tmp_path, "modal", ask=False).problems, "48.9 GiB are not 48"
@@ -291,14 +288,13 @@ def test_the_judges_dollars_are_assumed_and_then_known_from_a_run(tmp_path, trai
 def test_an_unknown_model_is_said_to_be_unknown_and_no_text_is_markup(tmp_path):
     quote = on_modal(tmp_path, model_name="<b>me</b>/|mine")
     assert quote.memory is None and quote.memory_gib is None and quote.minutes is None and not quote.fits
-    assert "not known" in str(quote) and "<b>me" not in quote.html() and "&lt;b&gt;me" in quote.html()
-    assert quote._repr_html_() == quote.html()
+    assert "not known" in str(quote)
+    assert "<b>me" not in quote._repr_html_() and "&lt;b&gt;me" in quote._repr_html_()
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**SMALL, "model_type": "llama"}))
-    assert (
-        here(tmp_path, model_name=str(folder)).parameters == shape_from({**SMALL, "model_type": "llama"}, "").parameters
-    )
+    parameters = shape_from({**SMALL, "model_type": "llama"}, "").parameters
+    assert here(tmp_path, model_name=str(folder)).shape.parameters == parameters
 
 
 def test_a_bad_line_of_the_data_is_found_and_said_once(tmp_path):
@@ -338,7 +334,7 @@ def test_a_run_that_is_there_is_quoted_by_its_own_settings_and_for_what_is_left(
 def test_what_is_spent_counts_against_max_usd(tmp_path):
     config = kit.TrainConfig(model_name=GEMMA, max_steps=100, timeout=14400)
     likely = kit.quote(config, tmp_path, "modal", ask=False).usd_in_all
-    quoted = {"usd": likely, "first_step": {"usd_machine": 0.01, "usd_loaded": 0.01, "usd_judge": 0.0}}
+    quoted = {"usd": likely, "first_step": [0.01, 0.0]}
     enough = config.replace(max_usd=1.505 * likely)
     assert not list(budget_problems(enough, quoted, Dollars(0.0, 0.0)))
     (problem,) = budget_problems(enough, quoted, Dollars(likely, 0.0))
@@ -358,10 +354,7 @@ def test_processes_share_the_cores_and_modal_has_eight_gpus(tmp_path):
     sizes = {"gradient_accumulation_steps": 1, "torch_threads": 1}
     one, many = (
         rough_seconds(
-            kit.TrainConfig(num_processes=n, per_device_train_batch_size=512 // n, **sizes),
-            shape_of("tiny"),
-            Device(False, 8.0),
-            None,
+            kit.TrainConfig(num_processes=n, per_device_train_batch_size=512 // n, **sizes), shape_of("tiny"), None
         )
         for n in (os.cpu_count(), 8 * os.cpu_count())
     )

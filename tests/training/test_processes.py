@@ -88,7 +88,7 @@ def test_a_gpu_is_written_as_modal_writes_it_and_costs_as_many():
     assert more == pytest.approx(3 * GPUS["A100-80GB"]["usd_per_hour"])
     quote = kit.quote(several, backend="modal", ask=False)
     assert quote.config.completions_per_step == 128 and "by 4 processes" in str(quote) and "A100-80GB:4" in quote.where
-    assert all(fit.gpu.endswith(":4") for fit in quote.fits)
+    assert all(gpu.endswith(":4") for gpu in quote.fits)
 
 
 JUDGED = {"judge": "gemini", "gemini_max_in_flight": 3, "canaries": "off"}

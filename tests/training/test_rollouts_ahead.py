@@ -11,7 +11,6 @@ from trl import GRPOTrainer
 
 from grpo_kit import ConfigError, Run, TrainConfig, train
 from grpo_kit.costs.forecast import rough_seconds
-from grpo_kit.costs.memory import Device
 from grpo_kit.errors import RunStopped
 from grpo_kit.models.shapes import shape_of
 from grpo_kit.training.trainer import KitTrainer
@@ -107,9 +106,7 @@ def test_what_is_quoted_and_refused():
     with pytest.raises(ConfigError, match="Use one of the two"):
         TrainConfig(max_staleness=1, num_iterations=2, save_steps=2)
     slow = {"judge": "gemini", "gemini_max_in_flight": 1}
-    beside, after = (
-        rough_seconds(TrainConfig(max_staleness=n, **slow), shape_of("tiny"), Device(False, 8.0), None) for n in (1, 0)
-    )
+    beside, after = (rough_seconds(TrainConfig(max_staleness=n, **slow), shape_of("tiny"), None) for n in (1, 0))
     assert beside < after
 
 

@@ -49,7 +49,7 @@ def open_run(settings: Answer, rewards: bytes | None, files: dict[str, str], pyt
     """Checks a run before a GPU is asked for, fetches its model, and makes its directory on the volume.
 
     `settings` are TrainConfig's that were given, `rewards` the reward functions cloudpickled by `python` ("3.11"),
-    `files` the texts of settings that name a file, `launch` what Launch.as_sent gave. Returns {"run_id", "complete"}.
+    `files` the texts of settings that name a file, `launch` the fields of a Launch. Returns {"run_id", "complete"}.
     """
     from grpo_kit.training.plan import queue
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def start_on_modal(
         launch = launch_of(planned, runs_dir, "modal", known)
         secrets = required_secrets(planned.judge, planned.model_name)
         check = find("open_run").with_options(secrets=secrets)
-        call = check.spawn(config.given, rewards, _files(config), PYTHON, launch.as_sent())
+        call = check.spawn(config.given, rewards, _files(config), PYTHON, asdict(launch))
         opened = _result(call, "Interrupted: no run was started")
         run = RunDirectory.at(VolumeStorage(opened["run_id"]), opened["run_id"])
         if opened["complete"]:
