@@ -32,9 +32,8 @@ from torch.utils.benchmark import Timer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import grpo_kit as kit
-from grpo_kit.config.gpus import GPUS
+from grpo_kit.config.gpus import GPUS, modal_usd_per_hour
 from grpo_kit.costs.memory import GIB, VLLM_SHARE, Device, decided, memory_needed, uses_vllm
-from grpo_kit.costs.prices import modal_usd_per_hour
 from grpo_kit.models.load import load_tokenizer
 from grpo_kit.models.shapes import SHAPES, TINY_MODEL, Shape, shape_of
 from grpo_kit.utils.environment import version_of
@@ -209,7 +208,7 @@ def goals(found: dict[str, dict], chip: dict) -> dict[str, dict]:
     guide, own = (found.get(f"2b: {name}", {}) for name in ("guide", "defaults"))
     speed, memory, gb, usd = None, None, own.get("peak_gb"), None
     if "seconds" in own:
-        usd = STEPS * seconds_on_a10(own, chip) / 3600 * modal_usd_per_hour(kit.TrainConfig(), "A10")
+        usd = STEPS * seconds_on_a10(own, chip) / 3600 * modal_usd_per_hour("A10", kit.TrainConfig().memory)
         if "seconds" in guide:
             speed = own["completions_per_second"] / guide["completions_per_second"]
             memory = gb / guide["peak_gb"]

@@ -17,9 +17,9 @@ import modal
 
 from grpo_kit.backends.modal import client, container
 from grpo_kit.backends.modal.volumes import MODELS, MOUNTED
+from grpo_kit.config.gpus import CORES
 from grpo_kit.config.tables import fields_of
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.prices import CORES
 
 # Beside the package in a clone, and in it where the kit was installed.
 LOCK_FILES = [folder / "requirements-gpu.lock" for folder in Path(__file__).resolve().parents[:2]]

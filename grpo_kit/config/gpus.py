@@ -11,6 +11,7 @@ from grpo_kit.utils.text import did_you_mean
 LISTED = json.loads(Path(__file__).with_name("gpus.json").read_bytes())
 GPUS: dict[str, dict[str, float]] = LISTED["gpus"]
 MOST_GPUS = 8  # in one of Modal's containers
+CORES = 2  # of a container (app.py)
 
 
 def gpu_and_count(name: str) -> tuple[str, int]:
@@ -33,3 +34,14 @@ def larger_gpu(gib: float | None, processes: int = 1) -> str | None:
     """The smallest of Modal's GPUs with clearly more memory than `gib`, one for each process; None where none has."""
     name = next((name for name, gpu in GPUS.items() if gpu["usable_gib"] > 1.05 * (gib or 0)), None)
     return f"{name}:{processes}" if name and processes > 1 else name
+
+
+def gpu_usd_per_hour(gpu: str) -> float:
+    kind, count = gpu_and_count(gpu)
+    return count * GPUS[kind]["usd_per_hour"]
+
+
+def modal_usd_per_hour(gpu: str, memory: int) -> float:
+    """Dollars an hour of a container: its GPUs ("A10", "A10:4"), MiB of memory, and cores."""
+    beside = memory / 1024 * LISTED["usd_per_gib_hour"] + CORES * LISTED["usd_per_core_hour"]
+    return gpu_usd_per_hour(gpu) + beside

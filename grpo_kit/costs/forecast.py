@@ -25,8 +25,7 @@ GPU_SHARE = 0.3  # of a GPU's published speed that training comes to
 PASSES = 3  # over a step's tokens: there, back, and once more for checkpointing or the probabilities that drew them
 GEMINI_SECONDS = 2.0  # of a call
 STARTING_SECONDS, STARTING_HERE_SECONDS = 150.0, 10.0  # of a container with its model and vLLM; of a process here
-# Tokens of a judgement of which no earlier run tells. The prompt is gemini/absolute.txt, at 4 letters a token.
-TOKENS_OF_PROMPT, TOKENS_OF_RUBRIC, TOKENS_WRITTEN = 480, 80, 160
+TOKENS_ASKED, TOKENS_WRITTEN = 560, 160  # of a judgement: gemini/absolute.txt at 4 letters a token, and a rubric
 
 
 class Estimate(NamedTuple):
@@ -154,8 +153,7 @@ def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:
         missing = f"{config.gemini_model} has no price in grpo_kit/judges/gemini/prices.json"
         return Estimate(None, f"{missing}: give gemini_input_price and gemini_output_price")
     answers = config.num_generations if config.gemini_mode == "group" else 1
-    read = TOKENS_OF_PROMPT + TOKENS_OF_RUBRIC + config.max_prompt_length // 2
-    read += config.max_completion_length * (answers + 1) // 2
+    read = TOKENS_ASKED + (config.max_prompt_length + config.max_completion_length * (answers + 1)) // 2
     written = TOKENS_WRITTEN * answers
     source = f"{calls:,} calls; assumed: {read:,} tokens read and {written:,} written a call, without thinking"
     source += "" if config.gemini_input_price is not None else f", prices of {gemini_prices()['as_of']}"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grpo_kit.plots.style import COLOURS, SMALL, NotebookFigure, name_rows, styled
+from grpo_kit.plots.style import COLOURS, NotebookFigure, name_rows, styled
 
 if TYPE_CHECKING:
     from grpo_kit.judges.calibration import Estimate
@@ -36,7 +36,7 @@ def intervals(panels: dict[str, dict[str, "Estimate"]]) -> NotebookFigure:
             row, ends = names.index(name), [[found.value - found.low], [found.high - found.value]]
             axes.errorbar(found.value, row, xerr=ends, fmt="o", color=COLOURS[row % 6], capsize=3, lw=1.8)
             text, at = ("not defined", 0.5) if np.isnan(found.value) else (f"{found.value:z.2f}", found.value)
-            axes.annotate(text, (at, row), (0, 6), ha="center", **SMALL)
+            axes.annotate(text, (at, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
         axes.set_title(title)
         axes.update_datalim([(0, 0), (1, 0)])
         name_rows(axes, names)

@@ -83,7 +83,7 @@ class Quote:
         if config.num_processes > 1:
             steps += f", by {config.num_processes} processes"
             steps += " that share the weights out (FSDP)" if self.memory and self.memory.shares > 1 else ""
-        time = f"{range_text(self.minutes, _minutes)}, by " if self.minutes else "not known: "
+        time = f"{range_text(self.minutes, lambda value: duration(60 * value))}, by " if self.minutes else "not known: "
         rows = [
             ("where", self.where),
             ("model", config.model_name + parameters),
@@ -131,7 +131,3 @@ class Quote:
         ]
         look = "border: 0; background: none; color: inherit; font: inherit; line-height: 1.4"
         return f'<table style="{look}">{"".join(lines)}</table>'
-
-
-def _minutes(value: float) -> str:
-    return duration(60 * value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from grpo_kit.backends.quote import quote
+from grpo_kit.config.gpus import modal_usd_per_hour
 from grpo_kit.costs.budget import check_price_known
 from grpo_kit.costs.earlier import earlier_runs
 from grpo_kit.costs.forecast import (
@@ -17,7 +18,6 @@ from grpo_kit.costs.forecast import (
     range_text,
     times,
 )
-from grpo_kit.costs.prices import modal_usd_per_hour
 from grpo_kit.errors import ConfigError
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.sweeps.run import PlannedRun
@@ -48,7 +48,7 @@ def quote_of(run: PlannedRun) -> RunQuote:
     trained = (training.minutes, training.usd, training.judge_usd) if training else (NOTHING,) * 3
     gpu = config.gpu if run.backend == "modal" else None
     minutes = evaluation_minutes(config, asked, gpu) or UNKNOWN
-    evaluation = times(modal_usd_per_hour(config, gpu) / 60, minutes) if gpu else NOTHING
+    evaluation = times(modal_usd_per_hour(gpu, config.memory) / 60, minutes) if gpu else NOTHING
     if count := [asked.judge or max(config.judge, key=config.judge.__getitem__), asked.second_judge].count("gemini"):
         as_judge = config.replace(judge="gemini", gemini_mode="absolute", gemini_samples=1)
         answers = count * models_evaluated(config) * asked.n

@@ -16,8 +16,8 @@ from grpo_kit.backends.modal.launch import DEPLOYED
 from grpo_kit.backends.modal.storage import VolumeStorage
 from grpo_kit.backends.run import Run
 from grpo_kit.config.evaluation import EvalConfig
+from grpo_kit.config.gpus import modal_usd_per_hour
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.prices import modal_usd_per_hour
 from grpo_kit.errors import RunError
 from grpo_kit.runs.directory import UNFINISHED, is_run, now
 from grpo_kit.sweeps.grid import Settings
@@ -133,7 +133,7 @@ class PlannedRun:
         status, evaluated = self.status() if status is None else status, self.evaluated()
         if self.config is None:
             return status.get("usd", status.get("judge_usd", 0.0))
-        hourly = modal_usd_per_hour(self.config, self.config.gpu) if self.backend == "modal" else 0.0
+        hourly = modal_usd_per_hour(self.config.gpu, self.config.memory) if self.backend == "modal" else 0.0
         parts = status.get("usd", 0.0), evaluated.get("judge_usd", 0.0)
         return None if None in parts else sum(parts) + hourly * evaluated.get("seconds", 0.0) / 3600
 

@@ -21,8 +21,7 @@ from grpo_kit import widgets
 from grpo_kit.backends.modal import launch as launching
 from grpo_kit.backends.modal import lease
 from grpo_kit.backends.modal.client import LEASES, RUNS_VOLUME
-from grpo_kit.config.gpus import GPUS, LISTED
-from grpo_kit.costs.prices import modal_usd_per_hour
+from grpo_kit.config.gpus import GPUS, LISTED, modal_usd_per_hour
 
 STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16}
 
@@ -165,7 +164,7 @@ def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(
     assert written.groupby("step").size().tolist() == [16] * 12
     log = run.storage.read("train.log").decode()
     assert log.count("resumed from checkpoint-") == len(reasons) - 1
-    hourly = modal_usd_per_hour(run.config, "A10")
+    hourly = modal_usd_per_hour("A10", run.config.memory)
     status = run.status
     assert status["usd"] == pytest.approx(hourly * status["seconds"] / 3600, rel=0.01), "every container is paid for"
     assert status["seconds"] > 0.5 * sum(c.ended - c.started for c in containers_of(server, run)[:-1])

@@ -14,8 +14,7 @@ import grpo_kit as kit
 from grpo_kit.costs.forecast import rough_seconds
 from grpo_kit.costs.memory import Device, device_of, layer_bytes, memory_needed, shortage
 from grpo_kit.models.shapes import shape_from, shape_of
-from grpo_kit.preflight.check import launch_of
-from grpo_kit.preflight.checks import budget_problems, fitting_settings
+from grpo_kit.preflight.check import budget_problems, fitting_settings, launch_of
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.spending import Dollars
 

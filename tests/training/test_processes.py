@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunError, RunStopped
-from grpo_kit.config.gpus import GPUS
+from grpo_kit.config.gpus import GPUS, modal_usd_per_hour
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import earlier_runs
-from grpo_kit.costs.prices import modal_usd_per_hour
 from grpo_kit.runs.resume import resume_config
 
 
@@ -84,7 +83,7 @@ def test_a_gpu_is_written_as_modal_writes_it_and_costs_as_many():
     assert TrainConfig(num_processes=4, gpu="A100-80GB:4").gpu == "A100-80GB:4"
     assert TrainConfig(num_processes=2).gpu == "A10:2"
     one = several.replace(gpu="A100-80GB")
-    more = modal_usd_per_hour(several, several.gpu) - modal_usd_per_hour(one, one.gpu)
+    more = modal_usd_per_hour(several.gpu, 0) - modal_usd_per_hour(one.gpu, 0)
     assert more == pytest.approx(3 * GPUS["A100-80GB"]["usd_per_hour"])
     quote = kit.quote(several, backend="modal", ask=False)
     assert quote.config.completions_per_step == 128 and "by 4 processes" in str(quote) and "A100-80GB:4" in quote.where
