@@ -44,7 +44,7 @@ class Quote:
 
     @property
     def completions(self) -> int:
-        """Of all steps."""
+        """All that its steps make."""
         return self.config.completions_per_step * -(-self.config.max_steps // self.config.num_iterations)
 
     @property
