@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import ipywidgets
-from IPython.display import HTML, DisplayHandle
+from IPython.display import DisplayHandle
 
 from grpo_kit.errors import RunError
 from grpo_kit.plots.runs import learning_curve
@@ -49,12 +49,15 @@ class CellFigure(LiveFigure):
     def __init__(self):
         super().__init__()
         self._handle = DisplayHandle()
-        self._handle.display(self.widget)
 
     def update(self, run: RunDirectory, step: int, is_last: bool) -> None:
+        was_empty = self.figure is None
         with suppress(RunError):  # out of reach: what was drawn before stays
             super().update(run, step, is_last)
+        if was_empty and self.figure:
+            self._handle.display(self.widget)
 
     def settle(self) -> None:
-        """Puts the last figure in the widget's place, or nothing where there is none."""
-        self._handle.update(self.figure or HTML(""))
+        """Puts the last figure in the widget's place."""
+        if self.figure:
+            self._handle.update(self.figure)
