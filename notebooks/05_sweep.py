@@ -83,7 +83,7 @@ sweep.run(jobs, budget, halving)
 # prompts; only other seeds show the effect of a seed.
 
 # %%
-sweep.results().drop(columns=["ended"]).round(4)
+sweep.results().drop(columns=["step", "ended"], errors="ignore").round(4)
 
 # %% [markdown]
 # The seeds of one setting are pooled here. Compare `sd`, and `low` to `high`, with the distance between the means.

@@ -1,9 +1,9 @@
 """Sweeps: a notebook executed with many settings, several at a time, resumable, with one table of results."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from grpo_kit.sweeps.grid import Grid
 from grpo_kit.sweeps.sweep import Sweep as Sweep
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def sweep(
     notebook: str | Path,
-    grid: str | Path | Mapping[str, Any],
+    grid: Grid,
     out: str | Path,
     *,
     jobs: int | None = None,

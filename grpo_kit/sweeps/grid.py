@@ -26,6 +26,7 @@ from typing import Any
 from grpo_kit.errors import ConfigError
 
 Settings = dict[str, Any]
+Grid = str | Path | Mapping[str, Any]  # a YAML file's path, YAML that starts with a brace, or the mapping itself
 EVALUATION = "evaluation"
 EXAMPLE = "settings with lists, such as learning_rate: [1e-5, 5e-5]"
 
@@ -66,10 +67,8 @@ def expand(grid: Mapping[str, Any]) -> list[Settings]:
     return list({as_text(row): row for row in rows}.values())
 
 
-def read_grid(grid: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """A grid as a mapping, given as one, as a YAML file's path, or as YAML that starts with a brace.
-
-    YAML is read as version 1.2, where `1e-5` is a number and `off` and `no` are words.
+def read_grid(grid: Grid) -> dict[str, Any]:
+    """A grid as a mapping. YAML is read as version 1.2, where `1e-5` is a number and `off` and `no` are words.
 
     >>> read_grid("{learning_rate: [1e-5, 5e-5], canaries: [off, warn], gemini_model: null, use_lora: true}")
     {'learning_rate': [1e-05, 5e-05], 'canaries': ['off', 'warn'], 'gemini_model': None, 'use_lora': True}

@@ -7,17 +7,10 @@ from typing import NamedTuple, cast
 
 from grpo_kit.backends.quote import quote
 from grpo_kit.config.gpus import modal_usd_per_hour
+from grpo_kit.costs import forecast
 from grpo_kit.costs.budget import check_price_known
 from grpo_kit.costs.earlier import earlier_runs
-from grpo_kit.costs.forecast import (
-    Range,
-    evaluation_minutes,
-    judge_calls,
-    judge_usd,
-    models_evaluated,
-    range_text,
-    times,
-)
+from grpo_kit.costs.forecast import Range, range_text, times
 from grpo_kit.errors import ConfigError
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.sweeps.run import PlannedRun
@@ -47,13 +40,13 @@ def quote_of(run: PlannedRun) -> RunQuote:
     training = None if is_trained else quote(config, run.folder.parent, run.backend, ask=False)
     trained = (training.minutes, training.usd, training.judge_usd) if training else (NOTHING,) * 3
     gpu = config.gpu if run.backend == "modal" else None
-    minutes = evaluation_minutes(config, asked, gpu) or UNKNOWN
+    minutes = forecast.evaluation_minutes(config, asked, gpu) or UNKNOWN
     evaluation = times(modal_usd_per_hour(gpu, config.memory) / 60, minutes) if gpu else NOTHING
     if count := [asked.judge or max(config.judge, key=config.judge.__getitem__), asked.second_judge].count("gemini"):
         as_judge = config.replace(judge="gemini", gemini_mode="absolute", gemini_samples=1)
-        answers = count * models_evaluated(config) * asked.n
-        known = judge_usd(as_judge, earlier_runs(run.folder.parent)).range or UNKNOWN  # a call costs as in training
-        evaluation = _total(evaluation, times(answers / judge_calls(as_judge), known))
+        answers = count * forecast.models_evaluated(config) * asked.n
+        known = forecast.judge_usd(as_judge, earlier_runs(run.folder.parent)).range  # a call costs as in training
+        evaluation = _total(evaluation, times(answers / forecast.judge_calls(as_judge), known or UNKNOWN))
     starting = times(NOTEBOOK_MINUTES, (1, 1, 1) if is_trained else (2, 2, 2))
     usd = _total(*trained[1:], evaluation)
     return RunQuote(run, training, _total(starting, trained[0], minutes), usd, evaluation[2])

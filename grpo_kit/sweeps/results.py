@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 RESULTS_FILE, BEST_FILE = "results.csv", "best.json"
 SCORE = "trained"
 LAST_COLUMNS = ["seconds", "usd", "ended", "error"]
-PROGRESS = ["run", "state", "step", "reward", SCORE, "difference", "seconds", "usd"]  # columns shown meanwhile
 OWN_CONDITIONS = ("data", "max_prompt_length", "max_completion_length")  # which 04 takes from the run
 
 Pool = tuple[dict[str, Any], list[PlannedRun]]  # a row of `pooled`, and its runs
@@ -42,28 +41,22 @@ class Results:
         """The settings that differ between runs, seeds apart: runs alike in them are pooled."""
         return [name for name in self.varied if name != "seed"]
 
-    @property
-    def failed(self) -> list[PlannedRun]:
-        return [run for run in self.runs if run.record["state"] == "failed"]
-
     def counts(self) -> str:
         """ "3 complete, 1 failed"."""
         states = [run.record["state"] for run in self.runs]
         return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
     def results(self) -> "pandas.DataFrame":
-        """A row per run: settings that differ, state, scores, seconds, dollars, and its error where it failed.
+        """A row per run: settings that differ, state, step, scores, seconds, dollars, and its error where it failed.
 
         For runs of 03 that are complete: held-out scores by the first judge (base, trained with its 95% interval, their
         paired difference with its own), the second judge's difference, and the last reward. For others: the numbers in
         their result.json.
         """
-        return self._table().drop(columns="step", errors="ignore")
+        import pandas
 
-    def progress(self) -> "pandas.DataFrame":
-        """A row per run, with what changes while the sweep goes on."""
-        table = self._table()
-        return table[[name for name in PROGRESS if name in table]].round(3)
+        table = pandas.DataFrame([self._row(run) for run in self.runs])
+        return table[[*table.columns.difference(LAST_COLUMNS, sort=False), *LAST_COLUMNS]]
 
     def pooled(self, score: str = SCORE) -> "pandas.DataFrame":
         """A row per setting, its seeds together, the best first: runs that are complete, mean, standard deviation,
@@ -109,12 +102,6 @@ class Results:
         with suppress(RunError):  # no run has a score
             if config := self.best().get("config"):
                 write_json(self.out / BEST_FILE, config)
-
-    def _table(self) -> "pandas.DataFrame":
-        import pandas
-
-        table = pandas.DataFrame([self._row(run) for run in self.runs])
-        return table[[*table.columns.difference(LAST_COLUMNS, sort=False), *LAST_COLUMNS]]
 
     def _row(self, run: PlannedRun) -> dict[str, Any]:
         record, status, scores = run.record, run.status(), dict[str, Any]()

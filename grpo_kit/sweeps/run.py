@@ -12,7 +12,6 @@ from typing import Any
 
 from jupyter_client.manager import AsyncKernelManager
 
-from grpo_kit.backends.modal.launch import DEPLOYED
 from grpo_kit.backends.modal.storage import VolumeStorage
 from grpo_kit.backends.run import Run
 from grpo_kit.config.evaluation import EvalConfig
@@ -22,7 +21,6 @@ from grpo_kit.errors import RunError
 from grpo_kit.runs.directory import UNFINISHED, is_run, now
 from grpo_kit.sweeps.grid import Settings
 from grpo_kit.sweeps.notebooks import PAPERMILL
-from grpo_kit.utils.environment import source_fingerprint
 from grpo_kit.utils.files import write_json
 
 RECORD_FILE = "sweep_run.json"
@@ -144,12 +142,9 @@ class PlannedRun:
         if self.folder.exists():
             self.write(state="waiting", error=None)
 
-    def execute(self, max_usd: float | None, threads: int | None) -> None:
-        """Executes the stages that are not finished and records how it ended. A failure does not raise.
-
-        `max_usd` is for its training. `threads` are those that numerical libraries may use in each kernel; None leaves
-        it to them.
-        """
+    def execute(self, max_usd: float, env: dict[str, str]) -> None:
+        """Executes the stages that are not finished, in kernels with the environment `env`, and records how it ended. A
+        failure does not raise. `max_usd` is for its training; 0 limits nothing."""
         started, record = time.monotonic(), self.record
         state, error, finished = "complete", None, record["finished"]
         self.write(state="running", error=None)
@@ -157,7 +152,7 @@ class PlannedRun:
             for stage in self.stages:
                 if stage.name in finished:
                     continue
-                self._execute(stage, max_usd, threads)
+                self._execute(stage, max_usd, env)
                 if stage is self.stages[0] and self.config and self.result().get("state") != "complete":
                     state, error = "stopped", self.status().get("reason")
                     break
@@ -186,7 +181,7 @@ class PlannedRun:
                 with suppress(ProcessLookupError):  # it has just ended
                     os.kill(own.pid, number)  # pyright: ignore[reportAttributeAccessIssue]: it is a local one
 
-    def _execute(self, stage: Stage, max_usd: float | None, threads: int | None) -> None:
+    def _execute(self, stage: Stage, max_usd: float, env: dict[str, str]) -> None:
         import papermill
 
         while self.config and self.status().get("state") in UNFINISHED and not self._ended.is_set():
@@ -200,18 +195,13 @@ class PlannedRun:
         if stage.result:
             stage.result.unlink(missing_ok=True)
         executed = self.folder / f"{stage.name}.ipynb"
-        kernels = {"kernel_manager_class": self._kernel_class(threads), **PAPERMILL}
+        kernels = {"kernel_manager_class": self._kernel_class(env), **PAPERMILL}
         papermill.execute_notebook(str(stage.notebook), str(executed), parameters, **kernels)
         if stage.result and not read_json(stage.result):
             raise RunError(f"{stage.name} ended without writing its {stage.result}")
 
-    def _kernel_class(self, threads: int | None) -> type[AsyncKernelManager]:
-        """Kernels that use the sweep's backend, share the processor, and can be ended from another thread."""
-        env = os.environ | {"GRPO_KIT_BACKEND": self.backend}
-        if self.backend == "modal":
-            env[DEPLOYED] = source_fingerprint()
-        if threads:
-            env = {"OMP_NUM_THREADS": str(threads)} | env
+    def _kernel_class(self, env: dict[str, str]) -> type[AsyncKernelManager]:
+        """Kernels with the environment `env` that another thread can end."""
         kernels = self._kernels
 
         class Kernel(AsyncKernelManager):

@@ -3,48 +3,45 @@
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from rich import get_console
 from rich.live import Live
 from rich.text import Text
 
-from grpo_kit.backends.modal.launch import deployed_function
+from grpo_kit.backends.modal.launch import DEPLOYED, deployed_function
 from grpo_kit.errors import RunError
-from grpo_kit.sweeps.grid import read_grid
+from grpo_kit.sweeps.grid import Grid, read_grid
 from grpo_kit.sweeps.halving import Halving
 from grpo_kit.sweeps.notebooks import find_notebook
 from grpo_kit.sweeps.plan import plan
 from grpo_kit.sweeps.quote import BudgetPool, SweepQuote, quote_of
 from grpo_kit.sweeps.results import Results
 from grpo_kit.sweeps.run import NOT_RUN, PRUNED, PlannedRun, read_json
-from grpo_kit.utils.environment import in_notebook
+from grpo_kit.utils.environment import in_notebook, source_fingerprint
 from grpo_kit.utils.files import write_json
 
 if TYPE_CHECKING:
     import pandas
 
+    Show = Callable[[pandas.DataFrame], None]
+
 SWEEP_FILE = "sweep.json"
 JOBS = {"local": 2, "modal": 8}
 REFRESH_SECONDS = {"local": 1.0, "modal": 3.0}
+SHOWN = ["run", "state", "step", "reward", "trained", "difference", "seconds", "usd"]  # columns, while it runs
 GRACE_SECONDS = 10  # for kernels to end after an interrupt
 
 
 class Sweep(Results):
     """Runs of a notebook with the settings of a grid, in the folder `out`. Making one checks it and writes nothing."""
 
-    def __init__(
-        self,
-        notebook: str | Path,
-        grid: str | Path | Mapping[str, Any],
-        out: str | Path,
-        backend: str | None = None,
-    ):
+    def __init__(self, notebook: str | Path, grid: Grid, out: str | Path, backend: str | None = None):
         """`notebook` is a path or the name of one of the kit's; for `grid` see grpo_kit.sweeps.grid; for
         `backend` kit.backend.
 
@@ -85,8 +82,6 @@ class Sweep(Results):
         jobs = self._jobs(jobs)
         pool = BudgetPool(budget, self.runs, jobs) if budget is not None else None
         halves = Halving(halving, self.runs) if halving else None
-        if self.backend == "modal" and any(run.config for run in self.runs):
-            deployed_function("train")  # once, for all
         self.out.mkdir(parents=True, exist_ok=True)
         try:
             lock = FileLock(self.out / ".lock").acquire(timeout=0)
@@ -99,7 +94,7 @@ class Sweep(Results):
                 self._run(jobs, pool, halves, show)
             finally:
                 self.write()
-                show(self.progress())
+                show(self.results())
         if any(run.record["state"] == NOT_RUN for run in self.runs):
             print(f"The budget of ${budget:g} is reached; the same command with a larger one continues.")
         return self
@@ -108,17 +103,16 @@ class Sweep(Results):
         """The runs that are not done. Those that were stopped for being behind stay so as long as runs are halved."""
         return deque(r for r in self.runs if not r.is_done and not (halving and r.record["state"] == PRUNED))
 
-    def _run(
-        self,
-        jobs: int,
-        pool: BudgetPool | None,
-        halves: Halving | None,
-        show: Callable[["pandas.DataFrame"], None],
-    ) -> None:
+    def _run(self, jobs: int, pool: BudgetPool | None, halves: Halving | None, show: "Show") -> None:
         waiting, under_way = self._left(halves), dict[Future, PlannedRun]()
         for run in waiting:
             run.queue()
-        threads = max(1, (os.cpu_count() or 1) // jobs) if self.backend == "local" else None
+        env = os.environ | {"GRPO_KIT_BACKEND": self.backend}
+        if self.backend == "local":
+            env = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | env
+        elif self.runs[0].config:
+            deployed_function("train")  # once, for all
+            env[DEPLOYED] = source_fingerprint()
         with ThreadPoolExecutor(jobs, thread_name_prefix="sweep") as executor:
             try:
                 while waiting or under_way:
@@ -130,8 +124,8 @@ class Sweep(Results):
                         if max_usd is None:
                             run.write(state=NOT_RUN)
                         else:
-                            under_way[executor.submit(run.execute, max_usd, threads)] = run
-                    show(self.progress())
+                            under_way[executor.submit(run.execute, max_usd, env)] = run
+                    show(self.results())
                     done, _ = wait(under_way, REFRESH_SECONDS[self.backend], FIRST_COMPLETED)
                     for run in under_way.values():
                         if halves and run.name not in halves.behind and halves.is_behind(run):
@@ -160,11 +154,15 @@ class Sweep(Results):
 
 
 @contextmanager
-def _live_table() -> Iterator[Callable[["pandas.DataFrame"], None]]:
-    """Gives a function that shows a table in place of the one before; in a file nothing."""
+def _live_table() -> Iterator["Show"]:
+    """Gives a function that shows results in place of those before; in a file nothing."""
+
+    def short(results: "pandas.DataFrame") -> "pandas.DataFrame":
+        return results[results.columns.intersection(SHOWN, sort=False)].round(3)
+
     if not in_notebook():
         with Live(auto_refresh=False, transient=not get_console().is_terminal) as live:
-            yield lambda table: live.update(Text(table.to_string(index=False, na_rep="")), refresh=True)
+            yield lambda table: live.update(Text(short(table).to_string(index=False, na_rep="")), refresh=True)
         return
     import ipywidgets
     from IPython.display import HTML, DisplayHandle
@@ -172,7 +170,7 @@ def _live_table() -> Iterator[Callable[["pandas.DataFrame"], None]]:
     handle, widget = DisplayHandle(), ipywidgets.HTML()  # a widget goes on when the page is reloaded
 
     def show(table: "pandas.DataFrame") -> None:
-        widget.value = table.to_html(index=False, na_rep="", border=0, justify="left")
+        widget.value = short(table).to_html(index=False, na_rep="", border=0, justify="left")
 
     handle.display(widget)
     try:
