@@ -80,25 +80,18 @@ def run_demo(out: Path, **training: Any) -> None:
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name[3:]) for path in out.glob("run*") if path.name[3:].isdigit()]
-    run_id = f"run{max(numbers, default=0) + 1}"
+    run = {"run_id": f"run{max(numbers, default=0) + 1}", "runs_dir": str(out)}
     parameters = {
         "01_prepare_data": {"traces": str(TRACES), "out": str(out / "data"), "eval_fraction": EVAL_FRACTION},
         "02_prototype_rewards": {"data": str(out / "data"), "out": str(out / "prototype"), "use_gemini": False},
-        "03_launch_training": {
-            "data": str(out / "data"),
-            "runs_dir": str(out),
-            "run_id": run_id,
-            "backend": "local",
-            "interactive": False,
-            **training,
-        },
-        "04_evaluate_checkpoints": {"run": run_id, "runs_dir": str(out)},
+        "03_launch_training": {"data": str(out / "data"), "backend": "local", "interactive": False, **run, **training},
+        "04_evaluate_checkpoints": {"run": run["run_id"], "runs_dir": str(out)},
     }
     for name, values in tqdm(parameters.items(), desc="notebooks", disable=None):
         print(f"{name} …", flush=True)
         papermill.execute_notebook(notebook_folder() / f"{name}.ipynb", out / f"{name}.ipynb", values, **PAPERMILL)
-    folder = out / run_id / "eval"
+    folder = out / run["run_id"] / "eval"
     evaluation = Evaluation.load(folder / json.loads((folder / "result.json").read_text())["evaluation"])
     print(f"Executed notebooks: {out}/*.ipynb")
-    print(f"Figures: {out / run_id / 'learning_curve.png'} {evaluation.figure_path}")
+    print(f"Figures: {folder.with_name('learning_curve.png')} {evaluation.figure_path}")
     print(evaluation.line())

@@ -24,10 +24,8 @@ def control_for(name: str, field: FieldInfo, value: Any) -> ipywidgets.ValueWidg
     if choices := _choices(field.annotation):
         return ipywidgets.Dropdown(options={_text(choice): choice for choice in choices}, value=value, **shared)
     # All else is text, which pydantic reads as it reads a shell's. It counts once Enter is pressed or it is left.
-    options = list(about(field)["suggested"])
-    return ipywidgets.Combobox(
-        value=_text(value), options=options, placeholder="none", continuous_update=False, **shared
-    )
+    shared |= {"options": list(about(field)["suggested"]), "placeholder": "none", "continuous_update": False}
+    return ipywidgets.Combobox(value=_text(value), **shared)
 
 
 def show(control: ipywidgets.ValueWidget, value: Any) -> None:

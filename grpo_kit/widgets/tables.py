@@ -56,9 +56,8 @@ def completions(run: Run) -> pd.DataFrame:
     if table.empty:
         return table
     names = run.about["rewards"]
-    given = pd.DataFrame(
-        {name: [row.get(name) for row in table["rewards"]] for name in names}, table.index, dtype=float
-    )
+    columns = {name: [row.get(name) for row in table["rewards"]] for name in names}
+    given = pd.DataFrame(columns, table.index, dtype=float)
     weights = run.about.get("reward_weights") or [1.0] * len(names)
     table["score"] = given.mul(weights, axis=1).sum(axis=1, min_count=1)
     several = given.notna().sum(axis=1) > 1
@@ -107,14 +106,12 @@ def answers(evaluation: Evaluation, model: str | None = None, order: str | None 
     Columns: id, prompt, asked, ground_truth, answer, score, reason and, where the evaluation has a base model, base,
     base score, base reason and gain; with a second judge also second score, second reason (each also of the base) and
     `disagreement`, by how much of all answers the two judges' ranks of this one differ, from 0 to 1. Only the rows
-    that hold `text` somewhere. RunError where there is no such model or order.
+    that hold `text` somewhere; `order` is one of `answer_orders`. RunError where there is no such model.
     """
-    model, orders = model or evaluation.trained["name"], answer_orders(evaluation)
-    models, order = [each["name"] for each in evaluation.models], order or orders[0]
+    model, order = model or evaluation.trained["name"], order or answer_orders(evaluation)[0]
+    models = [each["name"] for each in evaluation.models]
     if model not in models:
         raise RunError(f"{evaluation.path.name} has no model {model!r}; it has: {', '.join(models)}")
-    if order not in orders:
-        raise RunError(f"{evaluation.path.name} can't be sorted by {order!r}, but by: {', '.join(orders)}")
     found, parts = evaluation.samples(), ["score", "reason"]
     if evaluation.second_judge:
         parts += ["second score", "second reason"]
