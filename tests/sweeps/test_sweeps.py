@@ -427,5 +427,5 @@ def test_05_shows_a_sweep_that_runs_inside_papermill(quick, tmp_path, monkeypatc
     outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
     shown = " ".join(str(output.get("data", {}).get("text/html", "")) for output in outputs)
     assert len(re.findall(r"complete", shown)) >= 8, "the live table, and the results"
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     assert json.loads(Path("out/result.json").read_text())["best"]["settings"]["x"] == 2
