@@ -158,9 +158,8 @@ print(f"{best['name']}: {best['why']}")
 # ## Save it for use elsewhere
 #
 # A LoRA checkpoint is an adapter that needs its base model. Merging makes one model that plain `transformers` loads:
-# `AutoModelForCausalLM.from_pretrained(folder)`. The merge runs in float32 and is checked: the logits on some prompts
-# must be the same, within rounding, before and after it and from the saved files, or nothing is kept. Download a run on
-# Modal first: `run = run.download("local_models/my_run")`.
+# `AutoModelForCausalLM.from_pretrained(folder)`. PEFT merges in float32, and the model is saved in its base's number
+# format. Download a run on Modal first: `run = run.download("local_models/my_run")`.
 
 # %%
 is_here = run.storage.backend == "local"

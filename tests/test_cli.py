@@ -42,7 +42,7 @@ def test_own_traces_take_the_place_of_the_demos(standin, tmp_path):
         (["prepare", "nowhere"], "nowhere"),
         (["prepare", "nowhere", "--eval-fraction", "0"], "eval_fraction"),
         (["train", "--model-name", "./nothing"], "can't be loaded"),
-        (["train", "--use-vllm", "true"], "vLLM is not installed"),
+        (["train", "--use-vllm", "true"], "vllm is not installed"),
         (["train", "--scale-rewards", "all"], "'group', 'batch' or 'none'"),
     ],
 )

@@ -53,7 +53,7 @@ def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> R
             write_bytes(run.path / REWARDS_FILE, rewards)
         with (run.path / OUTPUT_FILE).open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "grpo_kit.training.worker", str(run.path)],
+                [sys.executable, "-m", "grpo_kit.training.launch", str(run.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

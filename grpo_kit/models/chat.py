@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_kit.data.samples import Message
-from grpo_kit.errors import ConfigError
 from grpo_kit.models.checkpoints import adapted, checkpoints_of, is_adapter
 from grpo_kit.models.generate import fit_prompt, generate
 from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer, torch_threads
@@ -26,7 +25,7 @@ def chat(
     seed: int = 0,
     runs_dir: str | Path = RUNS_DIR,
 ) -> "pandas.DataFrame":
-    """What the base model and a checkpoint answer: a row per prompt, with columns prompt, base and trained.
+    """Asks the base model and a checkpoint: a row per prompt, with the prompt and the answers, base and trained.
 
     `target` is a run (or its name, or its folder) or the folder of one model; `checkpoint` its name or step, the newest
     by default. A prompt is what a user says, or a conversation so far as messages that end with the user's. Both models
@@ -41,10 +40,11 @@ def chat(
     checkpoints = checkpoints_of(target, base_model, Path(runs_dir))
     folder, trained = checkpoints.folder(checkpoint), checkpoints.settings
     tokenizer = load_tokenizer(checkpoints.base or str(folder))
-    if temperature is not None and temperature < 0:
-        raise ConfigError(f"temperature={temperature}: should be 0 (the likeliest words) or more")
-    asked = [_messages(prompt, tokenizer) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
-    longest = trained.max_completion_length if max_completion_length is None else max_completion_length
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    asked = [
+        [{"role": "user", "content": prompt}] if isinstance(prompt, str) and tokenizer.chat_template else prompt
+        for prompt in prompts
+    ]
     bf16 = device_can_bf16() if trained.bf16 == "auto" else trained.bf16
 
     def answers(model) -> list[str]:
@@ -52,14 +52,14 @@ def chat(
             model,
             tokenizer,
             [fit_prompt(prompt, tokenizer, trained.max_prompt_length).prompt for prompt in asked],
-            max_completion_length=longest,
+            max_completion_length=max_completion_length or trained.max_completion_length,
             temperature=trained.temperature if temperature is None else temperature,
             top_p=trained.top_p,
             seed=seed,
             batch_size=1,  # chats and plain texts may come together
         )
 
-    table = {"prompt": [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in asked]}
+    table = {"prompt": [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]}
     with torch_threads(trained.torch_threads):
         model = load_model(checkpoints.base, bf16) if checkpoints.base else None
         if model:
@@ -71,12 +71,3 @@ def chat(
             model = load_model(str(folder), bf16)
         table["trained"] = answers(model)
     return pandas.DataFrame(table)
-
-
-def _messages(prompt: str | list[Message], tokenizer) -> str | list[Message]:
-    """A conversation of what a user says; plain text stays so for a model that has no chat template."""
-    if not prompt:
-        raise ConfigError("a prompt is empty: give what a user says, or messages that end with the user's")
-    if isinstance(prompt, str) and tokenizer.chat_template:
-        return [{"role": "user", "content": prompt}]
-    return prompt

@@ -58,20 +58,15 @@ def checkpoints_of(target: RunDirectory | str | Path, base_model: str | None, ru
         folders = [home]
     if not folders:
         status = run.status
-        raise RunError(
-            f"run {run.id} has no checkpoint yet ({status['state']}, step {status['step']} of {status['max_steps']}, "
-            f"one is saved every {run.config.save_steps}): train it first"
-        )
+        where = f"{status['state']}, step {status['step']} of {status['max_steps']}"
+        raise RunError(f"run {run.id} has no checkpoint yet ({where}): train it first")
     return Checkpoints(run, home, home / CACHE_FILE, base_model or run.config.model_name, folders)
 
 
 def _lone_model(folder: Path, base_model: str | None) -> Checkpoints:
     if not holds_model(folder):
-        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise ConfigError(
-            f"no model in {folder}. It should hold adapter_config.json and its weights, or config.json and "
-            f"*.safetensors; it holds {there}"
-        )
+        fix = "It should hold adapter_config.json and its weights, or config.json and *.safetensors"
+        raise ConfigError(f"no model in {folder}", fix)
     run = RunDirectory(folder.resolve().parent) if is_run(folder.resolve().parent) else None
     base = base_model or (run.config.model_name if run else None)
     if base is None and is_adapter(folder):
@@ -96,17 +91,9 @@ def adapted(base: "PreTrainedModel", folder: Path) -> "PeftModel":
     from safetensors import SafetensorError
 
     try:
-        json.loads((folder / "adapter_config.json").read_text())
-    except ValueError as error:
-        raise ConfigError(f"{folder}/adapter_config.json can't be read ({error}): take another checkpoint") from error
-    if not holds_model(folder):
-        raise ConfigError(f"the adapter in {folder} has no weights: take another checkpoint")
-    try:
         return PeftModel.from_pretrained(base, str(folder))
-    except SafetensorError as error:
-        raise ConfigError(f"the adapter in {folder} can't be read ({error}): take another checkpoint") from error
-    except (RuntimeError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"the adapter in {folder} does not fit {base.name_or_path}; base_model (--base-model) should name what it "
-            f"was trained from. peft says: {str(error).splitlines()[0]}"
+            f"the adapter in {folder} can't be read, or does not fit {base.name_or_path}: {str(error).splitlines()[0]}",
+            "Take another checkpoint, or name with base_model (--base-model) what it was trained from",
         ) from error

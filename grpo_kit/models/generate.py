@@ -31,11 +31,11 @@ def fit_prompt(
     system = [message for message in prompt[:1] if message["role"] == "system"]
     turns = prompt[len(system) :]
     starts = [i for i, message in enumerate(turns) if message["role"] == "user"] or [0]
-    kept, length = _templated(system, turns[starts[0] :], tokenizer)
-    while length > max_prompt_length and len(starts) > 1:
-        starts.pop(0)
+    while True:
         kept, length = _templated(system, turns[starts[0] :], tokenizer)
-    return FittedPrompt(kept, starts[0] > 0, length > max_prompt_length)
+        if length <= max_prompt_length or len(starts) == 1:
+            return FittedPrompt(kept, starts[0] > 0, length > max_prompt_length)
+        starts.pop(0)
 
 
 def _templated(system: list[Message], turns: list[Message], tokenizer: Any) -> tuple[list[Message], int]:

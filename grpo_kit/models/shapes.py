@@ -4,8 +4,8 @@ Nothing is loaded and the hub is not asked, so this takes no time.
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ class Shape:
     has_softcap: bool  # of the logits
     is_tied: bool  # embeddings and head are the same weights
     other_parameters: int  # those of a part for images, which is loaded and not used
-    source: str  # where this is known from
 
     @property
     def q(self) -> int:
@@ -82,83 +81,52 @@ class Shape:
 
 def shape_of(model_name: str) -> Shape | None:
     """The model's shape. None if neither a config.json nor shapes.json has it, or its family is not in FAMILIES."""
-    path = _config_file(model_name)
-    if path is not None:
-        stat = path.stat()
-        return _read_shape(path, stat.st_mtime_ns, stat.st_size)
-    known = _known_shapes()
+    if path := _config_file(model_name):
+        return shape_from(json.loads(path.read_bytes()))
     stem = f"HuggingFaceTB/{model_name}" if model_name.startswith("SmolLM2-") else model_name
-    found = known.get(stem.removesuffix("-it").removesuffix("-Instruct"))
-    return None if found is None else shape_from(found, "grpo_kit/models/shapes.json")
+    listed = json.loads(SHAPES.read_bytes())["models"].get(stem.removesuffix("-it").removesuffix("-Instruct"))
+    return listed and shape_from(listed)
 
 
 def _config_file(model_name: str) -> Path | None:
-    if model_name == "tiny":
-        return TINY_MODEL / "config.json"
-    for folder in (Path(model_name), CACHE / model_name):
+    for folder in [TINY_MODEL] if model_name == "tiny" else [Path(model_name), CACHE / model_name]:
         if (folder / "config.json").is_file():
             return folder / "config.json"
-    if model_name.count("/") != 1:
-        return None
-    from huggingface_hub import errors, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
+    with suppress(ValueError):  # no name on the hub
         cached = try_to_load_from_cache(model_name, "config.json")
-    except errors.HFValidationError:
-        return None
-    return Path(cached) if isinstance(cached, str) else None
+        return Path(cached) if isinstance(cached, str) else None
+    return None
 
 
-@lru_cache(64)
-def _read_shape(path: Path, modified: int, size: int) -> Shape | None:
-    try:
-        return shape_from(json.loads(path.read_bytes()), str(path))
-    except (OSError, ValueError):
-        return None
-
-
-@lru_cache(1)
-def _known_shapes() -> dict[str, dict]:
-    return json.loads(SHAPES.read_bytes())["models"]
-
-
-def shape_from(config: dict[str, Any], source: str) -> Shape | None:
+def shape_from(config: dict[str, Any]) -> Shape | None:
     """The shape in a config.json's content; None if its family is not in FAMILIES."""
     text = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config.get("text_config", config)}
-    family = text.get("model_type")
-    try:
-        hidden, heads, layers = text["hidden_size"], text["num_attention_heads"], text["num_hidden_layers"]
-        if family not in FAMILIES or config.get("model_type") not in FAMILIES:
-            return None
-        tied = text.get("tie_word_embeddings")
-        return Shape(
-            layers=layers,
-            hidden=hidden,
-            heads=heads,
-            kv_heads=text.get("num_key_value_heads") or heads,
-            head_dim=text.get("head_dim") or hidden // heads,
-            intermediate=text["intermediate_size"],
-            vocab=text["vocab_size"],
-            longest=text.get("max_position_embeddings") or 2048,
-            window=text.get("sliding_window") or 0,
-            sliding=_sliding_layers(text, layers),
-            norms=4 if family in ("gemma2", "gemma3_text") else 2,
-            has_qk_norm=family in ("gemma3_text", "qwen3"),
-            has_bias=family == "qwen2" or bool(text.get("attention_bias")),
-            has_softcap=bool(text.get("final_logit_softcapping", family == "gemma2")),
-            is_tied=family in TIED if tied is None else tied,
-            other_parameters=_image_parameters(config.get("vision_config"), hidden),
-            source=source,
-        )
-    except (KeyError, TypeError):
+    family, tied = text.get("model_type"), text.get("tie_word_embeddings")
+    if family not in FAMILIES or config.get("model_type") not in FAMILIES:
         return None
-
-
-def _sliding_layers(text: dict[str, Any], layers: int) -> int:
-    if text.get("layer_types"):
-        return text["layer_types"].count("sliding_attention")
-    every = {"gemma2": 2, "gemma3_text": 6}.get(text["model_type"])  # the one layer in so many that sees all
-    return layers - layers // every if every else 0
+    hidden, heads, layers = text["hidden_size"], text["num_attention_heads"], text["num_hidden_layers"]
+    every = {"gemma2": 2, "gemma3_text": 6}.get(family)  # the one layer in so many that sees all
+    sliding = layers - layers // every if every else 0
+    return Shape(
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=text.get("num_key_value_heads") or heads,
+        head_dim=text.get("head_dim") or hidden // heads,
+        intermediate=text["intermediate_size"],
+        vocab=text["vocab_size"],
+        longest=text.get("max_position_embeddings") or 2048,
+        window=text.get("sliding_window") or 0,
+        sliding=text["layer_types"].count("sliding_attention") if text.get("layer_types") else sliding,
+        norms=4 if family in ("gemma2", "gemma3_text") else 2,
+        has_qk_norm=family in ("gemma3_text", "qwen3"),
+        has_bias=family == "qwen2" or bool(text.get("attention_bias")),
+        has_softcap=bool(text.get("final_logit_softcapping", family == "gemma2")),
+        is_tied=family in TIED if tied is None else tied,
+        other_parameters=_image_parameters(config.get("vision_config"), hidden),
+    )
 
 
 def _image_parameters(vision: dict[str, Any] | None, hidden: int) -> int:

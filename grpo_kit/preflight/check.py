@@ -22,17 +22,17 @@ from grpo_kit.data.demo import DEFAULT_DATA
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
 from grpo_kit.models.load import SMOLLM2
-from grpo_kit.models.memory_errors import Shortage
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.preflight.doctor import PREPARE, Check, model_problem
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.runs.resume import config_to_resume, is_complete, resume_config
 from grpo_kit.runs.spending import Dollars, spent_on
-from grpo_kit.training.failures import LONGEST_TIMEOUT, Fix, Machine, memory_fixes
+from grpo_kit.training.failures import Fix, memory_fixes
 from grpo_kit.training.plan import missing_package
 from grpo_kit.utils.text import dollars, duration, settings_text
 
+LONGEST_TIMEOUT = 86400  # seconds, Modal's
 LOADING_GIB = 4.0  # of a container's memory, beside the weights, which pass through it
 Problems = Iterator[Problem]
 
@@ -165,8 +165,9 @@ def _memory_fixes(config: TrainConfig, shape: Shape, device: Device) -> list[Fix
     if not shortage(memory, device):
         return []
     checkpointing = decided(config.gradient_checkpointing, device.is_gpu)
-    machine = Machine(device.gib if device.is_gpu else None, checkpointing, uses_vllm(config, device))
-    fixes = memory_fixes(config, Shortage("", device.is_gpu), memory.phase, machine)
+    settled = {"gradient_checkpointing": checkpointing, "use_vllm": uses_vllm(config, device)}
+    gpu_gib = device.gib if device.is_gpu else None
+    fixes = memory_fixes(config.model_copy(update=settled), device.is_gpu, memory.phase, gpu_gib)
     return [fix for fix in fixes if not fix.keys() & {"gpu", "memory"}]
 
 

@@ -21,8 +21,11 @@ def allow_on_cpus() -> None:
 @contextmanager
 def gathered(model: PreTrainedModel) -> Iterator[None]:
     """Each process has all weights meanwhile, if they are shared out: every token that is generated reads them all, and
-    to gather them again for each would take longer than to compute it."""
-    parts = _let_go_after_use(model)
+    to gather them again for each would take longer than to compute it. accelerate keeps what comes last, the head."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    parts = [layer for each in model.modules() if isinstance(each, ModuleList) for layer in each]
+    parts += [] if head is not None and head.weight is embedding.weight else [embedding]
+    parts = [part for part in parts if isinstance(part, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False)
     try:
@@ -31,11 +34,3 @@ def gathered(model: PreTrainedModel) -> Iterator[None]:
         for part in parts:
             part.set_reshard_after_forward(True)
             part.reshard()
-
-
-def _let_go_after_use(model: PreTrainedModel) -> list[FSDPModule]:
-    """The layers, and the embedding where it is not the head as well: accelerate keeps what comes last."""
-    layers = [layer for each in model.modules() if isinstance(each, ModuleList) for layer in each]
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    is_tied = head is not None and head.weight is embedding.weight
-    return [part for part in [*layers, *([] if is_tied else [embedding])] if isinstance(part, FSDPModule)]

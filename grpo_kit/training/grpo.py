@@ -13,11 +13,10 @@ from transformers import PrinterCallback, set_seed
 from trl.trainer.grpo_config import GRPOConfig
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.memory import Device, is_sharded
+from grpo_kit.costs.memory import Device, decided, is_sharded, uses_vllm
 from grpo_kit.data.samples import Sample
 from grpo_kit.models.generate import fit_prompt
-from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer
-from grpo_kit.models.memory_errors import gpu_gib
+from grpo_kit.models.load import device_can_bf16, gpu_gib, load_model, load_tokenizer
 from grpo_kit.models.shapes import shape_of
 from grpo_kit.rewards.judge_reward import JudgeReward
 from grpo_kit.rewards.travel import RewardFunction
@@ -89,19 +88,14 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
     vLLM must hold one sequence of the length that it is told, which by default is all that the model was made for; it
     is told the longest there can be, unless a prompt `may_be_longer` than max_prompt_length.
     """
-    on_gpu = torch.cuda.is_available()
-
-    def decide(setting, auto: bool) -> bool:
-        return auto if setting == "auto" else setting
-
+    on_gpu, shape = torch.cuda.is_available(), shape_of(config.model_name)
+    device = Device(on_gpu, gpu_gib() or 0.0, version_of("vllm") is not None)
     settings: dict[str, Any] = {name: getattr(config, name) for name in TRL_SETTINGS} | {
-        "bf16": decide(config.bf16, device_can_bf16()),
-        "gradient_checkpointing": decide(config.gradient_checkpointing, on_gpu),
-        "use_vllm": decide(config.use_vllm, on_gpu and version_of("vllm") is not None and not config.load_in_4bit),
+        "bf16": decided(config.bf16, device_can_bf16()),
+        "gradient_checkpointing": decided(config.gradient_checkpointing, on_gpu),
+        "use_vllm": uses_vllm(config, device),
+        "fsdp": is_sharded(config, shape, device) if shape else config.fsdp is True,
     }
-    shape = shape_of(config.model_name)
-    device = Device(on_gpu, gpu_gib() or 0.0, bool(settings["use_vllm"]))
-    settings["fsdp"] = is_sharded(config, shape, device) if shape else config.fsdp is True
     if settings["use_vllm"] and shape and not may_be_longer:
         settings["vllm_max_model_length"] = shape.longest_sequence(config)
     arguments = GRPOConfig(

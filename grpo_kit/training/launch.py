@@ -1,20 +1,39 @@
-"""Training as it is asked for: a run is planned and opened, then trained in this process or in several."""
+"""Training as it is asked for: a run is planned and opened, then trained in this process or in several, one per GPU.
 
+`python -m grpo_kit.training.launch RUN_DIR` trains a run that was opened before. Several processes are started and
+ended together by torchrun, which runs in a process of its own, so that no script or notebook is imported again; each
+does what a single one would. accelerate, on which TRL stands, finds the others by RANK and WORLD_SIZE.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import LOCAL, Launch
+from grpo_kit.errors import BeingTrained, RunError, RunStopped
 from grpo_kit.rewards.travel import Rewards, pickled_rewards
-from grpo_kit.runs.directory import REWARDS_FILE, RUNS_DIR, RunDirectory
+from grpo_kit.runs.directory import REWARDS_FILE, RUNS_DIR, UNFINISHED, RunDirectory
 from grpo_kit.training.plan import make_plan, open_planned, plan_of
-from grpo_kit.training.processes import train_in_processes
-from grpo_kit.training.run import train_planned
-from grpo_kit.utils.environment import processes
+from grpo_kit.training.run import record_end, train_planned
+from grpo_kit.utils.environment import WORD_SECONDS, processes, rank
 from grpo_kit.utils.files import write_bytes
+from grpo_kit.utils.garbage import loading_libraries
+
+MODULE = "grpo_kit.training.launch"
+GRACE_SECONDS = 45  # the launcher gives its processes 30 to record that a run was interrupted
 
 
 def plan_and_train(
@@ -50,11 +69,126 @@ def plan_and_train(
     return train_in_processes(run, echo, since=datetime.now(UTC))
 
 
-def train_queued(run: RunDirectory, echo: Callable[[str], None], since: datetime | None = None) -> RunDirectory:
-    """Trains a run that was opened elsewhere, with the reward functions that lie in its folder; returns it.
+def work_on(run: RunDirectory, echo: Callable[[str], None], since: datetime | None = None) -> None:
+    """Trains a queued run, with the reward functions that lie in its folder; its status.json says how it ended.
 
-    `since` is when the machine began to cost; None: now. Raises as `plan_and_train` does.
+    `since` is when the machine began to cost; None: now.
     """
-    if run.config.num_processes > processes():
-        return train_in_processes(run, echo, since or datetime.now(UTC))
-    return train_planned(run, plan_of(run), echo, since)
+    try:
+        if run.config.num_processes > 1:
+            train_in_processes(run, echo, since or datetime.now(UTC))
+        else:
+            train_planned(run, plan_of(run), echo, since)
+    except (RunStopped, BeingTrained) as reason:  # a run that another process trains, or has resumed, is that one's
+        echo(str(reason))
+    except Exception as error:
+        record_end(run, error)
+        echo(f"Run {run.id} failed: {run.status['reason']}")
+
+
+def train_in_processes(run: RunDirectory, echo: Callable[[str], None], since: datetime) -> RunDirectory:
+    """Trains a queued run in `num_processes` processes and waits for them; `since` is when its cost began to count.
+
+    Raises as `plan_and_train` does. An interrupt ends them all, and so does the end of this process.
+    """
+    threads = max(1, (os.cpu_count() or 1) // run.config.num_processes)
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", MODULE, str(run.path), since.isoformat()],
+        stdin=subprocess.PIPE,  # it ends with this process, which tells the launcher to end
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # an interrupt reaches it from here alone, and once
+        env={"OMP_NUM_THREADS": str(threads)} | os.environ,
+    )
+    assert launcher.stdin and launcher.stdout
+    try:
+        for line in launcher.stdout:
+            echo(line.rstrip())
+    except BaseException:
+        launcher.stdin.close()
+        patience = threading.Timer(GRACE_SECONDS, launcher.kill)
+        patience.start()
+        for line in launcher.stdout:
+            echo(line.rstrip())
+        patience.cancel()
+        raise
+    launcher.wait()
+    status = run.status
+    if status["state"] == "complete":
+        return run
+    if status["state"] in UNFINISHED:
+        raise BeingTrained(run.id)
+    raise (RunStopped if status["state"] == "stopped" else RunError)(status["reason"].removeprefix("RunError: "))
+
+
+def _launch(run: RunDirectory, since: str) -> None:
+    """Has torchrun start the processes. Raises RunError or KeyboardInterrupt where they could not record their end."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts with it ignored
+    threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
+    with loading_libraries():
+        import torch
+        from torch.distributed import run as torchrun
+        from torch.distributed.elastic.multiprocessing import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.disable()  # the run's status says it all
+    if not torch.cuda.is_available():
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # else it says cpu:0, where torch loads no checkpoint
+    count = run.config.num_processes
+    options = ["--standalone", "--local-addr=localhost", f"--nproc-per-node={count}", "-m"]
+    try:
+        torchrun.run(torchrun.parse_args([*options, MODULE, str(run.path), since]))
+    except SignalException:
+        raise KeyboardInterrupt from None
+    except ChildFailedError as error:
+        number, failure = error.get_first_failure()
+        message: Any = failure.message  # a dictionary where `record` caught an error
+        said = message["message"].splitlines()[-1] if isinstance(message, dict) else message
+        raise RunError(f"process {number + 1} of {count}: {said}", f"run_id {run.id} resumes it") from None
+
+
+def _interrupt_at_end_of_input() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _take_part(run: RunDirectory, since: str) -> None:
+    """Trains as one of the processes. An error is raised where rank 0 has not recorded why the run ended."""
+    with loading_libraries():
+        import torch.multiprocessing
+
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGINT)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        train_planned(run, plan_of(run), _say, datetime.fromisoformat(since))
+    except BaseException as error:
+        deadline = time.monotonic() + WORD_SECONDS
+        while rank() and run.status["state"] in UNFINISHED and time.monotonic() < deadline:
+            time.sleep(0.2)  # until rank 0 has recorded why the run ended
+        if run.status["state"] in UNFINISHED and not isinstance(error, BeingTrained):
+            raise
+        sys.exit(1)  # so that the launcher ends the others, which may wait for this one
+
+
+def _say(text: str) -> None:
+    if not rank():
+        with suppress(BrokenPipeError):  # the process that listened has ended, and the launcher ends this one
+            print(text, flush=True)
+
+
+def _main(run: RunDirectory, since: str = "") -> None:
+    if processes() > 1:
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        record(_take_part)(run, since)
+    elif since:
+        try:
+            _launch(run, since)
+        except (KeyboardInterrupt, RunError) as error:
+            record_end(run, error)
+    else:
+        work_on(run, echo=partial(print, flush=True))
+
+
+if __name__ == "__main__":
+    _main(RunDirectory(Path(sys.argv[1])), *sys.argv[2:])

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import LOCAL, Launch, check_price_known, shortfall_at_start
-from grpo_kit.data.demo import DEFAULT_DATA, data_folder
+from grpo_kit.data.demo import data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.base import Judge
@@ -39,7 +39,11 @@ class Plan:
     judges: dict[Judge, float]
     functions: dict[RewardFunction, float]
     about: dict[str, Any]  # what config.json holds beside the settings
-    is_demo: bool  # there is no data of the user's own, so the demo's is taken
+
+    def judged_usd(self) -> float | None:
+        """Dollars that the judges have cost so far; None where a price is not known."""
+        spent = [judge.usage.usd for judge in self.judges if judge.usage]
+        return None if None in spent else sum(usd or 0.0 for usd in spent)
 
     def close(self) -> None:
         for judge in self.judges:
@@ -51,11 +55,11 @@ def make_plan(
 ) -> Plan:
     """Checks all that can be checked before a model is loaded; writes nothing. Raises as `plan_and_train` does."""
     config = resume_config(config, runs_dir)
-    check_first_step_is_paid(config, runs_dir, launch)
+    check_price_known(config)
     plan = _read(config, rewards)
-    check_what_would_fail(plan, runs_dir)
-    if launch.machine == LOCAL.machine:
-        check_gpus(config)
+    caches_to_start_from(config.cache_from, runs_dir)
+    for problem in _problems(plan, runs_dir, launch):
+        raise ConfigError(problem.what, problem.fix)
     if not is_complete(config.run_id, runs_dir):
         _add_judges(plan)
     machine = {"machine": launch.machine, "usd_per_hour": launch.usd_per_hour}
@@ -79,18 +83,17 @@ def plan_of(run: RunDirectory) -> Plan:
 
 def _read(config: TrainConfig, rewards: Rewards) -> Plan:
     data = data_folder(config.data).absolute()
-    is_demo = config.data == DEFAULT_DATA and data != Path(DEFAULT_DATA).absolute()
     samples = list(read_samples(data / "train.jsonl"))
     functions = {READY[name]: weight for name, weight in config.reward_funcs.items()} | weighted(rewards)
     # An absolute folder, so that the run resumes from anywhere; the demo's is made anew where it is needed.
-    folder = config.data if is_demo else str(data)
+    folder = str(data) if data == Path(config.data).absolute() else config.data
     about = {
         "data": {"folder": folder, "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
         "rewards": [*config.judge, *(getattr(function, "__name__", "") for function in functions)],
         "reward_weights": [*config.judge.values(), *functions.values()],
         "judges": {},
     }
-    return Plan(config, samples, {}, functions, about, is_demo)
+    return Plan(config, samples, {}, functions, about)
 
 
 def _add_judges(plan: Plan) -> None:
@@ -106,7 +109,7 @@ def _add_judges(plan: Plan) -> None:
 
 
 def open_planned(plan: Plan, runs_dir: str | Path, launch: Launch, echo: Callable[[str], None] = print) -> RunDirectory:
-    """The run's directory, made or taken up again, queued for `train_queued` to train it here or elsewhere.
+    """The run's directory, made or taken up again, queued for `work_on` to train it here or elsewhere.
 
     Judgements of cache_from are taken over. A run that was asked to stop no longer is. A complete run is left as it
     is. Raises BeingTrained where another process trains it, RunError where it had other rewards, judges or data.
@@ -132,72 +135,61 @@ def queue(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: L
         return open_planned(plan, runs_dir, launch)
 
 
-def check_first_step_is_paid(config: TrainConfig, runs_dir: str | Path, launch: Launch) -> None:
-    """Raises ConfigError where max_usd does not pay for another step, or can't be kept.
+def _problems(plan: Plan, runs_dir: str | Path, launch: Launch) -> Iterator[Problem]:
+    """Problems that would end the run later. Raises ConfigError where there is no such model."""
+    config, samples, names = plan.config, plan.samples, plan.about["rewards"]
+    if len(samples) < config.prompts_per_step:
+        batch = len(samples) * config.num_generations
+        yield Problem(
+            f"a step takes {config.prompts_per_step} prompts and {config.data} has {len(samples)}",
+            f"Use more samples, or per_device_train_batch_size={batch} gradient_accumulation_steps=1",
+        )
+    kind = type(samples[0].prompt)
+    if odd := next((sample for sample in samples if type(sample.prompt) is not kind), None):
+        yield Problem(f"{config.data}: prompts should be all texts or all messages; {odd.id} is not as the first is")
+    [(commonest, count)] = Counter(sample.id for sample in samples).most_common(1)
+    if count > 1:
+        what = f"{config.data}: {count} samples have the id {commonest}, by which rewards are given"
+        yield Problem(what, "Give each sample its own id, or leave the ids out")
+    if "" in names or len(set(names)) < len(names):
+        given = ", ".join(name or "one without a name (write a def around it)" for name in names)
+        yield Problem(f"rewards should be functions with names of their own, by which metrics are kept; given: {given}")
+    if problem := _unpaid(config, runs_dir, launch) or missing_package(config):
+        yield problem
+    # has_chat_template comes first: it also finds that there is no such model.
+    if not has_chat_template(config.model_name) and kind is list:
+        what = f"{config.model_name} has no chat template, and the prompts are conversations"
+        yield Problem(what, "Use its instruction-tuned version (…-it, …-Instruct), or prompts that are texts")
+    if launch.machine == LOCAL.machine:
+        yield from _problems_with_gpus(config)
+
+
+def _unpaid(config: TrainConfig, runs_dir: str | Path, launch: Launch) -> Problem | None:
+    """Why max_usd does not pay for another step.
 
     A run whose container ended is not planned again: it stops at its budget, with a checkpoint.
     """
-    check_price_known(config)
     status, steps = {"quoted": launch.quoted}, []
     if config.run_id and is_run(Path(runs_dir) / config.run_id):
         run = RunDirectory(config.run_id, runs_dir)
         status, steps = run.status, read_lines(run.path / "metrics.jsonl")
-        if status["state"] == "complete":
-            return
-    if problem := shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour):
-        raise ConfigError(problem.what, problem.fix)
-
-
-def check_what_would_fail(plan: Plan, runs_dir: str | Path) -> None:
-    """Raises ConfigError for what would fail later, before anything is written."""
-    config, samples, rewards = plan.config, plan.samples, plan.about["rewards"]
-    if len(samples) < config.prompts_per_step:
-        batch = len(samples) * config.num_generations
-        raise ConfigError(
-            f"a step takes {config.prompts_per_step} prompts and {config.data} has {len(samples)}",
-            f"Use more samples, or per_device_train_batch_size={batch} gradient_accumulation_steps=1",
-        )
-    kinds = {type(sample.prompt) for sample in samples}
-    if len(kinds) > 1:
-        odd = next(sample for sample in samples if type(sample.prompt) is not type(samples[0].prompt))
-        raise ConfigError(
-            f"{config.data}: prompts should be all texts or all messages; {odd.id} is not as the first is"
-        )
-    [(commonest, count)] = Counter(sample.id for sample in samples).most_common(1)
-    if count > 1:
-        fix = "Give each sample its own id, or leave the ids out"
-        raise ConfigError(f"{config.data}: {count} samples have the id {commonest}, by which rewards are given", fix)
-    if "" in rewards or len(set(rewards)) < len(rewards):
-        given = ", ".join(name or "one without a name (write a def around it)" for name in rewards)
-        raise ConfigError(
-            f"rewards should be functions with names of their own, by which metrics are kept; given: {given}"
-        )
-    caches_to_start_from(config.cache_from, runs_dir)
-    if problem := missing_package(config):
-        raise ConfigError(problem.what, problem.fix)
-    # has_chat_template comes first: it also finds that there is no such model.
-    if not has_chat_template(config.model_name) and kinds == {list}:
-        raise ConfigError(
-            f"{config.model_name} has no chat template, and the prompts are conversations",
-            "Use its instruction-tuned version (…-it, …-Instruct), or prompts that are texts",
-        )
+    problem = shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour)
+    return problem if status.get("state") != "complete" else None
 
 
 def missing_package(config: TrainConfig) -> Problem | None:
     """The package that a setting needs and that is not installed here; None where all is there."""
-    if config.use_vllm is True and version_of("vllm") is None:
-        return Problem("use_vllm=True, and vLLM is not installed here", "Leave use_vllm to auto")
     needed = {f"report_to={name}": name for name in config.report_to}
-    if config.load_in_4bit:
-        needed["load_in_4bit=True"] = "bitsandbytes"
+    needed |= {"use_vllm=True": "vllm"} if config.use_vllm is True else {}
+    needed |= {"load_in_4bit=True": "bitsandbytes"} if config.load_in_4bit else {}
     for setting, name in needed.items():
         if version_of(name) is None and (name != "tensorboard" or version_of("tensorboardX") is None):
             return Problem(f"{setting}, and {name} is not installed here", f"`pip install {name}`, or leave it out")
     return None
 
 
-def check_gpus(config: TrainConfig) -> None:
-    """Raises ConfigError where this machine's GPUs are not what a run needs. Without any, processes share cores."""
+def _problems_with_gpus(config: TrainConfig) -> Iterator[Problem]:
+    """Those of this machine that are not what a run needs. Without any, processes share cores."""
     gpus = 0
     if shutil.which("nvidia-smi"):  # else torch, which takes seconds to load, finds none
         with loading_libraries():
@@ -205,18 +197,15 @@ def check_gpus(config: TrainConfig) -> None:
 
         gpus = torch.cuda.device_count()
     if config.load_in_4bit and not gpus:
-        raise ConfigError("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
+        yield Problem("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
     if 0 < gpus < config.num_processes:
-        raise ConfigError(
-            f"num_processes={config.num_processes} needs as many GPUs, and this machine has {gpus}",
-            f"Use num_processes={gpus}",
-        )
+        what = f"num_processes={config.num_processes} needs as many GPUs, and this machine has {gpus}"
+        yield Problem(what, f"Use num_processes={gpus}")
 
 
 def _git_commit() -> str | None:
     """The commit of the folder that the run is started from, where it is one of git's."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+    if shutil.which("git") is None:
         return None
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip() or None

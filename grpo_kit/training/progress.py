@@ -11,23 +11,20 @@ from tqdm import tqdm
 from grpo_kit.costs.budget import Budget
 from grpo_kit.errors import RunStopped
 from grpo_kit.runs.writer import RunWriter
-from grpo_kit.training.failures import FIRST_STEPS, Machine, too_slow
 from grpo_kit.utils.environment import processes, rank
 
 
 class RunProgress:
-    """A trainer calls it in this order: `begin`, `check_budget` once all is loaded, then for each step `timed`,
-    `record_completions`, `should_stop` and `record_step`, and `finish` after the last one."""
+    """A trainer calls it in this order: `begin` once all is loaded, then for each step `timed`, `record_completions`,
+    `should_stop` and `record_step`, and `finish` after the last one."""
 
     def __init__(self, writer: RunWriter, echo: Callable[[str], None]):
         self.writer, self.config, self.run = writer, writer.config, writer.run
         self.budget = Budget(writer)
         self.part = "loading"  # what the trainer is doing, for the advice when memory runs out
-        self.machine = Machine(None, False, False)
         self.agree: Callable[[Any], Any] = lambda value: value  # rank 0's value in all processes
         self._echo, self._bar, self._why = echo, tqdm(disable=True), ""
         self._seconds = {"generating": 0.0, "judging": 0.0}
-        self._first_steps: list[dict[str, float]] = []
 
     def say(self, text: str) -> None:
         """Shows a line to the user and adds it to the run's log."""
@@ -35,16 +32,14 @@ class RunProgress:
         self.writer.log(text)
 
     def begin(self, step: int) -> None:
-        """Starts after `step`, the checkpoint's (0: none). Raises RunStopped where the run was asked to stop."""
+        """Starts after `step`, the checkpoint's (0: none), with the model loaded. Raises RunStopped where the run was
+        asked to stop, or max_usd does not pay for the first step."""
         if self.agree(self.writer.is_asked_to_stop):
             raise RunStopped(f"stopped before step {step + 1}, as asked; run_id {self.run.id} resumes it")
-        self._bar = tqdm(total=self.config.max_steps, unit="step", disable=True if rank() else None)
-
-    def check_budget(self) -> None:
-        """Raises RunStopped where max_usd does not pay for the first step, now that the model is loaded."""
         self.writer.update(starting_seconds=round(self.writer.seconds, 1))
-        if unpaid := self.agree(self.budget.see_start()):
+        if step < self.config.max_steps and (unpaid := self.agree(self.budget.see_start())):
             raise RunStopped(f"{unpaid}. Stopped before a step; run_id {self.run.id} goes on")
+        self._bar = tqdm(total=self.config.max_steps, unit="step", disable=True if rank() else None)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -73,18 +68,6 @@ class RunProgress:
         shown = "none" if math.isnan(reward) else f"{reward:.3f}"
         self.say(f"Step {step}/{self.config.max_steps}: loss={logs['loss']:.3f} reward={shown}")
         self._bar.update(step - self._bar.n)
-        self._warn_if_slow(step, seconds)
-
-    def _warn_if_slow(self, step: int, seconds: dict[str, float]) -> None:
-        """Warns once, when the first steps tell how long this part of the run takes."""
-        known, enough = self._first_steps, FIRST_STEPS * self.config.num_iterations
-        if len(known) == enough:
-            return
-        known.append(seconds)
-        if len(known) == enough:
-            left, rewards = self.config.max_steps - step + enough, self.run.about["rewards"]
-            if slow := too_slow(self.config, self.run.id, known, left, rewards, self.machine):
-                self.say(slow)
 
     def should_stop(self, step: int) -> bool:
         """Whether the run ends after this step, with a checkpoint: it was asked to, or max_usd is used up."""
@@ -101,11 +84,11 @@ class RunProgress:
             saved = f"checkpoint-{step} is saved, run_id {self.run.id} resumes it"
             raise RunStopped(f"stopped at step {step}{self._why}; {saved}")
 
-    def stopped(self, why: str, step: int, failed: str = "") -> RunStopped:
+    def stopped(self, why: str, step: int, failed: str = "", fix: str = "") -> RunStopped:
         """The error that ends a run within a step; `failed` says why the last whole step, `step`, is not saved."""
         kept = self.run.checkpoints
         saved = f"{kept[-1].name} is saved" if kept else "no step is saved" if step else "no step was made"
-        return RunStopped(f"{why}. Stopped, {failed}{saved}; run_id {self.run.id} resumes it")
+        return RunStopped(f"{why}. Stopped, {failed}{saved}; run_id {self.run.id} resumes it", fix)
 
     def close(self) -> None:
         self._bar.close()

@@ -25,7 +25,7 @@ class Ahead:
     def __init__(self, trainer: "GRPOTrainer", max_staleness: int):
         self._trainer, self._most = trainer, max_staleness
         self._drawn: deque[tuple[list[Rows], Any]] = deque()
-        self._begun: deque[_Begun] = deque()
+        self._begun: deque[tuple[greenlet, defaultdict]] = deque()  # with what TRL has counted of each
 
     def draw(self, draw: Callable[[], tuple[list[Rows], Any]]) -> tuple[list[Rows], Any]:
         """The rows of one update, as `draw` gives them. Those of the next ones are drawn with them, as far as the epoch
@@ -36,46 +36,34 @@ class Ahead:
         return self._drawn.popleft() if self._drawn else found
 
     def make(self, make: Callable[[Rows], dict[str, Any]], rows: Rows) -> dict[str, Any]:
-        """What `make` returns of the rows of this step, once those of later steps are on their way too."""
-        state = self._trainer.state
+        """Returns what `make` does for the rows of this step, once those of later steps are on their way too."""
         if not self._begun:
-            self._begun.append(_Begun(self._trainer, make, rows))
-        left = state.max_steps - state.global_step
+            self._begin(make, rows)
+        left = self._trainer.state.max_steps - self._trainer.state.global_step
         for batches, _ in list(self._drawn)[len(self._begun) - 1 : left - 1]:
-            self._begun.append(_Begun(self._trainer, make, batches[0]))
-        return self._begun.popleft().finish()
+            self._begin(make, batches[0])
+        due, metrics = self._begun.popleft()
+        self._trainer._metrics["train"].update(metrics)
+        return due.switch()
+
+    def _begin(self, make: Callable[[Rows], dict[str, Any]], rows: Rows) -> None:
+        """Makes one step's completions, and has the judge asked."""
+        trainer, begun = self._trainer, (greenlet(make), defaultdict(list))
+        # The counts of a later step belong to its own line, and TRL keeps the probabilities of completions only where
+        # it is to learn from them again.
+        now, trainer._metrics["train"] = trainer._metrics["train"], begun[1]
+        trainer.num_iterations += 1
+        try:
+            begun[0].switch(rows)
+        finally:
+            trainer.num_iterations -= 1
+            trainer._metrics["train"] = now
+        self._begun.append(begun)
 
     def close(self) -> None:
         """Gives up what was begun and is not due: paused, it would hold the trainer and its model."""
         while self._begun:
-            self._begun.popleft().give_up()
-
-
-class _Begun:
-    """One step's completions, made and with the judge."""
-
-    def __init__(self, trainer: "GRPOTrainer", make: Callable[[Rows], dict[str, Any]], rows: Rows):
-        self._trainer, self._greenlet, self._metrics = trainer, greenlet(make), defaultdict(list)
-        # What TRL counts while it generates belongs to a later step's line, and it keeps the probabilities of
-        # completions only where it is to learn from them again.
-        metrics, trainer._metrics["train"] = trainer._metrics["train"], self._metrics
-        tokens = trainer.state.num_input_tokens_seen
-        trainer.num_iterations += 1
-        try:
-            self._greenlet.switch(rows)
-        finally:
-            self._tokens, trainer.state.num_input_tokens_seen = trainer.state.num_input_tokens_seen - tokens, tokens
-            trainer.num_iterations -= 1
-            trainer._metrics["train"] = metrics
-
-    def finish(self) -> dict[str, Any]:
-        state = self._trainer.state
-        state.num_input_tokens_seen += self._tokens
-        self._trainer._metrics["train"].update(self._metrics | {"num_tokens": [state.num_input_tokens_seen]})
-        return self._greenlet.switch()
-
-    def give_up(self) -> None:
-        self._greenlet.throw()
+            self._begun.popleft()[0].throw()
 
 
 def wait_until_due() -> None:

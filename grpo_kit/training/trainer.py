@@ -2,32 +2,28 @@
 """TRL's GRPO trainer with the run's progress told as it goes, and checkpoints that are whole."""
 
 import json
-import random
 import shutil
-import time
 import traceback
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather, gather_object
 from datasets import Dataset
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
-from grpo_kit.errors import ConfigError, RunError, RunStopped
-from grpo_kit.models.load import torch_threads
-from grpo_kit.models.memory_errors import gpu_gib, loading, shortage_in
+from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
 from grpo_kit.rewards.judge_reward import TooManyFailures
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.runs.directory import checkpoint_step
-from grpo_kit.training.failures import Machine, out_of_memory
+from grpo_kit.training.failures import out_of_memory
 from grpo_kit.training.fsdp import gathered
 from grpo_kit.training.progress import RunProgress
 from grpo_kit.training.rollouts_ahead import Ahead, wait_until_due
-from grpo_kit.utils.environment import WORD_SECONDS
 from grpo_kit.utils.files import write_json
 
 
@@ -44,13 +40,11 @@ class KitTrainer(GRPOTrainer):
             super().__init__(*args, **kwargs)
         self._judges: list[Any] = list(self.reward_funcs[:judges])
         self._progress, self._config, self._folder = progress, progress.config, progress.run.path
-        progress.machine = Machine(gpu_gib(), bool(self.args.gradient_checkpointing), bool(self.args.use_vllm))
-        progress.agree = _of_rank_0
-        self._output_dir = str(self._folder)
+        progress.agree = lambda value: broadcast_object_list([value])[0]
         self._resumed_at = 0  # the step of the checkpoint that it resumes from
         self._is_whole = True  # no weight has been changed without the others
+        self._random_states = TemporaryDirectory()  # all that the next completions are drawn from
         self._ahead = Ahead(self, self._config.max_staleness) if self._config.max_staleness else None
-        self.add_callback(_Stops(progress))
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Trains to max_steps, from the checkpoint where there is one. Raises RunStopped where it ends before."""
@@ -60,7 +54,6 @@ class KitTrainer(GRPOTrainer):
             if checkpoint and self._resumed_at >= self.args.max_steps:
                 self._load_from_checkpoint(str(checkpoint))  # the run was killed while it saved its result
                 return
-            self._progress.check_budget()
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             for judge in self._judges:
                 judge.finish()  # what was asked for steps that are not made is paid for, so it is kept and counted
@@ -89,19 +82,19 @@ class KitTrainer(GRPOTrainer):
         try:
             return super().train(*args, **kwargs)
         except Exception as error:
-            if (shortage := shortage_in(error)) is None:
-                if "Connection closed by peer" in str(error):  # by another process that has ended, as this one is next
-                    time.sleep(WORD_SECONDS)  # so that the reason is theirs, written down by who started all
+            if not is_out_of_memory(error):
                 raise
+            is_gpus = is_of_gpu(error)
         finally:
             if self._ahead:
                 self._ahead.close()
         # Nothing holds the failed step's tensors here any more, so that there is room to save.
-        progress, run_id, step = self._progress, self._progress.run.id, self.state.global_step + 1
-        why = out_of_memory(self._config, run_id, shortage, progress.part, step, progress.machine)
+        decided = {name: bool(getattr(self.args, name)) for name in ("gradient_checkpointing", "use_vllm")}
+        config, part, step = self._config.model_copy(update=decided), self._progress.part, self.state.global_step + 1
+        problem = out_of_memory(config, self._progress.run.id, is_gpus, part, step, gpu_gib())
         if self.accelerator.num_processes > 1:  # which can't save without the others, and they wait for it
-            raise RunStopped(f"{why}. Stopped; run_id {run_id} goes on from its last checkpoint")
-        self._stop(why)
+            raise self._progress.stopped(problem.what, step - 1, fix=problem.fix)
+        self._stop(problem.what, problem.fix)
 
     def training_step(self, *args, **kwargs):
         self._progress.part, self._is_whole = "updating", True
@@ -135,29 +128,28 @@ class KitTrainer(GRPOTrainer):
         with self._progress.timed("judging"):
             scores = self._scores_of_all(inputs, prompts, completions, completion_ids_list)
         self._scores = scores.tolist()
-        # TRL would count a missing score as 0 beside those of other rewards. What a judge could not score takes no part
-        # at all.
+        # TRL would count a missing score as 0 beside those of other rewards. Here the completion takes no part at all.
         scores[scores[:, : len(self._judges)].isnan().any(dim=1)] = torch.nan
         return scores
 
     def _scores_of_all(self, inputs, prompts, completions, completion_ids_list) -> Any:
         """TRL's scores, which it gathers from all processes; where one of them fails, it raises in all, so that none
         waits for it."""
+        score = partial(super()._calculate_rewards, inputs, prompts, completions, completion_ids_list)
+        if self.accelerator.num_processes == 1:
+            return score()
         problem = None
         try:
-            scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            scores = score()
         except Exception as error:
-            if self.accelerator.num_processes == 1:
-                raise
             problem = error
             none = torch.full((len(prompts), len(self.reward_funcs)), torch.nan, device=self.accelerator.device)
             scores = gather(none)
-        if self.accelerator.num_processes > 1:
-            found = gather_object([(_travelling(problem), self._progress.writer.judged_usd())])
-            others = [usd for _, usd in found[1:]]
-            self._progress.writer.judged_elsewhere = None if None in others else sum(others)
-            if met := problem or next((theirs for theirs, _ in found if theirs), None):
-                raise met
+        found = gather_object([(_travelling(problem), self._progress.writer.judged_usd())])
+        others = [usd for _, usd in found[1:]]
+        self._progress.writer.judged_elsewhere = None if None in others else sum(others)
+        if met := problem or next((theirs for theirs, _ in found if theirs), None):
+            raise met
         return scores
 
     def _generate_and_score_completions(self, inputs):
@@ -169,6 +161,11 @@ class KitTrainer(GRPOTrainer):
         if self.is_world_process_zero():
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]
+            names = [judge.__name__ for judge in self._judges]
+            reasons = [
+                why[0] if len(why) == 1 else "; ".join(f"{name}: {each}" for name, each in zip(names, why, strict=True))
+                for why in zip(*(extra[f"reason/{name}"] for name in names), strict=True)
+            ]
             rows = [
                 {
                     "step": self.state.global_step + 1,
@@ -177,39 +174,37 @@ class KitTrainer(GRPOTrainer):
                     "completion": text_of(logs["completion"][i]),
                     "rewards": dict(zip(self.reward_func_names, self._scores[i], strict=True)),
                     "advantage": logs["advantages"][i],
-                    "reason": self._reason(i),
+                    "reason": reasons[i],
                 }
-                for i in range(len(logs["prompt"]))
+                for i in range(len(reasons))
             ]
             self._progress.record_completions(rows)
         return output
 
-    def _reason(self, i: int) -> str:
-        """Why the judges scored completion `i` as they did."""
-        reasons = {judge.__name__: self._logs["extra"][f"reason/{judge.__name__}"][i] for judge in self._judges}
-        if len(reasons) == 1:
-            return next(iter(reasons.values()))
-        return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-
-    def _stop(self, why: str) -> None:
+    def _stop(self, why: str, fix: str = "") -> None:
         """Ends the run within a step that can't be made. Its checkpoint is that of the last whole step, as if it had
         been saved then: resumed, the run goes on as if nothing had happened."""
         step, failed = self.state.global_step, ""
         # Between two updates on the same completions a checkpoint would not resume exactly.
         can_save = step and self._is_whole and step % self.args.num_iterations == 0
         if can_save and not (self._folder / f"checkpoint-{step}").exists():
-            _set_random_states(self._random_states)
+            self._load_rng_state(self._random_states.name)
             try:
                 self._save_checkpoint(self.model, trial=None)
             except Exception as error:  # whatever it is, why the run ends matters more
                 failed = f"checkpoint-{step} could not be saved ({type(error).__name__}: {error}), "
-        raise self._progress.stopped(why, step, failed) from None
+        raise self._progress.stopped(why, step, failed, fix) from None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)  # adds what TRL measured to `logs`
-        self._random_states, self._is_whole = _random_states(), True
-        if "loss" in logs and self.is_world_process_zero():
-            self._progress.record_step(self.state.global_step, logs)
+        self._save_rng_state(self._random_states.name)
+        self._is_whole, step = True, self.state.global_step
+        if "loss" not in logs:  # the summary of all steps
+            return
+        if self._progress.should_stop(step):
+            self.control.should_save = self.control.should_training_stop = True
+        if self.is_world_process_zero():
+            self._progress.record_step(step, logs)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
@@ -222,14 +217,10 @@ class KitTrainer(GRPOTrainer):
     def _save_checkpoint(self, model, trial):
         """A checkpoint is written aside and moved into place whole, so that a kill leaves it complete or absent."""
         run, name = self._progress.run, f"checkpoint-{self.state.global_step}"
-        partial = run.path / ".partial"
-        self._output_dir = str(partial)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._output_dir = str(run.path)
+        super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
+            partial = Path(self._get_output_dir())
             shutil.rmtree(run.path / name, ignore_errors=True)
             (partial / name).rename(run.path / name)
             if self.args.save_total_limit:
@@ -239,49 +230,16 @@ class KitTrainer(GRPOTrainer):
         self.accelerator.wait_for_everyone()
 
     def _get_output_dir(self, trial=None) -> str:
-        return self._output_dir
+        return str(self._folder / ".partial")
 
     def create_model_card(self, *args, **kwargs) -> None:
         """No model card: config.json says how the model was made, and TRL's card would ask the hub."""
 
 
-class _Stops(TrainerCallback):
-    """Ends training, with a checkpoint, after a step that is to be the last."""
-
-    def __init__(self, progress: RunProgress):
-        self._progress = progress
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self._progress.should_stop(state.global_step):
-            control.should_save = control.should_training_stop = True
-
-
 def _travelling(problem: Exception | None) -> Exception | None:
     """The error as it can be sent to other processes, whatever it holds."""
-    if problem is None or isinstance(problem, TooManyFailures):
+    if problem is None or isinstance(problem, TooManyFailures | ConfigError):
         return problem
-    if isinstance(problem, ConfigError):
-        return ConfigError(str(problem))
     sent = RunError(f"{type(problem).__name__}: {problem}")
     sent.add_note("".join(traceback.format_exception(problem)))
     return sent
-
-
-def _of_rank_0(value):
-    """Rank 0's value, in all processes."""
-    return broadcast_object_list([value])[0]
-
-
-def _random_states() -> tuple:
-    """All that the next completions are drawn from."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
-
-
-def _set_random_states(states: tuple) -> None:
-    python, numpy, cpu, cuda = states
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(cpu)
-    if cuda:
-        torch.cuda.set_rng_state_all(cuda)

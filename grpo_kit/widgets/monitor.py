@@ -146,7 +146,7 @@ class Monitor(ipywidgets.VBox):
         if self.run is not run or metrics.empty:  # the latter while a run starts again
             return None
         style = f"border-left: 3px solid {WARN}; padding-left: 0.6em; margin: 0.2em 0"
-        self._signs.value = "".join(text_html(warning, style) for warning in warnings)
+        self._signs.value = "".join(text_html(str(warning), style) for warning in warnings)
         self._newest.value, self._seconds_a_step = completions, metrics["step_time"].tail(RECENT).median()
         return figure
 

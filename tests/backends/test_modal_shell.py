@@ -165,9 +165,9 @@ def test_the_guides_troubles_each_have_an_answer_before_a_gpu_is_asked_for(shell
     shutil.copy(demo_data / "train.jsonl", shell.server.volume("training-data"))
     gated = shell.run(GUIDE, code=2)
     assert "the model is gated. Accept its licence at https://huggingface.co/google/gemma-2-2b-it" in gated
-    assert "modal secret create huggingface-secret HF_TOKEN=" in gated
+    assert "modal secret create --force huggingface-secret HF_TOKEN=" in gated
     misnamed = shell.run(GUIDE.replace("gemma-2-2b-it", "gemma-2-2b-itt"), code=2)
-    assert "misnamed or private. Did you mean google/gemma-2-2b-it" in misnamed
+    assert "misnamed or private. Check the name" in misnamed
 
     shell.server.secrets["huggingface-secret"] = {"HF_TOKEN": LET_IN}
     gone = shell.run(GUIDE, code=2)

@@ -170,7 +170,7 @@ def test_errors_say_what_to_do(run, demo_data, tmp_path):
         evaluate("lorra", runs_dir=tmp_path, **QUICK)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").touch()
-    with pytest.raises(ConfigError, match=r"no model in .*adapter_config\.json.* it holds notes\.txt"):
+    with pytest.raises(ConfigError, match=r"no model in .*adapter_config\.json"):
         evaluate(tmp_path / "folder", **QUICK)
     with pytest.raises(ConfigError, match=r"no eval\.jsonl in .*grpo-kit prepare"):
         evaluate(run, data=str(tmp_path / "folder"), **QUICK)

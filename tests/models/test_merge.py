@@ -63,7 +63,7 @@ def test_a_broken_adapter_leaves_nothing(trained, tmp_path):
     weights = load_file(file)
     name = next(name for name in weights if "lora_B" in name)
     save_file(weights | {name: torch.full_like(weights[name], float("nan"))}, file)
-    with pytest.raises(kit.RunError, match=r"merging .*checkpoint-20 changes what the model says"):
+    with pytest.raises(kit.ConfigError, match=r"checkpoint-20 can't be merged"):
         kit.merge(folder, tmp_path / "merged")
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(kit.ConfigError, match=r"checkpoint-20 can't be read"):

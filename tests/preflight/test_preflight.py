@@ -70,7 +70,7 @@ def test_parameters_and_adapter_are_what_transformers_and_peft_make_of_them(fami
     from peft import LoraConfig, get_peft_model
 
     model, config = small_model(family)
-    shape = shape_from(config, "")
+    shape = shape_from(config)
     assert shape.parameters == model.num_parameters()
     model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     assert shape.lora_parameters(4) == model.get_nb_trainable_parameters()[0]
@@ -83,7 +83,7 @@ def test_activations_are_what_autograd_keeps(family, bf16, use_lora):
     settings = kit.TrainConfig(bf16=bf16, use_lora=use_lora)
     length, rows = 256, 2
     kept = [bytes_kept(family, layers, settings, rows, length) for layers in (1, 3)]
-    shape = shape_from(small_model(family)[1], "")
+    shape = shape_from(small_model(family)[1])
     a_layer = (kept[1] - kept[0]) / 2
     if bf16 and not use_lora:  # autocast's copies of the weights, which are counted elsewhere
         a_layer -= 2 * (shape.layer_parameters - shape.norms * shape.hidden)
@@ -238,7 +238,7 @@ def test_more_of_anything_needs_more(tmp_path):
         ({"judge": "gemini"}, "GEMINI_API_KEY is not set", "judge=offline"),
         ({"max_steps": 9}, "save_steps=20 is more than max_steps=9", "save_steps=4"),
         ({"model_name": "gemma"}, "no folder gemma", "model_name"),
-        ({"use_vllm": True}, "vLLM is not installed", "auto"),
+        ({"use_vllm": True}, "vllm is not installed", "leave it out"),
         ({"cache_from": ["gone"]}, "cache_from='gone'", "cache_from"),
     ],
 )
@@ -292,7 +292,7 @@ def test_an_unknown_model_is_said_to_be_unknown_and_no_text_is_markup(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**SMALL, "model_type": "llama"}))
-    parameters = shape_from({**SMALL, "model_type": "llama"}, "").parameters
+    parameters = shape_from({**SMALL, "model_type": "llama"}).parameters
     assert here(tmp_path, model_name=str(folder)).shape.parameters == parameters
 
 

@@ -66,7 +66,6 @@ class Trainer:
         progress.begin(self._step)
         if self._step >= config.max_steps:
             return  # the run was killed while it saved its result
-        progress.check_budget()
         is_asked_to_stop = False
         while self._step < config.max_steps and not is_asked_to_stop:
             logs = self._make_step()

@@ -24,7 +24,7 @@ from grpo_kit.judges.cache import CACHE_FILE
 from grpo_kit.rewards.travel import PYTHON, load_rewards
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step
 from grpo_kit.runs.writer import RunWriter
-from grpo_kit.training.worker import work_on
+from grpo_kit.training.launch import work_on
 from grpo_kit.utils.files import as_json, write_bytes, write_json
 
 Answer = dict[str, Any]
