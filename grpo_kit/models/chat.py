@@ -41,7 +41,7 @@ def chat(
     folder, trained = checkpoints.folder(checkpoint), checkpoints.settings
     tokenizer = load_tokenizer(checkpoints.base or str(folder))
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    asked = [
+    asked: list[str | list[Message]] = [
         [{"role": "user", "content": prompt}] if isinstance(prompt, str) and tokenizer.chat_template else prompt
         for prompt in prompts
     ]

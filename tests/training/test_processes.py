@@ -53,9 +53,7 @@ def runs_dir(tmp_path_factory):
         ({"num_processes": 2, "gpu": "H100:4"}, "Use gpu=H100:2"),
         ({"gpu": "H100:9"}, "from 2 to 8"),
         ({"gpu": "H10O:2"}, "Did you mean H100"),
-        ({"num_processes": 4, "judge": "gemini", "gemini_max_in_flight": 2}, "in_flight=2 can't be .* Use 4 or more"),
         ({"fsdp": True}, "among processes, and num_processes=1"),
-        ({"fsdp": True, "gpu": "H100:2", "load_in_4bit": True}, "and load_in_4bit=True keeps them whole"),
         (
             {"num_processes": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1},
             "x num_processes=3 makes 6",
