@@ -75,8 +75,7 @@ def _take_part(rank: int, config: TrainConfig, run: Run, port: int, found: Simpl
     os.environ |= {name: str(value) for name, value in place.items()}
     PartialState(cpu=True)
     is_last = rank + 1 == config.num_processes
-    with (NullRunWriter if rank else RunWriter)(run, config) as writer:
-        peaks = _peaks(config, writer)
+    peaks = _peaks(config, (NullRunWriter if rank else RunWriter)(run, config))
     if is_last:
         found.put(peaks)
 

@@ -23,7 +23,6 @@ class EvalConfig(JudgeConfig, ModalConfig):
     )
     second_judge: JudgeName | None = setting(
         "reference",
-        "A second judge, which the run was not trained with: reference (words shared with the trace's own "
-        "reply; free), offline or gemini; None: no second one.",
+        "A second judge, which the run was not trained with; reference: words shared with the trace's reply.",
     )
     data: str | None = setting(None, "Folder of eval.jsonl; None: the data the run was trained on.")

@@ -27,7 +27,7 @@ class JudgeConfig(Settings):
     )
     gemini_mode: Literal["absolute", "group"] = gemini(
         "absolute",
-        "absolute: one answer a call; group: all of a prompt's answers in one call, against each other.",
+        "absolute: an answer a call; group: all of a prompt's in one call, against each other.",
         "step",
         "judging",
         "scale",
@@ -39,10 +39,7 @@ class JudgeConfig(Settings):
         None, "The judge's sampling temperature; None: 0, or 1 where gemini_samples is above 1.", "judging", le=2
     )
     gemini_prompt: AbsolutePath | None = gemini(
-        None,
-        "A text file to ask with, in place of grpo_kit/judges/gemini/absolute.txt or group.txt.",
-        "judging",
-        "scale",
+        None, "A text file to ask with, in place of judges/gemini/absolute.txt or group.txt.", "judging", "scale"
     )
     gemini_timeout: PositiveFloat = gemini(
         30.0, "Seconds that a call waits for the server before it counts as failed.", "resume", le=600

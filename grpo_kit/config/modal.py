@@ -13,7 +13,7 @@ class ModalConfig(Settings):
 
     gpu: Annotated[str, AfterValidator(checked_gpu)] = run(
         "A10",
-        "Modal's GPU to run on; A100-80GB:4 is four of them, with a process each.",
+        "Modal's GPU to run on; A100-80GB:4 is four of them, each with a process.",
         "resume",
         suggested=list(GPUS),
     )

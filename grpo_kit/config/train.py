@@ -34,9 +34,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
         suggested=[*RECIPES, "google/gemma-2-2b-it", "google/gemma-3-270m-it", "Qwen/Qwen2.5-0.5B-Instruct"],
     )
     data: str = run(
-        "data/processed",
-        "Folder of train.jsonl and eval.jsonl; where the default has none, the demo's samples.",
-        "scale",
+        "data/processed", "Folder of train.jsonl and eval.jsonl; the demo's where the default has none.", "scale"
     )
     run_id: str | None = run(
         None,
@@ -58,19 +56,13 @@ class TrainConfig(JudgeConfig, ModalConfig):
 
     # Batches
     num_generations: int = run(8, "Completions per prompt, which are compared with each other.", slider=(2, 32), ge=2)
-    per_device_train_batch_size: PositiveInt = batches(
-        8, "Completions per forward and backward pass.", "spread", "size"
-    )
+    per_device_train_batch_size: PositiveInt = batches(8, "Completions per pass, forward and back.", "spread", "size")
     gradient_accumulation_steps: PositiveInt = batches(4, "Passes per optimiser step.", "spread", "size")
     num_processes: PositiveInt = setting(
-        1,
-        "Processes that train together, each on a GPU and a batch of its own; as many as gpu names, where it does.",
-        "spread",
-        "step",
+        1, "Processes that train together, each on a GPU of its own; as many as gpu names.", "spread", "step"
     )
     fsdp: bool | Auto = setting(
-        "auto",
-        "Share the weights out among the processes (PyTorch's FSDP); auto: where they would not fit on each GPU.",
+        "auto", "Share the weights out among the processes (PyTorch's FSDP); auto: where they don't fit on each GPU."
     )
     max_prompt_length: int = batches(
         512, "Tokens. A longer conversation loses its oldest turns, never its last.", "size", ge=16
@@ -85,7 +77,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     num_iterations: PositiveInt = grpo(1, "Updates made on each batch of completions.", "step")
     max_staleness: NonNegativeInt = grpo(
         0,
-        "Updates by which completions may be older than the weights; above 0 the judge works beside the updates.",
+        "Updates by which completions may be older than the weights; above 0 the judge works meanwhile.",
         "step",
         le=8,
     )
@@ -100,9 +92,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     lora_r: PositiveInt = lora(16, "Rank of the adapter.")
     lora_alpha: PositiveInt = lora(32, "Scale of the adapter; alpha / r multiplies it.")
     load_in_4bit: bool = setting(
-        False,
-        "Hold the weights under the adapter in 4 bits (QLoRA); needs an NVIDIA GPU and bitsandbytes; without vLLM.",
-        "step",
+        False, "Hold the weights under the adapter in 4 bits (QLoRA); needs an NVIDIA GPU and bitsandbytes.", "step"
     )
     lora_dropout: NonNegativeFloat = lora(0.0, "Dropout on the adapter's input.", lt=1)
 
@@ -128,9 +118,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
 
     # Saving and the machine
     max_usd: PositiveFloat | None = setting(
-        None,
-        "US dollars for machine and judge; the run stops with a checkpoint before it costs more. None: no limit.",
-        "resume",
+        None, "US dollars for machine and judge; a run stops with a checkpoint before it costs more.", "resume"
     )
     report_to: Listed[Reporter] = setting(
         [],

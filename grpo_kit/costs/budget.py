@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.gemini.prices import judge_price
-from grpo_kit.runs.spending import Dollars
+from grpo_kit.runs.directory import Dollars
 from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.utils.text import dollars
 

@@ -95,7 +95,6 @@ def prepare(
                 rubric_writer.rewrite(path)
         card = {
             "source": Path(*traces.resolve().parts[-2:]).as_posix(),
-            "licence": _licence_of(traces),
             "eval_fraction": eval_fraction,
             "seed": seed,
             "rubrics": rubric_writer.summary() if rubric_writer else {"by": "schema"},
@@ -169,12 +168,3 @@ class _Tally:
 def _spread(lengths: Counter[int]) -> dict[str, float]:
     mean = sum(length * count for length, count in lengths.items()) / lengths.total()
     return {"min": min(lengths), "mean": round(mean, 2), "max": max(lengths)}
-
-
-def _licence_of(traces: Path) -> dict[str, str] | None:
-    """Name and first line of the licence file beside the traces or one folder up, if there is one."""
-    folder = traces.resolve() if traces.is_dir() else traces.resolve().parent
-    for file in [*sorted(folder.glob("LICEN[CS]E*")), *sorted(folder.parent.glob("LICEN[CS]E*"))]:
-        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
-        return {"file": file.name, "title": next((line.strip() for line in lines if line.strip()), "")}
-    return None

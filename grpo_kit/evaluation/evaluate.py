@@ -79,8 +79,8 @@ def evaluate(
     second = make_judge(used.second_judge, used) if used.second_judge else None
     if second:
         second.check()
-        if run and _trained_with(second, run):
-            note(f"{second.name} is no held-out judge here: run {run.id} was trained with it")
+        if _about(second, run)["trained_with"]:
+            note(f"{second.name} is no held-out judge here: the run was trained with it")
     tokenizer = load_tokenizer(subject.base or str(subject.folders[0]))
     samples = _questions(data / "eval.jsonl", used, tokenizer, note)
     out = subject.home / "eval"
@@ -132,14 +132,11 @@ def evaluate(
     return evaluation
 
 
-def _trained_with(judge: Judge, run: RunDirectory | None) -> bool | None:
-    """Whether the model was rewarded by this judge; None where that is not known."""
-    return judge.name in run.config.judge if run else None
-
-
 def _about(judge: Judge, run: RunDirectory | None) -> dict[str, Any]:
+    """Who judged and what was used for it; `trained_with` is None where that is not known."""
+    trained_with = judge.name in run.config.judge if run else None
     usage = asdict(judge.usage) if judge.usage else {}
-    return {"name": judge.name, "version": judge.version, "trained_with": _trained_with(judge, run), **usage}
+    return {"name": judge.name, "version": judge.version, "trained_with": trained_with, **usage}
 
 
 def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:

@@ -64,12 +64,8 @@ def _disagreement(models: list[Numbers], judge: dict[str, Any], second_judge: di
         f"{signed(shown['versus_base'])}, and {second_judge['name']} {'a loss' if worse else 'none that is sure'}, "
         f"{signed(shown['second']['versus_base'])}. "
     )
-    if judge.get("trained_with") is False or second_judge.get("trained_with"):
-        return [text + "Read the samples on which they disagree before you believe either"]
-    if worse:
-        text += "This looks like reward hacking: the model has learnt to please its judge and answers worse. "
-    else:
-        text += "This may be reward hacking, or too few prompts for the second judge: try a larger n. "
+    if judge["trained_with"] is not False and not second_judge["trained_with"]:
+        text += "This looks like reward hacking. " if worse else "This may be reward hacking: try a larger n. "
     return [text + "Read the samples on which they disagree, and mend the judge or rubric that pays for what you see"]
 
 
@@ -91,8 +87,8 @@ def signed(versus: dict[str, Any]) -> str:
     return f"{versus['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def best(models: list[Numbers], scores: "pandas.DataFrame", judge: str, second_judge: str | None) -> Numbers:
-    """The model to take: its numbers, and the reason, `why`. `scores` has a row a prompt and a column a model.
+def best(models: list[Numbers], samples: "pandas.DataFrame", judge: str, second_judge: str | None) -> Numbers:
+    """The model to take: its numbers, and the reason, `why`. `samples` is Evaluation.samples().
 
     The rule: a checkpoint that the second judge surely finds worse than the base (its interval lies below 0) is out.
     Of the others, the base included, take the earliest whose mean by the first judge is within one standard error of
@@ -108,7 +104,7 @@ def best(models: list[Numbers], scores: "pandas.DataFrame", judge: str, second_j
     why = f"{judge} scores it highest ({top['mean']:.2f}), and nothing earlier is within a standard error"
     chosen = top
     for model in left[: left.index(top)]:
-        behind = (scores[top["name"]] - scores[model["name"]]).dropna()
+        behind = (samples[f"{top['name']} score"] - samples[f"{model['name']} score"]).dropna()
         error = behind.std() / math.sqrt(len(behind)) if len(behind) > 1 else 0.0
         if behind.mean() <= error:
             chosen = model

@@ -66,28 +66,13 @@ class Evaluation:
         return self.models[1:] if self.base else self.models
 
     @property
-    def _judge(self) -> dict:
-        return self.results.get("judge") or {"name": "judge"}  # evaluations of old have none
-
-    @property
     def judge(self) -> str:
-        return self._judge["name"]
+        return self.results["judge"]["name"]
 
     @property
     def second_judge(self) -> str | None:
-        """None where none was asked, or it judged nothing, or the evaluation is from before there was one."""
-        return self.results["second_judge"]["name"] if any(map(self.second_of, self.models)) else None
-
-    @property
-    def judge_usd(self) -> float | None:
-        """Dollars that the judges have cost; None where a price is not known."""
-        usd = [(self.results.get(judge) or {}).get("usd", 0.0) for judge in ("judge", "second_judge")]
-        return None if None in usd else sum(usd)
-
-    @staticmethod
-    def second_of(model: dict) -> dict | None:
-        """The second judge's numbers of a model, under the names that the first one's have."""
-        return model.get("second")
+        """None where none was asked, or it judged nothing of some model."""
+        return self.results["second_judge"]["name"] if all(model.get("second") for model in self.models) else None
 
     def line(self) -> str:
         """`base 0.41 trained 0.78 difference +0.37 [+0.30, +0.44] (n=128)`: mean scores, a 95% interval, pairs."""
@@ -106,10 +91,10 @@ class Evaluation:
 
         rows = []
         for model in self.models:
-            row = {"model": model["name"], **_mean(model)}
+            row = {"model": model["name"], **_row(model)}
             row |= {name: model[name] for name in ("stdev", "min", "max", "words", "unjudged")}
             if versus := model["versus_base"]:
-                row |= _difference(versus) | {name: versus[name] for name in ("win_rate", "wins", "ties", "losses")}
+                row |= {name: versus[name] for name in ("win_rate", "wins", "ties", "losses")}
             rows.append(row)
         table = pandas.DataFrame(rows)
         counts = [name for name in ("wins", "ties", "losses") if name in table]
@@ -120,9 +105,9 @@ class Evaluation:
         import pandas
 
         rows = [
-            {"model": model["name"], "judge": judge, **_mean(numbers), **_difference(numbers["versus_base"])}
+            {"model": model["name"], "judge": judge, **_row(numbers)}
             for model in self.models
-            for judge, numbers in ((self.judge, model), (self.second_judge, self.second_of(model)))
+            for judge, numbers in ((self.judge, model), (self.second_judge, model.get("second")))
             if numbers
         ]
         return pandas.DataFrame(rows)
@@ -145,8 +130,7 @@ class Evaluation:
         rows = []
         for sample in read_lines(self.samples_path):
             row = {"id": sample["id"], "prompt": conversation_text(sample["prompt"])}
-            row["ground_truth"] = sample["ground_truth"]
-            row["services"] = " + ".join(sample.get("services", [])) or "none named"
+            row |= {"ground_truth": sample["ground_truth"], "services": " + ".join(sample["services"]) or "none named"}
             for name, answered in sample["answers"].items():
                 row |= {name: answered["answer"], f"{name} words": len(answered["answer"].split())}
                 row |= {f"{name} score": answered["score"], f"{name} reason": answered["reason"]}
@@ -176,19 +160,11 @@ class Evaluation:
 
     def warnings(self) -> list[str]:
         """The reasons to doubt the result. See grpo_kit.evaluation.interpret.warnings for the rules."""
-        return interpret.warnings(self.models, self._judge, self.results.get("second_judge"))
+        return interpret.warnings(self.models, self.results["judge"], self.results["second_judge"])
 
     def best(self) -> dict[str, Any]:
         """The model to take, and `why`. See grpo_kit.evaluation.interpret.best for the rule."""
-        import pandas
-
-        scores = pandas.DataFrame(self._scores(*self.models), dtype=float)
-        return interpret.best(self.models, scores, self.judge, self.second_judge)
-
-    def _scores(self, *models: dict) -> dict[str, dict[str, float | None]]:
-        """By model, the first judge's score of each prompt by its id; None where unjudged."""
-        rows = read_lines(self.samples_path)
-        return {m["name"]: {row["id"]: row["answers"][m["name"]]["score"] for row in rows} for m in models}
+        return interpret.best(self.models, self.samples(), self.judge, self.second_judge)
 
     def result(self) -> dict[str, Any]:
         """A summary as JSON: the models' means and intervals, both judges, warnings, the best checkpoint, and
@@ -196,12 +172,13 @@ class Evaluation:
 
         def brief(model: dict) -> dict[str, Any]:
             names = ("mean", "interval", "versus_base")
-            second = self.second_of(model)
+            second = model.get("second")
             of_second = {name: second[name] for name in names} if second else None
             return {"name": model["name"], **{name: model[name] for name in names}, "second": of_second}
 
-        best, labelled = self.best(), {"trained": self.trained} | ({BASE: self.base} if self.base else {})
-        scores = self._scores(*labelled.values())
+        best, rows = self.best(), read_lines(self.samples_path)
+        labelled = {"trained": self.trained} | ({BASE: self.base} if self.base else {})
+        usd = [judge.get("usd", 0.0) for judge in (self.results["judge"], self.results["second_judge"]) if judge]
         return {
             "run": self.results["target"],
             "evaluation": self.path.name,
@@ -213,21 +190,22 @@ class Evaluation:
             "trained": brief(self.trained),
             "best": brief(best) | {"why": best["why"]},
             "warnings": self.warnings(),
-            "scores": {label: scores[model["name"]] for label, model in labelled.items()},
+            "scores": {
+                label: {row["id"]: row["answers"][model["name"]]["score"] for row in rows}
+                for label, model in labelled.items()
+            },
             "seconds": round(sum(model.get("seconds", 0.0) for model in self.models), 1),
-            "judge_usd": self.judge_usd,
+            "judge_usd": None if None in usd else sum(usd),  # None where a price is not known
         }
 
 
-def _mean(numbers: dict) -> dict[str, float]:
-    return {"mean": numbers["mean"], "low": numbers["interval"][0], "high": numbers["interval"][1]}
-
-
-def _difference(versus: dict | None) -> dict[str, float]:
-    if not versus:
-        return {}
-    low, high = versus["interval"]
-    return {"difference": versus["difference"], "difference_low": low, "difference_high": high}
+def _row(numbers: dict) -> dict[str, float]:
+    low, high = numbers["interval"]
+    row = {"mean": numbers["mean"], "low": low, "high": high}
+    if versus := numbers["versus_base"]:
+        low, high = versus["interval"]
+        row |= {"difference": versus["difference"], "difference_low": low, "difference_high": high}
+    return row
 
 
 def write_evaluation(

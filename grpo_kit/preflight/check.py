@@ -25,9 +25,8 @@ from grpo_kit.models.load import SMOLLM2
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.preflight.doctor import PREPARE, Check, model_problem
 from grpo_kit.preflight.quote import Quote
-from grpo_kit.runs.directory import RunDirectory
+from grpo_kit.runs.directory import Dollars, RunDirectory, spent_on
 from grpo_kit.runs.resume import config_to_resume, is_complete, resume_config
-from grpo_kit.runs.spending import Dollars, spent_on
 from grpo_kit.training.failures import Fix, memory_fixes
 from grpo_kit.training.plan import missing_package
 from grpo_kit.utils.text import dollars, duration, settings_text

@@ -10,7 +10,7 @@ from grpo_kit.costs.memory import Device, Memory
 from grpo_kit.errors import Problem
 from grpo_kit.models.shapes import Shape
 from grpo_kit.preflight.doctor import Check
-from grpo_kit.runs.spending import Dollars
+from grpo_kit.runs.directory import Dollars
 from grpo_kit.utils.text import dollars, duration
 
 ERROR = "var(--jp-error-color1, #d32f2f)"

@@ -3,15 +3,18 @@
 import json
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
 from grpo_kit.runs.storage import LocalStorage, Storage
-from grpo_kit.utils.json_lines import parse_columns
+from grpo_kit.utils.garbage import without_collector
+from grpo_kit.utils.json_lines import Row, parse_lines
+from grpo_kit.utils.text import dollars
 
 if TYPE_CHECKING:
     import pandas
@@ -28,6 +31,38 @@ UNFINISHED = ("queued", "running")
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Dollars(NamedTuple):
+    """US dollars by what they are for."""
+
+    machine: float  # GPU, cores and memory
+    judge: float
+
+    @property
+    def in_all(self) -> float:
+        return self.machine + self.judge
+
+    def __str__(self) -> str:
+        parts = {"machine": self.machine, "judge": self.judge}
+        return " and ".join(f"{dollars(part)} for the {name}" for name, part in parts.items() if part) or "$0"
+
+
+def spent_on(status: dict[str, Any]) -> Dollars:
+    """The cost of a run so far, as its status has it."""
+    return Dollars(status.get("usd_machine", 0.0), status.get("usd_judge") or 0.0)
+
+
+class _CompletionRow(msgspec.Struct, gc=False):
+    """A row of completions.jsonl."""
+
+    step: int
+    sample_id: str
+    prompt: msgspec.Raw  # which a group's completions have in common, so it is read once
+    completion: str
+    rewards: dict[str, float | None]
+    advantage: float | None
+    reason: str
 
 
 class RunDirectory:
@@ -81,13 +116,13 @@ class RunDirectory:
     def status_after(self, patience: float) -> dict:
         """The status, where a run that was silent for `patience` seconds, and whose worker has ended, is lost."""
         status = self._read_json("status.json")
-        silent = datetime.now(UTC) - datetime.fromisoformat(status["heartbeat"])
-        if status["state"] not in UNFINISHED or silent.total_seconds() <= patience:
+        silent = (datetime.now(UTC) - datetime.fromisoformat(status["heartbeat"])).total_seconds()
+        if status["state"] not in UNFINISHED or silent <= patience:
             return status
         try:
             fate = self.storage.exit_reason(self.worker)
         except RunError:  # a process that waits for it trains it, or nothing does
-            fate = "no sign of what trains it" if silent.total_seconds() > LOST_AFTER_SECONDS else None
+            fate = "no sign of what trains it" if silent > LOST_AFTER_SECONDS else None
         latest = self._read_json("status.json")  # it may have ended in good order meanwhile
         if fate is None or latest["state"] not in UNFINISHED:
             return latest
@@ -103,18 +138,27 @@ class RunDirectory:
     @property
     def last_checkpoint(self) -> Path | None:
         """The newest complete checkpoint of a run on this machine; None where there is none yet."""
-        return max(map(Path, self.checkpoints), key=checkpoint_step, default=None)
+        return Path(self.checkpoints[-1]) if self.checkpoints else None
 
     def metrics(self) -> "pandas.DataFrame":
         """A row per step, TRL's names as columns."""
-        return self._table("metrics.jsonl")
+        import pandas
+
+        return pandas.DataFrame(self._rows("metrics.jsonl", dict))
 
     def completions(self) -> "pandas.DataFrame":
         """A row per completion: step, sample, prompt, completion, scores by reward, advantage, reason.
 
         The rows of a group share their prompt, one list of messages.
         """
-        return self._table("completions.jsonl", CompletionRow)
+        import pandas
+
+        decode = lru_cache(maxsize=None)(msgspec.json.decode)
+        with without_collector():
+            rows = self._rows("completions.jsonl", _CompletionRow)
+            columns = {name: [getattr(row, name) for row in rows] for name in _CompletionRow.__struct_fields__}
+            columns["prompt"] = [decode(bytes(prompt)) for prompt in columns["prompt"]]
+            return pandas.DataFrame(columns)
 
     def logs(self, lines: int = 50) -> None:
         """Prints the last lines of what the run has said, tracebacks included."""
@@ -139,13 +183,11 @@ class RunDirectory:
         except FileNotFoundError:
             return ""
 
-    def _table(self, name: str, row: type[msgspec.Struct] | None = None) -> "pandas.DataFrame":
-        import pandas
-
+    def _rows(self, name: str, kind: type[Row]) -> list[Row]:
         try:
-            return pandas.DataFrame(parse_columns(self.storage.read(name), self.storage.root / name, row))
+            return parse_lines(self.storage.read(name), self.storage.root / name, kind)
         except FileNotFoundError:
-            return pandas.DataFrame()
+            return []
 
     def _read_json(self, name: str) -> dict:
         try:
@@ -155,16 +197,9 @@ class RunDirectory:
             raise RunError(f"{path} can't be read ({error}): put it back, or remove the run's folder") from None
 
 
-class CompletionRow(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """A row of completions.jsonl as trainer.py writes it. A group's completions have their prompt in common."""
-
-    step: int
-    sample_id: str
-    prompt: msgspec.Raw
-    completion: str
-    rewards: dict[str, float | None]
-    advantage: float | None
-    reason: str
+def find_run(run_id: str | None, runs_dir: str | Path) -> RunDirectory | None:
+    """The run of that name under `runs_dir`; None where there is none."""
+    return RunDirectory(run_id, runs_dir) if run_id and is_run(Path(runs_dir) / run_id) else None
 
 
 def run_names(runs_dir: str | Path) -> list[str]:

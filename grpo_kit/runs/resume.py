@@ -8,15 +8,14 @@ from grpo_kit.config.batching import batches
 from grpo_kit.config.gpus import MOST_GPUS, gpu_and_count
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, RunError
-from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, is_run
+from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, find_run
 from grpo_kit.utils.files import write_json
 
 
 def resume_config(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> TrainConfig:
     """`config`, or where its run_id is there already, that run's settings as `config_to_resume` gives them."""
-    if not config.run_id or not is_run(Path(runs_dir) / config.run_id):
-        return config
-    return config_to_resume(RunDirectory(config.run_id, runs_dir), config)
+    known = find_run(config.run_id, runs_dir)
+    return config_to_resume(known, config) if known else config
 
 
 def config_to_resume(run: RunDirectory, asked: TrainConfig, check: bool = True) -> TrainConfig:
@@ -29,14 +28,15 @@ def config_to_resume(run: RunDirectory, asked: TrainConfig, check: bool = True) 
     if run.checkpoints:  # a checkpoint of shared weights can't be resumed with whole ones, nor the other way round
         own = own.replace(fsdp=run.status.get("fsdp", False))
     own, given, free = _spread(own, asked), asked.given, names_where(TrainConfig, "resume")
-    if "data" in given and Path(given["data"]).resolve() == Path(own.data).resolve():
-        given["data"] = own.data
     if given.get("fsdp") == "auto":  # which was decided when the run was started
-        given["fsdp"] = own.fsdp
+        del given["fsdp"]
+    if Path(asked.data).resolve() == Path(own.data).resolve():
+        given.pop("data", None)
+    own_values = own.model_dump()
     differing = [
-        f"{name}={value!r} (it has {getattr(own, name)!r})"
+        f"{name}={value!r} (it has {own_values[name]!r})"
         for name, value in given.items()
-        if value != getattr(own, name) and name not in free
+        if value != own_values[name] and name not in free
     ]
     if differing and check:
         raise RunError(
@@ -51,18 +51,10 @@ def _spread(own: TrainConfig, asked: TrainConfig) -> TrainConfig:
     count, per_step = asked.num_processes, own.completions_per_step
     if count == own.num_processes or not {"num_processes", "gpu"} & asked.given.keys():
         return own
-    if own.fsdp is True and count == 1:
-        raise ConfigError(
-            f"the weights of run {own.run_id} are shared out among processes (fsdp), and one can't resume it alone",
-            "Use num_processes=2 or more",
-        )
     if per_step % count:
         work = ", ".join(str(n) for n in range(1, MOST_GPUS + 1) if per_step % n == 0)
-        raise ConfigError(
-            f"num_processes={count} can't share the {per_step} completions a step with which run {own.run_id} was "
-            f"started",
-            f"It resumes with num_processes={work}",
-        )
+        problem = f"num_processes={count} can't share the {per_step} completions a step of run {own.run_id}"
+        raise ConfigError(problem, f"It resumes with num_processes={work}")
     kind = gpu_and_count(own.gpu)[0]
     gpu = f"{kind}:{count}" if 1 < count <= MOST_GPUS else kind
     return own.replace(num_processes=count, gpu=gpu, **batches(per_step // count, own.per_device_train_batch_size))
@@ -70,38 +62,29 @@ def _spread(own: TrainConfig, asked: TrainConfig) -> TrainConfig:
 
 def is_complete(run_id: str | None, runs_dir: str | Path = RUNS_DIR) -> bool:
     """Whether there is such a run and it has nothing left to do."""
-    if not run_id or not is_run(Path(runs_dir) / run_id):
-        return False
-    return RunDirectory(run_id, runs_dir).status["state"] == "complete"
+    known = find_run(run_id, runs_dir)
+    return known is not None and known.status["state"] == "complete"
 
 
 def check_unchanged(run: RunDirectory, about: dict[str, Any]) -> None:
     """Raises RunError where the run's rewards, their weights, its judges or its data are not those in `about`."""
     own = run.about
-    started, given = _weighted(own), _weighted(about)
-    if started != given:
-        raise RunError(
-            f"run {run.id} was started with the rewards {started}, and not with {given}",
-            "Pass the same ones (rewards=[…]), or use another run_id",
-        )
-    if about.get("judges") and own.get("judges", about["judges"]) != about["judges"]:
-        raise RunError(
-            f"run {run.id} was judged by another version of its judge: the prompt's text or the kit has changed since",
-            "Put it back, or use another run_id",
-        )
-    before, after = own["data"], about["data"]
-    if before["fingerprint"] != after["fingerprint"]:
-        raise RunError(
-            f"run {run.id} was trained on other data than {after['folder']} holds now (fingerprint "
-            f"{before['fingerprint']}, now {after['fingerprint']})",
-            "Put that data back, or use another run_id",
-        )
+    for what, before, after in (
+        ("rewards", _weighted(own), _weighted(about)),
+        ("versions of its judges (the prompt's text, or the kit)", own["judges"], about["judges"] or own["judges"]),
+        (f"data than {about['data']['folder']} holds", own["data"]["fingerprint"], about["data"]["fingerprint"]),
+    ):
+        if before != after:
+            raise RunError(
+                f"run {run.id} was started with other {what}: {before}, and not with {after}",
+                "Put back what it was started with, or use another run_id",
+            )
 
 
 def _weighted(about: dict[str, Any]) -> str:
     """ "offline, length=0.2": the rewards with weights other than 1."""
-    weights = about.get("reward_weights", [1.0] * len(about["rewards"]))
-    return ", ".join(n if w == 1 else f"{n}={w:g}" for n, w in zip(about["rewards"], weights, strict=True))
+    weighted = zip(about["rewards"], about["reward_weights"], strict=True)
+    return ", ".join(name if weight == 1 else f"{name}={weight:g}" for name, weight in weighted)
 
 
 def record_settings(run: RunDirectory, config: TrainConfig, about: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import shutil
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ from grpo_kit.runs.directory import (
     RUNS_DIR,
     STOP_FILE,
     WORKER_FILE,
+    Dollars,
     RunDirectory,
     checkpoint_step,
-    is_run,
+    find_run,
     now,
 )
 from grpo_kit.runs.resume import check_unchanged
-from grpo_kit.runs.spending import Dollars
 from grpo_kit.utils.files import write_bytes, write_json
 from grpo_kit.utils.json_lines import read_lines
 
@@ -48,29 +48,18 @@ def open_run(
     where the run to resume had other rewards, weights, judges or data.
     """
     runs_dir = Path(runs_dir)
-    if config.run_id and is_run(runs_dir / config.run_id):
-        run = RunDirectory(config.run_id, runs_dir)
-        check_unchanged(run, about)
-        return run
+    if known := find_run(config.run_id, runs_dir):
+        check_unchanged(known, about)
+        return known
     run_id = stem = config.run_id or f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
     runs_dir.mkdir(parents=True, exist_ok=True)
     for attempt in itertools.count(2):
-        try:
-            (runs_dir / run_id).mkdir()
+        with suppress(FileExistsError):
+            (runs_dir / run_id).mkdir(exist_ok=bool(config.run_id))  # a run that was killed before its first file
             break
-        except FileExistsError:
-            if config.run_id:
-                break  # a run that was killed before its first file
-            run_id = f"{stem}_{attempt}"  # another run has this second's name
+        run_id = f"{stem}_{attempt}"  # another run has this second's name
     path = runs_dir / run_id
-    write_json(path / "status.json", new_status(config) | {"quoted": quoted})
-    settings = config.model_dump() | {"run_id": run_id, "data": about["data"]["folder"]}
-    write_json(path / "config.json", {"settings": settings, **about})
-    return RunDirectory(path)
-
-
-def new_status(config: TrainConfig) -> dict:
-    return {
+    status = {
         "state": "queued",
         "step": 0,
         "max_steps": config.max_steps,
@@ -83,9 +72,13 @@ def new_status(config: TrainConfig) -> dict:
         "usd_machine": 0.0,
         "usd_judge": 0.0,
         "reason": None,
-        "quoted": None,
+        "quoted": quoted,
         "actual": None,
     }
+    write_json(path / "status.json", status)
+    settings = config.model_dump() | {"run_id": run_id, "data": about["data"]["folder"]}
+    write_json(path / "config.json", {"settings": settings, **about})
+    return RunDirectory(path)
 
 
 @contextmanager
@@ -94,15 +87,12 @@ def only_writer(run: RunDirectory) -> Iterator[None]:
 
     Raises BeingTrained where another process holds it.
     """
-    lock = FileLock(run.path / ".lock")
     try:
-        lock.acquire(timeout=LOCK_SECONDS)
+        lock = FileLock(run.path / ".lock").acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise BeingTrained(run.id) from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 class RunWriter:
@@ -116,11 +106,8 @@ class RunWriter:
         What earlier processes took is in status.json, up to their last heartbeat where they were killed.
         """
         self.run, self.config, self.usd_per_hour = run, config, usd_per_hour
-        before = run.status
-        kept = "step reward started resumed usd usd_machine usd_judge quoted actual starting_seconds fsdp".split()
-        kept = {name: before[name] for name in kept if name in before}
-        self.status = {**new_status(config), "state": "running", **kept}
-        self._before = self.status | {"seconds": before["seconds"]}
+        self._before = run.status
+        self.status = self._before | {"state": "running", "max_steps": config.max_steps, "reason": None}
         self.judged_usd: Callable[[], float | None] = lambda: 0.0  # of the judges; None where it is not known
         self.judged_elsewhere: float | None = 0.0  # dollars, by the processes beside this one
         self.peak_gib: Callable[[], float] = lambda: 0.0  # of memory
@@ -135,10 +122,13 @@ class RunWriter:
         return (datetime.now(UTC) - self._opened).total_seconds()
 
     def dollars(self) -> Dollars:
-        """What the run has cost up to now. The judge's are 0 where their price is not known."""
+        """The cost of the run up to now. The judge's is 0 where its price is not known."""
         machine = self._before["usd_machine"] + self.usd_per_hour * self.seconds / 3600
+        return Dollars(machine, self._judge_usd() or 0.0)
+
+    def _judge_usd(self) -> float | None:
         parts = self._before["usd_judge"], self.judged_usd(), self.judged_elsewhere
-        return Dollars(machine, sum(part or 0.0 for part in parts))
+        return None if None in parts else sum(part or 0.0 for part in parts)
 
     def rewind(self) -> Path | None:
         """Cuts the files back to the last complete checkpoint and returns it, or None where there is none yet."""
@@ -156,8 +146,7 @@ class RunWriter:
     def update(self, **changes: Any) -> None:
         with self._changing:
             self.status |= changes
-            parts = self._before["usd_judge"], self.judged_usd(), self.judged_elsewhere
-            spent, is_known = self.dollars(), None not in parts
+            spent, is_known = self.dollars(), self._judge_usd() is not None
             self.status |= {
                 "heartbeat": now(),
                 "seconds": round(self._before["seconds"] + self.seconds, 1),
@@ -210,7 +199,7 @@ class RunWriter:
             self.end(error)
 
     def end(self, error: BaseException) -> None:
-        """Writes down that this ended the run."""
+        """Records that this ended the run."""
         if isinstance(error, KeyboardInterrupt):
             self.update(state="stopped", reason=f"interrupted; run_id {self.run.id} resumes it")
         elif isinstance(error, RunStopped):

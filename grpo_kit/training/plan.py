@@ -20,9 +20,8 @@ from grpo_kit.judges.registry import make_judge
 from grpo_kit.models.load import has_chat_template
 from grpo_kit.rewards.ready import READY
 from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weighted
-from grpo_kit.runs.directory import REWARDS_FILE, RUNS_DIR, STOP_FILE, RunDirectory, is_run, now
+from grpo_kit.runs.directory import REWARDS_FILE, RUNS_DIR, STOP_FILE, RunDirectory, is_run, now, spent_on
 from grpo_kit.runs.resume import check_unchanged, is_complete, record_settings, resume_config
-from grpo_kit.runs.spending import spent_on
 from grpo_kit.runs.writer import only_writer, open_run
 from grpo_kit.utils.environment import processes, version_of, versions
 from grpo_kit.utils.files import write_json

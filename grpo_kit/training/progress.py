@@ -50,7 +50,7 @@ class RunProgress:
         self._seconds[part] += time.perf_counter() - started
 
     def record_completions(self, rows: list[dict[str, Any]]) -> None:
-        """Adds a step's completions, as CompletionRow has them, to completions.jsonl."""
+        """Adds a step's completions, as runs/directory.py reads them, to completions.jsonl."""
         self.writer.append("completions.jsonl", rows)
 
     def record_step(self, step: int, logs: dict[str, float]) -> None:

@@ -2,30 +2,20 @@
 
 import gc
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-_lock, _loading = threading.Lock(), threading.RLock()
-_resting, _was_on = 0, True  # how many blocks have it off now, and whether it was on before
 
 
 @contextmanager
 def without_collector() -> Iterator[None]:
     """Switches it off for a block that makes many objects, none of them garbage: looking takes longer than making."""
-    global _resting, _was_on
-    with _lock:
-        if not _resting:
-            _was_on = gc.isenabled()
-            gc.disable()
-        _resting += 1
+    was_on = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        with _lock:
-            _resting -= 1
-            if not _resting and _was_on:
-                gc.enable()
+        if was_on:
+            gc.enable()
 
 
 @contextmanager
@@ -36,7 +26,7 @@ def loading_libraries() -> Iterator[None]:
     gc.freeze also hides all earlier objects for good. So it is not used in a notebook, whose figures and tables are to
     be freed, nor once transformers, and with it maybe a model, is loaded.
     """
-    with _loading, without_collector():
+    with without_collector():
         is_first = "transformers" not in sys.modules
         yield
         if is_first and "ipykernel" not in sys.modules:

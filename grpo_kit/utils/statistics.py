@@ -1,14 +1,12 @@
 """How sure a mean, or another statistic of a sample, is."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 RESAMPLES = 10_000
-
-
-def _means(rows: np.ndarray) -> np.ndarray:
-    return rows.mean(axis=1)
+_means = partial(np.mean, axis=1)
 
 
 def bootstrap_interval(

@@ -12,7 +12,7 @@ import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunStopped
 from grpo_kit.costs.budget import shortfall_at_start
 from grpo_kit.preflight.check import launch_of
-from grpo_kit.runs.spending import Dollars
+from grpo_kit.runs.directory import Dollars
 from grpo_kit.runs.writer import RunWriter, open_run
 from grpo_kit.training.grpo import grpo_arguments
 from grpo_kit.utils.files import write_json

@@ -102,7 +102,6 @@ def test_real_dialogues_become_one_sample_per_system_turn_in_two_disjoint_splits
     assert all(s.rubric and s.task_description and s.prompt[-1]["role"] == "user" for s in told.values())
     assert sum(card["acts"].values()) == sum(len(s.acts) for s in told.values())
     assert card["source"] == f"sgd/{part}"
-    assert card["licence"] == {"file": "LICENSE.txt", "title": "Attribution-ShareAlike 4.0 International"}
     assert card == json.loads((tmp_path / "data_card.json").read_text())
 
 
@@ -241,12 +240,10 @@ def test_memory_holds_one_file_at_a_time_and_the_ids(tmp_path):
 
 def test_the_same_input_gives_the_same_bytes_and_the_seed_another_split(tmp_path):
     folder = write_sgd(tmp_path / "in", [dialogue(f"d{n}") for n in range(30)])
-    (folder / "LICENCE").write_text("\n  Free to use \nand more")
     cards = [prepare(folder, tmp_path / out, seed=seed) for out, seed in (("a", 1), ("b", 1), ("c", 2))]
     for name in OUTPUTS:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
-    assert cards[0]["licence"] == {"file": "LICENCE", "title": "Free to use"}
     assert cards[0]["fingerprint"] != cards[2]["fingerprint"]
     assert cards[0]["fingerprint"] == fingerprint([tmp_path / "a/train.jsonl", tmp_path / "a/eval.jsonl"])
     assert str(tmp_path) not in (tmp_path / "a/data_card.json").read_text()

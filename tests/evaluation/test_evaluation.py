@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from grpo_kit import evaluate, plots
+from grpo_kit import evaluate
 from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
@@ -347,23 +347,3 @@ def test_services_add_up_and_those_with_few_prompts_are_marked(evaluation, demo_
 def test_longer_answers_that_score_higher_are_told_from_chance():
     assert str(Trend(0.5, 60)).startswith("longer answers score higher") and "lower" in str(Trend(-0.5, 60))
     assert "no clear trend" in str(Trend(0.5, 12)) and "no trend to see" in str(Trend(math.nan, 60))
-
-
-def test_an_evaluation_from_before_the_second_judge_is_still_shown(evaluation, tmp_path):
-    results = json.loads(evaluation.path.read_text())
-    del results["second_judge"], results["judge"]["trained_with"]
-    for model in results["models"]:
-        del model["second"]
-    rows = [json.loads(line) for line in evaluation.samples_path.read_text().splitlines()]
-    for row in rows:
-        del row["services"]
-        for answered in row["answers"].values():
-            del answered["second"]
-    (tmp_path / "old.json").write_text(json.dumps(results))
-    (tmp_path / "old.samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    old = Evaluation.load(tmp_path / "old.json")
-    assert old.summary().equals(evaluation.summary()) and old.second_judge is None and old.warnings() == []
-    assert list(old.services().index) == ["none named"] and old.best()["name"] == evaluation.best()["name"]
-    assert set(old.judges()["judge"]) == {"offline"} and old.result()["best"]["second"] is None
-    for figure in (plots.evaluation_figure, plots.breakdown, plots.length_against_score):
-        figure(old)._repr_png_()

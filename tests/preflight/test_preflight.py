@@ -16,7 +16,7 @@ from grpo_kit.costs.memory import Device, device_of, layer_bytes, memory_needed,
 from grpo_kit.models.shapes import shape_from, shape_of
 from grpo_kit.preflight.check import budget_problems, fitting_settings, launch_of
 from grpo_kit.preflight.quote import Quote
-from grpo_kit.runs.spending import Dollars
+from grpo_kit.runs.directory import Dollars
 
 GEMMA = "google/gemma-2-2b-it"
 PUBLISHED = {  # parameters, by the models' pages

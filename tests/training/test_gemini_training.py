@@ -75,7 +75,7 @@ def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(standin, gemini, 
     with pytest.raises(RunError, match=r"short=0.5, and not with gemini, short=5"):
         train(run_id="run", rewards={short: 5}, runs_dir=tmp_path)
     prompt.write_text("$conversation $answers Be kind.")
-    with pytest.raises(RunError, match="another version of its judge"):
+    with pytest.raises(RunError, match="other versions of its judges"):
         train(run_id="run", rewards={short: 0.5}, runs_dir=tmp_path)
 
 
@@ -109,7 +109,7 @@ def test_judges_ready_rewards_and_own_functions_add_up_with_their_weights(gemini
         completions["reason"].str.contains("gemini: It says").all()
         and completions["reason"].str.contains("; offline: ").all()
     )
-    with pytest.raises(RunError, match=r"rewards gemini=0.7, offline=0.3, length=0.1, repetition=0.2, politeness=0.5"):
+    with pytest.raises(RunError, match=r"rewards: gemini=0.7, offline=0.3, length=0.1, repetition=0.2, politeness=0.5"):
         train(run_id=run.id, runs_dir=tmp_path)
 
 
