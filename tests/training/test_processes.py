@@ -160,7 +160,7 @@ def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(stopped, ru
         (run.path / "config.json").write_text(json.dumps(run.about | {"settings": settings}))
         decided = resume_config(TrainConfig(run_id=run.id, num_processes=3), runs_dir)
         assert decided.fsdp is run.status["fsdp"] and decided.replace().fsdp is run.status["fsdp"]
-    with pytest.raises(ConfigError, match=r"shared out among processes \(fsdp\), .* Use num_processes=2 or more"):
+    with pytest.raises(ConfigError, match="shares weights out among processes, and num_processes=1"):
         kit.train(run_id="shared", runs_dir=runs_dir, num_processes=1, rewards=[stopped])
     run = kit.train(run_id="shared", runs_dir=runs_dir, num_processes=3, rewards=[stopped])
     assert run.metrics()["step"].tolist() == [1, 2, 3, 4] and run.status["fsdp"]
