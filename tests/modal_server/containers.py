@@ -19,6 +19,7 @@ import sysconfig
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from modal_proto import api_pb2
 
@@ -82,6 +83,7 @@ class Container:
     cancelled: list[str] = field(default_factory=list)  # inputs it is to be told of
     failure: api_pb2.GenericResult | None = None  # why it could not start
     _namespace: str = ""
+    _namespace_file: TextIO | None = None
 
     @property
     def pid(self) -> int | None:
@@ -133,7 +135,9 @@ class Container:
                 os.kill(process, signal.SIGKILL)
 
     def greet(self) -> None:
-        """It runs: from now on its processes are those in its mount namespace."""
+        """It runs: from now on its processes are those in its mount namespace. While the file is open the system gives
+        that namespace's number to no other."""
+        self._namespace_file = open(f"/proc/{self.process.pid}/ns/mnt")  # noqa: SIM115
         self._namespace = os.readlink(f"/proc/{self.process.pid}/ns/mnt")
 
     def processes(self) -> list[int]:
@@ -143,6 +147,11 @@ class Container:
                 if self._namespace and folder.name.isdigit() and os.readlink(folder / "ns/mnt") == self._namespace:
                     found.append(int(folder.name))
         return found
+
+    def _forget_processes(self) -> None:
+        self._namespace = ""
+        if self._namespace_file:
+            self._namespace_file.close()
 
     def open_files(self, folder: Path) -> list[str]:
         """The files under `folder` that its processes have open, mapped, or as a working directory."""
@@ -184,6 +193,7 @@ class Container:
         self.ended = time.time()
         self.exit_reason = self.exit_reason or ("finished" if self.stopping and code == 0 else "crashed")
         self.kill(self.exit_reason)  # what it left running
+        self._forget_processes()
         await asyncio.wait(readers, timeout=5)
         shutil.rmtree(self.folder, ignore_errors=True)
 
