@@ -1,6 +1,6 @@
 """grpo_kit: fine-tune small language models by GRPO on dialogue traces, from notebooks.
 
-What needs torch is loaded when it is first used, so that importing the kit stays quick.
+Modules that need torch are loaded when a name of theirs is first used, so that importing the kit stays quick.
 """
 
 from importlib import import_module
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from grpo_kit.backends.api import evaluate, train, upload_data
     from grpo_kit.backends.doctor import doctor
     from grpo_kit.backends.modal.launch import deploy
-    from grpo_kit.backends.quote import quote
-    from grpo_kit.backends.smoke import smoke
+    from grpo_kit.backends.quote import quote, smoke
     from grpo_kit.data.samples import Sample, read_samples
     from grpo_kit.data.splits import check_splits
     from grpo_kit.evaluation.result import Evaluation
@@ -28,23 +27,17 @@ if TYPE_CHECKING:
     from grpo_kit.sweeps import Sweep, sweep, sweep_results
 
 _LATER = {
-    "Evaluation": "evaluation.result",
-    "Sample": "data.samples",
-    "Sweep": "sweeps",
-    "chat": "models.chat",
-    "check_splits": "data.splits",
-    "deploy": "backends.modal.launch",
-    "doctor": "backends.doctor",
-    "evaluate": "backends.api",
-    "merge": "models.merge",
-    "prepare": "judges.prepare",
-    "quote": "backends.quote",
-    "read_samples": "data.samples",
-    "smoke": "backends.smoke",
-    "sweep": "sweeps",
-    "sweep_results": "sweeps",
-    "train": "backends.api",
-    "upload_data": "backends.api",
+    "backends.api": ("evaluate", "train", "upload_data"),
+    "backends.doctor": ("doctor",),
+    "backends.modal.launch": ("deploy",),
+    "backends.quote": ("quote", "smoke"),
+    "data.samples": ("Sample", "read_samples"),
+    "data.splits": ("check_splits",),
+    "evaluation.result": ("Evaluation",),
+    "judges.prepare": ("prepare",),
+    "models.chat": ("chat",),
+    "models.merge": ("merge",),
+    "sweeps": ("Sweep", "sweep", "sweep_results"),
 }
 __all__ = [
     "BadTrace",
@@ -78,9 +71,10 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    if name not in _LATER:
-        raise AttributeError(f"grpo_kit has no {name!r}; it has: {', '.join(__all__)}")
-    return getattr(import_module(f"grpo_kit.{_LATER[name]}"), name)
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(f"grpo_kit.{module}"), name)
+    raise AttributeError(f"grpo_kit has no {name!r}; it has: {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,6 @@
 GPU, memory, time-out, retries and secrets are those of the call (see backends/api.py).
 """
 
-import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from typing import Any
 import modal
 
 from grpo_kit.backends.modal import client, container
-from grpo_kit.backends.modal.volumes import MODELS, MOUNTED
+from grpo_kit.cli import errors_on_one_line, with_flags
 from grpo_kit.config.gpus import CORES
-from grpo_kit.config.tables import fields_of
 from grpo_kit.config.train import TrainConfig
 
 # Beside the package in a clone, and in it where the kit was installed.
@@ -32,29 +30,23 @@ def kit_image() -> modal.Image:
         modal.Image.debian_slim(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
         .uv_pip_install(requirements=[lock])
         # FlashInfer would compile its sampler with nvcc, which this image lacks; vLLM has one of its own.
-        .env({"HF_HOME": str(MODELS), "TOKENIZERS_PARALLELISM": "false", "VLLM_USE_FLASHINFER_SAMPLER": "0"})
+        .env({"HF_HOME": str(container.MODELS), "TOKENIZERS_PARALLELISM": "false", "VLLM_USE_FLASHINFER_SAMPLER": "0"})
         .add_local_python_source("grpo_kit", ignore=["**/__pycache__"])
     )
 
 
 app = modal.App(client.APP, image=kit_image() if modal.is_local() else None)
-volumes: dict[Any, Any] = {path: client.volume(name) for path, name in MOUNTED.items()}
-on_cpu = {"volumes": volumes, "timeout": 3600, "memory": 8192}
+volumes: dict[Any, Any] = {path: client.volume(name) for path, name in container.MOUNTED.items()}
 on_gpu = {"volumes": volumes, "cpu": float(CORES), "single_use_containers": True}
-
-
-app.function(name="open_run", **on_cpu)(container.open_run)
+app.function(name="open_run", volumes=volumes, timeout=3600, memory=8192)(container.open_run)
 app.function(name="train", **on_gpu)(container.train_run)
 app.function(name="evaluate", **on_gpu)(container.evaluate_run)
-app.function(name="download_model", **on_cpu)(container.download_model)
-app.function(name="examine", volumes=volumes)(container.examine)
 
 
 def train(**flags: str | None) -> None:
     """Trains on Modal and waits for it; every setting of TrainConfig is a flag."""
     from grpo_kit.backends.modal.launch import start_on_modal
     from grpo_kit.backends.watch import watch
-    from grpo_kit.cli import errors_on_one_line
     from grpo_kit.runs.directory import UNFINISHED
 
     with errors_on_one_line():
@@ -68,10 +60,7 @@ def train(**flags: str | None) -> None:
             sys.exit(130)
 
 
-flags = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in fields_of(TrainConfig)]
-train.__signature__ = inspect.Signature(flags)
-train.__annotations__ = dict.fromkeys(fields_of(TrainConfig), str | None)
-train = app.local_entrypoint()(train)
+train = app.local_entrypoint()(with_flags(train, TrainConfig))
 
 # `modal run` with no name takes the module's only entry point, which is train. So this one is its own app's.
 upload_data = modal.App("grpo-upload-data")
@@ -79,7 +68,6 @@ upload_data = modal.App("grpo-upload-data")
 
 def _upload(path: str = "data/processed", name: str = "") -> None:
     from grpo_kit.backends.upload import upload
-    from grpo_kit.cli import errors_on_one_line
 
     with errors_on_one_line():
         upload(path, name or None, to_modal=True)

@@ -3,13 +3,13 @@
 import inspect
 import signal
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from pydantic.fields import FieldInfo
 
 from grpo_kit.config.base import Settings, names_where
 from grpo_kit.config.evaluation import EvalConfig
@@ -27,6 +27,43 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
+
+
+def with_flags(command: Callable, model: type[Settings], leave_out: Container[str] = ()) -> Callable:
+    """Puts a flag for each of the model's settings in the place of the command's `**flags`.
+
+    Their texts go to pydantic as they are, which knows the types and the ranges.
+    """
+    parameters = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    for name, field in fields_of(model).items():
+        if name not in leave_out:
+            help = f"{field.description} [default: {defaults_of(model, name)}]"
+            flag = f"--{name.replace('_', '-')}"
+            option = typer.Option(flag, help=help, metavar=_metavar(field.annotation), show_default=False)
+            annotation = Annotated[str | None, option]
+            parameters.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+            )
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _metavar(kind: Any) -> str:
+    """The values that a setting takes, as help shows them: "FLOAT", "[group|batch|none]"."""
+    origin, args = get_origin(kind), [arg for arg in get_args(kind) if arg is not NoneType]
+    if origin is Annotated:
+        return _metavar(args[0])
+    if origin is dict:
+        return "NAME[=WEIGHT],..."
+    if origin is list:
+        return f"{_metavar(args[0])},..."
+    if origin is Literal:
+        return f"[{'|'.join(args)}]"
+    if args:
+        return "|".join(map(_metavar, args))
+    return "[true|false]" if kind is bool else kind.__name__.upper()
 
 
 @app.command()
@@ -95,23 +132,17 @@ def train(
     A run that is complete is left alone. GRPO_KIT_BACKEND=modal has Modal train it.
     """
     config = TrainConfig.from_text(flags)
-    from grpo_kit.backends.api import train
+    from grpo_kit.backends import api, quote
     from grpo_kit.config.backend import asked_backend
 
     backend = asked_backend() or "local"
     if dry_run or smoke:
-        from grpo_kit.backends.quote import quote as make_quote
-        from grpo_kit.backends.smoke import smoke as make_smoke
-
-        options = {"runs_dir": runs_dir, "backend": backend}
-        quote = make_smoke(config, **options) if smoke and not dry_run else make_quote(config, **options)
-        print(quote)
-        if quote.problems:
+        quoted = (quote.quote if dry_run else quote.smoke)(config, runs_dir=runs_dir, backend=backend)
+        print(quoted)
+        if quoted.problems:
             raise typer.Exit(1)
-    elif backend == "modal":
-        train.remote(config, runs_dir=runs_dir)
     else:
-        train.local(config, runs_dir=runs_dir)
+        (api.train.remote if backend == "modal" else api.train.local)(config, runs_dir=runs_dir)
 
 
 def evaluate(
@@ -157,7 +188,7 @@ def sweep(
 ) -> None:
     """Run a notebook with every setting of a grid. The same command again does what is missing.
 
-    What 03 trains is evaluated by 04. Exit code 1 where a run failed.
+    04 evaluates the runs that 03 trains. Exit code 1 where a run failed.
     """
     from grpo_kit.sweeps import Sweep
 
@@ -180,49 +211,10 @@ def doctor(**flags: str | None) -> None:
         raise typer.Exit(1)
 
 
-def _option(model: type[Settings], name: str, field: FieldInfo) -> inspect.Parameter:
-    """A field as a flag. Its text goes to pydantic as it is, which knows the type and the range."""
-    option = typer.Option(
-        f"--{name.replace('_', '-')}",
-        help=f"{field.description} [default: {defaults_of(model, name)}]",
-        metavar=_metavar(field.annotation),
-        show_default=False,
-    )
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
-    )
-
-
-def _metavar(annotation) -> str:
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) is dict:
-        return "NAME[=WEIGHT],..."
-    if get_origin(annotation) is list:
-        (kind,) = get_args(annotation)
-        return f"[{'|'.join(get_args(kind))}],..." if get_origin(kind) is Literal else "PATH,..."
-    if annotation is bool:
-        return "[true|false]"
-    if get_origin(annotation) is Literal:
-        return f"[{'|'.join(get_args(annotation))}]"
-    if args := [arg for arg in get_args(annotation) if arg is not type(None)]:
-        return "|".join(_metavar(arg) for arg in args)
-    return annotation.__name__.upper()
-
-
-def _with_flags(command, model: type[Settings], leave_out: Container[str] = ()):
-    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    flags = [_option(model, name, field) for name, field in fields_of(model).items() if name not in leave_out]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + flags
-    command.__signature__ = inspect.Signature(parameters)
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
-
-
-app.command("prepare")(_with_flags(prepare, JudgeConfig, leave_out=names_where(JudgeConfig, "judging")))
-app.command("doctor")(_with_flags(doctor, TrainConfig))
-app.command("train")(_with_flags(train, TrainConfig))
-app.command("eval")(_with_flags(evaluate, EvalConfig))
+app.command("prepare")(with_flags(prepare, JudgeConfig, leave_out=names_where(JudgeConfig, "judging")))
+app.command("doctor")(with_flags(doctor, TrainConfig))
+app.command("train")(with_flags(train, TrainConfig))
+app.command("eval")(with_flags(evaluate, EvalConfig))
 
 
 @contextmanager

@@ -24,6 +24,9 @@ class KitError(Exception):
         self.problem = Problem(what, fix, where)
         super().__init__(str(self.problem))
 
+    def __str__(self) -> str:
+        return str(self.problem)
+
 
 class ConfigError(KitError, ValueError):
     """A setting that cannot work. The message names the setting and what would work."""

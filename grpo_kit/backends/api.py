@@ -9,9 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from grpo_kit.backends.modal.launch import evaluate_on_modal
 from grpo_kit.backends.run import Run
-from grpo_kit.backends.start import known_here, start
+from grpo_kit.backends.start import start
+from grpo_kit.backends.upload import Uploaded, upload
 from grpo_kit.config.backend import asked_backend, chosen_backend
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
@@ -19,10 +22,9 @@ from grpo_kit.data.demo import DEFAULT_DATA
 from grpo_kit.errors import ConfigError
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import Rewards
-from grpo_kit.runs.directory import RUNS_DIR
+from grpo_kit.runs.directory import RUNS_DIR, find_run
 
 if TYPE_CHECKING:
-    from grpo_kit.backends.upload import Uploaded
     from grpo_kit.evaluation.result import Evaluation
 
 _background = ThreadPoolExecutor(8, thread_name_prefix="grpo_kit")
@@ -42,7 +44,7 @@ class _Train:
         *,
         rewards: Rewards = (),
         runs_dir: str | Path = RUNS_DIR,
-        echo: Callable[[str], None] | None = None,
+        echo: Callable[[str], None] = tqdm.write,
         **settings: Any,
     ) -> Run:
         """Trains in this process, or in several that it waits for. Raises as training.launch.plan_and_train does.
@@ -51,10 +53,9 @@ class _Train:
         """
         from grpo_kit.training.launch import plan_and_train
 
-        config, runs_dir = (config or TrainConfig()).replace(**settings), Path(runs_dir)
-        launch = launch_of(config, runs_dir, "local", known_here(config.run_id, runs_dir))
-        options = {"echo": echo} if echo else {}
-        return Run.of(plan_and_train(config, rewards=rewards, runs_dir=runs_dir, launch=launch, **options))
+        config = (config or TrainConfig()).replace(**settings)
+        launch = launch_of(config, runs_dir, "local", find_run(config.run_id, runs_dir))
+        return Run.at(plan_and_train(config, rewards=rewards, runs_dir=runs_dir, launch=launch, echo=echo).storage)
 
     __call__ = local
 
@@ -71,7 +72,7 @@ class _Train:
         Raises ConfigError, BadTrace or RunError, before anything is started, for what cannot work.
         """
         config = (config or TrainConfig()).replace(**settings)
-        return Run.of(start(config, rewards, runs_dir, on_modal=not _is_local()))
+        return Run.at(start(config, rewards, runs_dir, _is_on_modal()).storage)
 
     def remote(self, config: TrainConfig | None = None, **options: Any) -> Run:
         """Starts a run and waits for it with a progress bar, and in a notebook a live plot. To interrupt is to detach:
@@ -119,21 +120,17 @@ class _UploadData:
     `path` is a folder or one of the two files. With `name` they go to a folder of their own, for data=name.
     """
 
-    def local(self, path: str | Path = DEFAULT_DATA, name: str | None = None) -> "list[Uploaded]":
+    def local(self, path: str | Path = DEFAULT_DATA, name: str | None = None) -> list[Uploaded]:
         """Checks the files and copies them to data/processed, or to data/NAME."""
-        from grpo_kit.backends.upload import upload
-
         return upload(path, name, to_modal=False)
 
-    def remote(self, path: str | Path = DEFAULT_DATA, name: str | None = None) -> "list[Uploaded]":
+    def remote(self, path: str | Path = DEFAULT_DATA, name: str | None = None) -> list[Uploaded]:
         """Checks the files, uploads them to Modal's volume training-data and reads them back."""
-        from grpo_kit.backends.upload import upload
-
-        return upload(path, name, to_modal=not _is_local())
+        return upload(path, name, to_modal=_is_on_modal())
 
     __call__ = remote
 
-    def spawn(self, path: str | Path = DEFAULT_DATA, name: str | None = None) -> "Future[list[Uploaded]]":
+    def spawn(self, path: str | Path = DEFAULT_DATA, name: str | None = None) -> Future[list[Uploaded]]:
         """Does what `remote` does, in the background; .result() waits for it."""
         return _background.submit(self.remote, path, name)
 
@@ -141,11 +138,11 @@ class _UploadData:
 train, evaluate, upload_data = _Train(), _Evaluate(), _UploadData()
 
 
-def _is_local() -> bool:
-    """Whether work is done on this machine."""
-    if asked_backend() is None and chosen_backend() == "local":
+def _is_on_modal() -> bool:
+    """Whether work is done on Modal."""
+    if not (is_on_modal := chosen_backend() == "modal") and not asked_backend():
         _say_why_local()
-    return chosen_backend() == "local"
+    return is_on_modal
 
 
 @cache

@@ -3,7 +3,7 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
@@ -51,11 +51,6 @@ class Run(RunDirectory):
             raise no_such_run(run_id, sorted(run_names(runs_dir) + on_volume), f"{runs_dir} or on Modal's volume")
         self.storage, self.id = VolumeStorage(str(run_id)), str(run_id)
 
-    @classmethod
-    def of(cls, directory: RunDirectory) -> Self:
-        """The handle on a run whose directory is known."""
-        return cls.at(directory.storage, directory.id)
-
     def watch(self) -> "Run":
         """Waits for the run's end with a progress bar, and in a notebook a live plot. Interrupting it is harmless.
 
@@ -68,26 +63,24 @@ class Run(RunDirectory):
 
     def stop(self) -> None:
         """Ends the run at its next step, with a checkpoint. One that still waits for its machine makes no step."""
-        state = self.status_after(0)["state"]
-        if state not in UNFINISHED:
-            raise RunError(f"run {self.id} is {state} already: there is nothing to stop")
+        self._check_unfinished("stop")
         self.storage.write(STOP_FILE, b"")
         print(f"Run {self.id} stops at its next step; run.resume() continues it")
 
     def kill(self) -> None:
         """Ends the run at once. What it did since its last checkpoint is done again when it is resumed."""
-        state = self.status_after(0)["state"]
-        if state not in (*UNFINISHED, "lost"):
-            raise RunError(f"run {self.id} is {state} already: there is nothing to kill")
-        if state != "lost":
-            self.storage.kill(self.worker)
+        self._check_unfinished("kill")
+        self.storage.kill(self.worker)
         status = self._read_json("status.json")
-        if status["state"] not in UNFINISHED:
-            print(f"Run {self.id} had just ended: it is {status['state']}")
-            return
-        status |= {"state": "killed", "heartbeat": now(), "reason": "killed; run.resume() continues it"}
-        self.storage.write("status.json", as_json(status))
-        print(f"Run {self.id} is killed; run.resume() continues from its last checkpoint")
+        if status["state"] in UNFINISHED:  # else it had just ended
+            reason = "killed; run.resume() continues it from its last checkpoint"
+            status |= {"state": "killed", "heartbeat": now(), "reason": reason}
+            self.storage.write("status.json", as_json(status))
+        print(f"Run {self.id} is {status['reason'] or status['state']}")
+
+    def _check_unfinished(self, verb: str) -> None:
+        if (state := self.status_after(0)["state"]) not in UNFINISHED:
+            raise RunError(f"run {self.id} is {state} already: there is nothing to {verb}")
 
     def resume(self, rewards: "Rewards" = (), **settings: Any) -> "Run":
         """Resumes the run where its files are, from its last checkpoint, and returns at once.
@@ -99,7 +92,7 @@ class Run(RunDirectory):
 
         config = TrainConfig(run_id=self.id, model_name=self.config.model_name, **settings)
         on_modal = self.storage.backend == "modal"
-        return Run.of(start(config, rewards, RUNS_DIR if on_modal else self.path.parent, on_modal))
+        return Run.at(start(config, rewards, RUNS_DIR if on_modal else self.path.parent, on_modal).storage)
 
     def download(self, to: str | Path) -> "Run":
         """Copies the run's folder to the new folder `to` and returns the run there."""
@@ -126,7 +119,7 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
         from grpo_kit.backends.modal.storage import VolumeStorage, runs_on_volume
 
         try:
-            found += [Run.at(VolumeStorage(name), name) for name in runs_on_volume()]
+            found += [Run.at(VolumeStorage(name)) for name in runs_on_volume()]
         except RunError as error:
             print(f"Only the runs here: {error}")
     with ThreadPoolExecutor(8) as pool:  # each run on the volume takes some requests

@@ -6,16 +6,11 @@ from pathlib import Path
 
 from grpo_kit.backends.modal.launch import start_on_modal
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import BeingTrained, RunError
+from grpo_kit.errors import BeingTrained
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import Rewards, load_rewards, pickled_rewards
-from grpo_kit.runs.directory import OUTPUT_FILE, REWARDS_FILE, UNFINISHED, WORKER_FILE, RunDirectory, is_run
+from grpo_kit.runs.directory import OUTPUT_FILE, REWARDS_FILE, UNFINISHED, WORKER_FILE, RunDirectory, find_run
 from grpo_kit.utils.files import as_json, write_bytes
-
-
-def known_here(run_id: str | None, runs_dir: Path) -> RunDirectory | None:
-    """The run of that name under `runs_dir`; None where there is none."""
-    return RunDirectory(run_id, runs_dir) if run_id and is_run(runs_dir / run_id) else None
 
 
 def start(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, on_modal: bool) -> RunDirectory:
@@ -34,7 +29,7 @@ def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> R
     from grpo_kit.runs.writer import only_writer
     from grpo_kit.training.plan import queue
 
-    known = known_here(config.run_id, runs_dir)
+    known = find_run(config.run_id, runs_dir)
     earlier = known.read_text(WORKER_FILE) if known else ""
     if known and earlier and known.status["state"] in UNFINISHED and known.storage.exit_reason(known.worker) is None:
         raise BeingTrained(known.id)
@@ -47,17 +42,14 @@ def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> R
         return run
     print(launch.notice)
     with only_writer(run):
-        if run.read_text(WORKER_FILE) != earlier:
-            raise RunError(f"run {run.id} was started by another process at the same moment; watch it")
+        if run.read_text(WORKER_FILE) != earlier:  # another process started it at the same moment
+            raise BeingTrained(run.id)
         if rewards:
             write_bytes(run.path / REWARDS_FILE, rewards)
         with (run.path / OUTPUT_FILE).open("w") as output:
+            command = [sys.executable, "-m", "grpo_kit.training.launch", str(run.path)]
             process = subprocess.Popen(
-                [sys.executable, "-m", "grpo_kit.training.launch", str(run.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         worker = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
         run.storage.write(WORKER_FILE, as_json(worker))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.errors import ConfigError, RunError
-from grpo_kit.utils.files import write_bytes
+from grpo_kit.runs.storage import LocalStorage
 
 
 class Uploaded(NamedTuple):
@@ -26,13 +26,19 @@ def upload(path: str | Path, name: str | None, to_modal: bool) -> list[Uploaded]
     Raises ConfigError where there are none, BadTrace where one is not valid, and RunError where one was changed on its
     way.
     """
-    put = _put_on_modal if to_modal else _put_here
-    folder = f"/{name or ''}" if to_modal else f"data/{name}" if name else DEFAULT_DATA
-    done = []
-    for file, samples in _checked(Path(path)).items():
-        content = file.read_bytes()
-        where, arrived = put(content, PurePosixPath(folder, file.name))
-        if arrived != content:
+    files, done = _checked(Path(path)), []
+    if to_modal:
+        from grpo_kit.backends.modal.client import DATA_VOLUME
+        from grpo_kit.backends.modal.storage import VolumeStorage
+
+        storage, prefix = VolumeStorage(name or "", DATA_VOLUME, PurePosixPath("/")), f"{DATA_VOLUME}:"
+    else:
+        storage, prefix = LocalStorage(Path("data", name) if name else Path(DEFAULT_DATA)), ""
+        storage.root.mkdir(parents=True, exist_ok=True)
+    for file, samples in files.items():
+        content, where = file.read_bytes(), f"{prefix}{storage.root / file.name}"
+        storage.write(file.name, content)
+        if storage.read(file.name) != content:
             raise RunError(f"{file} was changed on its way to {where}", "Upload it again")
         done.append(Uploaded(where, len(content), samples))
         print(done[-1])
@@ -50,21 +56,3 @@ def _checked(path: Path) -> dict[Path, int]:
     if odd := [file.name for file in files if file.name not in DATA_FILES]:
         raise ConfigError(f"{odd[0]}: should be called train.jsonl or eval.jsonl, by which training finds it")
     return {file: sum(1 for _ in read_samples(file)) for file in files}
-
-
-def _put_here(content: bytes, target: PurePosixPath) -> tuple[str, bytes]:
-    """Where the file is now, and what it holds."""
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(Path(target), content)
-    return str(target), Path(target).read_bytes()
-
-
-def _put_on_modal(content: bytes, target: PurePosixPath) -> tuple[str, bytes]:
-    import io
-
-    from grpo_kit.backends.modal.client import DATA_VOLUME, kit_errors, volume
-
-    with kit_errors():
-        with volume(DATA_VOLUME).batch_upload(force=True) as batch:
-            batch.put_file(io.BytesIO(content), str(target))
-        return f"{DATA_VOLUME}:{target}", b"".join(volume(DATA_VOLUME).read_file(str(target)))

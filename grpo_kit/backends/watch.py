@@ -4,7 +4,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from grpo_kit.costs.earlier import remember
 from grpo_kit.errors import OutOfReach, RunError
@@ -39,7 +39,9 @@ def watch(run: RunDirectory, detached: str | None = None) -> RunDirectory:
             with suppress(OSError, RunError):  # a help for the next quote, and no part of this run
                 remember(run, RUNS_DIR)
     except KeyboardInterrupt:
-        verbs = f"{handle(run)}.watch() comes back, .stop() ends it at its next step, .kill() at once"
+        elsewhere = run.storage.backend == "local" and run.path.absolute().parent != RUNS_DIR.absolute()
+        handle = f"kit.Run({str(run.path) if elsewhere else run.id!r})"
+        verbs = f"{handle}.watch() comes back, .stop() ends it at its next step, .kill() at once"
         print(detached or f"Detached; run {run.id} goes on. {verbs}")
         return run
     finally:
@@ -52,50 +54,39 @@ def watch(run: RunDirectory, detached: str | None = None) -> RunDirectory:
     return run
 
 
-def handle(run: RunDirectory) -> str:
-    """The code that gives another process this run."""
-    elsewhere = run.storage.backend == "local" and run.path.absolute().parent != RUNS_DIR.absolute()
-    return f"kit.Run({str(run.path) if elsewhere else run.id!r})"
-
-
 def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
     """Shows the run's progress until it ends; its last status. Without a terminal or a notebook, a line per change."""
     from tqdm.auto import tqdm
 
     status, last_line = run.status, ""
-    with tqdm(
-        total=status["max_steps"],
-        initial=status["step"],
-        unit="step",
-        desc=run.id,
-        disable=False if figure else None,  # None: only where the output is no terminal
-    ) as bar:
+    is_hidden = False if figure else None  # None: only where the output is no terminal
+    with tqdm(total=status["max_steps"], initial=status["step"], unit="step", desc=run.id, disable=is_hidden) as bar:
         while True:
             status = _status(run, bar)
-            is_over = status["state"] not in UNFINISHED
-            bar.set_postfix_str(_progress(status), refresh=False)
+            progress, is_over = _progress(status), status["state"] not in UNFINISHED
+            bar.set_postfix_str(progress, refresh=False)
             bar.update(status["step"] - bar.n)
             bar.refresh()
             if figure:
                 figure.update(run, status["step"], is_over)
             if is_over:
                 return status
-            line = f"Run {run.id}: step {status['step']}/{status['max_steps']} {_progress(status)}"
+            line = f"Run {run.id}: step {status['step']}/{status['max_steps']} {progress}"
             if bar.disable and line != last_line:
                 print(last_line := line, flush=True)
             time.sleep(POLL_SECONDS)
 
 
+@retry(
+    retry=retry_if_exception_type(OutOfReach),
+    stop=stop_after_delay(OUT_OF_REACH_SECONDS),
+    wait=wait_fixed(5),
+    before_sleep=lambda call: call.args[1].set_postfix_str("out of reach, trying again"),
+    reraise=True,
+)
 def _status(run: RunDirectory, bar: "tqdm") -> dict[str, Any]:
     """The run's status now; asked for again, for a while, where Modal can't be reached."""
-    ask_again = Retrying(
-        retry=retry_if_exception_type(OutOfReach),
-        stop=stop_after_delay(OUT_OF_REACH_SECONDS),
-        wait=wait_fixed(5),
-        before_sleep=lambda _: bar.set_postfix_str("out of reach, trying again"),
-        reraise=True,
-    )
-    return ask_again(run.status_after, PATIENCE_SECONDS)
+    return run.status_after(PATIENCE_SECONDS)
 
 
 def _progress(status: dict[str, Any]) -> str:

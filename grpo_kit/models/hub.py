@@ -1,6 +1,7 @@
 """The Hugging Face hub: fetching a model, and what to do where the hub does not give it out."""
 
 from pathlib import Path
+from typing import Literal
 
 from grpo_kit.errors import ConfigError, Problem
 
@@ -17,17 +18,18 @@ NOT_READ = ["*/*.safetensors", "consolidated*", "*.fp16*", "original/*", "onnx/*
 OLD_WEIGHTS = ["pytorch_model*.bin"]  # only of models that have no safetensors
 
 
-def hub_problem(name: str) -> Problem | None:
+def hub_problem(name: str, token: Literal[False] | None = None) -> Problem | None:
     """Why the model called `name` ("owner/name") can't be downloaded; None where the hub gives it out, or does not
     answer and the model is in its cache.
 
     Asks for the head of config.json, which answers for the name, the licence, the token and the connection at once.
+    `token`: False asks as without one.
     """
     import httpx
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=SECONDS)
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), token=token, timeout=SECONDS)
     except (OSError, ValueError, httpx.HTTPError) as error:
         is_answer = isinstance(error, ValueError) or (
             isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 500

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.models.hub import OLD_WEIGHTS, READ, WEIGHTS, fetch_from_hub, hub_problem
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 SMOLLM2 = "SmolLM2-135M-Instruct"
 
 
-def download_problem(name: str) -> Problem | None:
-    """Why the hub does not give this model out; None where it does, for folders and for the kit's own models."""
-    return None if name in ("tiny", SMOLLM2) or Path(name).is_dir() else hub_problem(name)
+def download_problem(name: str, token: Literal[False] | None = None) -> Problem | None:
+    """Why the hub does not give this model out; None where it does, for folders and for the kit's own models. `token`:
+    False asks it as without one."""
+    return None if name in ("tiny", SMOLLM2) or Path(name).is_dir() else hub_problem(name, token)
 
 
 def download_model(name: str, weights: bool = True) -> Path:

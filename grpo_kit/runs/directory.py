@@ -78,10 +78,10 @@ class RunDirectory:
         self.id = path.resolve().name
 
     @classmethod
-    def at(cls, storage: Storage, run_id: str) -> Self:
+    def at(cls, storage: Storage) -> Self:
         """The run whose files are known to exist in `storage`."""
         run = cls.__new__(cls)
-        run.storage, run.id = storage, run_id
+        run.storage, run.id = storage, storage.root.name
         return run
 
     def __repr__(self) -> str:

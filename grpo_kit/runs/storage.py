@@ -20,8 +20,6 @@ class Storage(Protocol):
 
     def write(self, name: str, content: bytes) -> None: ...
 
-    def remove(self, name: str) -> None: ...  # also where it is not there
-
     def names(self) -> list[str]: ...  # the files and folders right in it
 
     def download(self, to: Path) -> None: ...
@@ -47,9 +45,6 @@ class LocalStorage:
 
     def write(self, name: str, content: bytes) -> None:
         write_bytes(self.root / name, content)
-
-    def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         return [path.name for path in self.root.iterdir()]

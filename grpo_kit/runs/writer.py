@@ -186,7 +186,7 @@ class RunWriter:
         worker = json.loads(self.run.read_text(WORKER_FILE) or "{}")
         own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}  # one of several is below it
         if worker.get("pid", os.getpid()) not in own:  # of an earlier process, which run.kill() would look for
-            self.run.storage.remove(WORKER_FILE)
+            (self.run.path / WORKER_FILE).unlink(missing_ok=True)
         self._heart.start()
         return self
 

@@ -106,7 +106,7 @@ class PlannedRun:
     def trained(self) -> Run | None:
         """The run that it trains, or has trained; None before there is one."""
         if self.config and self.backend == "modal":
-            return Run.at(VolumeStorage(self.name), self.name)
+            return Run.at(VolumeStorage(self.name))
         return Run(self.folder) if self.config and is_run(self.folder) else None
 
     def status(self) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def open_planned(plan: Plan, runs_dir: str | Path, launch: Launch, echo: Callabl
             with closing(RewardCache(run.path / CACHE_FILE)) as cache:
                 for path in caches_to_start_from(plan.config.cache_from, runs_dir):
                     echo(f"{cache.copy_from(path)} judgements taken over from {path}")
-        run.storage.remove(STOP_FILE)
+        (run.path / STOP_FILE).unlink(missing_ok=True)
         write_json(run.path / "status.json", {**status, "state": "queued", "heartbeat": now(), "reason": None})
     return run
 

@@ -69,7 +69,7 @@ class RunTable(Panel):
     def selected(self) -> list[Run]:
         """The runs chosen, in the order shown."""
         return [
-            Run(self.runs_dir / name) if where == "here" else Run.at(VolumeStorage(name), name)
+            Run(self.runs_dir / name) if where == "here" else Run.at(VolumeStorage(name))
             for name, where in self.list.value
         ]
 

@@ -166,7 +166,9 @@ def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(
     assert log.count("resumed from checkpoint-") == len(reasons) - 1
     hourly = modal_usd_per_hour("A10", run.config.memory)
     status = run.status
-    assert status["usd"] == pytest.approx(hourly * status["seconds"] / 3600, rel=0.01), "every container is paid for"
+    rounded = 0.05 * len(reasons)  # seconds, of what each container adds
+    paid = pytest.approx(hourly * status["seconds"] / 3600, abs=hourly * rounded / 3600)
+    assert status["usd"] == paid, "every container is paid for"
     assert status["seconds"] > 0.5 * sum(c.ended - c.started for c in containers_of(server, run)[:-1])
 
 
@@ -249,16 +251,16 @@ def test_only_one_container_writes_a_run(server, hold, monkeypatch):
         kit.train.spawn(run_id=run.id, **STEPS)
     wait_for_step(run, 1)
     second = modal.Function.from_name("grpo-training", "train").spawn(run.id)
-    assert "is being trained by another call" in second.get()["error"]["what"]
+    assert "is being trained by another call" in str(second.get())
     # One that is about to end is waited for.
     held = {"call_id": run.worker["call_id"], "step": 0, "tries": 1}
     leases["run-that-ends/0"] = held
     threading.Timer(1, leases.put, ["run-that-ends/0", held | {"call_id": ""}]).start()
     monkeypatch.setattr(lease, "WAIT_SECONDS", 300)
-    assert lease.Lease.acquire("run-that-ends", "fc-next").is_held
+    assert lease.acquire_lease("run-that-ends", "fc-next").is_held
     # A container that is quicker than the launcher of its own call keeps the run.
-    container = lease.Lease.acquire("run-that-begins", "fc-own", step=0)
-    assert lease.Lease.acquire("run-that-begins", "fc-own") == container and container.is_held
+    container = lease.acquire_lease("run-that-begins", "fc-own", step=0)
+    assert lease.acquire_lease("run-that-begins", "fc-own") == container and container.is_held
     # A container that Modal has given up on may still be there. Whoever was started in its place takes the run over.
     newest = next(n for n in range(9) if not leases.contains(f"{run.id}/{n + 1}"))
     leases[f"{run.id}/{newest + 1}"] = {"call_id": run.worker["call_id"], "step": 0, "tries": 1}
@@ -287,7 +289,7 @@ def test_what_cannot_work_is_said_before_a_gpu_is_asked_for(server, monkeypatch,
         kit.train.spawn(rewards=[holds_a_lock])
     with pytest.raises(kit.ConfigError, match="rewards should be a list"):
         kit.train.spawn(rewards=slow)
-    with pytest.raises(kit.ConfigError, match="modal secret create gemini-secret GEMINI_API_KEY="):
+    with pytest.raises(kit.ConfigError, match="modal secret create --force gemini-secret GEMINI_API_KEY="):
         kit.train.spawn(judge="gemini")
     assert len(server.asked("FunctionBindParams")) == before
     with pytest.raises(kit.ConfigError, match=r"no train.jsonl for data='other'.*upload_data"):

@@ -287,8 +287,8 @@ def test_watching_bears_with_a_place_that_is_out_of_reach_for_a_while(undisturbe
             return super().read(name)
 
     asked = []
-    monkeypatch.setattr(watching, "wait_fixed", lambda seconds: wait_none())
-    kit.Run.at(Elsewhere(undisturbed.path), "undisturbed").watch()
+    monkeypatch.setattr(watching._status.retry, "wait", wait_none())
+    kit.Run.at(Elsewhere(undisturbed.path)).watch()
     assert len(asked) == 5 and "Run undisturbed is complete" in capfd.readouterr().out
 
 

@@ -1,4 +1,5 @@
-"""Modal's client: the names of what the kit uses there, Modal's errors as the kit's own, and why a call ended."""
+"""Modal's client: the names of what the kit uses there, the secrets that a run needs, and Modal's errors as the kit's
+own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +7,14 @@ from pathlib import PurePosixPath
 
 import modal
 
-from grpo_kit.errors import OutOfReach, RunError
+from grpo_kit.errors import ConfigError, OutOfReach, Problem, RunError
 
 APP = "grpo-training"
 DATA_VOLUME, RUNS_VOLUME, MODELS_VOLUME = "training-data", "grpo-checkpoints", "huggingface-cache"
 LEASES = "grpo-claims"  # a modal.Dict: which call may write which run
 RUNS = PurePosixPath("/runs")  # on the runs' volume
+GEMINI_SECRET, HUB_SECRET = "gemini-secret", "huggingface-secret"
+KEYS = {GEMINI_SECRET: "GEMINI_API_KEY", HUB_SECRET: "HF_TOKEN"}
 NO_ANSWER = (modal.exception.ServiceError, modal.exception.InternalError, modal.exception.ResourceExhaustedError)
 
 
@@ -52,3 +55,28 @@ def call_exit_reason(call_id: str) -> str | None:
     except (Exception, modal.exception.InputCancellation) as error:  # a remote error comes as the type that it was
         return f"its container ended: {type(error).__name__} {error} {logs}"
     return f"its container ended without a word {logs}"
+
+
+def missing_secret(name: str) -> Problem | None:
+    """The secret that is not on Modal, or is without its key; None where all is there."""
+    try:
+        with kit_errors():
+            modal.Secret.from_name(name, required_keys=[KEYS[name]]).hydrate()
+    except modal.exception.NotFoundError:
+        make = f"modal secret create --force {name} {KEYS[name]}=…"
+        return Problem(f"there is no Modal secret {name} with {KEYS[name]}", f"Make it with `{make}`")
+    return None
+
+
+def required_secrets(judges: dict[str, float], model_name: str) -> list[modal.Secret]:
+    """The secrets that a run needs; the hub's only where it is there, since most models are free to download.
+
+    Raises ConfigError for one that is missing.
+    """
+    names = [GEMINI_SECRET] if "gemini" in judges else []
+    if names and (missing := missing_secret(GEMINI_SECRET)):
+        fix = f"{missing.fix} (a key: https://aistudio.google.com/apikey), or take judge=offline"
+        raise ConfigError(f"{missing.what}, which judge=gemini needs", fix)
+    if "/" in model_name and not missing_secret(HUB_SECRET):
+        names.append(HUB_SECRET)
+    return [modal.Secret.from_name(name) for name in names]

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from grpo_kit.config.gpus import gpu_and_count
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.modal import ModalConfig
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import BadTrace, ConfigError, KitError, RunError
+from grpo_kit.errors import KitError, RunError
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import PYTHON
 from grpo_kit.runs.directory import RUNS_DIR, WORKER_FILE, RunDirectory
@@ -41,9 +40,8 @@ def start_on_modal(
     `rewards` are pickled. Earlier runs under `runs_dir` tell how long the run takes. `find` gives the app's functions
     by name; None: those of the deployed app, which is deployed first where it is not up to date.
     """
-    from grpo_kit.backends.modal.client import kit_errors
-    from grpo_kit.backends.modal.lease import Lease
-    from grpo_kit.backends.modal.secrets import required_secrets
+    from grpo_kit.backends.modal.client import kit_errors, required_secrets
+    from grpo_kit.backends.modal.lease import acquire_lease
     from grpo_kit.backends.modal.storage import VolumeStorage, known_on_modal
 
     find = find or deployed_function
@@ -52,17 +50,18 @@ def start_on_modal(
         planned = config_to_resume(known, config, check=False) if known else config
         launch = launch_of(planned, runs_dir, "modal", known)
         secrets = required_secrets(planned.judge, planned.model_name)
-        check = find("open_run").with_options(secrets=secrets)
-        call = check.spawn(config.given, rewards, _files(config), PYTHON, asdict(launch))
-        opened = _result(call, "Interrupted: no run was started")
-        run = RunDirectory.at(VolumeStorage(opened["run_id"]), opened["run_id"])
-        if opened["complete"]:
+        call = (
+            find("open_run").with_options(secrets=secrets).spawn(config.given, rewards, _files(config), PYTHON, launch)
+        )
+        run_id, is_complete = _result(call, "Interrupted: no run was started")
+        run = RunDirectory.at(VolumeStorage(run_id))
+        if is_complete:
             print(f"Run {run.id} is complete: {run.storage}")
             return run
         print(launch.notice)
         call = _on_gpu(find("train"), planned, secrets, planned.retries).spawn(run.id)
         try:
-            Lease.acquire(run.id, call.object_id)
+            acquire_lease(run.id, call.object_id)
         except RunError:  # someone else was quicker
             call.cancel()
             raise
@@ -73,8 +72,7 @@ def start_on_modal(
 
 def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> "Evaluation":
     """Evaluates a run on the volume, on one GPU like its own, and waits for the result, which is fetched."""
-    from grpo_kit.backends.modal.client import kit_errors
-    from grpo_kit.backends.modal.secrets import required_secrets
+    from grpo_kit.backends.modal.client import kit_errors, required_secrets
     from grpo_kit.evaluation.result import Evaluation
 
     trained = run.config
@@ -88,7 +86,7 @@ def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> "Evaluation":
         function = _on_gpu(deployed_function("evaluate"), config, secrets, retries=0)  # a retry would begin anew
         print(f"Evaluating run {run.id} on Modal ({config.gpu})")
         call = function.spawn(run.id, config.given, _files(config))
-        name = _result(call, "Interrupted: the evaluation is ended")["name"]
+        name = _result(call, "Interrupted: the evaluation is ended")
     folder = CACHE / "evaluations" / run.id
     folder.mkdir(parents=True, exist_ok=True)
     for ending in (".samples.jsonl", ".png", ".json"):
@@ -136,7 +134,7 @@ def _on_gpu(function: "modal.Function", config: ModalConfig, secrets: list, retr
     )
 
 
-def _result(call: "modal.FunctionCall", interrupted: str) -> dict[str, Any]:
+def _result(call: "modal.FunctionCall", interrupted: str) -> Any:
     """Waits for what the call returns, and raises an error that it met there. An interrupt ends it and prints
     `interrupted`."""
     try:
@@ -145,9 +143,8 @@ def _result(call: "modal.FunctionCall", interrupted: str) -> dict[str, Any]:
         call.cancel(terminate_containers=True)
         print(interrupted)
         raise
-    if "error" in answer:
-        kinds: dict[str, type[KitError]] = {"ConfigError": ConfigError, "BadTrace": BadTrace}
-        raise kinds.get(answer["kind"], RunError)(**answer["error"])
+    if isinstance(answer, KitError):
+        raise answer
     return answer
 
 

@@ -2,8 +2,7 @@
 
 import itertools
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import modal
 
@@ -14,8 +13,7 @@ WAIT_SECONDS = 10  # a call ends just after its container has written that the r
 NO_CALL = {"call_id": "", "step": None, "tries": 0}
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(NamedTuple):
     """A call's right to write a run, until the call ends or a newer lease is given out.
 
     A run's leases are numbered entries of a modal.Dict, which lets only one of several callers put the next number.
@@ -26,43 +24,40 @@ class Lease:
     number: int
     tries: int  # the call's containers in a row that began at the same step, this one among them
 
-    @classmethod
-    def acquire(cls, run_id: str, call_id: str, step: int | None = None) -> "Lease":
-        """Takes the run over from a call that has ended, or from an earlier container of the same call.
-
-        `step` is that of the checkpoint from which a container begins; None for the call's launcher, whose containers
-        may be quicker. Raises RunError where another call runs, or waits for a machine, and does not end within
-        WAIT_SECONDS.
-        """
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
-            number, last = _newest(run_id)
-            is_own = last["call_id"] == call_id
-            if is_own and step is None:
-                return cls(run_id, number, last["tries"])
-            if is_own or not last["call_id"] or call_exit_reason(last["call_id"]):
-                tries = last["tries"] + 1 if is_own and last["step"] == step else 1
-                if _put(run_id, number + 1, {"call_id": call_id, "step": step, "tries": tries}):
-                    return cls(run_id, number + 1, tries)
-            elif time.monotonic() > deadline:
-                what = f"run {run_id} is being trained by another call on Modal"
-                raise RunError(what, f"Watch it (kit.Run('{run_id}').watch()) or stop that one")
-            else:
-                time.sleep(0.5)
-
-    @classmethod
-    def acquire_new(cls, stem: str, call_id: str) -> "Lease":
-        """The lease on a new run called `stem`, or `stem_2` and so on where that name was leased before."""
-        for attempt in itertools.count(1):
-            run_id = stem if attempt == 1 else f"{stem}_{attempt}"
-            if _put(run_id, 0, {**NO_CALL, "call_id": call_id}):
-                return cls(run_id, 0, tries=1)
-        raise AssertionError  # there is always another name
-
     @property
     def is_held(self) -> bool:
         """Whether no newer lease on the run was given out."""
         return not _leases().contains(f"{self.run_id}/{self.number + 1}")
+
+
+def acquire_lease(run_id: str, call_id: str, step: int | None = None) -> Lease:
+    """Takes the run over from a call that has ended, or from an earlier container of the same call.
+
+    `step` is that of the checkpoint from which a container begins; None for the call's launcher, whose containers may
+    be quicker. Raises RunError where another call runs, or waits for a machine, and does not end within WAIT_SECONDS.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        number, last = _newest(run_id)
+        is_own = last["call_id"] == call_id
+        if is_own and step is None:
+            return Lease(run_id, number, last["tries"])
+        if is_own or not last["call_id"] or call_exit_reason(last["call_id"]):
+            tries = last["tries"] + 1 if is_own and last["step"] == step else 1
+            if _put(run_id, number + 1, {"call_id": call_id, "step": step, "tries": tries}):
+                return Lease(run_id, number + 1, tries)
+        elif time.monotonic() > deadline:
+            what = f"run {run_id} is being trained by another call on Modal"
+            raise RunError(what, f"Watch it (kit.Run('{run_id}').watch()) or stop that one")
+        else:
+            time.sleep(0.5)
+
+
+def lease_new_run(stem: str, call_id: str) -> Lease:
+    """The lease on a new run called `stem`, or `stem_2` and so on where that name was leased before."""
+    names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+    run_id = next(name for name in names if _put(name, 0, {**NO_CALL, "call_id": call_id}))
+    return Lease(run_id, 0, tries=1)
 
 
 def revoke_lease(run_id: str) -> None:

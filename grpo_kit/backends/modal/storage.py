@@ -1,4 +1,4 @@
-"""Runs on Modal's volume, as they are read and written from this machine."""
+"""Folders on Modal's volumes, as they are read and written from this machine: runs, and data."""
 
 import io
 import time
@@ -15,41 +15,38 @@ SECONDS_TO_END = 30  # for a container that is killed
 
 
 class VolumeStorage:
-    """A run's folder on the volume. Its methods are those of runs.storage.Storage, and raise RunError for Modal's own
-    errors."""
+    """A folder on a volume, mostly a run's. Its methods are those of runs.storage.Storage, and raise RunError for
+    Modal's own errors."""
 
     backend = "modal"
 
-    def __init__(self, run_id: str):
-        self.root: Path | PurePosixPath = RUNS / run_id
+    def __init__(self, name: str, volume_name: str = RUNS_VOLUME, folder: PurePosixPath = RUNS):
+        self.root: Path | PurePosixPath = folder / name
+        self._volume_name, self._volume = volume_name, volume(volume_name)
 
     def __str__(self) -> str:
-        return f"volume {RUNS_VOLUME}, {self.root.relative_to('/')}"
+        return f"volume {self._volume_name}, {self.root.relative_to('/')}"
 
     def read(self, name: str) -> bytes:
         with kit_errors():
-            return b"".join(volume(RUNS_VOLUME).read_file(str(self.root / name)))
+            return b"".join(self._volume.read_file(str(self.root / name)))
 
     def write(self, name: str, content: bytes) -> None:
-        with kit_errors(), volume(RUNS_VOLUME).batch_upload(force=True) as batch:
+        with kit_errors(), self._volume.batch_upload(force=True) as batch:
             batch.put_file(io.BytesIO(content), str(self.root / name))
-
-    def remove(self, name: str) -> None:
-        if name in self.names():
-            volume(RUNS_VOLUME).remove_file(str(self.root / name))
 
     def names(self) -> list[str]:
         with kit_errors():
-            return [PurePosixPath(entry.path).name for entry in volume(RUNS_VOLUME).listdir(str(self.root))]
+            return [PurePosixPath(entry.path).name for entry in self._volume.listdir(str(self.root))]
 
     def download(self, to: Path) -> None:
         with kit_errors():
-            for entry in volume(RUNS_VOLUME).listdir(str(self.root), recursive=True):
+            for entry in self._volume.listdir(str(self.root), recursive=True):
                 inside = PurePosixPath("/", entry.path).relative_to(self.root)
                 if entry.type == FileEntryType.FILE and not any(part.startswith(".") for part in inside.parts):
                     (to / inside).parent.mkdir(parents=True, exist_ok=True)
                     with (to / inside).open("wb") as file:
-                        volume(RUNS_VOLUME).read_file_into_fileobj(str(self.root / inside), file)
+                        self._volume.read_file_into_fileobj(str(self.root / inside), file)
 
     def kill(self, worker: dict) -> None:
         with kit_errors():
@@ -66,12 +63,11 @@ class VolumeStorage:
 def runs_on_volume() -> list[str]:
     """Names of the runs on the volume, oldest first."""
     try:
-        with kit_errors():
-            return sorted(PurePosixPath(entry.path).name for entry in volume(RUNS_VOLUME).listdir(str(RUNS)))
+        return sorted(VolumeStorage("").names())
     except (FileNotFoundError, modal.exception.NotFoundError):
         return []
 
 
 def known_on_modal(run_id: str | None) -> RunDirectory | None:
     """The run of that name on the volume; None where there is none."""
-    return RunDirectory.at(VolumeStorage(run_id), run_id) if run_id and run_id in runs_on_volume() else None
+    return RunDirectory.at(VolumeStorage(run_id)) if run_id and run_id in runs_on_volume() else None

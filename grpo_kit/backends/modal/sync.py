@@ -23,8 +23,8 @@ from grpo_kit.utils.files import replacing
 
 PUSH_SECONDS = 2.0
 CACHE_SECONDS = 20.0  # the judgements' cache is copied whole, so less often
-STATUS_FILE = "status.json"
-NOT_PUSHED = (STOP_FILE, WORKER_FILE)  # others write these on the volume
+STATUS_FILE = "status.json"  # written with every step and every heartbeat
+PUSHED_APART = (STATUS_FILE, STOP_FILE, WORKER_FILE)  # the status last; the others are written on the volume
 
 
 class RunSync:
@@ -54,17 +54,15 @@ class RunSync:
         """Copies what is new and commits it. Raises RunError where another container has taken the run over."""
         if not self._lease.is_held:
             raise RunError(f"run {self._lease.run_id} was taken over by another container, so this one ends")
-        status = self.local / STATUS_FILE  # written with every step and every heartbeat
-        if _stamp(status) == self._pushed.get(STATUS_FILE) and not is_last:
+        if not is_last and _stamp(self.local / STATUS_FILE) == self._pushed.get(STATUS_FILE):
             return
         self.remote.mkdir(parents=True, exist_ok=True)
         run = RunDirectory(self.local)
-        folders = [*(path.name for path in run.checkpoints), "data"]
+        folders = [*(path.name for path in run.checkpoints), "data"]  # before the files, which then have their steps
         new = [name for name in folders if (self.local / name).is_dir() and not (self.remote / name).exists()]
-        names = [path.name for path in self.local.iterdir() if path.is_file() and not path.name.startswith(".")]
-        for name in names:
-            if name not in (*NOT_PUSHED, STATUS_FILE) and not name.startswith(CACHE_FILE):
-                self._push_file(name)
+        for path in self.local.iterdir():
+            if path.is_file() and path.name not in PUSHED_APART and not path.name.startswith((".", CACHE_FILE)):
+                self._push_file(path.name)
         if new:
             self._volume.commit()
         for name in new:
@@ -75,7 +73,7 @@ class RunSync:
         if new and (limit := run.config.save_total_limit):
             for old in RunDirectory(self.remote).checkpoints[:-limit]:
                 shutil.rmtree(old)
-        if CACHE_FILE in names and (new or is_last or time.monotonic() - self._cache_pushed > CACHE_SECONDS):
+        if new or is_last or time.monotonic() - self._cache_pushed > CACHE_SECONDS:
             self._push_cache()
         self._push_file(STATUS_FILE)  # last: who reads that the run has ended finds all of it
         self._volume.commit()
@@ -94,11 +92,12 @@ class RunSync:
 
     def _push_cache(self) -> None:
         """With SQLite's own backup, since the database is being written to."""
-        backup = self.local / f".{CACHE_FILE}.backup"
-        with closing(sqlite3.connect(self.local / CACHE_FILE)) as cache, closing(sqlite3.connect(backup)) as copy:
-            cache.backup(copy)
-        with replacing(self.remote / CACHE_FILE) as partial:
-            shutil.copyfile(backup, partial)
+        if (self.local / CACHE_FILE).exists():
+            backup = self.local / f".{CACHE_FILE}"
+            with closing(sqlite3.connect(self.local / CACHE_FILE)) as cache, closing(sqlite3.connect(backup)) as copy:
+                cache.backup(copy)
+            with replacing(self.remote / CACHE_FILE) as partial:
+                shutil.copyfile(backup, partial)
         self._cache_pushed = time.monotonic()
 
     def _push_until_closed(self) -> None:
