@@ -15,9 +15,8 @@ from grpo_kit.errors import BadTrace, ConfigError, RunError, RunStopped
 
 if TYPE_CHECKING:
     from grpo_kit.backends.api import evaluate, train, upload_data
-    from grpo_kit.backends.doctor import doctor
     from grpo_kit.backends.modal.launch import deploy
-    from grpo_kit.backends.quote import quote, smoke
+    from grpo_kit.backends.quote import doctor, quote, smoke
     from grpo_kit.data.samples import Sample, read_samples
     from grpo_kit.data.splits import check_splits
     from grpo_kit.evaluation.result import Evaluation
@@ -28,9 +27,8 @@ if TYPE_CHECKING:
 
 _LATER = {
     "backends.api": ("evaluate", "train", "upload_data"),
-    "backends.doctor": ("doctor",),
     "backends.modal.launch": ("deploy",),
-    "backends.quote": ("quote", "smoke"),
+    "backends.quote": ("doctor", "quote", "smoke"),
     "data.samples": ("Sample", "read_samples"),
     "data.splits": ("check_splits",),
     "evaluation.result": ("Evaluation",),

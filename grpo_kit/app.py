@@ -67,7 +67,7 @@ upload_data = modal.App("grpo-upload-data")
 
 
 def _upload(path: str = "data/processed", name: str = "") -> None:
-    from grpo_kit.backends.upload import upload
+    from grpo_kit.backends.api import upload
 
     with errors_on_one_line():
         upload(path, name or None, to_modal=True)

@@ -16,6 +16,7 @@ from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.tables import defaults_of, fields_of
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.demo import DEFAULT_DATA
 from grpo_kit.errors import ConfigError, KitError
 
 app = typer.Typer(
@@ -68,9 +69,7 @@ def _metavar(kind: Any) -> str:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the executed notebooks, figures, data and run.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for notebooks, figures, data and run.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 42,
     max_steps: Annotated[int | None, typer.Option(help="Train for fewer steps than the demo's own.")] = None,
 ) -> None:
@@ -82,15 +81,13 @@ def demo(
 
 def prepare(
     traces: Annotated[Path, typer.Argument(help="SGD folder, or JSONL of chat messages or of samples.")],
-    out: Annotated[Path, typer.Option(help="Where train.jsonl, eval.jsonl and data_card.json go.")] = Path(
-        "data/processed"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and their card.")] = Path(DEFAULT_DATA),
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
     format: Annotated[str, typer.Option(help="auto, sgd, chat or samples.")] = "auto",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
     rubric: Annotated[
-        str, typer.Option(help="Who says what a good reply must do: schema (the traces' own acts) or gemini.")
+        str, typer.Option(help="Who writes rubrics: schema (the traces' own acts) or gemini.")
     ] = "schema",
     **flags: str | None,
 ) -> None:
@@ -118,12 +115,9 @@ def list_runs(runs_dir: RunsDir = Path("runs")) -> None:
 
 def train(
     runs_dir: RunsDir = Path("runs"),
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only say what it will do, need and cost; exit code 1 where it can't work."),
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only quote it; exit code 1 where it can't work.")] = False,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Make one real step, quote the whole run from it, and train no further.")
+        bool, typer.Option("--smoke", help="Only make one real step, and quote it all from that.")
     ] = False,
     **flags: str | None,
 ) -> None:
@@ -170,21 +164,13 @@ def evaluate(
 def sweep(
     notebook: Annotated[str, typer.Argument(help="A notebook, or the name of one of the kit's: 03_launch_training.")],
     grid: Annotated[
-        str,
-        typer.Argument(help="A YAML file of settings and lists, or the YAML itself: '{learning_rate: [1e-5, 5e-5]}'."),
+        str, typer.Argument(help="Settings and lists in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for a folder per run, and results.csv.")],
-    jobs: Annotated[
-        int | None, typer.Option("-j", "--jobs", min=1, help="Runs at a time. [default: 2 here, up to 8 on Modal]")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Runs at a time: 2 here, 8 on Modal.")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,
-    halving: Annotated[
-        int | None,
-        typer.Option(min=1, help="Stop runs whose reward is behind at this step, at twice as many, and so on."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it will take and cost, and run nothing.")
-    ] = False,
+    halving: Annotated[int | None, typer.Option(min=1, help="Stop runs behind at this step, twice as many, …")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it will take and cost.")] = False,
 ) -> None:
     """Run a notebook with every setting of a grid. The same command again does what is missing.
 
@@ -205,7 +191,7 @@ def sweep(
 
 def doctor(**flags: str | None) -> None:
     """Look for what could keep a run with these settings from its end, here and on Modal. Changes nothing."""
-    from grpo_kit.backends.doctor import doctor
+    from grpo_kit.backends.quote import doctor
 
     if not doctor(TrainConfig.from_text(flags)):
         raise typer.Exit(1)

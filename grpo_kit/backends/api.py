@@ -6,23 +6,23 @@ Both places call the same functions and leave the same run directory behind.
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
-from grpo_kit.backends.modal.launch import evaluate_on_modal
 from grpo_kit.backends.run import Run
 from grpo_kit.backends.start import start
-from grpo_kit.backends.upload import Uploaded, upload
 from grpo_kit.config.backend import asked_backend, chosen_backend
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.data.demo import DEFAULT_DATA
-from grpo_kit.errors import ConfigError
+from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
+from grpo_kit.data.samples import read_samples
+from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR, find_run
+from grpo_kit.runs.storage import LocalStorage
 
 if TYPE_CHECKING:
     from grpo_kit.evaluation.result import Evaluation
@@ -107,6 +107,8 @@ class _Evaluate:
             return self.local(run, config, base_model=base_model, runs_dir=runs_dir, **settings)
         if base_model:
             raise ConfigError(f"base_model is for a folder here; run {run.id} on Modal is compared with its own base")
+        from grpo_kit.backends.modal.launch import evaluate_on_modal
+
         return evaluate_on_modal(run, (config or EvalConfig()).replace(**settings))
 
     def spawn(self, target: Run | str | Path, config: EvalConfig | None = None, **options) -> "Future[Evaluation]":
@@ -114,8 +116,19 @@ class _Evaluate:
         return _background.submit(self.remote, target, config, **options)
 
 
+class Uploaded(NamedTuple):
+    """A file of samples where training looks for it, which was read back and is what was sent."""
+
+    path: str
+    bytes: int
+    samples: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.samples} samples, {self.bytes} bytes, read back and the same"
+
+
 class _UploadData:
-    """Puts train.jsonl and eval.jsonl where training looks for them. Raises as grpo_kit.backends.upload.upload does.
+    """Puts train.jsonl and eval.jsonl where training looks for them. Raises as `upload` does.
 
     `path` is a folder or one of the two files. With `name` they go to a folder of their own, for data=name.
     """
@@ -136,6 +149,39 @@ class _UploadData:
 
 
 train, evaluate, upload_data = _Train(), _Evaluate(), _UploadData()
+
+
+def upload(path: str | Path, name: str | None, to_modal: bool) -> list[Uploaded]:
+    """Puts the samples that `path` names, a folder or one of its two files, where `data=name` finds them; None: where
+    the default finds them. Prints a line for each file.
+
+    Raises ConfigError where there are none, BadTrace where one is not valid, and RunError where one was changed on its
+    way.
+    """
+    path, done = Path(path), []
+    files = [path / name for name in DATA_FILES if (path / name).is_file()] if path.is_dir() else [path]
+    if not files or not path.exists():
+        fix = f"`grpo-kit prepare TRACES --out {DEFAULT_DATA}` makes one from your traces"
+        raise ConfigError(f"no train.jsonl in {path}", fix)
+    if odd := [file.name for file in files if file.name not in DATA_FILES]:
+        raise ConfigError(f"{odd[0]}: should be called train.jsonl or eval.jsonl, by which training finds it")
+    samples = {file: sum(1 for _ in read_samples(file)) for file in files}
+    if to_modal:
+        from grpo_kit.backends.modal.client import DATA_VOLUME
+        from grpo_kit.backends.modal.storage import VolumeStorage
+
+        storage, prefix = VolumeStorage(name or "", DATA_VOLUME, PurePosixPath("/")), f"{DATA_VOLUME}:"
+    else:
+        storage, prefix = LocalStorage(Path("data", name) if name else Path(DEFAULT_DATA)), ""
+        storage.root.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        content, where = file.read_bytes(), f"{prefix}{storage.root / file.name}"
+        storage.write(file.name, content)
+        if storage.read(file.name) != content:
+            raise RunError(f"{file} was changed on its way to {where}", "Upload it again")
+        done.append(Uploaded(where, len(content), samples[file]))
+        print(done[-1])
+    return done
 
 
 def _is_on_modal() -> bool:

@@ -1,23 +1,26 @@
-"""`kit.quote` and `kit.smoke`: what a run will do, need and cost, and what stands in its way, before it does."""
+"""`kit.quote`, `kit.smoke` and `kit.doctor`: what a run will do, need and cost, and what stands in its way, before it
+does."""
 
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.backends.doctor import checks_of
 from grpo_kit.backends.start import start
 from grpo_kit.backends.watch import watch
-from grpo_kit.config.backend import chosen_backend
+from grpo_kit.config.backend import asked_backend, chosen_backend
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import remember
+from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.preflight.check import quote_remaining
+from grpo_kit.preflight.doctor import OK, PROBLEM, SECONDS_FOR_DATA, Check, Checks, data, judge, model, tried
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR, find_run
 from grpo_kit.runs.resume import config_to_resume
-from grpo_kit.utils.text import dollars, duration
+from grpo_kit.utils.environment import versions
+from grpo_kit.utils.text import duration
 
 
 def quote(
@@ -37,12 +40,12 @@ def quote(
     config, known, status = config or TrainConfig(), None, {}
     on_modal = (backend or chosen_backend()) == "modal"
     with suppress(ConfigError, RunError):  # the quote of what was asked for has it as a problem
-        if not on_modal:
-            known = find_run(config.run_id, runs_dir)
-        elif ask:
+        if on_modal and ask:
             from grpo_kit.backends.modal.storage import known_on_modal
 
             known = known_on_modal(config.run_id)
+        elif not on_modal:
+            known = find_run(config.run_id, runs_dir)
         if known:  # on Modal its data has another name
             config, status = config_to_resume(known, config, check=not on_modal), known.status
     checks = tuple(checks_of(config, on_modal)) if ask else ()
@@ -71,11 +74,37 @@ def smoke(
         raise RunError(f"the smoke run {run.id} is {status['state']}: {status['reason']}")
     if backend == "modal":
         remember(run, runs_dir)
-    step, actual = run.metrics().iloc[0], status["actual"]
-    parts = ", ".join(f"{part} {step[f'seconds/{part}']:.1f}" for part in ("generating", "judging", "updating"))
-    usd = "dollars not known" if actual["usd"] is None else dollars(actual["usd"])
-    print(
-        f"One step took {step['step_time']:.1f} s ({parts}), the run {duration(60 * actual['minutes'])}, at most "
-        f"{actual['memory_gib']:.1f} GiB and {usd}. From that, the whole run:"
-    )
+    seconds = run.metrics()["step_time"].iloc[0]
+    print(f"One step took {seconds:.1f} s, its run {duration(status['seconds'])}. From that, the whole run:")
     return quote(config, runs_dir, backend, by=run.id, ask=False)
+
+
+def doctor(config: TrainConfig | None = None, **settings: Any) -> bool:
+    """Prints each check of a run with these settings as it is made. Returns whether no problem was found."""
+    config, backend = (config or TrainConfig()).replace(**settings), chosen_backend()
+    account = {
+        "modal": "a Modal account is set up here",
+        "local": "no Modal account is set up here (`modal setup` does)",
+    }
+    why = "chosen by kit.backend() or GRPO_KIT_BACKEND" if asked_backend() else account[backend]
+    print(Check("backend", OK, f"{backend}: {why}"))
+    problems = []
+    for check in checks_of(config, backend == "modal"):
+        print(check, flush=True)
+        problems += [check.name] if check.state == PROBLEM else []
+    print(Check("versions", OK, ", ".join(f"{name} {number}" for name, number in versions().items())))
+    print(f"\nTo be mended first: {', '.join(problems)}" if problems else "\nNothing stands in the way of this run")
+    return not problems
+
+
+def checks_of(config: TrainConfig, on_modal: bool) -> Checks:
+    """Data, model, secrets and judge of a run here or on Modal, where no container is started to answer."""
+    if on_modal:
+        from grpo_kit.backends.modal.checks import checks_on_modal
+
+        yield from checks_on_modal(config)
+        return
+    for name in DATA_FILES:
+        yield tried(name, data, config, name, seconds=SECONDS_FOR_DATA)
+    yield tried("model", model, config)
+    yield tried("judge", judge, config)

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from grpo_kit.backends.modal.launch import start_on_modal
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import BeingTrained
 from grpo_kit.preflight.check import launch_of
@@ -19,7 +18,11 @@ def start(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, on_modal:
     Raises ConfigError, BadTrace or RunError, before anything is started, for what cannot work.
     """
     pickled = pickled_rewards(rewards) if rewards else None
-    return start_on_modal(config, pickled, runs_dir) if on_modal else _start_here(config, pickled, Path(runs_dir))
+    if on_modal:
+        from grpo_kit.backends.modal.launch import start_on_modal
+
+        return start_on_modal(config, pickled, runs_dir)
+    return _start_here(config, pickled, Path(runs_dir))
 
 
 def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> RunDirectory:

@@ -129,7 +129,7 @@ def test_what_a_run_needs_of_modal_and_of_the_hub_and_is_not_there(places):
     misnamed = MODEL.replace("gemma", "gema")
     places.folder.joinpath("adapter").mkdir()
     assert "misnamed or private" in places.doctor("--model-name", misnamed, is_well=False)["model"]
-    assert "folder of this machine" in places.doctor("--model-name", "./adapter", is_well=False)["model"]
+    assert "model of this machine" in places.doctor("--model-name", "./adapter", is_well=False)["model"]
     assert not places.modal.volumes and not places.modal.apps
 
 
@@ -137,6 +137,8 @@ def test_data_that_is_not_what_lies_on_the_volume(places):
     volume, here = places.modal.volume("training-data"), places.folder / "data/processed"
     places.write_data(here)
     assert "upload_data" in places.doctor(is_well=False)["train.jsonl"]
+    said = places.doctor("--data", str(here), is_well=False)["train.jsonl"]
+    assert f"--path {here} --name processed, then --data processed" in said, "a path of this machine is none of Modal's"
 
     shutil.copytree(here, volume, dirs_exist_ok=True)
     (volume / "eval.jsonl").write_bytes((here / "eval.jsonl").read_bytes().replace(b"Paris", b"Milan"))  # as long
@@ -156,7 +158,7 @@ def test_data_that_is_not_what_lies_on_the_volume(places):
 def test_a_token_that_modal_refuses_and_a_modal_that_does_not_answer(places):
     places.modal.accepts_tokens = False
     found = places.doctor(is_well=False)
-    assert "modal setup" in found["Modal token"] and found["the rest of Modal"].startswith("not checked")
+    assert "modal setup" in found["Modal token"] and "train.jsonl" not in found, "the token comes first"
     assert found["model"].startswith("ok"), "what Modal is not needed for is looked at all the same"
 
     said = places.call(sys.executable, "-c", IMPATIENT, MODAL_SERVER_URL="http://127.0.0.1:9").stdout

@@ -11,12 +11,10 @@ from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.load import SMOLLM2
 from grpo_kit.preflight.doctor import (
-    NOT_CHECKED,
     OK,
     PREPARE,
     SECONDS,
     SECONDS_FOR_DATA,
-    Check,
     Checks,
     NotChecked,
     judge,
@@ -37,8 +35,6 @@ def checks_on_modal(config: TrainConfig) -> Checks:
         yield tried(HUB_SECRET, _secret, HUB_SECRET)
         for name in DATA_FILES:
             yield tried(name, _data, config, name, seconds=SECONDS_FOR_DATA)
-    else:
-        yield Check("the rest of Modal", NOT_CHECKED, "secrets and data: the token comes first")
     yield tried("model", _model, config.model_name, token.state == OK)
     yield tried("judge", _judge, config)
 
@@ -59,13 +55,12 @@ def _secret(name: str, is_needed: bool = False) -> str:
 def _data(config: TrainConfig, name: str) -> str:
     """Whether the file is on the volume, and is the one that is here: data prepared again must be uploaded again."""
     is_default, given = config.data == DEFAULT_DATA, Path(config.data)
-    called = given.name if given.is_absolute() else config.data
     here = (given if is_default or given.is_dir() else Path("data", given)) / name
-    upload = "modal run grpo_kit/app.py::upload_data" + ("" if is_default else f" --path {here.parent} --name {called}")
-    if given.is_absolute():
-        what = f"{given}: it is a path of this machine; on Modal, data has the name that it was uploaded with"
-        raise ConfigError(what, f"{upload}, then --data {called}")
-    path, samples = PurePosixPath("/" if is_default else f"/{given}", name), samples_in(here) if here.exists() else None
+    upload = "modal run grpo_kit/app.py::upload_data"
+    if not is_default:
+        called = given.name if given.is_absolute() else config.data
+        upload += f" --path {here.parent} --name {called}" + (f", then --data {called}" if given.is_absolute() else "")
+    path, samples = PurePosixPath("/", "" if is_default else given, name), samples_in(here) if here.exists() else None
     try:
         content = b"".join(modal.Volume.from_name(DATA_VOLUME).read_file(str(path)))
     except (FileNotFoundError, modal.exception.NotFoundError):
@@ -89,12 +84,9 @@ def _model(name: str, can_ask_modal: bool) -> str:
     """Asked from here, with the token here; without it where containers have none, since Modal has no secret for it."""
     from huggingface_hub import get_token
 
-    if Path(name).is_dir():
-        fix = "push it to the Hugging Face hub and name it owner/name"
-        raise ConfigError(f"{name} is a folder of this machine, which containers don't see", fix)
-    if name == SMOLLM2:
-        fix = f"--model-name HuggingFaceTB/{name}"
-        raise ConfigError(f"{name} comes from a package that is not in Modal's image", fix)
+    if Path(name).is_dir() or name == SMOLLM2:
+        fix = f"push it to the Hugging Face hub and name it owner/name; there is HuggingFaceTB/{SMOLLM2}"
+        raise ConfigError(f"{name} is a model of this machine, which containers don't see", fix)
     has_secret = not can_ask_modal or missing_secret(HUB_SECRET) is None
     if problem := model_problem(name, token=None if has_secret else False):
         if has_secret and get_token() is None:

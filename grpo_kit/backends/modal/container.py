@@ -21,10 +21,12 @@ from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.data.samples import fingerprint
 from grpo_kit.errors import ConfigError, KitError, RunError
 from grpo_kit.judges.cache import CACHE_FILE
+from grpo_kit.models.load import download_model
 from grpo_kit.rewards.travel import PYTHON, load_rewards
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step
 from grpo_kit.runs.writer import RunWriter
 from grpo_kit.training.launch import work_on
+from grpo_kit.training.plan import queue
 from grpo_kit.utils.files import as_json, write_bytes, write_json
 
 DATA, CHECKPOINTS, MODELS = Path("/data"), Path("/checkpoints"), Path("/models")
@@ -47,28 +49,20 @@ def returns_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @returns_errors
-def open_run(
-    settings: dict[str, Any], rewards: bytes | None, files: dict[str, str], python: str, launch: Launch
-) -> tuple[str, bool]:
+def open_run(settings: dict[str, Any], rewards: bytes | None, python: str, launch: Launch) -> tuple[str, bool]:
     """Checks a run before a GPU is asked for, fetches its model, and makes its directory on the volume.
 
-    `settings` are TrainConfig's that were given, `rewards` the reward functions cloudpickled by `python` ("3.11"),
-    `files` the texts of settings that name a file. Returns the run's id, and whether it is complete already.
+    `settings` are TrainConfig's that were given, `rewards` the reward functions cloudpickled by `python` ("3.11").
+    Returns the run's id, and whether it is complete already.
     """
-    from grpo_kit.models.load import download_model
-    from grpo_kit.training.plan import queue
-
     if rewards and python != PYTHON:
-        raise ConfigError(
-            f"the reward functions were pickled by Python {python} and the app on Modal has {PYTHON}, which can't read "
-            f"them",
-            f"kit.deploy() from this Python makes the app anew, or run the notebook with Python {PYTHON}",
-        )
+        what = f"the reward functions were pickled by Python {python}, which the app's Python {PYTHON} can't read"
+        raise ConfigError(what, f"kit.deploy() makes the app anew, or run the notebook with Python {PYTHON}")
     run_id, new_name = settings.get("run_id"), f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
     lease = acquire_lease(run_id, _call_id(), step=0) if run_id else lease_new_run(new_name, _call_id())
     sync = _sync(lease)
     known = sync.pull()
-    settings = settings | _written(files, sync.local) | {"run_id": lease.run_id}
+    settings = _with_prompt_file(settings, sync.local) | {"run_id": lease.run_id}
     if known and "data" in settings:
         _check_same_data(known, settings.pop("data"))
     elif not known and (data := _data_folder(TrainConfig(**settings))):
@@ -110,12 +104,11 @@ def train_run(run_id: str) -> None:
     write_bytes(sync.remote / WORKER_FILE, as_json({"call_id": _call_id()}))
     with sync:
         if lease.tries > config.retries + 1:
-            what = (
-                f"{lease.tries - 1} containers in a row ended before they saved a checkpoint. Either they ran out of "
-                f"memory={config.memory} MiB, or out of timeout={config.timeout} seconds before "
-                f"save_steps={config.save_steps} steps were made"
+            what = f"{lease.tries - 1} containers in a row ended before they saved a checkpoint"
+            had = (
+                f"they had memory={config.memory} MiB and timeout={config.timeout} s for save_steps={config.save_steps}"
             )
-            RunWriter(run, config).fail(RunError(what, "Give more of what was short, or save more often"))
+            RunWriter(run, config).fail(RunError(f"{what}: {had}", "Give more of what was short, or save more often"))
             return
         try:
             work_on(run, print, since=datetime.fromtimestamp(psutil.Process().create_time(), UTC))
@@ -126,7 +119,7 @@ def train_run(run_id: str) -> None:
 
 
 @returns_errors
-def evaluate_run(run_id: str, settings: dict[str, Any], files: dict[str, str]) -> str:
+def evaluate_run(run_id: str, settings: dict[str, Any]) -> str:
     """Compares the run's checkpoints with its base model, and returns the name of the result's file in its eval/."""
     from grpo_kit.evaluation.evaluate import evaluate
     from grpo_kit.plots.evaluation import evaluation_figure
@@ -136,7 +129,7 @@ def evaluate_run(run_id: str, settings: dict[str, Any], files: dict[str, str]) -
     shutil.rmtree(local, ignore_errors=True)
     shutil.copytree(remote, local, ignore=shutil.ignore_patterns(".*"))
     run = RunDirectory(local)
-    settings = settings | _written(files, local)
+    settings = _with_prompt_file(settings, local)
     if "data" in settings and (data := _data_folder(run.config.replace(data=settings["data"]))):
         settings["data"] = str(data)
     config = EvalConfig(**settings)
@@ -161,12 +154,13 @@ def _call_id() -> str:
     return modal.current_function_call_id() or ""
 
 
-def _written(files: dict[str, str], folder: Path) -> dict[str, str]:
-    """Settings that name a file, whose texts came along and are written to `folder`."""
+def _with_prompt_file(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings, with the judge's prompt, which came as its text, in a file in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / f"{name}.txt").write_text(text)
-    return {name: str(folder / f"{name}.txt") for name in files}
+    if not settings.get("gemini_prompt"):
+        return settings
+    (folder / "gemini_prompt.txt").write_text(settings["gemini_prompt"])
+    return settings | {"gemini_prompt": str(folder / "gemini_prompt.txt")}
 
 
 def _data_folder(config: TrainConfig) -> Path | None:

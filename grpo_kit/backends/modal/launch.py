@@ -5,25 +5,26 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import modal
+
+from grpo_kit.backends.modal.client import APP, LEASES, kit_errors, required_secrets
+from grpo_kit.backends.modal.lease import acquire_lease
+from grpo_kit.backends.modal.storage import VolumeStorage, known_on_modal
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import gpu_and_count
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.modal import ModalConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, RunError
+from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import PYTHON
 from grpo_kit.runs.directory import RUNS_DIR, WORKER_FILE, RunDirectory
 from grpo_kit.runs.resume import config_to_resume
 from grpo_kit.utils.environment import PACKAGE, source_fingerprint
 from grpo_kit.utils.files import CACHE, as_json, write_bytes
-
-if TYPE_CHECKING:
-    import modal
-
-    from grpo_kit.evaluation.result import Evaluation
 
 DEPLOYED = "GRPO_KIT_DEPLOYED"  # set for kernels of a sweep, so that not each of them deploys the app
 _deployed: str | None = os.environ.get(DEPLOYED)  # the fingerprint of the source that was deployed for this process
@@ -33,26 +34,20 @@ def start_on_modal(
     config: TrainConfig,
     rewards: bytes | None = None,
     runs_dir: str | Path = RUNS_DIR,
-    find: Callable[[str], "modal.Function"] | None = None,
+    find: Callable[[str], modal.Function] | None = None,
 ) -> RunDirectory:
     """Starts a run on Modal and returns at once: it is checked on a CPU and quoted before a GPU is asked for.
 
     `rewards` are pickled. Earlier runs under `runs_dir` tell how long the run takes. `find` gives the app's functions
     by name; None: those of the deployed app, which is deployed first where it is not up to date.
     """
-    from grpo_kit.backends.modal.client import kit_errors, required_secrets
-    from grpo_kit.backends.modal.lease import acquire_lease
-    from grpo_kit.backends.modal.storage import VolumeStorage, known_on_modal
-
     find = find or deployed_function
     with kit_errors():
         known = known_on_modal(config.run_id)
         planned = config_to_resume(known, config, check=False) if known else config
         launch = launch_of(planned, runs_dir, "modal", known)
         secrets = required_secrets(planned.judge, planned.model_name)
-        call = (
-            find("open_run").with_options(secrets=secrets).spawn(config.given, rewards, _files(config), PYTHON, launch)
-        )
+        call = find("open_run").with_options(secrets=secrets).spawn(_given(config), rewards, PYTHON, launch)
         run_id, is_complete = _result(call, "Interrupted: no run was started")
         run = RunDirectory.at(VolumeStorage(run_id))
         if is_complete:
@@ -70,11 +65,8 @@ def start_on_modal(
     return run
 
 
-def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> "Evaluation":
+def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> Evaluation:
     """Evaluates a run on the volume, on one GPU like its own, and waits for the result, which is fetched."""
-    from grpo_kit.backends.modal.client import kit_errors, required_secrets
-    from grpo_kit.evaluation.result import Evaluation
-
     trained = run.config
     machine = {name: getattr(trained, name) for name in ModalConfig.model_fields if name not in config.given}
     gpu, _ = gpu_and_count(config.gpu if "gpu" in config.given else trained.gpu)
@@ -85,7 +77,7 @@ def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> "Evaluation":
         secrets = required_secrets(judges, trained.model_name)
         function = _on_gpu(deployed_function("evaluate"), config, secrets, retries=0)  # a retry would begin anew
         print(f"Evaluating run {run.id} on Modal ({config.gpu})")
-        call = function.spawn(run.id, config.given, _files(config))
+        call = function.spawn(run.id, _given(config))
         name = _result(call, "Interrupted: the evaluation is ended")
     folder = CACHE / "evaluations" / run.id
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,10 +93,6 @@ def deploy() -> None:
     Raises RunError, with Modal's own output, where that fails.
     """
     global _deployed
-    import modal
-
-    from grpo_kit.backends.modal.client import APP, LEASES, kit_errors
-
     with kit_errors():  # so that a wrong token is not the deployment's error
         modal.Dict.from_name(LEASES, create_if_missing=True).hydrate()
     print(f"Deploying the app {APP} on Modal (the first time its image is built: some minutes)")
@@ -116,25 +104,21 @@ def deploy() -> None:
     _deployed = source
 
 
-def deployed_function(name: str) -> "modal.Function":
+def deployed_function(name: str) -> modal.Function:
     """A function of the deployed app, which is deployed first where this process has not done so since the kit's
     source last changed."""
-    import modal
-
-    from grpo_kit.backends.modal.client import APP
-
     if _deployed != source_fingerprint():
         deploy()
     return modal.Function.from_name(APP, name)
 
 
-def _on_gpu(function: "modal.Function", config: ModalConfig, secrets: list, retries: int) -> "modal.Function":
+def _on_gpu(function: modal.Function, config: ModalConfig, secrets: list, retries: int) -> modal.Function:
     return function.with_options(
         gpu=config.gpu, memory=config.memory, timeout=config.timeout, retries=retries, secrets=secrets
     )
 
 
-def _result(call: "modal.FunctionCall", interrupted: str) -> Any:
+def _result(call: modal.FunctionCall, interrupted: str) -> Any:
     """Waits for what the call returns, and raises an error that it met there. An interrupt ends it and prints
     `interrupted`."""
     try:
@@ -148,6 +132,7 @@ def _result(call: "modal.FunctionCall", interrupted: str) -> Any:
     return answer
 
 
-def _files(config: JudgeConfig) -> dict[str, str]:
-    """The texts of settings that name a file here, which must travel too."""
-    return {"gemini_prompt": Path(config.gemini_prompt).read_text()} if config.gemini_prompt else {}
+def _given(config: JudgeConfig) -> dict[str, Any]:
+    """The settings that were given; in the place of a file's name its text, which must travel too."""
+    prompt = config.gemini_prompt
+    return config.given | ({"gemini_prompt": Path(prompt).read_text()} if prompt else {})
