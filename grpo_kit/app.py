@@ -1,11 +1,11 @@
-"""The Modal app: what runs there is the kit's own code, on an image of the kit's own lock file.
+"""The Modal app: the kit's own code, on an image of the kit's own lock file.
 
     modal run grpo_kit/app.py                                  # train, by default the tiny model
     modal run grpo_kit/app.py::train --model-name google/gemma-2-2b-it --max-steps 100 --use-lora false
     modal run grpo_kit/app.py::upload_data                     # data/processed -> the volume training-data
     modal deploy grpo_kit/app.py                               # what train.remote() in a notebook does by itself
 
-GPU, memory, time-out, retries and secrets are those of the call (see backends/api.py).
+GPU, memory, time-out, retries and secrets are those of the call (see backends/modal/launch.py).
 """
 
 import sys

@@ -68,7 +68,7 @@ class Run(RunDirectory):
         print(f"Run {self.id} stops at its next step; run.resume() continues it")
 
     def kill(self) -> None:
-        """Ends the run at once. What it did since its last checkpoint is done again when it is resumed."""
+        """Ends the run at once. Steps since its last checkpoint are made again when it is resumed."""
         self._check_unfinished("kill")
         self.storage.kill(self.worker)
         status = self._read_json("status.json")

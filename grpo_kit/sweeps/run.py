@@ -14,6 +14,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from grpo_kit.backends.modal.storage import VolumeStorage
 from grpo_kit.backends.run import Run
+from grpo_kit.backends.watch import PATIENCE_SECONDS
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import modal_usd_per_hour
 from grpo_kit.config.train import TrainConfig
@@ -28,7 +29,6 @@ RESULT_FILE = "result.json"
 EVALUATION_FILE = "evaluation.json"
 NOT_RUN, PRUNED = "not run: budget", "pruned"  # states, beside waiting, running, complete, stopped and failed
 STOPPED = "stopped before its end; the same command resumes it"
-PATIENCE_SECONDS = 15  # three heartbeats of a run
 POLL_SECONDS = 1.0
 
 

@@ -1,7 +1,7 @@
 """A run on a Modal container's own disk, copied to the volume as it goes on by the one container that may write it.
 
-Training writes many small files and holds an SQLite database open; a volume wants whole files and commits. What is
-written about steps is committed before their checkpoint, so a run can be resumed from whatever a commit holds.
+Training writes many small files and holds an SQLite database open; a volume wants whole files and commits. Files
+about steps are committed before their checkpoint, so a run can be resumed from whatever a commit holds.
 """
 
 import _thread
