@@ -93,9 +93,9 @@ plots.breakdown(evaluation)
 evaluation.services().round(2)
 
 # %% [markdown]
-# Longer answers are a common way to trick a judge. Good: the points of both models are spread alike, and the legend says
-# that there is no clear trend. Bad: the trained model's answers have moved right, and longer ones score higher. Then
-# add `length=0.1` to `reward_funcs`, or change what the judge rewards.
+# Longer answers are a common way to trick a judge. Good: the points of both models are spread alike, and the legend
+# says that there is no clear trend. Bad: the trained model's answers have moved right, and longer ones score higher.
+# Then add `length=0.1` to `reward_funcs`, or change what the judge rewards.
 
 # %%
 plots.length_against_score(evaluation)
