@@ -60,10 +60,11 @@ def _data(config: TrainConfig, name: str) -> str:
     if not is_default:
         called = given.name if given.is_absolute() else config.data
         upload += f" --path {here.parent} --name {called}" + (f", then --data {called}" if given.is_absolute() else "")
-    path, samples = PurePosixPath("/", "" if is_default else given, name), samples_in(here) if here.exists() else None
+    volume, folder = modal.Volume.from_name(DATA_VOLUME), PurePosixPath("/", "" if is_default else given)
+    samples = samples_in(here) if here.exists() else None
     try:
-        content = b"".join(modal.Volume.from_name(DATA_VOLUME).read_file(str(path)))
-    except (FileNotFoundError, modal.exception.NotFoundError):
+        size = next(entry.size for entry in volume.listdir(str(folder)) if PurePosixPath(entry.path).name == name)
+    except (StopIteration, FileNotFoundError, modal.exception.NotFoundError):
         if samples is not None:
             raise ConfigError(f"not on the volume {DATA_VOLUME}, but in {here} ({samples} samples)", upload) from None
         if name == "eval.jsonl":
@@ -72,11 +73,12 @@ def _data(config: TrainConfig, name: str) -> str:
             return "none on the volume, so the samples that come with the kit are taken"
         fix = f"{PREPARE}, then {upload}"
         raise ConfigError(f"neither on the volume {DATA_VOLUME} nor in {here}", fix) from None
-    there = f"on the volume {DATA_VOLUME}, {len(content)} bytes"
+    there = f"on the volume {DATA_VOLUME}, {size} bytes"
     if samples is None:
         return f"{there}; there is no {here} to compare it with"
-    if content != here.read_bytes():
-        raise ConfigError(f"{there}, and not the same as {here} ({here.stat().st_size} bytes)", upload)
+    here_size = here.stat().st_size
+    if size != here_size or b"".join(volume.read_file(str(folder / name))) != here.read_bytes():
+        raise ConfigError(f"{there}, and not the same as {here} ({here_size} bytes)", upload)
     return f"{there}, the same as {here} ({samples} samples)"
 
 
