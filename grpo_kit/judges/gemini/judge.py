@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import orjson
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
@@ -43,35 +44,23 @@ class _Judgement(BaseModel):
     score: float = Field(ge=0, le=1, allow_inf_nan=False)
 
 
-# The fields' alphabetical order is the order they should be written in, reasons before the score: that is the order
-# Gemini takes where it is told none, and google-generativeai can't tell it.
-_JUDGEMENT_SCHEMA = {
-    "type": "OBJECT",
-    "properties": {
-        "analysis": {"type": "STRING"},
-        "criteria": {
-            "type": "ARRAY",
-            "items": {
-                "type": "OBJECT",
-                "properties": {"criterion": {"type": "STRING"}, "met": {"type": "STRING", "enum": list(MET)}},
-                "required": ["criterion", "met"],
-                "propertyOrdering": ["criterion", "met"],
-            },
-        },
-        "score": {"type": "NUMBER"},
-    },
-    "required": ["analysis", "criteria", "score"],
-    "propertyOrdering": ["analysis", "criteria", "score"],
+def _object(fields: dict[str, dict]) -> dict[str, Any]:
+    """The schema of an object whose fields are written in alphabetical order, reasons before the score: that is the
+    order Gemini takes where it is told none, and google-generativeai can't tell it."""
+    order = sorted(fields)
+    return {"type": "OBJECT", "properties": fields, "required": order, "propertyOrdering": order}
+
+
+_CRITERION = {"criterion": {"type": "STRING"}, "met": {"type": "STRING", "enum": list(MET)}}
+_JUDGEMENT = {
+    "analysis": {"type": "STRING"},
+    "criteria": {"type": "ARRAY", "items": _object(_CRITERION)},
+    "score": {"type": "NUMBER"},
 }
-_ENTRY_SCHEMA = {
-    "type": "OBJECT",
-    "properties": {**_JUDGEMENT_SCHEMA["properties"], "answer": {"type": "INTEGER"}},
-    "required": ["analysis", "answer", "criteria", "score"],
-    "propertyOrdering": ["analysis", "answer", "criteria", "score"],
-}
+_ENTRY = {**_JUDGEMENT, "answer": {"type": "INTEGER"}}
 _GROUP_SCHEMA = {
     "type": "OBJECT",
-    "properties": {"answers": {"type": "ARRAY", "items": _ENTRY_SCHEMA}},
+    "properties": {"answers": {"type": "ARRAY", "items": _object(_ENTRY)}},
     "required": ["answers"],
 }
 
@@ -87,7 +76,7 @@ class GeminiJudge:
         usual = 0.0 if self.samples == 1 else 1.0
         self.temperature = usual if config.gemini_temperature is None else config.gemini_temperature
         self._prompt = _prompt(config)
-        self._schema = _GROUP_SCHEMA if self.compares else _JUDGEMENT_SCHEMA
+        self._schema = _GROUP_SCHEMA if self.compares else _object(_JUDGEMENT)
         self._gemini = Gemini(config)
         depends_on = [self._gemini.model, config.gemini_mode, self.temperature, self._prompt.template, self._schema]
         self.version = digest(depends_on)
