@@ -7,14 +7,31 @@ import re
 from collections.abc import Callable
 
 from grpo_kit.data.samples import Act
-from grpo_kit.judges.offline import phrases
-from grpo_kit.judges.offline.slots import KINDS, kind_of, slot_words
-from grpo_kit.judges.offline.wording import FUNCTION_WORDS, Text, line_of, vocabulary, words_of
+from grpo_kit.judges.offline.phrases import offers_to, performs
+from grpo_kit.judges.offline.wording import (
+    FUNCTION_WORDS,
+    PATTERNS,
+    VOCABULARY,
+    Text,
+    line_of,
+    vaguely,
+    vocabulary,
+    words_of,
+)
 
 Check = Callable[[Text], float]
 
+# By kind of slot, the words by which a slot's name shows that it is of this kind, and those that ask for such a thing.
+_KINDS = {kind: (vocabulary(words["named"]), vocabulary(words["asked"])) for kind, words in VOCABULARY["slots"].items()}
+_FILLER = vocabulary(VOCABULARY["name_filler"])
 _ANY = vocabulary("any prefer preference matter care whichever either anything")
 _UNTELLING = vocabulary("name number type kind category")
+_LABELS = {
+    "NOTIFY_SUCCESS": "says it is done",
+    "NOTIFY_FAILURE": "says it failed",
+    "REQ_MORE": "asks what else",
+    "GOODBYE": "says goodbye",
+}
 
 
 def check_for(act: Act, acts: list[Act], reference: Text) -> tuple[str, Check]:
@@ -27,29 +44,34 @@ def check_for(act: Act, acts: list[Act], reference: Text) -> tuple[str, Check]:
         return f"asks for {slot}", _asks_for(act)
     if act.act == "OFFER_INTENT":
         intent = " ".join(part for value in act.values for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", value)).lower()
-        return f"offers to {intent}", lambda text: phrases.offers_to(text, vocabulary(intent) - FUNCTION_WORDS)
-    if act.values:
-        checks = [_states(act, value, acts, reference) for value in act.values]
-        must_ask = act.act == "CONFIRM" and phrases.asks_to_confirm(reference)
+        return f"offers to {intent}", lambda text: offers_to(text, vocabulary(intent) - FUNCTION_WORDS)
+    if not act.values:
+        label = _LABELS.get(act.act, f"{act.act.lower()} {slot}".strip())
+        return label, lambda text: float(performs(act.act, text))
 
-        def states_all(text: Text) -> float:
-            stated = sum(check(text) for check in checks) / len(checks)
-            return 0.7 * stated if must_ask and not phrases.asks_to_confirm(text) else stated
+    checks = [_states(act, value, acts, reference) for value in act.values]
+    confirms = PATTERNS["confirms"].search
+    must_ask = act.act == "CONFIRM" and confirms(reference.plain)
 
-        return f"states {slot} {' and '.join(act.values)}", states_all
-    by_phrase = {
-        "NOTIFY_SUCCESS": ("says it is done", phrases.says_done),
-        "NOTIFY_FAILURE": ("says it failed", phrases.says_failed),
-        "REQ_MORE": ("asks what else", phrases.asks_what_else),
-        "GOODBYE": ("says goodbye", phrases.says_goodbye),
-    }
-    return by_phrase.get(act.act, (f"{act.act.lower()} {slot}".strip(), _nothing_known))
+    def states_all(text: Text) -> float:
+        stated = sum(check(text) for check in checks) / len(checks)
+        return 0.7 * stated if must_ask and not confirms(text.plain) else stated
+
+    return f"states {slot} {' and '.join(act.values)}", states_all
+
+
+def kind_of(slot: str) -> str | None:
+    """The kind of a slot, told by its name's last words: "pickup_date" is a date, "number_of_riders" a number."""
+    words = words_of(slot.replace("_", " "))
+    if words[:1] == ["number"]:
+        return "number"
+    return next((kind for word in reversed(words) for kind, (named, _) in _KINDS.items() if word in named), None)
 
 
 def _asks_for(act: Act) -> Check:
     kind = kind_of(act.slot)
-    _, asked = KINDS.get(kind, (frozenset(), frozenset()))
-    topic = slot_words(act.slot) - FUNCTION_WORDS - _UNTELLING
+    asked = _KINDS[kind][1] if kind else frozenset()
+    topic = vocabulary(act.slot.replace("_", " ")) - _FILLER - FUNCTION_WORDS - _UNTELLING
     values = [line_of(words_of(value)) for value in act.values]
 
     def check(text: Text) -> float:
@@ -69,89 +91,52 @@ def _states(act: Act, value: str, acts: list[Act], reference: Text) -> Check:
     if value.lower() in ("true", "false"):
         return _says_yes_or_no(act, value.lower() == "true")
     if value.lower() == "dontcare":
-        return lambda text: 0.0 if _ANY.isdisjoint(text.set) else 1.0
+        return lambda text: float(not _ANY.isdisjoint(text.set))
     words = words_of(value)
-    if not words:
-        return _nothing_known
     if len(words) == 1 and words[0].isdigit():
-        return _states_number(act, words[0], acts, reference)
+        return _states_number(words[0], acts, reference)
     line = line_of(words)
     content = [word for word in words if word not in FUNCTION_WORDS] or words
 
     def check(text: Text) -> float:
         if line in text.line:
             return 1.0
-        found = sum(_present(word, text) for word in content) / len(content)
-        if len(content) == 1:
-            return found
-        return 0.9 if found == 1 else 0.6 * found
+        found = sum(_present(word, text) for word in content) / max(1, len(content))
+        return found if len(content) == 1 else 0.9 if found == 1 else 0.6 * found
 
     return check
 
 
 def _present(word: str, text: Text) -> float:
-    """1 if `word` is said; less for a time said vaguely: "5:30", or "at 5", for "5:30 pm"."""
+    """1 if `word` is said; less for a price without its sign, or a time without its half of the day."""
     if word in text.set:
         return 1.0
-    if word[0] == "$":
-        return 0.8 if word[1:] in text.masked else 0.0
-    if word[-1] == "h" and ":" in word:
-        hour, minute = word[:-1].split(":")
-        half_day = (int(hour) - 1) % 12 + 1
-        if f"{half_day}:{minute}" in text.set:
-            return 0.9
-        return 0.6 if minute == "00" and str(half_day) in text.masked else 0.0
-    return 0.0
+    return max((share for form, share in vaguely(word).items() if form in text.set), default=0.0)
 
 
-def _states_number(act: Act, number: str, acts: list[Act], reference: Text) -> Check:
-    """A bare number must stand by the words of its slot where the turn has other numbers to confuse it with."""
-    own = _words_about_number(act, number, reference)
-    rivals = frozenset().union(
-        *(_words_about_number(a, words_of(a.values[0])[0], reference) for a in acts if a is not act and _is_number(a))
-    )
+def _states_number(number: str, acts: list[Act], reference: Text) -> Check:
+    """A bare number must not be followed by what follows the turn's other numbers in the reference."""
 
-    def placed(text: Text) -> bool:
-        return any(
-            _distance(text.masked, at, own - rivals) <= _distance(text.masked, at, rivals - own)
-            for at, word in enumerate(text.masked)
-            if word == number
-        )
+    def after(wanted: str, text: Text) -> set[str]:
+        return {text.words[i + 1] for i, word in enumerate(text.words[:-1]) if word == wanted}
 
-    confusable = bool(rivals) and placed(reference)
+    others = {value for act in acts for value in act.values if value.isdigit() and value != number}
+    rivals = {word for other in others for word in after(other, reference)} - after(number, reference)
 
     def check(text: Text) -> float:
-        if number not in text.masked:
-            return 0.8 if f"${number}" in text.masked else 0.0
-        return 1.0 if not confusable or placed(text) else 0.2
+        if number not in text.set:
+            return 0.8 if f"${number}" in text.set else 0.0
+        following = after(number, text)
+        return 0.2 if following and following <= rivals else 1.0
 
     return check
 
 
-def _is_number(act: Act) -> bool:
-    return bool(act.values) and re.fullmatch(r"\d+(?:\.\d+)?%?", act.values[0]) is not None
-
-
-def _words_about_number(act: Act, number: str, reference: Text) -> frozenset[str]:
-    """The slot's words, and what follows the number in the reference."""
-    after = (reference.masked[at + 1 : at + 2] for at, word in enumerate(reference.masked) if word == number)
-    return slot_words(act.slot).union(*after) - FUNCTION_WORDS
-
-
-def _distance(words: list[str], at: int, wanted: frozenset[str]) -> float:
-    """The distance to the nearest of the wanted words; one that follows counts as nearer than one before."""
-    return min((i - at - 0.5 if i > at else at - i for i, word in enumerate(words) if word in wanted), default=9)
-
-
 def _says_yes_or_no(act: Act, value: bool) -> Check:
-    topic = slot_words(act.slot) - FUNCTION_WORDS
+    topic = vocabulary(act.slot.replace("_", " ")) - _FILLER - FUNCTION_WORDS
 
     def check(text: Text) -> float:
         named = (sentence for sentence in text.sentences if not topic.isdisjoint(sentence.words))
         return float(any(sentence.denies != value for sentence in named))
 
     return check
-
-
-def _nothing_known(text: Text) -> float:
-    return 0.0

@@ -17,22 +17,24 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import FreeJudge, Verdict
 from grpo_kit.judges.offline.acts import check_for, kind_of
-from grpo_kit.judges.offline.order import disorder
 from grpo_kit.judges.offline.phrases import plainly_does, seems_to_do
 from grpo_kit.judges.offline.sources import Sources
-from grpo_kit.judges.offline.wording import FUNCTION_WORDS, STOCK_WORDS, VALUE, VOCABULARY, Text, vocabulary, words_of
-
-_PLEA = re.compile(
-    r"\b(?:scor(?:e|es|ed|ing)|grad(?:e|es|ed|ing)|judg(?:e|es|ed|ing|e?ment)|rubrics?|rewards?|full marks|ground truth"
-    r"|(?:full|perfect|top|highest|maximum|max) (?:rating|marks?|points?|answer|reply|response)|1\.0|10/10"
-    r"|(?:rate|mark|accept) (?:this|it|my|me)|rat(?:e|ing) (?:of|this|as|:|is) ?(?:\d|one|ten|five|perfect|high|max)\w*"
-    r"|(?:ignore|disregard|forget) (?:all|any|previous|your|every|the (?:above|previous|rules))\w*)(?!\w)"
+from grpo_kit.judges.offline.wording import (
+    FUNCTION_WORDS,
+    PATTERNS,
+    STOCK_WORDS,
+    VALUE,
+    VOCABULARY,
+    Text,
+    disorder,
+    line_of,
+    vocabulary,
+    words_of,
 )
-_OTHER_SPEAKER = re.compile(r"(?:^|\n)\s*(?:user|assistant|system|human|model|customer)\s*:|<[a-z_/|]+>", re.IGNORECASE)
+
 _CUT_SHORT = vocabulary(VOCABULARY["cut_short"])
 _LONE_MARK = re.compile(r"(?:^|\s)[.,!?;:]+(?=\s|$)")
 _CLOSED = re.compile(r"[.!?…][\"'”’)\]]*$")
@@ -43,10 +45,8 @@ class OfflineJudge(FreeJudge):
     """Judges answers by rules. Deterministic: equal sample and answer always get an equal verdict."""
 
     name = "offline"
-    version = "2"
-
-    def __init__(self, config: JudgeConfig | None = None):
-        self._briefs: dict[str, tuple[Sample, _Brief]] = {}
+    version = "3"
+    _latest: "_Brief | None" = None
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
         """One verdict for each answer, in order."""
@@ -54,81 +54,57 @@ class OfflineJudge(FreeJudge):
 
     def judge_one(self, sample: Sample, answer: str) -> Verdict:
         """The verdict on one answer; score None only where the sample has neither acts nor a reference."""
-        known = self._briefs.get(sample.id)
-        if known is None or known[0] != sample:
-            if len(self._briefs) >= 4096:  # a group of answers to one prompt comes together
-                self._briefs.clear()
-            known = self._briefs[sample.id] = (sample, _Brief(sample))
-        return known[1].verdict(answer)
+        brief = self._latest
+        if brief is None or brief.sample != sample:  # the answers to one prompt come together
+            brief = self._latest = _Brief(sample)
+        return brief.verdict(answer)
 
 
 class _Brief:
     """Everything that can be prepared about a sample before its answers are known."""
 
     def __init__(self, sample: Sample):
-        spoken = [words_of(value) for act in sample.acts for value in act.values]
-        lines = {f" {' '.join(words)} " for words in spoken if len(words) > 1}
-        self.values = sorted(lines, key=len, reverse=True)
-        self.single = frozenset(words[0] for words in spoken if len(words) == 1)
-        self.reference = self.text(sample.ground_truth)
-        self.empty = not sample.acts and not self.reference.words
-        self.checks = []
-        for act in sample.acts:
-            label, check = check_for(act, sample.acts, self.reference)
-            self.checks.append((label, check, check(self.reference) < 0.95 and bool(self.reference.words)))
-        if not sample.acts:
-            self.checks = [("says what the reference says", self._shared_content, False)]
+        self.sample = sample
+        values = [words_of(value) for act in sample.acts for value in act.values]
+        self.values = sorted({line_of(words) for words in values if words}, key=len, reverse=True)
+        self.reference = Text(sample.ground_truth, self.values)
         # How the reference words an act that its slot's own words do not tell.
-        self.plain_words = frozenset(self.reference.bare) - {VALUE}
+        self.plain_words = frozenset(self.reference.masked) - {VALUE}
         self.telling = self.plain_words - STOCK_WORDS or self.plain_words
+        self.checks = [
+            (label, check, bool(self.telling) and check(self.reference) < 0.95)
+            for label, check in (check_for(act, sample.acts, self.reference) for act in sample.acts)
+        ] or [("says what the reference says", self._shared_content, False)]
 
         self.asked = {act.act for act in sample.acts} | plainly_does(self.reference)
         self.asked |= {kind_of(act.slot) for act in sample.acts if act.act == "REQUEST"}
-        self.may_seem = (
-            self.asked
-            | seems_to_do(self.reference)
-            | ({"a question"} if {"REQUEST", "CONFIRM"} & self.asked else set())
-        )
-        required = frozenset(word for words in spoken for word in words) | self.reference.set
-        self.disorder = disorder(self.reference)
-        self.grams = _grams(self.reference.bare)
+        self.may_seem = self.asked | seems_to_do(self.reference)
+        if {"REQUEST", "CONFIRM"} & self.asked:
+            self.may_seem.add("a question")
+        required = self.reference.set.union(*values)
         self.expected = required | STOCK_WORDS | {VALUE}
+        self.grams, self.disorder = _grams(self.reference.masked), disorder(self.reference)
         self.sources = Sources(sample, self.reference, required)
-        self.plea_words = set(_PLEA.findall(sample.ground_truth.lower()))
-        self.plea_words |= {
-            word for act in sample.acts for text in (act.slot, *act.values) for word in text.lower().split("_")
-        }
-
-    def text(self, raw: str) -> Text:
-        return Text(raw, self.values, self.single)
+        given = " ".join([sample.ground_truth, *(text for act in sample.acts for text in (act.slot, *act.values))])
+        self.pleas = _pleas(given.replace("_", " "))
 
     def verdict(self, answer: str) -> Verdict:
-        if self.empty:
+        if not self.sample.acts and not self.reference.words:
             return Verdict(None, "nothing to judge by: the sample has neither acts nor a reference")
-        text = self.text(answer)
+        text = Text(answer, self.values)
         if not text.words:
             return Verdict(0.0, "says nothing", {"acts": 0.0})
         notes: list[str] = []
-        parts = {
-            "acts": self._acts,
-            "wording": self._wording,
-            "nothing made up": self._nothing_made_up,
-            "nothing extra": self._nothing_extra,
-            "length": self._length,
-            "ending": self._ending,
-            "no repetition": self._no_repetition,
-            "own words": self._own_words,
-            "sentence": self._sentence,
-            "no plea": self._no_plea,
-        }
-        criteria = {name: round(part(text, notes), 4) for name, part in parts.items()}
+        rules = (self.acts, self.wording, self.nothing_made_up, self.nothing_extra, self.length, self.ending)
+        rules += (self.no_repetition, self.own_words, self.sentence, self.no_plea)
+        criteria = {rule.__name__.replace("_", " "): round(rule(text, notes), 4) for rule in rules}
         return Verdict(round(prod(criteria.values()), 4), "; ".join(notes), criteria)
 
-    def _acts(self, text: Text, notes: list[str]) -> float:
+    def acts(self, text: Text, notes: list[str]) -> float:
         total = 0.0
-        for label, check, oddly_worded in self.checks:
+        for label, check, is_oddly_worded in self.checks:
             done = check(text)
-            if oddly_worded and done < 1:
+            if is_oddly_worded:
                 done = max(done, len(self.telling & text.set) / len(self.telling))
             notes.append(f"{label}: {'yes' if done >= 0.95 else 'no' if done < 0.25 else 'partly'}")
             total += done
@@ -140,22 +116,20 @@ class _Brief:
             wanted, given = self.reference.set, text.set
         return 2 * len(wanted & given) / (len(wanted) + len(given))
 
-    def _wording(self, text: Text, notes: list[str]) -> float:
+    def wording(self, text: Text, notes: list[str]) -> float:
         """Up to a fifth off for words unlike the reference's: a smooth pull towards natural sentences."""
-        if not self.grams:
-            return 1.0
-        grams = _grams(text.bare)
+        grams = _grams(text.masked)
         alike = 2 * len(grams & self.grams) / (len(grams) + len(self.grams))
         return 0.8 + 0.2 * min(1.0, 2 * alike)
 
-    def _nothing_made_up(self, text: Text, notes: list[str]) -> float:
+    def nothing_made_up(self, text: Text, notes: list[str]) -> float:
         """Numbers, times, days and names must come from the conversation, the acts or the reference."""
         invented = self.sources.made_up(text)
         if invented:
             notes.append("invented: " + ", ".join(map(repr, invented[:3])))
         return 0.6 ** len(invented)
 
-    def _nothing_extra(self, text: Text, notes: list[str]) -> float:
+    def nothing_extra(self, text: Text, notes: list[str]) -> float:
         extra = sorted(plainly_does(text) - self.asked)
         if extra:
             notes.append("not called for: " + ", ".join(extra).lower().replace("_", " "))
@@ -165,16 +139,15 @@ class _Brief:
         listed = _items_asked_for(text) - _items_asked_for(self.reference) - 2
         if listed > 0:
             notes.append("asks for a list of things")
-        strange = len(set(text.bare) - self.expected)
-        allowed = max(4, 0.4 * len(self.reference.bare))
+        strange = len(set(text.masked) - self.expected)
+        allowed = max(4, 0.4 * len(self.reference.masked))
         if strange > allowed:
             notes.append("wanders off")
-        return (
-            0.65 ** (len(extra) + max(0, len(more) - 1)) * 0.8 ** max(0, listed) * min(1.0, allowed / max(1, strange))
-        )
+        beyond = len(extra) + max(0, len(more) - 1)
+        return 0.65**beyond * 0.8 ** max(0, listed) * min(1.0, allowed / max(1, strange))
 
-    def _length(self, text: Text, notes: list[str]) -> float:
-        words, usual = len(text.raw.split()), len(self.reference.raw.split()) or 6 * len(self.checks)
+    def length(self, text: Text, notes: list[str]) -> float:
+        words, usual = len(text.raw.split()), len(self.reference.raw.split())
         if words > (most := max(12, 1.5 * usual + 4)):
             notes.append(f"too long ({words} words for {usual})")
             return (most / words) ** 2
@@ -183,20 +156,17 @@ class _Brief:
             return 0.5 + 0.5 * words / (0.5 * usual - 2)
         return 1.0
 
-    def _ending(self, text: Text, notes: list[str]) -> float:
-        score = 1.0
-        if not _CLOSED.search(text.raw) and (_CLOSED.search(self.reference.raw) or not self.reference.words):
-            score = 0.85
-            cut = text.words[-1] in _CUT_SHORT or text.raw[-1] in ",:;-("
-            if cut:
-                score = 0.6
-            notes.append("cut short" if cut else "no full stop")
+    def ending(self, text: Text, notes: list[str]) -> float:
         if _RUNS_ON.search(text.raw) and not _RUNS_ON.search(self.reference.raw):
-            score *= 0.3
             notes.append("runs on")
-        return score
+            return 0.3
+        if _CLOSED.search(text.raw) or not _CLOSED.search(self.reference.raw):
+            return 1.0
+        is_cut = text.words[-1] in _CUT_SHORT or text.raw[-1] in ",:;-("
+        notes.append("cut short" if is_cut else "no full stop")
+        return 0.6 if is_cut else 0.85
 
-    def _no_repetition(self, text: Text, notes: list[str]) -> float:
+    def no_repetition(self, text: Text, notes: list[str]) -> float:
         """Down to 0.1 for saying the same again."""
         repeated = _repeats(text.words) - _repeats(self.reference.words)
         if repeated <= 0.1:
@@ -204,24 +174,24 @@ class _Brief:
         notes.append("repeats itself")
         return max(0.1, 1.2 - 2 * repeated)
 
-    def _own_words(self, text: Text, notes: list[str]) -> float:
+    def own_words(self, text: Text, notes: list[str]) -> float:
         if not self.sources.is_copy(text):
             return 1.0
         notes.append("copies what it was given")
         return 0.05
 
-    def _sentence(self, text: Text, notes: list[str]) -> float:
+    def sentence(self, text: Text, notes: list[str]) -> float:
         """Near 0 for a bare list of names and values, or small words in an order that English does not have."""
         score = 1.0
-        usual = _glue(self.reference.bare) if self.reference.words else 0.4
-        if usual and (len(text.bare) > 2 or VALUE in text.bare):
-            short = len(text.bare) < 5 and text.bare.count(VALUE) < 2
-            floor = 0.05 if not short else 0.5 if VALUE in text.bare or not _glue(text.bare) else 1.0
-            score = min(1.0, max(floor, _glue(text.bare) / (0.65 * min(0.45, usual))))
+        usual = _glue(self.reference.masked)
+        if usual and (len(text.masked) > 2 or VALUE in text.masked):
+            short = len(text.masked) < 5 and text.masked.count(VALUE) < 2
+            floor = 0.05 if not short else 0.5 if VALUE in text.masked or not _glue(text.masked) else 1.0
+            score = min(1.0, max(floor, _glue(text.masked) / (0.65 * min(0.45, usual))))
         score *= min(1.0, max(0.05, 1.15 - 3.5 * (disorder(text) - self.disorder)))
         score *= 0.7 ** max(0, len(text.sentences) - len(self.reference.sentences) - 2)
         score *= 0.8 ** max(0, _loose(text) - _loose(self.reference) - 1)
-        shared = [pair for pair in pairwise(text.bare) if self.plain_words.issuperset(pair)]
+        shared = [pair for pair in pairwise(text.masked) if self.plain_words.issuperset(pair)]
         if len(shared) > 2:  # the reference's words, but in its order too?
             in_order = sum(pair in self.grams for pair in shared) / len(shared)
             score *= min(1.0, max(0.4 if len(shared) < 6 else 0.2, in_order / 0.35))
@@ -229,12 +199,16 @@ class _Brief:
             notes.append("hardly a sentence")
         return score
 
-    def _no_plea(self, text: Text, notes: list[str]) -> float:
-        pleas = set(_PLEA.findall(text.raw.lower())) - self.plea_words
-        if pleas or _OTHER_SPEAKER.search(text.raw):
+    def no_plea(self, text: Text, notes: list[str]) -> float:
+        pleas = _pleas(text.raw) - self.pleas
+        if pleas or PATTERNS["other_speaker"].search(text.raw.lower()):
             notes.append("speaks to the judge" if pleas else "speaks for others")
             return 0.1
         return 1.0
+
+
+def _pleas(raw: str) -> set[str]:
+    return set(PATTERNS["plea"].findall(raw.lower()))
 
 
 def _grams(words: list[str]) -> frozenset:
@@ -253,7 +227,7 @@ def _items_asked_for(text: Text) -> int:
 
 def _loose(text: Text) -> int:
     """Values put side by side with nothing between, and punctuation that stands alone."""
-    return sum(a == b == VALUE for a, b in pairwise(text.bare)) + len(_LONE_MARK.findall(text.raw))
+    return sum(a == b == VALUE for a, b in pairwise(text.masked)) + len(_LONE_MARK.findall(text.raw))
 
 
 def _glue(words: list[str]) -> float:

@@ -3,11 +3,10 @@
 import re
 
 from grpo_kit.data.samples import Sample, messages_of
-from grpo_kit.judges.offline.wording import STOCK_WORDS, VOCABULARY, Text, line_of, stem, words_of
+from grpo_kit.judges.offline.wording import STOCK_WORDS, VOCABULARY, Text, line_of, stem, vaguely, words_of
 
 _NAME = re.compile(r"(?<=[\w,;] )[A-Z][\w'’&-]*(?: [A-Z][\w'’&-]*)*")  # capitals within a sentence
 _DAYS_AND_MONTHS = {stem(word): word for word in VOCABULARY["days_and_months"].split()}
-_TIME = re.compile(r"([0-9]+):([0-9]+)(h?)")
 
 
 class Sources:
@@ -17,7 +16,10 @@ class Sources:
         """`required` are the words of the reference and of the acts' values."""
         self.reference = reference.line
         said = [(message["role"], words_of(message["content"])) for message in messages_of(sample.prompt)]
-        self.known = required.union(STOCK_WORDS, *(words for _, words in said))
+        self.heard_words = required.union(STOCK_WORDS, *(words for _, words in said))
+        # "5:30 pm" and "$5" make "5:30" and "5" known, but "5 pm" says nothing of five people.
+        forms = (form for word in self.heard_words for form, share in vaguely(word).items() if share >= 0.8)
+        self.known = self.heard_words.union(forms)
         self.ordinary = self.known.union(_DAYS_AND_MONTHS, ("am", "pm"))  # which no name is made of
         self.prompt = line_of(word for _, words in said for word in words)
         # An assistant may repeat its own earlier turns ("Anything else?"), apart from the last.
@@ -38,9 +40,9 @@ class Sources:
         """Numbers, times, days and names that nobody said."""
         invented = [
             _DAYS_AND_MONTHS.get(word, word.removesuffix("h"))
-            for word in dict.fromkeys(text.bare)
+            for word in dict.fromkeys(text.masked)
             if (word[0] in "$0123456789" and word != "1") or word in _DAYS_AND_MONTHS
-            if not _is_in(word, self.known)
+            if word not in self.known and self.heard_words.isdisjoint(vaguely(word))
         ]
         names = _NAME.findall(text.raw)
         if sum(map(len, names)) > len(text.raw) / 2:  # a title, or all in capitals
@@ -66,15 +68,3 @@ class Sources:
             return True
         several_turns = length > 5 and text.line in self.prompt
         return several_turns and not any(text.line in said for said in self.said_before)
-
-
-def _is_in(word: str, known: frozenset[str]) -> bool:
-    if word in known or f"${word}" in known or word.removeprefix("$") in known:
-        return True
-    if match := _TIME.fullmatch(word):  # 5:30 may stand for 17:30h, and 17:30h for 5:30 or, on the hour, for 5
-        hour, minute, exact = int(match[1]), match[2], match[3]
-        if exact:
-            twelve = (hour - 1) % 12 + 1
-            return f"{twelve}:{minute}" in known or (minute == "00" and str(twelve) in known)
-        return f"{hour % 12}:{minute}h" in known or f"{hour % 12 + 12}:{minute}h" in known
-    return False

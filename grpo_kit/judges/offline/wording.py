@@ -1,6 +1,6 @@
 """Text made comparable: words without their endings, numbers and times in one spelling, questions told apart.
 
-Plain English only: nothing in here is particular to a data set.
+Plain English only: nothing in here is particular to a data set. Words and patterns are in vocabulary.toml.
 """
 
 import re
@@ -8,106 +8,59 @@ import tomllib
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from snowballstemmer.english_stemmer import EnglishStemmer
 
 VALUE = "¤"  # stands where a value was taken out of a text
+VOCABULARY = tomllib.loads(Path(__file__).with_name("vocabulary.toml").read_text(encoding="utf-8"))
+PATTERNS = {name: re.compile("|".join(alternatives)) for name, alternatives in VOCABULARY["patterns"].items()}
 
-_NUMBERS: dict[str, str] = dict(
-    zip(
-        "zero one two three four five six seven eight nine ten eleven twelve couple".split(),
-        [*map(str, range(13)), "2"],
-        strict=True,
-    )
+_NUMBERS = {word: str(number) for number, word in enumerate(VOCABULARY["numbers"].split())}
+_SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in VOCABULARY["spellings"].items()]
+_STRAIGHT = str.maketrans("’‘`£€", "'''$$")
+_CLOCK = re.compile(
+    rf"\b(\d{{1,2}}|{'|'.join([*_NUMBERS][1:])})(?::(\d\d))?(?: o'?clock)? ?"
+    r"(?:(a\.?m\b\.?|in the morning\b)|p\.?m\b\.?|in the (?:afternoon|evening)\b|at night\b)"
 )
-_MAY_HOLD_TIME = re.compile(r"\d|noon\b|midnight|\b[ap]\.?m\b|o'?clock|in the (?:morning|afternoon|evening)")
-_HOUR = rf"\b(\d{{1,2}}|{'|'.join([*_NUMBERS][1:13])})(?::(\d\d))?(?: o'?clock)? ?"
-_CLOCK = re.compile(_HOUR + r"([ap])(?:m\b|\.m\.)")
-# Not "for 2 in the evening", which may be two people.
-_DAYTIME = re.compile(rf"(?<!for ){_HOUR}(in the morning|in the afternoon|in the evening|at night)\b")
-_DOLLARS = re.compile(r"\$?(\d[\d,]*(?:\.\d+)?) (?:us )?dollars?")
-_PLAIN = str.maketrans("’‘`£€", "'''$$")
-_LONG_FORMS = {
-    "can't": "can not",
-    "won't": "will not",
-    "n't": " not",
-    "'re": " are",
-    "'m": " am",
-    "'ve": " have",
-    "'ll": " will",
-    "'d": " would",
-}
-_SHORT_FORM = re.compile(r"(?:\b(?:can't|won't)|n't|'(?:re|m|ve|ll|d))\b")
-_COLON = re.compile(r"(?<![\d:])(\d{1,2}):(\d\d)(?![\d:h])")
-_MIDDAY = re.compile(r"\bnoon\b")
+_24_HOURS = re.compile(r"(?<![\d:])(0|1[3-9]|2\d):(\d\d)(?![\d:h])")  # 5:30 may be either half of the day
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORD = re.compile(r"\$?\d+(?:[.,:]\d+)*h?(?:st|nd|rd|th)?\b|[^\W_]+(?:'[^\W_]+)?")
-_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
-
-# A sentence that wants something from the user, even where it has lost its question mark.
-_ASKS = re.compile(
-    r"[?]\W*$|^(?:\W|sure|ok|okay|and|so|great|alright|all right|also|then|well|perfect|absolutely|of course)*"
-    r"(?:(?:(?:in|on|at|for|from|to|by|until) )?(?:what|which|when|where|who|how)\b"
-    r"|(?:do|does|did|is|are|can|could|will|would|shall|should|may|might|any|have) )"
-    r"|\bplease,? (?:kindly )?(?:tell|specify|provide|give|choose|let|share|enter|indicate|name|select|pick|say)\b"
-    r"|\b(?:let me|to|me) know\b|\b(?:tell|give) me\b|\bspecify\b"
-    r"|\bi (?:will )?(?:also )?need (?:to know|the|your)\b"
-    r"|\bplease\W*$"
-)
+_NUMBER_ENDINGS = re.compile(r",|(?:st|nd|rd|th|\.00?)$")
+_EXACT_TIME = re.compile(r"(\d+):(\d\d)h")
 
 
 def _plain(text: str) -> str:
-    """Lower case, straight quotes, no accents, short forms in full."""
+    """Lower case, straight quotes, no accents, one spelling of short forms and dollars."""
     if not text.isascii():
-        text = text.translate(_PLAIN)
-        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+        text = unicodedata.normalize("NFKD", text.translate(_STRAIGHT))
+        text = "".join(c for c in text if not unicodedata.combining(c))
     text = text.lower()
-    if "dollar" in text:
-        text = _DOLLARS.sub(r"$\1", text)
-    if "'" in text:
-        text = _SHORT_FORM.sub(lambda match: _LONG_FORMS[match[0]], text)
+    for pattern, spelling in _SPELLINGS:
+        text = pattern.sub(spelling, text)
     return text
 
 
 def _clock(match: re.Match) -> str:
-    hour, minute = int(_NUMBERS.get(str(match[1]), str(match[1]))), int(match[2] or 0)
+    hour = int(_NUMBERS.get(str(match[1]), str(match[1])))
     if hour <= 12:
-        hour = hour % 12 + 12 * (match[3] not in ("a", "in the morning"))
-    return f" {hour}:{minute:02}h "
-
-
-def _colon(match: re.Match) -> str:
-    hour = int(match[1])
-    # 5:30 may be either half of the day; 17:30 and 0:30 cannot
-    return f"{hour}:{match[2]}" + ("h" if hour > 12 or hour == 0 else "")
-
-
-def _times(text: str) -> str:
-    """Times of day as 17:30h; one that may mean either half of the day stays 5:30."""
-    text = _DAYTIME.sub(_clock, _CLOCK.sub(_clock, text))
-    if ":" in text:
-        text = _COLON.sub(_colon, text)
-    return text
+        hour = hour % 12 + (0 if match[3] else 12)
+    return f" {hour}:{match[2] or '00'}h "
 
 
 @lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
     """The word without its endings, so that "tickets" is "ticket": by Porter's second English stemmer (Snowball)."""
     if word[0] in "$0123456789":
-        if word.endswith("h"):
-            return word
-        ordinal = _ORDINAL.fullmatch(word)
-        word = ordinal[1] if ordinal else word.replace(",", "")
-        return word.removesuffix(".00").removesuffix(".0")
+        return _NUMBER_ENDINGS.sub("", word)
     word = word.removesuffix("'s").replace("'", "")
     return _NUMBERS.get(word) or EnglishStemmer().stemWord(word)  # one each time: it is not for several threads
 
 
 def _words(plain: str) -> list[str]:
-    if _MAY_HOLD_TIME.search(plain):
-        plain = _times(_MIDDAY.sub("12:00 pm", plain).replace("midnight", "12:00 am"))
-    return [stem(word) for word in _WORD.findall(plain)]
+    """Its words, with times of day as 17:30h; one that may mean either half of the day stays 5:30."""
+    return [stem(word) for word in _WORD.findall(_24_HOURS.sub(r"\1:\2h", _CLOCK.sub(_clock, plain)))]
 
 
 def words_of(text: str) -> list[str]:
@@ -120,10 +73,22 @@ def vocabulary(text: str) -> frozenset[str]:
     return frozenset(words_of(text))
 
 
-VOCABULARY = tomllib.loads(Path(__file__).with_name("vocabulary.toml").read_text(encoding="utf-8"))
 FUNCTION_WORDS = vocabulary(VOCABULARY["function"])
 STOCK_WORDS = FUNCTION_WORDS | vocabulary(VOCABULARY["stock"])
 _ASKING, _NEGATION = vocabulary(VOCABULARY["asking"]), vocabulary(VOCABULARY["negation"])
+_KIND_OF = {word: kind for kind, words in VOCABULARY["small_words"].items() for word in vocabulary(words)}
+_KIND_OF[VALUE] = "value"
+_CLASHES = {(first, second) for first, seconds in VOCABULARY["cannot_follow"].items() for second in seconds.split()}
+
+
+def vaguely(word: str) -> dict[str, float]:
+    """Other ways to say a price or a time, with how much of it they say: "5:30", or "at 5", for 17:30h."""
+    if word[0] == "$":
+        return {word[1:]: 0.8}
+    if time := _EXACT_TIME.fullmatch(word):
+        hour = (int(time[1]) - 1) % 12 + 1
+        return {f"{hour}:{time[2]}": 0.9} | ({str(hour): 0.6} if time[2] == "00" else {})
+    return {}
 
 
 class Sentence:
@@ -134,20 +99,23 @@ class Sentence:
     def __init__(self, plain: str, values: Iterable[str]):
         self.plain = plain
         self.words = _words(plain)
-        self.masked = masked(line_of(self.words), values)
+        line = line_of(self.words)
+        for value in values:
+            line = line.replace(value, f" {VALUE} ")
+        self.masked = line.split()
         # "city, date, time?" is no question
-        self.asks = _ASKS.search(plain) is not None and (len(self.words) < 4 or not _ASKING.isdisjoint(self.words))
+        asks = PATTERNS["asks"].search(plain) is not None
+        self.asks = asks and (len(self.words) < 4 or not _ASKING.isdisjoint(self.words))
         self.denies = not _NEGATION.isdisjoint(self.words)
 
 
 class Text:
     """A text made comparable, sentence by sentence and as a whole.
 
-    `values` are lines such as " new york ", the longest first, that are taken out of `masked` as one `¤` each;
-    `bare` is without the single words of `names` too.
+    `values` are lines such as " new york ", the longest first, that are taken out of `masked` as one `¤` each.
     """
 
-    def __init__(self, raw: str, values: Iterable[str] = (), names: frozenset[str] = frozenset()):
+    def __init__(self, raw: str, values: Iterable[str] = ()):
         self.raw = raw.strip()
         self.plain = _plain(self.raw)
         self.sentences = [Sentence(part, values) for part in _SENTENCE.split(self.plain) if part]
@@ -155,7 +123,6 @@ class Text:
         self.set = frozenset(self.words)
         self.line = line_of(self.words)
         self.masked = [word for sentence in self.sentences for word in sentence.masked]
-        self.bare = [VALUE if word in names else word for word in self.masked]
 
 
 def line_of(words: Iterable[str]) -> str:
@@ -163,9 +130,15 @@ def line_of(words: Iterable[str]) -> str:
     return f" {' '.join(words)} "
 
 
-def masked(line: str, values: Iterable[str]) -> list[str]:
-    """The words of a line with each of the values (" new york ", the longest first) taken out as one `¤`."""
-    for value in values:
-        if value in line:
-            line = line.replace(value, f" {VALUE} ")
-    return line.split()
+def disorder(text: Text) -> float:
+    """The share, in [0, 1], of a text's neighbouring words that English hardly ever puts side by side: "the of".
+
+    Real replies stay below 0.15, shuffled ones lie around 0.3. Pairs that no small word is part of do not count.
+    """
+    clashes = pairs = 0
+    for sentence in text.sentences:
+        kinds = ["^", *(_KIND_OF.get(word, "") for word in sentence.masked), "$"]
+        for pair in pairwise(kinds):
+            pairs += any(kind not in ("", "^", "$", "value") for kind in pair)
+            clashes += pair in _CLASHES
+    return clashes / max(4, pairs)
