@@ -317,8 +317,7 @@ def test_gemini_judges_there_with_the_secret(server, hold, gemini, monkeypatch, 
     assert again.metrics()["judge/gemini/calls"].item() == 0
 
 
-def test_two_gpus_are_two_processes_in_one_container_and_one_run(server):
-    """Really trained."""
+def test_two_gpus_are_two_processes_in_one_container_and_one_run(server, hold):
     run = kit.train.remote(gpu="A10:2", per_device_train_batch_size=16, max_steps=2, save_steps=1)
     (container,) = containers_of(server, run)
     assert run.status["state"] == "complete" and steps_of(run) == [1, 2] and len(run.completions()) == 64

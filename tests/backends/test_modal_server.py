@@ -134,10 +134,10 @@ def test_a_time_out_kills_the_container_and_is_retried_as_asked(server, act):
     import modal
 
     code = """
-print("ready")
 enough, name = args
 marks[name] = marks.get(name, 0) + 1
 Path("/disk/unsaved").write_text("not committed")
+print("ready")
 if marks[name] < enough: time.sleep(600)
 result = marks[name], os.path.exists("/disk/unsaved")
 """
@@ -173,8 +173,9 @@ if marks["lives"] == 2:
     Path("/disk/kept").write_text("committed")
     disk.commit()
     Path("/disk/lost").write_text("not committed")
+    sleeper = subprocess.Popen(["sleep", "600"])
     print("dirty")
-    subprocess.run(["sleep", "600"])
+    sleeper.wait()
 result = marks.pop("lives"), Path("/disk/kept").exists(), Path("/disk/lost").exists()
 """
     call = act.spawn(code)
@@ -189,11 +190,11 @@ result = marks.pop("lives"), Path("/disk/kept").exists(), Path("/disk/lost").exi
 
 def test_preemption_interrupts_commits_and_starts_the_same_input_again(server, act):
     code = """
-print("ready")
 if Path("/disk/halfway").exists():
     result = Path("/disk/halfway").read_text()
 else:
     try:
+        print("ready")
         time.sleep(600)
     except KeyboardInterrupt:
         Path("/disk/halfway").write_text("step 7")

@@ -42,13 +42,13 @@ CASES = {  # family; hidden, layers, MLP, heads, key-value heads, vocabulary; wh
     ),
     "keys and values of many completions": (
         "qwen3",
-        (128, 8, 256, 8, 4, 1000),
+        (64, 4, 128, 16, 8, 1000),
         {"head_dim": 32},
         {
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 32,
-            "max_prompt_length": 24,
-            "max_completion_length": 24,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 24,
+            "max_prompt_length": 32,
+            "max_completion_length": 6,
         },
         "generating",
     ),

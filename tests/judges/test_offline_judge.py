@@ -266,13 +266,13 @@ def test_any_text_gets_the_same_score_in_range_from_any_judge():
             assert OfflineJudge().judge_one(turn, answer) == verdict
 
 
-# Real dialogues: 1,500 turns drawn from all files.
+# Real dialogues: 1,000 turns drawn from all files.
 
 
 @pytest.fixture(scope="module")
 def turns() -> list[Sample]:
     every = [turn for split in ("train", "dev") for turn in read_turns(SGD / split)]
-    return random.Random(0).sample(every, 1500)
+    return random.Random(0).sample(every, 1000)
 
 
 @pytest.fixture(scope="module")

@@ -313,10 +313,10 @@ def test_halving_stops_those_that_are_behind_and_leaves_them(standin, tmp_path, 
         kit.Sweep("03", {"data": ["a", "b"]}, tmp_path / "other").run(halving=2)
 
 
-def test_a_sweep_of_four_one_of_which_fails_killed_and_gone_on_with(standin, tmp_path, demo_data):
+def test_a_sweep_of_three_one_of_which_fails_killed_and_gone_on_with(standin, tmp_path, demo_data):
     out = tmp_path / "out"
-    data = [str(demo_data), "nowhere", *[str(demo_data)] * 2]
-    rates = [1e-3, 2e-3, 3e-3, 4e-3]
+    data = [str(demo_data), "nowhere", str(demo_data)]
+    rates = [1e-3, 2e-3, 3e-3]
     (tmp_path / "grid.yaml").write_text(
         json.dumps({"zip": {"learning_rate": rates, "data": data}, **SHORT, "evaluation": EVALUATION})
     )
@@ -331,15 +331,15 @@ def test_a_sweep_of_four_one_of_which_fails_killed_and_gone_on_with(standin, tmp
     started = {folder: (folder / "status.json").exists() for folder in folders("running")}
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert len(done) + len(folders("failed")) < 4
+    assert len(done) + len(folders("failed")) < 3
 
     process = start("sweep", *words)
     said, _ = process.communicate()
     assert process.returncode == 1, said
-    assert f"{len(done)} are done" in said and "3 complete, 1 failed" in said
+    assert f"{len(done)} are done" in said and "2 complete, 1 failed" in said
     assert re.search(r"data-nowhere failed: BadTrace: .*nowhere/train.jsonl: no such file", said)
     table = kit.sweep_results(out)
-    assert table["state"].tolist() == ["complete", "failed", *["complete"] * 2]
+    assert table["state"].tolist() == ["complete", "failed", "complete"]
     finished = table[table["state"] == "complete"]
     assert finished[["base", "trained", "trained_low", "difference", "difference_high"]].notna().all(axis=None)
     assert finished["base"].nunique() == 1 and (finished["usd"] == 0).all()

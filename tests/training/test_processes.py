@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from gemini_server import A_CALL, error
+from gemini_server import A_CALL, KEY, GeminiServer, error, judge
 from helpers import wait_for_step, wait_until
 from safetensors.torch import load_file
 
@@ -94,7 +94,7 @@ JUDGED = {"judge": "gemini", "gemini_max_in_flight": 3, "canaries": "off"}
 def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted(demo_data, runs_dir, gemini):
     alone = here(demo_data, runs_dir, "by_1", max_steps=10, save_steps=10, **JUDGED)
     before = len(gemini.requests)
-    run = here(demo_data, runs_dir, "by_3", num_processes=3, max_steps=10, save_steps=10, **JUDGED)
+    run = here(demo_data, runs_dir, "by_2", num_processes=2, max_steps=10, save_steps=10, **JUDGED)
     assert run.status["state"] == "complete" and run.metrics()["step"].tolist() == list(range(1, 11))
     rows, others = run.completions(), alone.completions()
     asked = [table.groupby("step")["sample_id"].agg(sorted).tolist() for table in (rows, others)]
@@ -102,7 +102,7 @@ def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted
     # Group arithmetic counts all processes: what is compared with each other sums to nothing in every group.
     assert rows.groupby(["step", "sample_id"])["advantage"].sum().abs().max() < 1e-3
     saved = sorted(path.name for path in run.checkpoints[-1].glob("rng_state*"))
-    assert saved == [f"rng_state_{n}.pth" for n in range(3)]
+    assert saved == [f"rng_state_{n}.pth" for n in range(2)]
 
     calls = len(gemini.requests) - before
     assert run.metrics()["judge/gemini/calls"].sum() == calls and gemini.most_in_flight <= 3
@@ -114,41 +114,47 @@ def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted
     assert low < gains[0]["versus_base"]["difference"] < high
 
 
-def test_an_outage_stops_all_of_them(demo_data, runs_dir, gemini):
-    gemini.reply = lambda request: error(400, "not today", "INVALID_ARGUMENT")
-    with pytest.raises(RunStopped, match=r"judgements by gemini failed, .* no step was made"):
-        here(demo_data, runs_dir, "outage", num_processes=2, failure_window=4, **JUDGED)
-    assert Run("outage", runs_dir).status["state"] == "stopped"
-
-
 @pytest.fixture(scope="module")
-def stopped(demo_data, runs_dir):
-    """Two runs of all weights, by two processes that have them whole and by two that share them out, stopped at 3."""
+def ended(demo_data, runs_dir):
+    """Two runs of all weights that ended after 3 of their steps. Gemini fails the first one's two processes, which have
+    the weights whole; the second one's share them out, and are asked to stop."""
 
-    def stop_at_2(completions, trainer_state, **_):
-        if trainer_state.global_step == 2:
-            (Path(os.environ["STOP_HERE"])).touch()
+    def marks(completions, trainer_state, **_):
+        if trainer_state.global_step == int(os.environ["MARK_AT"]):
+            Path(os.environ["MARK"]).touch()
         return [0.0] * len(completions)
 
-    for run_id, fsdp in (("moved", False), ("shared", True)):
-        os.environ["STOP_HERE"] = str(runs_dir / run_id / "stop")
+    def answer(request):
+        return error(400, "not today", "INVALID_ARGUMENT") if outage.exists() else judge(request)
+
+    outage, settings = runs_dir / "outage", {"num_processes": 2, "use_lora": False, "rewards": [marks], **JUDGED}
+    with GeminiServer(answer) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        patch.setenv("GEMINI_API_KEY", KEY)
+        patch.setenv("MARK", str(outage))
+        patch.setenv("MARK_AT", "3")
+        with pytest.raises(RunStopped, match=r"judgements by gemini failed, .* checkpoint-3 is saved"):
+            here(demo_data, runs_dir, "moved", fsdp=False, failure_window=4, **settings)
+        outage.unlink()
+        patch.setenv("MARK", str(runs_dir / "shared" / "stop"))
+        patch.setenv("MARK_AT", "2")
         with pytest.raises(RunStopped, match="stopped at step 3, as asked"):
-            here(demo_data, runs_dir, run_id, num_processes=2, use_lora=False, fsdp=fsdp, rewards=[stop_at_2])
-    return stop_at_2
+            here(demo_data, runs_dir, "shared", fsdp=True, **settings)
+        assert {Run(run_id, runs_dir).status["state"] for run_id in ("moved", "shared")} == {"stopped"}
+        yield marks
 
 
-def test_it_goes_on_with_another_number_of_processes(stopped, runs_dir):
-    stop_at_2 = stopped
+def test_it_goes_on_with_another_number_of_processes(ended, runs_dir):
     with pytest.raises(ConfigError, match=r"can't share the 24 completions .* num_processes=1, 2, 3, 4, 6, 8"):
-        kit.train(run_id="moved", runs_dir=runs_dir, num_processes=5, rewards=[stop_at_2])
-    run = kit.train(run_id="moved", runs_dir=runs_dir, num_processes=1, rewards=[stop_at_2])
+        kit.train(run_id="moved", runs_dir=runs_dir, num_processes=5, rewards=[ended])
+    run = kit.train(run_id="moved", runs_dir=runs_dir, num_processes=1, rewards=[ended])
     assert run.metrics()["step"].tolist() == [1, 2, 3, 4] and len(run.completions()) == 4 * 24
     assert run.status["resumed"]
     assert earlier_runs(runs_dir)[0].id == "moved" and earlier_runs(runs_dir)[0].around is None
     assert run.config.num_processes == 1 and run.config.completions_per_step == 24
 
 
-def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(stopped, runs_dir, demo_data):
+def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(ended, runs_dir):
     whole, shared = Run("moved", runs_dir), Run("shared", runs_dir)
     assert (whole.status["fsdp"], shared.status["fsdp"]) == (False, True)
     pairs = zip(whole.metrics()["loss"][:3], shared.metrics()["loss"][:3], strict=True)
@@ -161,14 +167,14 @@ def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(stopped, ru
         decided = resume_config(TrainConfig(run_id=run.id, num_processes=3), runs_dir)
         assert decided.fsdp is run.status["fsdp"] and decided.replace().fsdp is run.status["fsdp"]
     with pytest.raises(ConfigError, match="shares weights out among processes, and num_processes=1"):
-        kit.train(run_id="shared", runs_dir=runs_dir, num_processes=1, rewards=[stopped])
-    run = kit.train(run_id="shared", runs_dir=runs_dir, num_processes=3, rewards=[stopped])
+        kit.train(run_id="shared", runs_dir=runs_dir, num_processes=1, rewards=[ended])
+    run = kit.train(run_id="shared", runs_dir=runs_dir, num_processes=3, rewards=[ended])
     assert run.metrics()["step"].tolist() == [1, 2, 3, 4] and run.status["fsdp"]
     # Killed while it saved its result it only saves, and what it saves is a model as any other.
     weights = load_file(run.path / "model.safetensors")
     (run.path / "model.safetensors").unlink()
     (run.path / "status.json").write_text(json.dumps(run.status | {"state": "running"}))
-    kit.train(run_id="shared", runs_dir=runs_dir, num_processes=2, rewards=[stopped])
+    kit.train(run_id="shared", runs_dir=runs_dir, num_processes=2, rewards=[ended])
     saved = load_file(run.path / "model.safetensors")
     assert all(saved[name].equal(weights[name]) for name in weights.keys() - {"lm_head.weight"})  # the embedding again
     assert kit.evaluate.local(run, n=8, echo=lambda text: None).models[-1]["name"] == "checkpoint-4"

@@ -119,7 +119,7 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(standin, panel,
     with (run.path / "metrics.jsonl").open("a") as metrics:
         metrics.write("{broken\n{}\n")
     wait_until(lambda: not shown.resume_button.disabled)
-    assert "lost" in shown._progress.value and "is no JSON" in shown._signs.value
+    assert "lost" in shown._progress.value and "is no row" in shown._signs.value
     (run.path / "metrics.jsonl").unlink()
     shown.resume_button.click()
     wait_until(lambda: shown._state == "running")
