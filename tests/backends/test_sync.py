@@ -64,6 +64,22 @@ def test_every_commit_can_be_resumed_and_old_checkpoints_go(sync):
     assert not (pulled.path / "eval").exists() and (pulled.path / "metrics.jsonl").read_text().count("\n") == 5
 
 
+def test_a_run_that_fails_while_it_is_copied_is_seen_to_fail_once_its_traceback_is_there(sync, monkeypatch):
+    make_step(sync, 1)
+
+    def fails() -> None:
+        (sync.local / "train.log").write_text("Traceback")
+        (sync.local / "status.json").write_text(json.dumps({"step": 1, "state": "failed"}))
+
+    monkeypatch.setattr(sync, "_push_cache", fails)  # after the other files
+    sync.push()
+    assert not (sync.remote / "train.log").exists()
+    assert "state" not in json.loads((sync.remote / "status.json").read_text())
+    sync.push()
+    assert (sync.remote / "train.log").exists()
+    assert json.loads((sync.remote / "status.json").read_text())["state"] == "failed"
+
+
 def test_a_database_that_is_written_to_is_copied_whole(sync):
     make_step(sync, 1)
     database = sqlite3.connect(sync.local / CACHE_FILE)

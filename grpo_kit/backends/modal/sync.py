@@ -57,6 +57,15 @@ class RunSync:
         if not is_last and _stamp(self.local / STATUS_FILE) == self._pushed.get(STATUS_FILE):
             return
         self.remote.mkdir(parents=True, exist_ok=True)
+        stamp = _stamp(self.local / STATUS_FILE)
+        with replacing(self.remote / STATUS_FILE) as status:
+            # As it is now; it takes its place after the rest, so that all that it tells of is there.
+            shutil.copyfile(self.local / STATUS_FILE, status)
+            self._push_files_and_folders(is_last)
+        self._pushed[STATUS_FILE] = stamp
+        self._volume.commit()
+
+    def _push_files_and_folders(self, is_last: bool) -> None:
         run = RunDirectory(self.local)
         folders = [*(path.name for path in run.checkpoints), "data"]  # before the files, which then have their steps
         new = [name for name in folders if (self.local / name).is_dir() and not (self.remote / name).exists()]
@@ -75,8 +84,6 @@ class RunSync:
                 shutil.rmtree(old)
         if new or is_last or time.monotonic() - self._cache_pushed > CACHE_SECONDS:
             self._push_cache()
-        self._push_file(STATUS_FILE)  # last: who reads that the run has ended finds all of it
-        self._volume.commit()
 
     def pull_stop_request(self) -> None:
         self._volume.reload()
