@@ -1,4 +1,4 @@
-"""What the kit's settings do on a GPU: completions a second, memory, a step's parts, and the chip's own limits.
+"""Measures the kit's settings on a GPU: completions a second, memory, a step's parts, and the chip's own limits.
 
     .venv/bin/python benchmarks/gpu.py                        # any CUDA machine, all shapes and cases
     .venv/bin/python benchmarks/gpu.py --device cpu --shapes tiny --cases guide defaults     # to try the script itself
@@ -42,7 +42,7 @@ MODELS = {"0.5b": "Qwen/Qwen2.5-0.5B", "2b": "google/gemma-2-2b", "4b": "Qwen/Qw
 STEP = {"max_prompt_length": 512, "max_completion_length": 128, "num_generations": 8}
 TINY_STEP = {"max_prompt_length": 32, "max_completion_length": 8, "num_generations": 4}
 PLAIN = {"use_vllm": False}
-# What each case changes from the kit's defaults; `patch` says what "trl", "model" and "compiled" are.
+# Each case with its changes from the kit's defaults; `patch` says what "trl", "model" and "compiled" are.
 CASES: dict[str, dict] = {
     "guide": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "num_generations": 2, **PLAIN},
     "defaults": {},
@@ -153,7 +153,7 @@ def run_case(case: dict) -> dict:
 
 
 def counted(config: "kit.TrainConfig", shape: Shape, prompt: float, on_gpu: bool) -> dict[str, float]:
-    """What a step cannot do without, of prompts of so many tokens: the bytes that decoding reads (all weights for each
+    """The least work of a step with prompts of so many tokens: the bytes that decoding reads (all weights for each
     token, once for all completions, and each one's keys and values), and operations, 2 a weight and token and those of
     attention: of decoding, of reading each prompt once, and of the update's passes (one more over vLLM's words)."""
     device = Device(on_gpu, 0.0, version_of("vllm") is not None)
@@ -172,7 +172,7 @@ def counted(config: "kit.TrainConfig", shape: Shape, prompt: float, on_gpu: bool
 
 
 def least_seconds(work: dict[str, float], chip: dict[str, float]) -> dict[str, float]:
-    """Of a step's two parts that the chip does, if it did only what is counted, at its limits."""
+    """Seconds of the two parts of a step that the chip does, if it did only what is counted, at its limits."""
     needs = {name: amount / chip[f"{name.split('_')[1]}_per_second"] for name, amount in work.items()}
     decoding = max(needs["decoding_bytes"], needs["decoding_operations"])
     return {"generating": decoding + needs["reading_operations"], "updating": needs["updating_operations"]}
@@ -194,7 +194,7 @@ def limits(device: str) -> dict:
 
 
 def seconds_on_a10(case: dict, chip: dict) -> float:
-    """Of a step, where each part came as near to the limits of an A10's data sheet as here to those of this chip."""
+    """Seconds of a step, were each part as near to the limits of an A10's data sheet as here to those of this chip."""
     if chip["device"] in ("NVIDIA A10", "NVIDIA A10G"):
         return case["step_seconds"]
     listed = GPUS["A10"]
@@ -223,7 +223,7 @@ def goals(found: dict[str, dict], chip: dict) -> dict[str, dict]:
 
 
 def child(folder: Path, **told) -> dict:
-    """What a new process of this script measures of what it is told, or how it failed."""
+    """Runs this script in a new process with what it is told; returns what it measured, or how it failed."""
     folder.mkdir()
     told["folder"], result = str(folder), folder / "result.json"
     done = subprocess.run([sys.executable, __file__, "--child", json.dumps(told)], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What the offline judge gives to real replies, to other people's words for the same, and to tricks.
+"""Measures what the offline judge gives to real replies, to other people's words for the same, and to tricks.
 
     .venv/bin/python benchmarks/judge.py path/to/sgd/train [--n 1000] [--out judge.json]
 

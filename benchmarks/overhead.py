@@ -1,4 +1,4 @@
-"""What the kit adds to a training step: its trainer against the same TRL trainer as a plain script would set it up.
+"""Measures what the kit adds to a training step: its trainer against the same TRL trainer as a plain script sets it up.
 
     .venv/bin/python benchmarks/overhead.py [--pairs 5] [--steps 30]
 

@@ -52,7 +52,7 @@ def build(path: Path) -> None:
 
 if __name__ == "__main__":
     os.environ["PYTHONHASHSEED"] = "0"
-    # What is shown is what everyone gets.
+    # So that everyone gets what is shown.
     os.environ.pop("GEMINI_API_KEY", None)
     os.environ["GRPO_KIT_BACKEND"] = "local"
     texts = sorted(FOLDER.resolve().glob("[0-9]*.py"))

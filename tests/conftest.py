@@ -1,4 +1,4 @@
-"""What several test files share: data prepared once, trained runs made once, and what holds for the whole suite.
+"""Fixtures of several test files: data prepared once, trained runs made once, and what holds for the whole suite.
 
 Files that take long come last, the longest first; --shuffle-files SEED has files run in another order. Whatever a test
 starts carries this run's mark in its environment, and what still runs at the end fails the run.

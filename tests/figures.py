@@ -1,4 +1,4 @@
-"""What the tests of figures share."""
+"""Helpers that the tests of figures share."""
 
 from itertools import combinations
 

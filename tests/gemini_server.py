@@ -23,7 +23,7 @@ TOKENS = {"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount"
 
 @dataclass
 class Request:
-    """What an SDK sent."""
+    """A request that an SDK sent."""
 
     model: str
     prompt: str
@@ -65,7 +65,7 @@ def error(code: int, message: str, status: str, headers: dict[str, str] | None =
 
 
 def score_of(text: str) -> float:
-    """What the pretended model thinks of an answer: more different letters are better. 0 for what has none."""
+    """The pretended model's opinion of an answer: more different letters are better. 0 for what has none."""
     return round(min(1.0, len(set(re.sub(r"\W", "", text))) / 20), 3)
 
 

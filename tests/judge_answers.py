@@ -43,7 +43,7 @@ def slot_names(folder: Path) -> dict[str, list[str]]:
 
 
 def tricks(turn: Sample, slots: list[str]) -> dict[str, str]:
-    """What an optimiser tries that has not understood the task; `slots` are all that the turn's services know."""
+    """Answers of an optimiser that has not understood the task; `slots` are all that the turn's services know."""
     said = [turn.prompt] if isinstance(turn.prompt, str) else [message["content"] for message in turn.prompt]
     return {
         "empty": "",
@@ -68,7 +68,7 @@ def tricks(turn: Sample, slots: list[str]) -> dict[str, str]:
 
 
 def greedy(turn: Sample, slots: list[str]) -> dict[str, str]:
-    """What says more than it should."""
+    """Answers that say more than they should."""
     names = [slot.replace("_", " ") for slot in slots]
     return {
         "asks for everything": f"What is the {', the '.join(names)}?",
@@ -124,7 +124,7 @@ def _spoken(act: str, value: str) -> bool:
 
 
 def _swapped(other: Sample, turn: Sample) -> str:
-    """What was said in the other turn with this turn's values; empty where it does not say each of its own once."""
+    """The reply of the other turn with this turn's values; empty where it does not say each of its own once."""
     swaps = [
         (theirs.lower(), mine)
         for their_act, my_act in zip(other.acts, turn.acts, strict=True)

@@ -87,7 +87,7 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """What it printed and returned, as text."""
+        """All that it printed and returned, as text."""
         return "\n".join(
             "".join(output.get("text") or output.get("data", {}).get("text/plain") or output.get("traceback") or "")
             for output in self.outputs

@@ -55,7 +55,7 @@ def foretold(config: TrainConfig) -> Peaks:
 
 
 def measured(config: TrainConfig, folder: Path) -> Peaks:
-    """Of the steps of a training, of which the second is the first with the optimiser's state. The run is in `folder`.
+    """The peaks of a training, whose second step is the first with the optimiser's state. The run is in `folder`.
 
     The longest prompt of a step and its completions are as long as they may be; the other prompts are shorter, so that
     there is a mask, as in real runs. Of several processes it is the last one's, which writes nothing.
@@ -99,7 +99,7 @@ def _length(completions, **columns) -> list[float]:
 
 
 def _cpu_peaks(trainer: KitTrainer) -> Peaks:
-    """What is there when the first completions are made, and the profiler begins, is counted by its storages."""
+    """Tensors that are there when the profiler begins, with the first completions, are counted by their storages."""
     profile, storages = torch.autograd.profiler.profile(profile_memory=True), {}
     generate = trainer._generate
 

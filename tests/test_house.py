@@ -1,4 +1,4 @@
-"""What the guides name is there, folders and modules stay small, and imports go one way."""
+"""The things that the guides name are there, folders and modules stay small, and imports go one way."""
 
 import ast
 import re

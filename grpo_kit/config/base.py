@@ -57,7 +57,7 @@ def names_where(model: type["Settings"], *roles: Role) -> tuple[str, ...]:
 
 
 class Settings(BaseModel):
-    """What all configs share: strictness about names, and errors that read as one sentence."""
+    """The base of all configs: strict about names, with errors that read as one sentence."""
 
     # Built when first used, which keeps `import grpo_kit` quick.
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)

@@ -9,7 +9,7 @@ from grpo_kit.config.gpus import GPUS, MOST_GPUS, checked_gpu, gpu_and_count
 
 
 class ModalConfig(Settings):
-    """What is asked of Modal, wherever it trains or evaluates; Modal's own names. Without effect on this machine."""
+    """The machine that Modal is asked for, by Modal's own names. Without effect on this machine."""
 
     gpu: Annotated[str, AfterValidator(checked_gpu)] = run(
         "A10",

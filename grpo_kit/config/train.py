@@ -26,7 +26,7 @@ LEARNING_RATES = [float(f"{digit}e{power}") for power in range(-7, -2) for digit
 class TrainConfig(JudgeConfig, ModalConfig):
     """All that decides a training run. Two runs with the same settings and data give the same model."""
 
-    # What is trained, on what
+    # The model, the data, the run
     model_name: str = run(
         "tiny",
         "A model on the Hugging Face hub, a folder, 'tiny' (shipped) or 'SmolLM2-135M-Instruct'.",

@@ -167,7 +167,7 @@ class RunDirectory:
 
     @property
     def worker(self) -> dict:
-        """What trains it: {"pid", "created"} here or {"call_id"} on Modal. RunError where that is not known."""
+        """The trainer's {"pid", "created"} here, or {"call_id"} on Modal. RunError where that is not known."""
         try:
             return json.loads(self.storage.read(WORKER_FILE))
         except FileNotFoundError:

@@ -148,7 +148,7 @@ def phrase(slot: str, value: str) -> str:
 
 
 def order(service: str, values: dict[str, str]) -> str:
-    """What the user wants, in words: "a table in Paris on Monday"."""
+    """A user's order in words: "a table in Paris on Monday"."""
     _, _, thing, slots = SERVICES[service]
     return " ".join([thing, *(phrase(slot, values[slot]) for slot in slots if slot in values)])
 

@@ -1,4 +1,4 @@
-"""What is typed in a shell, the guide's own lines among it: the real `modal` and `grpo-kit` commands, against a local
+"""Lines typed in a shell, the guide's own among them: the real `modal` and `grpo-kit` commands, against a local
 server that speaks Modal's protocol, with a Gemini and a Hugging Face hub of the same kind."""
 
 import os

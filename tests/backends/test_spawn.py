@@ -221,7 +221,7 @@ class Notebook(NotebookClient):
 
 
 def outputs_of(cell) -> tuple[str, list[str]]:
-    """What a cell printed, and the kinds of what it shows, widgets aside."""
+    """The output of a cell, and the kinds of what it shows, widgets aside."""
     assert not [out for out in cell.outputs if out.output_type == "stream" and out.name != "stdout"]
     said = "".join(out.text for out in cell.outputs if out.output_type == "stream")
     shown = [out.data for out in cell.outputs if out.output_type == "display_data"]

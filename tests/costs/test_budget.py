@@ -1,4 +1,4 @@
-"""What a run may cost: counted as it is spent, stopped before it is passed, and held against what was quoted."""
+"""A run's dollars: counted as they are spent, stopped before a limit is passed, held against the quote."""
 
 import json
 

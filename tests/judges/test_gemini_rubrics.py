@@ -65,7 +65,7 @@ def chats(tmp_path) -> Path:
 
 
 def clauses(reply: str, last_word: str) -> list[str]:
-    """What the pretended model writes: it tells one sample from another."""
+    """The pretended model's text, which tells one sample from another."""
     return [f"answer {last_word} in full", f"use {len(reply)} letters, as many as the {len(reply.split())} words have"]
 
 

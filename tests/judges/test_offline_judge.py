@@ -277,7 +277,7 @@ def turns() -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def earned(turns) -> dict[str, list[float]]:
-    """What the judge gives to each kind of answer."""
+    """The judge's scores of each kind of answer."""
     slots = slot_names(SGD / "train") | slot_names(SGD / "dev")
     earned = defaultdict(list)
     for turn in turns:

@@ -58,7 +58,7 @@ class Function:
 
 
 def check(definition: api_pb2.Function | api_pb2.FunctionOptions) -> None:
-    """What Modal refuses about a function, as far as this project could ask for it."""
+    """Refuses what Modal refuses about a function, as far as this project could ask for it."""
     gpu = definition.resources.gpu_config
     if gpu.count and gpu.gpu_type not in GPUS:
         refuse(Status.INVALID_ARGUMENT, f"GPU type '{gpu.gpu_type}' is not valid; choose one of {', '.join(GPUS)}")

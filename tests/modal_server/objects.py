@@ -1,4 +1,4 @@
-"""What functions are made of and share: blobs and blocks over HTTP, mounts, images, secrets, dicts."""
+"""The parts that functions are made of and share: blobs and blocks over HTTP, mounts, images, secrets, dicts."""
 
 import hashlib
 import shlex

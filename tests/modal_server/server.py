@@ -1,4 +1,4 @@
-"""What a test starts, looks at and interferes with."""
+"""The server that a test starts, looks at and interferes with."""
 
 import asyncio
 import atexit
@@ -162,7 +162,7 @@ class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol
         return volume.folder
 
     def logs(self, app: str = "", call: str = "") -> str:
-        """What containers printed and the server said: of one app (name, description or id), of one call (id)."""
+        """The output of containers and the server: of one app (name, description or id), of one call (id)."""
         chosen = [a for a in self.apps.values() if app in ("", a.app_id, a.name, a.description)]
         entries = sorted((e for a in chosen for e in list(a.logs)), key=lambda entry: entry.time)
         return "".join(e.text for e in entries if call in ("", e.function_call_id))

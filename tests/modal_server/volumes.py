@@ -43,7 +43,7 @@ class Volume:
 
 
 def fingerprints(folder: Path) -> dict[str, tuple]:
-    """What tells whether a file, link or directory under `folder` changed, by its path relative to it."""
+    """Tells whether a file, link or directory under `folder` changed, by its path relative to it."""
     found = {}
     for parent, folders, files in os.walk(folder):
         for name in folders + files:

@@ -35,7 +35,7 @@ class Places:
         return subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True)
 
     def doctor(self, *flags: str, is_well: bool, **environment: str) -> dict[str, str]:
-        """What it says by check, "ok …" and so on, the fix included."""
+        """Its words by check, "ok …" and so on, the fix included."""
         done = self.call(sys.executable, "-m", "grpo_kit.cli", "doctor", *flags, **environment)
         assert done.returncode == (0 if is_well else 1), done.stdout + done.stderr
         assert not done.stderr
@@ -49,7 +49,7 @@ class Places:
         return found
 
     def dry_run(self, *flags: str, is_well: bool, **environment: str) -> str:
-        """What `grpo-kit train --dry-run` says."""
+        """The output of `grpo-kit train --dry-run`."""
         done = self.call(sys.executable, "-m", "grpo_kit.cli", "train", "--dry-run", *flags, **environment)
         assert done.returncode == (0 if is_well else 1) and not done.stderr, done.stdout + done.stderr
         return done.stdout

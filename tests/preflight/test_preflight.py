@@ -92,7 +92,7 @@ def test_activations_are_what_autograd_keeps(family, bf16, use_lora):
 
 
 def bytes_kept(family, layers, settings, rows, length) -> int:
-    """Of all that autograd keeps for the way back, the weights apart."""
+    """Bytes of all that autograd keeps for the way back, the weights apart."""
     import torch
     from peft import LoraConfig, get_peft_model
 

@@ -1,4 +1,4 @@
-"""What is said about a run that goes wrong: each sign planted into the metrics of a run that goes well."""
+"""Diagnoses of a run that goes wrong: each sign planted into the metrics of a run that goes well."""
 
 import numpy as np
 import pytest

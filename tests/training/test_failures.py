@@ -28,7 +28,7 @@ QUICK = {**STEPS, "max_completion_length": 8, "lora_dropout": 0.1, "canaries": "
 
 
 def in_process(code: str, home: Path, endpoint: str, **variables: str) -> str:
-    """What a process of its own prints: the hub's address is read when its library is imported."""
+    """The output of a process of its own: the hub's address is read when its library is imported."""
     keep = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
     environment = {**keep, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **variables}
     command = [sys.executable, "-c", code]
