@@ -9,8 +9,7 @@ import ipywidgets
 import pandas as pd
 
 from grpo_kit.backends.modal.storage import VolumeStorage
-from grpo_kit.backends.run import COLUMNS, Run
-from grpo_kit.backends.run import runs as table_of_runs
+from grpo_kit.backends.run import COLUMNS, Run, runs as table_of_runs
 from grpo_kit.plots import compare_runs
 from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.widgets.parts import Panel, button, note_html, search_box, shows_errors

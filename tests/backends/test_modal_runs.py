@@ -18,8 +18,7 @@ from safetensors.torch import load, load_file
 
 import grpo_kit as kit
 from grpo_kit import widgets
-from grpo_kit.backends.modal import launch as launching
-from grpo_kit.backends.modal import lease
+from grpo_kit.backends.modal import launch as launching, lease
 from grpo_kit.backends.modal.client import LEASES, RUNS_VOLUME
 from grpo_kit.config.gpus import GPUS, LISTED, modal_usd_per_hour
 

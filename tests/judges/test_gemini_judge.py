@@ -23,8 +23,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from gemini_server import A_CALL, EMBEDDER, MODELS, GeminiServer, Reply, Request, error, says, score_of
-from gemini_server import judge as well
+from gemini_server import A_CALL, EMBEDDER, MODELS, GeminiServer, Reply, Request, error, judge as well, says, score_of
 from helpers import wait_until
 
 from grpo_kit.config.judge import JudgeConfig
@@ -33,8 +32,7 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Verdict
 from grpo_kit.judges.batch import Judged, judge_batch
 from grpo_kit.judges.cache import RewardCache
-from grpo_kit.judges.gemini import client
-from grpo_kit.judges.gemini import limits as gate
+from grpo_kit.judges.gemini import client, limits as gate
 from grpo_kit.judges.gemini.judge import GeminiJudge
 
 OLD, NEW = "google-generativeai", "google-genai"
