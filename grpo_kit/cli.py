@@ -39,12 +39,9 @@ def with_flags(command: Callable, model: type[Settings], leave_out: Container[st
     for name, field in fields_of(model).items():
         if name not in leave_out:
             help = f"{field.description} [default: {defaults_of(model, name)}]"
-            flag = f"--{name.replace('_', '-')}"
-            option = typer.Option(flag, help=help, metavar=_metavar(field.annotation), show_default=False)
-            annotation = Annotated[str | None, option]
-            parameters.append(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
-            )
+            option = typer.Option(help=help, metavar=_metavar(field.annotation), show_default=False)
+            kind = Annotated[str | None, option]
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None))
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
     command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     command.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from grpo_kit.evaluation.result import Evaluation
 
 _background = ThreadPoolExecutor(8, thread_name_prefix="grpo_kit")
+_say_once = cache(print)
 
 
 class _Train:
@@ -55,7 +56,7 @@ class _Train:
 
         config = (config or TrainConfig()).replace(**settings)
         launch = launch_of(config, runs_dir, "local", find_run(config.run_id, runs_dir))
-        return Run.at(plan_and_train(config, rewards=rewards, runs_dir=runs_dir, launch=launch, echo=echo).storage)
+        return Run.at(plan_and_train(config, rewards, runs_dir, launch, echo).storage)
 
     __call__ = local
 
@@ -187,11 +188,5 @@ def upload(path: str | Path, name: str | None, to_modal: bool) -> list[Uploaded]
 def _is_on_modal() -> bool:
     """Whether work is done on Modal."""
     if not (is_on_modal := chosen_backend() == "modal") and not asked_backend():
-        _say_why_local()
+        _say_once("No Modal account is set up here (`modal setup` does), so this is done on this machine")
     return is_on_modal
-
-
-@cache
-def _say_why_local() -> None:
-    """Prints it once in a process."""
-    print("No Modal account is set up here (`modal setup` does), so this is done on this machine")

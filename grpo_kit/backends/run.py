@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
-from grpo_kit.runs.directory import (
-    RUNS_DIR,
-    STOP_FILE,
-    UNFINISHED,
-    WORKER_FILE,
-    RunDirectory,
-    is_run,
-    no_such_run,
-    now,
-    run_names,
-)
+from grpo_kit.runs.directory import RUNS_DIR, STOP_FILE, UNFINISHED, WORKER_FILE, RunDirectory, is_run, no_such_run, now
 from grpo_kit.utils.files import as_json
 
 if TYPE_CHECKING:
@@ -48,7 +38,7 @@ class Run(RunDirectory):
 
         on_volume = runs_on_volume()
         if str(run_id) not in on_volume:
-            raise no_such_run(run_id, sorted(run_names(runs_dir) + on_volume), f"{runs_dir} or on Modal's volume")
+            raise no_such_run(run_id, runs_dir, on_volume)
         self.storage, self.id = VolumeStorage(str(run_id)), str(run_id)
 
     def watch(self) -> "Run":

@@ -15,18 +15,14 @@ from grpo_kit.utils.files import as_json, write_bytes
 def start(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, on_modal: bool) -> RunDirectory:
     """Checks and quotes a new run, or one to resume, starts it and returns at once.
 
-    Raises ConfigError, BadTrace or RunError, before anything is started, for what cannot work.
+    A run that is resumed without `rewards` keeps its own. Raises ConfigError, BadTrace or RunError, before anything is
+    started, for what cannot work.
     """
     pickled = pickled_rewards(rewards) if rewards else None
     if on_modal:
         from grpo_kit.backends.modal.launch import start_on_modal
 
         return start_on_modal(config, pickled, runs_dir)
-    return _start_here(config, pickled, Path(runs_dir))
-
-
-def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> RunDirectory:
-    """`rewards` are pickled; a run that is resumed has its own already."""
     import psutil
 
     from grpo_kit.runs.writer import only_writer
@@ -36,10 +32,10 @@ def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> R
     earlier = known.read_text(WORKER_FILE) if known else ""
     if known and earlier and known.status["state"] in UNFINISHED and known.storage.exit_reason(known.worker) is None:
         raise BeingTrained(known.id)
-    if known and not rewards and REWARDS_FILE in known.storage.names():
-        rewards = known.storage.read(REWARDS_FILE)
+    if known and not pickled and REWARDS_FILE in known.storage.names():
+        pickled = known.storage.read(REWARDS_FILE)
     launch = launch_of(config, runs_dir, "local", known)
-    run = queue(config, load_rewards(rewards) if rewards else (), runs_dir, launch)
+    run = queue(config, load_rewards(pickled) if pickled else (), runs_dir, launch)
     if run.status["state"] == "complete":
         print(f"Run {run.id} is complete: {run.path}")
         return run
@@ -47,8 +43,8 @@ def _start_here(config: TrainConfig, rewards: bytes | None, runs_dir: Path) -> R
     with only_writer(run):
         if run.read_text(WORKER_FILE) != earlier:  # another process started it at the same moment
             raise BeingTrained(run.id)
-        if rewards:
-            write_bytes(run.path / REWARDS_FILE, rewards)
+        if pickled:
+            write_bytes(run.path / REWARDS_FILE, pickled)
         with (run.path / OUTPUT_FILE).open("w") as output:
             command = [sys.executable, "-m", "grpo_kit.training.launch", str(run.path)]
             process = subprocess.Popen(

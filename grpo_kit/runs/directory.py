@@ -73,7 +73,7 @@ class RunDirectory:
         inside = Path(runs_dir) / run_id
         path = inside if is_run(inside) else Path(run_id)
         if not is_run(path):
-            raise no_such_run(run_id, run_names(runs_dir), str(runs_dir))
+            raise no_such_run(run_id, runs_dir)
         self.storage: Storage = LocalStorage(path)
         self.id = path.resolve().name
 
@@ -202,12 +202,10 @@ def find_run(run_id: str | None, runs_dir: str | Path) -> RunDirectory | None:
     return RunDirectory(run_id, runs_dir) if run_id and is_run(Path(runs_dir) / run_id) else None
 
 
-def run_names(runs_dir: str | Path) -> list[str]:
-    """The runs under `runs_dir` on this machine."""
-    return sorted(path.name for path in Path(runs_dir).glob("*") if is_run(path))
-
-
-def no_such_run(run_id: str | Path, known: list[str], where: str) -> RunError:
+def no_such_run(run_id: str | Path, runs_dir: str | Path, on_volume: list[str] | None = None) -> RunError:
+    """`on_volume` are the runs on Modal's volume, where they were looked at too."""
+    where = f"{runs_dir}" if on_volume is None else f"{runs_dir} or on Modal's volume"
+    known = sorted([path.name for path in Path(runs_dir).glob("*") if is_run(path)] + (on_volume or []))
     there = f"There are: {', '.join(known[-5:])}." if known else "There are no runs there yet."
     return RunError(f"no run {run_id} under {where}. {there}")
 

@@ -15,17 +15,11 @@ class Storage(Protocol):
 
     @property
     def root(self) -> Path | PurePosixPath: ...
-
     def read(self, name: str) -> bytes: ...  # FileNotFoundError where there is no such file
-
     def write(self, name: str, content: bytes) -> None: ...
-
     def names(self) -> list[str]: ...  # the files and folders right in it
-
     def download(self, to: Path) -> None: ...
-
     def kill(self, worker: dict) -> None: ...  # at once; returns when what trains the run is gone
-
     def exit_reason(self, worker: dict) -> str | None: ...  # why the worker ended; None while it runs
 
 

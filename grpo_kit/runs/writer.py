@@ -20,17 +20,7 @@ from filelock import FileLock, Timeout
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import BeingTrained, RunStopped
-from grpo_kit.runs.directory import (
-    LOG_FILE,
-    RUNS_DIR,
-    STOP_FILE,
-    WORKER_FILE,
-    Dollars,
-    RunDirectory,
-    checkpoint_step,
-    find_run,
-    now,
-)
+from grpo_kit.runs.directory import LOG_FILE, WORKER_FILE, Dollars, RunDirectory, checkpoint_step, find_run, now
 from grpo_kit.runs.resume import check_unchanged
 from grpo_kit.utils.files import write_bytes, write_json
 from grpo_kit.utils.json_lines import read_lines
@@ -39,9 +29,7 @@ HEARTBEAT_SECONDS = 5
 LOCK_SECONDS = 2  # whoever only queues a run holds it for a moment
 
 
-def open_run(
-    config: TrainConfig, about: dict, runs_dir: str | Path = RUNS_DIR, quoted: dict | None = None
-) -> RunDirectory:
+def open_run(config: TrainConfig, about: dict, runs_dir: str | Path, quoted: dict | None = None) -> RunDirectory:
     """The run directory for `config`: the one of its run_id, to resume, or a new one.
 
     `about` is what config.json holds beside the settings, `quoted` what a new run was expected to take. Raises RunError
@@ -172,10 +160,6 @@ class RunWriter:
         with (self.run.path / LOG_FILE).open("a") as file:
             file.write(f"{now()} {text}\n")
 
-    @property
-    def is_asked_to_stop(self) -> bool:
-        return (self.run.path / STOP_FILE).exists()
-
     def _beat(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):
             self.update()
@@ -205,11 +189,8 @@ class RunWriter:
         elif isinstance(error, RunStopped):
             self.update(state="stopped", reason=str(error))
         else:
-            self.fail(error)
-
-    def fail(self, error: BaseException) -> None:
-        self.log("".join(traceback.format_exception(error)))
-        self.update(state="failed", reason=f"{type(error).__name__}: {error}")
+            self.log("".join(traceback.format_exception(error)))
+            self.update(state="failed", reason=f"{type(error).__name__}: {error}")
 
 
 def _as_lines(rows: Iterable[dict]) -> bytes:

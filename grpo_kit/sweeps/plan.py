@@ -138,15 +138,13 @@ def _training_parameters(row: Settings, known: Settings) -> Settings:
 
 def _training_config(parameters: Settings) -> TrainConfig:
     """The config that 03 makes of its parameters."""
-    fields = TrainConfig.model_fields
-    own = {name: value for name, value in parameters.items() if name in fields and value is not None}
+    own = {name: parameters[name] for name in TrainConfig.model_fields if parameters.get(name) is not None}
     return TrainConfig(**{**own, **parameters["other_settings"]})
 
 
 def _evaluation_config(parameters: Settings) -> EvalConfig:
     """The config that 04 makes of its parameters."""
-    fields = EvalConfig.model_fields
-    return EvalConfig(**{name: value for name, value in parameters.items() if name in fields})
+    return EvalConfig(**{name: parameters[name] for name in EvalConfig.model_fields if name in parameters})
 
 
 def _names(rows: list[Settings], keys: list[str], out: Path, prefix: str) -> list[str]:

@@ -53,15 +53,8 @@ def build_trainer(
     if arguments.fsdp:
         allow_on_cpus()
     set_seed(config.seed)  # before the adapter gets its first weights
-    adapter = None
-    if config.use_lora:
-        adapter = LoraConfig(
-            r=config.lora_r,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
+    lora: dict[str, Any] = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+    adapter = LoraConfig(**lora, target_modules="all-linear", task_type="CAUSAL_LM") if config.use_lora else None
     trainer = KitTrainer(
         judges=judges,
         progress=progress,

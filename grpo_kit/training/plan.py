@@ -20,7 +20,7 @@ from grpo_kit.judges.registry import make_judge
 from grpo_kit.models.load import has_chat_template
 from grpo_kit.rewards.ready import READY
 from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weighted
-from grpo_kit.runs.directory import REWARDS_FILE, RUNS_DIR, STOP_FILE, RunDirectory, is_run, now, spent_on
+from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, RunDirectory, find_run, now, spent_on
 from grpo_kit.runs.resume import check_unchanged, is_complete, record_settings, resume_config
 from grpo_kit.runs.writer import only_writer, open_run
 from grpo_kit.utils.environment import processes, version_of, versions
@@ -49,9 +49,7 @@ class Plan:
             judge.close()
 
 
-def make_plan(
-    config: TrainConfig, rewards: Rewards = (), runs_dir: str | Path = RUNS_DIR, launch: Launch = LOCAL
-) -> Plan:
+def make_plan(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: Launch) -> Plan:
     """Checks all that can be checked before a model is loaded; writes nothing. Raises as `plan_and_train` does."""
     config = resume_config(config, runs_dir)
     check_price_known(config)
@@ -128,7 +126,7 @@ def open_planned(plan: Plan, runs_dir: str | Path, launch: Launch, echo: Callabl
     return run
 
 
-def queue(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: Launch = LOCAL) -> RunDirectory:
+def queue(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: Launch) -> RunDirectory:
     """Plans a run and opens it for another process to train. Raises as `plan_and_train` does."""
     with closing(make_plan(config, rewards, runs_dir, launch)) as plan:
         return open_planned(plan, runs_dir, launch)
@@ -169,8 +167,7 @@ def _unpaid(config: TrainConfig, runs_dir: str | Path, launch: Launch) -> Proble
     A run whose container ended is not planned again: it stops at its budget, with a checkpoint.
     """
     status, steps = {"quoted": launch.quoted}, []
-    if config.run_id and is_run(Path(runs_dir) / config.run_id):
-        run = RunDirectory(config.run_id, runs_dir)
+    if run := find_run(config.run_id, runs_dir):
         status, steps = run.status, read_lines(run.path / "metrics.jsonl")
     problem = shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour)
     return problem if status.get("state") != "complete" else None

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from grpo_kit.costs.budget import Budget
 from grpo_kit.errors import RunStopped
+from grpo_kit.runs.directory import STOP_FILE
 from grpo_kit.runs.writer import RunWriter
 from grpo_kit.utils.environment import processes, rank
 
@@ -34,7 +35,7 @@ class RunProgress:
     def begin(self, step: int) -> None:
         """Starts after `step`, the checkpoint's (0: none), with the model loaded. Raises RunStopped where the run was
         asked to stop, or max_usd does not pay for the first step."""
-        if self.agree(self.writer.is_asked_to_stop):
+        if self.agree(self._is_asked_to_stop):
             raise RunStopped(f"stopped before step {step + 1}, as asked; run_id {self.run.id} resumes it")
         self.writer.update(starting_seconds=round(self.writer.seconds, 1))
         if step < self.config.max_steps and (unpaid := self.agree(self.budget.see_start())):
@@ -74,9 +75,13 @@ class RunProgress:
         unpaid = self.budget.see_step(step)
         if step % self.config.num_iterations:
             return False  # a checkpoint between two updates on the same completions would not resume exactly
-        why = ", as asked" if self.writer.is_asked_to_stop else f": {unpaid}" if unpaid else ""
+        why = ", as asked" if self._is_asked_to_stop else f": {unpaid}" if unpaid else ""
         self._why = self.agree(why)
         return bool(self._why)
+
+    @property
+    def _is_asked_to_stop(self) -> bool:
+        return (self.run.path / STOP_FILE).exists()
 
     def finish(self, step: int) -> None:
         """Raises RunStopped where training ended before max_steps."""

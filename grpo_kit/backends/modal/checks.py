@@ -9,19 +9,10 @@ from grpo_kit.backends.modal.client import DATA_VOLUME, GEMINI_SECRET, HUB_SECRE
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.errors import ConfigError
+from grpo_kit.models.hub import GIVE_TOKEN
 from grpo_kit.models.load import SMOLLM2
-from grpo_kit.preflight.doctor import (
-    OK,
-    PREPARE,
-    SECONDS,
-    SECONDS_FOR_DATA,
-    Checks,
-    NotChecked,
-    judge,
-    model_problem,
-    samples_in,
-    tried,
-)
+from grpo_kit.preflight import doctor
+from grpo_kit.preflight.doctor import OK, SECONDS, SECONDS_FOR_DATA, Checks, NotChecked, tried
 
 NEED = {GEMINI_SECRET: "runs that Gemini judges", HUB_SECRET: "gated and private models"}
 
@@ -61,7 +52,7 @@ def _data(config: TrainConfig, name: str) -> str:
         called = given.name if given.is_absolute() else config.data
         upload += f" --path {here.parent} --name {called}" + (f", then --data {called}" if given.is_absolute() else "")
     volume, folder = modal.Volume.from_name(DATA_VOLUME), PurePosixPath("/", "" if is_default else given)
-    samples = samples_in(here) if here.exists() else None
+    samples = doctor.samples_in(here) if here.exists() else None
     try:
         size = next(entry.size for entry in volume.listdir(str(folder)) if PurePosixPath(entry.path).name == name)
     except (StopIteration, FileNotFoundError, modal.exception.NotFoundError):
@@ -71,7 +62,7 @@ def _data(config: TrainConfig, name: str) -> str:
             return "none on the volume; only an evaluation needs it"
         if is_default and config.model_name == "tiny":
             return "none on the volume, so the samples that come with the kit are taken"
-        fix = f"{PREPARE}, then {upload}"
+        fix = f"{doctor.PREPARE}, then {upload}"
         raise ConfigError(f"neither on the volume {DATA_VOLUME} nor in {here}", fix) from None
     there = f"on the volume {DATA_VOLUME}, {size} bytes"
     if samples is None:
@@ -90,8 +81,8 @@ def _model(name: str, can_ask_modal: bool) -> str:
         fix = f"push it to the Hugging Face hub and name it owner/name; there is HuggingFaceTB/{SMOLLM2}"
         raise ConfigError(f"{name} is a model of this machine, which containers don't see", fix)
     has_secret = not can_ask_modal or missing_secret(HUB_SECRET) is None
-    if problem := model_problem(name, token=None if has_secret else False):
-        if has_secret and get_token() is None:
+    if problem := doctor.model_problem(name, token=None if has_secret else False):
+        if has_secret and get_token() is None and GIVE_TOKEN in problem.fix:
             raise NotChecked(f"{problem.what}; with no token here, that is asked again on Modal, when the run begins")
         raise ConfigError(problem.what, problem.fix)
     return name
@@ -100,4 +91,4 @@ def _model(name: str, can_ask_modal: bool) -> str:
 def _judge(config: TrainConfig) -> str:
     if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY"):
         raise NotChecked("no GEMINI_API_KEY here, so Gemini is asked on Modal, when the run begins")
-    return judge(config)
+    return doctor.judge(config)

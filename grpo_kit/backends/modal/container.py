@@ -104,11 +104,9 @@ def train_run(run_id: str) -> None:
     write_bytes(sync.remote / WORKER_FILE, as_json({"call_id": _call_id()}))
     with sync:
         if lease.tries > config.retries + 1:
-            what = f"{lease.tries - 1} containers in a row ended before they saved a checkpoint"
-            had = (
-                f"they had memory={config.memory} MiB and timeout={config.timeout} s for save_steps={config.save_steps}"
-            )
-            RunWriter(run, config).fail(RunError(f"{what}: {had}", "Give more of what was short, or save more often"))
+            what = f"{lease.tries - 1} containers in a row ended before they saved a checkpoint: they had "
+            what += f"memory={config.memory} MiB and timeout={config.timeout} s for save_steps={config.save_steps}"
+            RunWriter(run, config).end(RunError(what, "Give more of what was short, or save more often"))
             return
         try:
             work_on(run, print, since=datetime.fromtimestamp(psutil.Process().create_time(), UTC))
