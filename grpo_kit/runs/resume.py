@@ -32,11 +32,10 @@ def config_to_resume(run: RunDirectory, asked: TrainConfig, check: bool = True) 
         del given["fsdp"]
     if Path(asked.data).resolve() == Path(own.data).resolve():
         given.pop("data", None)
-    own_values = own.model_dump()
     differing = [
-        f"{name}={value!r} (it has {own_values[name]!r})"
+        f"{name}={value!r} (it has {getattr(own, name)!r})"
         for name, value in given.items()
-        if value != own_values[name] and name not in free
+        if value != getattr(own, name) and name not in free
     ]
     if differing and check:
         raise RunError(

@@ -48,9 +48,7 @@ class Halving:
             trained = run.trained()
             if trained is None or (metrics := trained.metrics()).empty:
                 return False
-            if run.name not in self._trials:
-                self._trials[run.name] = self._study.ask()
-            trial = self._trials[run.name]
+            trial = self._trials[run.name] = self._trials.get(run.name) or self._study.ask()
             rewards = metrics.set_index("step")["reward"].dropna().rolling(self._first, min_periods=1).mean()
             known = self._study.trials[trial.number].intermediate_values
             for step, reward in rewards.drop(list(known), errors="ignore").items():

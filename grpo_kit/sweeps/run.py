@@ -24,9 +24,7 @@ from grpo_kit.sweeps.grid import Settings
 from grpo_kit.sweeps.notebooks import PAPERMILL
 from grpo_kit.utils.files import write_json
 
-RECORD_FILE = "sweep_run.json"
-RESULT_FILE = "result.json"
-EVALUATION_FILE = "evaluation.json"
+RECORD_FILE, RESULT_FILE, EVALUATION_FILE = "sweep_run.json", "result.json", "evaluation.json"
 NOT_RUN, PRUNED = "not run: budget", "pruned"  # states, beside waiting, running, complete, stopped and failed
 STOPPED = "stopped before its end; the same command resumes it"
 POLL_SECONDS = 1.0
@@ -117,11 +115,10 @@ class PlannedRun:
         result = self.result()
         if self.config is None or result.get("state") == "complete":
             return result
-        try:
-            run = self.trained()
-            return run.status_after(PATIENCE_SECONDS) if run else {}
-        except (RunError, FileNotFoundError):
-            return {}
+        with suppress(RunError, FileNotFoundError):
+            if trained := self.trained():
+                return trained.status_after(PATIENCE_SECONDS)
+        return {}
 
     def usd(self, status: dict[str, Any] | None = None) -> float | None:
         """Dollars that it has cost so far, training and evaluation; None where a price is not known.

@@ -132,10 +132,8 @@ def evaluate_run(run_id: str, settings: dict[str, Any]) -> str:
         settings["data"] = str(data)
     config = EvalConfig(**settings)
     _fetch_caches(config.cache_from)
-    earlier = [str(local / "eval")] if (local / "eval" / CACHE_FILE).exists() else []
-    evaluation = evaluate(
-        run, config, cache_from=[*config.cache_from, *earlier], runs_dir=HERE, echo=print, draw=evaluation_figure
-    )
+    caches = config.cache_from + ([str(local / "eval")] if (local / "eval" / CACHE_FILE).exists() else [])
+    evaluation = evaluate(run, config, cache_from=caches, runs_dir=HERE, echo=print, draw=evaluation_figure)
     # Training may be writing the run's own cache, so what was judged here is kept beside the results.
     shutil.copyfile(local / CACHE_FILE, local / "eval" / CACHE_FILE)
     shutil.copytree(local / "eval", remote / "eval", dirs_exist_ok=True)
