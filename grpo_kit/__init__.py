@@ -1,6 +1,6 @@
 """grpo_kit: fine-tune small language models by GRPO on dialogue traces, from notebooks.
 
-Modules that need torch are loaded when a name of theirs is first used, so that importing the kit stays quick.
+Each module is loaded when a name from it is first used: some need torch, and importing the kit should stay quick.
 """
 
 from importlib import import_module
