@@ -126,7 +126,7 @@ def open_planned(plan: Plan, runs_dir: str | Path, launch: Launch, echo: Callabl
     return run
 
 
-def queue(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: Launch) -> RunDirectory:
+def queue(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: Launch = LOCAL) -> RunDirectory:
     """Plans a run and opens it for another process to train. Raises as `plan_and_train` does."""
     with closing(make_plan(config, rewards, runs_dir, launch)) as plan:
         return open_planned(plan, runs_dir, launch)
