@@ -38,10 +38,10 @@ from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.demo import data_folder
 from grpo_kit.data.samples import Act
 from grpo_kit.judges import calibration
+from grpo_kit.judges.base import make_judge
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.canaries import try_canaries
-from grpo_kit.judges.registry import make_judge
 from grpo_kit.models import load as models
 from grpo_kit.models.generate import generate
 from grpo_kit.rewards.ready import READY

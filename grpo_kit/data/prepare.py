@@ -2,11 +2,10 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import orjson
 from filelock import FileLock
@@ -23,17 +22,6 @@ TRAIN, EVAL, CARD = "train.jsonl", "eval.jsonl", "data_card.json"
 REASONS_KEPT = 20  # how many of the skipped pieces the card names
 
 
-class RubricWriter(Protocol):
-    """Writes the rubrics of prepared samples."""
-
-    def rewrite(self, path: Path) -> None:
-        """Gives each sample of a prepared file its rubric."""
-
-    def summary(self) -> dict:
-        """The data card's entry about the rubrics."""
-        ...
-
-
 def prepare(
     traces: Path | str,
     out: Path | str,
@@ -42,7 +30,7 @@ def prepare(
     seed: int = 0,
     skip_bad: bool = False,
     format: str = "auto",
-    rubric_writer: RubricWriter | None = None,
+    rewrite_rubrics: Callable[[Iterable[Path]], dict] | None = None,
 ) -> dict:
     """Writes train.jsonl, eval.jsonl and data_card.json into the folder `out`; returns the card's content.
 
@@ -55,8 +43,8 @@ def prepare(
     (a ready-made sample's dialogue_id, or prompt) decides, so nothing moves when files are added. No dialogue
     and no prompt ever stands in both files; the card counts the samples turned away for it as left_out_as_duplicate.
 
-    Each sample has the rubric that its acts and the schema, or its trace, give it; a chat may have none. A
-    `rubric_writer` rewrites them.
+    Each sample has the rubric that its acts and the schema, or its trace, give it; a chat may have none.
+    `rewrite_rubrics` writes others into the files that it is given, and returns what the card says of them.
 
     Holds one file in memory at a time. The same input gives the same bytes.
 
@@ -90,14 +78,12 @@ def prepare(
                 files[allotted.split].write(to_lines(allotted.samples))
                 tally.add(allotted)
         tally.check_both_splits(traces, eval_fraction)
-        if rubric_writer:
-            for path in names.values():
-                rubric_writer.rewrite(path)
+        rubrics = rewrite_rubrics(names.values()) if rewrite_rubrics else {"by": "schema"}
         card = {
             "source": Path(*traces.resolve().parts[-2:]).as_posix(),
             "eval_fraction": eval_fraction,
             "seed": seed,
-            "rubrics": rubric_writer.summary() if rubric_writer else {"by": "schema"},
+            "rubrics": rubrics,
             "fingerprint": fingerprint(names.values()),
             **tally.summary(),
         }

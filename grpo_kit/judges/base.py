@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pkgutil import resolve_name
 
-from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.judge import JUDGES, JudgeConfig
 from grpo_kit.data.samples import Sample
 
 
@@ -38,26 +38,26 @@ class Verdict:
     tokens: int = 0
 
 
-class Judge(Protocol):
-    """Scores a prompt's answers. The caller keeps the verdicts (cache.py), so a judge keeps nothing itself."""
+class Judge:
+    """Scores a prompt's answers. The caller keeps the verdicts (cache.py), so a judge keeps nothing itself.
+
+    A judge that costs nothing, has no settings and answers at once adds its name, its version and `judge`.
+    """
 
     name: str  # its column in the metrics
     version: str  # changes whenever the same answer could get another score; part of the cache key
-    compares: bool  # an answer's score depends on the answers it is judged with, so all of a prompt's come together
-    samples: int  # how many times each answer is judged; its score is the mean
+    compares = False  # an answer's score depends on the answers it is judged with, so all of a prompt's come together
+    samples = 1  # how many times each answer is judged; its score is the mean
+    usage: Usage | None = None  # calls, tokens and dollars so far; None for a judge that is free
 
-    @property
-    def usage(self) -> Usage | None:
-        """Calls, tokens and dollars so far; None for a judge that is free."""
-        ...
+    def __init__(self, config: JudgeConfig | None = None):
+        """Raises ConfigError where it can be told already that the judge cannot judge."""
 
     def check(self) -> None:
         """Raises ConfigError where the judge cannot judge, before anything is spent or loaded."""
-        ...
 
     def close(self) -> None:
         """Cancels the calls under way, when nobody waits for them any more."""
-        ...
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
         """One verdict for each answer to the sample's prompt, in order. `repeat` is which of `samples` this is.
@@ -65,19 +65,9 @@ class Judge(Protocol):
         A judgement that failed is a Verdict whose score is None. Raises ConfigError only where no further judgement
         could be made, such as for a wrong key.
         """
-        ...
+        raise NotImplementedError
 
 
-class FreeJudge:
-    """The parts of a Judge that one needs which costs nothing, has no settings and answers at once."""
-
-    compares, samples, usage = False, 1, None
-
-    def __init__(self, config: JudgeConfig | None = None):
-        pass
-
-    def check(self) -> None:
-        """Always works."""
-
-    def close(self) -> None:
-        """Has no calls under way."""
+def make_judge(name: str, config: JudgeConfig | None = None) -> Judge:
+    """The judge of that name, of JUDGES in config/judge.py. Raises ConfigError for a Gemini judge that can't work."""
+    return resolve_name(JUDGES[name])(config or JudgeConfig())

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,7 +11,7 @@ from anyio.from_thread import start_blocking_portal
 
 from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import Judge, Verdict
-from grpo_kit.judges.cache import RewardCache
+from grpo_kit.judges.cache import RewardCache, digest
 
 T = TypeVar("T")
 
@@ -92,8 +91,8 @@ def _questions(
     digests: dict[int, str] = {}  # by the sample's id(): a batch holds few samples, many times each
     places: dict[tuple[str, str], list[int]] = {}  # where each answer to each prompt stands
     for place, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
-        digest = digests.get(id(sample)) or digests.setdefault(id(sample), _digest_of(sample))
-        places.setdefault((digest, answer), []).append(place)
+        content = digests.get(id(sample)) or digests.setdefault(id(sample), _digest_of(sample))
+        places.setdefault((content, answer), []).append(place)
     together: dict[object, list[tuple[str, str]]] = {}
     for unit in places:
         together.setdefault(unit[0] if judge.compares else unit, []).append(unit)
@@ -101,13 +100,13 @@ def _questions(
     for units in together.values():
         units.sort()
         distinct = [answer for _, answer in units]
-        company = _hash(distinct) if judge.compares else ""
+        company = digest(distinct, size=20) if judge.compares else ""
         for repeat in range(repeats):
             question = _Question(samples[places[units[0]][0]], repeat, distinct, keys=[])
             questions.append(question)
-            for digest, answer in units:
-                question.keys.append(_key(judge, digest, answer, company, repeat))
-                for place in places[digest, answer]:
+            for content, answer in units:
+                question.keys.append(_key(judge, content, answer, company, repeat))
+                for place in places[content, answer]:
                     keys[place].append(question.keys[-1])
     return questions, keys
 
@@ -115,7 +114,7 @@ def _questions(
 def _digest_of(sample: Sample) -> str:
     content = sample.to_dict()
     del content["id"], content["dialogue_id"], content["turn_index"]
-    return _hash(content)
+    return digest(content, size=20)
 
 
 def _key(judge: Judge, sample_digest: str, answer: str, company: str, repeat: int) -> str:
@@ -125,18 +124,12 @@ def _key(judge: Judge, sample_digest: str, answer: str, company: str, repeat: in
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
 
-def _hash(content: object) -> str:
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=20).hexdigest()
-
-
 def _mean(verdicts: list[Verdict]) -> Verdict:
     """The mean of repeated judgements, of those that were made; the first one's reason."""
-    if len(verdicts) == 1:
-        return verdicts[0]
     made = [verdict for verdict in verdicts if verdict.score is not None]
-    scores = [verdict.score for verdict in made if verdict.score is not None]
-    if not made:
+    if len(verdicts) == 1 or not made:
         return verdicts[0]
+    scores = [verdict.score for verdict in made if verdict.score is not None]
     names = dict.fromkeys(name for verdict in made for name in verdict.criteria)
     criteria = {name: fmean(v.criteria[name] for v in made if name in v.criteria) for name in names}
     reason = f"{made[0].reason} (mean of {', '.join(f'{score:.2f}' for score in scores)})"

@@ -1,5 +1,7 @@
 """The reward cache: every judgement in an SQLite file, so that none is made or paid for twice."""
 
+import hashlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -52,6 +54,11 @@ def open_table(path: Path, table: str) -> sqlite3.Connection:
 )
 def _use_wal(database: sqlite3.Connection) -> None:
     database.execute("pragma journal_mode = wal")
+
+
+def digest(content: object, size: int = 8) -> str:
+    """A hash of `content`, which is made of texts, lists, dictionaries and numbers: two hexadecimal digits a byte."""
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=size).hexdigest()
 
 
 class RewardCache:

@@ -28,11 +28,10 @@ def prepare(
     Raises ConfigError too where Gemini can't be asked at all (no key, a wrong one, a model that is gone).
     """
     data.check_choice("rubric", rubric, get_args(Rubric))
-
-    writer = None
+    rewrite = None
     if rubric == "gemini":
         from grpo_kit.judges.rubric_writer import CACHE_FILE, RubricWriter
 
-        writer = RubricWriter(judge_config or JudgeConfig(), Path(out) / CACHE_FILE)
+        rewrite = RubricWriter(judge_config or JudgeConfig(), Path(out) / CACHE_FILE).rewrite
     options = {"eval_fraction": eval_fraction, "seed": seed, "skip_bad": skip_bad, "format": format}
-    return data.prepare(traces, out, **options, rubric_writer=writer)
+    return data.prepare(traces, out, **options, rewrite_rubrics=rewrite)

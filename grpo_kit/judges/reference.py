@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from grpo_kit.data.samples import Sample
-from grpo_kit.judges.base import FreeJudge, Verdict
+from grpo_kit.judges.base import Judge, Verdict
 
 _WORD = re.compile(r"[^\W_]+")
 _ARTICLES = {"a", "an", "the"}
 
 
-class ReferenceJudge(FreeJudge):
+class ReferenceJudge(Judge):
     """Judges answers by their words alone. Deterministic, and fooled by other things than a judge of meaning is."""
 
     # Never trained on, or it would be no second opinion: a model learns to game only what rewards it.

@@ -4,10 +4,9 @@ The prompt is rubric_writer.txt. Each rubric goes into an SQLite file as soon as
 twice, and a run that was killed goes on where it was.
 """
 
-import os
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -22,10 +21,11 @@ from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample, read_samples, to_lines
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.batch import all_of, run_async
-from grpo_kit.judges.cache import open_table
+from grpo_kit.judges.cache import digest, open_table
 from grpo_kit.judges.gemini.client import Gemini
-from grpo_kit.judges.gemini.prompts import digest, fenced, mark_of
+from grpo_kit.judges.gemini.prompts import fenced, mark_of
 from grpo_kit.judges.gemini.sdk import CallFailed
+from grpo_kit.utils.files import replacing
 
 CACHE_FILE = "rubrics.cache.sqlite"
 CHUNK = 512  # samples that are asked for together, and as many as memory holds
@@ -44,7 +44,7 @@ SCHEMA = {
 
 
 class RubricWriter:
-    """Asks Gemini for rubrics and counts what came of it, for `summary`."""
+    """Asks Gemini for rubrics, and counts what came of it."""
 
     def __init__(self, config: JudgeConfig, cache: Path):
         """`cache` is the SQLite file, made when there is a first rubric to keep.
@@ -58,23 +58,21 @@ class RubricWriter:
         self._counts = {"written": 0, "from_cache": 0, "fallback": 0}
         self._last_failure: str | None = None
 
-    def rewrite(self, path: Path) -> None:
-        """Gives each sample of a prepared file its rubric by Gemini. Where that fails, a sample keeps the one it has.
+    def rewrite(self, files: Iterable[Path]) -> dict:
+        """Gives each sample of prepared files its rubric by Gemini. Where that fails, a sample keeps the one it has.
 
+        Returns an entry for the data card: how many samples have a rubric written now, from the cache, or of their own
+        (and why the last of these), and what was used for it; `usd` is None where the model's price is not known.
         Raises ConfigError where no call can succeed, and leaves the file as it was; rubrics written till then are in
         the cache.
         """
-        new, samples = path.with_name(f"{path.name}.new"), read_samples(path)
-        with closing(_Cache(self._cache)) as cache, new.open("wb") as file:
-            while chunk := list(islice(samples, CHUNK)):
-                rubrics = run_async(self._rubrics(chunk, cache))
-                written = [sample.replace(rubric=rubric) for sample, rubric in zip(chunk, rubrics, strict=True)]
-                file.write(to_lines(written))
-        os.replace(new, path)
-
-    def summary(self) -> dict:
-        """For the data card: how many samples have a rubric written now, from the cache, or of their own (and why
-        the last of these), and what was used for it; `usd` is None where the model's price is not known."""
+        with closing(_Cache(self._cache)) as cache:
+            for path in files:
+                samples = read_samples(path)
+                with replacing(path) as partial, partial.open("wb") as file:
+                    while chunk := list(islice(samples, CHUNK)):
+                        rubrics = run_async(self._rubrics(chunk, cache))
+                        file.write(to_lines([old.replace(rubric=new) for old, new in zip(chunk, rubrics, strict=True)]))
         usage = self._gemini.usage
         return {
             "by": "gemini",
@@ -124,7 +122,7 @@ class RubricWriter:
 
 
 def in_words(summary: dict) -> str:
-    """`RubricWriter.summary` as a line for people."""
+    """The card's entry by `RubricWriter.rewrite` as a line for people."""
     failed = f" (the last one: {summary['last_failure']})" if summary["fallback"] else ""
     price = "of unknown price" if summary["usd"] is None else f"${summary['usd']:.4f}"
     return (

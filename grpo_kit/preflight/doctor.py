@@ -16,7 +16,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DEFAULT_DATA
 from grpo_kit.data.samples import read_samples
 from grpo_kit.errors import ConfigError, KitError, Problem
-from grpo_kit.judges.registry import make_judge
+from grpo_kit.judges.base import make_judge
 from grpo_kit.models.load import SMOLLM2, download_problem
 from grpo_kit.utils.files import CACHE
 

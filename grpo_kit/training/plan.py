@@ -14,9 +14,8 @@ from grpo_kit.costs.budget import LOCAL, Launch, check_price_known, shortfall_at
 from grpo_kit.data.demo import data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, Problem
-from grpo_kit.judges.base import Judge
+from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache, caches_to_start_from
-from grpo_kit.judges.registry import make_judge
 from grpo_kit.models.load import has_chat_template
 from grpo_kit.rewards.ready import READY
 from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weighted

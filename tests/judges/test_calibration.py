@@ -17,7 +17,7 @@ from helpers import ROOT
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample, read_samples
 from grpo_kit.errors import ConfigError
-from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import run_async
 from grpo_kit.judges.cache import RewardCache
 from grpo_kit.judges.calibration import (
@@ -33,7 +33,6 @@ from grpo_kit.judges.calibration import (
     spearman,
     write_label_table,
 )
-from grpo_kit.judges.registry import make_judge
 from grpo_kit.plots.judges import intervals
 from grpo_kit.sweeps.notebooks import PAPERMILL
 

@@ -17,9 +17,10 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError
-from grpo_kit.judges.base import Usage, Verdict
+from grpo_kit.judges.base import Judge, Verdict
+from grpo_kit.judges.cache import digest
 from grpo_kit.judges.gemini.client import Gemini
-from grpo_kit.judges.gemini.prompts import digest, fenced, mark_of
+from grpo_kit.judges.gemini.prompts import fenced, mark_of
 from grpo_kit.judges.gemini.sdk import CallFailed
 
 MET = {"yes": 1.0, "partly": 0.5, "no": 0.0}
@@ -65,7 +66,7 @@ _GROUP_SCHEMA = {
 }
 
 
-class GeminiJudge:
+class GeminiJudge(Judge):
     """Scores answers by asking Gemini. `usage` counts calls, tokens and dollars."""
 
     name = "gemini"
@@ -78,19 +79,14 @@ class GeminiJudge:
         self._prompt = _prompt(config)
         self._schema = _GROUP_SCHEMA if self.compares else _object(_JUDGEMENT)
         self._gemini = Gemini(config)
+        self.usage = self._gemini.usage
         depends_on = [self._gemini.model, config.gemini_mode, self.temperature, self._prompt.template, self._schema]
         self.version = digest(depends_on)
 
-    @property
-    def usage(self) -> Usage:
-        return self._gemini.usage
-
     def check(self) -> None:
-        """Raises ConfigError for a wrong key, a model that is not there, an endpoint that can't be reached."""
         self._gemini.check()
 
     def close(self) -> None:
-        """Gives up all that is asked and not answered yet."""
         self._gemini.close()
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:

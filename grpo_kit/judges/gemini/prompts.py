@@ -1,13 +1,8 @@
 """The parts that all prompts share: data that others wrote, fenced off by a mark that no part of it can hold."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 
-
-def digest(content: Sequence, size: int = 8) -> str:
-    """A hash of `content`, which is made of texts, lists, dictionaries and numbers: two hexadecimal digits a byte."""
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=size).hexdigest()
+from grpo_kit.judges.cache import digest
 
 
 def mark_of(texts: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from itertools import pairwise
 from math import prod
 
 from grpo_kit.data.samples import Sample
-from grpo_kit.judges.base import FreeJudge, Verdict
+from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.offline.acts import check_for, kind_of
 from grpo_kit.judges.offline.phrases import plainly_does, seems_to_do
 from grpo_kit.judges.offline.sources import Sources
@@ -41,7 +41,7 @@ _CLOSED = re.compile(r"[.!?…][\"'”’)\]]*$")
 _RUNS_ON = re.compile(r"([^\w\s])\1{3}")  # a model that never stops, not one that trails off...
 
 
-class OfflineJudge(FreeJudge):
+class OfflineJudge(Judge):
     """Judges answers by rules. Deterministic: equal sample and answer always get an equal verdict."""
 
     name = "offline"
