@@ -20,11 +20,10 @@ from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
-from grpo_kit.evaluation.statistics import model_numbers
-from grpo_kit.judges.base import Judge
+from grpo_kit.evaluation.statistics import Answered, describe
+from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
-from grpo_kit.judges.registry import make_judge
 from grpo_kit.models.checkpoints import Checkpoints, adapted, checkpoints_of, is_adapter
 from grpo_kit.models.generate import fit_prompt, generate
 from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer, torch_threads
@@ -86,13 +85,14 @@ def evaluate(
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     starts = caches_to_start_from(used.cache_from, runs_dir)
-    models, answers, verdicts, seconds = [], {}, {}, {}
+    models: list[dict] = []
+    answered: dict[str, Answered] = {}
     with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
         for path in starts:
             echo(f"{cache.copy_from(path)} judgements taken over from {path}")
         for name, source, model in _models(subject):
             started = time.perf_counter()
-            answers[name] = generate(
+            answers = generate(
                 model,
                 tokenizer,
                 [sample.prompt for sample in samples],
@@ -103,14 +103,17 @@ def evaluate(
                 batch_size=used.batch_size,
             )
             del model  # makes room for the next
-            verdicts[name] = run_async(judge_batch(judge, cache, samples, answers[name])).verdicts
-            numbers = model_numbers(name, answers[name], verdicts, used.seed)
+            base = answered.get(BASE)
+            verdicts = run_async(judge_batch(judge, cache, samples, answers)).verdicts
+            numbers = describe(name, answers, verdicts, used.seed, base and base.verdicts)
+            again = None
             if second:
-                seconds[name] = run_async(judge_batch(second, cache, samples, answers[name])).verdicts
+                again = run_async(judge_batch(second, cache, samples, answers)).verdicts
                 try:
-                    numbers["second"] = model_numbers(name, answers[name], seconds, used.seed)
+                    numbers["second"] = describe(name, answers, again, used.seed, base and base.second)
                 except RunError as error:  # the first judge's numbers stand without it
                     note(f"No second judgement of {name} by {second.name}: {error}")
+            answered[name] = Answered(answers, verdicts, again)
             numbers["seconds"] = round(time.perf_counter() - started, 1)
             models.append({"name": name, "source": source, **numbers})
             echo(f"{name}: mean score {numbers['mean']:.3f} on {len(samples)} prompts")
@@ -126,7 +129,7 @@ def evaluate(
         "models": models,
     }
     path = out / f"{_name(asked, used.temperature, len(samples))}.json"
-    evaluation = write_evaluation(path, results, samples, answers, verdicts, seconds, draw)
+    evaluation = write_evaluation(path, results, samples, answered, draw)
     for warning in evaluation.warnings():
         echo(warning)
     return evaluation

@@ -4,13 +4,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.data.samples import Sample, conversation_text
 from grpo_kit.errors import RunError
 from grpo_kit.evaluation import interpret
-from grpo_kit.evaluation.statistics import BASE
+from grpo_kit.evaluation.statistics import BASE, Answered
 from grpo_kit.judges.base import Verdict
 from grpo_kit.utils.files import replacing, write_json
 from grpo_kit.utils.json_lines import read_lines
@@ -208,28 +207,28 @@ def _row(numbers: dict) -> dict[str, float]:
     return row
 
 
+def _told(verdict: Verdict) -> dict:
+    return {"score": verdict.score, "reason": verdict.reason}
+
+
 def write_evaluation(
     path: Path,
     results: dict,
     samples: Sequence[Sample],
-    answers: dict[str, Sequence[str]],
-    verdicts: dict[str, Sequence[Verdict]],
-    seconds: Mapping[str, Sequence[Verdict]] = MappingProxyType({}),
+    answered: Mapping[str, Answered],
     draw: "Callable[[Evaluation], Figure] | None" = None,
 ) -> Evaluation:
-    """`verdicts` are the first judge's by model, `seconds` the second's where there is one.
-
-    Writes NAME.samples.jsonl, NAME.png and, last, `path`: where NAME.json is, the others are whole."""
+    """Writes NAME.samples.jsonl, NAME.png and, last, `path`: where NAME.json is, the others are whole. `answered` is by
+    model."""
     evaluation = Evaluation(path, results)
     with replacing(evaluation.samples_path) as partial, partial.open("w") as file:
         for i, sample in enumerate(samples):
             row = {name: getattr(sample, name) for name in ("id", "prompt", "ground_truth", "rubric", "services")}
             row["answers"] = {
-                name: {"answer": answers[name][i], "score": given[i].score, "reason": given[i].reason}
-                for name, given in verdicts.items()
+                name: {"answer": own.answers[i], **_told(own.verdicts[i])}
+                | ({"second": _told(own.second[i])} if own.second else {})
+                for name, own in answered.items()
             }
-            for name, given in seconds.items():
-                row["answers"][name]["second"] = {"score": given[i].score, "reason": given[i].reason}
             file.write(json.dumps(row) + "\n")
     if draw:
         with replacing(evaluation.figure_path) as partial:

@@ -1,6 +1,7 @@
 """The statistics of judged answers: a model's numbers, what it gains prompt by prompt, and how sure that is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,15 +12,20 @@ from grpo_kit.utils.statistics import bootstrap_interval
 BASE = "base"  # the name of the model that the others are compared with
 
 
-def model_numbers(name: str, answers: Sequence[str], verdicts: Mapping[str, Sequence[Verdict]], seed: int) -> dict:
-    """`describe` for the model `name`, and `versus_base`: `compare` with the base model's verdicts, where there are."""
-    is_compared = BASE in verdicts and name != BASE
-    versus_base = compare(verdicts[BASE], verdicts[name], seed) if is_compared else None
-    return {**describe(name, answers, verdicts[name], seed), "versus_base": versus_base}
+@dataclass(frozen=True)
+class Answered:
+    """A model's answers to all prompts with the judge's verdicts on them, and the second judge's where there is one."""
+
+    answers: Sequence[str]
+    verdicts: Sequence[Verdict]
+    second: Sequence[Verdict] | None = None
 
 
-def describe(name: str, answers: Sequence[str], verdicts: Sequence[Verdict], seed: int) -> dict:
-    """A model's numbers over the answers that were judged; `words` is the mean length of all of them.
+def describe(
+    name: str, answers: Sequence[str], verdicts: Sequence[Verdict], seed: int, base: Sequence[Verdict] | None = None
+) -> dict:
+    """A model's numbers over the answers that were judged; `words` is the mean length of all of them, and `versus_base`
+    is `compare` with the base model's verdicts, where there are.
 
     Raises RunError if no answer was judged.
     """
@@ -41,6 +47,7 @@ def describe(name: str, answers: Sequence[str], verdicts: Sequence[Verdict], see
             criterion: float(np.mean([found[criterion] for found in judged if criterion in found]))
             for criterion in dict.fromkeys(criterion for found in judged for criterion in found)
         },
+        "versus_base": compare(base, verdicts, seed) if base else None,
     }
 
 

@@ -20,10 +20,9 @@ from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.evaluation.interpret import Trend
 from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
-from grpo_kit.evaluation.statistics import compare, describe, model_numbers
-from grpo_kit.judges.base import Verdict
+from grpo_kit.evaluation.statistics import Answered, compare, describe
+from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
-from grpo_kit.judges.registry import make_judge
 from grpo_kit.models.load import load_model, load_tokenizer
 from grpo_kit.plots import evaluation_figure
 from grpo_kit.runs.writer import open_run
@@ -229,23 +228,23 @@ def planted(folder: Path, scores: dict, second_scores: dict, **answers: str) -> 
     """An evaluation in which the judges gave these scores, written by the kit's own functions."""
     n = len(scores[BASE])
     samples = [Sample(id=str(i), prompt="Hello", ground_truth="Hi", services=["Hotels_1"]) for i in range(n)]
-    said = {name: [answers.get(name, "Good day to you")] * n for name in scores}
-    verdicts, seconds = (
-        {name: [Verdict(score, "because") for score in own] for name, own in given.items()}
-        for given in (scores, second_scores)
-    )
-    models = []
+    models, answered = [], {}
     for name in scores:
-        numbers = {"name": name, **model_numbers(name, said[name], verdicts, 0)}
-        models.append(numbers | {"second": model_numbers(name, said[name], seconds, 0)} if seconds else numbers)
+        said = [answers.get(name, "Good day to you")] * n
+        by_judge = [[Verdict(score, "because") for score in given[name]] for given in (scores, second_scores) if given]
+        base = answered.get(BASE)
+        answered[name] = own = Answered(said, *by_judge)
+        models.append({"name": name, **describe(name, said, own.verdicts, 0, base and base.verdicts)})
+        if own.second:
+            models[-1]["second"] = describe(name, said, own.second, 0, base and base.second)
     results = {
         "target": "planted",
         "n": n,
         "judge": {"name": "offline", "trained_with": True},
-        "second_judge": {"name": "reference", "trained_with": False} if seconds else None,
+        "second_judge": {"name": "reference", "trained_with": False} if second_scores else None,
         "models": models,
     }
-    return write_evaluation(folder / "planted.json", results, samples, said, verdicts, seconds, evaluation_figure)
+    return write_evaluation(folder / "planted.json", results, samples, answered, evaluation_figure)
 
 
 def noisy(mean: float, seed: int, n: int = 60) -> list[float]:

@@ -19,7 +19,7 @@ from grpo_kit.data.demo import TRACES
 from grpo_kit.data.prepare import prepare
 from grpo_kit.data.samples import Sample
 from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
-from grpo_kit.evaluation.statistics import compare, describe
+from grpo_kit.evaluation.statistics import Answered, describe
 from grpo_kit.judges.base import Verdict
 from grpo_kit.plots.data import data_overview
 from grpo_kit.plots.evaluation import breakdown, evaluation_figure, length_against_score
@@ -66,21 +66,20 @@ def new_evaluation(
     n = len(next(iter(scores.values())))
     about = [{"services": [name]} for name in services] if services else [{}] * n
     samples = [Sample(id=str(i), prompt="Hello", ground_truth="Hi", **about[i]) for i in range(n)]
-    verdicts, seconds = (
-        {name: [Verdict(score, criteria={"acts": 0.5, "length": 1.0}) for score in own] for name, own in given.items()}
-        for given in (scores, second or {})
-    )
-    answers = {name: ["Hi " * (1 + i % 7) for i in range(n)] for name in scores}
-
-    def numbers(name: str, given: dict[str, list[Verdict]]) -> dict:
-        versus = compare(given[BASE], given[name], seed=0) if BASE in given and name != BASE else None
-        return describe(name, answers[name], given[name], seed=0) | {"versus_base": versus}
-
-    models = [{"name": name, **numbers(name, verdicts)} for name in scores]
-    for model in models if second else []:
-        model["second"] = numbers(model["name"], seconds)
+    answers, models, answered = ["Hi " * (1 + i % 7) for i in range(n)], [], {}
+    for name in scores:
+        by_judge = [
+            [Verdict(score, criteria={"acts": 0.5, "length": 1.0}) for score in given[name]]
+            for given in (scores, second)
+            if given
+        ]
+        base = answered.get(BASE)
+        answered[name] = own = Answered(answers, *by_judge)
+        models.append({"name": name, **describe(name, answers, own.verdicts, 0, base and base.verdicts)})
+        if own.second:
+            models[-1]["second"] = describe(name, answers, own.second, 0, base and base.second)
     results = {"models": models, "judge": {"name": "offline"}, "second_judge": {"name": "reference"}}
-    return write_evaluation(folder / "made.json", results, samples, answers, verdicts, seconds, evaluation_figure)
+    return write_evaluation(folder / "made.json", results, samples, answered, evaluation_figure)
 
 
 def panel(figure: Figure, title: str):
