@@ -192,8 +192,7 @@ def _models(subject: Checkpoints) -> Iterator[tuple[str, str, Any]]:
         base = load_model(subject.base, bf16)
         yield BASE, subject.base, base
     for folder in subject.folders:
-        name = folder.resolve().name
-        name = "trained" if name == BASE else name
+        name = folder.resolve().name if folder.resolve().name != BASE else "trained"
         if is_adapter(folder):
             model = adapted(base, folder)
             yield name, str(folder), model

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grpo_kit.evaluation.statistics import BASE
+from grpo_kit.judges.calibration import spearman
 from grpo_kit.utils.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -120,25 +121,23 @@ def best(models: list[Numbers], samples: "pandas.DataFrame", judge: str, second_
     return {**chosen, "why": why}
 
 
-def services(samples: "pandas.DataFrame", trained: str, is_compared: bool) -> "pandas.DataFrame":
+def services(samples: "pandas.DataFrame", trained: str) -> "pandas.DataFrame":
     """Scores by the service that a prompt is about, the largest gain first. Turns about several have a row together.
 
-    `samples` is Evaluation.samples(), `trained` the model's name, and `is_compared` whether there is a base model.
+    `samples` is Evaluation.samples(), and `trained` the model's name.
     Columns: base and trained (means), difference with low and high (95% paired bootstrap; without a base they bound
     the mean), n (prompts judged for both) and few (n below 10: read it as a hint). The rows' n add up to the pairs.
     """
-    import pandas
-
-    measured = "difference" if is_compared else f"{trained} score"
-    rows = []
-    for service, own in samples.dropna(subset=measured).groupby("services"):
-        values, row = own[measured].to_numpy(), {"service": service}
-        row |= {"base": own[f"{BASE} score"].mean()} if is_compared else {}
-        row |= {"trained": own[f"{trained} score"].mean()} | ({"difference": values.mean()} if is_compared else {})
-        row["low"], row["high"] = bootstrap_interval(values, seed=0) if len(values) > 1 else (math.nan, math.nan)
-        rows.append(row | {"n": len(values), "few": len(values) < FEW})
-    order = "difference" if is_compared else "trained"
-    return pandas.DataFrame(rows).set_index("service").sort_values(order, ascending=False)
+    measured = "difference" if "difference" in samples else "trained"
+    shown = {"services": "service", f"{BASE} score": "base", f"{trained} score": "trained", "difference": "difference"}
+    groups = samples.filter(list(shown)).rename(columns=shown).dropna(subset=measured).groupby("service")
+    table = groups.mean()
+    table[["low", "high"]] = [
+        bootstrap_interval(gains.to_numpy(), seed=0) if len(gains) > 1 else [math.nan, math.nan]
+        for _, gains in groups[measured]
+    ]
+    table["n"] = groups.size()
+    return table.assign(few=table["n"] < FEW).sort_values(measured, ascending=False)
 
 
 class Trend(NamedTuple):
@@ -159,6 +158,5 @@ class Trend(NamedTuple):
 def length_trend(samples: "pandas.DataFrame", model: str) -> Trend:
     """Whether the first judge pays a model for length. `samples` is Evaluation.samples()."""
     pairs = samples[[f"{model} words", f"{model} score"]].dropna()
-    ranks = pairs.rank()
-    varies = len(pairs) > 2 and (ranks.nunique() > 1).all()
-    return Trend(float(ranks.corr().to_numpy()[0, 1]) if varies else math.nan, len(pairs))
+    words, scores = pairs.to_numpy(dtype=float).T[:, None]
+    return Trend(float(spearman(words, scores)[0]) if len(pairs) > 2 else math.nan, len(pairs))

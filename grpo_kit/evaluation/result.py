@@ -149,7 +149,7 @@ class Evaluation:
 
     def services(self) -> "pandas.DataFrame":
         """Scores by service. See grpo_kit.evaluation.interpret.services."""
-        return interpret.services(self.samples(), self.trained["name"], self.base is not None)
+        return interpret.services(self.samples(), self.trained["name"])
 
     def length_trends(self) -> dict[str, interpret.Trend]:
         """Whether longer answers score higher, for base and newest model. Each trend prints as a few words."""

@@ -29,6 +29,8 @@ def describe(
 
     Raises RunError if no answer was judged.
     """
+    import pandas
+
     scores = scores_of(verdicts)
     scores = scores[~np.isnan(scores)]
     if not len(scores):
@@ -43,10 +45,7 @@ def describe(
         "words": float(np.mean([len(text.split()) for text in answers])),
         "judged": len(scores),
         "unjudged": len(verdicts) - len(scores),
-        "criteria": {
-            criterion: float(np.mean([found[criterion] for found in judged if criterion in found]))
-            for criterion in dict.fromkeys(criterion for found in judged for criterion in found)
-        },
+        "criteria": pandas.DataFrame(judged).mean().to_dict(),
         "versus_base": compare(base, verdicts, seed) if base else None,
     }
 

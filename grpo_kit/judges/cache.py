@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import orjson
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.judges.base import Judge, Verdict
@@ -36,24 +36,16 @@ def open_table(path: Path, table: str) -> sqlite3.Connection:
     name, options = f"file:{quote(str(path.resolve()))}", {"isolation_level": None, "check_same_thread": False}
     database = sqlite3.connect(name, uri=True, timeout=LOCKED_SECONDS, **options)
     try:
-        _use_wal(database)
+        # Unlike other statements this one does not wait for a process that opens the file at the same moment.
+        stop, locked = stop_after_delay(LOCKED_SECONDS), retry_if_exception(lambda error: "locked" in str(error))
+        patiently = Retrying(retry=locked, wait=wait_random(0, 0.1), stop=stop, reraise=True)
+        patiently(database.execute, "pragma journal_mode = wal")
         database.execute("pragma synchronous = normal")
         database.execute(table)
     except sqlite3.DatabaseError:
         database.close()
         raise
     return database
-
-
-# Unlike other statements it does not wait for a process that opens the file at the same moment.
-@retry(
-    retry=retry_if_exception(lambda error: "locked" in str(error)),
-    wait=wait_random(0, 0.1),
-    stop=stop_after_delay(LOCKED_SECONDS),
-    reraise=True,
-)
-def _use_wal(database: sqlite3.Connection) -> None:
-    database.execute("pragma journal_mode = wal")
 
 
 def digest(content: object, size: int = 8) -> str:

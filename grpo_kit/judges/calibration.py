@@ -44,12 +44,12 @@ class Agreement:
 
     answers: int
     left_out: int  # answers that were not judged
-    spearman: Estimate
-    kappa: Estimate
-    accuracy: Estimate
-    constant: Estimate
-    gain: Estimate
-    problem: str
+    spearman: Estimate = Estimate()
+    kappa: Estimate = Estimate()
+    accuracy: Estimate = Estimate()
+    constant: Estimate = Estimate()
+    gain: Estimate = Estimate()
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def read_label_table(path: Path, samples: Sequence[Sample]) -> list[tuple[Sample
     import pandas
 
     by_id = {sample.id: sample for sample in samples}
-    labelled = []
-    line = 1
+    labelled, line = [], 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, restval="", strict=True)
@@ -111,16 +110,15 @@ def read_label_table(path: Path, samples: Sequence[Sample]) -> list[tuple[Sample
                 where = f"{path}:{line}"
                 if None in row:
                     raise ConfigError(f"{where}: more cells than columns; put double quotes around text with commas")
-                if not row["label"].strip():
+                name, answer, written = (row[column] for column in NEEDED)
+                if not written.strip():
                     continue
-                if row["sample"] not in by_id:
-                    raise ConfigError(
-                        f"{where}: no sample {row['sample']!r} in the data; use the data it was made from"
-                    )
-                label = pandas.to_numeric(row["label"].strip(), errors="coerce")
+                if name not in by_id:
+                    raise ConfigError(f"{where}: no sample {name!r} in the data; use the data it was made from")
+                label = pandas.to_numeric(written.strip(), errors="coerce")
                 if not 0 <= label <= 1:
-                    raise ConfigError(f"{where}: label {row['label']!r} should be a number from 0 to 1, or blank")
-                labelled.append((by_id[row["sample"]], row["answer"], float(label)))
+                    raise ConfigError(f"{where}: label {written!r} should be a number from 0 to 1, or blank")
+                labelled.append((by_id[name], answer, float(label)))
     except csv.Error as error:
         raise ConfigError(f"{path}:{line + 1}: not CSV ({error})", "Mend it, or export it again") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -140,8 +138,7 @@ def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int
     left_out = len(labels) - len(judged)
     if len(judged) < FEWEST:
         problem = f"{len(judged)} answers with both a label and a score: label at least {FEWEST}, better 50"
-        unknown = Estimate()
-        return Agreement(len(judged), left_out, unknown, unknown, unknown, unknown, unknown, problem)
+        return Agreement(len(judged), left_out, problem=problem)
     label, score = np.array(judged, dtype=float).T
     passes, passed = label >= PASS, score >= PASS
     right, guessed = passes == passed, passes == (passes.mean() >= 0.5)
@@ -258,28 +255,23 @@ async def position_bias(
     tells which answer stands in each place. An answer is compared with itself only, so that its worth cancels out; the
     middle place of an odd number belongs to neither half. The interval comes from resampling groups.
     """
+    import pandas
+
     distinct = [(sample, sorted(set(answers))) for sample, answers in groups]  # sorted, as judge_batch hands them over
     judged = await asyncio.gather(
         *(judge_batch(judge, cache, [sample] * len(answers), answers, repeats) for sample, answers in distinct)
     )
     differences = []
     for (sample, answers), found in zip(distinct, judged, strict=True):
-        where = [
+        orders = [
             judge.order(sample, answers, repeat)  # pyright: ignore[reportAttributeAccessIssue] -- has it if it compares
             for repeat in range(repeats)
         ]
-        own = []
-        for i, verdicts in enumerate(found.each):
-            early, late = [], []
-            for order, verdict in zip(where, verdicts, strict=True):
-                place = 2 * order.index(i) + 1 - len(answers)  # 0 is the middle
-                if verdict.score is not None and place:
-                    (early if place < 0 else late).append(verdict.score)
-            if early and late:
-                own.append(np.mean(early) - np.mean(late))
-        if own:
-            differences.append(np.mean(own))
-    return mean(differences, seed)
+        places = 2 * np.argsort(orders, axis=1).T + 1 - len(answers)  # of each answer in each repeat; 0 is the middle
+        scores = pandas.DataFrame([[verdict.score for verdict in own] for own in found.each], dtype=float)
+        gains = scores.where(places < 0).mean(axis=1) - scores.where(places > 0).mean(axis=1)
+        differences.append(gains.mean())
+    return mean([difference for difference in differences if not np.isnan(difference)], seed)
 
 
 async def judge_and_price(
@@ -290,13 +282,12 @@ async def judge_and_price(
     judged = await judge_batch(judge, cache, samples, answers)
     made, after = sum(verdict.score is not None for verdict in judged.fresh), judge.usage
     if before is None or after is None:
-        return judged.verdicts, Price(made, None, 0.0, "free")
-    if not made:
-        return judged.verdicts, Price(
-            0, None, None, "all failed" if judged.fresh else "nothing paid: all was in the cache"
-        )
-    tokens = (after.tokens - before.tokens) / made
-    if before.usd is None or after.usd is None:
-        unknown = "no price is known: set gemini_input_price and gemini_output_price"
-        return judged.verdicts, Price(made, tokens, None, unknown)
-    return judged.verdicts, Price(made, tokens, 1000 * (after.usd - before.usd) / made, "")
+        price = Price(made, None, 0.0, "free")
+    elif not made:
+        price = Price(0, None, None, "all failed" if judged.fresh else "nothing paid: all was in the cache")
+    else:
+        usd, note = None, "no price is known: set gemini_input_price and gemini_output_price"
+        if before.usd is not None and after.usd is not None:
+            usd, note = 1000 * (after.usd - before.usd) / made, ""
+        price = Price(made, (after.tokens - before.tokens) / made, usd, note)
+    return judged.verdicts, price

@@ -82,6 +82,5 @@ def complaint(judge: Judge, results: Sequence[Canary]) -> Problem | None:
         parts.append(f"rewards answers that are worth nothing (mean above {CEILING}): {rewarded}")
     if reference:
         parts.append(f"gives the traces' own replies {reference} (should be {FLOOR} or more)")
-    if not parts:
-        return None
-    return Problem(f"the {judge.name} judge {' and '.join(parts)}", "02_prototype_rewards shows them")
+    what = f"the {judge.name} judge {' and '.join(parts)}"
+    return Problem(what, "02_prototype_rewards shows them") if parts else None

@@ -1,6 +1,6 @@
 """Figures of sweeps: the effect of each setting, and the best score over the dollars spent."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,21 +15,11 @@ IN_A_ROW = 3  # panels
 MANY = 5  # values; more numbers were drawn from a range
 LONG = 24  # letters of all values beside each other; more are written aslant
 WIDE = 30  # times; a wider range has a logarithmic axis
-
-
-class SweepResults(Protocol):
-    """The part of kit.Sweep that the figures read."""
-
-    @property
-    def settings(self) -> list[str]: ...
-
-    def results(self) -> "pandas.DataFrame": ...
-
-    def pooled(self, score: str) -> "pandas.DataFrame": ...
+Sweep = Any  # kit.Sweep, whose room is built on this one
 
 
 @styled()
-def setting_effects(sweep: SweepResults, score: str = "trained") -> NotebookFigure:
+def setting_effects(sweep: Sweep, score: str = "trained") -> NotebookFigure:
     """A panel for each setting: the score of each run by its value, and the mean of each value with its range.
 
     Runs with one value differ in seeds and in all other settings, so a panel shows what a setting does whatever the
@@ -77,7 +67,7 @@ def _effect(axes: Axes, column: "pandas.Series", scores: "pandas.Series") -> Non
 
 
 @styled()
-def best_so_far(sweep: SweepResults, score: str = "trained") -> NotebookFigure:
+def best_so_far(sweep: Sweep, score: str = "trained") -> NotebookFigure:
     """The best score so far over the dollars that were spent; over minutes of work where it cost nothing.
 
     RunError where no complete run has the score.
@@ -106,7 +96,7 @@ def _base(axes: Axes, done: "pandas.DataFrame") -> None:
         axes.axhline(done["base"].iloc[0], color=ORANGE, lw=1.5, ls="--", label="base model")
 
 
-def _complete(sweep: SweepResults, score: str) -> tuple["pandas.DataFrame", list[str]]:
+def _complete(sweep: Sweep, score: str) -> tuple["pandas.DataFrame", list[str]]:
     """The complete runs with that score, and the settings that differ between them. RunError where there are none."""
     sweep.pooled(score)  # raises it
     table = sweep.results()

@@ -110,8 +110,5 @@ async def _cancel(task: asyncio.Task) -> None:
 
 def _usage(judge: Judge) -> dict[str, float]:
     """The calls, retries, tokens and dollars of a paid judge so far; dollars only where their price is known."""
-    usage = judge.usage
-    if usage is None:
-        return {}
-    used: dict[str, float] = {"calls": usage.calls, "retries": usage.retries, "tokens": usage.tokens}
-    return used if usage.usd is None else {**used, "usd": usage.usd}
+    used = {kind: getattr(judge.usage, kind, None) for kind in ("calls", "retries", "tokens", "usd")}
+    return {kind: value for kind, value in used.items() if value is not None}

@@ -16,7 +16,7 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Usage
 from grpo_kit.judges.gemini.limits import in_loop, in_thread, room_for_call
 from grpo_kit.judges.gemini.prices import judge_price
-from grpo_kit.judges.gemini.sdk import CallFailed, Reply, open_sdk
+from grpo_kit.judges.gemini.sdk import CallFailed, Reply, generation_config, open_sdk
 
 T = TypeVar("T")
 KEY_PAGE = "https://aistudio.google.com/apikey"
@@ -91,18 +91,20 @@ class Gemini:
             asked.cancel()
 
     async def _ask(self, prompt, schema, parse: Callable[[str], T], temperature: float, limit: int) -> tuple[T, int]:
+        async def attempt() -> tuple[T, int]:
+            nonlocal limit
+            reply = await self._send(prompt, generation_config(schema, temperature, limit))
+            if reply.finish_reason == "MAX_TOKENS":
+                limit = min(2 * limit, MOST_OUTPUT_TOKENS)
+                raise CallFailed("the answer was cut by its token limit", retry=True)
+            try:
+                content = parse(reply.text)
+            except ValueError as problem:
+                raise CallFailed(f"not the JSON that was asked for: {problem}"[:300], retry=True) from None
+            return content, reply.input_tokens + reply.output_tokens
+
         try:
-            async for attempt in AsyncRetrying(**self._retrying(self._config.gemini_max_retries)):
-                with attempt:
-                    reply = await self._send(prompt, schema, temperature, limit)
-                    if reply.finish_reason == "MAX_TOKENS":
-                        limit = min(2 * limit, MOST_OUTPUT_TOKENS)
-                        raise CallFailed("the answer was cut by its token limit", retry=True)
-                    try:
-                        content = parse(reply.text)
-                    except ValueError as problem:
-                        raise CallFailed(f"not the JSON that was asked for: {problem}"[:300], retry=True) from None
-                    return content, reply.input_tokens + reply.output_tokens
+            return await self._retrying(self._config.gemini_max_retries)(attempt)
         except CallFailed as failed:
             self.usage.failures += 1
             self._check_key(failed)
@@ -112,14 +114,13 @@ class Gemini:
                     there = await self._list_models()
                 raise self._missing_model(there) from None
             raise
-        raise AssertionError("the last attempt returns or raises")
 
-    async def _send(self, prompt: Callable[[], str], schema: dict, temperature: float, max_output_tokens: int) -> Reply:
+    async def _send(self, prompt: Callable[[], str], generation: str) -> Reply:
         config = self._config
         async with room_for_call(self.model, config.gemini_max_in_flight, config.gemini_requests_per_minute):
             self.usage.calls += 1
-            request = self.model, prompt(), schema, temperature, max_output_tokens, self._config.gemini_timeout
             try:
+                request = self.model, prompt(), generation, config.gemini_timeout
                 reply = await in_thread(partial(self._sdk.generate, *request))
             except CallFailed as failed:
                 self._count(*failed.tokens)
@@ -136,20 +137,15 @@ class Gemini:
         else:
             self.usage.usd += (input_tokens * read + output_tokens * written) / 1e6
 
-    def _retrying(self, max_retries: int) -> dict:
+    def _retrying(self, max_retries: int) -> AsyncRetrying:
         def may_help(error: BaseException) -> bool:
             return isinstance(error, CallFailed) and error.retry and (error.wait or 0) <= LONGEST_RETRY_AFTER
 
         def count(_: RetryCallState) -> None:
             self.usage.retries += 1
 
-        return {
-            "retry": retry_if_exception(may_help),
-            "stop": stop_after_attempt(1 + max_retries),
-            "wait": _pause,
-            "before_sleep": count,
-            "reraise": True,
-        }
+        stop, retry = stop_after_attempt(1 + max_retries), retry_if_exception(may_help)
+        return AsyncRetrying(stop=stop, retry=retry, wait=_pause, before_sleep=count, reraise=True)
 
     def _check_key(self, failed: CallFailed) -> None:
         """Raises ConfigError where the key is what failed, so that no further call can succeed."""
@@ -158,7 +154,7 @@ class Gemini:
 
     async def _list_models(self, max_retries: int = 0) -> list[str]:
         ask = partial(self._sdk.models, self._config.gemini_timeout)
-        return await AsyncRetrying(**self._retrying(max_retries))(in_thread, ask)
+        return await self._retrying(max_retries)(in_thread, ask)
 
     def _missing_model(self, there: list[str]) -> ConfigError:
         models = f"There are: {', '.join(there)}" if there else f"{self._place} does not say which ones there are"

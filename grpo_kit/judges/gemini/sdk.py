@@ -19,6 +19,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from requests.utils import get_environ_proxies
+
 from grpo_kit.errors import ConfigError
 from grpo_kit.utils.environment import version_of
 
@@ -38,24 +40,18 @@ class Reply:
     finish_reason: str  # STOP, MAX_TOKENS, SAFETY, ...
 
 
+@dataclass(eq=False)
 class CallFailed(Exception):
-    """One call that gave no answer. Its text holds no key.
+    """One call that gave no answer."""
 
-    `code` is the HTTP status, or None where there was none; `retry` says whether the same call may yet succeed;
-    `wait` is the number of seconds to wait that the server asked for, if it did; `tokens` (input, output) are billed
-    all the same.
-    """
+    problem: str  # holds no key
+    code: int | None = None  # the HTTP status, where there was one
+    retry: bool = False  # the same call may yet succeed
+    wait: float | None = None  # seconds that the server asked to wait, if it did
+    tokens: tuple[int, int] = (0, 0)  # input and output, billed all the same
 
-    def __init__(
-        self,
-        problem: str,
-        code: int | None = None,
-        retry: bool = False,
-        wait: float | None = None,
-        tokens: tuple[int, int] = (0, 0),
-    ):
-        self.problem, self.code, self.retry, self.wait, self.tokens = problem, code, retry, wait, tokens
-        super().__init__(problem)
+    def __str__(self) -> str:
+        return self.problem
 
 
 def open_sdk(name: str, api_key: str, base_url: str | None, in_flight: int) -> "_GenAI | _GenerativeAI":
@@ -81,7 +77,7 @@ class _GenAI:
 
         self._types, self._key = types, api_key
         secure, own = httpx2.create_ssl_context(), threading.local()
-        proxy = _proxies(base_url).get(urlsplit(base_url or GOOGLE).scheme)
+        proxy = get_environ_proxies(base_url or GOOGLE).get(urlsplit(base_url or GOOGLE).scheme)
 
         class ThreadTransport(httpx2.BaseTransport):
             """Connections of each thread's own: a shared pool looks at every one of them before every call."""
@@ -104,11 +100,9 @@ class _GenAI:
             automatic_function_calling=self._types.AutomaticFunctionCallingConfig(disable=True),
         )
 
-    def generate(
-        self, model: str, prompt: str, schema: dict, temperature: float, max_output_tokens: int, timeout: float
-    ) -> Reply:
-        """Sends one prompt; the answer is JSON by `schema`. `timeout` in seconds. Raises CallFailed."""
-        config = self._config(_generation_config(schema, temperature, max_output_tokens), timeout)
+    def generate(self, model: str, prompt: str, generation_config: str, timeout: float) -> Reply:
+        """Sends one prompt; `timeout` in seconds. Raises CallFailed."""
+        config = self._config(generation_config, timeout)
         with _failures(self._key):
             answer = self._client.models.generate_content(model=model, contents=prompt, config=config)
         return _reply(answer)
@@ -151,15 +145,16 @@ class _GenerativeAI:
             session._refresh_status_codes = ()  # a 401 is final: there is nothing to refresh in a key
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(pool_maxsize=in_flight))  # its own 10 would open most anew
-            session.proxies = _proxies(base_url)  # these three are read once here, and not for every call
+            # These three are read once here, and not for every call.
+            session.proxies = get_environ_proxies(base_url or GOOGLE)
             session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
             session.trust_env = False
 
-    def generate(self, model, prompt, schema, temperature, max_output_tokens, timeout) -> Reply:
+    def generate(self, model: str, prompt: str, generation_config: str, timeout: float) -> Reply:
         request = {
             "model": model if "/" in model else f"models/{model}",
             "contents": [{"role": "user", "parts": [{"text": prompt}]}],
-            "generation_config": self._config(_generation_config(schema, temperature, max_output_tokens)),
+            "generation_config": self._config(generation_config),
         }
         with _failures(self._key):
             answer = self._client.generate_content(request, timeout=timeout, retry=None)
@@ -172,22 +167,11 @@ class _GenerativeAI:
         return [m.name.removeprefix("models/") for m in found if "generateContent" in m.supported_generation_methods]
 
 
-def _proxies(base_url: str | None) -> dict[str, str]:
-    """The proxies that the environment names for the endpoint, by scheme."""
-    from requests.utils import get_environ_proxies
-
-    return get_environ_proxies(base_url or GOOGLE)
-
-
-def _generation_config(schema: dict, temperature: float, max_output_tokens: int) -> str:
-    """JSON as it stands in a request. The old SDK leaves out what it does not know, propertyOrdering."""
-    config = {
-        "temperature": temperature,
-        "maxOutputTokens": max_output_tokens,
-        "responseMimeType": "application/json",
-        "responseSchema": schema,
-    }
-    return json.dumps(config)
+def generation_config(schema: dict, temperature: float, max_output_tokens: int) -> str:
+    """JSON as it stands in a request whose answer is JSON by `schema`. The old SDK leaves out what it does not know,
+    propertyOrdering."""
+    limits = {"temperature": temperature, "maxOutputTokens": max_output_tokens}
+    return json.dumps({**limits, "responseMimeType": "application/json", "responseSchema": schema})
 
 
 def _reply(answer: Any) -> Reply:
