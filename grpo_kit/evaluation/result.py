@@ -171,9 +171,8 @@ class Evaluation:
 
         def brief(model: dict) -> dict[str, Any]:
             names = ("mean", "interval", "versus_base")
-            second = model.get("second")
-            of_second = {name: second[name] for name in names} if second else None
-            return {"name": model["name"], **{name: model[name] for name in names}, "second": of_second}
+            second = {name: model["second"][name] for name in names} if model.get("second") else None
+            return {"name": model["name"], **{name: model[name] for name in names}, "second": second}
 
         best, rows = self.best(), read_lines(self.samples_path)
         labelled = {"trained": self.trained} | ({BASE: self.base} if self.base else {})

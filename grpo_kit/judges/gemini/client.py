@@ -37,13 +37,12 @@ class Gemini:
             raise ConfigError("GEMINI_API_KEY is not set", fix)
         if not key.isascii() or not key.isprintable() or " " in key:
             raise ConfigError("GEMINI_API_KEY holds characters that are in no key, such as a line break", "Set it anew")
-        self.endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
-        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
-            raise ConfigError(f"GOOGLE_GEMINI_BASE_URL={self.endpoint} should begin with https:// (or http://)")
-        self._place = self.endpoint or "Google's endpoint"
+        endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise ConfigError(f"GOOGLE_GEMINI_BASE_URL={endpoint} should begin with https:// (or http://)")
+        self._place = endpoint or "Google's endpoint"
         self.model, self._config = config.gemini_model.removeprefix("models/"), config
-        self._sdk = open_sdk(config.gemini_sdk, key, self.endpoint, config.gemini_max_in_flight)
-        self.sdk = self._sdk.name
+        self._sdk = open_sdk(config.gemini_sdk, key, endpoint, config.gemini_max_in_flight)
         self.usage = Usage()
         self._asked: set[Future] = set()
         self.price = judge_price(config)

@@ -68,8 +68,6 @@ def open_sdk(name: str, api_key: str, base_url: str | None, in_flight: int) -> "
 
 
 class _GenAI:
-    name = NEW
-
     def __init__(self, api_key: str, base_url: str | None, in_flight: int):
         import httpx2
         from google import genai
@@ -120,8 +118,6 @@ class _GenAI:
 
 
 class _GenerativeAI:
-    name = OLD
-
     def __init__(self, api_key: str, base_url: str | None, in_flight: int):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # says that its life has ended
