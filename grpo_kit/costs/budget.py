@@ -133,11 +133,6 @@ def _exceeded(config: TrainConfig, spent: Dollars, next_step: Dollars, enough: f
 def _cycles(rows: Sequence[dict], every: int, usd_per_hour: float) -> list[Dollars]:
     """The cost of each `every` steps of metrics.jsonl, which share their completions."""
     made = [row for row in rows if row.get("step_time")]
-    cycles = [made[start : start + every] for start in range(0, len(made), every)]
-    return [
-        Dollars(
-            sum(usd_per_hour * row["step_time"] / 3600 for row in cycle),
-            sum(row.get("judge/gemini/usd") or 0.0 for row in cycle),
-        )
-        for cycle in cycles
-    ]
+    steps = [(usd_per_hour * row["step_time"] / 3600, row.get("judge/gemini/usd") or 0.0) for row in made]
+    cycles = [steps[start : start + every] for start in range(0, len(steps), every)]
+    return [Dollars(*map(sum, zip(*cycle, strict=True))) for cycle in cycles]

@@ -35,15 +35,6 @@ class Estimate(NamedTuple):
     source: str
 
 
-class _Speed(NamedTuple):
-    """A machine's, as far as a rough estimate needs it."""
-
-    operations: float  # a second, of a process
-    bytes: float  # a second, of its memory
-    a_layer: float  # seconds to start a layer's work for one more token
-    starting: float  # seconds before the first step
-
-
 def times(value: float, factors: Range) -> Range:
     """Each of the factors times the value."""
     low, likely, high = (value * factor for factor in factors)
@@ -83,15 +74,17 @@ def _size(config: TrainConfig) -> int:
     return config.completions_per_process * config.max_completion_length
 
 
-def rough_seconds(config: TrainConfig, shape: Shape, gpu: str | None) -> float:
-    """From the start to the end of a run; two operations a parameter and token, prompts at half their longest."""
-    speed = _speed(config, gpu)
-    tokens = config.completions_per_process * (config.max_prompt_length / 2 + config.max_completion_length)
-    computing = PASSES * 2 * shape.parameters * tokens / speed.operations
-    computing += _generating(config, shape, speed) / config.num_iterations
+def rough_seconds(config: TrainConfig, shape: Shape, gpu: str | None, passes: int = PASSES) -> float:
+    """From the start to the end of a run; two operations a parameter and token, prompts at half their longest. Each new
+    token reads all weights, or computes for longer. Without `passes` it only answers."""
+    operations, bytes_read, a_layer, starting = _speed(config, gpu)
+    together, weights, prompt = config.completions_per_process, 2 * shape.parameters, config.max_prompt_length / 2
+    a_token = a_layer * shape.layers + max(weights / bytes_read, weights * together / operations)
+    generating = config.max_completion_length * a_token + weights * together * prompt / operations
+    training = passes * weights * together * (prompt + config.max_completion_length) / operations
+    computing = training + generating / config.num_iterations
     judging = GEMINI_SECONDS * judge_calls(config) / config.max_steps / config.gemini_max_in_flight
-    step = max(computing, judging) if config.max_staleness else computing + judging
-    return speed.starting + config.max_steps * step
+    return starting + config.max_steps * (max(computing, judging) if config.max_staleness else computing + judging)
 
 
 def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) -> Range | None:
@@ -99,13 +92,12 @@ def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) 
     checkpoint have answered; very rough. None where the model's shape is not known."""
     if (shape := shape_of(config.model_name)) is None:
         return None
-    batch = {"per_device_train_batch_size": asked.batch_size, "gradient_accumulation_steps": 1, "use_vllm": False}
-    for name in ("max_prompt_length", "max_completion_length"):
-        batch[name] = getattr(asked, name) or getattr(config, name)
-    answering = config.model_copy(update=batch)
-    speed = _speed(answering, gpu)
+    names = ("max_prompt_length", "max_completion_length")
+    lengths = {name: getattr(asked, name) or getattr(config, name) for name in names}
+    batch = {"per_device_train_batch_size": asked.batch_size, "gradient_accumulation_steps": 1, "num_iterations": 1}
     batches = models_evaluated(config) * -(-asked.n // asked.batch_size)
-    return times((speed.starting + batches * _generating(answering, shape, speed)) / 60, ROUGH)
+    alone = {"use_vllm": False, "judge": {}, "max_steps": batches}
+    return times(rough_seconds(config.model_copy(update=lengths | batch | alone), shape, gpu, passes=0) / 60, ROUGH)
 
 
 def models_evaluated(config: TrainConfig) -> int:
@@ -113,21 +105,15 @@ def models_evaluated(config: TrainConfig) -> int:
     return 1 + -(-config.max_steps // config.save_steps)
 
 
-def _generating(config: TrainConfig, shape: Shape, speed: _Speed) -> float:
-    """Seconds for one process's completions of a step; each token reads all weights, or computes for longer."""
-    together, weights = config.completions_per_process, 2 * shape.parameters
-    a_token = speed.a_layer * shape.layers + max(weights / speed.bytes, weights * together / speed.operations)
-    prompts = weights * together * config.max_prompt_length / 2 / speed.operations
-    return config.max_completion_length * a_token + prompts
-
-
-def _speed(config: TrainConfig, gpu: str | None) -> _Speed:
+def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float, float]:
+    """A process's operations and its memory's bytes, a second; seconds to start a layer's work for one more token, and
+    those before the first step."""
     if gpu is None:  # by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/results.md)
         cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
-        return _Speed(operations=30e9 * cores, bytes=1e10, a_layer=0.004, starting=STARTING_HERE_SECONDS)
+        return 30e9 * cores, 1e10, 0.004, STARTING_HERE_SECONDS
     listed = GPUS[gpu_and_count(gpu)[0]]
     a_layer = 0.0002 if uses_vllm(config, device_of(config, gpu)) else 0.0015
-    return _Speed(GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer, STARTING_SECONDS)
+    return GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer, STARTING_SECONDS
 
 
 def judge_calls(config: TrainConfig) -> int:

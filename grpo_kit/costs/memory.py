@@ -68,8 +68,7 @@ class Memory:
 
     @property
     def needed(self) -> float:
-        tensors = self.weights + self.trained + max(self.updating, self.generating)
-        return tensors + self.vllm + self.overhead
+        return self.weights + self.trained + max(self.updating, self.generating) + self.vllm + self.overhead
 
     @property
     def phase(self) -> str:
