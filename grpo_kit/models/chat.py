@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_kit.data.samples import Message
+from grpo_kit.data.samples import Message, last_turn, messages_of
 from grpo_kit.models.checkpoints import adapted, checkpoints_of, is_adapter
 from grpo_kit.models.generate import fit_prompt, generate
 from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer, torch_threads
@@ -41,17 +41,15 @@ def chat(
     folder, trained = checkpoints.folder(checkpoint), checkpoints.settings
     tokenizer = load_tokenizer(checkpoints.base or str(folder))
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    asked: list[str | list[Message]] = [
-        [{"role": "user", "content": prompt}] if isinstance(prompt, str) and tokenizer.chat_template else prompt
-        for prompt in prompts
-    ]
+    asked = [messages_of(prompt) if tokenizer.chat_template else prompt for prompt in prompts]
+    fitted = [fit_prompt(prompt, tokenizer, trained.max_prompt_length).prompt for prompt in asked]
     bf16 = device_can_bf16() if trained.bf16 == "auto" else trained.bf16
 
     def answers(model) -> list[str]:
         return generate(
             model,
             tokenizer,
-            [fit_prompt(prompt, tokenizer, trained.max_prompt_length).prompt for prompt in asked],
+            fitted,
             max_completion_length=max_completion_length or trained.max_completion_length,
             temperature=trained.temperature if temperature is None else temperature,
             top_p=trained.top_p,
@@ -59,7 +57,7 @@ def chat(
             batch_size=1,  # chats and plain texts may come together
         )
 
-    table = {"prompt": [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]}
+    table = {"prompt": [last_turn(prompt) for prompt in prompts]}
     with torch_threads(trained.torch_threads):
         model = load_model(checkpoints.base, bf16) if checkpoints.base else None
         if model:

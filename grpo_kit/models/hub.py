@@ -65,10 +65,8 @@ def _explained(name: str, error: BaseException) -> Problem:
 
     while isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
         error = error.__cause__  # "not in the cache either" says less than why the hub was of no help
-    page, cache = (
-        f"https://huggingface.co/{name}",
-        f"the model is not, or not all, in the cache ({constants.HF_HUB_CACHE})",
-    )
+    page = f"https://huggingface.co/{name}"
+    cache = f"the model is not, or not all, in the cache ({constants.HF_HUB_CACHE})"
     match error:
         case errors.GatedRepoError():
             fix = f"Accept its licence at {page}, and give a token of that account: {GIVE_TOKEN}"

