@@ -27,15 +27,12 @@ SYSTEM_ACTS = {
 _UNCLEAR_SLOTS = {"from", "to", "where_to", "directed_by", "starring", "type"}
 
 
-class Slot(msgspec.Struct):
+class Slot(msgspec.Struct, dict=True):
     """A slot of schema.json, and how to speak of it: "the street address is …", or "has live music: yes"."""
 
     name: Text
     description: Text
     possible_values: list[str] = []
-    spoken: str = ""  # this and what follows is made from the name
-    verb: str = "is"
-    is_boolean: bool = False
 
     def __post_init__(self):
         if self.name in _UNCLEAR_SLOTS:

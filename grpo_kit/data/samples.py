@@ -84,10 +84,7 @@ def last_turn(prompt: list[Message] | str) -> str:
 
 def to_lines(samples: list[Sample]) -> bytes:
     """Lines of a train.jsonl, one for each sample."""
-    return _ENCODER.encode_lines(samples)
-
-
-_ENCODER = msgspec.json.Encoder()
+    return msgspec.json.Encoder().encode_lines(samples)
 
 
 def read_samples(path: Path | str) -> Iterator[Sample]:

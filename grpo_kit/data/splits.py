@@ -1,7 +1,7 @@
 """Training and held-out samples kept apart: which split a trace goes to, and the proof that two files share nothing."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,11 +44,7 @@ def allot(traces: Iterable[tuple[str, Trace]], eval_fraction: float, seed: int, 
 
 def check_splits(train: Path | str, eval: Path | str) -> None:
     """Checks that no dialogue and no prompt stands in both files. Raises BadTrace naming the first that does."""
-    keys: dict[str, Callable[[Sample], bytes | str]] = {
-        "prompt": _digest,
-        "dialogue": lambda sample: sample.dialogue_id,
-    }
-    for what, key in keys.items():
+    for what, key in (("prompt", _digest), ("dialogue", lambda sample: sample.dialogue_id)):
         trained_on = {key(sample) for sample in read_samples(train)} - {""}
         for sample in read_samples(eval):
             if key(sample) in trained_on:
