@@ -1,7 +1,7 @@
 """A control for every setting of a config, made from the setting itself: its type, range, default and help."""
 
 from itertools import chain
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import ipywidgets
 from pydantic.fields import FieldInfo
@@ -52,16 +52,13 @@ def controls_in_groups(config: TrainConfig) -> tuple[dict[str, ipywidgets.ValueW
 
 def _choices(annotation: Any) -> list[Any]:
     """The values of a setting that has only a few."""
-    if get_origin(annotation) is Annotated:
-        return _choices(get_args(annotation)[0])
     if annotation is bool:
         return [True, False]
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
-    if get_origin(annotation) is list:  # of which several may be chosen
-        return []
     parts = [_choices(part) for part in get_args(annotation)]
-    return list(chain.from_iterable(parts)) if parts and all(parts) else []
+    takes_several = get_origin(annotation) is list
+    return [] if takes_several or not all(parts) else list(chain.from_iterable(parts))
 
 
 def _with(known: list[float], value: float) -> list[tuple[str, float]]:

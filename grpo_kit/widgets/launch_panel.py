@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ipywidgets
 
@@ -10,17 +9,15 @@ from grpo_kit.backends.api import train
 from grpo_kit.backends.quote import quote
 from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.widgets.controls import controls_in_groups, show
 from grpo_kit.widgets.monitor import Monitor
 from grpo_kit.widgets.parts import SHADE, Panel, button, error_html, text_html
 
-if TYPE_CHECKING:
-    from grpo_kit.rewards.travel import Rewards
-
 
 def launch_panel(
-    config: TrainConfig | None = None, *, rewards: "Rewards" = (), runs_dir: str | Path = RUNS_DIR
+    config: TrainConfig | None = None, *, rewards: Rewards = (), runs_dir: str | Path = RUNS_DIR
 ) -> "LaunchPanel":
     """Settings to change, their quote, and a button that launches the run, here or on Modal (see kit.backend).
 
@@ -33,11 +30,10 @@ def launch_panel(
 class LaunchPanel(Panel):
     """Controls, beside them the quote and how the run stands, below its figure and newest completions.
 
-    Settings that nobody asked for follow the model's recipe. `monitor` shows the run: panel.monitor.follow(run) has it
-    show another.
+    Settings that nobody asked for follow the model's recipe. panel.monitor.follow(run) shows another run.
     """
 
-    def __init__(self, config: TrainConfig, rewards: "Rewards", runs_dir: Path):
+    def __init__(self, config: TrainConfig, rewards: Rewards, runs_dir: Path):
         self._rewards, self._runs_dir = rewards, runs_dir
         self._given = {name: "none" if value is None else value for name, value in config.given.items()}
         self.controls, laid_out = controls_in_groups(config)

@@ -158,7 +158,6 @@ def newest_html(completions: pandas.DataFrame) -> str:
     last = completions[completions["step"] == completions["step"].max()]
     group = last[last["sample_id"] == last["sample_id"].iloc[0]]
     group = group.sort_values("advantage", ascending=False, kind="stable", na_position="last")
-    half = NEWEST // 2
-    shown = group if len(group) <= NEWEST else pandas.concat([group.head(half), group.tail(half)])
+    shown = pandas.concat([group.head(NEWEST // 2), group[NEWEST // 2 :].tail(NEWEST // 2)])
     title = f"Step {last['step'].iloc[0]}, best and worst answers to: {last_turn(shown['prompt'].iloc[0])}"
     return text_html(title, "font-weight: bold") + completions_html(shown)

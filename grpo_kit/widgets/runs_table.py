@@ -29,16 +29,9 @@ LOOK = """<style>
 </style>"""
 
 
-def runs(runs_dir: str | Path = RUNS_DIR) -> "RunTable":
-    """A table of all runs under `runs_dir` and, where an account is set up, on Modal. `.selected` are the runs chosen.
-
-    The newest three are selected at first. Ctrl, Cmd or Shift with a click selects several.
-    """
-    return RunTable(runs_dir)
-
-
 class RunTable(Panel):
-    """All runs to sort, filter and select, and a figure of those that are selected."""
+    """All runs under `runs_dir` and, where an account is set up, on Modal: a table to sort, filter and select, and a
+    figure of those that are selected, at first the newest three. Ctrl, Cmd or Shift with a click selects several."""
 
     def __init__(self, runs_dir: str | Path = RUNS_DIR):
         self.runs_dir = Path(runs_dir)
@@ -116,6 +109,9 @@ class RunTable(Panel):
         if self.list.value:
             self.image.value = compare_runs(self.selected[:DRAWN])._repr_png_()
         self.image.layout.display = None if self.list.value else "none"
+
+
+runs = RunTable
 
 
 def _in_columns(table: pd.DataFrame) -> list[str]:

@@ -1,14 +1,14 @@
 """`samples(run)`: what a run's model wrote, group by group as it was trained, and against the base model."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any
 
 import ipywidgets
 import pandas as pd
 
 from grpo_kit.backends.run import Run
 from grpo_kit.data.samples import Message, messages_of
-from grpo_kit.evaluation.result import BASE, Evaluation
+from grpo_kit.evaluation.result import BASE
 from grpo_kit.widgets import parts, tables
 from grpo_kit.widgets.parts import FAINT, Panel, button, note_html, number, offer, search_box, shows_errors, text_html
 
@@ -16,13 +16,9 @@ ANY = 0  # steps begin at 1; None would be no choice at all
 LISTED = 200  # groups or prompts; the browser is slow with longer lists
 
 
-def samples(run: Run) -> "SampleBrowser":
-    """The completions that `run` was trained on and, once it is evaluated, base and trained model side by side."""
-    return SampleBrowser(run)
-
-
 class SampleBrowser(Panel):
-    """Two tabs: groups of completions as they were trained on, and the answers of an evaluation."""
+    """Two tabs: the groups of completions that `run` was trained on and, once it is evaluated, the answers of base and
+    trained model side by side."""
 
     def __init__(self, run: Run):
         self.run, self.message = run, ipywidgets.HTML(layout={"margin": "0"})
@@ -39,6 +35,9 @@ class SampleBrowser(Panel):
         """Reads the run's files again."""
         self.groups.read()
         self.answers.read()
+
+
+samples = SampleBrowser
 
 
 class Pages(Panel):
@@ -142,7 +141,7 @@ class AnswerView(Pages):
 
     def __init__(self, run: Run, message: ipywidgets.HTML):
         self.run = run
-        self.evaluation = ipywidgets.Dropdown(description="evaluation", layout={"width": "320px"})
+        self.evaluation: Any = ipywidgets.Dropdown(description="evaluation", layout={"width": "320px"})
         self.checkpoint = ipywidgets.Dropdown(description="checkpoint", layout={"width": "260px"})
         controls = [self.evaluation, self.checkpoint]
         super().__init__(controls, tables.ANSWER_ORDERS, self._find_answers, self._answer_page, message)
@@ -156,12 +155,8 @@ class AnswerView(Pages):
             offer(self.evaluation, [(each.path.stem, each) for each in found], found[0])
         self.fill()
 
-    @property
-    def _chosen(self) -> Evaluation:
-        return cast(Evaluation, self.evaluation.value)
-
     def _find_answers(self) -> pd.DataFrame:
-        evaluation = self._chosen
+        evaluation = self.evaluation.value
         models, orders = [model["name"] for model in evaluation.checkpoints], tables.answer_orders(evaluation)
         with self.filling():  # another evaluation may have others
             offer(self.checkpoint, models, models[-1])
@@ -169,7 +164,7 @@ class AnswerView(Pages):
         return tables.answers(evaluation, self.checkpoint.value, self.sort.value, self.find.value)
 
     def _answer_page(self, row: pd.Series) -> str:
-        evaluation, title = self._chosen, row["id"]
+        evaluation, title = self.evaluation.value, row["id"]
         sides = {"": str(self.checkpoint.value)}  # the start of its columns' names, and its heading
         if evaluation.base:
             sides = {f"{BASE} ": "base model", **sides}

@@ -1,7 +1,4 @@
-"""Runs, completions and answers as tables to look through: filtered, and sorted by what is worth reading first.
-
-The widgets show these tables; they need no browser.
-"""
+"""Runs, completions and answers as the tables that the widgets show: filtered, the most worth reading first."""
 
 from datetime import datetime
 from typing import Any
@@ -56,15 +53,12 @@ def completions(run: Run) -> pd.DataFrame:
     if table.empty:
         return table
     names = run.about["rewards"]
-    columns = {name: [row.get(name) for row in table["rewards"]] for name in names}
-    given = pd.DataFrame(columns, table.index, dtype=float)
+    given = pd.DataFrame(table["rewards"].tolist(), table.index, names, dtype=float)
     weights = run.about.get("reward_weights") or [1.0] * len(names)
     table["score"] = given.mul(weights, axis=1).sum(axis=1, min_count=1)
     several = given.notna().sum(axis=1) > 1
     table["disagreement"] = (given.max(axis=1) - given.min(axis=1)).where(several)
-    prompts = table.drop_duplicates("sample_id").set_index("sample_id")["prompt"]
-    table["asked"] = table["sample_id"].map(prompts.map(last_turn).to_dict())
-    return table
+    return table.assign(asked=table["prompt"].map(last_turn))
 
 
 def groups(table: pd.DataFrame, step: int | None = None, text: str = "", order: str = "as trained") -> pd.DataFrame:
@@ -76,7 +70,8 @@ def groups(table: pd.DataFrame, step: int | None = None, text: str = "", order: 
     grouped = found.groupby(["step", "sample_id"], sort=False)
     rows = grouped.agg({"asked": "first", "score": "mean", "advantage": "max", "disagreement": "max"}).reset_index()
     if text.strip():
-        holds = _holds([found["prompt"].map(conversation_text), found["completion"], found["reason"]], text)
+        texts = found[["completion", "reason"]].assign(prompt=found["prompt"].map(conversation_text))
+        holds = _holds(texts, text)
         rows = rows[holds.groupby([found["step"], found["sample_id"]], sort=False).any().to_numpy()]
     return _sorted(rows, *GROUP_ORDERS[order])
 
@@ -101,40 +96,35 @@ def answer_orders(evaluation: Evaluation) -> list[str]:
 
 
 def answers(evaluation: Evaluation, model: str | None = None, order: str | None = None, text: str = "") -> pd.DataFrame:
-    """A row per prompt: the answer of `model` (None: the newest), its score, the reason, the gain over the base model.
+    """A row per prompt: the answer of `model`, a checkpoint's name (None: the newest), beside the base model's.
 
     Columns: id, prompt, asked, ground_truth, answer, score, reason and, where the evaluation has a base model, base,
     base score, base reason and gain; with a second judge also second score, second reason (each also of the base) and
     `disagreement`, by how much of all answers the two judges' ranks of this one differ, from 0 to 1. Only the rows
-    that hold `text` somewhere; `order` is one of `answer_orders`. RunError where there is no such model.
+    that hold `text` somewhere; `order` is one of `answer_orders`. RunError where there is no such checkpoint.
     """
     model, order = model or evaluation.trained["name"], order or answer_orders(evaluation)[0]
-    models = [each["name"] for each in evaluation.models]
+    models = [each["name"] for each in evaluation.checkpoints]
     if model not in models:
         raise RunError(f"{evaluation.path.name} has no model {model!r}; it has: {', '.join(models)}")
-    found, parts = evaluation.samples(), ["score", "reason"]
-    if evaluation.second_judge:
-        parts += ["second score", "second reason"]
-    own = found[[model, *(f"{model} {part}" for part in parts)]].set_axis(["answer", *parts], axis=1)
-    table = pd.concat([found[["id", "ground_truth"]], own], axis=1)
-    table.insert(1, "prompt", [row["prompt"] for row in read_lines(evaluation.samples_path)])
-    table["asked"] = table["prompt"].map(last_turn)
+    parts = ["score", "reason", *(["second score", "second reason"] if evaluation.second_judge else [])]
+    own = {model: "answer"} | {f"{model} {part}": part for part in parts}
+    base = [BASE, *(f"{BASE} {part}" for part in parts)] if evaluation.base else []
+    table = evaluation.samples()[["id", "prompt", "ground_truth", *own, *base]].rename(columns=own)
     if evaluation.base:
-        table = table.join(found[[BASE, *(f"{BASE} {part}" for part in parts)]])
         table["gain"] = table["score"] - table[f"{BASE} score"]
     if evaluation.second_judge:
         table["disagreement"] = (table["score"].rank(pct=True) - table["second score"].rank(pct=True)).abs()
+    prompts = pd.Series([row["prompt"] for row in read_lines(evaluation.samples_path)], dtype=object)
     if text.strip():
-        written = [name for name in table if name in ("ground_truth", "answer", BASE) or str(name).endswith("reason")]
-        table = table[_holds([table["prompt"].map(conversation_text), *(table[name] for name in written)], text)]
-    return _sorted(table, *ANSWER_ORDERS[order])
+        table = table[_holds(table.select_dtypes(exclude="number").drop(columns="id"), text)]
+    return _sorted(table.assign(prompt=prompts, asked=prompts.map(last_turn)), *ANSWER_ORDERS[order])
 
 
 def _sorted(table: pd.DataFrame, by: str, descending: bool) -> pd.DataFrame:
     return table.sort_values(by, ascending=not descending, kind="stable", na_position="last", ignore_index=True)
 
 
-def _holds(columns: list[pd.Series], text: str) -> pd.Series:
-    """Which rows hold `text` in one of the columns; capitals do not count."""
-    held = [column.fillna("").str.contains(text.strip(), case=False, regex=False) for column in columns]
-    return pd.concat(held, axis=1).any(axis=1)
+def _holds(texts: pd.DataFrame, text: str) -> pd.Series:
+    """Which rows hold `text` in one of their columns; capitals do not count."""
+    return texts.apply(lambda column: column.str.contains(text.strip(), case=False, regex=False, na=False)).any(axis=1)
