@@ -1,7 +1,4 @@
-"""Modal's GPUs: their names, and how several of them are written.
-
-gpus.json has a row for each, with its price, memory and speed; the smallest memory first.
-"""
+"""Modal's GPUs: gpus.json has a row for each, with its price, memory and speed; the smallest memory first."""
 
 import json
 from pathlib import Path

@@ -1,25 +1,22 @@
 """A run's dollars while it trains, and whether max_usd still pays for its next step.
 
 The machine's seconds count at the launcher's price, and the judge by its own usage. The next step is expected to cost
-the median of the last few; one that costs far more (a judge that is asked again and again) can exceed the budget by
-that much.
+the median of the last few; one that costs far more, as where a judge is asked again, can exceed the budget by that.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.gemini.prices import judge_price
 from grpo_kit.runs.directory import Dollars
+from grpo_kit.runs.writer import RunWriter
 from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.utils.text import dollars
-
-if TYPE_CHECKING:
-    from grpo_kit.runs.writer import RunWriter
 
 LAST = 5  # steps whose median is what the next one costs
 
@@ -40,7 +37,7 @@ LOCAL = Launch()
 class Budget:
     """Watches the cost of a run's steps."""
 
-    def __init__(self, writer: "RunWriter"):
+    def __init__(self, writer: RunWriter):
         self._writer, self._config = writer, writer.config
         self._rows = read_lines(writer.run.path / "metrics.jsonl")
         self._cycles = _cycles(self._rows, self._config.num_iterations, writer.usd_per_hour)
@@ -61,7 +58,7 @@ class Budget:
         spent, before = self._writer.dollars(), self._before
         self._cycles.append(Dollars(spent.machine - before.machine, spent.judge - before.judge))
         self._before = spent
-        return str(_shortfall(self._config, spent, self._cycles, step, judged_ahead=self._config.max_staleness) or "")
+        return str(_shortfall(self._config, spent, self._cycles, step) or "")
 
 
 def check_price_known(config: TrainConfig) -> None:
@@ -101,18 +98,15 @@ def shortfall_at_start(
 
 
 def _shortfall(
-    config: TrainConfig,
-    spent: Dollars,
-    cycles: Sequence[Dollars],
-    step: int,
-    loading: float = 0.0,
-    judged_ahead: int = 0,
+    config: TrainConfig, spent: Dollars, cycles: Sequence[Dollars], step: int, loading: float | None = None
 ) -> Problem | None:
-    """Why the step after `step` can't be paid; None where it can, or where none is left."""
+    """Why the step after `step` can't be paid; None where it can, or where none is left. `loading` are the dollars that
+    a new process still takes, which has nothing judged ahead; None: it has made steps."""
     left = math.ceil((config.max_steps - step) / config.num_iterations)
     if left <= 0:
         return None
     machine, judge = (median(part) for part in zip(*cycles[-LAST:], strict=True))
+    judged_ahead, loading = (config.max_staleness, 0.0) if loading is None else (0, loading)
     to_judge = max(0, left - judged_ahead)
     judged_next = min(to_judge, 1 if judged_ahead else 1 + config.max_staleness)
     next_step = Dollars(machine + loading, judged_next * judge)

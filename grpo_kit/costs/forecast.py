@@ -1,7 +1,6 @@
 """Forecasts of a run's time and of its judge's dollars: by earlier runs where there are any, else by one rough line.
 
-The rough line divides counted operations by a machine's usual speed; its range is wide, and nothing of it was measured
-on a GPU.
+The rough line is counted operations by a machine's usual speed; nothing of it was measured on a GPU.
 """
 
 import os
@@ -51,8 +50,7 @@ def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) ->
     """Minutes from the start to the end of a run on Modal's `gpu`, or on this machine where that is None."""
     if run := like_run(config, runs, gpu, "step", "size") or like_run(config, runs, gpu, "step"):
         first, *others = run.cycles  # the first step is slower than the others
-        factors, source = SAME, f"the steps of {run.id}, which had the same sizes"
-        ratio = 1.0
+        factors, ratio, source = SAME, 1.0, f"the steps of {run.id}, which had the same sizes"
         if not run.is_like(config, "size"):
             factors, source = SCALED, f"the steps of {run.id}, scaled to this size: rough"
             ratio = _size(config) / _size(TrainConfig.model_construct(**run.settings))

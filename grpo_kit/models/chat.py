@@ -1,6 +1,7 @@
 """`kit.chat`: the same prompts to a model before and after training, the answers side by side."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,18 +46,16 @@ def chat(
     fitted = [fit_prompt(prompt, tokenizer, trained.max_prompt_length).prompt for prompt in asked]
     bf16 = device_can_bf16() if trained.bf16 == "auto" else trained.bf16
 
-    def answers(model) -> list[str]:
-        return generate(
-            model,
-            tokenizer,
-            fitted,
-            max_completion_length=max_completion_length or trained.max_completion_length,
-            temperature=trained.temperature if temperature is None else temperature,
-            top_p=trained.top_p,
-            seed=seed,
-            batch_size=1,  # chats and plain texts may come together
-        )
-
+    answers = partial(
+        generate,
+        tokenizer=tokenizer,
+        prompts=fitted,
+        max_completion_length=max_completion_length or trained.max_completion_length,
+        temperature=trained.temperature if temperature is None else temperature,
+        top_p=trained.top_p,
+        seed=seed,
+        batch_size=1,  # chats and plain texts may come together
+    )
     table = {"prompt": [last_turn(prompt) for prompt in prompts]}
     with torch_threads(trained.torch_threads):
         model = load_model(checkpoints.base, bf16) if checkpoints.base else None

@@ -1,6 +1,7 @@
 """Prompts that fit, and the answers that a model generates to them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grpo_kit.data.samples import Message
@@ -85,15 +86,11 @@ def generate(
         eos_token_id=end_tokens(model, tokenizer),
         **sampling,
     )
+    templated = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
     answers: list[str] = []
     model.eval()
     for start in range(0, len(prompts), batch_size):
-        texts: list[Any] = [
-            prompt
-            if isinstance(prompt, str)
-            else tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-            for prompt in prompts[start : start + batch_size]
-        ]
+        texts = [each if isinstance(each, str) else templated(each) for each in prompts[start : start + batch_size]]
         is_chat = not isinstance(prompts[start], str)  # a chat template has written the special tokens already
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not is_chat).to(model.device)
         torch.manual_seed(seed + start)

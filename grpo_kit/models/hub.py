@@ -51,11 +51,10 @@ def fetch_from_hub(name: str, patterns: list[str]) -> Path:
 
     disable_progress_bars()
     try:
-        folder = snapshot_download(name, allow_patterns=patterns, ignore_patterns=NOT_READ, etag_timeout=SECONDS)
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=NOT_READ, etag_timeout=SECONDS))
     except (OSError, ValueError, httpx.HTTPError) as error:
         problem = _explained(name, error)
         raise ConfigError(f"model_name={name!r} can't be loaded: {problem.what}", problem.fix) from error
-    return Path(folder)
 
 
 def _explained(name: str, error: BaseException) -> Problem:

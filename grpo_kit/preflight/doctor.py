@@ -1,7 +1,6 @@
 """Checks that ask the data, the hub and the judge whether a run can come to its end, each with what to do about it.
 
-They ask what training itself would ask, change nothing, and wait for no answer for long. The checks that ask Modal are
-in backends/modal/checks.py.
+They ask what training would ask, change nothing and wait for no answer for long. backends/modal/checks.py asks Modal.
 """
 
 import threading

@@ -13,8 +13,6 @@ from grpo_kit.preflight.doctor import Check
 from grpo_kit.runs.directory import Dollars
 from grpo_kit.utils.text import dollars, duration
 
-ERROR = "var(--jp-error-color1, #d32f2f)"
-
 
 @dataclass(frozen=True)
 class Quote:
@@ -125,7 +123,7 @@ class Quote:
         """A small table, in the page's own colours."""
         cell = 'style="text-align: left; vertical-align: top; padding: 0.1em 0.6em 0.1em 0'
         rows = [(name, "opacity: 0.7", text) for name, text in self.rows()]
-        rows += [("problem", f"color: {ERROR}", str(problem)) for problem in self.problems]
+        rows += [("problem", "color: var(--jp-error-color1, #d32f2f)", str(problem)) for problem in self.problems]
         lines = [
             f'<tr><td {cell}; {look}">{name}</td><td {cell}">{html.escape(text)}</td></tr>' for name, look, text in rows
         ]
