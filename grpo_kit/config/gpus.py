@@ -40,5 +40,4 @@ def gpu_usd_per_hour(gpu: str) -> float:
 
 def modal_usd_per_hour(gpu: str, memory: int) -> float:
     """Dollars an hour of a container: its GPUs ("A10", "A10:4"), MiB of memory, and cores."""
-    beside = memory / 1024 * LISTED["usd_per_gib_hour"] + CORES * LISTED["usd_per_core_hour"]
-    return gpu_usd_per_hour(gpu) + beside
+    return gpu_usd_per_hour(gpu) + memory / 1024 * LISTED["usd_per_gib_hour"] + CORES * LISTED["usd_per_core_hour"]
