@@ -8,7 +8,6 @@ from pathlib import Path
 import ipywidgets
 import pandas as pd
 
-from grpo_kit.backends.modal.storage import VolumeStorage
 from grpo_kit.backends.run import COLUMNS, Run, runs as table_of_runs
 from grpo_kit.plots import compare_runs
 from grpo_kit.runs.directory import RUNS_DIR
@@ -60,6 +59,8 @@ class RunTable(Panel):
     @property
     def selected(self) -> list[Run]:
         """The runs chosen, in the order shown."""
+        from grpo_kit.backends.modal.storage import VolumeStorage  # Modal's library takes half a second to load
+
         return [
             Run(self.runs_dir / name) if where == "here" else Run.at(VolumeStorage(name))
             for name, where in self.list.value
