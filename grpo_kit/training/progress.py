@@ -63,10 +63,11 @@ class RunProgress:
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         measured = {f"seconds/{part}": round(spent, 4) for part, spent in seconds.items()}
         self.writer.append("metrics.jsonl", [{"step": step, **logs, **measured}])
-        # A step that learns from an earlier step's completions again (num_iterations) has no reward of its own.
-        reward = logs.get("reward", math.nan)
-        self.writer.update(step=step, **({} if math.isnan(reward) else {"reward": reward}))
-        shown = "none" if math.isnan(reward) else f"{reward:.3f}"
+        # A step whose judgements all failed, or which learns from earlier completions again (num_iterations), has none.
+        reward = logs.get("reward")
+        is_known = reward is not None and not math.isnan(reward)
+        self.writer.update(step=step, **({"reward": reward} if is_known else {}))
+        shown = f"{reward:.3f}" if is_known else "none"
         self.say(f"Step {step}/{self.config.max_steps}: loss={logs['loss']:.3f} reward={shown}")
         self._bar.update(step - self._bar.n)
 

@@ -2,20 +2,28 @@
 
 import gc
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_changing = threading.Lock()
+_blocks, _was_on = 0, True  # how many blocks there are in all threads, and how it was before the first
 
 
 @contextmanager
 def without_collector() -> Iterator[None]:
     """Switches it off for a block that makes many objects, none of them garbage: looking takes longer than making."""
-    was_on = gc.isenabled()
-    gc.disable()
+    global _blocks, _was_on
+    with _changing:
+        _was_on, _blocks = _was_on if _blocks else gc.isenabled(), _blocks + 1
+        gc.disable()
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        with _changing:
+            _blocks -= 1
+            if _was_on and not _blocks:
+                gc.enable()
 
 
 @contextmanager

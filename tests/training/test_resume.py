@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from grpo_kit import train
 from grpo_kit.errors import RunStopped
 
-STEPS, SAVE_STEPS = 16, 4
+STEPS, SAVE_STEPS = 8, 2
 SETTINGS = {"max_steps": STEPS, "save_steps": SAVE_STEPS, "learning_rate": 0.001, "per_device_train_batch_size": 16}
 COMMAND = ["--run-id", "run", *" ".join(f"--{name.replace('_', '-')} {SETTINGS[name]}" for name in SETTINGS).split()]
 
@@ -81,7 +81,7 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, demo_data, undisturbe
 
     found = {path.name: {file.name for file in path.iterdir()} for path in run.glob("*checkpoint*")}
     assert sorted(found) == sorted(f"checkpoint-{step}" for step in range(SAVE_STEPS, STEPS + 1, SAVE_STEPS))
-    assert set(map(frozenset, found.values())) == {frozenset(p.name for p in (undisturbed / "checkpoint-4").iterdir())}
+    assert set(map(frozenset, found.values())) == {frozenset(p.name for p in (undisturbed / "checkpoint-2").iterdir())}
     assert not (run / ".partial").exists()
 
     after = judged(run)
