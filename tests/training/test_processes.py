@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -116,7 +115,7 @@ def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted
 
 @pytest.fixture(scope="module")
 def ended(demo_data, runs_dir):
-    """Two runs of all weights that ended before their 4 steps were made, and their reward. The judge fails the first one,
+    """Two runs of all weights that ended before their 4 steps were made, and their reward. The judge fails the first,
     whose two processes have the weights whole; the reward itself the second, whose two share them out."""
 
     def reward(completions, trainer_state, **_):
