@@ -4,6 +4,7 @@ Files that take long come last, the longest first; --shuffle-files SEED has file
 starts carries this run's mark in its environment, and what still runs at the end fails the run.
 """
 
+import gc
 import importlib.util
 import os
 import random
@@ -29,6 +30,8 @@ MARK = "GRPO_KIT_TEST_SESSION"
 IS_MAIN = MARK not in os.environ  # not a worker of pytest-xdist, nor tests that a test runs
 
 LEFT = pytest.StashKey[list[str]]()
+
+gc.disable()  # until all tests are imported, torch with them, as the kit itself does while it loads libraries
 
 # One thread: as quick at the tiny model's size, and steadier beside other processes. Before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -122,6 +125,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         stems = sorted({item.path.stem for item in items})
         order = dict(zip(stems, random.Random(seed).sample(range(len(stems)), len(stems)), strict=True))
     items.sort(key=lambda item: order.get(item.path.stem, -1))
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, which needs a GPU, tried here with the tiny model: its cases train and its numbers agree."""
+"""benchmarks/gpu.py, which needs a GPU, tried here with the tiny model: a case trains and its numbers agree."""
 
 import json
 import subprocess
@@ -29,22 +29,21 @@ def call(*words: str) -> str:
     return done.stdout
 
 
-def test_its_cases_train_and_its_numbers_agree(tmp_path):
-    out, cases = tmp_path / "gpu.json", ["guide", "compiled"]
-    said = call("--device", "cpu", "--shapes", "tiny", "--cases", *cases, "--steps", "1", "--out", str(out))
+def test_a_case_trains_and_its_numbers_agree(tmp_path):
+    out = tmp_path / "gpu.json"
+    said = call("--device", "cpu", "--shapes", "tiny", "--cases", "compiled", "--steps", "1", "--out", str(out))
     found = json.loads(out.read_text())
-    guide, compiled = (found["cases"][f"tiny: {case}"] for case in cases)
-    assert (guide["completions_per_step"], compiled["completions_per_step"]) == (2, 32)
-    for case in (guide, compiled):
-        assert sum(case["seconds"].values()) == pytest.approx(case["step_seconds"])
-        assert min(case["seconds"].values()) > 0 and case["step_seconds"] > case["step_seconds_before_optimiser"]
-        assert case["completions_per_second"] == pytest.approx(case["completions_per_step"] / case["step_seconds"])
-        assert case["prompt_tokens"] == pytest.approx(32, abs=2) and 1 <= case["completion_tokens"] <= 8
-        updating = case["counted"]["updating_operations"] / found["operations_per_second"]
-        assert case["share_of_limit"]["updating"] == pytest.approx(updating / case["seconds"]["updating"])
-        assert case["peak_gb"] > 0
+    case = found["cases"]["tiny: compiled"]
+    assert case["completions_per_step"] == 32
+    assert sum(case["seconds"].values()) == pytest.approx(case["step_seconds"])
+    assert min(case["seconds"].values()) > 0 and case["step_seconds"] > case["step_seconds_before_optimiser"]
+    assert case["completions_per_second"] == pytest.approx(case["completions_per_step"] / case["step_seconds"])
+    assert case["prompt_tokens"] == pytest.approx(32, abs=2) and 1 <= case["completion_tokens"] <= 8
+    updating = case["counted"]["updating_operations"] / found["operations_per_second"]
+    assert case["share_of_limit"]["updating"] == pytest.approx(updating / case["seconds"]["updating"])
+    assert case["peak_gb"] > 0
     assert {goal["reached"] for goal in found["goals"].values()} == {"not measured"}
-    assert all(f"| tiny: {case} |" in said for case in cases)
+    assert "| tiny: compiled |" in said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -109,11 +109,11 @@ def test_a_run_outlives_its_kernel_and_is_evaluated_and_fetched_from_another(ser
     assert set(container.volumes.values()) == {"training-data", "grpo-checkpoints", "huggingface-cache"}
     assert {c.gpu for c in server.containers if c.function_name == "open_run"} == {""}
 
-    evaluation = kit.evaluate.remote(run, n=16)
-    assert evaluation.results["n"] == 16 and evaluation.models[-1]["name"] == "checkpoint-12"
+    evaluation = kit.evaluate.remote(run, n=8)
+    assert evaluation.results["n"] == 8 and evaluation.models[-1]["name"] == "checkpoint-12"
     assert evaluation.samples_path.exists() and f"eval/{evaluation.path.name}" in str(list_volume(run))
     here = run.download("local_models/run1")
-    assert kit.evaluate.local(here, n=16).results["data"]["fingerprint"] == evaluation.results["data"]["fingerprint"]
+    assert kit.evaluate.local(here, n=8).results["data"]["fingerprint"] == evaluation.results["data"]["fingerprint"]
     assert [path.name for path in here.checkpoints] == [f"checkpoint-{step}" for step in (3, 6, 9, 12)]
     assert here.metrics().equals(run.metrics()) and here.storage.backend == "local"
 
