@@ -1,7 +1,6 @@
 """benchmarks/gpu.py, which needs a GPU, tried here with the tiny model: a case trains and its numbers agree."""
 
 import json
-import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 
@@ -23,13 +22,19 @@ def gpu():
     return module
 
 
-def call(*words: str) -> str:
-    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def call(gpu, monkeypatch, capsys):
+    """Runs the script here, with these words as its arguments; its cases are processes of their own."""
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+        gpu.main()
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_a_case_trains_and_its_numbers_agree(tmp_path):
+def test_a_case_trains_and_its_numbers_agree(call, tmp_path):
     out = tmp_path / "gpu.json"
     said = call("--device", "cpu", "--shapes", "tiny", "--cases", "compiled", "--steps", "1", "--out", str(out))
     found = json.loads(out.read_text())
@@ -47,7 +52,7 @@ def test_a_case_trains_and_its_numbers_agree(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_it_says_that_nothing_was_measured():
+def test_it_says_that_nothing_was_measured(call):
     assert "not measured: this machine has no CUDA GPU" in call()
 
 

@@ -5,6 +5,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
 
 _changing = threading.Lock()
 _blocks, _was_on = 0, True  # how many blocks there are in all threads, and how it was before the first
@@ -34,8 +36,14 @@ def loading_libraries() -> Iterator[None]:
     gc.freeze also hides all earlier objects for good. So it is not used in a notebook, whose figures and tables are to
     be freed, nor once transformers, and with it maybe a model, is loaded.
     """
-    with without_collector():
-        is_first = "transformers" not in sys.modules
-        yield
-        if is_first and "ipykernel" not in sys.modules:
-            gc.freeze()
+    find_packages = metadata.packages_distributions
+    # transformers and TRL each ask for this table, which takes a fifth of a second to make.
+    metadata.packages_distributions = cache(find_packages)
+    try:
+        with without_collector():
+            is_first = "transformers" not in sys.modules
+            yield
+            if is_first and "ipykernel" not in sys.modules:
+                gc.freeze()
+    finally:
+        metadata.packages_distributions = find_packages

@@ -82,8 +82,9 @@ def same_weights(run, undisturbed: Path) -> bool:
 
 def test_a_run_outlives_its_kernel_and_is_evaluated_and_fetched_from_another(server, demo_data, tmp_path, capsys):
     """Really trained, here and there."""
+    few = STEPS | {"max_steps": 6}
     kernel = subprocess.Popen(
-        [sys.executable, "-c", f"import grpo_kit as kit; print(kit.train.spawn(**{STEPS}).id, flush=True); input()"],
+        [sys.executable, "-c", f"import grpo_kit as kit; print(kit.train.spawn(**{few}).id, flush=True); input()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -99,9 +100,9 @@ def test_a_run_outlives_its_kernel_and_is_evaluated_and_fetched_from_another(ser
     assert run.status["state"] in ("queued", "running")
     run.watch()
     assert "is complete: volume grpo-checkpoints, runs/" + run.id in capsys.readouterr().out
-    undisturbed = kit.train.local(data=str(demo_data), runs_dir=tmp_path / "here", **STEPS)
-    assert steps_of(run) == [*range(1, 13)] and same_weights(run, undisturbed.path)
-    assert len(run.completions()) == 12 * 16
+    undisturbed = kit.train.local(data=str(demo_data), runs_dir=tmp_path / "here", **few)
+    assert steps_of(run) == [*range(1, 7)] and same_weights(run, undisturbed.path)
+    assert len(run.completions()) == 6 * 16
 
     container = next(c for c in server.containers if c.function_name == "train")
     asked = (container.gpu, container.memory, container.timeout, container.retries, container.secrets)
@@ -110,11 +111,11 @@ def test_a_run_outlives_its_kernel_and_is_evaluated_and_fetched_from_another(ser
     assert {c.gpu for c in server.containers if c.function_name == "open_run"} == {""}
 
     evaluation = kit.evaluate.remote(run, n=8)
-    assert evaluation.results["n"] == 8 and evaluation.models[-1]["name"] == "checkpoint-12"
+    assert evaluation.results["n"] == 8 and evaluation.models[-1]["name"] == "checkpoint-6"
     assert evaluation.samples_path.exists() and f"eval/{evaluation.path.name}" in str(list_volume(run))
     here = run.download("local_models/run1")
     assert kit.evaluate.local(here, n=8).results["data"]["fingerprint"] == evaluation.results["data"]["fingerprint"]
-    assert [path.name for path in here.checkpoints] == [f"checkpoint-{step}" for step in (3, 6, 9, 12)]
+    assert [path.name for path in here.checkpoints] == [f"checkpoint-{step}" for step in (3, 6)]
     assert here.metrics().equals(run.metrics()) and here.storage.backend == "local"
 
     table = kit.runs("local_models")

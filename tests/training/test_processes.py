@@ -10,7 +10,6 @@ import psutil
 import pytest
 from gemini_server import A_CALL, KEY, GeminiServer, error, judge
 from helpers import wait_for_step, wait_until
-from safetensors.torch import load_file
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunError, RunStopped
@@ -178,13 +177,6 @@ def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(ended, runs
         kit.train(run_id="shared", runs_dir=runs_dir, num_processes=1, rewards=[ended])
     run = kit.train(run_id="shared", runs_dir=runs_dir, num_processes=3, rewards=[ended])
     assert run.metrics()["step"].tolist() == [1, 2, 3, 4] and run.status["fsdp"]
-    # Killed while it saved its result it only saves, and what it saves is a model as any other.
-    weights = load_file(run.path / "model.safetensors")
-    (run.path / "model.safetensors").unlink()
-    (run.path / "status.json").write_text(json.dumps(run.status | {"state": "running"}))
-    kit.train(run_id="shared", runs_dir=runs_dir, num_processes=2, rewards=[ended])
-    saved = load_file(run.path / "model.safetensors")
-    assert all(saved[name].equal(weights[name]) for name in weights.keys() - {"lm_head.weight"})  # the embedding again
     assert kit.evaluate.local(run, n=8, echo=lambda text: None).models[-1]["name"] == "checkpoint-4"
 
 
