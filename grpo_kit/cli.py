@@ -1,6 +1,7 @@
 """`grpo-kit`: the kit from a shell. Every setting of TrainConfig and EvalConfig is a flag, made from the setting."""
 
 import inspect
+import re
 import signal
 import sys
 from collections.abc import Callable, Container, Iterator
@@ -107,7 +108,8 @@ def list_runs(runs_dir: RunsDir = Path("runs")) -> None:
     from grpo_kit.backends.run import runs
 
     table = runs(runs_dir)
-    print(table.to_string(index=False) if len(table) else f"no runs under {runs_dir}")
+    shown = table.to_string(index=False) if len(table) else f"no runs under {runs_dir}"
+    print(re.sub(r"[^\n -~\xa0-\U0010ffff]", "?", shown))  # a folder's name may hold what a terminal acts on
 
 
 def train(

@@ -44,13 +44,15 @@ class Request:
 
 @dataclass
 class Reply:
-    """An HTTP answer. `body` None closes the connection without one; `is_cut` closes it halfway through the body."""
+    """An HTTP answer. `body` None closes the connection without one; `is_cut` closes it halfway through the body. With
+    `drips` it comes byte by byte, so many seconds apart."""
 
     body: object
     code: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     is_cut: bool = False
+    drips: float = 0.0
 
 
 def says(text: str, finish_reason: str = "STOP") -> Reply:
@@ -163,7 +165,11 @@ class GeminiServer:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body[: len(body) // 2] if reply.is_cut else body)
+                for byte in body if reply.drips else b"":
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                    time.sleep(reply.drips)
+                self.wfile.write(b"" if reply.drips else body[: len(body) // 2] if reply.is_cut else body)
                 self.close_connection |= reply.is_cut
 
             def handle(self) -> None:

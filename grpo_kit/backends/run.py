@@ -113,23 +113,20 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
         except RunError as error:
             print(f"Only the runs here: {error}")
     with ThreadPoolExecutor(8) as pool:  # each run on the volume takes some requests
-        rows = [row for row in pool.map(_row, found) if row]
-    return pandas.DataFrame(rows, columns=COLUMNS).sort_values("started", ignore_index=True)
+        table = pandas.DataFrame(pool.map(_row, found), columns=COLUMNS)
+    return table.sort_values("started", ignore_index=True, na_position="first")
 
 
-def _row(run: Run) -> dict[str, Any] | None:
+def _row(run: Run) -> dict[str, Any]:
+    """The run's row. One that can't be read says so and prints why; the others stand."""
+    row = {"run": run.id, "where": "here" if run.storage.backend == "local" else "modal"}
     try:
         status, settings = run.status, run.about["settings"]
-    except RunError as error:
-        print(f"Left out: {error}")
-        return None
-    quoted = status.get("quoted") or {}
-    row = {name: settings[name] for name in COLUMNS if name in settings}
-    row |= {name: status.get(name) for name in ("state", "reward", "usd", "started")}
-    row |= {f"quoted_{name}": quoted.get(name) for name in ("minutes", "usd")}
-    return row | {
-        "run": run.id,
-        "where": "here" if run.storage.backend == "local" else "modal",
-        "step": f"{status['step']}/{status['max_steps']}",
-        "minutes": status["seconds"] / 60,
-    }
+        quoted = status.get("quoted") or {}
+        row |= {name: settings[name] for name in COLUMNS if name in settings}
+        row |= {name: status[name] for name in ("state", "reward", "usd", "started")}
+        row |= {f"quoted_{name}": quoted.get(name) for name in ("minutes", "usd")}
+        return row | {"step": f"{status['step']}/{status['max_steps']}", "minutes": status["seconds"] / 60}
+    except Exception as error:  # a folder that another program, or another kit, wrote may be odd in any way
+        print(f"Unreadable: {error}" if isinstance(error, RunError) else f"Unreadable: {run.id} ({error!r})")
+        return {**row, "state": "unreadable"}

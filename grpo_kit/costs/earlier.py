@@ -76,6 +76,6 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         around = status["seconds"] - sum(times) if in_one_go else None
         calls, usd = (sum(row.get(f"judge/gemini/{name}") or 0.0 for row in rows) for name in ("calls", "usd"))
         peak = (status.get("actual") or {}).get("memory_gib")
-    except (OSError, ValueError, KeyError, TypeError, RunError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):
         return None
     return EarlierRun(folder.name, settings, about.get("machine"), cycles, around, calls, usd, peak) if cycles else None

@@ -217,8 +217,8 @@ def write_evaluation(
     answered: Mapping[str, Answered],
     draw: "Callable[[Evaluation], Figure] | None" = None,
 ) -> Evaluation:
-    """Writes NAME.samples.jsonl, NAME.png and, last, `path`: where NAME.json is, the others are whole. `answered` is by
-    model."""
+    """Writes NAME.samples.jsonl, then `path`, so that where NAME.json is the samples are whole, and last NAME.png.
+    `answered` is by model."""
     evaluation = Evaluation(path, results)
     with replacing(evaluation.samples_path) as partial, partial.open("w") as file:
         for i, sample in enumerate(samples):
@@ -229,8 +229,8 @@ def write_evaluation(
                 for name, own in answered.items()
             }
             file.write(json.dumps(row) + "\n")
+    write_json(path, results)
     if draw:
         with replacing(evaluation.figure_path) as partial:
             draw(evaluation).savefig(partial, format="png", dpi=150)
-    write_json(path, results)
     return evaluation

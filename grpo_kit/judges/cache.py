@@ -1,7 +1,9 @@
 """The reward cache: every judgement in an SQLite file, so that none is made or paid for twice."""
 
+import errno
 import hashlib
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -58,6 +60,7 @@ class RewardCache:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         try:
             self._db = open_table(path, TABLE)
         except sqlite3.DatabaseError as error:
@@ -81,12 +84,17 @@ class RewardCache:
             for key, made in verdicts.items()
             if made.score is not None
         ]
-        if rows:
-            self._db.execute("begin immediate")
+        if not rows:
+            return
+        insert = f"insert or replace into judgements ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)"
+        self._db.execute("begin immediate")
+        try:
             with self._db:  # commits, or rolls back
-                self._db.executemany(
-                    f"insert or replace into judgements ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)", rows
-                )
+                self._db.executemany(insert, rows)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from None
 
     def copy_from(self, path: Path) -> int:
         """Takes over the judgements of another cache that this one lacks; returns how many. RunError for no cache."""

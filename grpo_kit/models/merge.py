@@ -1,7 +1,6 @@
 """`kit.merge`: a checkpoint saved as a whole model, its adapter merged into the base by PEFT."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,6 @@ def merge(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     dtype = AutoConfig.from_pretrained(str(download_model(source))).dtype or torch.float32
     with replacing(to) as partial:
-        shutil.rmtree(partial, ignore_errors=True)
         model.to(dtype).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         if checkpoints.run and is_run(partial):  # a run's own folder has its settings in the model's config.json

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import ipywidgets
 from IPython.display import DisplayHandle
@@ -52,8 +51,13 @@ class CellFigure(LiveFigure):
 
     def update(self, run: RunDirectory, step: int, is_last: bool) -> None:
         was_empty = self.figure is None
-        with suppress(RunError):  # out of reach: what was drawn before stays
+        try:
             super().update(run, step, is_last)
+        except RunError:  # out of reach: what was drawn before stays
+            pass
+        except Exception as error:  # the run is watched without its figure
+            print(f"The figure could not be drawn ({type(error).__name__}: {error})")
+            self._draw = lambda run: None
         if was_empty and self.figure:
             self._handle.display(self.widget)
 

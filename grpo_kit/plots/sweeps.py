@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from grpo_kit.errors import RunError
 from grpo_kit.plots.style import ABOVE, BLUE, DARK, LIGHT, ORANGE, NotebookFigure, styled
@@ -49,7 +50,10 @@ def _effect(axes: Axes, column: "pandas.Series", scores: "pandas.Series") -> Non
     are_numbers = all(type(value) in (int, float) and value == value for value in column)
     if are_numbers and column.nunique() > MANY:
         at, aside = column.to_numpy(), 0.0
-        axes.set_xscale("log" if 0 < column.min() * WIDE < column.max() else "linear")
+        if 0 < column.min() * WIDE < column.max():
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         cells = ["none" if value is None or value != value else value for value in column]
         values = sorted(set(cells), key=lambda value: (isinstance(value, str), value))

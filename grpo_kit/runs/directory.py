@@ -1,9 +1,10 @@
 """A run is a directory, here or on a Modal volume: its files and how they are read."""
 
 import json
+import math
 import re
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -27,6 +28,8 @@ REWARDS_FILE = "rewards.pkl"  # the reward functions that were given to the run,
 STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
 UNFINISHED = ("queued", "running")
+STATUS = ("state", "step", "max_steps", "heartbeat", "started", "seconds", "usd", "reward", "reason")  # status.json's
+_say_once = cache(print)
 
 
 def now() -> str:
@@ -99,11 +102,16 @@ class RunDirectory:
     @property
     def about(self) -> dict:
         """config.json whole: settings, package versions, fingerprint of the data, git commit."""
-        return self._read_json("config.json")
+        return self._read_json("config.json", "settings")
 
     @property
     def config(self) -> TrainConfig:
-        return TrainConfig(**self.about["settings"])
+        settings = self.about["settings"]
+        if unknown := settings.keys() - TrainConfig.model_fields.keys():
+            _say_once(
+                f"Run {self.id}: settings of another version of the kit are left aside: {', '.join(sorted(unknown))}"
+            )
+        return TrainConfig(**{name: value for name, value in settings.items() if name not in unknown})
 
     @property
     def status(self) -> dict:
@@ -115,15 +123,18 @@ class RunDirectory:
 
     def status_after(self, patience: float) -> dict:
         """The status, where a run that was silent for `patience` seconds, and whose worker has ended, is lost."""
-        status = self._read_json("status.json")
-        silent = (datetime.now(UTC) - datetime.fromisoformat(status["heartbeat"])).total_seconds()
+        status = self._read_json("status.json", *STATUS)
+        beat = datetime.fromisoformat(status["heartbeat"])
+        silent = (datetime.now(UTC) - (beat if beat.tzinfo else beat.replace(tzinfo=UTC))).total_seconds()
+        if silent < -LOST_AFTER_SECONDS:  # a heartbeat from the future tells nothing
+            silent = math.inf
         if status["state"] not in UNFINISHED or silent <= patience:
             return status
         try:
             fate = self.storage.exit_reason(self.worker)
         except RunError:  # a process that waits for it trains it, or nothing does
             fate = "no sign of what trains it" if silent > LOST_AFTER_SECONDS else None
-        latest = self._read_json("status.json")  # it may have ended in good order meanwhile
+        latest = self._read_json("status.json", *STATUS)  # it may have ended in good order meanwhile
         if fate is None or latest["state"] not in UNFINISHED:
             return latest
         reason = f"{fate}, the last heartbeat was at {status['heartbeat']}; its run_id resumes it"
@@ -189,10 +200,13 @@ class RunDirectory:
         except FileNotFoundError:
             return []
 
-    def _read_json(self, name: str) -> dict:
+    def _read_json(self, name: str, *needed: str) -> dict:
         try:
-            return json.loads(self.storage.read(name))
-        except (OSError, ValueError) as error:
+            found = json.loads(self.storage.read(name))
+            if missing := [key for key in needed if key not in found]:
+                raise ValueError(f"it has no {missing[0]}")
+            return found
+        except (OSError, ValueError, TypeError) as error:
             path = self.storage.root / name
             raise RunError(f"{path} can't be read ({error}): put it back, or remove the run's folder") from None
 
@@ -213,8 +227,8 @@ def no_such_run(run_id: str | Path, runs_dir: str | Path, on_volume: list[str] |
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run's. The folder of a whole model has a config.json too, without settings."""
     try:
-        return "settings" in json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        return isinstance(json.loads((folder / "config.json").read_text())["settings"], dict)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -24,7 +24,8 @@ def config_to_resume(run: RunDirectory, asked: TrainConfig, check: bool = True) 
     Raises RunError where another setting that is asked for differs from the run's (unless `check` is off: it is left
     aside), and ConfigError for a number of processes that can't share the run's steps.
     """
-    own = run.config.replace(cache_from=[])  # those judgements were taken over when it was started
+    # Its name is its folder's, which may have another now; judgements of cache_from were taken over at its start.
+    own = run.config.replace(run_id=run.id, cache_from=[])
     if run.checkpoints:  # a checkpoint of shared weights can't be resumed with whole ones, nor the other way round
         own = own.replace(fsdp=run.status.get("fsdp", False))
     own, given, free = _spread(own, asked), asked.given, names_where(TrainConfig, "resume")

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,13 +20,16 @@ import orjson
 from filelock import FileLock, Timeout
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import BeingTrained, RunStopped
-from grpo_kit.runs.directory import LOG_FILE, WORKER_FILE, Dollars, RunDirectory, checkpoint_step, find_run, now
-from grpo_kit.runs.resume import check_unchanged
+from grpo_kit.errors import BeingTrained, RunError, RunStopped
+from grpo_kit.runs.checkpoints import newest_whole
+from grpo_kit.runs.directory import LOG_FILE, WORKER_FILE, Dollars, RunDirectory, checkpoint_step, is_run, now
+from grpo_kit.runs.resume import check_unchanged, config_to_resume
+from grpo_kit.runs.storage import LocalStorage
 from grpo_kit.utils.files import write_bytes, write_json
 from grpo_kit.utils.json_lines import read_lines
 
 HEARTBEAT_SECONDS = 5
+ROOM_FILE, ROOM = ".room", 2**16  # a file of so many bytes, in whose place the reason can be written on a full disk
 LOCK_SECONDS = 2  # whoever only queues a run holds it for a moment
 
 
@@ -36,17 +40,27 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path, quoted: dic
     where the run to resume had other rewards, weights, judges or data.
     """
     runs_dir = Path(runs_dir)
-    if known := find_run(config.run_id, runs_dir):
-        check_unchanged(known, about)
-        return known
     run_id = stem = config.run_id or f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
     runs_dir.mkdir(parents=True, exist_ok=True)
     for attempt in itertools.count(2):
         with suppress(FileExistsError):
-            (runs_dir / run_id).mkdir(exist_ok=bool(config.run_id))  # a run that was killed before its first file
+            (runs_dir / run_id).mkdir(exist_ok=bool(config.run_id))
             break
         run_id = f"{stem}_{attempt}"  # another run has this second's name
-    path = runs_dir / run_id
+    run = RunDirectory.at(LocalStorage(runs_dir / run_id))
+    with only_writer(run):
+        if is_run(run.path):  # also where another process has just begun a run of this name
+            config_to_resume(run, config)
+            check_unchanged(run, about)
+        elif run.checkpoints:
+            what = f"{run.path} holds checkpoints and no config.json that says of what"
+            raise RunError(what, "Put it back, or use another run_id")
+        else:
+            _write_first_files(run, config, about, quoted)
+    return run
+
+
+def _write_first_files(run: RunDirectory, config: TrainConfig, about: dict, quoted: dict | None) -> None:
     status = {
         "state": "queued",
         "step": 0,
@@ -63,10 +77,9 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path, quoted: dic
         "quoted": quoted,
         "actual": None,
     }
-    write_json(path / "status.json", status)
-    settings = config.model_dump() | {"run_id": run_id, "data": about["data"]["folder"]}
-    write_json(path / "config.json", {"settings": settings, **about})
-    return RunDirectory(path)
+    write_json(run.path / "status.json", status)
+    settings = config.model_dump() | {"run_id": run.id, "data": about["data"]["folder"]}
+    write_json(run.path / "config.json", {"settings": settings, **about})
 
 
 @contextmanager
@@ -99,7 +112,9 @@ class RunWriter:
         self.judged_usd: Callable[[], float | None] = lambda: 0.0  # of the judges; None where it is not known
         self.judged_elsewhere: float | None = 0.0  # dollars, by the processes beside this one
         self.peak_gib: Callable[[], float] = lambda: 0.0  # of memory
-        self._opened = since or datetime.now(UTC)
+        past = (datetime.now(UTC) - since).total_seconds() if since else 0.0
+        self._opened = time.monotonic() - max(0.0, past)  # a clock may be set anew meanwhile
+        self.damaged: dict[str, str] = {}  # checkpoints that were left when the run was resumed, and why
         self._changing = threading.Lock()
         self._closed = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
@@ -107,7 +122,7 @@ class RunWriter:
     @property
     def seconds(self) -> float:
         """Since this process, or the machine, began."""
-        return (datetime.now(UTC) - self._opened).total_seconds()
+        return time.monotonic() - self._opened
 
     def dollars(self) -> Dollars:
         """The cost of the run up to now. The judge's is 0 where its price is not known."""
@@ -119,9 +134,17 @@ class RunWriter:
         return None if None in parts else sum(part or 0.0 for part in parts)
 
     def rewind(self) -> Path | None:
-        """Cuts the files back to the last complete checkpoint and returns it, or None where there is none yet."""
+        """Cuts the files back to the newest whole checkpoint and returns it, or None where there is none yet. Newer,
+        damaged ones are called damaged-checkpoint-N from then on. Raises RunError where all are damaged."""
         shutil.rmtree(self.run.path / ".partial", ignore_errors=True)
-        checkpoint = self.run.last_checkpoint
+        checkpoint, self.damaged = newest_whole(self.run)
+        if self.damaged and not checkpoint:
+            told = ", ".join(f"{name} ({problem})" for name, problem in self.damaged.items())
+            fix = f"Put one back, or begin anew with another run_id; cache_from={self.run.id} takes its judgements over"
+            raise RunError(f"run {self.run.id} can't be resumed, none of its checkpoints is whole: {told}", fix)
+        for name in self.damaged:
+            shutil.rmtree(self.run.path / f"damaged-{name}", ignore_errors=True)
+            (self.run.path / name).rename(self.run.path / f"damaged-{name}")
         step = checkpoint_step(checkpoint) if checkpoint else 0
         if self._before["seconds"]:
             self.status["resumed"] = True
@@ -162,7 +185,8 @@ class RunWriter:
 
     def _beat(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):
-            self.update()
+            with suppress(OSError):  # a full disk, which may have room again for the next
+                self.update()
 
     def __enter__(self) -> "RunWriter":
         import psutil
@@ -171,6 +195,7 @@ class RunWriter:
         own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}  # one of several is below it
         if worker.get("pid", os.getpid()) not in own:  # of an earlier process, which run.kill() would look for
             (self.run.path / WORKER_FILE).unlink(missing_ok=True)
+        (self.run.path / ROOM_FILE).write_bytes(bytes(ROOM))
         self._heart.start()
         return self
 
@@ -178,18 +203,21 @@ class RunWriter:
         self._closed.set()
         self._heart.join()
         if kind is None:
+            (self.run.path / ROOM_FILE).unlink(missing_ok=True)
             self.update(state="complete")
         else:
             self.end(error)
 
     def end(self, error: BaseException) -> None:
-        """Records that this ended the run."""
+        """Records that this ended the run, on a full disk too."""
+        (self.run.path / ROOM_FILE).unlink(missing_ok=True)
         if isinstance(error, KeyboardInterrupt):
             self.update(state="stopped", reason=f"interrupted; run_id {self.run.id} resumes it")
         elif isinstance(error, RunStopped):
             self.update(state="stopped", reason=str(error))
         else:
-            self.log("".join(traceback.format_exception(error)))
+            with suppress(OSError):  # the reason is worth more
+                self.log("".join(traceback.format_exception(error)))
             self.update(state="failed", reason=f"{type(error).__name__}: {error}")
 
 
@@ -202,7 +230,7 @@ class NullRunWriter(RunWriter):
     """Does nothing; used on ranks other than 0."""
 
     def rewind(self) -> Path | None:
-        return self.run.last_checkpoint
+        return newest_whole(self.run)[0]
 
     def update(self, **changes: Any) -> None:
         self.status |= changes

@@ -19,6 +19,7 @@ from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
 from grpo_kit.rewards.judge_reward import TooManyFailures
 from grpo_kit.rewards.ready import text_of
+from grpo_kit.runs.checkpoints import write_manifest
 from grpo_kit.runs.directory import checkpoint_step
 from grpo_kit.training.failures import out_of_memory
 from grpo_kit.training.fsdp import gathered
@@ -221,6 +222,7 @@ class KitTrainer(GRPOTrainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             partial = Path(self._get_output_dir())
+            write_manifest(partial / name)
             shutil.rmtree(run.path / name, ignore_errors=True)
             (partial / name).rename(run.path / name)
             if self.args.save_total_limit:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +14,17 @@ CACHE = Path.home() / ".cache" / "grpo_kit"  # what the kit makes once and can m
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives the path of a partial file to write; it replaces `path` when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    os.replace(partial, path)
+    """Gives the path of a partial file, or folder, for this thread alone to write. It replaces `path` when the block
+    ends, and is removed where that is an error."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:

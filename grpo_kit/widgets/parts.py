@@ -19,6 +19,7 @@ SHADE = "var(--jp-layout-color2, rgba(128, 128, 128, 0.12))"
 ERROR = "var(--jp-error-color1, #d32f2f)"
 WARN = "var(--jp-warn-color1, #f57c00)"
 CELL = f"padding: 6px 10px; border-top: 1px solid {BORDER}; vertical-align: top; text-align: left"
+LONGEST = 20_000  # characters of a text that a browser is given
 NUMBER = "text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums"
 
 
@@ -83,7 +84,8 @@ def error_html(error: Exception) -> str:
 def text_html(text: str, style: str = "") -> str:
     """Somebody else's text, shown as it is: nothing in it is markup, its line breaks are kept."""
     look = f"white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.4; {style}"
-    return f'<div style="{look}">{html.escape(text)}</div>'
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters in all)"
+    return f'<div style="{look}">{html.escape(shown)}</div>'
 
 
 def note_html(text: str) -> str:

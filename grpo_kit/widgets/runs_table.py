@@ -82,7 +82,7 @@ class RunTable(Panel):
     def _fill(self) -> None:
         """Lists the runs that hold every word of the filter in some column, and those that are selected."""
         by, table = str(self.sort.value), self.table.set_index(["run", "where"], drop=False)
-        key = table["step"].str.split("/").str[0].astype(int) if by == "step" else table[by]
+        key = pd.to_numeric(table["step"].str.split("/").str[0]) if by == "step" else table[by]
         order = key.sort_values(ascending=not self.descending.value, kind="stable", na_position="last").index
         texts = as_text(table.loc[order])
         words = self.find.value.lower().split()

@@ -10,6 +10,7 @@ import pytest
 import grpo_kit as kit
 from grpo_kit.backends.modal.sync import RunSync
 from grpo_kit.judges.cache import CACHE_FILE
+from grpo_kit.runs.checkpoints import write_manifest
 from grpo_kit.runs.directory import RunDirectory, checkpoint_step, now
 
 
@@ -44,6 +45,7 @@ def make_step(sync, step: int) -> None:
         metrics.write(json.dumps({"step": step}) + "\n")
     (sync.local / f"checkpoint-{step}").mkdir()
     (sync.local / f"checkpoint-{step}" / "weights").write_text(str(step))
+    write_manifest(sync.local / f"checkpoint-{step}")
     shutil.rmtree(sync.local / f"checkpoint-{step - 2}", ignore_errors=True)
     (sync.local / "status.json").write_text(json.dumps({"step": step, "heartbeat": now()}))
 

@@ -32,6 +32,7 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.models.shapes import TINY_MODEL
 from grpo_kit.rewards.judge_reward import TooManyFailures
 from grpo_kit.rewards.travel import RewardFunction
+from grpo_kit.runs.checkpoints import write_manifest
 from grpo_kit.runs.directory import STOP_FILE, checkpoint_step
 from grpo_kit.training.progress import RunProgress
 from grpo_kit.utils.environment import processes, rank
@@ -188,6 +189,7 @@ class Trainer:
             return
         folder = self._progress.run.path
         self._save(folder / ".partial" / f"checkpoint-{self._step}")
+        write_manifest(folder / ".partial" / f"checkpoint-{self._step}")
         shutil.rmtree(folder / f"checkpoint-{self._step}", ignore_errors=True)
         (folder / ".partial" / f"checkpoint-{self._step}").rename(folder / f"checkpoint-{self._step}")
         if self._config.save_total_limit:

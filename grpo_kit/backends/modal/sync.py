@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, 
 from grpo_kit.backends.modal.lease import Lease
 from grpo_kit.errors import RunError
 from grpo_kit.judges.cache import CACHE_FILE
+from grpo_kit.runs.checkpoints import newest_whole
 from grpo_kit.runs.directory import STOP_FILE, WORKER_FILE, RunDirectory, is_run
 from grpo_kit.utils.files import replacing
 
@@ -41,13 +42,15 @@ class RunSync:
         self._thread = threading.Thread(target=self._push_until_closed, daemon=True)
 
     def pull(self) -> RunDirectory | None:
-        """Copies the run from the volume, with its newest checkpoint alone; None where it has none yet."""
+        """Copies the run from the volume, with its newest whole checkpoint alone; None where it has none yet."""
         shutil.rmtree(self.local, ignore_errors=True)
         self._volume.reload()
         if not is_run(self.remote):
             return None
-        older = [path.name for path in RunDirectory(self.remote).checkpoints[:-1]]
-        shutil.copytree(self.remote, self.local, ignore=shutil.ignore_patterns(".*", "eval", *older))
+        run = RunDirectory(self.remote)
+        whole, _ = newest_whole(run)
+        others = [path.name for path in run.checkpoints if whole and path.name != whole.name]
+        shutil.copytree(self.remote, self.local, ignore=shutil.ignore_patterns(".*", "eval", *others))
         return RunDirectory(self.local)
 
     def push(self, is_last: bool = False) -> None:

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import random
+import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from grpo_kit.config.judge import JudgeConfig
@@ -31,16 +33,16 @@ class Gemini:
 
     def __init__(self, config: JudgeConfig):
         """Raises ConfigError where GEMINI_API_KEY is not set, before anything is sent."""
-        key = os.environ.get("GEMINI_API_KEY", "").strip()
+        key = SecretStr(os.environ.get("GEMINI_API_KEY", "").strip())  # which a verbose traceback shows as stars
         if not key:
             fix = f"Get a key at {KEY_PAGE} and `export GEMINI_API_KEY=…`, or use the offline judge, which needs none"
             raise ConfigError("GEMINI_API_KEY is not set", fix)
-        if not key.isascii() or not key.isprintable() or " " in key:
+        if not re.fullmatch("[!-~]+", key.get_secret_value()):
             raise ConfigError("GEMINI_API_KEY holds characters that are in no key, such as a line break", "Set it anew")
         endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
+        self._place = re.sub("//[^/]*@", "//", endpoint) if endpoint else "Google's endpoint"  # without a password
         if endpoint and not endpoint.startswith(("http://", "https://")):
-            raise ConfigError(f"GOOGLE_GEMINI_BASE_URL={endpoint} should begin with https:// (or http://)")
-        self._place = endpoint or "Google's endpoint"
+            raise ConfigError(f"GOOGLE_GEMINI_BASE_URL={self._place} should begin with https:// (or http://)")
         self.model, self._config = config.gemini_model.removeprefix("models/"), config
         self._sdk = open_sdk(config.gemini_sdk, key, endpoint, config.gemini_max_in_flight)
         self.usage = Usage()
@@ -73,8 +75,8 @@ class Gemini:
         """The parsed answer to one prompt, and the tokens it took without those of failed tries. `prompt` is called
         when its turn has come.
 
-        Temporary failures (429, 5xx, no connection, a time-out, nothing written, text for which `parse` raises
-        ValueError) are tried again. Raises CallFailed where that did not help or can't, and ConfigError where every
+        Temporary failures (429, 5xx, no connection, a time-out, nothing written, text that `parse` can't read) are
+        tried again. Raises CallFailed where that did not help or can't, and ConfigError where every
         further call would fail too: a wrong key, a model that is gone.
         """
         asked = in_loop(self._ask(prompt, schema, parse, temperature, max_output_tokens))
@@ -98,8 +100,9 @@ class Gemini:
                 raise CallFailed("the answer was cut by its token limit", retry=True)
             try:
                 content = parse(reply.text)
-            except ValueError as problem:
-                raise CallFailed(f"not the JSON that was asked for: {problem}"[:300], retry=True) from None
+            except Exception as problem:  # whatever a malformed answer makes of it, JSON within JSON included
+                said = f"not the JSON that was asked for: {type(problem).__name__}: {problem}"
+                raise CallFailed(said[:300], retry=True) from None
             return content, reply.input_tokens + reply.output_tokens
 
         try:
@@ -120,7 +123,7 @@ class Gemini:
             self.usage.calls += 1
             try:
                 request = self.model, prompt(), generation, config.gemini_timeout
-                reply = await in_thread(partial(self._sdk.generate, *request))
+                reply = await self._in_time(partial(self._sdk.generate, *request))
             except CallFailed as failed:
                 self._count(*failed.tokens)
                 raise
@@ -153,7 +156,17 @@ class Gemini:
 
     async def _list_models(self, max_retries: int = 0) -> list[str]:
         ask = partial(self._sdk.models, self._config.gemini_timeout)
-        return await self._retrying(max_retries)(in_thread, ask)
+        return await self._retrying(max_retries)(self._in_time, ask)
+
+    async def _in_time(self, call: Callable[[], T]) -> T:
+        """The result of an SDK's call. Raises CallFailed where it has not ended a second after its own time-out, which
+        some servers and proxies get round."""
+        try:
+            async with asyncio.timeout(self._config.gemini_timeout + 1):
+                return await in_thread(call)
+        except TimeoutError:
+            said = f"no whole answer within gemini_timeout={self._config.gemini_timeout:g} s"
+            raise CallFailed(said, retry=True) from None
 
     def _missing_model(self, there: list[str]) -> ConfigError:
         models = f"There are: {', '.join(there)}" if there else f"{self._place} does not say which ones there are"

@@ -24,6 +24,7 @@ from grpo_kit.judges.gemini.prompts import fenced, mark_of
 from grpo_kit.judges.gemini.sdk import CallFailed
 
 MET = {"yes": 1.0, "partly": 0.5, "no": 0.0}
+LONGEST_REASON = 2000  # characters that are kept
 TOKENS_PER_ANSWER = 1024  # a runaway is cut here; a cut answer is asked for again with twice as many
 NEEDED, KNOWN = {"conversation", "answers"}, {"mark", "count", "task", "conversation", "rubric", "reference", "answers"}
 
@@ -111,7 +112,8 @@ class GeminiJudge(Judge):
             tokens = used // len(answers) + (place < used % len(answers))
             scores = {criterion.criterion: criterion.score() for criterion in judgement.criteria}
             criteria = {name: score for name, score in scores.items() if score is not None}
-            verdicts[position] = Verdict(judgement.score, " ".join(judgement.analysis.split()), criteria, tokens)
+            reason = " ".join(judgement.analysis[:LONGEST_REASON].split())
+            verdicts[position] = Verdict(judgement.score, reason, criteria, tokens)
         return [verdicts[position] for position in range(len(answers))]
 
     def order(self, sample: Sample, answers: Sequence[str], repeat: int) -> list[int]:

@@ -9,23 +9,25 @@ import json
 import os
 import re
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
 from requests.utils import get_environ_proxies
 
 from grpo_kit.errors import ConfigError
 from grpo_kit.utils.environment import version_of
 
 WITHHELD = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")
-FAMILIES = ("httpx", "httpx2", "requests", "urllib3", "google")  # whose errors are failed calls
+MOST_BYTES = 2**22  # of an answer; the longest that a model writes has a quarter of it
 GOOGLE = "https://generativelanguage.googleapis.com"
 OLD, NEW = "google-generativeai", "google-genai"
 
@@ -54,21 +56,25 @@ class CallFailed(Exception):
         return self.problem
 
 
-def open_sdk(name: str, api_key: str, base_url: str | None, in_flight: int) -> "_GenAI | _GenerativeAI":
+def open_sdk(name: str, api_key: SecretStr, base_url: str | None, in_flight: int) -> "_GenAI | _GenerativeAI":
     """The SDK called `name`; "auto" takes google-genai where it is installed. `base_url` None: Google's own endpoint.
     `in_flight` calls at a time are expected.
 
-    Raises ConfigError where it is not installed.
+    Raises ConfigError where it is not installed, or does not start.
     """
     if name == "auto":
         name = NEW if version_of(NEW) else OLD
     if not version_of(name):
         raise ConfigError(f"{name} is not installed", fix=f"pip install {name}, or leave gemini_sdk to auto")
-    return {NEW: _GenAI, OLD: _GenerativeAI}[name](api_key, base_url, in_flight)
+    try:
+        return {NEW: _GenAI, OLD: _GenerativeAI}[name](api_key, base_url, in_flight)
+    except Exception as error:  # such as for want of a certificate
+        said = f"{type(error).__name__}: {error}".replace(api_key.get_secret_value(), "[key]")
+    raise ConfigError(f"{name} can't be used ({said})")  # without the SDK's own frames, which hold the key
 
 
 class _GenAI:
-    def __init__(self, api_key: str, base_url: str | None, in_flight: int):
+    def __init__(self, api_key: SecretStr, base_url: str | None, in_flight: int):
         import httpx2
         from google import genai
         from google.genai import types
@@ -83,11 +89,19 @@ class _GenAI:
             def handle_request(self, request: httpx2.Request) -> httpx2.Response:
                 if not hasattr(own, "transport"):
                     own.transport = httpx2.HTTPTransport(verify=secure, proxy=proxy)
-                return own.transport.handle_request(request)
+                request.headers["Accept-Encoding"] = "identity"
+                answer = own.transport.handle_request(request)
+                try:
+                    seconds = request.extensions["timeout"]["read"]
+                    content = _body(answer.stream, answer.headers, seconds)
+                finally:
+                    answer.close()
+                return httpx2.Response(answer.status_code, headers=answer.headers, content=content)
 
-        client = {"transport": ThreadTransport()}
+        # A redirect would take the key to another host.
+        client = {"transport": ThreadTransport(), "follow_redirects": False}
         options = types.HttpOptions(base_url=base_url, api_version="v1beta", client_args=client)
-        self._client = genai.Client(api_key=api_key, vertexai=False, http_options=options)
+        self._client = genai.Client(api_key=api_key.get_secret_value(), vertexai=False, http_options=options)
         self._config = lru_cache(self._make_config)
 
     def _make_config(self, generation_config: str, timeout: float) -> Any:
@@ -102,8 +116,7 @@ class _GenAI:
         """Sends one prompt; `timeout` in seconds. Raises CallFailed."""
         config = self._config(generation_config, timeout)
         with _failures(self._key):
-            answer = self._client.models.generate_content(model=model, contents=prompt, config=config)
-        return _reply(answer)
+            return _reply(self._client.models.generate_content(model=model, contents=prompt, config=config))
 
     def models(self, timeout: float) -> list[str]:
         """Names of the models that can be asked to generate. Raises CallFailed."""
@@ -118,7 +131,7 @@ class _GenAI:
 
 
 class _GenerativeAI:
-    def __init__(self, api_key: str, base_url: str | None, in_flight: int):
+    def __init__(self, api_key: SecretStr, base_url: str | None, in_flight: int):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # says that its life has ended
             import google.generativeai as genai
@@ -130,17 +143,27 @@ class _GenerativeAI:
             )
         from requests.adapters import HTTPAdapter
 
+        class BoundedAdapter(HTTPAdapter):
+            def send(self, request, stream=False, timeout=None, **options):
+                request.headers["Accept-Encoding"] = "identity"
+                answer = super().send(request, stream=True, timeout=timeout, **options)
+                parts = iter(partial(answer.raw.read1, 2**16), b"")
+                seconds = timeout[-1] if isinstance(timeout, tuple) else timeout
+                answer._content, answer._content_consumed = _body(parts, answer.headers, seconds), True
+                return answer
+
         self._genai, self._key = genai, api_key
         endpoint = {"api_endpoint": base_url.rstrip("/")} if base_url else None
-        configure(api_key=api_key, transport="rest", client_options=endpoint)
+        configure(api_key=api_key.get_secret_value(), transport="rest", client_options=endpoint)
         self._client = get_default_generative_client()
         self._models = get_default_model_client()
         self._config = lru_cache(lambda text: protos.GenerationConfig.from_json(text, ignore_unknown_fields=True))
         for client in (self._client, self._models):
             session = client.transport._session  # pyright: ignore[reportAttributeAccessIssue] -- the REST transport's
             session._refresh_status_codes = ()  # a 401 is final: there is nothing to refresh in a key
+            session.max_redirects = 0  # one would take the key to another host
             for scheme in ("http://", "https://"):
-                session.mount(scheme, HTTPAdapter(pool_maxsize=in_flight))  # its own 10 would open most anew
+                session.mount(scheme, BoundedAdapter(pool_maxsize=in_flight))  # its own 10 would open most anew
             # These three are read once here, and not for every call.
             session.proxies = get_environ_proxies(base_url or GOOGLE)
             session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
@@ -153,8 +176,7 @@ class _GenerativeAI:
             "generation_config": self._config(generation_config),
         }
         with _failures(self._key):
-            answer = self._client.generate_content(request, timeout=timeout, retry=None)
-        return _reply(answer)
+            return _reply(self._client.generate_content(request, timeout=timeout, retry=None))
 
     def models(self, timeout: float) -> list[str]:
         with _failures(self._key):
@@ -168,6 +190,21 @@ def generation_config(schema: dict, temperature: float, max_output_tokens: int) 
     propertyOrdering."""
     limits = {"temperature": temperature, "maxOutputTokens": max_output_tokens}
     return json.dumps({**limits, "responseMimeType": "application/json", "responseSchema": schema})
+
+
+def _body(parts: Iterable[bytes], headers: Mapping[str, str], seconds: float) -> bytes:
+    """An answer's body. Raises OSError for one that is packed, which was not asked for, that is too long, or comes too
+    slowly: an SDK's own time-out is for each read."""
+    if (packed := headers.get("Content-Encoding", "identity")) != "identity":
+        raise OSError(f"the answer is packed as {packed}")
+    body, deadline = bytearray(), time.monotonic() + seconds
+    for part in parts:
+        body += part
+        if len(body) > MOST_BYTES:
+            raise OSError(f"the answer is longer than {MOST_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the answer was not whole after {seconds:g} s")
+    return bytes(body)
 
 
 def _reply(answer: Any) -> Reply:
@@ -196,17 +233,16 @@ def _enum_name(value: Any) -> str:
 
 
 @contextmanager
-def _failures(key: str) -> Iterator[None]:
-    """Raises an SDK's errors as CallFailed, without the key. Others, which are bugs, are left as they are."""
+def _failures(key: SecretStr) -> Iterator[None]:
+    """Raises as CallFailed, without the key, whatever a call or a malformed answer raises in an SDK."""
     try:
         yield
+    except CallFailed:
+        raise
     except Exception as error:
         code = int(error.code) if isinstance(getattr(error, "code", None), int) else None  # type: ignore[attr-defined]
-        family = type(error).__module__.split(".")[0]
-        if code is None and family not in FAMILIES and not isinstance(error, OSError | ValueError):
-            raise
         text = re.sub(r"\s+", " ", str(getattr(error, "message", None) or error)).strip()
-        text = re.sub(r"^(GET|POST) \S+: ", "", text or type(error).__name__).replace(key, "[key]")
+        text = re.sub(r"^(GET|POST) \S+: ", "", text or type(error).__name__).replace(key.get_secret_value(), "[key]")
         if code is None:
             raise CallFailed(f"{type(error).__name__}: {text}"[:500], retry=True) from None
         retry = code in (408, 429) or code >= 500

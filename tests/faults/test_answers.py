@@ -1,0 +1,124 @@
+"""Answers that a judge's server may give and should not: each is a failed call, none takes long or leaks the key."""
+
+import asyncio
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from gemini_server import KEY, GeminiServer, Reply, judge as well, says
+
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.data.samples import Sample
+from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.gemini.judge import LONGEST_REASON, GeminiJudge
+from grpo_kit.judges.gemini.sdk import MOST_BYTES
+
+TURN = Sample(id="turn", prompt=[{"role": "user", "content": "Where?"}], ground_truth="There.")
+GOOD = {"analysis": "Fine.", "criteria": [], "score": 0.5}
+
+
+@pytest.fixture(params=["google-generativeai", "google-genai"])
+def sdk(request) -> str:
+    if request.param == "google-genai":
+        pytest.importorskip("google.genai", reason="google-genai, the extra genai, is not installed")
+    return request.param
+
+
+def asked(sdk: str, **settings) -> tuple[Verdict, GeminiJudge]:
+    """The verdict on one answer, and the judge that gave it."""
+    judge = GeminiJudge(JudgeConfig(**{"gemini_sdk": sdk, "gemini_max_retries": 0, **settings}))
+    return asyncio.run(judge.judge(TURN, ["In Paris."]))[0], judge
+
+
+def body_of(text: str) -> bytes:
+    """An answer of the server's in which the model has written `text`."""
+    return json.dumps(says(text).body).encode()
+
+
+MALFORMED = {
+    "text for a list": says(json.dumps(GOOD | {"criteria": "none"})),
+    "a number for an object": says("7"),
+    "null": says("null"),
+    "text for a score": says(json.dumps(GOOD | {"score": "high"})),
+    "a list for a verdict": says(json.dumps(GOOD | {"criteria": [{"criterion": [], "met": {}}]})),
+    "10,000 levels": says("[" * 10_000 + "]" * 10_000),
+    "10,000 levels outside": Reply(b"[" * 10_000 + b"]" * 10_000),
+    "a list outside": Reply(b"[]"),
+    "candidates of another kind": Reply({"candidates": "none"}),
+    "parts of another kind": Reply({"candidates": [{"content": {"parts": 5}, "finishReason": "STOP"}]}),
+    "a gateway's error": Reply({"error": "x"}, 500),
+    "a gateway's page": Reply(b"<html>Bad gateway</html>", 502),
+    "no JSON": Reply(b"{"),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_a_malformed_answer_is_a_failed_call_that_is_tried_again(gemini, sdk, kind):
+    gemini.first = [MALFORMED[kind]]
+    verdict, judge = asked(sdk, gemini_max_retries=1)
+    assert verdict.score is not None and (judge.usage.calls, judge.usage.retries) == (2, 1)
+    gemini.first = [MALFORMED[kind]]
+    verdict, judge = asked(sdk)
+    assert verdict.score is None and verdict.reason.startswith("not judged: ") and judge.usage.failures == 1
+
+
+def test_an_answer_that_drips_is_given_up_in_time(gemini, sdk):
+    gemini.reply = lambda request: Reply(well(request).body, drips=0.2)
+    started = time.monotonic()
+    verdict, _ = asked(sdk, gemini_timeout=1)
+    assert verdict.score is None and "not whole after 1 s" in verdict.reason
+    assert time.monotonic() - started < 60, "and not after the hundreds of bytes that there are"
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed(gemini, sdk, code):
+    with GeminiServer() as elsewhere:
+        gemini.reply = lambda _: Reply({}, code, {"Location": f"{elsewhere.url}/v1beta/models/x:generateContent"})
+        verdict, _ = asked(sdk)
+        assert verdict.score is None and KEY not in verdict.reason and elsewhere.requests == []
+
+
+def test_a_body_has_its_bounds(gemini, sdk):
+    packed = gzip.compress(body_of(json.dumps(GOOD)))
+    gemini.reply = lambda _: Reply(packed, headers={"Content-Encoding": "gzip"})
+    verdict, _ = asked(sdk)
+    assert verdict.score is None and "packed as gzip" in verdict.reason
+    gemini.reply = lambda _: says(json.dumps(GOOD | {"analysis": "x" * (MOST_BYTES + 1)}))
+    verdict, _ = asked(sdk)
+    assert verdict.score is None and f"longer than {MOST_BYTES} bytes" in verdict.reason
+    gemini.reply = lambda _: says(json.dumps(GOOD | {"analysis": "x " * 100_000}))
+    verdict, _ = asked(sdk)
+    assert verdict.score == 0.5 and len(verdict.reason) <= LONGEST_REASON
+
+
+VERBOSE = """
+import os, sys, traceback
+os.environ["GEMINI_API_KEY"] = "AIza-planted-key"
+from IPython.core.ultratb import VerboseTB
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.judges.base import make_judge
+try:
+    judge = make_judge("gemini", JudgeConfig(gemini_sdk=sys.argv[1]))
+    judge.check()
+except Exception:
+    print(VerboseTB(color_scheme="NoColor", include_vars=True).text(*sys.exc_info()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"GOOGLE_GEMINI_BASE_URL": "ftp://me:word@example.com"}, "ftp://example.com should begin"),
+        ({"GOOGLE_GEMINI_BASE_URL": "http://me:word@127.0.0.1:9"}, "can't be reached at http://127.0.0.1:9"),
+        ({"SSL_CERT_FILE": "/nowhere", "REQUESTS_CA_BUNDLE": "/nowhere", "CURL_CA_BUNDLE": "/nowhere"}, "ConfigError"),
+    ],
+)
+def test_a_verbose_traceback_shows_no_key_and_no_password(sdk, environment, said):
+    command = [sys.executable, "-c", VERBOSE, sdk]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=300)
+    assert said in done.stdout, done.stdout + done.stderr
+    assert "planted" not in done.stdout + done.stderr and "me:word" not in done.stdout
