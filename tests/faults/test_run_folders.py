@@ -146,9 +146,9 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(standin, tmp
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("no mount of one's own is allowed here")
     script = """
-        mkdir runs && mount -t tmpfs -o size=1m tmpfs runs
+        mkdir runs && mount -t tmpfs -o size=600k tmpfs runs
         train="$1 -m grpo_kit.cli train --run-id run --runs-dir runs"
-        $train --max-steps 400 --save-steps 400 --canaries off --data "$2"
+        $train --max-steps 60 --save-steps 60 --canaries off --data "$2"
         cp runs/run/status.json status.json
         mount -o remount,size=64m runs
         $train
