@@ -101,8 +101,8 @@ class Gemini:
             try:
                 content = parse(reply.text)
             except Exception as problem:  # whatever a malformed answer makes of it, JSON within JSON included
-                said = f"not the JSON that was asked for: {type(problem).__name__}: {problem}"
-                raise CallFailed(said[:300], retry=True) from None
+                said = str(problem) if isinstance(problem, ValueError) else f"{type(problem).__name__}: {problem}"
+                raise CallFailed(f"not the JSON that was asked for: {said}"[:300], retry=True) from None
             return content, reply.input_tokens + reply.output_tokens
 
         try:
