@@ -95,7 +95,7 @@ def test_runs_that_are_not_there_or_are_broken_are_said(runs_dir, tmp_path):
     broken = shutil.copytree(runs_dir, tmp_path / "runs")
     (broken / "waiting" / "status.json").write_text("{")
     table = widgets.runs(broken)
-    assert "status.json can't be read" in html.unescape(table.note.value) and len(table.table) == 2
+    assert "status.json can't be read" in html.unescape(table.note.value) and len(table.table) == 3
     (broken / "second" / "config.json").write_text("{}")
     table.list.value = ()
     table.list.value = tuple(row for _, row in table.list.options)
