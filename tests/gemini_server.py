@@ -163,7 +163,11 @@ class GeminiServer:
                 self.send_response(reply.code)
                 for name, value in {"Content-Type": "application/json", **reply.headers}.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
+                if "Transfer-Encoding" in reply.headers:
+                    parts = [body[at : at + 1000] for at in range(0, len(body), 1000)]
+                    body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [*parts, b""])
+                else:
+                    self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 for byte in body if reply.drips else b"":
                     self.wfile.write(bytes([byte]))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 
 import pytest
 from gemini_server import KEY, GeminiServer, Reply, judge as well, says
@@ -82,14 +83,23 @@ def test_a_redirect_is_not_followed(gemini, sdk, code):
         assert verdict.score is None and KEY not in verdict.reason and elsewhere.requests == []
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}, {"Content-Encoding": "deflate"}])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_an_answer_is_read_whole_however_it_comes(gemini, sdk, headers, is_chunked):
+    body = body_of(json.dumps(GOOD | {"analysis": "x" * 100_000}))
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}.get(headers.get("Content-Encoding"), bytes)
+    gemini.reply = lambda _: Reply(
+        pack(body), headers=headers | ({"Transfer-Encoding": "chunked"} if is_chunked else {})
+    )
+    assert [asked(sdk)[0].score for _ in range(3)] == [0.5] * 3
+
+
 def test_a_body_has_its_bounds(gemini, sdk):
-    packed = gzip.compress(body_of(json.dumps(GOOD)))
-    gemini.reply = lambda _: Reply(packed, headers={"Content-Encoding": "gzip"})
-    verdict, _ = asked(sdk)
-    assert verdict.score is None and "packed as gzip" in verdict.reason
-    gemini.reply = lambda _: says(json.dumps(GOOD | {"analysis": "x" * (MOST_BYTES + 1)}))
-    verdict, _ = asked(sdk)
-    assert verdict.score is None and f"longer than {MOST_BYTES} bytes" in verdict.reason
+    long = body_of(json.dumps(GOOD | {"analysis": "x" * 2 * MOST_BYTES}))
+    for reply in (Reply(long), Reply(gzip.compress(long), headers={"Content-Encoding": "gzip"})):
+        gemini.first = [reply]
+        verdict, _ = asked(sdk)
+        assert verdict.score is None and f"longer than {MOST_BYTES} bytes" in verdict.reason
     gemini.reply = lambda _: says(json.dumps(GOOD | {"analysis": "x " * 100_000}))
     verdict, _ = asked(sdk)
     assert verdict.score == 0.5 and len(verdict.reason) <= LONGEST_REASON

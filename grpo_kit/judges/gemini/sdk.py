@@ -11,8 +11,9 @@ import re
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -89,13 +90,10 @@ class _GenAI:
             def handle_request(self, request: httpx2.Request) -> httpx2.Response:
                 if not hasattr(own, "transport"):
                     own.transport = httpx2.HTTPTransport(verify=secure, proxy=proxy)
-                request.headers["Accept-Encoding"] = "identity"
                 answer = own.transport.handle_request(request)
-                try:
-                    seconds = request.extensions["timeout"]["read"]
-                    content = _body(answer.stream, answer.headers, seconds)
-                finally:
-                    answer.close()
+                with closing(answer):
+                    content = _body(answer.stream, answer.headers, request.extensions["timeout"]["read"])
+                answer.headers.pop("Content-Encoding", None)
                 return httpx2.Response(answer.status_code, headers=answer.headers, content=content)
 
         # A redirect would take the key to another host.
@@ -145,11 +143,11 @@ class _GenerativeAI:
 
         class BoundedAdapter(HTTPAdapter):
             def send(self, request, stream=False, timeout=None, **options):
-                request.headers["Accept-Encoding"] = "identity"
                 answer = super().send(request, stream=True, timeout=timeout, **options)
-                parts = iter(partial(answer.raw.read1, 2**16), b"")
+                parts = iter(partial(answer.raw.read1, 2**16, decode_content=False), b"")
                 seconds = timeout[-1] if isinstance(timeout, tuple) else timeout
-                answer._content, answer._content_consumed = _body(parts, answer.headers, seconds), True
+                with closing(answer):
+                    answer._content, answer._content_consumed = _body(parts, answer.headers, seconds), True
                 return answer
 
         self._genai, self._key = genai, api_key
@@ -193,14 +191,13 @@ def generation_config(schema: dict, temperature: float, max_output_tokens: int) 
 
 
 def _body(parts: Iterable[bytes], headers: Mapping[str, str], seconds: float) -> bytes:
-    """An answer's body. Raises OSError for one that is packed, which was not asked for, that is too long, or comes too
-    slowly: an SDK's own time-out is for each read."""
-    if (packed := headers.get("Content-Encoding", "identity")) != "identity":
-        raise OSError(f"the answer is packed as {packed}")
+    """An answer's body, unpacked. Raises OSError for one too long or too slow: an SDK's own time-out is for
+    each read."""
     body, deadline = bytearray(), time.monotonic() + seconds
+    unpack = zlib.decompressobj(wbits=47) if headers.get("Content-Encoding") in ("gzip", "deflate") else None
     for part in parts:
-        body += part
-        if len(body) > MOST_BYTES:
+        body += unpack.decompress(part, MOST_BYTES) if unpack else part
+        if len(body) > MOST_BYTES or (unpack and unpack.unconsumed_tail):
             raise OSError(f"the answer is longer than {MOST_BYTES} bytes")
         if time.monotonic() > deadline:
             raise TimeoutError(f"the answer was not whole after {seconds:g} s")
