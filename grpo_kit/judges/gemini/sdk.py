@@ -92,7 +92,7 @@ class _GenAI:
                     own.transport = httpx2.HTTPTransport(verify=secure, proxy=proxy)
                 answer = own.transport.handle_request(request)
                 with closing(answer):
-                    content = _body(answer.stream, answer.headers, request.extensions["timeout"]["read"])
+                    content = _body(answer.iter_raw(), answer.headers, request.extensions["timeout"]["read"])
                 answer.headers.pop("Content-Encoding", None)
                 return httpx2.Response(answer.status_code, headers=answer.headers, content=content)
 
@@ -142,8 +142,8 @@ class _GenerativeAI:
         from requests.adapters import HTTPAdapter
 
         class BoundedAdapter(HTTPAdapter):
-            def send(self, request, stream=False, timeout=None, **options):
-                answer = super().send(request, stream=True, timeout=timeout, **options)
+            def send(self, request, stream=False, timeout: Any = None, verify=True, cert=None, proxies=None):
+                answer = super().send(request, True, timeout, verify, cert, proxies)
                 parts = iter(partial(answer.raw.read1, 2**16, decode_content=False), b"")
                 seconds = timeout[-1] if isinstance(timeout, tuple) else timeout
                 with closing(answer):
