@@ -1,5 +1,4 @@
-"""`kit.quote`, `kit.smoke` and `kit.doctor`: what a run will do, need and cost, and what stands in its way, before it
-does."""
+"""`kit.quote`, `kit.smoke` and `kit.doctor`: what a run will do, need and cost, and what stands in its way."""
 
 from contextlib import suppress
 from datetime import datetime
@@ -82,14 +81,12 @@ def smoke(
 def doctor(config: TrainConfig | None = None, **settings: Any) -> bool:
     """Prints each check of a run with these settings as it is made. Returns whether no problem was found."""
     config, backend = (config or TrainConfig()).replace(**settings), chosen_backend()
-    account = {
-        "modal": "a Modal account is set up here",
-        "local": "no Modal account is set up here (`modal setup` does)",
-    }
-    why = "chosen by kit.backend() or GRPO_KIT_BACKEND" if asked_backend() else account[backend]
+    on_modal = backend == "modal"
+    account = "a Modal account is set up here" if on_modal else "no Modal account is set up here (`modal setup` does)"
+    why = "chosen by kit.backend() or GRPO_KIT_BACKEND" if asked_backend() else account
     print(Check("backend", OK, f"{backend}: {why}"))
     problems = []
-    for check in checks_of(config, backend == "modal"):
+    for check in checks_of(config, on_modal):
         print(check, flush=True)
         problems += [check.name] if check.state == PROBLEM else []
     print(Check("versions", OK, ", ".join(f"{name} {number}" for name, number in versions().items())))

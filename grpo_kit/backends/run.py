@@ -1,6 +1,5 @@
 """`kit.Run`: a run wherever it is, and what can be done with it: watch, stop, kill, resume, download."""
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
 from grpo_kit.runs.directory import RUNS_DIR, STOP_FILE, UNFINISHED, WORKER_FILE, RunDirectory, is_run, no_such_run, now
-from grpo_kit.utils.files import as_json
+from grpo_kit.utils.files import as_json, replacing
 
 if TYPE_CHECKING:
     import pandas
@@ -90,12 +89,10 @@ class Run(RunDirectory):
         if to.exists():
             raise RunError(f"{to} is there already: name a new folder to download run {self.id} to")
         to.parent.mkdir(parents=True, exist_ok=True)
-        partial = to.with_name(f".{to.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        self.storage.download(partial)
-        for name in (WORKER_FILE, STOP_FILE):  # nothing trains the copy
-            (partial / name).unlink(missing_ok=True)
-        partial.rename(to)
+        with replacing(to) as partial:
+            self.storage.download(partial)
+            for name in (WORKER_FILE, STOP_FILE):  # nothing trains the copy
+                (partial / name).unlink(missing_ok=True)
         return Run(to)
 
 

@@ -22,7 +22,9 @@ def backend(name: str | None = None) -> str:
 
 
 def chosen_backend() -> str:
-    return asked_backend() or ("modal" if has_account() else "local")
+    settings = Path(os.environ.get("MODAL_CONFIG_PATH", "~/.modal.toml"))  # `modal setup` writes it
+    has_account = bool(os.environ.get("MODAL_TOKEN_ID")) or settings.expanduser().exists()
+    return asked_backend() or ("modal" if has_account else "local")
 
 
 def asked_backend() -> str | None:
@@ -31,12 +33,6 @@ def asked_backend() -> str | None:
         return _asked
     name = os.environ.get("GRPO_KIT_BACKEND")
     return checked_backend(name, "GRPO_KIT_BACKEND") if name else None
-
-
-def has_account() -> bool:
-    """Whether `modal setup` was run, or a token is set."""
-    settings = Path(os.environ.get("MODAL_CONFIG_PATH", "~/.modal.toml"))
-    return bool(os.environ.get("MODAL_TOKEN_ID")) or settings.expanduser().exists()
 
 
 def checked_backend(name: str, what: str = "backend") -> str:

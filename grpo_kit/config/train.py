@@ -149,10 +149,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
         group, processes, per_step = self.num_generations, self.num_processes, self.completions_per_step
         kind, gpus = gpu_and_count(self.gpu)
         if gpus != processes <= MOST_GPUS:
-            raise ConfigError(
-                f"num_processes={processes} and gpu={self.gpu} do not go together: each process has a GPU of its own",
-                f"Use gpu={kind}{f':{processes}' if processes > 1 else ''}, or leave num_processes out",
-            )
+            what = f"num_processes={processes} and gpu={self.gpu} do not go together: each process has a GPU of its own"
+            gpu = f"{kind}:{processes}" if processes > 1 else kind
+            raise ConfigError(what, f"Use gpu={gpu}, or leave num_processes out")
         if per_step % group:
             batch, passes = self.per_device_train_batch_size, self.gradient_accumulation_steps
             nearest, near_passes = nearest_batches(batch, passes, processes, group)
@@ -165,11 +164,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
         if min(self.judge.values(), default=0) <= 0:
             raise ConfigError("judge should be one or more, with weights above 0, such as gemini=0.7,offline=0.3")
         if self.max_staleness and self.num_iterations > 1:
-            raise ConfigError(
-                f"max_staleness={self.max_staleness} makes completions ahead, and num_iterations={self.num_iterations} "
-                f"learns from the same ones again",
-                "Use one of the two",
-            )
+            again = f"num_iterations={self.num_iterations} learns from the same ones again"
+            what = f"max_staleness={self.max_staleness} makes completions ahead, and {again}"
+            raise ConfigError(what, "Use one of the two")
         if self.save_steps % self.num_iterations:
             raise ConfigError(
                 f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}, so that "

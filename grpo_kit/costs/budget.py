@@ -64,11 +64,9 @@ class Budget:
 def check_price_known(config: TrainConfig) -> None:
     """Raises ConfigError for a max_usd with a judge whose dollars can't be counted."""
     if config.max_usd is not None and "gemini" in config.judge and None in judge_price(config):
-        raise ConfigError(
-            f"max_usd={config.max_usd:g} can't be kept: {config.gemini_model} has no price in "
-            f"grpo_kit/judges/gemini/prices.json",
-            "Give gemini_input_price and gemini_output_price (dollars per million tokens)",
-        )
+        why = f"{config.gemini_model} has no price in grpo_kit/judges/gemini/prices.json"
+        fix = "Give gemini_input_price and gemini_output_price (dollars per million tokens)"
+        raise ConfigError(f"max_usd={config.max_usd:g} can't be kept: {why}", fix)
 
 
 def shortfall_at_start(

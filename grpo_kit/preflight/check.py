@@ -26,8 +26,8 @@ from grpo_kit.models.load import SMOLLM2, model_problem
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.preflight.doctor import PREPARE, Check
 from grpo_kit.preflight.quote import Quote
-from grpo_kit.runs.directory import Dollars, RunDirectory, spent_on
-from grpo_kit.runs.resume import config_to_resume, is_complete, resume_config
+from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
+from grpo_kit.runs.resume import config_to_resume
 from grpo_kit.training.failures import Fix, memory_fixes
 from grpo_kit.training.plan import missing_package
 from grpo_kit.utils.text import dollars, duration, settings_text
@@ -236,8 +236,9 @@ def _lines(path: Path, modified: int) -> int:
 def earlier_run_problems(config: TrainConfig, runs_dir: Path) -> Problems:
     try:
         caches_to_start_from(config.cache_from, runs_dir)
-        resume_config(config, runs_dir)
-        if is_complete(config.run_id, runs_dir):
+        if known := find_run(config.run_id, runs_dir):
+            config_to_resume(known, config)
+        if known and known.status["state"] == "complete":
             yield Problem(f"run {config.run_id} is complete: nothing would be done", "Give it another run_id")
     except KitError as error:
         yield error.problem

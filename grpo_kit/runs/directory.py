@@ -108,9 +108,8 @@ class RunDirectory:
     def config(self) -> TrainConfig:
         settings = self.about["settings"]
         if unknown := settings.keys() - TrainConfig.model_fields.keys():
-            _say_once(
-                f"Run {self.id}: settings of another version of the kit are left aside: {', '.join(sorted(unknown))}"
-            )
+            names = ", ".join(sorted(unknown))
+            _say_once(f"Run {self.id}: settings of another version of the kit are left aside: {names}")
         return TrainConfig(**{name: value for name, value in settings.items() if name not in unknown})
 
     @property
@@ -182,10 +181,8 @@ class RunDirectory:
         try:
             return json.loads(self.storage.read(WORKER_FILE))
         except FileNotFoundError:
-            raise RunError(
-                f"run {self.id} is trained by a process that waits for it",
-                "Interrupt it there (Ctrl-C, or the notebook's stop button)",
-            ) from None
+            fix = "Interrupt it there (Ctrl-C, or the notebook's stop button)"
+            raise RunError(f"run {self.id} is trained by a process that waits for it", fix) from None
 
     def read_text(self, name: str) -> str:
         """A file of the run's; empty where there is none."""

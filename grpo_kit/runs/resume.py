@@ -8,14 +8,8 @@ from grpo_kit.config.batching import batches
 from grpo_kit.config.gpus import MOST_GPUS, gpu_and_count
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, RunError
-from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, find_run
+from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.files import write_json
-
-
-def resume_config(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> TrainConfig:
-    """`config`, or where its run_id is there already, that run's settings as `config_to_resume` gives them."""
-    known = find_run(config.run_id, runs_dir)
-    return config_to_resume(known, config) if known else config
 
 
 def config_to_resume(run: RunDirectory, asked: TrainConfig, check: bool = True) -> TrainConfig:
@@ -39,10 +33,8 @@ def config_to_resume(run: RunDirectory, asked: TrainConfig, check: bool = True) 
         if value != getattr(own, name) and name not in free
     ]
     if differing and check:
-        raise RunError(
-            f"run {run.id} was started with other settings: {', '.join(differing)}",
-            "Leave them out to resume it, or give the new run another run_id",
-        )
+        what = f"run {run.id} was started with other settings: {', '.join(differing)}"
+        raise RunError(what, "Leave them out to resume it, or give the new run another run_id")
     return own.replace(**{name: value for name, value in given.items() if name in free})
 
 
@@ -60,12 +52,6 @@ def _spread(own: TrainConfig, asked: TrainConfig) -> TrainConfig:
     return own.replace(num_processes=count, gpu=gpu, **batches(per_step // count, own.per_device_train_batch_size))
 
 
-def is_complete(run_id: str | None, runs_dir: str | Path = RUNS_DIR) -> bool:
-    """Whether there is such a run and it has nothing left to do."""
-    known = find_run(run_id, runs_dir)
-    return known is not None and known.status["state"] == "complete"
-
-
 def check_unchanged(run: RunDirectory, about: dict[str, Any]) -> None:
     """Raises RunError where the run's rewards, their weights, its judges or its data are not those in `about`."""
     own = run.about
@@ -75,10 +61,8 @@ def check_unchanged(run: RunDirectory, about: dict[str, Any]) -> None:
         (f"data than {about['data']['folder']} holds", own["data"]["fingerprint"], about["data"]["fingerprint"]),
     ):
         if before != after:
-            raise RunError(
-                f"run {run.id} was started with other {what}: {before}, and not with {after}",
-                "Put back what it was started with, or use another run_id",
-            )
+            problem = f"run {run.id} was started with other {what}: {before}, and not with {after}"
+            raise RunError(problem, "Put back what it was started with, or use another run_id")
 
 
 def _weighted(about: dict[str, Any]) -> str:

@@ -85,8 +85,7 @@ def plan(notebook: Path, grid: Mapping[str, Any], out: Path, backend: str | None
 
 
 def _check_names(notebook: Path, known: Settings, rows: list[Settings], evaluation: Any) -> None:
-    """Raises ConfigError with all names that neither the notebook nor 04 takes, and all settings that may not differ
-    between runs."""
+    """Raises ConfigError with all names that nothing takes, and all settings that may not differ between runs."""
     names, trains = dict.fromkeys(name for row in rows for name in row), known.keys() >= TRAINS
     if not isinstance(evaluation, Mapping):
         raise ConfigError(f"{EVALUATION}: {evaluation!r} should be settings of 04, such as {EVALUATION}: {{n: 256}}")

@@ -40,10 +40,10 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
     if not scores_nearly_all and "reward" in metrics:
         yield from _flat(metrics["reward"].dropna(), config, slower, more_prompts)
     if (share := now.get("completions/clipped_ratio", 0.0)) > 0.5:
+        advice = "with a model that never ends, check that it is an instruction-tuned one (…-it, …-Instruct)"
         yield Problem(
             f"Cut off: {share:.0%} of completions reach max_completion_length={longest} without an end",
-            f"Try max_completion_length={2 * longest}; with a model that never ends, check that it is an "
-            f"instruction-tuned one (…-it, …-Instruct)",
+            f"Try max_completion_length={2 * longest}; {advice}",
         )
     tokens, at_first = (means.get("completions/mean_length", 0.0) for means in (now, first))
     if tokens > 1.5 * at_first:
@@ -54,10 +54,8 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
         )
     nats, at_first = (means.get("entropy", 0.0) for means in (now, first))
     if nats < 0.1 * at_first:
-        yield Problem(
-            f"Entropy gone: {nats:.3f} nats a token, {at_first:.3f} at first: the model says the same again and again",
-            f"Try {slower}, or stop at an earlier checkpoint",
-        )
+        seen = f"{nats:.3f} nats a token, {at_first:.3f} at first: the model says the same again and again"
+        yield Problem(f"Entropy gone: {seen}", f"Try {slower}, or stop at an earlier checkpoint")
     for judge in config.judge:
         name = f"judge/{judge}/failures"
         if name in metrics and (failures := metrics[name].dropna().tail(WINDOW)).sum():

@@ -20,7 +20,7 @@ from grpo_kit.models.load import has_chat_template
 from grpo_kit.rewards.ready import READY
 from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weighted
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, RunDirectory, find_run, now, spent_on
-from grpo_kit.runs.resume import check_unchanged, is_complete, record_settings, resume_config
+from grpo_kit.runs.resume import check_unchanged, config_to_resume, record_settings
 from grpo_kit.runs.writer import only_writer, open_run
 from grpo_kit.utils.environment import processes, version_of, versions
 from grpo_kit.utils.files import write_json
@@ -50,13 +50,14 @@ class Plan:
 
 def make_plan(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: Launch) -> Plan:
     """Checks all that can be checked before a model is loaded; writes nothing. Raises as `plan_and_train` does."""
-    config = resume_config(config, runs_dir)
+    known = find_run(config.run_id, runs_dir)
+    config = config_to_resume(known, config) if known else config
     check_price_known(config)
     plan = _read(config, rewards)
     caches_to_start_from(config.cache_from, runs_dir)
-    for problem in _problems(plan, runs_dir, launch):
+    for problem in _problems(plan, known, launch):
         raise ConfigError(problem.what, problem.fix)
-    if not is_complete(config.run_id, runs_dir):
+    if not known or known.status["state"] != "complete":
         _add_judges(plan)
     machine = {"machine": launch.machine, "usd_per_hour": launch.usd_per_hour}
     plan.about.update({"versions": versions(), "git_commit": _git_commit(), **machine})
@@ -71,7 +72,7 @@ def plan_of(run: RunDirectory) -> Plan:
     """
     pickled = run.path / REWARDS_FILE
     rewards = load_rewards(pickled.read_bytes()) if pickled.exists() else ()
-    plan = _read(resume_config(TrainConfig(run_id=run.id), run.path.parent), rewards)
+    plan = _read(config_to_resume(run, TrainConfig(run_id=run.id)), rewards)
     _add_judges(plan)
     check_unchanged(run, plan.about)
     return plan
@@ -131,15 +132,13 @@ def queue(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: L
         return open_planned(plan, runs_dir, launch)
 
 
-def _problems(plan: Plan, runs_dir: str | Path, launch: Launch) -> Iterator[Problem]:
+def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterator[Problem]:
     """Problems that would end the run later. Raises ConfigError where there is no such model."""
     config, samples, names = plan.config, plan.samples, plan.about["rewards"]
     if len(samples) < config.prompts_per_step:
         batch = len(samples) * config.num_generations
-        yield Problem(
-            f"a step takes {config.prompts_per_step} prompts and {config.data} has {len(samples)}",
-            f"Use more samples, or per_device_train_batch_size={batch} gradient_accumulation_steps=1",
-        )
+        what = f"a step takes {config.prompts_per_step} prompts and {config.data} has {len(samples)}"
+        yield Problem(what, f"Use more samples, or per_device_train_batch_size={batch} gradient_accumulation_steps=1")
     kind = type(samples[0].prompt)
     if odd := next((sample for sample in samples if type(sample.prompt) is not kind), None):
         yield Problem(f"{config.data}: prompts should be all texts or all messages; {odd.id} is not as the first is")
@@ -150,7 +149,7 @@ def _problems(plan: Plan, runs_dir: str | Path, launch: Launch) -> Iterator[Prob
     if "" in names or len(set(names)) < len(names):
         given = ", ".join(name or "one without a name (write a def around it)" for name in names)
         yield Problem(f"rewards should be functions with names of their own, by which metrics are kept; given: {given}")
-    if problem := _unpaid(config, runs_dir, launch) or missing_package(config):
+    if problem := _unpaid(config, known, launch) or missing_package(config):
         yield problem
     # has_chat_template comes first: it also finds that there is no such model.
     if not has_chat_template(config.model_name) and kind is list:
@@ -160,14 +159,14 @@ def _problems(plan: Plan, runs_dir: str | Path, launch: Launch) -> Iterator[Prob
         yield from _problems_with_gpus(config)
 
 
-def _unpaid(config: TrainConfig, runs_dir: str | Path, launch: Launch) -> Problem | None:
+def _unpaid(config: TrainConfig, known: RunDirectory | None, launch: Launch) -> Problem | None:
     """Why max_usd does not pay for another step.
 
     A run whose container ended is not planned again: it stops at its budget, with a checkpoint.
     """
     status, steps = {"quoted": launch.quoted}, []
-    if run := find_run(config.run_id, runs_dir):
-        status, steps = run.status, read_lines(run.path / "metrics.jsonl")
+    if known:
+        status, steps = known.status, read_lines(known.path / "metrics.jsonl")
     problem = shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour)
     return problem if status.get("state") != "complete" else None
 

@@ -61,18 +61,14 @@ class KitTrainer(GRPOTrainer):
             self._progress.finish(self.state.global_step)
 
     def save_into_run(self) -> None:
-        """Puts the final weights into the run directory, each file in one move.
-
-        A whole model has a config.json of its own. The run's gets its entries too, so that transformers can load the
-        directory.
-        """
+        """Puts the final weights into the run directory, each file in one move."""
         run = self._progress.run
         partial = run.path / ".partial"
         self.save_model(str(partial))
         if not self.is_world_process_zero():
             return
-        config = partial / "config.json"
-        if config.exists():
+        # A whole model's own, whose entries the run's gets too, so that transformers can load the directory.
+        if (config := partial / "config.json").exists():
             write_json(config, {**json.loads(config.read_text()), **run.about})
         for file in partial.iterdir():
             file.replace(run.path / file.name)

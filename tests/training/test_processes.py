@@ -16,7 +16,7 @@ from grpo_kit import ConfigError, Run, RunError, RunStopped
 from grpo_kit.config.gpus import GPUS, modal_usd_per_hour
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import earlier_runs
-from grpo_kit.runs.resume import resume_config
+from grpo_kit.runs.resume import config_to_resume
 
 
 def here(demo_data, runs_dir, run_id, **settings):
@@ -171,7 +171,7 @@ def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(ended, runs
     for run in (whole, shared):
         settings = run.about["settings"] | {"fsdp": "auto"}
         (run.path / "config.json").write_text(json.dumps(run.about | {"settings": settings}))
-        decided = resume_config(TrainConfig(run_id=run.id, num_processes=3), runs_dir)
+        decided = config_to_resume(run, TrainConfig(run_id=run.id, num_processes=3))
         assert decided.fsdp is run.status["fsdp"] and decided.replace().fsdp is run.status["fsdp"]
     with pytest.raises(ConfigError, match="shares weights out among processes, and num_processes=1"):
         kit.train(run_id="shared", runs_dir=runs_dir, num_processes=1, rewards=[ended])

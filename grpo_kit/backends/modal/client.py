@@ -1,5 +1,4 @@
-"""Modal's client: the names of what the kit uses there, the secrets that a run needs, and Modal's errors as the kit's
-own."""
+"""Modal's client: names of what the kit uses there, secrets that a run needs, and Modal's errors as the kit's own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

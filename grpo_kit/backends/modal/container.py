@@ -1,5 +1,4 @@
-"""The work of Modal's containers: the kit's own functions, between bringing data and runs from the volumes and
-committing what was made."""
+"""The work of Modal's containers: the kit's own functions, between bringing what is on the volumes and committing."""
 
 import shutil
 from collections.abc import Callable
@@ -146,7 +145,6 @@ def _sync(lease: Lease) -> RunSync:
 
 
 def _call_id() -> str:
-    """The id of the call that this container works on."""
     return modal.current_function_call_id() or ""
 
 
@@ -170,11 +168,9 @@ def _data_folder(config: TrainConfig) -> Path | None:
         return None  # for a first try
     there = sorted(str(file.parent.relative_to(DATA)) for file in DATA.rglob("train.jsonl"))
     name = "" if is_default else f", name={Path(config.data).name!r}"
-    raise ConfigError(
-        f"no train.jsonl for data={config.data!r} on the volume {DATA_VOLUME} (it has: {', '.join(there) or 'none'})",
-        f'Put it there with kit.upload_data.remote("data/processed"{name}), or from a shell with '
-        f"modal run grpo_kit/app.py::upload_data",
-    )
+    what = f"no train.jsonl for data={config.data!r} on the volume {DATA_VOLUME} (it has: {', '.join(there) or 'none'})"
+    fix = f'Put it there with kit.upload_data.remote("data/processed"{name}), or from a shell with '
+    raise ConfigError(what, f"{fix}modal run grpo_kit/app.py::upload_data")
 
 
 def _check_same_data(run: RunDirectory, data: str) -> None:

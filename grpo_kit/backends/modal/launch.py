@@ -105,8 +105,7 @@ def deploy() -> None:
 
 
 def deployed_function(name: str) -> modal.Function:
-    """A function of the deployed app, which is deployed first where this process has not done so since the kit's
-    source last changed."""
+    """A function of the app, which is deployed first where this process has not deployed the source as it is now."""
     if _deployed != source_fingerprint():
         deploy()
     return modal.Function.from_name(APP, name)

@@ -15,8 +15,7 @@ SECONDS_TO_END = 30  # for a container that is killed
 
 
 class VolumeStorage:
-    """A folder on a volume, mostly a run's. Its methods are those of runs.storage.Storage, and raise RunError for
-    Modal's own errors."""
+    """A folder on a volume, mostly a run's, as a runs.storage.Storage. Modal's own errors are raised as RunError."""
 
     backend = "modal"
 
