@@ -186,7 +186,6 @@ def upload(path: str | Path, name: str | None, to_modal: bool) -> list[Uploaded]
 
 
 def _is_on_modal() -> bool:
-    """Whether work is done on Modal."""
     if not (is_on_modal := chosen_backend() == "modal") and not asked_backend():
         _say_once("No Modal account is set up here (`modal setup` does), so this is done on this machine")
     return is_on_modal

@@ -130,11 +130,9 @@ def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
 def checkpoint_problems(config: TrainConfig) -> Problems:
     if config.save_steps > config.max_steps:
         saves = max(1, config.max_steps // 2 // config.num_iterations) * config.num_iterations
-        yield Problem(
-            f"save_steps={config.save_steps} is more than max_steps={config.max_steps}, so there is no checkpoint on "
-            f"the way: a run that is killed begins anew, and there is no curve to evaluate",
-            f"Use save_steps={saves}",
-        )
+        what = f"save_steps={config.save_steps} is more than max_steps={config.max_steps}, so there is no checkpoint "
+        what += "on the way: a run that is killed begins anew, and there is no curve to evaluate"
+        yield Problem(what, f"Use save_steps={saves}")
 
 
 def memory_problems(quote: Quote) -> Problems:

@@ -47,8 +47,7 @@ class Dollars(NamedTuple):
         return self.machine + self.judge
 
     def __str__(self) -> str:
-        parts = {"machine": self.machine, "judge": self.judge}
-        return " and ".join(f"{dollars(part)} for the {name}" for name, part in parts.items() if part) or "$0"
+        return " and ".join(f"{dollars(part)} for the {name}" for name, part in self._asdict().items() if part) or "$0"
 
 
 def spent_on(status: dict[str, Any]) -> Dollars:

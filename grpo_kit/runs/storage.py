@@ -64,11 +64,9 @@ class LocalStorage:
     def _process(self, worker: dict):
         import psutil
 
-        if "pid" not in worker:  # a copy of a run that was made on Modal
-            return None
-        try:
-            process = psutil.Process(worker["pid"])
-            is_ours = process.create_time() == worker["created"] and process.status() != psutil.STATUS_ZOMBIE
-            return process if is_ours else None
-        except psutil.NoSuchProcess:
-            return None
+        if "pid" in worker:  # else it is a copy of a run that was made on Modal
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(worker["pid"])
+                if process.create_time() == worker["created"] and process.status() != psutil.STATUS_ZOMBIE:
+                    return process
+        return None

@@ -100,8 +100,7 @@ class KitTrainer(GRPOTrainer):
         return loss
 
     def _get_train_sampler(self, dataset=None):
-        """TRL's, as it stands after the epochs that a resumed run has behind it: it draws the order of each from one
-        generator, which no checkpoint has."""
+        """TRL's, past a resumed run's epochs: the order of each comes from one generator, which no checkpoint has."""
         sampler = super()._get_train_sampler(dataset)
         steps_an_epoch = len(self.train_dataset) // self._config.prompts_per_step * self.args.num_iterations
         for _ in range(self._resumed_at // steps_an_epoch):
@@ -130,8 +129,7 @@ class KitTrainer(GRPOTrainer):
         return scores
 
     def _scores_of_all(self, inputs, prompts, completions, completion_ids_list) -> Any:
-        """TRL's scores, which it gathers from all processes; where one of them fails, it raises in all, so that none
-        waits for it."""
+        """TRL's scores, gathered from all processes. Where one fails, it raises in all, so that none waits for it."""
         score = partial(super()._calculate_rewards, inputs, prompts, completions, completion_ids_list)
         if self.accelerator.num_processes == 1:
             return score()

@@ -118,8 +118,7 @@ def _on_gpu(function: modal.Function, config: ModalConfig, secrets: list, retrie
 
 
 def _result(call: modal.FunctionCall, interrupted: str) -> Any:
-    """Waits for what the call returns, and raises an error that it met there. An interrupt ends it and prints
-    `interrupted`."""
+    """Returns what the call does, or raises the error that it met. An interrupt ends it and prints `interrupted`."""
     try:
         answer = call.get()
     except KeyboardInterrupt:
