@@ -4,7 +4,7 @@ Everything is paired: same prompts, same seeds, scores compared prompt by prompt
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +19,14 @@ from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
-from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
+from grpo_kit.evaluation.result import Evaluation, write_evaluation
 from grpo_kit.evaluation.statistics import Answered, describe
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
-from grpo_kit.models.checkpoints import Checkpoints, adapted, checkpoints_of, is_adapter
+from grpo_kit.models.checkpoints import BASE, Checkpoints, checkpoints_of
 from grpo_kit.models.generate import fit_prompt, generate
-from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer, torch_threads
+from grpo_kit.models.load import load_tokenizer, torch_threads
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def evaluate(
     with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
         for path in starts:
             echo(f"{cache.copy_from(path)} judgements taken over from {path}")
-        for name, source, model in _models(subject):
+        for name, source, model in subject.models():
             started = time.perf_counter()
             answers = generate(
                 model,
@@ -184,30 +184,9 @@ def _questions(
     return sorted(questions, key=lambda sample: len(str(sample.prompt)))  # a batch's prompts are padded to the longest
 
 
-def _models(subject: Checkpoints) -> Iterator[tuple[str, str, Any]]:
-    """Name, source and weights of each model in turn. The base is loaded once: adapters are put on and taken off."""
-    bf16 = device_can_bf16() if subject.settings.bf16 == "auto" else subject.settings.bf16
-    base: Any = None
-    if subject.base is not None:
-        base = load_model(subject.base, bf16)
-        yield BASE, subject.base, base
-    for folder in subject.folders:
-        name = folder.resolve().name if folder.resolve().name != BASE else "trained"
-        if is_adapter(folder):
-            model = adapted(base, folder)
-            yield name, str(folder), model
-            base = model.unload()
-        else:
-            base = None  # makes room
-            yield name, str(folder), load_model(str(folder), bf16)
-
-
 def _name(asked: EvalConfig, temperature: float, n: int) -> str:
     """The settings in a file's name: those that were asked for, and the three that matter most always."""
     name = f"n{n}_t{temperature}_seed{asked.seed}"
     left_out = {"n", "temperature", "seed", *names_where(EvalConfig, "resume")}
-    for setting, field in EvalConfig.model_fields.items():
-        value = getattr(asked, setting)
-        if setting not in left_out and value != field.default:
-            name += f"_{setting}-{Path(str(value)).name}"
-    return name
+    others = asked.model_dump(exclude=left_out, exclude_defaults=True)
+    return name + "".join(f"_{setting}-{Path(str(value)).name}" for setting, value in others.items())

@@ -6,8 +6,8 @@ The rules take the numbers and tables of an evaluation. Each is a method of Eval
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from grpo_kit.evaluation.statistics import BASE
 from grpo_kit.judges.calibration import spearman
+from grpo_kit.models.checkpoints import BASE
 from grpo_kit.utils.statistics import bootstrap_interval
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from grpo_kit.data.samples import Sample, conversation_text
 from grpo_kit.errors import RunError
 from grpo_kit.evaluation import interpret
-from grpo_kit.evaluation.statistics import BASE, Answered
+from grpo_kit.evaluation.statistics import Answered
 from grpo_kit.judges.base import Verdict
+from grpo_kit.models.checkpoints import BASE
 from grpo_kit.utils.files import replacing, write_json
 from grpo_kit.utils.json_lines import read_lines
 
@@ -103,13 +104,12 @@ class Evaluation:
         """A row per model and judge: its mean, and its gain over the base, each with its 95% interval."""
         import pandas
 
-        rows = [
+        return pandas.DataFrame(
             {"model": model["name"], "judge": judge, **_row(numbers)}
             for model in self.models
             for judge, numbers in ((self.judge, model), (self.second_judge, model.get("second")))
             if numbers
-        ]
-        return pandas.DataFrame(rows)
+        )
 
     def criteria(self) -> "pandas.DataFrame":
         """The mean of each of the judge's criteria, a row per model."""

@@ -9,8 +9,6 @@ from grpo_kit.errors import RunError
 from grpo_kit.judges.base import Verdict
 from grpo_kit.utils.statistics import bootstrap_interval
 
-BASE = "base"  # the name of the model that the others are compared with
-
 
 @dataclass(frozen=True)
 class Answered:

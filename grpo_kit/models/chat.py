@@ -1,14 +1,14 @@
 """`kit.chat`: the same prompts to a model before and after training, the answers side by side."""
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_kit.data.samples import Message, last_turn, messages_of
-from grpo_kit.models.checkpoints import adapted, checkpoints_of, is_adapter
+from grpo_kit.models.checkpoints import BASE, checkpoints_of
 from grpo_kit.models.generate import fit_prompt, generate
-from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer, torch_threads
+from grpo_kit.models.load import load_tokenizer, torch_threads
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
 
 if TYPE_CHECKING:
@@ -44,27 +44,18 @@ def chat(
     prompts = [prompts] if isinstance(prompts, str) else prompts
     asked = [messages_of(prompt) if tokenizer.chat_template else prompt for prompt in prompts]
     fitted = [fit_prompt(prompt, tokenizer, trained.max_prompt_length).prompt for prompt in asked]
-    bf16 = device_can_bf16() if trained.bf16 == "auto" else trained.bf16
-
-    answers = partial(
-        generate,
-        tokenizer=tokenizer,
-        prompts=fitted,
-        max_completion_length=max_completion_length or trained.max_completion_length,
-        temperature=trained.temperature if temperature is None else temperature,
-        top_p=trained.top_p,
-        seed=seed,
-        batch_size=1,  # chats and plain texts may come together
-    )
     table = {"prompt": [last_turn(prompt) for prompt in prompts]}
     with torch_threads(trained.torch_threads):
-        model = load_model(checkpoints.base, bf16) if checkpoints.base else None
-        if model:
-            table["base"] = answers(model)
-        if model and is_adapter(folder):
-            model = adapted(model, folder)
-        else:
-            del model  # makes room
-            model = load_model(str(folder), bf16)
-        table["trained"] = answers(model)
+        for name, _, model in replace(checkpoints, folders=[folder]).models():
+            table[BASE if name == BASE else "trained"] = generate(
+                model,
+                tokenizer,
+                fitted,
+                max_completion_length=max_completion_length or trained.max_completion_length,
+                temperature=trained.temperature if temperature is None else temperature,
+                top_p=trained.top_p,
+                seed=seed,
+                batch_size=1,  # chats and plain texts may come together
+            )
+            del model  # makes room for the next
     return pandas.DataFrame(table)

@@ -1,18 +1,22 @@
 """The checkpoints to evaluate, merge or talk to: a run's, or the folder of one model, with their base model."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.judges.cache import CACHE_FILE
+from grpo_kit.models.load import device_can_bf16, load_model
 from grpo_kit.runs.directory import RunDirectory, is_run
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+BASE = "base"  # the name of the model that the others are compared with
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,23 @@ class Checkpoints:
             if folder.resolve().name == name:
                 return folder
         raise RunError(f"no {name} in {self.home}; there are: {', '.join(folder.name for folder in self.folders)}")
+
+    def models(self) -> Iterator[tuple[str, str, Any]]:
+        """Name, source and weights of each in turn. The base is loaded once: adapters are put on and taken off."""
+        bf16 = device_can_bf16() if self.settings.bf16 == "auto" else self.settings.bf16
+        base: Any = None
+        if self.base is not None:
+            base = load_model(self.base, bf16)
+            yield BASE, self.base, base
+        for folder in self.folders:
+            name = folder.resolve().name if folder.resolve().name != BASE else "trained"
+            if is_adapter(folder):
+                model = adapted(base, folder)
+                yield name, str(folder), model
+                base = model.unload()
+            else:
+                base = None  # makes room
+                yield name, str(folder), load_model(str(folder), bf16)
 
 
 def checkpoints_of(target: RunDirectory | str | Path, base_model: str | None, runs_dir: Path) -> Checkpoints:
