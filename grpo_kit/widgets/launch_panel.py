@@ -16,25 +16,17 @@ from grpo_kit.widgets.monitor import Monitor
 from grpo_kit.widgets.parts import SHADE, Panel, button, error_html, text_html
 
 
-def launch_panel(
-    config: TrainConfig | None = None, *, rewards: Rewards = (), runs_dir: str | Path = RUNS_DIR
-) -> "LaunchPanel":
-    """Settings to change, their quote, and a button that launches the run, here or on Modal (see kit.backend).
+class LaunchPanel(Panel):
+    """Settings to change, their quote, and a button that launches the run, here or on Modal (see kit.backend); below,
+    how the run stands, its figure and newest completions.
 
     `rewards` are reward functions as `kit.train.spawn` takes them. `panel.config` gives the settings back as code,
-    `panel.run` the run.
-    """
-    return LaunchPanel(config or TrainConfig(), rewards, Path(runs_dir))
-
-
-class LaunchPanel(Panel):
-    """Controls, beside them the quote and how the run stands, below its figure and newest completions.
-
-    Settings that nobody asked for follow the model's recipe. panel.monitor.follow(run) shows another run.
+    `panel.run` the run. Settings that nobody asked for follow the model's recipe. panel.monitor.follow(run) shows
+    another run.
     """
 
-    def __init__(self, config: TrainConfig, rewards: Rewards, runs_dir: Path):
-        self._rewards, self._runs_dir = rewards, runs_dir
+    def __init__(self, config: TrainConfig | None = None, rewards: Rewards = (), runs_dir: str | Path = RUNS_DIR):
+        config, self._rewards, self._runs_dir = config or TrainConfig(), rewards, Path(runs_dir)
         self._given = {name: "none" if value is None else value for name, value in config.given.items()}
         self.controls, laid_out = controls_in_groups(config)
         for name, control in self.controls.items():
@@ -86,3 +78,6 @@ class LaunchPanel(Panel):
         run = train.spawn(self.config, rewards=self._rewards, runs_dir=self._runs_dir)
         self.monitor.follow(run)
         return f"Run {run.id} is on its way: {run.storage}"
+
+
+launch_panel = LaunchPanel

@@ -1,6 +1,6 @@
 """`samples(run)`: what a run's model wrote, group by group as it was trained, and against the base model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets
@@ -43,17 +43,13 @@ samples = SampleBrowser
 class Pages(Panel):
     """Rows to walk through: controls that find them, their list, Previous and Next, and a page of the one chosen."""
 
-    def __init__(
-        self,
-        controls: Sequence[ipywidgets.ValueWidget],
-        orders: dict[str, tuple[str, bool]],
-        find_rows: Callable[[], pd.DataFrame],
-        page_of: Callable[[pd.Series], str],
-        message: ipywidgets.HTML,
-    ):
-        """`orders` are the tables' own; `find_rows` gives the rows as the controls are set, `page_of` one as HTML."""
-        self.rows, self._orders, self._find_rows, self._page_of = pd.DataFrame(), orders, find_rows, page_of
-        self.sort = ipywidgets.Dropdown(options=list(orders), description="sort", layout={"width": "260px"})
+    orders: dict[str, tuple[str, bool]]  # the table's own
+    find_rows: Callable[[], pd.DataFrame]  # as the controls are set
+    page_of: Callable[[pd.Series], str]  # as HTML
+
+    def __init__(self, run: Run, controls: list[ipywidgets.ValueWidget], message: ipywidgets.HTML):
+        self.run, self.rows = run, pd.DataFrame()
+        self.sort = ipywidgets.Dropdown(options=list(self.orders), description="sort", layout={"width": "260px"})
         self.find = search_box("find in any text, Enter")
         self.choice = ipywidgets.Dropdown(options=[], layout={"width": "auto", "flex": "1 1 auto"})
         self.previous = button("", "Previous", width="40px", icon="chevron-left")
@@ -74,7 +70,7 @@ class Pages(Panel):
 
     def fill(self) -> None:
         """Fills the list with what the controls find, and shows the first of it."""
-        self.rows = self._find_rows()
+        self.rows = self.find_rows()
         listed = self.rows.head(LISTED).to_dict("records")
         with self.filling():
             self.choice.options = [(self._label(row), i) for i, row in enumerate(listed)]
@@ -84,7 +80,7 @@ class Pages(Panel):
 
     def _label(self, row: dict) -> str:
         """A row by its step, the number that it is sorted by, and what was asked."""
-        by, _ = self._orders[str(self.sort.value)]
+        by, _ = self.orders[str(self.sort.value)]
         at, line = f"step {row['step']}: " if "step" in row else "", " ".join(row["asked"].split())
         value = number(row["score" if by == "step" else by], "+.2f" if by == "gain" else ".2f")
         return f"{at}{value}  {line if len(line) <= 100 else f'{line[:99]}…'}"
@@ -101,21 +97,22 @@ class Pages(Panel):
             return
         of = f"{listed} (of {len(self.rows):,})" if listed < len(self.rows) else f"{listed}"
         self.position.value = f"{here + 1} / {of}"
-        self.page.value = self._page_of(self.rows.iloc[here])
+        self.page.value = self.page_of(self.rows.iloc[here])
 
 
 class GroupView(Pages):
     """The completions of a step and prompt with their scores, best first."""
 
+    orders = tables.GROUP_ORDERS
+
     def __init__(self, run: Run, message: ipywidgets.HTML):
-        self.run, self.table = run, pd.DataFrame()
+        self.table = pd.DataFrame()
         self.step = ipywidgets.SelectionSlider(
             options=[("any", ANY)], description="step", continuous_update=False, layout={"width": "380px"}
         )
-        super().__init__([self.step], tables.GROUP_ORDERS, self._find_groups, self._group_page, message)
+        super().__init__(run, [self.step], message)
 
     def read(self) -> None:
-        """Reads the run's completions."""
         self.table = tables.completions(self.run)
         if self.table.empty:
             return self.show_nothing(f"Run {self.run.id} has no completions yet.")
@@ -127,10 +124,10 @@ class GroupView(Pages):
                 self.step.value = steps[-1][1]
         self.fill()
 
-    def _find_groups(self) -> pd.DataFrame:
+    def find_rows(self) -> pd.DataFrame:
         return tables.groups(self.table, self.step.value or None, self.find.value, str(self.sort.value))
 
-    def _group_page(self, row: pd.Series) -> str:
+    def page_of(self, row: pd.Series) -> str:
         rows = tables.group(self.table, row["step"], row["sample_id"])
         title = f"{row['sample_id']}, step {row['step']}"
         return _prompt_html(rows["prompt"].iloc[0], title) + parts.completions_html(rows)
@@ -139,15 +136,14 @@ class GroupView(Pages):
 class AnswerView(Pages):
     """The base model's answer and a checkpoint's to the same held-out prompt, with scores and reasons."""
 
+    orders = tables.ANSWER_ORDERS
+
     def __init__(self, run: Run, message: ipywidgets.HTML):
-        self.run = run
         self.evaluation: Any = ipywidgets.Dropdown(description="evaluation", layout={"width": "320px"})
         self.checkpoint = ipywidgets.Dropdown(description="checkpoint", layout={"width": "260px"})
-        controls = [self.evaluation, self.checkpoint]
-        super().__init__(controls, tables.ANSWER_ORDERS, self._find_answers, self._answer_page, message)
+        super().__init__(run, [self.evaluation, self.checkpoint], message)
 
     def read(self) -> None:
-        """Reads the run's evaluations."""
         found = tables.evaluations(self.run)[::-1]
         if not found:
             return self.show_nothing(f"Run {self.run.id} is not evaluated yet; kit.evaluate.remote(run) does it.")
@@ -155,7 +151,7 @@ class AnswerView(Pages):
             offer(self.evaluation, [(each.path.stem, each) for each in found], found[0])
         self.fill()
 
-    def _find_answers(self) -> pd.DataFrame:
+    def find_rows(self) -> pd.DataFrame:
         evaluation = self.evaluation.value
         models, orders = [model["name"] for model in evaluation.checkpoints], tables.answer_orders(evaluation)
         with self.filling():  # another evaluation may have others
@@ -163,7 +159,7 @@ class AnswerView(Pages):
             offer(self.sort, orders, orders[0])
         return tables.answers(evaluation, self.checkpoint.value, self.sort.value, self.find.value)
 
-    def _answer_page(self, row: pd.Series) -> str:
+    def page_of(self, row: pd.Series) -> str:
         evaluation, title = self.evaluation.value, row["id"]
         sides = {"": str(self.checkpoint.value)}  # the start of its columns' names, and its heading
         if evaluation.base:
