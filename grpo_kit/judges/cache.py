@@ -69,12 +69,10 @@ class RewardCache:
     def get(self, keys: Iterable[str]) -> dict[str, Verdict]:
         """The verdicts that are there, by key."""
         wanted = orjson.dumps(list(dict.fromkeys(keys))).decode()  # as one value: SQLite limits how many ? there are
-        query = (
-            "select key, score, reason, criteria, tokens from judgements where key in (select value from json_each(?))"
-        )
+        query = f"select {COLUMNS} from judgements where key in (select value from json_each(?))"
         return {
             key: Verdict(score, reason, orjson.loads(criteria), tokens)
-            for key, score, reason, criteria, tokens in self._db.execute(query, [wanted])
+            for key, _, score, criteria, reason, tokens, _ in self._db.execute(query, [wanted])
         }
 
     def put(self, judge: Judge, verdicts: dict[str, Verdict]) -> None:

@@ -207,13 +207,10 @@ def _resampled(
     statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], one: np.ndarray, other: np.ndarray, seed: int
 ) -> Estimate:
     """A statistic of pairs with its interval; not defined where it is NaN."""
-    pairs = np.stack([one, other], axis=1)
-
-    def of_pairs(rows: np.ndarray) -> np.ndarray:
-        return statistic(rows[..., 0], rows[..., 1])
-
-    value = float(of_pairs(pairs[None])[0])
-    return Estimate() if np.isnan(value) else Estimate(value, *bootstrap_interval(pairs, seed, of_pairs))
+    value, pairs = float(statistic(one[None], other[None])[0]), np.stack([one, other], axis=1)
+    if np.isnan(value):
+        return Estimate()
+    return Estimate(value, *bootstrap_interval(pairs, seed, lambda rows: statistic(rows[..., 0], rows[..., 1])))
 
 
 async def self_consistency(

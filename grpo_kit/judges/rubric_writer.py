@@ -95,7 +95,7 @@ class RubricWriter:
             parse = partial(_parse, reply=samples[i].ground_truth)
             try:
                 rubric, _ = await self._gemini.ask(
-                    lambda: prompts[i], SCHEMA, parse, temperature=0.0, max_output_tokens=MAX_OUTPUT_TOKENS
+                    lambda: prompts[i], SCHEMA, parse, temperature=0.0, max_tokens=MAX_OUTPUT_TOKENS
                 )
             except CallFailed as failed:
                 self._last_failure = str(failed)

@@ -64,27 +64,19 @@ class Gemini:
             raise self._missing_model(there)
 
     async def ask(
-        self,
-        prompt: Callable[[], str],
-        schema: dict,
-        parse: Callable[[str], T],
-        *,
-        temperature: float,
-        max_output_tokens: int,
+        self, prompt: Callable[[], str], schema: dict, parse: Callable[[str], T], *, temperature: float, max_tokens: int
     ) -> tuple[T, int]:
         """The parsed answer to one prompt, and the tokens it took without those of failed tries. `prompt` is called
-        when its turn has come.
+        when its turn has come; `max_tokens` limits what is written.
 
         Temporary failures (429, 5xx, no connection, a time-out, nothing written, text that `parse` can't read) are
         tried again. Raises CallFailed where that did not help or can't, and ConfigError where every
         further call would fail too: a wrong key, a model that is gone.
         """
-        asked = in_loop(self._ask(prompt, schema, parse, temperature, max_output_tokens))
+        asked = in_loop(self._ask(prompt, schema, parse, temperature, max_tokens))
         self._asked.add(asked)
-        try:
-            return await asyncio.wrap_future(asked)
-        finally:
-            self._asked.discard(asked)
+        asked.add_done_callback(self._asked.discard)
+        return await asyncio.wrap_future(asked)
 
     def close(self) -> None:
         """Gives up all that is asked and not answered yet."""

@@ -103,7 +103,7 @@ class GeminiJudge(Judge):
                 self._schema,
                 partial(_parse, count=len(answers), is_group=self.compares),
                 temperature=self.temperature,
-                max_output_tokens=TOKENS_PER_ANSWER * len(answers),
+                max_tokens=TOKENS_PER_ANSWER * len(answers),
             )
         except CallFailed as failed:
             return [Verdict(None, f"not judged: {failed}")] * len(answers)

@@ -121,11 +121,8 @@ class _GenAI:
         options = self._types.HttpOptions(timeout=int(timeout * 1000))
         with _failures(self._key):
             found = list(self._client.models.list(config={"http_options": options}))
-        return [
-            (model.name or "").removeprefix("models/")
-            for model in found
-            if "generateContent" in (model.supported_actions or [])
-        ]
+        able = [model for model in found if "generateContent" in (model.supported_actions or [])]
+        return [(model.name or "").removeprefix("models/") for model in able]
 
 
 class _GenerativeAI:
@@ -134,11 +131,7 @@ class _GenerativeAI:
             warnings.simplefilter("ignore", FutureWarning)  # says that its life has ended
             import google.generativeai as genai
             from google.generativeai import protos
-            from google.generativeai.client import (
-                configure,
-                get_default_generative_client,
-                get_default_model_client,
-            )
+            from google.generativeai.client import configure, get_default_generative_client, get_default_model_client
         from requests.adapters import HTTPAdapter
 
         class BoundedAdapter(HTTPAdapter):

@@ -7,17 +7,8 @@ import re
 from collections.abc import Callable
 
 from grpo_kit.data.samples import Act
-from grpo_kit.judges.offline.phrases import offers_to, performs
-from grpo_kit.judges.offline.wording import (
-    FUNCTION_WORDS,
-    PATTERNS,
-    VOCABULARY,
-    Text,
-    line_of,
-    vaguely,
-    vocabulary,
-    words_of,
-)
+from grpo_kit.judges.offline.phrases import confirms, offers_to, performs
+from grpo_kit.judges.offline.wording import FUNCTION_WORDS, VOCABULARY, Text, line_of, vaguely, vocabulary, words_of
 
 Check = Callable[[Text], float]
 
@@ -50,12 +41,11 @@ def check_for(act: Act, acts: list[Act], reference: Text) -> tuple[str, Check]:
         return label, lambda text: float(performs(act.act, text))
 
     checks = [_states(act, value, acts, reference) for value in act.values]
-    confirms = PATTERNS["confirms"].search
-    must_ask = act.act == "CONFIRM" and confirms(reference.plain)
+    must_ask = act.act == "CONFIRM" and confirms(reference)
 
     def states_all(text: Text) -> float:
         stated = sum(check(text) for check in checks) / len(checks)
-        return 0.7 * stated if must_ask and not confirms(text.plain) else stated
+        return 0.7 * stated if must_ask and not confirms(text) else stated
 
     return f"states {slot} {' and '.join(act.values)}", states_all
 

@@ -49,7 +49,6 @@ class OfflineJudge(Judge):
     _latest: "_Brief | None" = None
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
-        """One verdict for each answer, in order."""
         return [self.judge_one(sample, answer) for answer in answers]
 
     def judge_one(self, sample: Sample, answer: str) -> Verdict:

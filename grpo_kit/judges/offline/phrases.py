@@ -27,6 +27,11 @@ def performs(act: str, text: Text) -> bool:
     return act in _PHRASES and any(_performs(act, sentence, plainly=False) for sentence in text.sentences)
 
 
+def confirms(text: Text) -> bool:
+    """Whether the reply has a phrase that confirms, such as a question."""
+    return PATTERNS["confirms"].search(text.plain) is not None
+
+
 def offers_to(text: Text, intent: frozenset[str]) -> float:
     """1 where the reply offers to do what the words of an intent's name say ("reserve", "restaurant")."""
     doing = intent.union(*(words for words in _DOING if words & intent))

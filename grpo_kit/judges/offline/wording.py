@@ -94,8 +94,6 @@ def vaguely(word: str) -> dict[str, float]:
 class Sentence:
     """One sentence: its words, its plain lower-case text, whether it asks and whether it denies something."""
 
-    __slots__ = ("asks", "denies", "masked", "plain", "words")
-
     def __init__(self, plain: str, values: Iterable[str]):
         self.plain = plain
         self.words = _words(plain)
