@@ -96,16 +96,15 @@ class RewardCache:
 
     def copy_from(self, path: Path) -> int:
         """Takes over the judgements of another cache that this one lacks; returns how many. RunError for no cache."""
-        before = self._db.total_changes
         try:
             self._db.execute("attach ? as other", (f"file:{quote(str(path.resolve()))}?mode=ro",))
             try:
-                self._db.execute(f"insert or ignore into judgements ({COLUMNS}) select {COLUMNS} from other.judgements")
+                copy = f"insert or ignore into judgements ({COLUMNS}) select {COLUMNS} from other.judgements"
+                return self._db.execute(copy).rowcount
             finally:
                 self._db.execute("detach other")
         except sqlite3.DatabaseError as error:
             raise RunError(f"{path} is no reward cache to start from ({error})") from None
-        return self._db.total_changes - before
 
     def close(self) -> None:
         self._db.close()

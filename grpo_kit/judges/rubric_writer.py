@@ -110,7 +110,6 @@ class RubricWriter:
         return [rubrics.get(key, sample.rubric) for key, sample in zip(keys, samples, strict=True)]
 
     def _prompt(self, sample: Sample) -> str:
-        """The whole prompt that Gemini is given."""
         conversation = sample.conversation
         mark = mark_of([conversation, sample.task_description, sample.ground_truth])
         return self._template.substitute(

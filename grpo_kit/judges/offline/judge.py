@@ -20,22 +20,10 @@ from math import prod
 from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.offline.acts import check_for, kind_of
-from grpo_kit.judges.offline.phrases import plainly_does, seems_to_do
+from grpo_kit.judges.offline.phrases import plainly_does, pleas, seems_to_do, speaks_for_others
 from grpo_kit.judges.offline.sources import Sources
-from grpo_kit.judges.offline.wording import (
-    FUNCTION_WORDS,
-    PATTERNS,
-    STOCK_WORDS,
-    VALUE,
-    VOCABULARY,
-    Text,
-    disorder,
-    line_of,
-    vocabulary,
-    words_of,
-)
+from grpo_kit.judges.offline.wording import CUT_SHORT, FUNCTION_WORDS, STOCK_WORDS, VALUE, Text, line_of, words_of
 
-_CUT_SHORT = vocabulary(VOCABULARY["cut_short"])
 _LONE_MARK = re.compile(r"(?:^|\s)[.,!?;:]+(?=\s|$)")
 _CLOSED = re.compile(r"[.!?…][\"'”’)\]]*$")
 _RUNS_ON = re.compile(r"([^\w\s])\1{3}")  # a model that never stops, not one that trails off...
@@ -82,10 +70,10 @@ class _Brief:
             self.may_seem.add("a question")
         required = self.reference.set.union(*values)
         self.expected = required | STOCK_WORDS | {VALUE}
-        self.grams, self.disorder = _grams(self.reference.masked), disorder(self.reference)
+        self.grams, self.disorder = _grams(self.reference.masked), self.reference.disorder()
         self.sources = Sources(sample, self.reference, required)
         given = " ".join([sample.ground_truth, *(text for act in sample.acts for text in (act.slot, *act.values))])
-        self.pleas = _pleas(given.replace("_", " "))
+        self.pleas = pleas(given.replace("_", " "))
 
     def verdict(self, answer: str) -> Verdict:
         if not self.sample.acts and not self.reference.words:
@@ -161,7 +149,7 @@ class _Brief:
             return 0.3
         if _CLOSED.search(text.raw) or not _CLOSED.search(self.reference.raw):
             return 1.0
-        is_cut = text.words[-1] in _CUT_SHORT or text.raw[-1] in ",:;-("
+        is_cut = text.words[-1] in CUT_SHORT or text.raw[-1] in ",:;-("
         notes.append("cut short" if is_cut else "no full stop")
         return 0.6 if is_cut else 0.85
 
@@ -187,7 +175,7 @@ class _Brief:
             short = len(text.masked) < 5 and text.masked.count(VALUE) < 2
             floor = 0.05 if not short else 0.5 if VALUE in text.masked or not _glue(text.masked) else 1.0
             score = min(1.0, max(floor, _glue(text.masked) / (0.65 * min(0.45, usual))))
-        score *= min(1.0, max(0.05, 1.15 - 3.5 * (disorder(text) - self.disorder)))
+        score *= min(1.0, max(0.05, 1.15 - 3.5 * (text.disorder() - self.disorder)))
         score *= 0.7 ** max(0, len(text.sentences) - len(self.reference.sentences) - 2)
         score *= 0.8 ** max(0, _loose(text) - _loose(self.reference) - 1)
         shared = [pair for pair in pairwise(text.masked) if self.plain_words.issuperset(pair)]
@@ -199,15 +187,11 @@ class _Brief:
         return score
 
     def no_plea(self, text: Text, notes: list[str]) -> float:
-        pleas = _pleas(text.raw) - self.pleas
-        if pleas or PATTERNS["other_speaker"].search(text.raw.lower()):
-            notes.append("speaks to the judge" if pleas else "speaks for others")
+        begs = not pleas(text.raw) <= self.pleas
+        if begs or speaks_for_others(text):
+            notes.append("speaks to the judge" if begs else "speaks for others")
             return 0.1
         return 1.0
-
-
-def _pleas(raw: str) -> set[str]:
-    return set(PATTERNS["plea"].findall(raw.lower()))
 
 
 def _grams(words: list[str]) -> frozenset:

@@ -45,8 +45,7 @@ def offers_to(text: Text, intent: frozenset[str]) -> float:
 
 def _kinds_asked(words: list[str]) -> set[str]:
     """Kinds of slot that a question asks for in so many words: "what city and date" -> place, date."""
-    found = set()
-    asked_at = -9
+    found, asked_at = set(), -9
     for i, word in enumerate(words):
         if word in _TELL:
             asked_at = i
@@ -72,3 +71,13 @@ def seems_to_do(text: Text) -> set[str]:
     """Acts that the reply may be taken to perform: one too many is normal ("enjoy!"), several are not."""
     found = {act for act in ("GOODBYE", "REQ_MORE", "NOTIFY_SUCCESS") if performs(act, text)}
     return found | ({"a question"} if any(sentence.asks for sentence in text.sentences) else set())
+
+
+def pleas(raw: str) -> set[str]:
+    """The phrases that speak to a judge."""
+    return set(PATTERNS["plea"].findall(raw.lower()))
+
+
+def speaks_for_others(text: Text) -> bool:
+    """Whether the reply holds another speaker's label, or a tag."""
+    return PATTERNS["other_speaker"].search(text.raw.lower()) is not None

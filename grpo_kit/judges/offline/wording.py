@@ -75,6 +75,7 @@ def vocabulary(text: str) -> frozenset[str]:
 
 FUNCTION_WORDS = vocabulary(VOCABULARY["function"])
 STOCK_WORDS = FUNCTION_WORDS | vocabulary(VOCABULARY["stock"])
+CUT_SHORT = vocabulary(VOCABULARY["cut_short"])  # no finished reply ends with one of these
 _ASKING, _NEGATION = vocabulary(VOCABULARY["asking"]), vocabulary(VOCABULARY["negation"])
 _KIND_OF = {word: kind for kind, words in VOCABULARY["small_words"].items() for word in vocabulary(words)}
 _KIND_OF[VALUE] = "value"
@@ -122,21 +123,20 @@ class Text:
         self.line = line_of(self.words)
         self.masked = [word for sentence in self.sentences for word in sentence.masked]
 
+    def disorder(self) -> float:
+        """The share, in [0, 1], of its neighbouring words that English hardly ever puts side by side: "the of".
+
+        Real replies stay below 0.15, shuffled ones lie around 0.3. Pairs that no small word is part of do not count.
+        """
+        clashes = pairs = 0
+        for sentence in self.sentences:
+            kinds = ["^", *(_KIND_OF.get(word, "") for word in sentence.masked), "$"]
+            for pair in pairwise(kinds):
+                pairs += any(kind not in ("", "^", "$", "value") for kind in pair)
+                clashes += pair in _CLASHES
+        return clashes / max(4, pairs)
+
 
 def line_of(words: Iterable[str]) -> str:
     """The words as one text with a blank on either side, so that whole words can be searched for in it."""
     return f" {' '.join(words)} "
-
-
-def disorder(text: Text) -> float:
-    """The share, in [0, 1], of a text's neighbouring words that English hardly ever puts side by side: "the of".
-
-    Real replies stay below 0.15, shuffled ones lie around 0.3. Pairs that no small word is part of do not count.
-    """
-    clashes = pairs = 0
-    for sentence in text.sentences:
-        kinds = ["^", *(_KIND_OF.get(word, "") for word in sentence.masked), "$"]
-        for pair in pairwise(kinds):
-            pairs += any(kind not in ("", "^", "$", "value") for kind in pair)
-            clashes += pair in _CLASHES
-    return clashes / max(4, pairs)
