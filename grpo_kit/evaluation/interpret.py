@@ -49,13 +49,8 @@ def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[st
 
 
 def _disagreement(models: list[Numbers], judge: dict[str, Any], second_judge: dict[str, Any]) -> list[str]:
-    apart = [
-        model
-        for model in models
-        if model["versus_base"]
-        and model.get("second")
-        and model["versus_base"]["interval"][0] > 0 >= model["second"]["versus_base"]["interval"][0]
-    ]
+    both = [model for model in models if model["versus_base"] and model.get("second")]
+    apart = [m for m in both if m["versus_base"]["interval"][0] > 0 >= m["second"]["versus_base"]["interval"][0]]
     if not apart:
         return []
     worse = [model for model in apart if _is_surely_worse(model)]

@@ -106,7 +106,6 @@ class GroupView(Pages):
     orders = tables.GROUP_ORDERS
 
     def __init__(self, run: Run, message: ipywidgets.HTML):
-        self.table = pd.DataFrame()
         self.step = ipywidgets.SelectionSlider(
             options=[("any", ANY)], description="step", continuous_update=False, layout={"width": "380px"}
         )

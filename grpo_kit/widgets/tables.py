@@ -56,8 +56,7 @@ def completions(run: Run) -> pd.DataFrame:
     given = pd.DataFrame(table["rewards"].tolist(), table.index, names, dtype=float)
     weights = run.about.get("reward_weights") or [1.0] * len(names)
     table["score"] = given.mul(weights, axis=1).sum(axis=1, min_count=1)
-    several = given.notna().sum(axis=1) > 1
-    table["disagreement"] = (given.max(axis=1) - given.min(axis=1)).where(several)
+    table["disagreement"] = (given.max(axis=1) - given.min(axis=1)).where(given.count(axis=1) > 1)
     return table.assign(asked=table["prompt"].map(last_turn))
 
 
@@ -71,8 +70,7 @@ def groups(table: pd.DataFrame, step: int | None = None, text: str = "", order: 
     rows = grouped.agg({"asked": "first", "score": "mean", "advantage": "max", "disagreement": "max"}).reset_index()
     if text.strip():
         texts = found[["completion", "reason"]].assign(prompt=found["prompt"].map(conversation_text))
-        holds = _holds(texts, text)
-        rows = rows[holds.groupby([found["step"], found["sample_id"]], sort=False).any().to_numpy()]
+        rows = rows[_holds(texts, text).groupby([found["step"], found["sample_id"]], sort=False).any().to_numpy()]
     return _sorted(rows, *GROUP_ORDERS[order])
 
 
