@@ -61,11 +61,20 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path, quoted: dic
 
 
 def _write_first_files(run: RunDirectory, config: TrainConfig, about: dict, quoted: dict | None) -> None:
-    status = {"state": "queued", "step": 0, "max_steps": config.max_steps, "reward": None}
-    status |= {"started": now(), "heartbeat": now(), "seconds": 0.0}
-    status |= {"resumed": False}  # whether it was made in more than one go
-    status |= {"usd": 0.0, "usd_machine": 0.0, "usd_judge": 0.0}  # in all, and its parts
-    status |= {"reason": None, "quoted": quoted, "actual": None}
+    status = {
+        "state": "queued",
+        "step": 0,
+        "max_steps": config.max_steps,
+        "reward": None,
+        "started": now(),
+        "heartbeat": now(),
+        "seconds": 0.0,
+        "resumed": False,  # whether it was made in more than one go
+        **dict.fromkeys(("usd", "usd_machine", "usd_judge"), 0.0),  # in all, and its parts
+        "reason": None,
+        "quoted": quoted,
+        "actual": None,
+    }
     write_json(run.path / "status.json", status)
     settings = config.model_dump() | {"run_id": run.id, "data": about["data"]["folder"]}
     write_json(run.path / "config.json", {"settings": settings, **about})
