@@ -174,13 +174,15 @@ class Volumes:
         top = volume.inside(request.path)
         if not top.exists():
             refuse(Status.NOT_FOUND, f"No such file or directory: {request.path}")
-        files = [top] if top.is_file() else sorted(top.rglob("*") if request.recursive else top.iterdir())
         reply = api_pb2.VolumeListFiles2Response()
-        for file in files:
-            info = file.lstat()
-            kind = FileEntry.SYMLINK if file.is_symlink() else FileEntry.DIRECTORY if file.is_dir() else FileEntry.FILE
-            path = str(file.relative_to(volume.folder))
-            reply.entries.add(path=path, type=kind, mtime=int(info.st_mtime), size=info.st_size)
+        async with volume.lock:  # a commit replaces files
+            for file in [top] if top.is_file() else sorted(top.rglob("*") if request.recursive else top.iterdir()):
+                info = file.lstat()
+                kind = (
+                    FileEntry.SYMLINK if file.is_symlink() else FileEntry.DIRECTORY if file.is_dir() else FileEntry.FILE
+                )
+                path = str(file.relative_to(volume.folder))
+                reply.entries.add(path=path, type=kind, mtime=int(info.st_mtime), size=info.st_size)
         yield reply
 
     async def VolumeListFiles(self, request, container):
