@@ -5,7 +5,6 @@ Both places call the same functions and leave the same run directory behind.
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,12 +22,12 @@ from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR, find_run
 from grpo_kit.runs.storage import LocalStorage
+from grpo_kit.utils.text import say_once
 
 if TYPE_CHECKING:
     from grpo_kit.evaluation.result import Evaluation
 
 _background = ThreadPoolExecutor(8, thread_name_prefix="grpo_kit")
-_say_once = cache(print)
 
 
 class _Train:
@@ -187,5 +186,5 @@ def upload(path: str | Path, name: str | None, to_modal: bool) -> list[Uploaded]
 
 def _is_on_modal() -> bool:
     if not (is_on_modal := chosen_backend() == "modal") and not asked_backend():
-        _say_once("No Modal account is set up here (`modal setup` does), so this is done on this machine")
+        say_once("No Modal account is set up here (`modal setup` does), so this is done on this machine")
     return is_on_modal

@@ -1,5 +1,6 @@
 """The interface of a judge: samples and answers in, one verdict for each out."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
@@ -38,7 +39,7 @@ class Verdict:
     tokens: int = 0
 
 
-class Judge:
+class Judge(ABC):
     """Scores a prompt's answers. The caller keeps the verdicts (cache.py), so a judge keeps nothing itself.
 
     A judge that costs nothing, has no settings and answers at once adds its name, its version and `judge`.
@@ -50,22 +51,22 @@ class Judge:
     samples = 1  # how many times each answer is judged; its score is the mean
     usage: Usage | None = None  # calls, tokens and dollars so far; None for a judge that is free
 
-    def __init__(self, config: JudgeConfig | None = None):
+    def __init__(self, config: JudgeConfig | None = None):  # noqa: B027  these three may stay as they are
         """Raises ConfigError where it can be told already that the judge cannot judge."""
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027
         """Raises ConfigError where the judge cannot judge, before anything is spent or loaded."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Cancels the calls under way, when nobody waits for them any more."""
 
+    @abstractmethod
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
         """One verdict for each answer to the sample's prompt, in order. `repeat` is which of `samples` this is.
 
         A judgement that failed is a Verdict whose score is None. Raises ConfigError only where no further judgement
         could be made, such as for a wrong key.
         """
-        raise NotImplementedError
 
 
 def make_judge(name: str, config: JudgeConfig | None = None) -> Judge:

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -15,7 +15,7 @@ from grpo_kit.errors import RunError
 from grpo_kit.runs.storage import LocalStorage, Storage
 from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.json_lines import Row, parse_lines
-from grpo_kit.utils.text import dollars
+from grpo_kit.utils.text import dollars, say_once
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +29,6 @@ STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
 UNFINISHED = ("queued", "running")
 STATUS = ("state", "step", "max_steps", "heartbeat", "started", "seconds", "usd", "reward", "reason")  # status.json's
-_say_once = cache(print)
 
 
 def now() -> str:
@@ -108,7 +107,7 @@ class RunDirectory:
         settings = self.about["settings"]
         if unknown := settings.keys() - TrainConfig.model_fields.keys():
             names = ", ".join(sorted(unknown))
-            _say_once(f"Run {self.id}: settings of another version of the kit are left aside: {names}")
+            say_once(f"Run {self.id}: settings of another version of the kit are left aside: {names}")
         return TrainConfig(**{name: value for name, value in settings.items() if name not in unknown})
 
     @property

@@ -2,7 +2,10 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
+
+say_once = cache(print)  # the same text once in a process
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
