@@ -89,7 +89,7 @@ def train_in_processes(run: RunDirectory, echo: Callable[[str], None], since: da
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # an interrupt reaches it from here alone, and once
-        env={"OMP_NUM_THREADS": str(threads)} | os.environ,
+        env={"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"} | os.environ,
     )
     assert launcher.stdin and launcher.stdout
     try:
