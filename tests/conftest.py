@@ -31,6 +31,7 @@ IS_MAIN = MARK not in os.environ  # not a worker of pytest-xdist, nor tests that
 
 LEFT = pytest.StashKey[list[str]]()
 
+sys.modules.setdefault("rfc3987_syntax", None)  # as grpo_kit/sweeps/notebooks.py says
 gc.disable()  # until all tests are imported, torch with them, as the kit itself does while it loads libraries
 
 # One thread: as quick at the tiny model's size, and steadier beside other processes. Before torch is loaded.

@@ -71,17 +71,18 @@ class Run(RunDirectory):
         if (state := self.status_after(0)["state"]) not in UNFINISHED:
             raise RunError(f"run {self.id} is {state} already: there is nothing to {verb}")
 
-    def resume(self, rewards: "Rewards" = (), **settings: Any) -> "Run":
+    def resume(self, rewards: "Rewards" = (), trust: bool = False, **settings: Any) -> "Run":
         """Resumes the run where its files are, from its last checkpoint, and returns at once.
 
-        `rewards` are needed where the run was trained by a process that waited for it; others keep their own.
+        `rewards` are needed where the run was trained by a process that waited for it; others keep their own. Those
+        that another machine pickled are run only with `trust`: to resume somebody else's run is to run their code.
         `settings` may change what changes no score, such as `gpu` and `timeout`.
         """
         from grpo_kit.backends.start import start
 
         config = TrainConfig(run_id=self.id, model_name=self.config.model_name, **settings)
         on_modal = self.storage.backend == "modal"
-        return Run.at(start(config, rewards, RUNS_DIR if on_modal else self.path.parent, on_modal).storage)
+        return Run.at(start(config, rewards, RUNS_DIR if on_modal else self.path.parent, on_modal, trust).storage)
 
     def download(self, to: str | Path) -> "Run":
         """Copies the run's folder to the new folder `to` and returns the run there."""

@@ -7,16 +7,18 @@ from pathlib import Path
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import BeingTrained
 from grpo_kit.preflight.check import launch_of
-from grpo_kit.rewards.travel import Rewards, load_rewards, pickled_rewards
+from grpo_kit.rewards.travel import Rewards, load_rewards, pickled_rewards, signed
 from grpo_kit.runs.directory import OUTPUT_FILE, REWARDS_FILE, UNFINISHED, WORKER_FILE, RunDirectory, find_run
 from grpo_kit.utils.files import as_json, write_bytes
 
 
-def start(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, on_modal: bool) -> RunDirectory:
+def start(
+    config: TrainConfig, rewards: Rewards, runs_dir: str | Path, on_modal: bool, trust: bool = False
+) -> RunDirectory:
     """Checks and quotes a new run, or one to resume, starts it and returns at once.
 
-    A run that is resumed without `rewards` keeps its own. Raises ConfigError, BadTrace or RunError, before anything is
-    started, for what cannot work.
+    A run that is resumed without `rewards` keeps its own; with `trust`, also those that another machine pickled. Raises
+    ConfigError, BadTrace or RunError, before anything is started, for what cannot work.
     """
     pickled = pickled_rewards(rewards) if rewards else None
     if on_modal:
@@ -26,16 +28,16 @@ def start(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, on_modal:
     import psutil
 
     from grpo_kit.runs.writer import only_writer
-    from grpo_kit.training.plan import queue
+    from grpo_kit.training.plan import own_rewards, queue
 
     known = find_run(config.run_id, runs_dir)
     earlier = known.read_text(WORKER_FILE) if known else ""
     if known and earlier and known.status["state"] in UNFINISHED and known.storage.exit_reason(known.worker) is None:
         raise BeingTrained(known.id)
-    if known and not pickled and REWARDS_FILE in known.storage.names():
-        pickled = known.storage.read(REWARDS_FILE)
+    if known and pickled is None:
+        pickled = own_rewards(known)
     launch = launch_of(config, runs_dir, "local", known)
-    run = queue(config, load_rewards(pickled) if pickled else (), runs_dir, launch)
+    run = queue(config, () if pickled is None else load_rewards(pickled, trust), runs_dir, launch)
     if run.status["state"] == "complete":
         print(f"Run {run.id} is complete: {run.path}")
         return run
@@ -44,7 +46,7 @@ def start(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, on_modal:
         if run.read_text(WORKER_FILE) != earlier:  # another process started it at the same moment
             raise BeingTrained(run.id)
         if pickled:
-            write_bytes(run.path / REWARDS_FILE, pickled)
+            write_bytes(run.path / REWARDS_FILE, signed(pickled) if trust else pickled)
         with (run.path / OUTPUT_FILE).open("w") as output:
             command = [sys.executable, "-m", "grpo_kit.training.launch", str(run.path)]
             process = subprocess.Popen(

@@ -30,6 +30,15 @@ create table if not exists judgements (
 CACHE_FILE = "rewards.cache.sqlite"  # in a run's folder
 COLUMNS = "key, judge, score, criteria, reason, tokens, judged_at"
 LOCKED_SECONDS = 60  # to wait for another process
+COPY_SECONDS = 120  # to read another cache
+# A row that no judge of the kit has written.
+ODD = """
+typeof(key) != 'text' or typeof(score) != 'real' or not score between 0 and 1 or typeof(tokens) != 'integer'
+or typeof(reason) != 'text' or length(reason) > 20000 or typeof(judged_at) != 'real' or typeof(criteria) != 'text'
+or case when json_valid(criteria) then json_type(criteria) != 'object' or exists (
+    select 1 from json_each(criteria) where type not in ('integer', 'real') or not value between 0 and 1
+) else true end
+"""
 
 
 def open_table(path: Path, table: str) -> sqlite3.Connection:
@@ -95,16 +104,30 @@ class RewardCache:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from None
 
     def copy_from(self, path: Path) -> int:
-        """Takes over the judgements of another cache that this one lacks; returns how many. RunError for no cache."""
+        """Takes over the judgements of another cache that this one lacks, and returns how many.
+
+        The other may come from anywhere. RunError where it is no cache of the kit's, or one of its scores is odd.
+        """
+        end = time.monotonic() + COPY_SECONDS
+        self._db.set_progress_handler(lambda: time.monotonic() > end, 100_000)  # instructions of SQLite's
         try:
             self._db.execute("attach ? as other", (f"file:{quote(str(path.resolve()))}?mode=ro",))
             try:
+                made = "select sql from {}.sqlite_master where name = 'judgements' and type = 'table'"
+                own, theirs = (self._db.execute(made.format(name)).fetchone() for name in ("main", "other"))
+                if theirs is None or theirs[0].split() != own[0].split():
+                    raise sqlite3.DatabaseError("it has no table of judgements like the kit's")
+                [odd] = self._db.execute(f"select count(*) from other.judgements where {ODD}").fetchone()
+                if odd:
+                    raise sqlite3.DatabaseError(f"{odd} of its judgements have no score or criteria from 0 to 1")
                 copy = f"insert or ignore into judgements ({COLUMNS}) select {COLUMNS} from other.judgements"
                 return self._db.execute(copy).rowcount
             finally:
                 self._db.execute("detach other")
         except sqlite3.DatabaseError as error:
             raise RunError(f"{path} is no reward cache to start from ({error})") from None
+        finally:
+            self._db.set_progress_handler(None, 0)
 
     def close(self) -> None:
         self._db.close()

@@ -1,6 +1,12 @@
-"""Reward functions on their way to where the run is made, another process or Modal, and as they lie in its folder."""
+"""Reward functions on their way to where the run is made, another process or Modal, and as they lie in its folder.
 
+To load them is to run whatever they hold, so they are signed with a key of the machine that pickled them.
+"""
+
+import hmac
 import linecache
+import os
+import secrets
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +14,11 @@ from pathlib import Path
 from types import ModuleType
 
 import cloudpickle
+from filelock import FileLock
 
 from grpo_kit.errors import ConfigError, RunError
-from grpo_kit.utils.environment import PACKAGE
+from grpo_kit.utils.environment import PACKAGE, in_modal_container
+from grpo_kit.utils.files import CACHE
 
 # TRL calls it with prompts, completions, completion_ids, the sample's other fields as lists, trainer_state,
 # log_extra and log_metric; it gives back a score for each completion, None where it has none to give.
@@ -18,6 +26,7 @@ RewardFunction = Callable[..., Sequence[float | None]]
 Rewards = Sequence[RewardFunction] | Mapping[RewardFunction, float]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # only the same one reads what it pickled
 INSTALLED = (PACKAGE, Path(sysconfig.get_path("stdlib")))
+SIGNATURE_BYTES = 32  # of HMAC-SHA256, after the pickle
 
 
 def weighted(rewards: Rewards) -> dict[RewardFunction, float]:
@@ -28,7 +37,7 @@ def weighted(rewards: Rewards) -> dict[RewardFunction, float]:
 
 
 def pickled_rewards(rewards: Rewards) -> bytes:
-    """The reward functions as they travel: by value, those from modules of the user's own too.
+    """The reward functions as they travel: by value, those from modules of the user's own too; and signed.
 
     Raises ConfigError for one that can't be pickled.
     """
@@ -47,7 +56,7 @@ def pickled_rewards(rewards: Rewards) -> bytes:
                     f"the reward {getattr(function, '__name__', function)} can't travel to where the run is made: "
                     f"{error}. Make what it uses (a client, a lock, an open file) inside the function"
                 ) from None
-        return cloudpickle.dumps((rewards if isinstance(rewards, Mapping) else list(rewards), sources))
+        return signed(cloudpickle.dumps((rewards if isinstance(rewards, Mapping) else list(rewards), sources)))
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
@@ -64,8 +73,28 @@ def _is_own(module) -> bool:
     return not is_installed and file.is_file()
 
 
-def load_rewards(pickled: bytes) -> list | dict:
-    """The reward functions as they were given, a list or a dictionary of weights. Raises RunError."""
+def signed(pickled: bytes) -> bytes:
+    """`pickled` with this machine's signature, by which `load_rewards` takes it for its own."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    key = CACHE / "rewards.key"
+    with FileLock(f"{key}.lock"):
+        if not key.exists():
+            with os.fdopen(os.open(key, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+                file.write(secrets.token_bytes())
+        return pickled + hmac.digest(key.read_bytes(), pickled, "sha256")
+
+
+def load_rewards(pickled: bytes, trust: bool = False) -> list | dict:
+    """The reward functions as they were given, a list or a dictionary of weights.
+
+    Raises RunError where this machine has not signed them, unless `trust` is on or this is one of Modal's containers,
+    which has what it loads from the user's own account; and where they can't be loaded.
+    """
+    if not (trust or in_modal_container() or hmac.compare_digest(signed(pickled[:-SIGNATURE_BYTES]), pickled)):
+        raise RunError(
+            "the run's reward functions, in rewards.pkl, were not pickled on this machine; to load them is to run them",
+            "If you trust whoever made them: kit.Run(…).resume(trust=True). Else give your own: resume(rewards=[…])",
+        )
     try:
         rewards, sources = cloudpickle.loads(pickled)
     except Exception as error:  # whatever unpickling runs may raise

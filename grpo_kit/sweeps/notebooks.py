@@ -3,12 +3,16 @@
 import ast
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 from grpo_kit.data.demo import EVAL_FRACTION, TRACES
 from grpo_kit.errors import ConfigError
 from grpo_kit.utils.environment import PACKAGE
+
+# jsonschema, which papermill loads, takes a second to compile this grammar of web addresses; no notebook has any.
+sys.modules.setdefault("rfc3987_syntax", None)  # pyright: ignore[reportArgumentType]: None makes it not installed
 
 # One output for a cell's prints instead of one a line, and no hints of the kernel's own on the terminal.
 PAPERMILL = {

@@ -70,12 +70,19 @@ def plan_of(run: RunDirectory) -> Plan:
     Checks only what may have changed since `make_plan` made all checks. Raises RunError for other data, rewards or
     judges, ConfigError for a judge that is not there.
     """
-    pickled = run.path / REWARDS_FILE
-    rewards = load_rewards(pickled.read_bytes()) if pickled.exists() else ()
+    pickled = own_rewards(run)
+    rewards = () if pickled is None else load_rewards(pickled)
     plan = _read(config_to_resume(run, TrainConfig(run_id=run.id)), rewards)
     _add_judges(plan)
     check_unchanged(run, plan.about)
     return plan
+
+
+def own_rewards(run: RunDirectory) -> bytes | None:
+    """The run's rewards.pkl, where its config.json names reward functions beside judges and ready ones."""
+    config = run.config
+    names = run.about["rewards"][len(config.judge) + len(config.reward_funcs) :]
+    return run.storage.read(REWARDS_FILE) if names and REWARDS_FILE in run.storage.names() else None
 
 
 def _read(config: TrainConfig, rewards: Rewards) -> Plan:

@@ -59,12 +59,7 @@ class RunTable(Panel):
     @property
     def selected(self) -> list[Run]:
         """The runs chosen, in the order shown."""
-        from grpo_kit.backends.modal.storage import VolumeStorage  # Modal's library takes half a second to load
-
-        return [
-            Run(self.runs_dir / name) if where == "here" else Run.at(VolumeStorage(name))
-            for name, where in self.list.value
-        ]
+        return [Run(self.runs_dir / name) if where == "here" else _on_volume(name) for name, where in self.list.value]
 
     def refresh(self) -> None:
         """Reads the runs again; the same ones stay selected."""
@@ -113,6 +108,12 @@ class RunTable(Panel):
 
 
 runs = RunTable
+
+
+def _on_volume(name: str) -> Run:
+    from grpo_kit.backends.modal.storage import VolumeStorage  # Modal's library takes half a second to load
+
+    return Run.at(VolumeStorage(name))
 
 
 def _in_columns(table: pd.DataFrame) -> list[str]:

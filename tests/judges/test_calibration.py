@@ -275,7 +275,7 @@ def run_notebook(folder: Path, demo_data: Path, name: str, **parameters) -> tupl
     return executed.read_text(), text
 
 
-def test_the_notebook_without_a_key_and_with_labels(demo_data, tmp_path, monkeypatch):
+def test_the_notebook_without_a_key_and_with_labels(standin, demo_data, tmp_path, monkeypatch):
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     samples, labels = list(read_samples(demo_data / "train.jsonl"))[:20], tmp_path / "labels.csv"
     write_label_table(labels, samples, [samples[i - i % 2].ground_truth for i in range(20)])
@@ -290,7 +290,7 @@ def test_the_notebook_without_a_key_and_with_labels(demo_data, tmp_path, monkeyp
     assert "to_label.csv is written" in text and "offline passes 8 of 8" in text
 
 
-def test_the_notebook_with_a_key_compares_all_judges_and_never_pays_twice(server, demo_data, tmp_path):
+def test_the_notebook_with_a_key_compares_all_judges_and_never_pays_twice(server, standin, demo_data, tmp_path):
     content, text = run_notebook(tmp_path, demo_data, "first", judge_name="gemini group")
     for name in ("offline", "gemini absolute", "gemini group"):
         assert f"\n{name}  " in text or f"\n{name} " in text

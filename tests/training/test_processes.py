@@ -91,10 +91,10 @@ JUDGED = {"judge": "gemini", "gemini_max_in_flight": 3, "canaries": "off"}
 
 
 def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted(demo_data, runs_dir, gemini):
-    alone = here(demo_data, runs_dir, "by_1", max_steps=10, save_steps=10, **JUDGED)
+    alone = here(demo_data, runs_dir, "by_1", max_steps=6, save_steps=6, **JUDGED)
     before = len(gemini.requests)
-    run = here(demo_data, runs_dir, "by_2", num_processes=2, max_steps=10, save_steps=10, **JUDGED)
-    assert run.status["state"] == "complete" and run.metrics()["step"].tolist() == list(range(1, 11))
+    run = here(demo_data, runs_dir, "by_2", num_processes=2, max_steps=6, save_steps=6, **JUDGED)
+    assert run.status["state"] == "complete" and run.metrics()["step"].tolist() == list(range(1, 7))
     rows, others = run.completions(), alone.completions()
     asked = [table.groupby("step")["sample_id"].agg(sorted).tolist() for table in (rows, others)]
     assert asked[0] == asked[1], "each step has the same prompts, whoever answers them"

@@ -25,7 +25,7 @@ from grpo_kit.rewards.travel import PYTHON, load_rewards
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step
 from grpo_kit.runs.writer import RunWriter
 from grpo_kit.training.launch import work_on
-from grpo_kit.training.plan import queue
+from grpo_kit.training.plan import own_rewards, queue
 from grpo_kit.utils.files import as_json, write_bytes, write_json
 
 DATA, CHECKPOINTS, MODELS = Path("/data"), Path("/checkpoints"), Path("/models")
@@ -71,8 +71,7 @@ def open_run(settings: dict[str, Any], rewards: bytes | None, python: str, launc
             if (data / name).exists():
                 shutil.copyfile(data / name, sync.local / "data" / name)
         settings["data"] = str(sync.local / "data")
-    if known and not rewards and (known.path / REWARDS_FILE).exists():
-        rewards = (known.path / REWARDS_FILE).read_bytes()
+    rewards = rewards or (own_rewards(known) if known else None)
     config = TrainConfig(**settings)
     _fetch_caches(config.cache_from)
     run = queue(config, load_rewards(rewards) if rewards else (), HERE, launch)
