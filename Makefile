@@ -1,5 +1,5 @@
 # make demo: the whole loop on this machine.  make test: every test.  Both set .venv up first where that is not done.
-.PHONY: setup demo test test-quick bench notebooks lint lock smollm2 clean
+.PHONY: setup demo test test-quick faults bench notebooks lint lock smollm2 clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,10 @@ test: setup
 # For the inner loop: without the files of ten seconds and more.
 test-quick: setup
 	$(BIN)/python -m pytest -m "not long"
+
+# Every case of what may break, of which `make test` tries some, and a table of them; docs/reliability.md has it.
+faults: setup
+	$(BIN)/python -m pytest -m fault --wide --dist load
 
 # Runs each notebooks/*.py on the embedded default and writes the .ipynb beside it, figures included.
 notebooks: setup

@@ -5,14 +5,15 @@
 Both train the tiny model with the same settings, seed and judge, so they compute the same, in turn, several times in
 one process; the first to go changes from pair to pair. The plain one has no cache, no run directory and no timings. A
 step is timed from its beginning to the next one's, with all that is logged and saved between. Other programs only ever
-make a step slower, so each step counts with its fastest repetition. Prints the ratio and writes
-benchmarks/overhead.json.
+make a step slower, so each step counts with its fastest repetition. A checkpoint's manifest, which the kit's steps
+hold, is also timed alone. Prints the ratio and writes benchmarks/overhead.json.
 """
 
 import argparse
 import json
 import tempfile
 import time
+import timeit
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,7 @@ from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.offline.judge import OfflineJudge
 from grpo_kit.models.load import load_model, load_tokenizer
 from grpo_kit.rewards.judge_reward import FailureWatch, JudgeReward
+from grpo_kit.runs.checkpoints import write_manifest
 from grpo_kit.runs.writer import RunWriter, open_run
 from grpo_kit.training.grpo import build_trainer, grpo_arguments
 from grpo_kit.training.progress import RunProgress
@@ -117,9 +119,12 @@ def main() -> None:
                 seconds[side].append(sides[side](config, samples, Path(folder) / f"{number}-{side}"))
             means = {side: repeats[-1].mean() for side, repeats in seconds.items()}
             print(f"kit {means['kit']:.3f} s a step, plain {means['plain']:.3f} s", flush=True)
+        last = next((Path(folder) / f"{args.pairs - 1}-kit").rglob("checkpoint-*"))
+        manifest = min(timeit.repeat(lambda: write_manifest(last), number=1, repeat=20))
     fastest = {side: float(np.min(repeats, axis=0).mean()) for side, repeats in seconds.items()}
     ratio = fastest["kit"] / fastest["plain"]
     result = {"steps": args.steps, "pairs": args.pairs, "seconds_a_step": fastest, "ratio": ratio}
+    result["manifest_of_save_steps"] = manifest / (config.save_steps * fastest["kit"])
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"fastest of {args.pairs}: kit {fastest['kit']:.4f} s, plain {fastest['plain']:.4f} s, ratio {ratio:.3f}")
 

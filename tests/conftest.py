@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -110,11 +111,28 @@ def standin(monkeypatch):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle-files", type=int, help="run the files in an order that this seed draws")
+    parser.addoption("--wide", action="store_true", help="try all cases of faults, and print a table of them")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: in a file of ten seconds or more")
+    config.addinivalue_line(
+        "markers", "fault(kind, times=1): a row of `make faults`, and how many faults the test makes"
+    )
+    config.addinivalue_line("markers", "cases(some, all): parametrizes `case` by all with --wide, else by a drawn few")
     os.environ.setdefault(MARK, str(uuid.uuid4()))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for some, cases in (mark.args for mark in metafunc.definition.iter_markers("cases")):
+        drawn = cases if metafunc.config.getoption("--wide") else random.Random(1).sample(cases, some)
+        metafunc.parametrize("case", drawn, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _counted(request, record_property) -> None:
+    if mark := request.node.get_closest_marker("fault"):
+        record_property("fault", (mark.args[0], mark.kwargs.get("times", 1)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -152,9 +170,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if config.getoption("--wide"):
+        _print_table(terminalreporter)
     if lines := config.stash.get(LEFT, []):
         terminalreporter.section("left running by tests, and killed", red=True)
         terminalreporter.write_line("\n".join(lines))
+
+
+def _print_table(reporter) -> None:
+    """Of each kind of fault, how many were made and how many came out as they should."""
+    made, survived = Counter(), Counter()
+    for outcome in ("passed", "failed", "error"):
+        for report in reporter.stats.get(outcome, []):
+            for kind, times in (value for name, value in report.user_properties if name == "fault"):
+                made[kind] += times
+                survived[kind] += times if outcome == "passed" else 0
+    reporter.section("faults")
+    for kind in made:
+        reporter.write_line(f"| {kind} | {made[kind]} | {survived[kind]} |")
 
 
 def _is_marked(process: psutil.Process) -> bool:

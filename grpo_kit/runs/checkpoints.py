@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.files import write_json
 
@@ -12,7 +14,7 @@ MANIFEST = "manifest.json"
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """Writes down size and SHA-256 of each of its files."""
+    """Writes down size and 128-bit XXH3 of each of its files, which is as quick to make as they are to read."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     write_json(checkpoint / MANIFEST, {path.relative_to(checkpoint).as_posix(): _described(path) for path in files})
 
@@ -42,4 +44,6 @@ def _damage(checkpoint: Path) -> str | None:
 
 def _described(file: Path) -> dict[str, Any]:
     with file.open("rb") as content:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+        # Any callable that makes a hash will do: https://docs.python.org/3/library/hashlib.html#hashlib.file_digest
+        made = hashlib.file_digest(content, xxhash.xxh3_128)  # pyright: ignore[reportArgumentType]
+        return {"bytes": file.stat().st_size, "xxh3_128": made.hexdigest()}

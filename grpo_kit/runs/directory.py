@@ -28,6 +28,7 @@ REWARDS_FILE = "rewards.pkl"  # the reward functions that were given to the run,
 STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
 UNFINISHED = ("queued", "running")
+SCHEMA_VERSION = 1  # config.json's; a larger one is of a kit whose run folders this one can't read
 STATUS = ("state", "step", "max_steps", "heartbeat", "started", "seconds", "usd", "reward", "reason")  # status.json's
 
 
@@ -100,7 +101,11 @@ class RunDirectory:
     @property
     def about(self) -> dict:
         """config.json whole: settings, package versions, fingerprint of the data, git commit."""
-        return self._read_json("config.json", "settings")
+        about = self._read_json("config.json", "settings")
+        if (version := about.get("schema_version", 0)) > SCHEMA_VERSION:
+            what = f"run {self.id} was made by a newer version of the kit (schema {version}; this has {SCHEMA_VERSION})"
+            raise RunError(what, "Install that version to read it")
+        return about
 
     @property
     def config(self) -> TrainConfig:
@@ -120,7 +125,7 @@ class RunDirectory:
 
     def status_after(self, patience: float) -> dict:
         """The status, where a run that was silent for `patience` seconds, and whose worker has ended, is lost."""
-        status = self._read_json("status.json", *STATUS)
+        status = self._read_status()
         beat = datetime.fromisoformat(status["heartbeat"])
         silent = (datetime.now(UTC) - (beat if beat.tzinfo else beat.replace(tzinfo=UTC))).total_seconds()
         if silent < -LOST_AFTER_SECONDS:  # a heartbeat from the future tells nothing
@@ -131,11 +136,39 @@ class RunDirectory:
             fate = self.storage.exit_reason(self.worker)
         except RunError:  # a process that waits for it trains it, or nothing does
             fate = "no sign of what trains it" if silent > LOST_AFTER_SECONDS else None
-        latest = self._read_json("status.json", *STATUS)  # it may have ended in good order meanwhile
+        latest = self._read_status()  # it may have ended in good order meanwhile
         if fate is None or latest["state"] not in UNFINISHED:
             return latest
         reason = f"{fate}, the last heartbeat was at {status['heartbeat']}; its run_id resumes it"
         return latest | {"state": "lost", "reason": reason}
+
+    def _read_status(self) -> dict:
+        """status.json. One that can't be read is made up from what the run's other files tell."""
+        try:
+            return self._read_json("status.json", *STATUS)
+        except RunError as error:
+            say_once(f"{error.problem.what}: made up from the run's other files")
+        rows, config = self._rows("metrics.jsonl", dict), self.config
+        times = re.findall(r"^\S+T\S+(?= )", self.read_text(LOG_FILE), re.MULTILINE) or [now()]
+        step, seconds = max([row["step"] for row in rows], default=0), sum(row["step_time"] for row in rows)
+        is_complete = step == config.max_steps and any(name.endswith(".safetensors") for name in self.storage.names())
+        spent = Dollars(
+            self.about["usd_per_hour"] * seconds / 3600,
+            sum(row.get(f"judge/{name}/usd") or 0.0 for row in rows for name in config.judge),
+        )
+        return dict.fromkeys(("quoted", "actual")) | {
+            "state": "complete" if is_complete else "lost",
+            "reason": None if is_complete else "its status.json can't be read; its run_id resumes it",
+            "step": step,
+            "max_steps": config.max_steps,
+            "reward": next((row["reward"] for row in reversed(rows) if row.get("reward") is not None), None),
+            "started": times[0],
+            "heartbeat": times[-1],
+            "seconds": round(seconds, 1),
+            "resumed": False,
+            "usd": spent.in_all,
+            **{f"usd_{name}": part for name, part in spent._asdict().items()},
+        }
 
     @property
     def checkpoints(self) -> list[Path | PurePosixPath]:
@@ -203,7 +236,7 @@ class RunDirectory:
             return found
         except (OSError, ValueError, TypeError) as error:
             path = self.storage.root / name
-            raise RunError(f"{path} can't be read ({error}): put it back, or remove the run's folder") from None
+            raise RunError(f"{path} can't be read ({error})", "Put it back, or remove the run's folder") from None
 
 
 def find_run(run_id: str | None, runs_dir: str | Path) -> RunDirectory | None:

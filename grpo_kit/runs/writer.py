@@ -22,7 +22,16 @@ from filelock import FileLock, Timeout
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import BeingTrained, RunError, RunStopped
 from grpo_kit.runs.checkpoints import newest_whole
-from grpo_kit.runs.directory import LOG_FILE, WORKER_FILE, Dollars, RunDirectory, checkpoint_step, is_run, now
+from grpo_kit.runs.directory import (
+    LOG_FILE,
+    SCHEMA_VERSION,
+    WORKER_FILE,
+    Dollars,
+    RunDirectory,
+    checkpoint_step,
+    is_run,
+    now,
+)
 from grpo_kit.runs.resume import check_unchanged, config_to_resume
 from grpo_kit.runs.storage import LocalStorage
 from grpo_kit.utils.files import write_bytes, write_json
@@ -77,7 +86,7 @@ def _write_first_files(run: RunDirectory, config: TrainConfig, about: dict, quot
     }
     write_json(run.path / "status.json", status)
     settings = config.model_dump() | {"run_id": run.id, "data": about["data"]["folder"]}
-    write_json(run.path / "config.json", {"settings": settings, **about})
+    write_json(run.path / "config.json", {"schema_version": SCHEMA_VERSION, "settings": settings, **about})
 
 
 @contextmanager
@@ -112,7 +121,7 @@ class RunWriter:
         self.peak_gib: Callable[[], float] = lambda: 0.0  # of memory
         past = (datetime.now(UTC) - since).total_seconds() if since else 0.0
         self._opened = time.monotonic() - max(0.0, past)  # a clock may be set anew meanwhile
-        self.damaged: dict[str, str] = {}  # checkpoints that were left when the run was resumed, and why
+        self.warnings: list[str] = []  # what was not as it should be when the run was resumed
         self._changing = threading.Lock()
         self._closed = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
@@ -133,22 +142,27 @@ class RunWriter:
 
     def rewind(self) -> Path | None:
         """Cuts the files back to the newest whole checkpoint and returns it, or None where there is none yet. Newer,
-        damaged ones are called damaged-checkpoint-N from then on. Raises RunError where all are damaged."""
+        damaged ones are called damaged-checkpoint-N from then on. Raises RunError where all are damaged.
+        """
         shutil.rmtree(self.run.path / ".partial", ignore_errors=True)
-        checkpoint, self.damaged = newest_whole(self.run)
-        if self.damaged and not checkpoint:
-            told = ", ".join(f"{name} ({problem})" for name, problem in self.damaged.items())
+        checkpoint, damaged = newest_whole(self.run)
+        if damaged and not checkpoint:
+            told = ", ".join(f"{name} ({problem})" for name, problem in damaged.items())
             fix = f"Put one back, or begin anew with another run_id; cache_from={self.run.id} takes its judgements over"
             raise RunError(f"run {self.run.id} can't be resumed, none of its checkpoints is whole: {told}", fix)
-        for name in self.damaged:
+        for name, problem in damaged.items():
+            self.warnings.append(f"{name} is left, and called damaged-{name}: {problem}")
             shutil.rmtree(self.run.path / f"damaged-{name}", ignore_errors=True)
             (self.run.path / name).rename(self.run.path / f"damaged-{name}")
         step = checkpoint_step(checkpoint) if checkpoint else 0
         if self._before["seconds"]:
             self.status["resumed"] = True
-        for name in ("metrics.jsonl", "completions.jsonl"):
+        for name, every in (("metrics.jsonl", 1), ("completions.jsonl", self.config.num_iterations)):
             path = self.run.path / name
-            write_bytes(path, _as_lines(row for row in read_lines(path) if row["step"] <= step))
+            kept = [row for row in read_lines(path) if row["step"] <= step]
+            if lost := step // every - len({row["step"] for row in kept}):
+                self.warnings.append(f"{name} has lost {lost} of the {step // every} steps that were saved")
+            write_bytes(path, _as_lines(kept))
         self.update(step=step)
         return checkpoint
 

@@ -77,8 +77,8 @@ def _prepare(
     """Tries the judges of a new run on canaries and checks the budget, before the model is loaded."""
     run = progress.run
     progress.say(f"Run {run.id}: {run.path}" + (f", resumed from {checkpoint.name}" if checkpoint else ""))
-    for name, problem in progress.writer.damaged.items():
-        progress.say(f"Warning: {name} is left, and called damaged-{name}: {problem}")
+    for warning in progress.writer.warnings:
+        progress.say(f"Warning: {warning}")
     if plan.about["data"]["folder"] == DEFAULT_DATA:
         progress.say(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the samples that come with the kit")
     for judge in plan.judges if checkpoint is None and plan.config.canaries != "off" else ():

@@ -22,6 +22,9 @@ TURN = Sample(id="turn", prompt=[{"role": "user", "content": "Where?"}], ground_
 GOOD = {"analysis": "Fine.", "criteria": [], "score": 0.5}
 
 
+pytestmark = pytest.mark.fault("a judge's answer, with each of the two SDKs")
+
+
 @pytest.fixture(params=["google-generativeai", "google-genai"])
 def sdk(request) -> str:
     if request.param == "google-genai":

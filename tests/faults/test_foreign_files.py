@@ -14,6 +14,7 @@ from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.offline.judge import OfflineJudge
 from grpo_kit.rewards.travel import SIGNATURE_BYTES, pickled_rewards
 
+pytestmark = pytest.mark.fault("a pickle or a cache that somebody else made")
 SETTINGS = {"max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 8, "canaries": "off"}
 
 

@@ -1,7 +1,6 @@
 """A run killed at any moment and started again ends as if it had never been killed."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -52,8 +51,10 @@ def undisturbed(tmp_path_factory, demo_data) -> Path:
     return train(run_id="run", data=str(demo_data), runs_dir=runs, **SETTINGS).path
 
 
-def test_killed_again_and_again_it_ends_the_same(tmp_path, demo_data, undisturbed):
-    rng = random.Random(os.environ.get("KILL_SEED", "1"))
+@pytest.mark.fault("killed (SIGKILL) while it starts, and at two random moments", times=3)
+@pytest.mark.cases(1, range(34))
+def test_killed_again_and_again_it_ends_the_same(tmp_path, demo_data, undisturbed, case):
+    rng = random.Random(case)
     run = tmp_path / "run"
     kills, judgements = [], {}
     # While it starts, and then at two moments that a seed chooses: at a step, and somewhere within it.
