@@ -109,10 +109,8 @@ class Sentence:
 
 
 class Text:
-    """A text made comparable, sentence by sentence and as a whole.
-
-    `values` are lines such as " new york ", the longest first, that are taken out of `masked` as one `¤` each.
-    """
+    """A text made comparable, sentence by sentence and as a whole. `values` are lines such as " new york ", the longest
+    first, that are taken out of `masked` as one `¤` each."""
 
     def __init__(self, raw: str, values: Iterable[str] = ()):
         self.raw = raw.strip()
