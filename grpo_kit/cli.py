@@ -207,13 +207,11 @@ def errors_on_one_line() -> Iterator[None]:
     """An error that the user can mend is one message on stderr and exit code 2; any other is a traceback."""
     try:
         yield
-    except KitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if not error.filename:
+    except (KitError, OSError) as error:
+        if isinstance(error, OSError) and not error.filename:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

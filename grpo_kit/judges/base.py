@@ -41,9 +41,7 @@ class Verdict:
 
 class Judge(ABC):
     """Scores a prompt's answers. The caller keeps the verdicts (cache.py), so a judge keeps nothing itself.
-
-    A judge that costs nothing, has no settings and answers at once adds its name, its version and `judge`.
-    """
+    One that costs nothing, has no settings and answers at once adds its name, its version and `judge`."""
 
     name: str  # its column in the metrics
     version: str  # changes whenever the same answer could get another score; part of the cache key

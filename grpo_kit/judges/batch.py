@@ -35,15 +35,12 @@ async def all_of(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 @dataclass(repr=False)  # asyncio.run asks for it
 class Judged:
-    """The result of a batch: a verdict for each answer, how many needed no judging, and the new judgements.
+    """The result of a batch."""
 
-    `each` holds every answer's judgements one by one, in the order of their repeats, of which its verdict is the mean.
-    """
-
-    verdicts: list[Verdict]
-    hits: int
-    fresh: list[Verdict]
-    each: list[list[Verdict]]
+    verdicts: list[Verdict]  # one for each answer
+    hits: int  # answers that needed no judging
+    fresh: list[Verdict]  # the new judgements
+    each: list[list[Verdict]]  # every answer's judgements in the order of their repeats; its verdict is their mean
 
 
 async def judge_batch(

@@ -2,9 +2,8 @@
 
 import asyncio
 import csv
-import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 
@@ -275,7 +274,7 @@ async def judge_and_price(
     judge: Judge, cache: RewardCache | None, samples: Sequence[Sample], answers: Sequence[str]
 ) -> tuple[list[Verdict], Price]:
     """The batch's verdicts, and the price of the judgements made for it: failed calls and retries are part of it."""
-    before = dataclasses.replace(judge.usage) if judge.usage else None
+    before = replace(judge.usage) if judge.usage else None
     judged = await judge_batch(judge, cache, samples, answers)
     made, after = sum(verdict.score is not None for verdict in judged.fresh), judge.usage
     if before is None or after is None:

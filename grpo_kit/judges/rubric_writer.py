@@ -8,7 +8,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from string import Template
@@ -23,7 +23,7 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.judges.batch import all_of, run_async
 from grpo_kit.judges.cache import digest, open_table
 from grpo_kit.judges.gemini.client import Gemini
-from grpo_kit.judges.gemini.prompts import fenced, mark_of
+from grpo_kit.judges.gemini.judge import fences
 from grpo_kit.judges.gemini.sdk import CallFailed
 from grpo_kit.utils.files import replacing
 
@@ -47,10 +47,7 @@ class RubricWriter:
     """Asks Gemini for rubrics, and counts what came of it."""
 
     def __init__(self, config: JudgeConfig, cache: Path):
-        """`cache` is the SQLite file, made when there is a first rubric to keep.
-
-        Raises ConfigError for a missing or wrong key and a model that is not there, before anything is spent.
-        """
+        """`cache` is the SQLite file. Raises ConfigError for a missing or wrong key and a model that is not there."""
         self._gemini = Gemini(config)
         self._gemini.check()
         self._template = Template(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8"))
@@ -111,12 +108,12 @@ class RubricWriter:
 
     def _prompt(self, sample: Sample) -> str:
         conversation = sample.conversation
-        mark = mark_of([conversation, sample.task_description, sample.ground_truth])
+        mark, fence = fences([conversation, sample.task_description, sample.ground_truth])
         return self._template.substitute(
             mark=mark,
-            task=fenced(mark, "task", sample.task_description or "not said"),
-            conversation=fenced(mark, "conversation", conversation),
-            reply=fenced(mark, "reply", sample.ground_truth),
+            task=fence("task", sample.task_description or "not said"),
+            conversation=fence("conversation", conversation),
+            reply=fence("reply", sample.ground_truth),
         )
 
 
@@ -160,27 +157,25 @@ class _Cache:
     """Rubrics by key, in a file that the first rubric makes. Several processes may use it; a kill leaves it whole."""
 
     def __init__(self, path: Path):
-        """Raises ConfigError for a file that is something else."""
-        self._path, self._db = path, self._open(path) if path.exists() else None
+        self._path = path
 
-    @staticmethod
-    def _open(path: Path) -> sqlite3.Connection:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    @cached_property
+    def _db(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return open_table(path, TABLE)
+            return open_table(self._path, TABLE)
         except sqlite3.DatabaseError as error:
             fix = "Remove it, and they are asked for anew"
-            raise ConfigError(f"{path} is no cache of rubrics ({error})", fix) from None
+            raise ConfigError(f"{self._path} is no cache of rubrics ({error})", fix) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, str]:
-        """The rubrics that are there, by key."""
+        """The rubrics that are there, by key. Raises ConfigError for a file that is something else."""
         query = "select key, rubric from rubrics where key in (select value from json_each(?))"
-        return dict(self._db.execute(query, [orjson.dumps(keys).decode()]).fetchall()) if self._db else {}
+        return dict(self._db.execute(query, [orjson.dumps(keys).decode()]).fetchall()) if self._path.exists() else {}
 
     def put(self, key: str, model: str, rubric: str) -> None:
-        self._db = self._db or self._open(self._path)
         self._db.execute("insert or replace into rubrics values (?, ?, ?)", (key, model, rubric))
 
     def close(self) -> None:
-        if self._db:
+        if "_db" in vars(self):  # it was opened
             self._db.close()

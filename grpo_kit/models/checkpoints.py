@@ -63,11 +63,8 @@ class Checkpoints:
 
 
 def checkpoints_of(target: RunDirectory | str | Path, base_model: str | None, runs_dir: Path) -> Checkpoints:
-    """The checkpoints of `target`: a run, its name or its folder, or the folder of one model.
-
-    Raises ConfigError for a folder that holds no model, RunError for a run that does not exist, is on Modal or has no
-    checkpoint yet.
-    """
+    """The checkpoints of `target`: a run, its name or its folder, or the folder of one model. Raises ConfigError for a
+    folder that holds no model, RunError for a run that does not exist, is on Modal or has no checkpoint yet."""
     if isinstance(target, RunDirectory):
         run = target
     elif not is_run(runs_dir / target) and not is_run(Path(target)) and Path(target).is_dir():

@@ -40,11 +40,8 @@ def hub_problem(name: str, token: Literal[False] | None = None) -> Problem | Non
 
 
 def fetch_from_hub(name: str, patterns: list[str]) -> Path:
-    """Downloads the files of the model that the hub's cache lacks; returns their folder.
-
-    Where the cache has them all, a hub that does not answer is no problem. Raises ConfigError where the hub does not
-    give the model out.
-    """
+    """Downloads the files of the model that the hub's cache lacks; returns their folder. Where it has them all, a hub
+    that does not answer is no problem. Raises ConfigError where the hub does not give the model out."""
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars

@@ -83,11 +83,9 @@ class JudgeReward:
         started, task = time.perf_counter(), asyncio.current_task()
         assert task is not None
         self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
         samples, answers = [self._samples[each] for each in ids], [text_of(each) for each in completions]
-        try:
-            judged = await judge_batch(self._judge, self._cache, samples, answers)
-        finally:
-            self._asking.discard(task)
+        judged = await judge_batch(self._judge, self._cache, samples, answers)
         return judged, time.perf_counter() - started
 
     def finish(self) -> None:

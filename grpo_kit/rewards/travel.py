@@ -37,10 +37,8 @@ def weighted(rewards: Rewards) -> dict[RewardFunction, float]:
 
 
 def pickled_rewards(rewards: Rewards) -> bytes:
-    """The reward functions as they travel: by value, those from modules of the user's own too; and signed.
-
-    Raises ConfigError for one that can't be pickled.
-    """
+    """The reward functions as they travel: by value, those from modules of the user's own too; and signed. Raises
+    ConfigError for one that can't be pickled."""
     weighted(rewards)  # refuses what is no list of functions
     modules = [module for module in list(sys.modules.values()) if _is_own(module)]
     for module in modules:

@@ -34,9 +34,7 @@ EVALUATING = notebook_folder() / "04_evaluate_checkpoints.ipynb"
 
 def find_notebook(notebook: str | Path) -> Path:
     """The path of a notebook, given as one or by the name of one of the kit's: "03_launch_training", or just "03".
-
-    Raises ConfigError where there is none.
-    """
+    Raises ConfigError where there is none."""
     path = Path(notebook)
     if path.suffix == ".ipynb" and path.is_file():
         return path
@@ -50,9 +48,7 @@ def find_notebook(notebook: str | Path) -> Path:
 
 def parameters_of(notebook: Path) -> dict[str, Any]:
     """The parameters of a notebook with their own values; None for an expression, whose value only running it tells.
-
-    Raises ConfigError for a file that is no notebook or has no parameters.
-    """
+    Raises ConfigError for a file that is no notebook or has no parameters."""
     import papermill
 
     def value_of(expression: str) -> Any:

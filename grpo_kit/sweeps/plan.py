@@ -31,10 +31,7 @@ LONGEST_NAME = 80  # a run's name may have 100 characters
 
 def plan(notebook: Path, grid: Mapping[str, Any], out: Path, backend: str | None = None) -> list[PlannedRun]:
     """The runs of a grid. Raises ConfigError for all wrong names, or for the first run whose values cannot work; writes
-    nothing.
-
-    `out` is absolute. `backend` is where the sweep was begun; None: the grid's, or else the chosen one.
-    """
+    nothing. `out` is absolute. `backend` is where the sweep was begun; None: the grid's, or else the chosen one."""
     rows, known, asked_of_04 = expand(grid), parameters_of(notebook), grid.get(EVALUATION) or {}
     trains = known.keys() >= TRAINS
     _check_names(notebook, known, rows, asked_of_04)

@@ -64,10 +64,8 @@ class PlannedRun:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The sweep's notes about it: state, error, finished stages with their keys, seconds, when it ended.
-
-        Stages that the grid or the notebook would do otherwise now are left out.
-        """
+        """The sweep's notes about it: state, error, finished stages with their keys, seconds, when it ended. Stages
+        that the grid or the notebook would do otherwise now are left out."""
         known = {"state": "waiting", "error": None, "finished": {}, "seconds": 0.0, "ended": None}
         known |= read_json(self.folder / RECORD_FILE)
         known["finished"] = {
@@ -108,10 +106,8 @@ class PlannedRun:
         return Run(self.folder) if self.config and is_run(self.folder) else None
 
     def status(self) -> dict[str, Any]:
-        """The status of the run that it trains; empty before there is one, or where it can't be read now.
-
-        For a complete one, result.json says the same, and is here.
-        """
+        """The status of the run that it trains; empty before there is one, or where it can't be read now. For a
+        complete one, result.json says the same, and is here."""
         result = self.result()
         if self.config is None or result.get("state") == "complete":
             return result
@@ -121,10 +117,7 @@ class PlannedRun:
         return {}
 
     def usd(self, status: dict[str, Any] | None = None) -> float | None:
-        """Dollars that it has cost so far, training and evaluation; None where a price is not known.
-
-        `status` saves reading it again.
-        """
+        """Dollars so far, training and evaluation; None where a price is not known. `status` saves reading it again."""
         status, evaluated = self.status() if status is None else status, self.evaluated()
         if self.config is None:
             return status.get("usd", status.get("judge_usd", 0.0))

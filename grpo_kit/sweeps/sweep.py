@@ -42,11 +42,8 @@ class Sweep(Results):
     """Runs of a notebook with the settings of a grid, in the folder `out`. Making one checks it and writes nothing."""
 
     def __init__(self, notebook: str | Path, grid: Grid, out: str | Path, backend: str | None = None):
-        """`notebook` is a path or the name of one of the kit's; for `grid` see grpo_kit.sweeps.grid; for
-        `backend` kit.backend.
-
-        Raises ConfigError for names and values that cannot work.
-        """
+        """`notebook` is a path or the name of one of the kit's; for `grid` see grpo_kit.sweeps.grid; for `backend`
+        kit.backend. Raises ConfigError for names and values that cannot work."""
         # Whole paths, since papermill, to write a file, goes to another folder for a moment with all threads.
         self.notebook, self.grid = find_notebook(notebook).resolve(), read_grid(grid)
         super().__init__(Path(out), plan(self.notebook, self.grid, Path(out).resolve(), backend))

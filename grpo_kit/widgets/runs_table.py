@@ -92,10 +92,8 @@ class RunTable(Panel):
         self.list.rows = max(2, min(LINES_SHOWN, len(lines)))
 
     def _clear(self) -> None:
-        with self.filling():
-            self.list.value = ()
+        self.list.value = ()
         self._fill()
-        self._draw()
 
     def _draw(self) -> None:
         text = f"{len(self.table)} runs. Ctrl, Cmd or Shift with a click selects several, at most {DRAWN} to be drawn."

@@ -1,6 +1,6 @@
 """Modal's client: names of what the kit uses there, secrets that a run needs, and Modal's errors as the kit's own."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
@@ -67,11 +67,9 @@ def missing_secret(name: str) -> Problem | None:
     return None
 
 
-def required_secrets(judges: dict[str, float], model_name: str) -> list[modal.Secret]:
+def required_secrets(judges: Collection[str | None], model_name: str) -> list[modal.Secret]:
     """The secrets that a run needs; the hub's only where it is there, since most models are free to download.
-
-    Raises ConfigError for one that is missing.
-    """
+    Raises ConfigError for one that is missing."""
     names = [GEMINI_SECRET] if "gemini" in judges else []
     if names and (missing := missing_secret(GEMINI_SECRET)):
         fix = f"{missing.fix} (a key: https://aistudio.google.com/apikey), or take judge=offline"

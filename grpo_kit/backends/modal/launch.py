@@ -72,9 +72,8 @@ def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> Evaluation:
     gpu, _ = gpu_and_count(config.gpu if "gpu" in config.given else trained.gpu)
     config = config.replace(**machine | {"gpu": gpu})
     first_judge = config.judge or max(trained.judge, key=lambda name: trained.judge[name])
-    judges = {name: 1.0 for name in (first_judge, config.second_judge) if name}
     with kit_errors():
-        secrets = required_secrets(judges, trained.model_name)
+        secrets = required_secrets([first_judge, config.second_judge], trained.model_name)
         function = _on_gpu(deployed_function("evaluate"), config, secrets, retries=0)  # a retry would begin anew
         print(f"Evaluating run {run.id} on Modal ({config.gpu})")
         call = function.spawn(run.id, _given(config))
@@ -89,9 +88,7 @@ def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> Evaluation:
 
 def deploy() -> None:
     """Makes the app on Modal as the kit's source is here. The first time its image is built, which takes minutes.
-
-    Raises RunError, with Modal's own output, where that fails.
-    """
+    Raises RunError, with Modal's own output, where that fails."""
     global _deployed
     with kit_errors():  # so that a wrong token is not the deployment's error
         modal.Dict.from_name(LEASES, create_if_missing=True).hydrate()

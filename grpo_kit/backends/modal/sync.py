@@ -30,9 +30,7 @@ PUSHED_APART = (STATUS_FILE, STOP_FILE, WORKER_FILE)  # the status last; the oth
 
 class RunSync:
     """Copies a run between `local`, its folder on this container's disk, and `remote`, its folder on the volume.
-
-    As a context it pushes by itself every PUSH_SECONDS, and once more at its end.
-    """
+    As a context it pushes by itself every PUSH_SECONDS, and once more at its end."""
 
     def __init__(self, local: Path, remote: Path, volume: modal.Volume, lease: Lease):
         self.local, self.remote, self._volume, self._lease = local, remote, volume, lease
@@ -57,10 +55,10 @@ class RunSync:
         """Copies what is new and commits it. Raises RunError where another container has taken the run over."""
         if not self._lease.is_held:
             raise RunError(f"run {self._lease.run_id} was taken over by another container, so this one ends")
-        if not is_last and _stamp(self.local / STATUS_FILE) == self._pushed.get(STATUS_FILE):
+        stamp = _stamp(self.local / STATUS_FILE)
+        if not is_last and stamp == self._pushed.get(STATUS_FILE):
             return
         self.remote.mkdir(parents=True, exist_ok=True)
-        stamp = _stamp(self.local / STATUS_FILE)
         with replacing(self.remote / STATUS_FILE) as status:
             # As it is now; it takes its place after the rest, so that all that it tells of is there.
             shutil.copyfile(self.local / STATUS_FILE, status)

@@ -1,6 +1,7 @@
 """Calls to Gemini, many at once: how many in flight and in a minute, what is tried again, what it costs."""
 
 import asyncio
+import math
 import os
 import random
 import re
@@ -10,13 +11,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Usage
-from grpo_kit.judges.gemini.limits import in_loop, in_thread, room_for_call
+from grpo_kit.judges.gemini.limits import in_loop, room_for_call
 from grpo_kit.judges.gemini.prices import judge_price
 from grpo_kit.judges.gemini.sdk import CallFailed, Reply, generation_config, open_sdk
 
@@ -25,6 +27,7 @@ KEY_PAGE = "https://aistudio.google.com/apikey"
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the first and, doubling, before later retries
 MOST_OUTPUT_TOKENS = 65_536  # what present models can write at most
 LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more has given this call up, and so do we
+_NO_LIMIT = CapacityLimiter(math.inf)  # of threads: calls under way are limited already
 _chance = random.SystemRandom()  # jitter is truly random, and leaves the seeded generators alone
 
 
@@ -95,7 +98,7 @@ class Gemini:
             except Exception as problem:  # whatever a malformed answer makes of it, JSON within JSON included
                 said = str(problem) if isinstance(problem, ValueError) else f"{type(problem).__name__}: {problem}"
                 raise CallFailed(f"not the JSON that was asked for: {said}"[:300], retry=True) from None
-            return content, reply.input_tokens + reply.output_tokens
+            return content, sum(reply.tokens)
 
         try:
             return await self._retrying(self._config.gemini_max_retries)(attempt)
@@ -119,7 +122,7 @@ class Gemini:
             except CallFailed as failed:
                 self._count(*failed.tokens)
                 raise
-        self._count(reply.input_tokens, reply.output_tokens)
+        self._count(*reply.tokens)
         return reply
 
     def _count(self, input_tokens: int, output_tokens: int) -> None:
@@ -155,7 +158,7 @@ class Gemini:
         some servers and proxies get round."""
         try:
             async with asyncio.timeout(self._config.gemini_timeout + 1):
-                return await in_thread(call)
+                return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=_NO_LIMIT)
         except TimeoutError:
             said = f"no whole answer within gemini_timeout={self._config.gemini_timeout:g} s"
             raise CallFailed(said, retry=True) from None

@@ -5,7 +5,7 @@ the data itself, so that no text can hold the mark and close its own tag.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -20,7 +20,6 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.cache import digest
 from grpo_kit.judges.gemini.client import Gemini
-from grpo_kit.judges.gemini.prompts import fenced, mark_of
 from grpo_kit.judges.gemini.sdk import CallFailed
 
 MET = {"yes": 1.0, "partly": 0.5, "no": 0.0}
@@ -59,10 +58,9 @@ _JUDGEMENT = {
     "criteria": {"type": "ARRAY", "items": _object(_CRITERION)},
     "score": {"type": "NUMBER"},
 }
-_ENTRY = {**_JUDGEMENT, "answer": {"type": "INTEGER"}}
 _GROUP_SCHEMA = {
     "type": "OBJECT",
-    "properties": {"answers": {"type": "ARRAY", "items": _object(_ENTRY)}},
+    "properties": {"answers": {"type": "ARRAY", "items": _object({**_JUDGEMENT, "answer": {"type": "INTEGER"}})}},
     "required": ["answers"],
 }
 
@@ -125,8 +123,8 @@ class GeminiJudge(Judge):
     def prompt(self, sample: Sample, answers: Sequence[str]) -> str:
         """The whole prompt that Gemini is given."""
         conversation = sample.conversation
-        mark = mark_of([conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers])
-        fence = partial(fenced, mark)
+        texts = [conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers]
+        mark, fence = fences(texts)
         names = [f"reply {number}" for number in range(1, len(answers) + 1)] if self.compares else ["reply"]
         return self._prompt.substitute(
             mark=mark,
@@ -137,6 +135,12 @@ class GeminiJudge(Judge):
             reference=fence("reference", sample.ground_truth),
             answers="\n".join(map(fence, names, answers)),
         )
+
+
+def fences(texts: Sequence[str]) -> tuple[str, Callable[[str, str], str]]:
+    """A mark made from `texts`, and what puts one of them between tags that carry its name and the mark."""
+    mark = digest(texts)[:8]
+    return mark, lambda name, text: f"<{name} {mark}>\n{text}\n</{name} {mark}>"
 
 
 def _prompt(config: JudgeConfig) -> Template:

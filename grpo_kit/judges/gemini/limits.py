@@ -1,21 +1,17 @@
 """Where calls are made: one event loop on a thread of its own, whose limits hold for all runs of a process."""
 
 import asyncio
-import math
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter, to_thread
-
 T = TypeVar("T")
 MINUTE = 60.0
-_NO_LIMIT = CapacityLimiter(math.inf)  # of threads: calls under way are limited already
 
 # Both by model, and touched on the loop only.
 _room: dict[str, dict[int, asyncio.Semaphore]] = defaultdict(dict)  # for calls under way, by the limit that is kept
@@ -33,11 +29,6 @@ def _loop() -> asyncio.AbstractEventLoop:
     loop, forever = asyncio.new_event_loop(), asyncio.Event().wait()  # anyio keeps its threads as long as this lasts
     threading.Thread(target=loop.run_until_complete, args=[forever], daemon=True, name="gemini").start()
     return loop
-
-
-async def in_thread(call: Callable[[], T]) -> T:
-    """The result of a blocking call, made on a thread; to be awaited on the loop. A cancelled call is abandoned."""
-    return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=_NO_LIMIT)
 
 
 @asynccontextmanager

@@ -13,16 +13,16 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from requests.utils import get_environ_proxies
+from urllib3.exceptions import InvalidHeader
+from urllib3.util import Retry
 
 from grpo_kit.errors import ConfigError
 from grpo_kit.utils.environment import version_of
@@ -35,11 +35,10 @@ OLD, NEW = "google-generativeai", "google-genai"
 
 @dataclass(frozen=True)
 class Reply:
-    """The text that the model wrote, and the tokens that are billed. `output_tokens` counts its thinking too."""
+    """The text that the model wrote."""
 
     text: str
-    input_tokens: int
-    output_tokens: int
+    tokens: tuple[int, int]  # input and output, its thinking too, as they are billed
     finish_reason: str  # STOP, MAX_TOKENS, SAFETY, ...
 
 
@@ -59,10 +58,7 @@ class CallFailed(Exception):
 
 def open_sdk(name: str, api_key: SecretStr, base_url: str | None, in_flight: int) -> "_GenAI | _GenerativeAI":
     """The SDK called `name`; "auto" takes google-genai where it is installed. `base_url` None: Google's own endpoint.
-    `in_flight` calls at a time are expected.
-
-    Raises ConfigError where it is not installed, or does not start.
-    """
+    `in_flight` calls at a time are expected. Raises ConfigError where it is not installed, or does not start."""
     if name == "auto":
         name = NEW if version_of(NEW) else OLD
     if not version_of(name):
@@ -213,7 +209,7 @@ def _reply(answer: Any) -> Reply:
         raise CallFailed(f"the answer was withheld ({finish_reason})", tokens=tokens)
     if not text and finish_reason != "MAX_TOKENS":  # thinking may use up the limit before the first word
         raise CallFailed(f"the answer is empty ({finish_reason or 'no candidate'})", retry=True, tokens=tokens)
-    return Reply(text, *tokens, finish_reason)
+    return Reply(text, tokens, finish_reason)
 
 
 def _enum_name(value: Any) -> str:
@@ -244,12 +240,8 @@ def _wait(error: Exception) -> float | None:
     response = getattr(error, "response", None)
     if response is None:
         return None
-    if header := response.headers.get("Retry-After"):
-        if re.fullmatch(r"[0-9.]+", header):
-            return float(header)
-        try:
-            return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-        except (TypeError, ValueError):
-            return None
+    with suppress(InvalidHeader, ValueError):
+        if header := response.headers.get("Retry-After"):
+            return Retry().parse_retry_after(header)
     delay = re.search(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"', response.text)
     return float(delay[1]) if delay else None

@@ -26,10 +26,8 @@ _LABELS = {
 
 
 def check_for(act: Act, acts: list[Act], reference: Text) -> tuple[str, Check]:
-    """A label for people ("asks for city") and the check, made once per act of a turn.
-
-    `acts` are all of the turn's acts; `reference` shows how such a reply may be worded.
-    """
+    """A label for people ("asks for city") and the check, made once per act of a turn. `acts` are all of
+    the turn's acts; `reference` shows how such a reply may be worded."""
     slot = act.slot.replace("_", " ")
     if act.act == "REQUEST":
         return f"asks for {slot}", _asks_for(act)

@@ -58,9 +58,8 @@ class Sources:
         """Whether an answer only says again what it was given, unless the reference says it too."""
         if text.line in self.reference:
             return False
-        return any(order in text.plain for order in self.orders) or self._repeats_source(text)
-
-    def _repeats_source(self, text: Text) -> bool:
+        if any(order in text.plain for order in self.orders):
+            return True
         if text.line in self.rubric and text.words[0] in self.verbs:
             return True
         length = len(text.words)

@@ -109,10 +109,8 @@ class Sentence:
 
 
 class Text:
-    """A text made comparable, sentence by sentence and as a whole.
-
-    `values` are lines such as " new york ", the longest first, that are taken out of `masked` as one `¤` each.
-    """
+    """A text made comparable, sentence by sentence and as a whole. `values` are lines such as " new york ", the longest
+    first, that are taken out of `masked` as one `¤` each."""
 
     def __init__(self, raw: str, values: Iterable[str] = ()):
         self.raw = raw.strip()
@@ -124,10 +122,8 @@ class Text:
         self.masked = [word for sentence in self.sentences for word in sentence.masked]
 
     def disorder(self) -> float:
-        """The share, in [0, 1], of its neighbouring words that English hardly ever puts side by side: "the of".
-
-        Real replies stay below 0.15, shuffled ones lie around 0.3. Pairs that no small word is part of do not count.
-        """
+        """The share, in [0, 1], of neighbouring words that English hardly ever puts side by side: "the of". Real
+        replies stay below 0.15, shuffled ones lie around 0.3. Pairs that no small word is part of do not count."""
         clashes = pairs = 0
         for sentence in self.sentences:
             kinds = ["^", *(_KIND_OF.get(word, "") for word in sentence.masked), "$"]
