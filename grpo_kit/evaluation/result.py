@@ -97,7 +97,7 @@ class Evaluation:
                 row |= {name: versus[name] for name in ("win_rate", "wins", "ties", "losses")}
             rows.append(row)
         table = pandas.DataFrame(rows)
-        counts = [name for name in ("wins", "ties", "losses") if name in table]
+        counts = table.columns.intersection(["wins", "ties", "losses"])
         return table.astype(dict.fromkeys(counts, "Int64"))  # whole numbers that may be missing
 
     def judges(self) -> "pandas.DataFrame":
