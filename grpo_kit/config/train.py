@@ -167,8 +167,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
         if self.fsdp is True and processes == 1:
             raise ConfigError("fsdp=True shares weights out among processes, and num_processes=1", "Leave one out")
         if "gemini" in self.judge and self.gemini_mode == "group" and self.completions_per_process % group:
-            what = f"gemini_mode=group compares whole groups, and a process judges {per_step // processes} completions"
-            raise ConfigError(what, f"Make that a multiple of num_generations={group}, or use gemini_mode=absolute")
+            own = f"each process judges its own completions, which are {self.completions_per_process}"
+            fix = f"Make that a multiple of num_generations={group}, or use gemini_mode=absolute"
+            raise ConfigError(f"gemini_mode=group compares whole groups, and {own}", fix)
         return self
 
     @property

@@ -68,12 +68,7 @@ def check_price_known(config: TrainConfig) -> None:
 
 
 def shortfall_at_start(
-    config: TrainConfig,
-    spent: Dollars,
-    status: dict[str, Any],
-    rows: Sequence[dict],
-    usd_per_hour: float,
-    seconds_gone: float = 0.0,
+    config: TrainConfig, spent: Dollars, status: dict, rows: list[dict], usd_per_hour: float, seconds_gone: float = 0.0
 ) -> Problem | None:
     """Why max_usd does not pay for the first step of a process, which has loaded nothing yet; None where it does.
 

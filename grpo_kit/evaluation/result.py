@@ -217,8 +217,7 @@ def write_evaluation(
     answered: Mapping[str, Answered],
     draw: "Callable[[Evaluation], Figure] | None" = None,
 ) -> Evaluation:
-    """Writes NAME.samples.jsonl, then `path`, so that where NAME.json is the samples are whole, and last NAME.png.
-    `answered` is by model."""
+    """Writes NAME.samples.jsonl, then `path`, so that where NAME.json is the samples are whole, and last NAME.png."""
     evaluation = Evaluation(path, results)
     with replacing(evaluation.samples_path) as partial, partial.open("w") as file:
         for i, sample in enumerate(samples):
