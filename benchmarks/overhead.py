@@ -44,7 +44,7 @@ def kit_seconds(config: TrainConfig, samples: list[Sample], folder: Path) -> np.
         watch = FailureWatch(config.max_failure_rate, config.failure_window)
         cache, by_id = RewardCache(run.path / CACHE_FILE), {sample.id: sample for sample in samples}
         reward = JudgeReward(OfflineJudge(), cache, watch, by_id)
-        trainer = build_trainer(config, samples, {reward: 1.0}, 1, RunProgress(writer, echo=lambda line: None))
+        trainer = build_trainer(samples, {reward: 1.0}, RunProgress(writer, echo=lambda line: None))
         return timed(trainer)
 
 

@@ -83,7 +83,7 @@ def _take_part(rank: int, config: TrainConfig, run: Run, port: int, found: Simpl
 def _peaks(config: TrainConfig, writer: NullRunWriter | RunWriter) -> Peaks:
     samples = [_sample(config.max_prompt_length - i % 4, i) for i in range(config.prompts_per_step)]
     with torch_threads(1):  # attention takes some workspace for each thread
-        trainer = build_trainer(config, samples, {_length: 1.0}, 0, RunProgress(writer, echo=lambda line: None))
+        trainer = build_trainer(samples, {_length: 1.0}, RunProgress(writer, echo=lambda line: None))
         return _cuda_peaks(trainer) if torch.cuda.is_available() else _cpu_peaks(trainer)
 
 

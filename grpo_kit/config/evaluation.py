@@ -18,11 +18,8 @@ class EvalConfig(JudgeConfig, ModalConfig):
     batch_size: PositiveInt = setting(32, "Prompts decoded together.")
     max_prompt_length: int | None = setting(None, "Tokens; None: as the run was trained.", ge=16)
     max_completion_length: PositiveInt | None = setting(None, "Tokens; None: as the run was trained.")
-    judge: JudgeName | None = setting(
-        None, "Who scores the answers; None: the judge the run was trained with (its weightiest)."
-    )
+    judge: JudgeName | None = setting(None, "Who scores the answers; None: the run's own judge (its weightiest).")
     second_judge: JudgeName | None = setting(
-        "reference",
-        "A second judge, which the run was not trained with; reference: words shared with the trace's reply.",
+        "reference", "A second judge the run was not trained with; reference: words shared with the trace's reply."
     )
     data: str | None = setting(None, "Folder of eval.jsonl; None: the data the run was trained on.")

@@ -22,9 +22,7 @@ else:
 class JudgeConfig(Settings):
     """How Gemini is asked, wherever it judges or writes rubrics. The key comes from GEMINI_API_KEY."""
 
-    gemini_model: str = gemini(
-        "gemini-3.5-flash-lite", "The Gemini model that is asked.", "step", "scale", min_length=1
-    )
+    gemini_model: str = gemini("gemini-3.5-flash-lite", "The Gemini model to ask.", "step", "scale", min_length=1)
     gemini_mode: Literal["absolute", "group"] = gemini(
         "absolute",
         "absolute: an answer a call; group: all of a prompt's in one call, against each other.",
@@ -32,9 +30,7 @@ class JudgeConfig(Settings):
         "judging",
         "scale",
     )
-    gemini_samples: PositiveInt = gemini(
-        1, "Judgements of each answer, whose mean is its score.", "step", "judging", le=32
-    )
+    gemini_samples: PositiveInt = gemini(1, "Judgements per answer; their mean is its score.", "step", "judging", le=32)
     gemini_temperature: NonNegativeFloat | None = gemini(
         None, "The judge's sampling temperature; None: 0, or 1 where gemini_samples is above 1.", "judging", le=2
     )
@@ -61,8 +57,5 @@ class JudgeConfig(Settings):
         "auto", "Google's library to call with; auto: google-genai where it is installed.", "resume"
     )
     cache_from: Listed[str] = reward(
-        [],
-        "Runs, folders or .sqlite files whose judgements are taken over, so none is paid for again.",
-        "resume",
-        "judging",
+        [], "Runs, folders or .sqlite files whose judgements are taken over, not paid for again.", "resume", "judging"
     )

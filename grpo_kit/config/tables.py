@@ -11,10 +11,8 @@ from grpo_kit.config.train import TrainConfig
 
 def fields_of(model: type[Settings]) -> dict[str, FieldInfo]:
     """A model's settings in the order to show them: its own first, then Modal's, then those of how Gemini is asked."""
-    names = sorted(
-        model.model_fields, key=lambda name: 2 * (name in JudgeConfig.model_fields) + (name in ModalConfig.model_fields)
-    )
-    return {name: model.model_fields[name] for name in names}
+    places = dict.fromkeys(ModalConfig.model_fields, 1) | dict.fromkeys(JudgeConfig.model_fields, 2)
+    return dict(sorted(model.model_fields.items(), key=lambda field: places.get(field[0], 0)))
 
 
 def defaults_of(model: type[Settings], name: str) -> str:

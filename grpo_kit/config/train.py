@@ -64,9 +64,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     fsdp: bool | Auto = setting(
         "auto", "Share the weights out among the processes (PyTorch's FSDP); auto: where they don't fit on each GPU."
     )
-    max_prompt_length: int = batches(
-        512, "Tokens. A longer conversation loses its oldest turns, never its last.", "size", ge=16
-    )
+    max_prompt_length: int = batches(512, "Tokens. A longer one loses its oldest turns, never its last.", "size", ge=16)
     max_completion_length: PositiveInt = run(128, "Tokens. A longer completion is cut.", "size", slider=(8, 1024))
 
     # GRPO
@@ -76,15 +74,10 @@ class TrainConfig(JudgeConfig, ModalConfig):
     epsilon: PositiveFloat = grpo(0.2, "How far the probability ratio may move before it is clipped.", lt=1)
     num_iterations: PositiveInt = grpo(1, "Updates made on each batch of completions.", "step")
     max_staleness: NonNegativeInt = grpo(
-        0,
-        "Updates by which completions may be older than the weights; above 0 the judge works meanwhile.",
-        "step",
-        le=8,
+        0, "Updates by which completions may be older than weights; above 0 the judge works meanwhile.", "step", le=8
     )
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = grpo("dapo", "How token losses are averaged.")
-    scale_rewards: Literal["group", "batch", "none"] = grpo(
-        "group", "Whose standard deviation the advantages are divided by."
-    )
+    scale_rewards: Literal["group", "batch", "none"] = grpo("group", "Whose standard deviation divides the advantages.")
     mask_truncated_completions: bool = grpo(False, "Leave completions that were cut out of the loss.")
 
     # LoRA
@@ -129,9 +122,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     save_steps: PositiveInt = setting(20, "Steps between checkpoints.")
     save_total_limit: PositiveInt | None = setting(None, "Checkpoints to keep, the newest; None keeps all.")
     bf16: bool | Auto = setting("auto", "Compute in bfloat16; auto: where the GPU can.", "step")
-    gradient_checkpointing: bool | Auto = setting(
-        "auto", "Spend time to save memory in the backward pass; auto: on a GPU.", "step"
-    )
+    gradient_checkpointing: bool | Auto = setting("auto", "Spend time to save memory; auto: on a GPU.", "step")
     use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU where it is installed.", "step")
     torch_threads: PositiveInt | None = setting(None, "CPU threads for torch; None leaves it to torch.", "step")
 
@@ -168,21 +159,17 @@ class TrainConfig(JudgeConfig, ModalConfig):
             what = f"max_staleness={self.max_staleness} makes completions ahead, and {again}"
             raise ConfigError(what, "Use one of the two")
         if self.save_steps % self.num_iterations:
-            raise ConfigError(
-                f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}, so that "
-                f"a checkpoint falls between generations and resumes exactly",
-                f"Nearest: save_steps={max(1, round(self.save_steps / self.num_iterations)) * self.num_iterations}",
-            )
+            nearest = max(1, round(self.save_steps / self.num_iterations)) * self.num_iterations
+            what = f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}"
+            raise ConfigError(f"{what}, so that a checkpoint resumes exactly", f"Nearest: save_steps={nearest}")
         if self.load_in_4bit and (not self.use_lora or self.use_vllm is True or self.fsdp is True):
             raise ConfigError("load_in_4bit goes with a LoRA adapter, and with neither vLLM nor FSDP", "Leave one out")
         if self.fsdp is True and processes == 1:
             raise ConfigError("fsdp=True shares weights out among processes, and num_processes=1", "Leave one out")
         if "gemini" in self.judge and self.gemini_mode == "group" and self.completions_per_process % group:
-            raise ConfigError(
-                f"gemini_mode=group compares whole groups, and each process judges its own completions, which are "
-                f"{self.completions_per_process}",
-                f"Make that a multiple of num_generations={group}, or use gemini_mode=absolute",
-            )
+            own = f"each process judges its own completions, which are {self.completions_per_process}"
+            fix = f"Make that a multiple of num_generations={group}, or use gemini_mode=absolute"
+            raise ConfigError(f"gemini_mode=group compares whole groups, and {own}", fix)
         return self
 
     @property

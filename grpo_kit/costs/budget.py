@@ -44,15 +44,13 @@ class Budget:
         self._before = Dollars(0.0, 0.0)
 
     def see_start(self) -> str:
-        """To be called before the model is loaded, and again when it is. Returns why this process's first step can't be
-        paid; empty where it can."""
+        """Called before the model is loaded and once it is: why the first step can't be paid; empty where it can."""
         self._before, writer = self._writer.dollars(), self._writer
         here = writer.usd_per_hour, writer.seconds
         return str(shortfall_at_start(self._config, self._before, writer.status, self._rows, *here) or "")
 
     def see_step(self, step: int) -> str:
-        """To be called after each step. Returns why the next one can't be paid; empty where it can, or where none is
-        left."""
+        """Called after each step: why the next one can't be paid; empty where it can, or where none is left."""
         if step % self._config.num_iterations:  # a judge is asked once for so many steps
             return ""
         spent, before = self._writer.dollars(), self._before
@@ -70,12 +68,7 @@ def check_price_known(config: TrainConfig) -> None:
 
 
 def shortfall_at_start(
-    config: TrainConfig,
-    spent: Dollars,
-    status: dict[str, Any],
-    rows: Sequence[dict],
-    usd_per_hour: float,
-    seconds_gone: float = 0.0,
+    config: TrainConfig, spent: Dollars, status: dict, rows: list[dict], usd_per_hour: float, seconds_gone: float = 0.0
 ) -> Problem | None:
     """Why max_usd does not pay for the first step of a process, which has loaded nothing yet; None where it does.
 

@@ -47,8 +47,7 @@ def earlier_runs(runs_dir: str | Path) -> list[EarlierRun]:
 
 
 def like_run(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None, *roles: Role) -> EarlierRun | None:
-    """The newest run on Modal's `gpu` (None: here) whose settings of these roles are the same; one that made a single
-    step only where no other did."""
+    """The newest run on `gpu` (None: here) with the same settings of these roles; of several steps if any is."""
     like = [run for run in runs if run.machine == (gpu or HERE) and run.is_like(config, *roles)]
     return next((run for run in like if len(run.cycles) > 1), like[0] if like else None)
 

@@ -104,8 +104,7 @@ def models_evaluated(config: TrainConfig) -> int:
 
 
 def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float, float]:
-    """A process's operations and its memory's bytes, a second; seconds to start a layer's work for one more token, and
-    those before the first step."""
+    """A process's operations and bytes read a second; seconds to start a layer for one token, and to the first step."""
     if gpu is None:  # by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/results.md)
         cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
         return 30e9 * cores, 1e10, 0.004, STARTING_HERE_SECONDS
@@ -123,8 +122,7 @@ def judge_calls(config: TrainConfig) -> int:
 
 
 def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:
-    """Dollars for Gemini; (0, 0, 0) where it does not judge. What a cache holds already is not taken off, and the
-    canaries are not in it."""
+    """Dollars for Gemini; (0, 0, 0) where it does not judge. Without canaries; what a cache holds is not taken off."""
     if not (calls := judge_calls(config)):
         return Estimate((0.0, 0.0, 0.0), "")
     alike = ("gemini_model", "gemini_mode", "num_generations", "gemini_input_price", "gemini_output_price")

@@ -87,8 +87,7 @@ def prepare(
             "fingerprint": fingerprint(names.values()),
             **tally.summary(),
         }
-        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-        Path(scratch, CARD).write_bytes(orjson.dumps(card, option=options))
+        Path(scratch, CARD).write_bytes(orjson.dumps(card, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         out.mkdir(exist_ok=True)
         CACHE.mkdir(parents=True, exist_ok=True)
         with FileLock(CACHE / "prepare.lock"):  # so that the three files are always those of one call

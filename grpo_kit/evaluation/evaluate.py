@@ -81,14 +81,13 @@ def evaluate(
         if _about(second, run)["trained_with"]:
             note(f"{second.name} is no held-out judge here: the run was trained with it")
     tokenizer = load_tokenizer(subject.base or str(subject.folders[0]))
-    samples = _questions(data / "eval.jsonl", used, tokenizer, note)
+    samples = _chosen(data / "eval.jsonl", used, tokenizer, note)
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
-    starts = caches_to_start_from(used.cache_from, runs_dir)
     models: list[dict] = []
     answered: dict[str, Answered] = {}
     with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
-        for path in starts:
+        for path in caches_to_start_from(used.cache_from, runs_dir):
             echo(f"{cache.copy_from(path)} judgements taken over from {path}")
         for name, source, model in subject.models():
             started = time.perf_counter()
@@ -106,9 +105,8 @@ def evaluate(
             base = answered.get(BASE)
             verdicts = run_async(judge_batch(judge, cache, samples, answers)).verdicts
             numbers = describe(name, answers, verdicts, used.seed, base and base.verdicts)
-            again = None
-            if second:
-                again = run_async(judge_batch(second, cache, samples, answers)).verdicts
+            again = run_async(judge_batch(second, cache, samples, answers)).verdicts if second else None
+            if second and again:
                 try:
                     numbers["second"] = describe(name, answers, again, used.seed, base and base.second)
                 except RunError as error:  # the first judge's numbers stand without it
@@ -169,9 +167,7 @@ def _data(config: EvalConfig, run: RunDirectory | None) -> Path:
     return folder
 
 
-def _questions(
-    file: Path, config: Any, tokenizer: "PreTrainedTokenizerBase", note: Callable[[str], None]
-) -> list[Sample]:
+def _chosen(file: Path, config: Any, tokenizer: "PreTrainedTokenizerBase", note: Callable[[str], None]) -> list[Sample]:
     """The samples that `config.seed` chooses, their prompts shortened to fit. A smaller n chooses some of the same."""
     held_out = list(read_samples(file))
     if len(held_out) < config.n:

@@ -128,8 +128,7 @@ def services(samples: "pandas.DataFrame", trained: str) -> "pandas.DataFrame":
     groups = samples.filter(list(shown)).rename(columns=shown).dropna(subset=measured).groupby("service")
     table = groups.mean()
     table[["low", "high"]] = [
-        bootstrap_interval(gains.to_numpy(), seed=0) if len(gains) > 1 else [math.nan, math.nan]
-        for _, gains in groups[measured]
+        bootstrap_interval(each.to_numpy(), seed=0) if len(each) > 1 else [math.nan] * 2 for _, each in groups[measured]
     ]
     table["n"] = groups.size()
     return table.assign(few=table["n"] < FEW).sort_values(measured, ascending=False)

@@ -97,7 +97,7 @@ class Evaluation:
                 row |= {name: versus[name] for name in ("win_rate", "wins", "ties", "losses")}
             rows.append(row)
         table = pandas.DataFrame(rows)
-        counts = [name for name in ("wins", "ties", "losses") if name in table]
+        counts = table.columns.intersection(["wins", "ties", "losses"])
         return table.astype(dict.fromkeys(counts, "Int64"))  # whole numbers that may be missing
 
     def judges(self) -> "pandas.DataFrame":
@@ -217,8 +217,7 @@ def write_evaluation(
     answered: Mapping[str, Answered],
     draw: "Callable[[Evaluation], Figure] | None" = None,
 ) -> Evaluation:
-    """Writes NAME.samples.jsonl, then `path`, so that where NAME.json is the samples are whole, and last NAME.png.
-    `answered` is by model."""
+    """Writes NAME.samples.jsonl, then `path`, so that where NAME.json is the samples are whole, and last NAME.png."""
     evaluation = Evaluation(path, results)
     with replacing(evaluation.samples_path) as partial, partial.open("w") as file:
         for i, sample in enumerate(samples):

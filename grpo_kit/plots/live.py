@@ -29,8 +29,7 @@ class LiveFigure:
         self._draw, self._drawn, self._not_before = draw, None, 0.0
 
     def update(self, run: RunDirectory, step: int, is_last: bool) -> None:
-        """Redraws where there is a new step, and not more often than a picture's cost allows; in any case where
-        `is_last`."""
+        """Redraws a new step, not more often than a picture's cost allows; in any case where `is_last`."""
         started = time.monotonic()
         if not step:
             self._drawn = None  # a run without a checkpoint that is resumed begins anew
@@ -42,8 +41,7 @@ class LiveFigure:
 
 
 class CellFigure(LiveFigure):
-    """A live figure under the cell that is running. In the end a plain figure takes the widget's place, which a saved
-    notebook keeps."""
+    """A live figure under the running cell. In the end a plain one, which a saved notebook keeps, takes its place."""
 
     def __init__(self):
         super().__init__()

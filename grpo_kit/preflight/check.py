@@ -91,8 +91,7 @@ def _first_step(config: TrainConfig, runs: list[EarlierRun], gpu: str | None, ho
 
 
 def _fits(config: TrainConfig, shape: Shape) -> dict[str, float]:
-    """Modal's GPUs that it fits on, as many of each as there are processes, with their dollars an hour; the cheapest
-    first."""
+    """Modal's GPUs that it fits on, one for each process, with their dollars an hour; the cheapest first."""
     count = config.num_processes
     gpus = [kind if count == 1 else f"{kind}:{count}" for kind in GPUS if count <= MOST_GPUS]
     devices = {gpu: device_of(config, gpu) for gpu in sorted(gpus, key=gpu_usd_per_hour)}

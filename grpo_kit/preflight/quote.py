@@ -1,7 +1,7 @@
 """A quote and how it is shown: as text, as a small table in a notebook, and in short at a launch."""
 
-import html
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from grpo_kit.config.train import TrainConfig
@@ -124,8 +124,6 @@ class Quote:
         cell = 'style="text-align: left; vertical-align: top; padding: 0.1em 0.6em 0.1em 0'
         rows = [(name, "opacity: 0.7", text) for name, text in self.rows()]
         rows += [("problem", "color: var(--jp-error-color1, #d32f2f)", str(problem)) for problem in self.problems]
-        lines = [
-            f'<tr><td {cell}; {look}">{name}</td><td {cell}">{html.escape(text)}</td></tr>' for name, look, text in rows
-        ]
+        body = [f'<tr><td {cell}; {look}">{name}</td><td {cell}">{escape(text)}</td></tr>' for name, look, text in rows]
         look = "border: 0; background: none; color: inherit; font: inherit; line-height: 1.4"
-        return f'<table style="{look}">{"".join(lines)}</table>'
+        return f'<table style="{look}">{"".join(body)}</table>'

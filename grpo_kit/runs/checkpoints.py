@@ -20,8 +20,7 @@ def write_manifest(checkpoint: Path) -> None:
 
 
 def newest_whole(run: RunDirectory) -> tuple[Path | None, dict[str, str]]:
-    """The newest checkpoint of a run here that agrees with its manifest, None where none does; and the newer ones with
-    what is wrong with them."""
+    """The newest checkpoint that agrees with its manifest, None where none does; and what is wrong with newer ones."""
     damaged = {}
     for checkpoint in map(Path, reversed(run.checkpoints)):
         if not (problem := _damage(checkpoint)):

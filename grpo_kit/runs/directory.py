@@ -28,7 +28,7 @@ REWARDS_FILE = "rewards.pkl"  # the reward functions that were given to the run,
 STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
 UNFINISHED = ("queued", "running")
-SCHEMA_VERSION = 1  # config.json's; a larger one is of a kit whose run folders this one can't read
+SCHEMA = 1  # config.json's; a larger one is of a kit whose run folders this one can't read
 STATUS = ("state", "step", "max_steps", "heartbeat", "started", "seconds", "usd", "reward", "reason")  # status.json's
 
 
@@ -102,8 +102,8 @@ class RunDirectory:
     def about(self) -> dict:
         """config.json whole: settings, package versions, fingerprint of the data, git commit."""
         about = self._read_json("config.json", "settings")
-        if (version := about.get("schema_version", 0)) > SCHEMA_VERSION:
-            what = f"run {self.id} was made by a newer version of the kit (schema {version}; this has {SCHEMA_VERSION})"
+        if (version := about.get("schema_version", 0)) > SCHEMA:
+            what = f"run {self.id} was made by a newer version of the kit (schema {version}; this has {SCHEMA})"
             raise RunError(what, "Install that version to read it")
         return about
 

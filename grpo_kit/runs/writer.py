@@ -22,16 +22,7 @@ from filelock import FileLock, Timeout
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import BeingTrained, RunError, RunStopped
 from grpo_kit.runs.checkpoints import newest_whole
-from grpo_kit.runs.directory import (
-    LOG_FILE,
-    SCHEMA_VERSION,
-    WORKER_FILE,
-    Dollars,
-    RunDirectory,
-    checkpoint_step,
-    is_run,
-    now,
-)
+from grpo_kit.runs.directory import LOG_FILE, SCHEMA, WORKER_FILE, Dollars, RunDirectory, checkpoint_step, is_run, now
 from grpo_kit.runs.resume import check_unchanged, config_to_resume
 from grpo_kit.runs.storage import LocalStorage
 from grpo_kit.utils.files import write_bytes, write_json
@@ -86,7 +77,7 @@ def _write_first_files(run: RunDirectory, config: TrainConfig, about: dict, quot
     }
     write_json(run.path / "status.json", status)
     settings = config.model_dump() | {"run_id": run.id, "data": about["data"]["folder"]}
-    write_json(run.path / "config.json", {"schema_version": SCHEMA_VERSION, "settings": settings, **about})
+    write_json(run.path / "config.json", {"schema_version": SCHEMA, "settings": settings, **about})
 
 
 @contextmanager
@@ -106,9 +97,7 @@ def only_writer(run: RunDirectory) -> Iterator[None]:
 class RunWriter:
     """Writes a run's status, metrics and completions as it goes. Use it as a context: it keeps the heartbeat."""
 
-    def __init__(
-        self, run: RunDirectory, config: TrainConfig, usd_per_hour: float = 0.0, since: datetime | None = None
-    ):
+    def __init__(self, run: RunDirectory, config: TrainConfig, usd_per_hour: float = 0, since: datetime | None = None):
         """`usd_per_hour` is what the machine costs, `since` when it began to; None: now.
 
         What earlier processes took is in status.json, up to their last heartbeat where they were killed.
@@ -191,7 +180,6 @@ class RunWriter:
             file.write(_as_lines(rows))
 
     def log(self, text: str) -> None:
-        """Adds what the run says to its log."""
         with (self.run.path / LOG_FILE).open("a") as file:
             file.write(f"{now()} {text}\n")
 
@@ -214,16 +202,14 @@ class RunWriter:
     def __exit__(self, kind, error, traceback) -> None:
         self._closed.set()
         self._heart.join()
-        if kind is None:
-            (self.run.path / ROOM_FILE).unlink(missing_ok=True)
-            self.update(state="complete")
-        else:
-            self.end(error)
+        self.end(error)
 
-    def end(self, error: BaseException) -> None:
-        """Records that this ended the run, on a full disk too."""
+    def end(self, error: BaseException | None) -> None:
+        """Records how the run ended, None: in good order; on a full disk too."""
         (self.run.path / ROOM_FILE).unlink(missing_ok=True)
-        if isinstance(error, KeyboardInterrupt):
+        if error is None:
+            self.update(state="complete")
+        elif isinstance(error, KeyboardInterrupt):
             self.update(state="stopped", reason=f"interrupted; run_id {self.run.id} resumes it")
         elif isinstance(error, RunStopped):
             self.update(state="stopped", reason=str(error))

@@ -67,8 +67,7 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
 
 
 def _flat(reward: "pandas.Series", config: TrainConfig, slower: str, more_prompts: str) -> Iterator[Problem]:
-    """Whether the later half's mean reward is above the earlier half's by more than its own noise, two standard
-    errors of the difference."""
+    """Whether the later half's mean reward exceeds the earlier's by more than two standard errors of the difference."""
     if len(reward) < max(FLAT_AFTER, FLAT_SHARE * config.max_steps):
         return
     half = len(reward) // 2

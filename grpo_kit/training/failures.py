@@ -11,12 +11,10 @@ from grpo_kit.utils.text import settings_text
 Fix = dict[str, Any]  # settings that help together
 
 
-def out_of_memory(
-    config: TrainConfig, run_id: str, is_gpus: bool, part: str, step: int, gpu_gib: float | None
-) -> Problem:
+def out_of_memory(config: TrainConfig, run: str, is_gpus: bool, part: str, step: int, gpu_gib: float | None) -> Problem:
     """The memory that is full, `is_gpus` or the machine's, in which part of which step (from 1), and what helps.
 
-    `config` has the gradient checkpointing and use of vLLM that were decided on, `gpu_gib` is the GPU's memory.
+    `run` is its name, `config` has the gradient checkpointing and use of vLLM that were decided on.
     """
     where = "loading the checkpoint" if part == "loading" else f"{part} in step {step}"
     what = f"Out of memory while {where}: the {'GPU' if is_gpus else 'machine'}'s memory is full"
@@ -25,7 +23,7 @@ def out_of_memory(
     fixes = memory_fixes(config, is_gpus, part, gpu_gib)
     larger = [f"Resume with {settings_text(fix)} on Modal" for fix in fixes if fix.keys() <= {"memory", "gpu"}]
     others = ", or ".join(settings_text(fix) for fix in fixes if not fix.keys() <= {"memory", "gpu"})
-    new = [f"A new run (cache_from={run_id} takes its judgements over) can have {others}"] if others else []
+    new = [f"A new run (cache_from={run} takes its judgements over) can have {others}"] if others else []
     return Problem(what, ". ".join(larger + new))
 
 

@@ -30,14 +30,11 @@ TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig
 
 
 def build_trainer(
-    config: TrainConfig,
-    samples: Sequence[Sample],
-    rewards: Mapping[RewardFunction | JudgeReward, float],
-    judges: int,
-    progress: RunProgress,
+    samples: Sequence[Sample], rewards: Mapping[RewardFunction | JudgeReward, float], progress: RunProgress
 ) -> KitTrainer:
-    """The trainer of `progress.run`, with the model loaded. `rewards` have their weights; the first `judges` of them
-    are judges. Raises ConfigError where the model can't be loaded."""
+    """The trainer of `progress.run`, with the model loaded. `rewards` have their weights, and the judges are the first
+    of them. Raises ConfigError where the model can't be loaded."""
+    config = progress.config
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()  # rank 0 has prepared the run
     tokenizer = load_tokenizer(config.model_name)
     fitted = [fit_prompt(sample.prompt, tokenizer, config.max_prompt_length) for sample in samples]
@@ -56,7 +53,6 @@ def build_trainer(
     lora: dict[str, Any] = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
     adapter = LoraConfig(**lora, target_modules="all-linear", task_type="CAUSAL_LM") if config.use_lora else None
     trainer = KitTrainer(
-        judges=judges,
         progress=progress,
         # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.
         model=load_model(

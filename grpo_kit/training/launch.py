@@ -52,7 +52,8 @@ def plan_and_train(
         return run
     echo(launch.notice)
     if plan.config.num_processes == 1:
-        return train_planned(run, plan, echo)
+        train_planned(run, plan, echo)
+        return run
     plan.close()
     if rewards:
         write_bytes(run.path / REWARDS_FILE, pickled_rewards(rewards))

@@ -16,8 +16,8 @@ from grpo_kit.utils.environment import processes, rank
 
 
 class RunProgress:
-    """A trainer calls it in this order: `begin` once all is loaded, then for each step `timed`, `record_completions`,
-    `should_stop` and `record_step`, and `finish` after the last one."""
+    """A trainer calls it in this order: `begin` once all is loaded, then for each step `timed`, `should_stop` and
+    `record_step`, and `finish` after the last one. The step's completions go to `writer`."""
 
     def __init__(self, writer: RunWriter, echo: Callable[[str], None]):
         self.writer, self.config, self.run = writer, writer.config, writer.run
@@ -49,10 +49,6 @@ class RunProgress:
         yield
         self.part = "updating"
         self._seconds[part] += time.perf_counter() - started
-
-    def record_completions(self, rows: list[dict[str, Any]]) -> None:
-        """Adds a step's completions, as runs/directory.py reads them, to completions.jsonl."""
-        self.writer.append("completions.jsonl", rows)
 
     def record_step(self, step: int, logs: dict[str, float]) -> None:
         """Adds a step to metrics.jsonl and the status. `logs` are TRL's, with loss and step_time (seconds)."""

@@ -24,18 +24,15 @@ from grpo_kit.utils.environment import rank
 from grpo_kit.utils.garbage import loading_libraries
 
 
-def train_planned(
-    run: RunDirectory, plan: Plan, echo: Callable[[str], None], since: datetime | None = None
-) -> RunDirectory:
-    """Trains an opened run in this process, as rank 0 or beside it, and returns it. Raises as `plan_and_train` does."""
+def train_planned(run: RunDirectory, plan: Plan, echo: Callable[[str], None], since: datetime | None = None) -> None:
+    """Trains an opened run in this process, as rank 0 or beside it. Raises as `plan_and_train` does."""
     with nullcontext() if rank() else only_writer(run):
         with loading_libraries():  # which takes seconds, before the run's clock starts
-            import grpo_kit.training.grpo  # noqa: F401
+            from grpo_kit.training.grpo import build_trainer
         kind = NullRunWriter if rank() else RunWriter
         with kind(run, plan.config, run.about["usd_per_hour"], since) as writer:
-            _train(plan, writer, echo)
+            _train(plan, writer, echo, build_trainer)
     echo(f"Done in {run.status['seconds']:.0f} s: {run.path}")
-    return run
 
 
 def record_end(run: RunDirectory, error: BaseException) -> None:
@@ -45,10 +42,8 @@ def record_end(run: RunDirectory, error: BaseException) -> None:
             RunWriter(run, run.config).end(error)
 
 
-def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None]) -> None:
+def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_trainer: Callable) -> None:
     """Trains from the run's last checkpoint to its end."""
-    from grpo_kit.training.grpo import build_trainer
-
     config, run = plan.config, writer.run
     start_peak()
     with closing(plan), closing(RewardCache(run.path / CACHE_FILE)) as cache, ExitStack() as asking:
@@ -62,8 +57,8 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None]) -> None:
         try:
             with closing(RunProgress(writer, echo)) as progress:
                 if not rank():
-                    _prepare(plan, cache, watch, progress, checkpoint)
-                trainer = build_trainer(config, plan.samples, {**judges, **plan.functions}, len(judges), progress)
+                    _begin(plan, cache, watch, progress, checkpoint)
+                trainer = build_trainer(plan.samples, {**judges, **plan.functions}, progress)
                 trainer.train_from(checkpoint)
                 trainer.save_into_run()
         except KeyboardInterrupt:
@@ -71,9 +66,7 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None]) -> None:
             raise
 
 
-def _prepare(
-    plan: Plan, cache: RewardCache, watch: FailureWatch, progress: RunProgress, checkpoint: Path | None
-) -> None:
+def _begin(plan: Plan, cache: RewardCache, watch: FailureWatch, progress: RunProgress, checkpoint: Path | None) -> None:
     """Tries the judges of a new run on canaries and checks the budget, before the model is loaded."""
     run = progress.run
     progress.say(f"Run {run.id}: {run.path}" + (f", resumed from {checkpoint.name}" if checkpoint else ""))

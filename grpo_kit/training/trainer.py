@@ -17,7 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
-from grpo_kit.rewards.judge_reward import TooManyFailures
+from grpo_kit.rewards.judge_reward import JudgeReward, TooManyFailures
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.runs.checkpoints import write_manifest
 from grpo_kit.runs.directory import checkpoint_step
@@ -35,11 +35,10 @@ class KitTrainer(GRPOTrainer):
     model: PreTrainedModel
     train_dataset: Dataset
 
-    def __init__(self, *args, judges: int, progress: RunProgress, **kwargs):
-        """`judges` is how many of the reward functions, the first ones, are judges."""
+    def __init__(self, *args, progress: RunProgress, **kwargs):
         with loading(progress.config.model_name):
             super().__init__(*args, **kwargs)
-        self._judges: list[Any] = list(self.reward_funcs[:judges])
+        self._judges = [reward for reward in self.reward_funcs if isinstance(reward, JudgeReward)]  # the first ones
         self._progress, self._config, self._folder = progress, progress.config, progress.run.path
         progress.agree = lambda value: broadcast_object_list([value])[0]
         self._resumed_at = 0  # the step of the checkpoint that it resumes from
@@ -173,7 +172,7 @@ class KitTrainer(GRPOTrainer):
                 }
                 for i in range(len(reasons))
             ]
-            self._progress.record_completions(rows)
+            self._progress.writer.append("completions.jsonl", rows)
         return output
 
     def _stop(self, why: str, fix: str = "") -> None:

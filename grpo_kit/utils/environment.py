@@ -21,7 +21,6 @@ def rank() -> int:
 
 
 def processes() -> int:
-    """How many processes train together."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -49,9 +48,8 @@ def version_of(package: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Python's version, the kit's source, and the versions of the packages that are installed."""
-    found = {name: version_of(name) for name in PACKAGES}
     own = {"python": platform.python_version(), "grpo_kit": source_fingerprint()[:12]}
-    return own | {name: number for name, number in found.items() if number}
+    return own | {name: number for name in PACKAGES if (number := version_of(name))}
 
 
 def source_fingerprint() -> str:

@@ -9,9 +9,7 @@ RESAMPLES = 10_000
 _means = partial(np.mean, axis=1)
 
 
-def bootstrap_interval(
-    values: np.ndarray, seed: int, statistic: Callable[[np.ndarray], np.ndarray] = _means
-) -> list[float]:
+def bootstrap_interval(values: np.ndarray, seed: int, statistic: Callable[..., np.ndarray] = _means) -> list[float]:
     """Low and high end of the 95% percentile bootstrap interval of a statistic of `values`, shape (n, …).
 
     `statistic` maps resamples, shape (rows, n, …), to numbers, shape (rows,); those that are NaN, where it is not

@@ -16,7 +16,7 @@ import grpo_kit as kit
 from grpo_kit import plots, widgets
 from grpo_kit.costs.earlier import earlier_runs
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
-from grpo_kit.runs.directory import SCHEMA_VERSION, RunDirectory
+from grpo_kit.runs.directory import SCHEMA, RunDirectory
 
 SETTINGS = {"max_steps": 8, "save_steps": 2, "per_device_train_batch_size": 8, "canaries": "off"}
 
@@ -179,7 +179,7 @@ def test_a_run_of_each_schema_is_read(tmp_path, folder):
 
 def test_a_schema_of_tomorrow_is_said(trained, tmp_path, capsys):
     about = json.loads((shutil.copytree(trained.path, tmp_path / "run") / "config.json").read_text())
-    assert about["schema_version"] == SCHEMA_VERSION == len(list((Path(__file__).parent / "kept").iterdir())) - 1
-    (tmp_path / "run" / "config.json").write_text(json.dumps(about | {"schema_version": SCHEMA_VERSION + 1}))
+    assert about["schema_version"] == SCHEMA == len(list((Path(__file__).parent / "kept").iterdir())) - 1
+    (tmp_path / "run" / "config.json").write_text(json.dumps(about | {"schema_version": SCHEMA + 1}))
     assert kit.runs(tmp_path).loc[0, "state"] == "unreadable"
-    assert f"a newer version of the kit (schema {SCHEMA_VERSION + 1}" in capsys.readouterr().out
+    assert f"a newer version of the kit (schema {SCHEMA + 1}" in capsys.readouterr().out

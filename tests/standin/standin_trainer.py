@@ -26,11 +26,10 @@ import numpy as np
 from safetensors.numpy import save_file
 from standin_models import made_up
 
-from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample, to_lines
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.shapes import TINY_MODEL
-from grpo_kit.rewards.judge_reward import TooManyFailures
+from grpo_kit.rewards.judge_reward import JudgeReward, TooManyFailures
 from grpo_kit.rewards.travel import RewardFunction
 from grpo_kit.runs.checkpoints import write_manifest
 from grpo_kit.runs.directory import STOP_FILE, checkpoint_step
@@ -41,21 +40,17 @@ STATE_FILE = "state.json"
 
 
 def build_trainer(
-    config: TrainConfig,
-    samples: Sequence[Sample],
-    rewards: Mapping[RewardFunction, float],
-    judges: int,
-    progress: RunProgress,
+    samples: Sequence[Sample], rewards: Mapping[RewardFunction, float], progress: RunProgress
 ) -> "Trainer":
     progress.writer.update(prompts_shortened=0, prompts_too_long=0, fsdp=False)
-    return Trainer(config, samples, rewards, judges, progress)
+    return Trainer(samples, rewards, progress)
 
 
 class Trainer:
-    def __init__(self, config, samples, rewards, judges, progress):
-        self._config, self._samples, self._rewards, self._progress = config, samples, rewards, progress
-        self._judges = [reward.__name__ for reward in list(rewards)[:judges]]
-        self._state, self._step = hashlib.sha256(str(config.seed).encode()).hexdigest(), 0
+    def __init__(self, samples, rewards, progress):
+        self._config, self._samples, self._rewards, self._progress = progress.config, samples, rewards, progress
+        self._judges = [reward.__name__ for reward in rewards if isinstance(reward, JudgeReward)]
+        self._state, self._step = hashlib.sha256(str(self._config.seed).encode()).hexdigest(), 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
@@ -133,7 +128,7 @@ class Trainer:
             }
             for i, (sample, text, row, reward) in enumerate(zip(asked, texts, scores, rewards, strict=True))
         ]
-        progress.record_completions(rows)
+        progress.writer.append("completions.jsonl", rows)
         self._state = hashlib.sha256(f"{self._state} {texts} {rewards}".encode()).hexdigest()
         lengths = [len(text.split()) for text in texts]
         logs = {"reward": mean, "reward_std": statistics.pstdev(measured), "frac_reward_zero_std": 0.0, **metrics}
