@@ -150,10 +150,10 @@ class RunDirectory:
             say_once(f"{error.problem.what}: made up from the run's other files")
         rows, config = self._rows("metrics.jsonl", dict), self.config
         times = re.findall(r"^\S+T\S+(?= )", self.read_text(LOG_FILE), re.MULTILINE) or [now()]
-        step, seconds = max([row["step"] for row in rows], default=0), sum(row["step_time"] for row in rows)
+        step, seconds = max([row["step"] for row in rows], default=0), sum(row.get("step_time", 0.0) for row in rows)
         is_complete = step == config.max_steps and any(name.endswith(".safetensors") for name in self.storage.names())
         spent = Dollars(
-            self.about["usd_per_hour"] * seconds / 3600,
+            self.about.get("usd_per_hour", 0.0) * seconds / 3600,
             sum(row.get(f"judge/{name}/usd") or 0.0 for row in rows for name in config.judge),
         )
         return dict.fromkeys(("quoted", "actual")) | {

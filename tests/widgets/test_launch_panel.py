@@ -77,10 +77,10 @@ def test_what_cannot_work_is_said_in_words_and_refused(panel):
 
 
 def test_what_the_quote_meets_is_said_too(panel, tmp_path):
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "config.json").write_text('{"settings": {"max_steps": 20, "run_id": "half"}}')
-    panel.controls["run_id"].value = "half"
-    assert "status.json can&#x27;t be read" in panel._quote.value
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "config.json").write_text('{"schema_version": 9, "settings": {"max_steps": 20}}')
+    panel.controls["run_id"].value = "newer"
+    assert "a newer version of the kit" in panel._quote.value
     (tmp_path / "odd" / "train.jsonl").mkdir(parents=True)
     panel.controls["data"].value = str(tmp_path / "odd")
     assert "IsADirectoryError" in panel._quote.value and panel.launch_button.disabled
