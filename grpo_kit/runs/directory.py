@@ -29,6 +29,7 @@ STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
 UNFINISHED = ("queued", "running")
 SCHEMA = 1  # config.json's; a larger one is of a kit whose run folders this one can't read
+UNREADABLE = (OSError, ValueError, TypeError)  # by a file that is missing or odd; not by Modal, out of reach
 STATUS = ("state", "step", "max_steps", "heartbeat", "started", "seconds", "usd", "reward", "reason")  # status.json's
 
 
@@ -145,9 +146,9 @@ class RunDirectory:
     def _read_status(self) -> dict:
         """status.json. One that can't be read is made up from what the run's other files tell."""
         try:
-            return self._read_json("status.json", *STATUS)
-        except RunError as error:
-            say_once(f"{error.problem.what}: made up from the run's other files")
+            return self._parsed("status.json", *STATUS)
+        except UNREADABLE as error:
+            say_once(f"{self.storage.root}/status.json can't be read ({error}): made up from the run's other files")
         rows, config = self._rows("metrics.jsonl", dict), self.config
         times = re.findall(r"^\S+T\S+(?= )", self.read_text(LOG_FILE), re.MULTILINE) or [now()]
         step, seconds = max([row["step"] for row in rows], default=0), sum(row.get("step_time", 0.0) for row in rows)
@@ -230,13 +231,16 @@ class RunDirectory:
 
     def _read_json(self, name: str, *needed: str) -> dict:
         try:
-            found = json.loads(self.storage.read(name))
-            if missing := [key for key in needed if key not in found]:
-                raise ValueError(f"it has no {missing[0]}")
-            return found
-        except (OSError, ValueError, TypeError) as error:
+            return self._parsed(name, *needed)
+        except UNREADABLE as error:
             path = self.storage.root / name
             raise RunError(f"{path} can't be read ({error})", "Put it back, or remove the run's folder") from None
+
+    def _parsed(self, name: str, *needed: str) -> dict:
+        found = json.loads(self.storage.read(name))
+        if missing := [key for key in needed if key not in found]:
+            raise ValueError(f"it has no {missing[0]}")
+        return found
 
 
 def find_run(run_id: str | None, runs_dir: str | Path) -> RunDirectory | None:

@@ -18,6 +18,7 @@ import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,7 +164,10 @@ class Trainer:
             for reward in self._rewards:
                 found = reward(**given)
                 if inspect.isawaitable(found):
-                    found = asyncio.run_coroutine_threadsafe(found, self._loop).result()
+                    future = asyncio.run_coroutine_threadsafe(found, self._loop)
+                    while not wait([future], timeout=0.5).done:
+                        pass  # Python loses an interrupt that comes just before a wait without a limit
+                    found = future.result()
                 for row, score in zip(scores, found, strict=True):
                     row[reward.__name__] = score
         except (TooManyFailures, ConfigError) as error:
