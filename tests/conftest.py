@@ -5,6 +5,7 @@ starts carries this run's mark in its environment, and what still runs at the en
 """
 
 import gc
+import importlib
 import importlib.util
 import os
 import random
@@ -37,6 +38,10 @@ gc.disable()  # until all tests are imported, torch with them, as the kit itself
 
 # One thread: as quick at the tiny model's size, and steadier beside other processes. Before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Every process that is started imports quick_imports from there; the stand-ins only where a test asks for them.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STANDIN), os.environ.get("PYTHONPATH")]))
+sys.path.append(str(STANDIN))
+importlib.import_module("quick_imports")
 # A shell's background processes ignore interrupts, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -100,7 +105,6 @@ def standin(monkeypatch):
     """Has runs trained by the trainer in standin/, which needs no torch, and evaluated by models that need none: in
     every process that is started. Where this one trains, by that trainer too."""
     monkeypatch.setenv("STANDIN", "1")
-    monkeypatch.setenv("PYTHONPATH", str(STANDIN), prepend=os.pathsep)
     monkeypatch.syspath_prepend(STANDIN)
     spec = importlib.util.spec_from_file_location("grpo_kit.training.grpo", STANDIN / "standin_trainer.py")
     trainer = importlib.util.module_from_spec(spec)

@@ -15,7 +15,7 @@ from grpo_kit.data.samples import fingerprint, messages_of, to_lines
 from grpo_kit.data.splits import Allotted, allot
 from grpo_kit.errors import BadTrace, ConfigError
 from grpo_kit.utils.files import CACHE
-from grpo_kit.utils.loading import without_collector
+from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.text import did_you_mean
 
 TRAIN, EVAL, CARD = "train.jsonl", "eval.jsonl", "data_card.json"

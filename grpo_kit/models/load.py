@@ -11,7 +11,7 @@ from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.models.hub import OLD_WEIGHTS, READ, WEIGHTS, fetch_from_hub, hub_problem
 from grpo_kit.models.shapes import TINY_MODEL
 from grpo_kit.utils.files import CACHE, replacing
-from grpo_kit.utils.loading import loading_libraries
+from grpo_kit.utils.garbage import loading_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

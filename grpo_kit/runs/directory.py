@@ -13,8 +13,8 @@ import msgspec
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
 from grpo_kit.runs.storage import LocalStorage, Storage
+from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.json_lines import Row, parse_lines
-from grpo_kit.utils.loading import without_collector
 from grpo_kit.utils.text import dollars, say_once
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from grpo_kit.training.plan import make_plan, open_planned, plan_of
 from grpo_kit.training.run import record_end, train_planned
 from grpo_kit.utils.environment import WORD_SECONDS, processes, rank
 from grpo_kit.utils.files import write_bytes
-from grpo_kit.utils.loading import loading_libraries
+from grpo_kit.utils.garbage import loading_libraries
 
 MODULE = "grpo_kit.training.launch"
 GRACE_SECONDS = 45  # the launcher gives its processes 30 to record that a run was interrupted

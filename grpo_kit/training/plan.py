@@ -24,8 +24,8 @@ from grpo_kit.runs.resume import check_unchanged, config_to_resume, record_setti
 from grpo_kit.runs.writer import only_writer, open_run
 from grpo_kit.utils.environment import processes, version_of, versions
 from grpo_kit.utils.files import write_json
+from grpo_kit.utils.garbage import loading_libraries
 from grpo_kit.utils.json_lines import read_lines
-from grpo_kit.utils.loading import loading_libraries
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from grpo_kit.training.peak_memory import peak_gib, start_peak
 from grpo_kit.training.plan import Plan
 from grpo_kit.training.progress import RunProgress
 from grpo_kit.utils.environment import rank
-from grpo_kit.utils.loading import loading_libraries
+from grpo_kit.utils.garbage import loading_libraries
 
 
 def train_planned(run: RunDirectory, plan: Plan, echo: Callable[[str], None], since: datetime | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from grpo_kit.errors import RunError
-from grpo_kit.utils.loading import without_collector
+from grpo_kit.utils.garbage import without_collector
 
 Row = TypeVar("Row")
 

@@ -1,16 +1,15 @@
 """Python's garbage collector while libraries load, in processes of their own: what is frozen stays so for all tests."""
 
 import gc
-import os
 import subprocess
 import sys
 import threading
 
-from grpo_kit.utils.loading import without_collector
+from grpo_kit.utils.garbage import without_collector
 
 CODE = """
 import gc, sys, types
-from grpo_kit.utils.loading import loading_libraries
+from grpo_kit.utils.garbage import loading_libraries
 
 class Ring:
     gone = 0
@@ -80,29 +79,3 @@ def test_it_is_on_again_afterwards_and_stays_off_where_it_was():
         assert not gc.isenabled()
     finally:
         gc.enable()
-
-
-STRUCTURE = """
-from importlib.metadata import version
-from pathlib import Path
-from grpo_kit.utils.files import CACHE
-from grpo_kit.utils.loading import loading_libraries
-CACHE.mkdir(parents=True)
-for name in ("models-models", "__init__.py-None"):
-    (CACHE / f"transformers-{version('transformers')}-{name}.marshal").touch()
-with loading_libraries():
-    import transformers
-from transformers.utils import import_utils
-models = Path(transformers.__file__).parent / "models"
-made = import_utils.spread_import_structure(import_utils.create_import_structure_from_path(models))
-for _ in range(2):  # made anew, where what was kept can't be read, and then read
-    assert import_utils.define_import_structure(str(models / "__init__.py")) == made
-assert all(file.stat().st_size > 100_000 for file in CACHE.glob("*.marshal")) and len(made) > 5
-print(transformers.LlamaConfig.__name__)
-"""
-
-
-def test_transformers_table_of_its_modules_is_kept_as_it_was_made(tmp_path):
-    home = os.environ | {"HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", STRUCTURE], capture_output=True, text=True, env=home)
-    assert done.stdout == "LlamaConfig\n", done.stderr
