@@ -102,7 +102,11 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
     and dollars with what was quoted, settings."""
     import pandas
 
-    found = [Run(folder) for folder in filter(is_run, Path(runs_dir).glob("*"))]
+    folders = list(Path(runs_dir).glob("*"))
+    found = [Run(folder) for folder in filter(is_run, folders)]
+    for folder in folders:
+        if not is_run(folder) and (folder / "status.json").is_file():
+            print(f"Unreadable: {folder / 'config.json'} is missing, or can't be read")
     if chosen_backend() == "modal":
         from grpo_kit.backends.modal.storage import VolumeStorage, runs_on_volume
 

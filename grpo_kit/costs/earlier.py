@@ -11,6 +11,7 @@ from grpo_kit.config.base import Role, names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
 from grpo_kit.runs.directory import RunDirectory
+from grpo_kit.runs.storage import LocalStorage
 from grpo_kit.utils.files import write_bytes
 from grpo_kit.utils.json_lines import read_lines
 
@@ -65,8 +66,7 @@ def remember(run: RunDirectory, runs_dir: str | Path) -> None:
 def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> EarlierRun | None:
     """None where it is no run, or one that is being made or broken."""
     try:
-        about = json.loads((folder / "config.json").read_bytes())
-        status = json.loads((folder / "status.json").read_bytes())
+        about, status = (json.loads(LocalStorage(folder).read(name)) for name in ("config.json", "status.json"))
         rows = read_lines(folder / "metrics.jsonl")
         settings, every = about["settings"], about["settings"]["num_iterations"]
         times = [row["step_time"] for row in rows]

@@ -8,8 +8,10 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
+import msgspec
 import orjson
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
@@ -28,17 +30,22 @@ create table if not exists judgements (
 ) without rowid
 """
 CACHE_FILE = "rewards.cache.sqlite"  # in a run's folder
+VALUES = "(?, ?, ?, ?, ?, ?, ?)"
 COLUMNS = "key, judge, score, criteria, reason, tokens, judged_at"
 LOCKED_SECONDS = 60  # to wait for another process
 COPY_SECONDS = 120  # to read another cache
-# A row that no judge of the kit has written.
-ODD = """
-typeof(key) != 'text' or typeof(score) != 'real' or not score between 0 and 1 or typeof(tokens) != 'integer'
-or typeof(reason) != 'text' or length(reason) > 20000 or typeof(judged_at) != 'real' or typeof(criteria) != 'text'
-or case when json_valid(criteria) then json_type(criteria) != 'object' or exists (
-    select 1 from json_each(criteria) where type not in ('integer', 'real') or not value between 0 and 1
-) else true end
-"""
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Text = Annotated[str, msgspec.Meta(max_length=20_000)]
+Row = tuple[
+    Name,
+    Name,
+    Share,
+    Text,
+    Text,
+    Annotated[int, msgspec.Meta(ge=0, le=10**9)],
+    Annotated[float, msgspec.Meta(ge=0, le=1e12)],
+]
 
 
 def open_table(path: Path, table: str) -> sqlite3.Connection:
@@ -72,6 +79,7 @@ class RewardCache:
         self._path = path
         try:
             self._db = open_table(path, TABLE)
+            _check_table(self._db, "main")
         except sqlite3.DatabaseError as error:
             raise RunError(f"{path} is no reward cache ({error}): remove it, and answers are judged anew") from None
 
@@ -93,7 +101,7 @@ class RewardCache:
         ]
         if not rows:
             return
-        insert = f"insert or replace into judgements ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)"
+        insert = f"insert or replace into judgements ({COLUMNS}) values {VALUES}"
         self._db.execute("begin immediate")
         try:
             with self._db:  # commits, or rolls back
@@ -113,24 +121,33 @@ class RewardCache:
         try:
             self._db.execute("attach ? as other", (f"file:{quote(str(path.resolve()))}?mode=ro",))
             try:
-                made = "select sql from {}.sqlite_master where name = 'judgements' and type = 'table'"
-                own, theirs = (self._db.execute(made.format(name)).fetchone() for name in ("main", "other"))
-                if theirs is None or theirs[0].split() != own[0].split():
-                    raise sqlite3.DatabaseError("it has no table of judgements like the kit's")
-                [odd] = self._db.execute(f"select count(*) from other.judgements where {ODD}").fetchone()
-                if odd:
-                    raise sqlite3.DatabaseError(f"{odd} of its judgements have no score or criteria from 0 to 1")
-                copy = f"insert or ignore into judgements ({COLUMNS}) select {COLUMNS} from other.judgements"
-                return self._db.execute(copy).rowcount
+                _check_table(self._db, "other")
+                rows = self._db.execute(f"select {COLUMNS} from other.judgements not indexed")
+                before, insert = self._db.total_changes, f"insert or ignore into judgements ({COLUMNS}) values {VALUES}"
+                self._db.execute("begin immediate")
+                with self._db:  # commits, or rolls back
+                    while some := rows.fetchmany(1000):
+                        for row in msgspec.convert(some, list[Row]):
+                            msgspec.convert(orjson.loads(row[3]), dict[Name, Share])
+                        self._db.executemany(insert, some)
+                return self._db.total_changes - before
             finally:
                 self._db.execute("detach other")
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ValueError) as error:  # msgspec's and orjson's are ValueErrors
             raise RunError(f"{path} is no reward cache to start from ({error})") from None
         finally:
             self._db.set_progress_handler(None, 0)
 
     def close(self) -> None:
         self._db.close()
+
+
+def _check_table(database: sqlite3.Connection, schema: str) -> None:
+    """Raises sqlite3.DatabaseError where its judgements are no table as the kit makes it, but a view, say."""
+    made = database.execute(f"select sql from {schema}.sqlite_master where name = 'judgements' and type = 'table'")
+    own = TABLE.replace("if not exists ", "").lower().split()
+    if [sql.lower().split() for (sql,) in made.fetchall()] != [own]:
+        raise sqlite3.DatabaseError("it has no table of judgements like the kit's")
 
 
 def caches_to_start_from(names: Sequence[str], runs_dir: str | Path) -> list[Path]:

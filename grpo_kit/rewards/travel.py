@@ -17,8 +17,8 @@ import cloudpickle
 from filelock import FileLock
 
 from grpo_kit.errors import ConfigError, RunError
-from grpo_kit.utils.environment import PACKAGE, in_modal_container
-from grpo_kit.utils.files import CACHE
+from grpo_kit.utils.environment import PACKAGE
+from grpo_kit.utils.files import CACHE, replacing
 
 # TRL calls it with prompts, completions, completion_ids, the sample's other fields as lists, trainer_state,
 # log_extra and log_metric; it gives back a score for each completion, None where it has none to give.
@@ -27,6 +27,7 @@ Rewards = Sequence[RewardFunction] | Mapping[RewardFunction, float]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # only the same one reads what it pickled
 INSTALLED = (PACKAGE, Path(sysconfig.get_path("stdlib")))
 SIGNATURE_BYTES = 32  # of HMAC-SHA256, after the pickle
+TRUSTED = "GRPO_KIT_TRUST_REWARDS"
 
 
 def weighted(rewards: Rewards) -> dict[RewardFunction, float]:
@@ -73,24 +74,30 @@ def _is_own(module) -> bool:
 
 def signed(pickled: bytes) -> bytes:
     """`pickled` with this machine's signature, by which `load_rewards` takes it for its own."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    key = CACHE / "rewards.key"
-    with FileLock(f"{key}.lock"):
-        if not key.exists():
-            with os.fdopen(os.open(key, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
-                file.write(secrets.token_bytes())
-        return pickled + hmac.digest(key.read_bytes(), pickled, "sha256")
+    file = CACHE / "rewards.key"
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            if not file.exists() or len(file.read_bytes()) != SIGNATURE_BYTES:
+                with replacing(file) as partial:
+                    partial.touch(mode=0o600)
+                    partial.write_bytes(secrets.token_bytes(SIGNATURE_BYTES))
+            return pickled + hmac.digest(file.read_bytes(), pickled, "sha256")
+    except OSError as error:
+        raise RunError(f"the key that signs reward functions can't be kept: {error}", f"Make room for {file}") from None
 
 
 def load_rewards(pickled: bytes, trust: bool = False) -> list | dict:
     """The reward functions as they were given, a list or a dictionary of weights.
 
-    Raises RunError where this machine has not signed them, unless `trust` is on or this is one of Modal's containers,
-    which has what it loads from the user's own account; and where they can't be loaded.
+    Raises RunError where this machine has not signed them, unless `trust` is on or the kit's containers on Modal, which
+    load what is in the user's own account, have said so in TRUSTED; and where they can't be loaded.
     """
-    if not (trust or in_modal_container() or hmac.compare_digest(signed(pickled[:-SIGNATURE_BYTES]), pickled)):
+    trust = trust or os.environ.get(TRUSTED) == "1"
+    if not (trust or hmac.compare_digest(signed(pickled[:-SIGNATURE_BYTES]), pickled)):
         raise RunError(
-            "the run's reward functions, in rewards.pkl, were not pickled on this machine; to load them is to run them",
+            "the run's reward functions, in rewards.pkl, are not signed with this machine's key (another's or an "
+            "older kit's are not), and to load them is to run them",
             "If you trust whoever made them: kit.Run(…).resume(trust=True). Else give your own: resume(rewards=[…])",
         )
     try:

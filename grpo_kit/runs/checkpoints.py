@@ -7,36 +7,45 @@ from typing import Any
 
 import xxhash
 
-from grpo_kit.runs.directory import RunDirectory
+from grpo_kit.runs.directory import RunDirectory, checkpoint_step
 from grpo_kit.utils.files import write_json
 
 MANIFEST = "manifest.json"
+TRAINERS = ("optimizer.pt", "scheduler.pt", "trainer_state.json")  # what a checkpoint can't be resumed without
 
 
 def write_manifest(checkpoint: Path) -> None:
     """Writes down size and 128-bit XXH3 of each of its files, which is as quick to make as they are to read."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    write_json(checkpoint / MANIFEST, {path.relative_to(checkpoint).as_posix(): _described(path) for path in files})
+    described = {path.relative_to(checkpoint).as_posix(): _described(path) for path in files}
+    write_json(checkpoint / MANIFEST, {"step": checkpoint_step(checkpoint), "files": described})
 
 
 def newest_whole(run: RunDirectory) -> tuple[Path | None, dict[str, str]]:
     """The newest checkpoint that agrees with its manifest, None where none does; and what is wrong with newer ones."""
     damaged = {}
     for checkpoint in map(Path, reversed(run.checkpoints)):
-        if not (problem := _damage(checkpoint)):
+        if not (problem := _damage(checkpoint, is_older="schema_version" not in run.about)):
             return checkpoint, damaged
         damaged[checkpoint.name] = problem
     return None, damaged
 
 
-def _damage(checkpoint: Path) -> str | None:
+def _damage(checkpoint: Path, is_older: bool) -> str | None:
+    """The first thing that is wrong with it. Versions of the kit before manifests left none."""
+    if is_older and not (checkpoint / MANIFEST).exists():
+        missing = [name for name in TRAINERS if not (checkpoint / name).is_file()]
+        return f"{missing[0]} is missing" if missing else None
     try:
-        for name, described in json.loads((checkpoint / MANIFEST).read_bytes()).items():
+        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+        if manifest["step"] != checkpoint_step(checkpoint) or not manifest["files"]:
+            return f"its {MANIFEST} is that of step {manifest['step']}"
+        for name, described in manifest["files"].items():
             if not (checkpoint / name).is_file():
-                return f"{name} is missing"
+                return f"{name!r} is missing"
             if _described(checkpoint / name) != described:
-                return f"{name} is not as it was written"
-    except (OSError, ValueError, AttributeError):
+                return f"{name!r} is not as it was written"
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return f"its {MANIFEST} is missing or can't be read"
     return None
 

@@ -29,8 +29,15 @@ STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
 UNFINISHED = ("queued", "running")
 SCHEMA = 1  # config.json's; a larger one is of a kit whose run folders this one can't read
-UNREADABLE = (OSError, ValueError, TypeError)  # by a file that is missing or odd; not by Modal, out of reach
-STATUS = ("state", "step", "max_steps", "heartbeat", "started", "seconds", "usd", "reward", "reason")  # status.json's
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    RecursionError,
+)  # not Modal's being out of reach
+_NUMBERS = [(name, float | None) for name in ("reward", "usd", "usd_judge")]
+_WORDS = [("state", str), ("started", str), ("heartbeat", datetime), ("reason", str | None), ("actual", dict | None)]
+_STATUS = msgspec.defstruct("_STATUS", [*_WORDS, ("step", int), ("max_steps", int), ("seconds", float), *_NUMBERS])
 
 
 def now() -> str:
@@ -146,11 +153,13 @@ class RunDirectory:
     def _read_status(self) -> dict:
         """status.json. One that can't be read is made up from what the run's other files tell."""
         try:
-            return self._parsed("status.json", *STATUS)
+            found = self._parsed("status.json", "usd_machine")
+            msgspec.convert(found, _STATUS)
+            return found
         except UNREADABLE as error:
             say_once(f"{self.storage.root}/status.json can't be read ({error}): made up from the run's other files")
         rows, config = self._rows("metrics.jsonl", dict), self.config
-        times = re.findall(r"^\S+T\S+(?= )", self.read_text(LOG_FILE), re.MULTILINE) or [now()]
+        times = re.findall(r"^\d{4}-\d\d-\d\dT\S+(?= )", self.read_text(LOG_FILE), re.MULTILINE) or [now()]
         step, seconds = max([row["step"] for row in rows], default=0), sum(row.get("step_time", 0.0) for row in rows)
         is_complete = step == config.max_steps and any(name.endswith(".safetensors") for name in self.storage.names())
         spent = Dollars(
@@ -158,8 +167,9 @@ class RunDirectory:
             sum(row.get(f"judge/{name}/usd") or 0.0 for row in rows for name in config.judge),
         )
         return dict.fromkeys(("quoted", "actual")) | {
-            "state": "complete" if is_complete else "lost",
-            "reason": None if is_complete else "its status.json can't be read; its run_id resumes it",
+            "state": "complete" if is_complete else "running",  # or lost, if nothing trains it
+            "reason": None,
+            "fsdp": config.fsdp is True,
             "step": step,
             "max_steps": config.max_steps,
             "reward": next((row["reward"] for row in reversed(rows) if row.get("reward") is not None), None),
@@ -259,7 +269,7 @@ def no_such_run(run_id: str | Path, runs_dir: str | Path, on_volume: list[str] |
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run's. The folder of a whole model has a config.json too, without settings."""
     try:
-        return isinstance(json.loads((folder / "config.json").read_text())["settings"], dict)
+        return isinstance(json.loads(LocalStorage(folder).read("config.json"))["settings"], dict)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -35,7 +35,9 @@ class LocalStorage:
         return str(self.root)
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        if (path := self.root / name).exists() and not path.is_file():
+            raise FileNotFoundError(f"{path} is no file")  # a pipe would be waited for
+        return path.read_bytes()
 
     def write(self, name: str, content: bytes) -> None:
         write_bytes(self.root / name, content)

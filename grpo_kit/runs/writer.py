@@ -52,8 +52,8 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path, quoted: dic
         if is_run(run.path):  # also where another process has just begun a run of this name
             config_to_resume(run, config)
             check_unchanged(run, about)
-        elif run.checkpoints:
-            what = f"{run.path} holds checkpoints and no config.json that says of what"
+        elif run.checkpoints or {"metrics.jsonl", "status.json"} & set(run.storage.names()):
+            what = f"{run.path} holds a run and no config.json that says of what"
             raise RunError(what, "Put it back, or use another run_id")
         else:
             _write_first_files(run, config, about, quoted)
@@ -84,8 +84,11 @@ def _write_first_files(run: RunDirectory, config: TrainConfig, about: dict, quot
 def only_writer(run: RunDirectory) -> Iterator[None]:
     """Holds the run for one process; the system lets go of it when the process ends, however it ends.
 
-    Raises BeingTrained where another process holds it.
+    Raises BeingTrained where another process holds it, and RunError where a link in its folder leads elsewhere.
     """
+    if links := [path.name for path in run.path.iterdir() if path.is_symlink()]:
+        what = f"run {run.id} has links in its folder, through which other files would be written: {links[0]!r}"
+        raise RunError(what, "Remove them")
     try:
         lock = FileLock(run.path / ".lock").acquire(timeout=LOCK_SECONDS)
     except Timeout:
@@ -139,10 +142,6 @@ class RunWriter:
             told = ", ".join(f"{name} ({problem})" for name, problem in damaged.items())
             fix = f"Put one back, or begin anew with another run_id; cache_from={self.run.id} takes its judgements over"
             raise RunError(f"run {self.run.id} can't be resumed, none of its checkpoints is whole: {told}", fix)
-        for name, problem in damaged.items():
-            self.warnings.append(f"{name} is left, and called damaged-{name}: {problem}")
-            shutil.rmtree(self.run.path / f"damaged-{name}", ignore_errors=True)
-            (self.run.path / name).rename(self.run.path / f"damaged-{name}")
         step = checkpoint_step(checkpoint) if checkpoint else 0
         if self._before["seconds"]:
             self.status["resumed"] = True
@@ -152,6 +151,10 @@ class RunWriter:
             if lost := step // every - len({row["step"] for row in kept}):
                 self.warnings.append(f"{name} has lost {lost} of the {step // every} steps that were saved")
             write_bytes(path, _as_lines(kept))
+        for name, problem in damaged.items():
+            self.warnings.append(f"{name} is left, and called damaged-{name}: {problem}")
+            shutil.rmtree(self.run.path / f"damaged-{name}", ignore_errors=True)
+            (self.run.path / name).rename(self.run.path / f"damaged-{name}")
         self.update(step=step)
         return checkpoint
 

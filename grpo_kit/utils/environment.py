@@ -24,10 +24,6 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def in_modal_container() -> bool:
-    return os.environ.get("MODAL_IS_REMOTE") == "1"  # set there by Modal
-
-
 def in_notebook() -> bool:
     """Whether this process is a notebook's kernel."""
     if "IPython" not in sys.modules:  # loaded by the kernel itself

@@ -1,7 +1,7 @@
 """JSONL files: a row a line, of which the last one may be torn."""
 
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -9,11 +9,12 @@ from grpo_kit.errors import RunError
 from grpo_kit.utils.garbage import without_collector
 
 Row = TypeVar("Row")
+OF_STEPS = ("metrics.jsonl", "completions.jsonl")
 
 
 def read_lines(path: Path) -> list[dict]:
     """The rows of a JSONL file, empty where there is none; see `parse_lines`."""
-    return parse_lines(path.read_bytes(), path, dict) if path.exists() else []
+    return parse_lines(path.read_bytes(), path, dict) if path.is_file() else []
 
 
 def parse_lines(content: bytes, name: Path | PurePosixPath, kind: type[Row]) -> list[Row]:
@@ -28,7 +29,10 @@ def parse_lines(content: bytes, name: Path | PurePosixPath, kind: type[Row]) -> 
             if not line.strip():
                 continue
             try:
-                rows.append(decode(line))
+                row: Any = decode(line)
+                if kind is dict and name.name in OF_STEPS and not isinstance(row.get("step"), int):
+                    raise ValueError("it has no step")
+                rows.append(row)
             except (ValueError, RecursionError) as error:
                 if number < len(lines):
                     raise RunError(f"{name}:{number} is no row ({error})", "Mend or remove that line") from None

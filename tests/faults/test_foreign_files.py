@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import hmac
 import os
+import shutil
 import sqlite3
 
 import pytest
@@ -12,7 +14,8 @@ import grpo_kit as kit
 from grpo_kit.judges.base import Verdict
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.offline.judge import OfflineJudge
-from grpo_kit.rewards.travel import SIGNATURE_BYTES, pickled_rewards
+from grpo_kit.rewards import travel
+from grpo_kit.rewards.travel import SIGNATURE_BYTES, pickled_rewards, signed
 
 pytestmark = pytest.mark.fault("a pickle or a cache that somebody else made")
 SETTINGS = {"max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 8, "canaries": "off"}
@@ -61,7 +64,7 @@ def test_reward_functions_of_another_machine_run_only_where_they_are_trusted(spa
     own = file.read_bytes()
     for foreign in (pickled_rewards([Hostile(trace)])[:-SIGNATURE_BYTES] + own[-SIGNATURE_BYTES:], b"", own[:-1]):
         file.write_bytes(foreign)
-        with pytest.raises(kit.RunError, match=r"were not pickled on this machine.*resume\(trust=True\)"):
+        with pytest.raises(kit.RunError, match=r"not signed with this machine's key.*resume\(trust=True\)"):
             run.resume()
         assert not trace.exists() and file.read_bytes() == foreign and run.status["state"] == "killed"
     file.write_bytes(own[:-SIGNATURE_BYTES] + bytes(SIGNATURE_BYTES))  # as another machine signed it
@@ -110,6 +113,18 @@ def a_view_without_end(database):
     )
 
 
+def no_text(database):
+    database.execute("update judgements set reason = cast(x'ff' as text)")
+
+
+def a_lone_surrogate(database):
+    database.execute("""update judgements set criteria = '{"\\ud800": 0.5}'""")
+
+
+def fewer_tokens_than_none(database):
+    database.execute("update judgements set tokens = -5")
+
+
 def a_blob(database):
     database.execute("update judgements set key = x'00ff'")
 
@@ -118,7 +133,8 @@ def a_blob(database):
     "spoil",
     [
         an_inf, of_another_range, a_text, criteria_of_no_number, criteria_that_are_no_json, deep_criteria,
-        a_huge_reason, other_columns, a_view_without_end, a_blob,
+        a_huge_reason, other_columns, a_view_without_end, a_blob, no_text, a_lone_surrogate,
+        fewer_tokens_than_none,
     ],
 )  # fmt: skip
 def test_an_odd_cache_is_refused_and_left_as_it_is(tmp_path, spoil):
@@ -134,3 +150,27 @@ def test_an_odd_cache_is_refused_and_left_as_it_is(tmp_path, spoil):
         assert own.get(["a"]) == {} and hashlib.sha256(theirs.read_bytes()).hexdigest() == before
         own.put(OfflineJudge(), {"b": Verdict(0.25)})
         assert own.get(["b"]) == {"b": Verdict(0.25)}
+
+
+@pytest.mark.parametrize("name", ["train.log", ".room", "status.json", "checkpoint-4"])
+def test_a_link_in_a_run_folder_leads_nowhere(stopped, tmp_path, name):
+    run, _, reward = stopped
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("mine")
+    path = run.path / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.symlink_to(elsewhere)
+    with pytest.raises(kit.RunError, match=f"has links in its folder, .*'{name}'"):
+        kit.train(run_id="run", runs_dir=run.path.parent, rewards=[reward])
+    assert elsewhere.read_text() == "mine"
+
+
+def test_a_key_that_is_no_key_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(travel, "CACHE", tmp_path)
+    (tmp_path / "rewards.key").touch()
+    forged = b"pickle" + hmac.digest(b"", b"pickle", "sha256")
+    assert signed(b"pickle") != forged and len((tmp_path / "rewards.key").read_bytes()) == SIGNATURE_BYTES
+    assert (tmp_path / "rewards.key").stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(travel, "CACHE", tmp_path / "rewards.key")  # where nothing can be kept
+    with pytest.raises(kit.RunError, match="the key that signs reward functions can't be kept"):
+        signed(b"pickle")

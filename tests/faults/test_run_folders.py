@@ -2,6 +2,7 @@
 refused in one message, and takes no other down with it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -46,14 +47,26 @@ def test_a_run_that_was_renamed_or_fetched_is_resumed(stopped, tmp_path):
 def test_checkpoints_without_a_config_are_not_taken_over(stopped, demo_data):
     run, _, _ = stopped
     (run.path / "config.json").unlink()
-    with pytest.raises(kit.RunError, match=r"holds checkpoints and no config\.json"):
+    with pytest.raises(kit.RunError, match=r"holds a run and no config\.json"):
         kit.train(run_id="run", runs_dir=run.path.parent, data=str(demo_data), **SETTINGS)
     assert len(list(run.path.glob("checkpoint-*"))) == 3
 
 
 ODD = {
     "config.json": [b"{}", b"[]", b"null", b"", b'{"settings": null}', b'{"settings": {"max_steps": "many"}}'],
-    "status.json": [b"{}", b"[]", b"null", b"", b'"x"', b"\xff", "no usd", "no zone", "actual"],
+    "status.json": [
+        b"{}",
+        b"[]",
+        b"null",
+        b"",
+        b'"x"',
+        b"\xff",
+        "no usd",
+        "no zone",
+        "actual",
+        "no numbers",
+        "no time",
+    ],
     "metrics.jsonl": [b"[]\n{}\n", b"\x00\n\n{}\n"],
     "completions.jsonl": [b"[]\n{}\n"],
 }
@@ -65,6 +78,8 @@ def odd(run: RunDirectory, name: str, content: bytes | str) -> None:
         "no usd": {key: value for key, value in status.items() if key != "usd"},
         "no zone": status | {"heartbeat": "2026-01-01T00:00:00", "state": "running"},
         "actual": status | {"actual": "x"},
+        "no numbers": status | {"step": "x", "seconds": None},
+        "no time": status | {"heartbeat": "yesterday"},
     }
     told = content if isinstance(content, bytes) else json.dumps(changed[content]).encode()
     (run.path / name).write_bytes(told)
@@ -183,3 +198,14 @@ def test_a_schema_of_tomorrow_is_said(trained, tmp_path, capsys):
     (tmp_path / "run" / "config.json").write_text(json.dumps(about | {"schema_version": SCHEMA + 1}))
     assert kit.runs(tmp_path).loc[0, "state"] == "unreadable"
     assert f"a newer version of the kit (schema {SCHEMA + 1}" in capsys.readouterr().out
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for_and_a_torn_config_is_told_of(trained, tmp_path, capsys):
+    for each in ("pipe", "torn"):
+        shutil.copytree(trained.path, tmp_path / each)
+        (tmp_path / each / "config.json").unlink()
+    os.mkfifo(tmp_path / "pipe" / "config.json")
+    (tmp_path / "torn" / "config.json").write_text('{"sett')
+    assert kit.runs(tmp_path).empty and capsys.readouterr().out.count("Unreadable: ") == 2
+    with pytest.raises(kit.RunError, match=r"holds a run and no config\.json"):
+        kit.train(run_id="torn", runs_dir=tmp_path, max_steps=1)

@@ -2,6 +2,7 @@
 every way, `make test` some of them."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ WAYS: dict[str, Callable[[Path], object]] = {
     "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),
     "backwards": lambda file: file.write_bytes(file.read_bytes()[::-1]),
     "of another shape": lambda file: file.write_bytes(b"[{}]\n"),
+    "without its fields": lambda file: file.write_bytes(b"{}\n{}\n"),
 }
 # What may come of each file: resumed as if nothing had been; so from an older checkpoint, which is said; resumed to the
 # same weights, and said that the numbers of some steps are lost; refused in one message that names the file.
@@ -87,3 +89,27 @@ def test_a_checkpoint_with_a_broken_file_is_left_for_the_one_before_it(trained, 
     checkpoint, damaged = newest_whole(run)
     assert checkpoint and checkpoint.name == "checkpoint-10"
     assert list(damaged) == ["checkpoint-20"] and name in damaged["checkpoint-20"]
+
+
+@pytest.mark.fault("a checkpoint under another's number")
+def test_a_checkpoint_is_that_of_its_own_step(stopped, capsys):
+    run, whole, reward = stopped
+    for name in ("checkpoint-99", "checkpoint-7"):
+        shutil.copytree(run.path / "checkpoint-2", run.path / name)
+    (run.path / "checkpoint-5" / "manifest.json").write_text('{"step": 5, "files": {}}')
+    resumed = kit.train(run_id="run", runs_dir=run.path.parent, rewards=[reward])
+    said = capsys.readouterr().out
+    assert "resumed from checkpoint-4" in said and "checkpoint-99 is left, and called damaged-checkpoint-99" in said
+    assert resumed.completions()["completion"].tolist() == whole.completions()["completion"].tolist()
+
+
+def test_checkpoints_of_before_manifests_are_resumed_where_they_have_what_it_takes(trained, tmp_path):
+    run = RunDirectory(shutil.copytree(trained.path, tmp_path / "run"))
+    about = run.about
+    del about["schema_version"]
+    (run.path / "config.json").write_text(json.dumps(about))
+    for step in (10, 20):
+        (run.path / f"checkpoint-{step}" / "manifest.json").unlink()
+    assert newest_whole(run) == (run.path / "checkpoint-20", {})
+    (run.path / "checkpoint-20" / "optimizer.pt").unlink()
+    assert newest_whole(run) == (run.path / "checkpoint-10", {"checkpoint-20": "optimizer.pt is missing"})

@@ -1,5 +1,6 @@
 """The work of Modal's containers: the kit's own functions, between bringing what is on the volumes and committing."""
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from grpo_kit.data.samples import fingerprint
 from grpo_kit.errors import ConfigError, KitError, RunError
 from grpo_kit.judges.cache import CACHE_FILE
 from grpo_kit.models.load import download_model
-from grpo_kit.rewards.travel import PYTHON, load_rewards
+from grpo_kit.rewards.travel import PYTHON, TRUSTED, load_rewards
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step
 from grpo_kit.runs.writer import RunWriter
 from grpo_kit.training.launch import work_on
@@ -39,6 +40,7 @@ def returns_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def returning(*args: Any, **options: Any) -> Any:
+        os.environ[TRUSTED] = "1"  # for the processes of a run too
         try:
             return function(*args, **options)
         except KitError as error:

@@ -197,7 +197,8 @@ def _reply(answer: Any) -> Reply:
     """Both SDKs' answers have the same fields. Raises CallFailed where there is no text in it."""
     usage = answer.usage_metadata
     read, total = (usage.prompt_token_count or 0, usage.total_token_count or 0) if usage else (0, 0)
-    tokens = read, max(total - read, (usage.candidates_token_count or 0) if usage else 0)
+    written = max(total - read, (usage.candidates_token_count or 0) if usage else 0)
+    tokens = min(max(read, 0), MOST_BYTES), min(max(written, 0), MOST_BYTES)  # a server may say anything
     feedback = answer.prompt_feedback
     if feedback and (blocked := _enum_name(feedback.block_reason)):
         raise CallFailed(f"the prompt was blocked ({blocked})", tokens=tokens)
@@ -240,7 +241,7 @@ def _wait(error: Exception) -> float | None:
     response = getattr(error, "response", None)
     if response is None:
         return None
-    with suppress(InvalidHeader, ValueError):
+    with suppress(InvalidHeader, ValueError, OverflowError):
         if header := response.headers.get("Retry-After"):
             return Retry().parse_retry_after(header)
     delay = re.search(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"', response.text)
