@@ -102,10 +102,10 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
     and dollars with what was quoted, settings."""
     import pandas
 
-    folders = list(Path(runs_dir).glob("*"))
-    found = [Run(folder) for folder in filter(is_run, folders)]
-    for folder in folders:
-        if not is_run(folder) and (folder / "status.json").is_file():
+    folders = {folder: is_run(folder) for folder in Path(runs_dir).glob("*")}
+    found = [Run(folder) for folder, is_one in folders.items() if is_one]
+    for folder, is_one in folders.items():
+        if not is_one and (folder / "status.json").is_file():
             print(f"Unreadable: {folder / 'config.json'} is missing, or can't be read")
     if chosen_backend() == "modal":
         from grpo_kit.backends.modal.storage import VolumeStorage, runs_on_volume

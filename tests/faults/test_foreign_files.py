@@ -17,7 +17,7 @@ from grpo_kit.judges.offline.judge import OfflineJudge
 from grpo_kit.rewards import travel
 from grpo_kit.rewards.travel import SIGNATURE_BYTES, pickled_rewards, signed
 
-pytestmark = pytest.mark.fault("a pickle or a cache that somebody else made")
+pytestmark = pytest.mark.fault("a pickle, a cache or a link that somebody else made")
 SETTINGS = {"max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 8, "canaries": "off"}
 
 

@@ -3,13 +3,7 @@
 The tests start some eighty that import it, so the table is kept in a file for them, by transformers' version.
 """
 
-import os
-import pickle
 import sys
-import tempfile
-from importlib.machinery import PathFinder
-from importlib.metadata import version
-from pathlib import Path
 
 MODULE = "transformers.utils.import_utils"
 
@@ -19,6 +13,13 @@ class Finder:
     def find_spec(name: str, path=None, target=None):
         if name != MODULE:
             return None
+        import os
+        import pickle
+        import tempfile
+        from importlib.machinery import PathFinder
+        from importlib.metadata import version
+        from pathlib import Path
+
         spec = PathFinder.find_spec(name, path)
         load, models = spec.loader.exec_module, Path(spec.origin).parents[1] / "models"
 
