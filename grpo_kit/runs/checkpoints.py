@@ -11,7 +11,7 @@ from grpo_kit.runs.directory import RunDirectory, checkpoint_step
 from grpo_kit.utils.files import write_json
 
 MANIFEST = "manifest.json"
-TRAINERS = ("optimizer.pt", "scheduler.pt", "trainer_state.json")  # what a checkpoint can't be resumed without
+NEEDED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")  # what a checkpoint can't be resumed without
 
 
 def write_manifest(checkpoint: Path) -> None:
@@ -34,11 +34,13 @@ def newest_whole(run: RunDirectory) -> tuple[Path | None, dict[str, str]]:
 def _damage(checkpoint: Path, is_older: bool) -> str | None:
     """The first thing that is wrong with it. Versions of the kit before manifests left none."""
     if is_older and not (checkpoint / MANIFEST).exists():
-        missing = [name for name in TRAINERS if not (checkpoint / name).is_file()]
+        missing = [name for name in NEEDED if not (checkpoint / name).is_file()]
         return f"{missing[0]} is missing" if missing else None
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
-        if manifest["step"] != checkpoint_step(checkpoint) or not manifest["files"]:
+        if not manifest["files"]:
+            return f"its {MANIFEST} names no files"
+        if manifest["step"] != checkpoint_step(checkpoint):
             return f"its {MANIFEST} is that of step {manifest['step']}"
         for name, described in manifest["files"].items():
             if not (checkpoint / name).is_file():

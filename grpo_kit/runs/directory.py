@@ -29,12 +29,8 @@ STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
 UNFINISHED = ("queued", "running")
 SCHEMA = 1  # config.json's; a larger one is of a kit whose run folders this one can't read
-UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    RecursionError,
-)  # not Modal's being out of reach
+# By a file that is missing or odd, and not by Modal, which is out of reach.
+UNREADABLE = (OSError, ValueError, TypeError, RecursionError)
 _NUMBERS = [(name, float | None) for name in ("reward", "usd", "usd_judge")]
 _WORDS = [("state", str), ("started", str), ("heartbeat", datetime), ("reason", str | None), ("actual", dict | None)]
 _STATUS = msgspec.defstruct("_STATUS", [*_WORDS, ("step", int), ("max_steps", int), ("seconds", float), *_NUMBERS])
