@@ -6,7 +6,7 @@ A prepared data set is two files of samples, train.jsonl and eval.jsonl, one JSO
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
 import orjson
@@ -18,11 +18,33 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 BOM = b"\xef\xbb\xbf"  # some editors begin a UTF-8 file with it
 
 
+class CalledFunction(TypedDict):
+    """What a tool call calls: the function's name, and its arguments as a JSON object."""
+
+    name: Text
+    arguments: dict[str, Any]
+
+
+class ToolCall(TypedDict):
+    """A call in OpenAI's form, its arguments decoded, as chat templates take them."""
+
+    type: Literal["function"]
+    function: CalledFunction
+    id: NotRequired[str]
+
+
 class Message(TypedDict):
-    """A message of a chat; `role` is user, assistant or system."""
+    """A message of a chat; `role` is system, user, assistant or tool.
+
+    `content` is "" only where an assistant's message has nothing but `tool_calls`. A tool's message holds what the tool
+    answered, and names it where that is known.
+    """
 
     role: str
-    content: Text
+    content: str
+    tool_calls: NotRequired[list[ToolCall]]
+    name: NotRequired[str]
+    tool_call_id: NotRequired[str]
 
 
 Messages = Annotated[list[Message], msgspec.Meta(min_length=1)]
@@ -37,11 +59,13 @@ class Act(msgspec.Struct, frozen=True, gc=False):
     values: tuple[str, ...] = ()
 
 
-class Sample(msgspec.Struct, frozen=True):
+class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of train.jsonl: a prompt to answer, and all that is needed to judge the answer.
 
-    `prompt` is a list of chat messages (or one string) that ends with the user's turn; `ground_truth` is the
-    reply in the trace; `rubric` describes a good reply for a reader, `acts` for a program.
+    `prompt` is a list of chat messages (or one string) that ends with the user's turn or a tool's; `ground_truth` is
+    the reply in the trace; `rubric` describes a good reply for a reader, `acts` for a program. `tools` are the JSON
+    schemas of the functions that the assistant may call, in OpenAI's form. `columns` are the fields of the user's data
+    that the kit does not know; in the file and for reward functions they stand beside the others.
     """
 
     id: Text
@@ -53,13 +77,20 @@ class Sample(msgspec.Struct, frozen=True):
     task_description: str = ""
     services: list[str] = []
     acts: list[Act] = []
+    tools: list[dict[str, Any]] = []
+    columns: dict[str, Any] = {}
 
     @property
     def conversation(self) -> str:
         return conversation_text(self.prompt)
 
     def to_dict(self) -> dict[str, Any]:
-        return msgspec.to_builtins(self)
+        """Every field but an empty `tools`, and every column."""
+        fields = msgspec.structs.asdict(self) | {"acts": msgspec.to_builtins(self.acts)}
+        columns = fields.pop("columns")
+        if not self.tools:
+            del fields["tools"]
+        return fields | columns
 
     def replace(self, **fields) -> "Sample":
         return msgspec.structs.replace(self, **fields)
@@ -74,17 +105,30 @@ def conversation_text(prompt: list[Message] | str) -> str:
     """The prompt as text, a line for each message: "user: …"; a text stays as it is."""
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    return "\n".join(f"{message['role']}: {said_in(message)}" for message in prompt)
+
+
+def said_in(message: Message) -> str:
+    """The message's text, followed by its tool calls: "calls FindCafes {"city":"Oslo"}"."""
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    told = [f"calls {call['name']} {orjson.dumps(call['arguments']).decode()}" for call in calls]
+    return "\n".join([message["content"]] * bool(message["content"]) + told)
 
 
 def last_turn(prompt: list[Message] | str) -> str:
-    """The text of the prompt's last message, which is what the model is to answer."""
-    return messages_of(prompt)[-1]["content"]
+    """What the user said last, or the last message where no user speaks."""
+    messages = messages_of(prompt)
+    return next((each["content"] for each in reversed(messages) if each["role"] == "user"), said_in(messages[-1]))
 
 
 def to_lines(samples: list[Sample]) -> bytes:
-    """Lines of a train.jsonl, one for each sample."""
-    return msgspec.json.Encoder().encode_lines(samples)
+    """Lines of a train.jsonl, one for each sample, its columns beside its fields."""
+    return msgspec.json.Encoder().encode_lines([_row(sample) if sample.columns else sample for sample in samples])
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    fields = msgspec.to_builtins(sample)
+    return fields | fields.pop("columns")
 
 
 def read_samples(path: Path | str) -> Iterator[Sample]:
@@ -121,22 +165,45 @@ def parse(line: bytes, kind: type[T], **defaults: str) -> T:
 
 def sample_from(line: bytes, default_id: str) -> Sample:
     """A Sample from a line of a file. Only `prompt` and `ground_truth` must be there. Raises ValueError."""
-    sample = parse(line, Sample, id=default_id)
+    row = orjson.loads(line)
+    if isinstance(row, dict):
+        known = {name: row[name] for name in _FIELDS & row.keys() if row[name] is not None}
+        row = {"id": default_id, **known, "columns": {name: row[name] for name in row if name not in _FIELDS}}
+    sample = msgspec.convert(row, Sample)
     if not isinstance(sample.prompt, str):
         check_turns(sample.prompt)
-        if sample.prompt[-1]["role"] != "user":
-            raise ValueError("the prompt must end with the user's message")
+        if sample.prompt[-1]["role"] not in ("user", "tool"):
+            raise ValueError("the prompt must end with the user's message, or a tool's")
     return sample
 
 
+_FIELDS = set(Sample.__struct_fields__) - {"columns"}
+_SPEAKERS = ("system", "user", "assistant", "tool")
+
+
 def check_turns(messages: list[Message]) -> None:
-    """Raises ValueError naming the message (numbered from 1) that is out of turn."""
-    first = 1 if messages[0]["role"] == "system" else 0
-    for number, message in enumerate(messages[first:], first):
-        due = "user" if (number - first) % 2 == 0 else "assistant"
-        if message["role"] != due:
-            rule = "user and assistant speak in turn, after at most one system message"
-            raise ValueError(f"message {number + 1} has the role {message['role']!r} where {due!r} should be: {rule}")
+    """Raises ValueError naming the message (numbered from 1) that is out of turn.
+
+    At most one system message stands first. Nobody speaks twice in a row, but an assistant that has called a tool, and
+    tools, which answer only calls.
+    """
+    before, calls = "", False  # whose message came before, and whether it or the ones that it answers called a tool
+    for number, message in enumerate(messages, 1):
+        role = message["role"]
+        if role not in _SPEAKERS:
+            wrong = f"there are: {', '.join(_SPEAKERS)}"
+        elif role == "system" and number > 1:
+            wrong = "a system message comes first"
+        elif not message["content"] and role != "tool" and not message.get("tool_calls"):
+            wrong = "it is empty"
+        elif role == "tool" and not calls:
+            wrong = "a tool answers a call in the assistant's message before it"
+        elif role == before and not calls:
+            wrong = "user and assistant speak in turn"
+        else:
+            before, calls = role, bool(message.get("tool_calls")) or (role == "tool" and calls)
+            continue
+        raise ValueError(f"message {number} has the role {role!r}: {wrong}")
 
 
 def fingerprint(paths: Iterable[Path | str]) -> str:

@@ -7,7 +7,7 @@ import ipywidgets
 import pandas as pd
 
 from grpo_kit.backends.run import Run
-from grpo_kit.data.samples import Message, messages_of
+from grpo_kit.data.samples import Message, messages_of, said_in
 from grpo_kit.evaluation.result import BASE
 from grpo_kit.widgets import parts, tables
 from grpo_kit.widgets.parts import FAINT, Panel, button, note_html, number, offer, search_box, shows_errors, text_html
@@ -180,7 +180,7 @@ def _prompt_html(prompt: str | list[Message], title: str) -> str:
     """The prompt in a box that scrolls where it is long, and at first shows its end, which is what is answered."""
     lines = "".join(
         f'<div style="display: flex">{text_html(turn["role"], f"flex: 0 0 80px; color: {FAINT}")}'
-        f"{text_html(turn['content'], 'flex: 1')}</div>"
+        f"{text_html(said_in(turn), 'flex: 1')}</div>"
         for turn in messages_of(prompt)
     )
     return (

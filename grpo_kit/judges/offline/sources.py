@@ -2,7 +2,7 @@
 
 import re
 
-from grpo_kit.data.samples import Sample, messages_of
+from grpo_kit.data.samples import Sample, messages_of, said_in
 from grpo_kit.judges.offline.wording import STOCK_WORDS, VOCABULARY, Text, line_of, stem, vaguely, words_of
 
 _NAME = re.compile(r"(?<=[\w,;] )[A-Z][\w'’&-]*(?: [A-Z][\w'’&-]*)*")  # capitals within a sentence
@@ -15,7 +15,7 @@ class Sources:
     def __init__(self, sample: Sample, reference: Text, required: frozenset[str]):
         """`required` are the words of the reference and of the acts' values."""
         self.reference = reference.line
-        said = [(message["role"], words_of(message["content"])) for message in messages_of(sample.prompt)]
+        said = [(message["role"], words_of(said_in(message))) for message in messages_of(sample.prompt)]
         self.heard_words = required.union(STOCK_WORDS, *(words for _, words in said))
         # "5:30 pm" and "$5" make "5:30" and "5" known, but "5 pm" says nothing of five people.
         forms = (form for word in self.heard_words for form, share in vaguely(word).items() if share >= 0.8)
