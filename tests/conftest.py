@@ -14,6 +14,7 @@ import signal
 import sys
 import uuid
 from collections import Counter
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -164,6 +165,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     def left() -> list[psutil.Process]:
         return [process for process in psutil.process_iter() if _is_marked(process)]
 
+    resource_tracker._resource_tracker._stop()  # this process's own, where it has tests run without workers
     try:
         wait_until(lambda: not left(), seconds=20)  # what was ended may take a moment
     except AssertionError:

@@ -7,6 +7,7 @@ each time, whatever the C library keeps of freed memory. On a GPU it is what CUD
 import gc
 import multiprocessing
 import os
+from multiprocessing import forkserver
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import NamedTuple
@@ -64,9 +65,12 @@ def measured(config: TrainConfig, folder: Path) -> Peaks:
     if config.num_processes == 1:
         with RunWriter(run, config) as writer:
             return _peaks(config, writer)
-    found = multiprocessing.get_context("spawn").SimpleQueue()
-    start_processes(_take_part, (config, run, get_free_port(), found), config.num_processes, start_method="spawn")
-    return found.get()
+    multiprocessing.set_forkserver_preload([__name__])  # so that torch and TRL are loaded once for all
+    found = multiprocessing.get_context("forkserver").SimpleQueue()
+    start_processes(_take_part, (config, run, get_free_port(), found), config.num_processes, start_method="forkserver")
+    peaks = found.get()
+    forkserver._forkserver._stop()
+    return peaks
 
 
 def _take_part(rank: int, config: TrainConfig, run: Run, port: int, found: SimpleQueue) -> None:

@@ -105,7 +105,6 @@ def test_the_first_remote_run_needs_no_data_no_secret_and_no_setting(shell, stan
 
     # The lines that the run itself names.
     assert f"runs/{run_id}" in shell.run("modal volume ls grpo-checkpoints runs")
-    assert "runs" in shell.run("modal volume ls grpo-checkpoints")
     fetch = next(line for line in output.splitlines() if line.startswith("Its files: ")).removeprefix("Its files: ")
     assert fetch == f"mkdir -p local_models && modal volume get grpo-checkpoints runs/{run_id} ./local_models"
     shell.run(fetch)
@@ -166,14 +165,6 @@ def test_the_guides_troubles_each_have_an_answer_before_a_gpu_is_asked_for(shell
     assert "modal run grpo_kit/app.py::upload_data" in missing_data
 
     shutil.copy(demo_data / "train.jsonl", shell.server.volume("training-data"))
-    gated = shell.run(GUIDE, code=2)
-    assert (
-        "the model is gated" in gated and "Accept its licence at https://huggingface.co/google/gemma-2-2b-it" in gated
-    )
-    assert "modal secret create --force huggingface-secret HF_TOKEN=" in gated
-    misnamed = shell.run(GUIDE.replace("gemma-2-2b-it", "gemma-2-2b-itt"), code=2)
-    assert "misnamed or private. Check the name" in misnamed
-
     shell.server.secrets["huggingface-secret"] = {"HF_TOKEN": LET_IN}
     gone = shell.run(GUIDE, code=2)
     assert "gemini-1.5-pro-latest" in gone and "gemini-3.5-flash-lite" in gone
@@ -193,8 +184,7 @@ def test_settings_that_cannot_work_are_one_line(shell):
     assert "error: max_steps='abc': should be a valid integer" in shell.run(
         "modal run grpo_kit/app.py --max-steps abc", 2
     )
-    assert "num_generations='1': should be greater" in shell.run("modal run grpo_kit/app.py --num-generations 1", 2)
-    assert "Did you mean A10?" in shell.run("modal run grpo_kit/app.py --gpu A10G", 2)
+    assert "Did you mean A10?" in shell.run("modal run grpo_kit/app.py --gpu A10G --num-generations 1", 2)
 
 
 def test_two_terminals_at_once_one_with_all_weights_and_ctrl_c_in_the_other(shell, monkeypatch):

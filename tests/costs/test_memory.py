@@ -54,7 +54,7 @@ CASES = {  # family; hidden, layers, MLP, heads, key-value heads, vocabulary; wh
     ),
     "all weights, shared out to two": (
         "llama",
-        (256, 8, 1024, 8, 2, 8000),
+        (256, 4, 1024, 8, 2, 4000),
         {},
         {"use_lora": False, "num_processes": 2, "fsdp": True},
         "updating",

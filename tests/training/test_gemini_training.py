@@ -203,7 +203,7 @@ def test_a_judge_that_rewards_anything_is_told_of_and_can_block_the_launch(
     train(data=str(demo_data), max_steps=1, save_steps=1, canaries="block", runs_dir=tmp_path)
 
 
-def test_the_key_is_in_no_output_and_no_file(gemini, tmp_path, demo_data):
+def test_the_key_is_in_no_output_and_no_file(standin, gemini, tmp_path, demo_data):
     gemini.first = [error(429, f"quota of {KEY} exceeded", "RESOURCE_EXHAUSTED", {"Retry-After": "0"})] * 3
     gemini.first += [error(400, f"key {KEY}: bad prompt", "INVALID_ARGUMENT")] * 3
     command = "train --judge gemini --gemini-model gemini-3.5-flash --max-steps 2 --run-id run --data".split()

@@ -41,7 +41,7 @@ def opened(tmp_path_factory, demo_data, trained):
         nbformat.write(read_text_notebook(ROOT / "notebooks" / f"{name}.py"), path)
         papermill.execute_notebook(path, path, parameters=values, prepare_only=True)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"STANDIN": "trainer", "PYTHONPATH": str(STANDIN), "STANDIN_SECONDS": "0.2"}.items():
+        for name, value in {"STANDIN": "trainer", "PYTHONPATH": str(STANDIN), "STANDIN_SECONDS": "0.5"}.items():
             patch.setenv(name, value)
         with jupyter_lab(folder, tmp_path_factory.mktemp("jupyter")) as lab:
             yield lab
