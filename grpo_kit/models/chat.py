@@ -61,7 +61,7 @@ def chat(
                 temperature=trained.temperature if temperature is None else temperature,
                 top_p=trained.top_p,
                 seed=seed,
-                batch_size=1,  # chats and plain texts may come together
+                batch_size=1,  # so that a prompt is answered alike, whatever others there are
             )
             del model  # makes room for the next
     return pandas.DataFrame(table)

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from jinja2 import TemplateError
 
-from grpo_kit.data.samples import Message, ToolCall, said_in
+from grpo_kit.data.samples import CalledFunction, Message, ToolCall, said_in
 
 Tools = Sequence[dict[str, Any]]  # JSON schemas, as Sample.tools
 # What templates are tried on.
@@ -79,9 +79,10 @@ def chat_template_of(tokenizer: Any) -> ChatTemplate:
 def _tried(tokenizer: Any, template: str) -> ChatTemplate:
     own, asks = ChatTemplate(tokenizer), Message(role="user", content=USER)
     system, said = Message(role="system", content=SYSTEM), Message(role="assistant", content=SAID)
-    one, two = ([_call(value) for value in values] for values in ((VALUE,), (VALUE, OTHER)))
+    functions: list[CalledFunction] = [{"name": TOOL, "arguments": {"probe": value}} for value in (VALUE, OTHER)]
+    two: list[ToolCall] = [{"type": "function", "function": function} for function in functions]
     result = Message(role="tool", content=RESULT)
-    asked = [asks, Message(role="assistant", content="", tool_calls=one), result], TOOL, VALUE, RESULT
+    asked = [asks, Message(role="assistant", content="", tool_calls=two[:1]), result], TOOL, VALUE, RESULT
     if not own.writes(*asked) and "tool_calls" in template:
         from trl.chat_template_utils import get_training_chat_template
 
@@ -94,13 +95,9 @@ def _tried(tokenizer: Any, template: str) -> ChatTemplate:
         system=has_system,
         assistant_first=own.writes([*[system] * has_system, said, asks], SAID),
         call=own.writes(*asked),
-        calls=own.writes([asks, Message(**said, tool_calls=two), result, result], SAID, VALUE, OTHER, RESULT),
+        calls=own.writes([asks, {**said, "tool_calls": two}, result, result], SAID, VALUE, OTHER, RESULT),
         tools=own.writes([asks], TOOL, tools=[{"type": "function", "function": SCHEMA}]),
     )
-
-
-def _call(value: str) -> ToolCall:
-    return {"type": "function", "function": {"name": TOOL, "arguments": {"probe": value}}}
 
 
 def _without_calls(message: Message) -> list[Message]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpo_kit.models.chat_template import Tools
-from grpo_kit.models.prompts import Prompt, prompt_text
+from grpo_kit.models.prompts import Prompt, prompt_tokens
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -41,12 +41,11 @@ def generate(
         eos_token_id=end_tokens(model, tokenizer),
         **sampling,
     )
-    written = [prompt_text(tokenizer, *each) for each in zip(prompts, tools or [()] * len(prompts), strict=True)]
+    asked = [prompt_tokens(tokenizer, *each) for each in zip(prompts, tools or [()] * len(prompts), strict=True)]
     answers: list[str] = []
     model.eval()
     for start in range(0, len(prompts), batch_size):
-        texts, is_text = written[start : start + batch_size], isinstance(prompts[start], str)
-        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=is_text).to(model.device)
+        batch = tokenizer.pad({"input_ids": asked[start : start + batch_size]}, return_tensors="pt").to(model.device)
         torch.manual_seed(seed + start)
         with torch.inference_mode():
             output: Any = model.generate(**batch, generation_config=generation)

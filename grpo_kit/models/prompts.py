@@ -29,15 +29,12 @@ class FittedPrompt(NamedTuple):
     is_too_long: bool  # even what always stays has more tokens than allowed
 
 
-def prompt_text(tokenizer: Any, prompt: Prompt, tools: Tools | None = None) -> str:
-    """The text that the model reads; a prompt that is a text already has no special tokens yet."""
-    return prompt if isinstance(prompt, str) else chat_template_of(tokenizer).render(prompt, tools or ())
-
-
 def prompt_tokens(tokenizer: Any, prompt: Prompt, tools: Tools | None = None) -> list[int]:
-    """The tokens that the model reads, in training as in evaluation. A chat template writes special ones itself."""
-    text = prompt_text(tokenizer, prompt, tools)
-    return tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"]
+    """The tokens that the model reads, in training as in evaluation."""
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    text = chat_template_of(tokenizer).render(prompt, tools or ())
+    return tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has written those
 
 
 def fit_prompts(

@@ -10,7 +10,7 @@ from grpo_kit.models import prompts as fitting
 from grpo_kit.models.chat_template import chat_template_of
 from grpo_kit.models.generate import generate
 from grpo_kit.models.load import load_tokenizer
-from grpo_kit.models.prompts import fit_prompts, prompt_text, prompt_tokens
+from grpo_kit.models.prompts import fit_prompts, prompt_tokens
 from grpo_kit.training.grpo import dataset_of
 from grpo_kit.training.trainer import KitTrainer
 
@@ -56,7 +56,7 @@ def tokenizer():
 
 def written(tokenizer, template, messages, tools=()):
     tokenizer.chat_template = template
-    return prompt_text(tokenizer, messages, tools)
+    return chat_template_of(tokenizer).render(messages, tools)
 
 
 def test_a_template_that_knows_tools_writes_them_itself(tokenizer):
@@ -79,7 +79,7 @@ def test_what_a_template_can_not_write_is_folded_into_what_it_can(tokenizer):
     schemas = written(tokenizer, STRICT, ASKED, TOOLS)
     assert schemas.startswith("user: Be brief.\n\nTools, as JSON schemas:\n{") and "How much is left" in schemas
     # The kit's own template writes a tool's result, but of the call nothing.
-    assert called in prompt_text(load_tokenizer("tiny"), ASKED)
+    assert called in chat_template_of(load_tokenizer("tiny")).render(ASKED)
 
 
 def test_what_a_template_leaves_out_in_silence_is_folded(tokenizer):
@@ -100,9 +100,7 @@ def test_what_a_template_leaves_out_in_silence_is_folded(tokenizer):
 def test_trls_template_stands_in_for_one_that_cannot_write_calls(tokenizer):
     from trl.chat_template_utils import deepseekv3_chat_template
 
-    tokenizer.chat_template = deepseekv3_chat_template
-    assert chat_template_of(tokenizer).call
-    text = prompt_text(tokenizer, ASKED)
+    text = written(tokenizer, deepseekv3_chat_template, ASKED)
     assert '{"item": "tea"}' in text and "Tool call:" not in text
 
 
