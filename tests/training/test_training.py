@@ -194,6 +194,5 @@ def test_how_often_prompts_were_shortened_is_counted(tmp_path, demo_data, capsys
     run = train(data=str(demo_data), max_prompt_length=64, max_steps=1, runs_dir=tmp_path)
     count = run.status["prompts_shortened"]
     assert 0 < count < run.about["data"]["samples"]
-    assert (
-        f"{count} of {run.about['data']['samples']} prompts lost old tool results or turns" in capsys.readouterr().out
-    )
+    said = f"{count} of {run.about['data']['samples']} prompts lost old tool results or turns"
+    assert said in capsys.readouterr().out
