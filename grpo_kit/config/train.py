@@ -64,7 +64,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
     fsdp: bool | Auto = setting(
         "auto", "Share the weights out among the processes (PyTorch's FSDP); auto: where they don't fit on each GPU."
     )
-    max_prompt_length: int = batches(512, "Tokens. A longer one loses its oldest turns, never its last.", "size", ge=16)
+    max_prompt_length: int = batches(
+        512, "Tokens. A longer one loses old tool results, then old turns, never the last.", "size", ge=16
+    )
     max_completion_length: PositiveInt = run(128, "Tokens. A longer completion is cut.", "size", slider=(8, 1024))
 
     # GRPO

@@ -27,7 +27,9 @@ class EarlierRun(NamedTuple):
     settings: dict[str, Any]
     machine: str | None  # Modal's GPU, or "here"
     cycles: tuple[float, ...]  # seconds of its steps, as means over those that share their completions
-    around: float | None  # seconds before, between and after its steps; None where it was resumed or is not complete
+    # Seconds before, between and after its steps, without those that counted the prompts' tokens, which the next run
+    # on the data finds counted; None where it was resumed or is not complete.
+    around: float | None
     calls: float  # to Gemini
     usd: float  # for them
     memory_gib: float | None  # its peak
@@ -72,7 +74,7 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         times = [row["step_time"] for row in rows]
         cycles = tuple(mean(times[start : start + every]) for start in range(0, len(times), every))
         in_one_go = status["state"] == "complete" and not status.get("resumed")  # else steps were made twice
-        around = status["seconds"] - sum(times) if in_one_go else None
+        around = status["seconds"] - sum(times) - status.get("fitting_seconds", 0.0) if in_one_go else None
         calls, usd = (sum(row.get(f"judge/gemini/{name}") or 0.0 for row in rows) for name in ("calls", "usd"))
         peak = (status.get("actual") or {}).get("memory_gib")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):

@@ -25,13 +25,15 @@ from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
 from grpo_kit.models.checkpoints import BASE, Checkpoints, checkpoints_of
-from grpo_kit.models.generate import fit_prompt, generate
+from grpo_kit.models.generate import generate
 from grpo_kit.models.load import load_tokenizer, torch_threads
+from grpo_kit.models.prompts import fit_prompts
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from transformers import PreTrainedTokenizerBase
+
+Say = Callable[[str], None]
 
 
 def evaluate(
@@ -81,7 +83,7 @@ def evaluate(
         if _about(second, run)["trained_with"]:
             note(f"{second.name} is no held-out judge here: the run was trained with it")
     tokenizer = load_tokenizer(subject.base or str(subject.folders[0]))
-    samples = _chosen(data / "eval.jsonl", used, tokenizer, note)
+    samples = _chosen(data / "eval.jsonl", used, tokenizer, note, echo)
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     models: list[dict] = []
@@ -95,6 +97,7 @@ def evaluate(
                 model,
                 tokenizer,
                 [sample.prompt for sample in samples],
+                [sample.tools for sample in samples],
                 max_completion_length=used.max_completion_length,
                 temperature=used.temperature,
                 top_p=subject.settings.top_p,
@@ -167,15 +170,16 @@ def _data(config: EvalConfig, run: RunDirectory | None) -> Path:
     return folder
 
 
-def _chosen(file: Path, config: Any, tokenizer: "PreTrainedTokenizerBase", note: Callable[[str], None]) -> list[Sample]:
+def _chosen(file: Path, config: Any, tokenizer: Any, note: Say, echo: Say) -> list[Sample]:
     """The samples that `config.seed` chooses, their prompts shortened to fit. A smaller n chooses some of the same."""
     held_out = list(read_samples(file))
     if len(held_out) < config.n:
         note(f"{file} has {len(held_out)} prompts, fewer than n={config.n}: all are used")
     chosen = [held_out[i] for i in np.random.default_rng(config.seed).permutation(len(held_out))[: config.n]]
-    fitted = [fit_prompt(sample.prompt, tokenizer, config.max_prompt_length) for sample in chosen]
+    prompts, tools = [sample.prompt for sample in chosen], [sample.tools for sample in chosen]
+    fitted = fit_prompts(prompts, tokenizer, config.max_prompt_length, tools, echo)
     if shortened := sum(fit.is_shortened for fit in fitted):
-        note(f"{shortened} of {len(chosen)} prompts lost their oldest turns to fit max_prompt_length")
+        note(f"{shortened} of {len(chosen)} prompts lost old tool results or turns to fit max_prompt_length")
     questions = [sample.replace(prompt=fit.prompt) for sample, fit in zip(chosen, fitted, strict=True)]
     return sorted(questions, key=lambda sample: len(str(sample.prompt)))  # a batch's prompts are padded to the longest
 

@@ -1,57 +1,10 @@
-"""Prompts that fit, and the answers that a model generates to them."""
+"""The answers that a model generates."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from grpo_kit.data.samples import Message
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-class FittedPrompt(NamedTuple):
-    """A prompt as the model gets it."""
-
-    prompt: list[Message] | str
-    is_shortened: bool
-    is_too_long: bool  # even its last turn alone has more tokens than allowed
-
-
-def fit_prompt(
-    prompt: list[Message] | str, tokenizer: "PreTrainedTokenizerBase", max_prompt_length: int
-) -> FittedPrompt:
-    """Leaves out a conversation's oldest turns until it has at most `max_prompt_length` tokens.
-
-    A system message and the last turn stay, so a single long turn stays long; a string stays as it is. The rest begins
-    with a user's turn, as chat templates require; where the template has no system role, as Gemma's, that turn begins
-    with the system message.
-    """
-    if isinstance(prompt, str):
-        return FittedPrompt(prompt, False, len(tokenizer(prompt)["input_ids"]) > max_prompt_length)
-    system = [message for message in prompt[:1] if message["role"] == "system"]
-    turns = prompt[len(system) :]
-    starts = [i for i, message in enumerate(turns) if message["role"] == "user"] or [0]
-    while True:
-        kept, length = _templated(system, turns[starts[0] :], tokenizer)
-        if length <= max_prompt_length or len(starts) == 1:
-            return FittedPrompt(kept, starts[0] > 0, length > max_prompt_length)
-        starts.pop(0)
-
-
-def _templated(system: list[Message], turns: list[Message], tokenizer: Any) -> tuple[list[Message], int]:
-    """The messages as the tokenizer's chat template takes them, and their number of tokens."""
-    from jinja2 import TemplateError
-
-    messages = system + turns
-    try:
-        tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        return messages, len(tokens)
-    except TemplateError:
-        if not system:
-            raise
-        first = Message(role=turns[0]["role"], content=f"{system[0]['content']}\n\n{turns[0]['content']}")
-        return _templated([], [first, *turns[1:]], tokenizer)
+from grpo_kit.models.chat_template import Tools
+from grpo_kit.models.prompts import Prompt, prompt_tokens
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -63,7 +16,8 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[list[Message] | str],
+    prompts: Sequence[Prompt],
+    tools: Sequence[Tools] | None = None,
     *,
     max_completion_length: int,
     temperature: float = 0.0,
@@ -73,7 +27,8 @@ def generate(
 ) -> list[str]:
     """One answer per prompt, in order, decoded in batches of `batch_size`; temperature 0 takes the likeliest token.
 
-    `model` is a PreTrainedModel or a PeftModel. Every batch is seeded, so two models draw alike.
+    `model` is a PreTrainedModel or a PeftModel; `tools` are each prompt's JSON schemas. Every batch is seeded, so two
+    models draw alike.
     """
     import torch
     from transformers import GenerationConfig
@@ -86,13 +41,11 @@ def generate(
         eos_token_id=end_tokens(model, tokenizer),
         **sampling,
     )
-    templated = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
+    asked = [prompt_tokens(tokenizer, *each) for each in zip(prompts, tools or [()] * len(prompts), strict=True)]
     answers: list[str] = []
     model.eval()
     for start in range(0, len(prompts), batch_size):
-        texts = [each if isinstance(each, str) else templated(each) for each in prompts[start : start + batch_size]]
-        is_chat = not isinstance(prompts[start], str)  # a chat template has written the special tokens already
-        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not is_chat).to(model.device)
+        batch = tokenizer.pad({"input_ids": asked[start : start + batch_size]}, return_tensors="pt").to(model.device)
         torch.manual_seed(seed + start)
         with torch.inference_mode():
             output: Any = model.generate(**batch, generation_config=generation)

@@ -1,10 +1,12 @@
 """TRL's GRPO trainer as a run's settings want it. Everything in training that needs torch is loaded from here."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import orjson
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -15,8 +17,8 @@ from trl.trainer.grpo_config import GRPOConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.memory import Device, decided, is_sharded, uses_vllm
 from grpo_kit.data.samples import Sample
-from grpo_kit.models.generate import fit_prompt
 from grpo_kit.models.load import device_can_bf16, gpu_gib, load_model, load_tokenizer
+from grpo_kit.models.prompts import fit_prompts
 from grpo_kit.models.shapes import shape_of
 from grpo_kit.rewards.judge_reward import JudgeReward
 from grpo_kit.rewards.travel import RewardFunction
@@ -37,16 +39,19 @@ def build_trainer(
     config = progress.config
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()  # rank 0 has prepared the run
     tokenizer = load_tokenizer(config.model_name)
-    fitted = [fit_prompt(sample.prompt, tokenizer, config.max_prompt_length) for sample in samples]
+    started, prompts, tools = time.monotonic(), [sample.prompt for sample in samples], [each.tools for each in samples]
+    fitted = fit_prompts(prompts, tokenizer, config.max_prompt_length, tools, progress.say)
+    seconds = round(time.monotonic() - started, 1)
     rows = [{**sample.to_dict(), "prompt": fit.prompt} for sample, fit in zip(samples, fitted, strict=True)]
     shortened, too_long = sum(fit.is_shortened for fit in fitted), sum(fit.is_too_long for fit in fitted)
     if shortened:
-        progress.say(f"{shortened} of {len(rows)} prompts lost their oldest turns to fit max_prompt_length")
+        progress.say(f"{shortened} of {len(rows)} prompts lost old tool results or turns to fit max_prompt_length")
     if too_long:
         progress.say(f"{too_long} of {len(rows)} prompts are longer than max_prompt_length all the same")
     arguments = grpo_arguments(config, progress.run.path, may_be_longer=bool(too_long))
     arguments.reward_weights = list(rewards.values())
-    progress.writer.update(prompts_shortened=shortened, prompts_too_long=too_long, fsdp=arguments.fsdp)
+    counted = {"prompts_shortened": shortened, "prompts_too_long": too_long, "fitting_seconds": seconds}
+    progress.writer.update(**counted, fsdp=arguments.fsdp)
     if arguments.fsdp:
         allow_on_cpus()
     set_seed(config.seed)  # before the adapter gets its first weights
@@ -63,12 +68,24 @@ def build_trainer(
         ),
         reward_funcs=list(rewards),
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=dataset_of(rows),
         processing_class=tokenizer,
         peft_config=adapter,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def dataset_of(rows: Sequence[dict[str, Any]]) -> Dataset:
+    """The rows as TRL takes them, each kept as JSON: Arrow wants one type a column, and would give every tool call the
+    arguments of all others. A column that a row lacks is None."""
+    columns = {name: None for row in rows for name in row}
+
+    def read(batch: dict[str, list]) -> dict[str, list]:
+        found = [columns | orjson.loads(row) for row in batch["row"]]
+        return {name: [row[name] for row in found] for name in columns}
+
+    return Dataset.from_dict({"row": [orjson.dumps(row).decode() for row in rows]}).with_transform(read)
 
 
 def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = False) -> GRPOConfig:

@@ -17,6 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
+from grpo_kit.models.prompts import prompt_tokens
 from grpo_kit.rewards.judge_reward import JudgeReward, TooManyFailures
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.runs.checkpoints import write_manifest
@@ -110,6 +111,11 @@ class KitTrainer(GRPOTrainer):
         draw = partial(super().get_batch_samples, *args, **kwargs)
         return self._ahead.draw(draw) if self._ahead else draw()
 
+    def _tokenize_prompts(self, prompts):
+        """The prompts as they are evaluated, each with its own tools. TRL takes one set of tools for all."""
+        tools = [row.get("tools") for row in self._rows]
+        return [prompt_tokens(self.processing_class, *each) for each in zip(prompts, tools, strict=True)], None, {}
+
     def _generate(self, prompts):
         with self._progress.timed("generating"), gathered(self.model):
             return super()._generate(prompts)
@@ -146,10 +152,13 @@ class KitTrainer(GRPOTrainer):
             raise met
         return scores
 
+    def _make(self, rows):
+        self._rows = rows
+        return super()._generate_and_score_completions(rows)
+
     def _generate_and_score_completions(self, inputs):
-        make = super()._generate_and_score_completions
         try:
-            output = self._ahead.make(make, inputs) if self._ahead else make(inputs)
+            output = self._ahead.make(self._make, inputs) if self._ahead else self._make(inputs)
         except (TooManyFailures, ConfigError) as error:
             self._stop(str(error))
         if self.is_world_process_zero():

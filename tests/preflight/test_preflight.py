@@ -17,6 +17,7 @@ from grpo_kit.models.shapes import shape_from, shape_of
 from grpo_kit.preflight.check import budget_problems, fitting_settings, launch_of
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import Dollars
+from grpo_kit.utils.files import write_json
 
 GEMMA = "google/gemma-2-2b-it"
 PUBLISHED = {  # parameters, by the models' pages
@@ -119,6 +120,14 @@ def bytes_kept(family, layers, settings, rows, length) -> int:
     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
         body(input_ids=tokens, attention_mask=mask, use_cache=False)
     return sum(storage.nbytes() for storage in kept.values())
+
+
+def test_counting_tokens_once_is_no_part_of_the_next_run(trained, tmp_path):
+    copy, settings = tmp_path / trained.id, {"data": trained.config.data, "save_steps": 10, "max_steps": 20}
+    shutil.copytree(trained.path, copy)
+    longer = {"seconds": trained.status["seconds"] + 600, "fitting_seconds": trained.status["fitting_seconds"] + 600}
+    write_json(copy / "status.json", trained.status | longer)
+    assert here(tmp_path, **settings).minutes == pytest.approx(here(trained.path.parent, **settings).minutes)
 
 
 def test_a_run_foretells_the_next_one(trained):

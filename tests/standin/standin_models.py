@@ -15,7 +15,7 @@ def made_up(seed: str, prompt: str) -> str:
     return " ".join(draw.choices([*WORDS, *prompt.split()[-8:]], k=draw.randint(3, 12)))
 
 
-def generate(model, tokenizer, prompts, *, seed: int = 0, **_) -> list[str]:
+def generate(model, tokenizer, prompts, tools=(), *, seed: int = 0, **_) -> list[str]:
     weights = Path(model.folder, "adapter_model.safetensors").read_bytes() if model.folder else b""
     state = hashlib.sha256(weights + str(seed).encode()).hexdigest()
     return [made_up(f"{state} {number}", str(prompt)) for number, prompt in enumerate(prompts)]
@@ -29,9 +29,11 @@ REPLACED = {
         "torch_threads": lambda count: contextlib.nullcontext(),
         "device_can_bf16": lambda: False,
     },
-    "grpo_kit.models.generate": {
-        "fit_prompt": lambda prompt, *_: SimpleNamespace(prompt=prompt, is_shortened=False, is_too_long=False),
-        "generate": generate,
+    "grpo_kit.models.generate": {"generate": generate},
+    "grpo_kit.models.prompts": {
+        "fit_prompts": lambda prompts, *_: [
+            SimpleNamespace(prompt=prompt, is_shortened=False, is_too_long=False) for prompt in prompts
+        ],
     },
     "grpo_kit.models.checkpoints": {
         "adapted": lambda base, folder: SimpleNamespace(folder=folder, unload=lambda: base),

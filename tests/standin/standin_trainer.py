@@ -27,7 +27,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from standin_models import made_up
 
-from grpo_kit.data.samples import Sample, to_lines
+from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.shapes import TINY_MODEL
 from grpo_kit.rewards.judge_reward import JudgeReward, TooManyFailures
@@ -146,8 +146,8 @@ class Trainer:
         """Each completion's score by reward, and what the rewards had logged of each completion and of the step."""
         extra: dict[str, list] = {}
         metrics: dict[str, float] = {}
-        rows = [json.loads(line) for line in to_lines(asked).splitlines()]
-        columns = {name: [row[name] for row in rows] for name in Sample.__struct_fields__}
+        rows = [sample.to_dict() for sample in asked]
+        columns = {name: [row.get(name) for row in rows] for name in {name for row in rows for name in row}}
         given: dict[str, Any] = {
             **columns | {"prompts": columns.pop("prompt")},
             "completions": [

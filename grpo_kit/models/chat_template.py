@@ -1,0 +1,121 @@
+"""A chat as text: the tokenizer's chat template writes what it can, and what it can't is folded into other messages.
+
+Templates differ. Qwen's and Llama 3.1's write tools, calls and results; Gemma 2's has no system role and raises; others
+leave out in silence what they don't know. So each is tried on words of its own, and counts as able where they come out.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from jinja2 import TemplateError
+
+from grpo_kit.data.samples import CalledFunction, Message, ToolCall, said_in
+
+Tools = Sequence[dict[str, Any]]  # JSON schemas, as Sample.tools
+# What templates are tried on.
+SYSTEM, USER, SAID, TOOL, VALUE, OTHER, RESULT = (
+    f"probe-{name}" for name in "system user said tool value other result".split()
+)
+SCHEMA = {"name": TOOL, "description": "", "parameters": {"type": "object", "properties": {}}}
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A tokenizer's chat template, and which messages it can write."""
+
+    tokenizer: Any
+    text: str | None = None  # None: the tokenizer's own
+    system: bool = True
+    assistant_first: bool = True
+    call: bool = True  # one in a message without a text, and its result
+    calls: bool = True  # several, with a text beside them
+    tools: bool = True  # their schemas
+
+    def render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
+        """The prompt's text, up to where the assistant answers. Raises jinja2's TemplateError for messages that the
+        template refuses in any form."""
+        several = any(len(calls := each.get("tool_calls", ())) > 1 or (calls and each["content"]) for each in messages)
+        try:
+            return self._write(*self.adapted(messages, tools, self.calls if several else self.call))
+        except TemplateError:  # at something that no template was tried on
+            return self._write(*self.adapted(messages, tools, calls=False))
+
+    def adapted(self, messages: Sequence[Message], tools: Tools, calls: bool) -> tuple[list[Message], Tools]:
+        """The messages and tools that the template is given; where not `calls`, with calls and results as text."""
+        turns = [turn for message in messages for turn in ([message] if calls else _without_calls(message))]
+        head = [turns.pop(0)["content"]] if turns[0]["role"] == "system" else []
+        if tools and not self.tools:
+            head.append("\n".join(["Tools, as JSON schemas:", *(orjson.dumps(tool).decode() for tool in tools)]))
+            tools = ()
+        if turns[0]["role"] == "assistant" and not self.assistant_first:
+            head.append(f"The assistant has opened the conversation: {said_in(turns.pop(0))}")
+        if head:
+            turns.insert(0, Message(role="system" if self.system else "user", content="\n\n".join(head)))
+        return _joined(turns), tools
+
+    def _write(self, messages: list[Message], tools: Tools) -> str:
+        how = {"chat_template": self.text, "add_generation_prompt": True, "tokenize": False}
+        return self.tokenizer.apply_chat_template(messages, tools=list(tools) or None, **how)
+
+    def writes(self, messages: list[Message], *words: str, tools: Tools = ()) -> bool:
+        """Whether the template takes the messages as they are, and the words come out."""
+        try:
+            text = self._write(messages, tools)
+        except (TemplateError, TypeError):  # DeepSeek-V3's adds a call's arguments to a text
+            return False
+        return all(word in text for word in words)
+
+
+def chat_template_of(tokenizer: Any) -> ChatTemplate:
+    """The tokenizer's chat template, tried once; TRL's patched one where that writes the calls that the own can't."""
+    return _tried(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(8)
+def _tried(tokenizer: Any, template: str) -> ChatTemplate:
+    own, asks = ChatTemplate(tokenizer), Message(role="user", content=USER)
+    system, said = Message(role="system", content=SYSTEM), Message(role="assistant", content=SAID)
+    functions: list[CalledFunction] = [{"name": TOOL, "arguments": {"probe": value}} for value in (VALUE, OTHER)]
+    two: list[ToolCall] = [{"type": "function", "function": function} for function in functions]
+    result = Message(role="tool", content=RESULT)
+    asked = [asks, Message(role="assistant", content="", tool_calls=two[:1]), result], TOOL, VALUE, RESULT
+    if not own.writes(*asked) and "tool_calls" in template:
+        from trl.chat_template_utils import get_training_chat_template
+
+        with suppress(ValueError):  # TRL has none
+            patched = ChatTemplate(tokenizer, get_training_chat_template(tokenizer))
+            own = patched if patched.writes(*asked) else own
+    has_system = own.writes([system, asks], SYSTEM, USER)
+    return replace(
+        own,
+        system=has_system,
+        assistant_first=own.writes([*[system] * has_system, said, asks], SAID),
+        call=own.writes(*asked),
+        calls=own.writes([asks, {**said, "tool_calls": two}, result, result], SAID, VALUE, OTHER, RESULT),
+        tools=own.writes([asks], TOOL, tools=[{"type": "function", "function": SCHEMA}]),
+    )
+
+
+def _without_calls(message: Message) -> list[Message]:
+    """The message as messages without calls: what is called and what comes of it stand in a user's."""
+    if message["role"] == "tool":
+        return [Message(role="user", content=f"Tool result: {message['content']}")]
+    if not (calls := message.get("tool_calls")):
+        return [message]
+    said = [Message(role="assistant", content=message["content"])] if message["content"] else []
+    called = (f"{call['function']['name']} {orjson.dumps(call['function']['arguments']).decode()}" for call in calls)
+    return [*said, Message(role="user", content="\n".join(f"Tool call: {each}" for each in called))]
+
+
+def _joined(messages: list[Message]) -> list[Message]:
+    """The messages, those of a user in a row as one."""
+    joined: list[Message] = []
+    for message in messages:
+        if joined and message["role"] == joined[-1]["role"] == "user":
+            message = Message(role="user", content=f"{joined.pop()['content']}\n\n{message['content']}")
+        joined.append(message)
+    return joined
