@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from grpo_kit.data.readers import FORMATS, read_traces
 from grpo_kit.data.readers.base import Learn, ReadOptions
-from grpo_kit.data.readers.containers import HUB
+from grpo_kit.data.readers.containers import hub_name
 from grpo_kit.data.samples import fingerprint, messages_of, to_lines
 from grpo_kit.data.splits import Allotted, allot
 from grpo_kit.errors import BadTrace, ConfigError
@@ -92,7 +92,7 @@ def prepare(
         tally.check_both_splits(traces, eval_fraction)
         rubrics = rewrite_rubrics(names.values()) if rewrite_rubrics else {"by": "schema"}
         card = {
-            "source": str(traces) if HUB.fullmatch(str(traces)) else Path(*traces.resolve().parts[-2:]).as_posix(),
+            "source": hub_name(traces) or Path(*traces.resolve().parts[-2:]).as_posix(),
             "eval_fraction": eval_fraction,
             "seed": seed,
             "rubrics": rubrics,

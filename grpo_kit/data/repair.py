@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from grpo_kit.data.samples import Message, ToolCall
-from grpo_kit.utils.text import did_you_mean
 
 REPAIRS = {  # as data_card.json counts them
     "roles_renamed": "its role is another word for one of the kit's, or in other letters",
@@ -34,7 +33,7 @@ class Found:
     """What was repaired in a piece, and what is wrong with what was left out of it."""
 
     def __init__(self, strict: bool):
-        self.strict, self.number = strict, 0  # of the message that is being read
+        self.strict, self.number, self.is_cut = strict, 0, False  # of the message that is being read; see read_dialogue
         self.repairs, self.faults = Counter[str](), list[str]()
 
     def repaired(self, name: str) -> None:
@@ -45,7 +44,7 @@ class Found:
 
     def role(self, name: Any) -> str:
         """The kit's role of that name. Raises ValueError where there is none."""
-        if role := _ROLES.get(name):
+        if role := _ROLES.get(str(name)):
             return role
         if not (role := _SYNONYMS.get(str(name).strip().lower())):
             raise ValueError(f"it has the role {name!r}; there are: system, user, assistant, tool")
@@ -68,6 +67,7 @@ def read_dialogue(
                 _add(message, dialogue, waiting, found)
         except ValueError as problem:
             found.faults.append(f"message {found.number} and what follows is left out: {problem}")
+            found.is_cut = True
             break
     return dialogue
 

@@ -46,7 +46,7 @@ def allot(traces: Iterable[tuple[str, Trace]], eval_fraction: float, seed: int, 
             by_opening.extend(_digest(each) + is_eval for each in kept)
         if trace.name:
             names.add(name)
-        if trace.name and not trace.is_apart and kept and kept[0].dialogue_id:
+        if (trace.is_by_id or (trace.name and not trace.is_apart)) and kept and kept[0].dialogue_id:
             dialogue = _number(kept[0].dialogue_id.encode())
             is_new = dialogue + is_eval not in dialogues
             if not _take(dialogue, is_eval, dialogues):

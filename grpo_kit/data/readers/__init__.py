@@ -10,33 +10,33 @@ import orjson
 
 from grpo_kit.data.readers.base import OnBad, Piece, Reader, ReadOptions, Trace
 from grpo_kit.data.readers.chat import ChatReader
-from grpo_kit.data.readers.containers import HUB, READ, find_rows
+from grpo_kit.data.readers.containers import READ, find_rows, hub_name
 from grpo_kit.data.readers.gemini import GeminiReader
 from grpo_kit.data.readers.samples import SampleReader
 from grpo_kit.data.readers.sgd import SGDReader
 from grpo_kit.data.readers.sharegpt import ShareGPTReader
 from grpo_kit.errors import BadTrace
 
-ROW_READERS: dict[str, type[Reader]] = {  # the first whose field a row has reads it
+READERS: dict[str, type[Reader]] = {  # of those of rows, the first whose field a row has reads it
+    "sgd": SGDReader,
     "chat": ChatReader,
     "gemini": GeminiReader,
     "sharegpt": ShareGPTReader,
     "samples": SampleReader,
 }
-READERS: dict[str, type[Reader]] = {"sgd": SGDReader, **ROW_READERS}
+ROW_READERS = {name: reader for name, reader in READERS.items() if reader is not SGDReader}
 FORMATS = ("auto", *READERS)
+_FIELDS = {field for reader in ROW_READERS.values() for field in reader.fields}
 
 
-def read_traces(
-    traces: Path, format: str, on_bad: OnBad, options: ReadOptions = ReadOptions()
-) -> Iterator[tuple[str, Trace]]:
+def read_traces(traces: Path, format: str, on_bad: OnBad, options: ReadOptions) -> Iterator[tuple[str, Trace]]:
     """Yields where each trace stands ("path:line") and the trace, in the order of the files' names.
 
     `traces` is a folder, a file or "hf://owner/name", `format` one of FORMATS; "auto" finds out by the files' names
     and the rows' fields, row by row. Raises BadTrace at once where nothing can be read; what is bad further in goes
     to `on_bad`, piece by piece.
     """
-    if not traces.exists() and not HUB.fullmatch(str(traces)):
+    if not traces.exists() and not hub_name(traces):
         raise BadTrace("there is no such file or folder", "The hub's data are hf://owner/name", where=str(traces))
     pattern = SGDReader.files
     if format in ("auto", "sgd"):
@@ -45,13 +45,13 @@ def read_traces(
             reader = SGDReader(files[0].parent)
             pieces = chain.from_iterable(reader.pieces(file, on_bad) for file in files)
             return _read(pieces, {"sgd": reader}, on_bad)
-    if format != "sgd" and (rows := find_rows(traces, on_bad)):
+    if format != "sgd" and (rows := find_rows(traces, _FIELDS, on_bad)):
         known = ROW_READERS if format == "auto" else {format: ROW_READERS[format]}
         return _read(rows, {name: reader(traces, options) for name, reader in known.items()}, on_bad)
     patterns = [pattern] * (format in ("auto", "sgd")) + [f"*{suffix}" for suffix in READ] * (format != "sgd")
     nearby = sorted({str(file.parent) for pattern in patterns for file in traces.glob(f"*/{pattern}")})
     fix = f"Did you mean {' or '.join(nearby[:4])}?" if nearby else "Give the files, or the folder that has them"
-    raise BadTrace(f"no {' or '.join(patterns)} here", fix, str(traces))
+    raise BadTrace(f"no {', '.join(patterns)} here", fix, str(traces))
 
 
 def _read(pieces: Iterable[Piece], readers: dict[str, Reader], on_bad: OnBad) -> Iterator[tuple[str, Trace]]:
@@ -89,10 +89,6 @@ def _reader_of(row: dict[str, Any], readers: dict[str, Reader]) -> Reader:
             return reader
     has = f"it has {', '.join(map(repr, row)) or 'nothing'}"
     if other := next((name for name, reader in ROW_READERS.items() if row.keys() & set(reader.fields)), ""):
-        raise ValueError(
-            f"no field {' or '.join(readers.values().__iter__().__next__().fields)}: {has}, as --format {other} does"
-        )
-    wanted = "; ".join(f"{', '.join(reader.fields)} ({name})" for name, reader in readers.items())
-    raise ValueError(
-        f"no field that a format begins with: {has}. Rename the one that holds the chat or prompt: {wanted}"
-    )
+        raise ValueError(f"no field of the format {', '.join(readers)}: {has}. --format {other} reads it")
+    known = "; ".join(f"{name}: {', '.join(reader.fields)}" for name, reader in readers.items())
+    raise ValueError(f"no field is known as a chat or a prompt: {has}. Rename the one that is ({known})")

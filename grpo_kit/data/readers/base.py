@@ -77,7 +77,7 @@ def sample_at(
     message = messages[index]
     if message["role"] != "assistant" or not index or messages[index - 1]["role"] not in ("user", "tool"):
         return None
-    columns, calls = columns or {}, []
+    columns, calls = columns or {}, list[Any]()
     if learn == "calls":
         calls = [call["function"] for call in message.get("tool_calls", ())]
         columns = columns | {"tool_calls": calls}

@@ -9,7 +9,7 @@ from grpo_kit.data.samples import Message, Sample
 
 TAKEN_BY_TRL = {"prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
 _MEDIA = {"image", "images", "audio", "audios", "video", "videos"}
-RESERVED = (set(Sample.__struct_fields__) - {"columns"}) | TAKEN_BY_TRL | {"tool_calls"}
+RESERVED = (set(Sample.__struct_fields__) - {"columns"}) | TAKEN_BY_TRL
 
 
 class ChatReader(Reader):
@@ -20,7 +20,7 @@ class ChatReader(Reader):
 
     def trace(self, piece: Piece) -> Trace:
         row, found = piece.content, Found(self.options.strict)
-        field = next(name for name in self.fields if name in row)
+        field = next(name for name in self.fields if row.get(name) is not None)
         raw = from_json(row[field])
         if not isinstance(raw, list):
             raise ValueError(f"{field!r} is no list of messages")
@@ -71,7 +71,7 @@ def columns_of(row: dict[str, Any], used: set[str], found: Found) -> dict[str, A
     an underscore behind it; pictures and sounds are left out."""
     columns = {}
     for name, value in row.items():
-        if name in used:
+        if name in used or (value is None and name in RESERVED):
             continue
         if name in _MEDIA:
             if value:

@@ -24,19 +24,24 @@ BATCH = 1000  # rows of a table in memory at a time
 csv.field_size_limit(2**31 - 1)
 
 
-def find_rows(traces: Path, on_bad: OnBad) -> Iterator[Piece] | None:
+def hub_name(traces: Path) -> str:
+    """ "hf://owner/name…", as it was written, where the path stands for data on the hub; else ""."""
+    return re.sub(":/+", "://", str(traces)) if HUB.fullmatch(str(traces)) else ""
+
+
+def find_rows(traces: Path, fields: set[str], on_bad: OnBad) -> Iterator[Piece] | None:
     """The rows of a file, a folder, or "hf://owner/name[/config][:split]"; None where there is no data.
 
-    A row is a dict, or the bytes of its JSON. One file, or one batch of a table's rows, is in memory at a time.
+    A row is a dict, or the bytes of its JSON; a JSON object with one of `fields` is one, and holds no others. One file, or one batch of a table's rows, is in memory at a time.
     Raises BadTrace where the input as a whole can't be read; what is bad further in goes to `on_bad`.
     """
     if on_hub := HUB.fullmatch(str(traces)):
-        return _from_table(_load_from_hub(**on_hub.groupdict()), re.sub(":/+", "://", str(traces)), on_hub["name"])
+        return _from_table(_load_from_hub(**on_hub.groupdict()), hub_name(traces), on_hub["name"])
     if any((traces / name).exists() for name in SAVED):
         return _from_table(_load_from_folder(traces), str(traces), traces.name)
     inside = sorted(traces.iterdir()) if traces.is_dir() else [traces]
     files = [path for path in inside if _kind(path) and path.name not in NO_DATA]
-    return _from_files(files, on_bad) if files else None
+    return _from_files(files, fields, on_bad) if files else None
 
 
 def _kind(path: Path) -> str:
@@ -45,12 +50,12 @@ def _kind(path: Path) -> str:
     return suffix if suffix in READ and path.is_file() else ""
 
 
-def _from_files(files: list[Path], on_bad: OnBad) -> Iterator[Piece]:
+def _from_files(files: list[Path], fields: set[str], on_bad: OnBad) -> Iterator[Piece]:
     stems = Counter(_stem(path) for path in files)
     for path in files:
         name = _stem(path) if stems[_stem(path)] == 1 else path.name
         try:
-            yield from READ[_kind(path)](path, name)
+            yield from READ[_kind(path)](path, name, fields)
         except (ValueError, RecursionError, EOFError, BadGzipFile) as problem:
             on_bad(BadTrace(f"not read to its end: {problem}", where=str(path)))
 
@@ -59,7 +64,7 @@ def _stem(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).stem
 
 
-def _json(path: Path, name: str) -> Iterator[Piece]:
+def _json(path: Path, name: str, fields: set[str]) -> Iterator[Piece]:
     """Lines of JSON, or one JSON text over all lines: an array of rows, an object that holds one, or a single row."""
     lines = numbered_lines(path)
     first, second = next(lines, (0, b""))[1], next(lines, (0, b""))[1]
@@ -69,7 +74,7 @@ def _json(path: Path, name: str) -> Iterator[Piece]:
             yield Piece(f"{path}:{number}", f"{name}-{number}", line)
         return
     with opened(path) as file:
-        yield from _numbered(map(bytes, _rows_in(file.read().removeprefix(BOM))), str(path), name)
+        yield from _numbered(map(bytes, _rows_in(file.read().removeprefix(BOM), fields)), str(path), name)
 
 
 def _is_json(line: bytes) -> bool:
@@ -85,11 +90,11 @@ def _numbered(rows: Iterable[Any], where: str, name: str) -> Iterator[Piece]:
         yield Piece(f"{where}, row {number}", f"{name}-{number}", row)
 
 
-def _rows_in(content: bytes) -> Iterable[msgspec.Raw | bytes]:
+def _rows_in(content: bytes, fields: set[str]) -> Iterable[msgspec.Raw | bytes]:
     whole = msgspec.json.decode(content, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
     if isinstance(whole, dict):
         lists = [rows for rows in map(_objects, whole.values()) if rows]
-        return lists[0] if len(lists) == 1 else [content]
+        return lists[0] if len(lists) == 1 and not whole.keys() & fields else [content]
     return whole if not whole or _objects(content) else [content]
 
 
@@ -103,7 +108,7 @@ def _objects(content: msgspec.Raw | bytes) -> list[msgspec.Raw]:
     return items if first and not first.keys() & {"role", "from", "parts"} else []
 
 
-def _csv(path: Path, name: str) -> Iterator[Piece]:
+def _csv(path: Path, name: str, _fields: set[str]) -> Iterator[Piece]:
     with opened(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         header = text.readline()
@@ -116,7 +121,7 @@ def _csv(path: Path, name: str) -> Iterator[Piece]:
             raise ValueError(f"line {rows.line_num}: {problem}; are its quotes in pairs?") from None
 
 
-def _parquet(path: Path, name: str) -> Iterator[Piece]:
+def _parquet(path: Path, name: str, _fields: set[str]) -> Iterator[Piece]:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
@@ -158,8 +163,8 @@ def _load_from_hub(name: str, config: str | None, split: str | None) -> Any:
     try:
         found = load_dataset(name, config, split=split, streaming=True)
     except ConnectionError as problem:
-        fix = f"`hf download {name} --repo-type dataset --local-dir DIR` where there is a network; then give the folder in"
-        raise BadTrace(f"the hub can't be reached ({problem})", f"{fix} DIR that has its files", where) from problem
+        fix = f"Where there is a network, `hf download {name} --repo-type dataset --local-dir DIR`; then prepare DIR,"
+        raise BadTrace(f"the hub can't be reached ({problem})", f"{fix} or its folder of files", where) from problem
     except (OSError, ValueError) as problem:
         fix = "Write hf://owner/name[/config][:split]; a private or gated one needs HF_TOKEN"
         raise BadTrace(f"not read from the hub: {problem}", fix, where) from problem

@@ -1,4 +1,4 @@
-"""One message of a trace, in OpenAI's or Anthropic's form, as messages of the kit's; other forms are put in these first."""
+"""One message of a trace, in OpenAI's or Anthropic's form, in the kit's form; other forms become one of these first."""
 
 import ast
 import re
@@ -21,20 +21,20 @@ def messages_in(raw: Any, found: Found) -> list[Message]:
     """
     if not isinstance(raw, dict):
         raise ValueError("it is no object with a role and content")
-    role, content = found.role(raw.get("role")), raw.get("content")
+    role, content, faults = found.role(raw.get("role")), raw.get("content"), len(found.faults)
     called = [raw["function_call"]] if raw.get("function_call") else raw.get("tool_calls") or []
     calls, texts, results = [call_in(call) for call in called], [], []
-    faults = len(found.faults)
     for _ in filter(raw.get, _REASONING):
         found.repaired("reasoning_left_out")
     if role == "tool" and not _is_parts(content):
         content = as_text(content)
     for part in content if isinstance(content, list) else [content]:
-        kind = part.get("type") if isinstance(part, dict) else ""
+        block: dict[str, Any] = part if isinstance(part, dict) else {}
+        kind = block.get("type")
         if kind == "tool_use":
-            calls.append(call_in(part))
+            calls.append(call_in(block))
         elif kind == "tool_result":
-            results += messages_in({**part, "role": "tool", "tool_call_id": part.get("tool_use_id")}, found)
+            results += messages_in({**block, "role": "tool", "tool_call_id": block.get("tool_use_id")}, found)
         elif kind in _REASONING:
             found.repaired("reasoning_left_out")
         else:
@@ -48,7 +48,7 @@ def messages_in(raw: Any, found: Found) -> list[Message]:
         text = _CALL.sub("", text).strip() if calls else text
     if len(found.faults) > faults and not (text or calls or results):
         raise ValueError(found.faults.pop())
-    message: Message = {"role": role, "content": text}
+    message: Any = {"role": role, "content": text}
     message |= {name: str(raw[name]) for name in ("name", "tool_call_id") if raw.get(name)}
     message |= {"tool_calls": calls} if calls else {}
     return results + [message] * (bool(text) or not results)
@@ -62,7 +62,9 @@ def call_in(raw: Any) -> ToolCall:
     if not isinstance(inner.get("name"), str) or not isinstance(arguments, dict):
         raise ValueError(f"it calls a tool without a name, or with arguments that are no JSON object: {str(raw)[:80]}")
     call: ToolCall = {"type": "function", "function": {"name": inner["name"], "arguments": arguments}}
-    return call | {"id": str(raw["id"])} if raw.get("id") else call
+    if raw.get("id"):
+        call["id"] = str(raw["id"])
+    return call
 
 
 def tools_in(value: Any) -> list[dict[str, Any]]:
@@ -75,7 +77,7 @@ def tools_in(value: Any) -> list[dict[str, Any]]:
             continue
         function = each.get("function") or each if isinstance(each, dict) else {}
         if not isinstance(function.get("name"), str):
-            raise ValueError(f"a tool has no name: {str(each)[:80]}")
+            raise ValueError(f"`tools` has one without a name: {str(each)[:80]}. Rename it if these are no functions")
         schemas = [function[name] for name in ("parameters", "input_schema", "inputSchema") if function.get(name)]
         told = {"description": function["description"]} if function.get("description") else {}
         told |= {"parameters": _in_lower_case(from_json(schemas[0]))} if schemas else {}
@@ -113,7 +115,8 @@ def as_text(value: Any) -> str:
 
 
 def _is_parts(content: Any) -> bool:
-    return isinstance(content, list) and all(isinstance(part, str) or "type" in part for part in content)
+    kinds = [isinstance(part, str) or (isinstance(part, dict) and "type" in part) for part in content or ()]
+    return isinstance(content, list) and bool(kinds) and all(kinds)
 
 
 def _text_of(part: Any, found: Found) -> str:

@@ -1,5 +1,6 @@
-"""Prompts and answers: a row has one field of PROMPTS and one of ANSWERS and, optionally, the other fields of Sample."""
+"""Prompts and answers: a row has one field of PROMPTS, one of ANSWERS and maybe the other fields of Sample."""
 
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -9,7 +10,6 @@ from grpo_kit.data.readers.chat import chat_trace, columns_of
 from grpo_kit.data.readers.messages import as_text, from_json, messages_in, tools_in
 from grpo_kit.data.repair import Found, read_dialogue
 from grpo_kit.data.samples import Sample
-from grpo_kit.utils.text import did_you_mean
 
 # The first of these that a row has is taken; the others are columns.
 PROMPTS = ("prompt", "question", "instruction", "problem", "query", "text_input", "input")
@@ -32,7 +32,7 @@ class SampleReader(Reader):
         answered = next((name for name in ANSWERS if row.get(name) not in (None, "")), "")
         prompt, answer = _chat(row.get(asked)), _chat(row.get(answered))
         if not answered or not (asked or isinstance(answer, list)):
-            raise ValueError(_missing("the prompt", PROMPTS, row) if answered else _missing("the answer", ANSWERS, row))
+            raise ValueError(_missing("prompt", PROMPTS, row) if answered else _missing("answer", ANSWERS, row))
         used = {asked, answered, *SYSTEMS, *_OWN}
         if asked == "instruction":
             prompt = "\n\n".join(filter(None, (as_text(prompt), as_text(row.get("input")))))
@@ -44,7 +44,7 @@ class SampleReader(Reader):
             return self._dialogue(piece._replace(content=row), prompt, answer, columns, found)
         if isinstance(prompt, list):
             prompt = read_dialogue(prompt, messages_in, found)
-            if found.faults or not prompt or prompt[-1]["role"] not in ("user", "tool"):
+            if found.is_cut or not prompt or prompt[-1]["role"] not in ("user", "tool"):
                 raise ValueError("; ".join(found.faults) or "the prompt must end with the user's message, or a tool's")
         answer = as_text(answer)
         final = answer.rstrip().rpartition("\n")[2].partition(_FINAL)[2].strip()
@@ -60,7 +60,7 @@ class SampleReader(Reader):
         return Trace(own.get("id", ""), [sample], sample.dialogue_id or opening(sample), **made)
 
     def _dialogue(self, piece: Piece, prompt: Any, answer: list, columns: dict, found: Found) -> Trace:
-        """A prompt and the messages that follow it; or messages with the prompt among them, of which the last counts."""
+        """A prompt and the messages after it; or messages with the prompt among them, of which the last counts."""
         before = _as_messages(prompt)
         begin = len(read_dialogue(before, messages_in, Found(strict=False)))
         is_all = answer and isinstance(answer[0], dict) and answer[0].get("role") in ("system", "user")
@@ -79,6 +79,9 @@ def _as_messages(prompt: Any) -> list:
 
 
 def _missing(what: str, wanted: tuple[str, ...], row: dict[str, Any]) -> str:
-    near = next((f"{hint} Rename" for name in row if (hint := did_you_mean(name.lower(), wanted))), "")
-    near = near or "Rename the one that holds it"
-    return f"no field with {what}: it has {', '.join(map(repr, row))}, and one of {', '.join(wanted)} is needed. {near}"
+    if empty := next((name for name in wanted if name in row), ""):
+        return f"{empty!r} is empty"
+    near = {name: get_close_matches(name.lower(), wanted, 1) for name in row}
+    name, new = next(((repr(name), names[0]) for name, names in near.items() if names), ("the one that is", wanted[0]))
+    has = f"it has {', '.join(map(repr, row))}, and none of {', '.join(wanted)}"
+    return f"no field is known as the {what}: {has}. Rename {name} to {new!r}"

@@ -1,4 +1,4 @@
-"""ShareGPT's chats: a row has `conversations`, whose turns are from human, gpt, function_call, observation and so on."""
+"""ShareGPT's chats: a row has `conversations`, of turns from human, gpt, function_call, observation, tool."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ class ShareGPTReader(ChatReader):
     systems = ("system", "system_prompt")
 
     def messages_in(self, raw: Any, found: Found) -> list[Message]:
-        if isinstance(raw, dict) and "from" in raw:
-            raw = {"role": raw["from"], "content": raw.get("value"), **raw}
-            called = from_json(raw["content"]) if raw["from"] in _CALLS else None
+        if isinstance(raw, dict):
+            raw = {"role": raw.get("from"), "content": raw.get("value"), **raw}
+            called = from_json(raw["content"]) if raw["role"] in _CALLS else None
             if isinstance(called, dict | list):
                 raw |= {"content": None, "tool_calls": called if isinstance(called, list) else [called]}
         return messages_in(raw, found)
