@@ -57,7 +57,8 @@ class _Http(ThreadingHTTPServer):
 class HubServer:
     """`url` is what HF_ENDPOINT should hold, `requests` are "METHOD /path" as they came. Use it as a context.
 
-    A data set is answered for as a model is. MODEL is there for all, GATED for the token LET_IN alone; both are the tiny model. `models` takes more of them.
+    MODEL is there for all, GATED for the token LET_IN alone; both are the tiny model. `models` takes more of them, and
+    data sets.
     While `is_down`, every answer is 503; after the context connections are refused.
     """
 

@@ -308,7 +308,7 @@ BAD_LINES = {
     "latin-1": ('{"prompt": "caf\xe9"}'.encode("latin-1"), "bad.jsonl:21: .*not valid UTF-8"),
     "neither": (
         {"dialog": []},
-        "bad.jsonl:21: no field is known as a chat or a prompt: it has 'dialog'. Rename the one that is .chat: messages;",
+        "bad.jsonl:21: no field is known as a chat or a prompt: it has 'dialog'. Rename the one",
     ),
     "no object": (1, r"bad.jsonl:21: it is no JSON object with fields, but 1"),
     "misspelt": (
@@ -326,7 +326,7 @@ BAD_LINES = {
     ),
     "role": (
         {"messages": [{"role": "narrator", "content": "x"}]},
-        "21: message 1 and what follows is left out: it has the role 'narrator'; there are: system, user, assistant, tool",
+        "21: message 1 and what follows is left out: it has the role 'narrator'; there are: system, user",
     ),
     "order": ({"messages": chat("a", "b")["messages"][::-1]}, "21: no assistant message that answers"),
     "no answer": (chat("a"), "21: no assistant message"),

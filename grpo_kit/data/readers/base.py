@@ -79,7 +79,7 @@ def sample_at(
         return None
     columns, calls = columns or {}, list[Any]()
     if learn == "calls":
-        calls = [call["function"] for call in message.get("tool_calls", ())]
+        calls = [{**call["function"]} for call in message.get("tool_calls", ())]
         columns = columns | {"tool_calls": calls}
     answer = call_text(calls) if calls else message["content"]
     if not answer:

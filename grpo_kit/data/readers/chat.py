@@ -26,14 +26,10 @@ class ChatReader(Reader):
             raise ValueError(f"{field!r} is no list of messages")
         system = next((row[name] for name in self.systems if row.get(name)), None)
         if system:
-            raw = [self.system_message(system), *raw]
+            raw = [{"role": "system", "content": system}, *raw]
         dialogue = read_dialogue(raw, self.messages_in, found, first=0 if system else 1)
         columns = columns_of(row, {field, *self.systems, "tools", "functions", *_KNOWN}, found)
         return chat_trace(piece, dialogue, columns, found, self.options.learn)
-
-    def system_message(self, system: Any) -> dict[str, Any]:
-        """A system text beside the messages as one of them."""
-        return {"role": "system", "content": system}
 
     def messages_in(self, raw: Any, found: Found) -> list[Message]:
         """One of the row's messages as messages of the kit's. Raises ValueError where it can't be used."""

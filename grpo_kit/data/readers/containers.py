@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from gzip import BadGzipFile
 from pathlib import Path
@@ -32,49 +31,40 @@ def hub_name(traces: Path) -> str:
 def find_rows(traces: Path, fields: set[str], on_bad: OnBad) -> Iterator[Piece] | None:
     """The rows of a file, a folder, or "hf://owner/name[/config][:split]"; None where there is no data.
 
-    A row is a dict, or the bytes of its JSON; a JSON object with one of `fields` is one, and holds no others. One file, or one batch of a table's rows, is in memory at a time.
-    Raises BadTrace where the input as a whole can't be read; what is bad further in goes to `on_bad`.
+    A row is a dict, or the bytes of its JSON. A JSON object without any of `fields` may hold an array of rows. One
+    JSON text, or one batch of a table's rows, is in memory at a time. Raises BadTrace where the input as a whole can't
+    be read; what is bad further in goes to `on_bad`.
     """
-    if on_hub := HUB.fullmatch(str(traces)):
-        return _from_table(_load_from_hub(**on_hub.groupdict()), hub_name(traces), on_hub["name"])
-    if any((traces / name).exists() for name in SAVED):
-        return _from_table(_load_from_folder(traces), str(traces), traces.name)
+    if hub_name(traces) or any((traces / name).exists() for name in SAVED):
+        tables = _load(traces).with_format("arrow").iter(BATCH)
+        return _numbered(_rows_of(tables), hub_name(traces) or str(traces), traces.name)
     inside = sorted(traces.iterdir()) if traces.is_dir() else [traces]
-    files = [path for path in inside if _kind(path) and path.name not in NO_DATA]
+    files = [path for path in inside if path.is_file() and _suffix(path) in READ and path.name not in NO_DATA]
     return _from_files(files, fields, on_bad) if files else None
 
 
-def _kind(path: Path) -> str:
-    """What reads the file, by its name; "" for another file."""
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    return suffix if suffix in READ and path.is_file() else ""
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
 
 
 def _from_files(files: list[Path], fields: set[str], on_bad: OnBad) -> Iterator[Piece]:
-    stems = Counter(_stem(path) for path in files)
     for path in files:
-        name = _stem(path) if stems[_stem(path)] == 1 else path.name
         try:
-            yield from READ[_kind(path)](path, name, fields)
+            yield from READ[_suffix(path)](path, path.name.removesuffix(".jsonl"), fields)
         except (ValueError, RecursionError, EOFError, BadGzipFile) as problem:
             on_bad(BadTrace(f"not read to its end: {problem}", where=str(path)))
 
 
-def _stem(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).stem
-
-
 def _json(path: Path, name: str, fields: set[str]) -> Iterator[Piece]:
-    """Lines of JSON, or one JSON text over all lines: an array of rows, an object that holds one, or a single row."""
+    """Lines of JSON, or one JSON text over all lines."""
     lines = numbered_lines(path)
     first, second = next(lines, (0, b""))[1], next(lines, (0, b""))[1]
-    is_whole = _is_json(first) if not second else not (_is_json(first) or (_is_json(second) and first != b"["))
-    if not is_whole:
+    if (_is_json(second) and first != b"[") or _is_json(first) == bool(second):
         for number, line in numbered_lines(path):
             yield Piece(f"{path}:{number}", f"{name}-{number}", line)
-        return
-    with opened(path) as file:
-        yield from _numbered(map(bytes, _rows_in(file.read().removeprefix(BOM), fields)), str(path), name)
+    else:
+        with opened(path) as file:
+            yield from _numbered(_rows_in(file.read().removeprefix(BOM), fields), str(path), name)
 
 
 def _is_json(line: bytes) -> bool:
@@ -85,27 +75,20 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
+def _rows_in(content: bytes, fields: set[str]) -> Iterable[bytes]:
+    """The rows of a JSON array, or of the only array in an object without `fields`; any other object is a row."""
+    if not content.lstrip().startswith(b"["):
+        whole = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        arrays = [array for array in map(bytes, whole.values()) if array.startswith(b"[")]
+        if len(arrays) != 1 or whole.keys() & fields:
+            return [content]
+        content = arrays[0]
+    return map(bytes, msgspec.json.decode(content, type=list[msgspec.Raw]))
+
+
 def _numbered(rows: Iterable[Any], where: str, name: str) -> Iterator[Piece]:
     for number, row in enumerate(rows, 1):
         yield Piece(f"{where}, row {number}", f"{name}-{number}", row)
-
-
-def _rows_in(content: bytes, fields: set[str]) -> Iterable[msgspec.Raw | bytes]:
-    whole = msgspec.json.decode(content, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
-    if isinstance(whole, dict):
-        lists = [rows for rows in map(_objects, whole.values()) if rows]
-        return lists[0] if len(lists) == 1 and not whole.keys() & fields else [content]
-    return whole if not whole or _objects(content) else [content]
-
-
-def _objects(content: msgspec.Raw | bytes) -> list[msgspec.Raw]:
-    """The items of a JSON array of objects that are no messages; empty where it is something else."""
-    try:
-        items = msgspec.json.decode(content, type=list[msgspec.Raw])
-        first = msgspec.json.decode(items[0], type=dict[str, msgspec.Raw]) if items else {}
-    except ValueError:
-        return []
-    return items if first and not first.keys() & {"role", "from", "parts"} else []
 
 
 def _csv(path: Path, name: str, _fields: set[str]) -> Iterator[Piece]:
@@ -135,9 +118,7 @@ def _rows_of(tables: Iterable[Any]) -> Iterator[dict[str, Any]]:
     """The rows of Arrow's tables. A null inside a column only says that another row has the field."""
     for table in tables:
         for row in table.to_pylist():
-            yield {
-                name: _without_nulls(value) if isinstance(value, list | dict) else value for name, value in row.items()
-            }
+            yield {name: _without_nulls(value) for name, value in row.items()}
 
 
 def _without_nulls(value: Any) -> Any:
@@ -146,35 +127,27 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
-def _from_table(table: Any, where: str, name: str) -> Iterator[Piece]:
-    return _numbered(_rows_of(table.with_format("arrow").iter(BATCH)), where, name)
+def _load(traces: Path) -> Any:
+    """The data set in a folder or on the hub: its only split, or that called train. Raises BadTrace."""
+    from datasets import load_dataset, load_from_disk
 
-
-def _load_from_folder(folder: Path) -> Any:
-    from datasets import load_from_disk
-
-    return _one_split(load_from_disk(folder), f"give one of the folders in {folder}", str(folder))
-
-
-def _load_from_hub(name: str, config: str | None, split: str | None) -> Any:
-    from datasets import load_dataset
-
-    where = f"hf://{name}"
+    where = hub_name(traces) or str(traces)
+    on_hub = HUB.fullmatch(str(traces))
     try:
-        found = load_dataset(name, config, split=split, streaming=True)
+        if on_hub:
+            found: Any = load_dataset(on_hub["name"], on_hub["config"], split=on_hub["split"], streaming=True)
+        else:
+            found = load_from_disk(traces)
     except ConnectionError as problem:
-        fix = f"Where there is a network, `hf download {name} --repo-type dataset --local-dir DIR`; then prepare DIR,"
-        raise BadTrace(f"the hub can't be reached ({problem})", f"{fix} or its folder of files", where) from problem
+        fetch = f"hf download {on_hub['name'] if on_hub else where} --repo-type dataset --local-dir DIR"
+        fix = f"Where there is a network, `{fetch}`; then prepare DIR, or its folder of files"
+        raise BadTrace(f"the hub can't be reached ({problem})", fix, where) from problem
     except (OSError, ValueError) as problem:
-        fix = "Write hf://owner/name[/config][:split]; a private or gated one needs HF_TOKEN"
-        raise BadTrace(f"not read from the hub: {problem}", fix, where) from problem
-    return _one_split(found, f"write {where}{f'/{config}' if config else ''}:SPLIT", where)
-
-
-def _one_split(found: Any, fix: str, where: str) -> Any:
-    """A table, or of a dict of them the only one, or that called train."""
+        fix = "Write hf://owner/name[/config][:split]; what is private or gated needs HF_TOKEN"
+        raise BadTrace(f"`datasets` can't read it: {problem}", fix, where) from problem
     if not isinstance(found, dict):
         return found
     if len(found) > 1 and "train" not in found:
-        raise BadTrace(f"it has the splits {', '.join(found)}, and none is called train", f"To choose, {fix}", where)
-    return found["train"] if "train" in found else next(iter(found.values()))
+        fix = f"Choose one: {where}{':' if hub_name(traces) else '/'}{next(iter(found))}"
+        raise BadTrace(f"it has the splits {', '.join(found)}, and none is called train", fix, where)
+    return found.get("train", next(iter(found.values())))

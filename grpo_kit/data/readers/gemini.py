@@ -12,14 +12,14 @@ class GeminiReader(ChatReader):
     fields = ("contents",)
     systems = ("systemInstruction", "system_instruction")
 
-    def system_message(self, system: Any) -> dict[str, Any]:
-        return {"parts": [], **(system if isinstance(system, dict) else {"parts": [system]}), "role": "system"}
-
     def messages_in(self, raw: Any, found: Found) -> list[Message]:
-        if not isinstance(raw, dict) or not isinstance(raw.get("parts"), list):
-            raise ValueError("it is no object with a role and a list of parts")
+        if not isinstance(raw, dict):
+            raise ValueError("it is no object with a role and parts")
+        content = raw.get("parts", raw.get("content"))  # the system instruction's is a text or a message
+        parts = content.get("parts") if isinstance(content, dict) else content
         role = "user" if raw.get("role") in (None, "function") else raw["role"]
-        return messages_in({"role": role, "content": [_part(part) for part in raw["parts"]]}, found)
+        content = [_part(part) for part in parts] if isinstance(parts, list) else parts
+        return messages_in({"role": role, "content": content}, found)
 
 
 def _part(part: Any) -> Any:

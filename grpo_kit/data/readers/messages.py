@@ -80,19 +80,11 @@ def tools_in(value: Any) -> list[dict[str, Any]]:
             raise ValueError(f"`tools` has one without a name: {str(each)[:80]}. Rename it if these are no functions")
         schemas = [function[name] for name in ("parameters", "input_schema", "inputSchema") if function.get(name)]
         told = {"description": function["description"]} if function.get("description") else {}
-        told |= {"parameters": _in_lower_case(from_json(schemas[0]))} if schemas else {}
+        if schemas:  # with types as JSON schema has them: Gemini's are "OBJECT" and "STRING"
+            schema = orjson.dumps(from_json(schemas[0]))
+            told["parameters"] = orjson.loads(re.sub(rb'"type":"[A-Z]+"', lambda found: found[0].lower(), schema))
         tools.append({"type": "function", "function": {"name": function["name"], **told}})
     return tools
-
-
-def _in_lower_case(schema: Any) -> Any:
-    """A JSON schema whose types are written as in JSON schema: Gemini's are "OBJECT" and "STRING"."""
-    if isinstance(schema, list):
-        return [_in_lower_case(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    lower = {name: _in_lower_case(each) for name, each in schema.items()}
-    return lower | {"type": schema["type"].lower()} if isinstance(schema.get("type"), str) else lower
 
 
 def from_json(value: Any) -> Any:

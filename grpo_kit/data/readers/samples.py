@@ -24,9 +24,8 @@ class SampleReader(Reader):
     fields = (*PROMPTS, "chosen")
 
     def trace(self, piece: Piece) -> Trace:
-        row = {
-            name: value for name, value in piece.content.items() if value not in (None, "") or name not in self.fields
-        }
+        given = piece.content.items()
+        row = {name: value for name, value in given if value not in (None, "") or name not in self.fields}
         found = Found(self.options.strict)
         asked = next((name for name in PROMPTS if name in row), "")
         answered = next((name for name in ANSWERS if row.get(name) not in (None, "")), "")
@@ -57,7 +56,7 @@ class SampleReader(Reader):
         fields |= {"ground_truth": answer, "tools": tools_in(own.get("tools")), "columns": columns}
         sample = msgspec.convert(fields, Sample, strict=False)
         made = {"faults": found.faults, "repairs": found.repairs, "is_by_id": bool(sample.dialogue_id)}
-        return Trace(own.get("id", ""), [sample], sample.dialogue_id or opening(sample), **made)
+        return Trace(sample.id if "id" in own else "", [sample], sample.dialogue_id or opening(sample), **made)
 
     def _dialogue(self, piece: Piece, prompt: Any, answer: list, columns: dict, found: Found) -> Trace:
         """A prompt and the messages after it; or messages with the prompt among them, of which the last counts."""
