@@ -75,15 +75,14 @@ def read_dialogue(
 def _add(message: Message, dialogue: list[Message], waiting: list[ToolCall], found: Found) -> None:
     last: Message = dialogue[-1] if dialogue else {"role": "", "content": ""}
     role, calls = message["role"], message.get("tool_calls", [])
-    if role != "tool" and not message["content"].strip():
+    is_stray = role == "tool" and last["role"] != "tool" and "tool_calls" not in last
+    if (is_stray or role != "tool") and not message["content"].strip():
         if not calls:
             return found.repaired("empty_turns_dropped")
         message["content"] = ""
-    is_stray = role == "tool" and last["role"] != "tool" and "tool_calls" not in last
     if is_stray or (role == "system" and last["role"] not in ("", "system")):
         found.repaired("put_in_users_words")
-        message = {"role": "user", "content": message["content"]}
-        role = "user"
+        role, message = "user", {"role": "user", "content": message["content"]}
     if role == "tool":
         answered = next((call for call in waiting if message.get("tool_call_id") in (None, call.get("id"))), None)
         if answered:

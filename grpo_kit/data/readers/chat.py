@@ -9,6 +9,7 @@ from grpo_kit.data.samples import Message, Sample
 
 TAKEN_BY_TRL = {"prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
 _MEDIA = {"image", "images", "audio", "audios", "video", "videos"}
+_KNOWN = ("dialogue_id", "id", "rubric", "task_description")
 RESERVED = (set(Sample.__struct_fields__) - {"columns"}) | TAKEN_BY_TRL
 
 
@@ -36,9 +37,6 @@ class ChatReader(Reader):
         return messages_in(raw, found)
 
 
-_KNOWN = ("dialogue_id", "id", "rubric", "task_description")
-
-
 def chat_trace(
     piece: Piece, dialogue: list[Message], columns: dict[str, Any], found: Found, learn: Any, begin: int = 0
 ) -> Trace:
@@ -49,7 +47,7 @@ def chat_trace(
     row = piece.content
     given = next((str(row[name]) for name in ("dialogue_id", "id") if row.get(name) not in (None, "")), "")
     name = given or piece.name
-    texts = {name: as_text(row.get(name)) for name in ("rubric", "task_description")}
+    texts = {field: as_text(row.get(field)) for field in ("rubric", "task_description")}
     tools = tools_in(row.get("tools") or row.get("functions"))
     samples = [
         sample

@@ -22,7 +22,7 @@ def messages_in(raw: Any, found: Found) -> list[Message]:
     if not isinstance(raw, dict):
         raise ValueError("it is no object with a role and content")
     role, content, faults = found.role(raw.get("role")), raw.get("content"), len(found.faults)
-    called = [raw["function_call"]] if raw.get("function_call") else raw.get("tool_calls") or []
+    called = [raw["function_call"]] if raw.get("function_call") else from_json(raw.get("tool_calls")) or []
     calls, texts, results = [call_in(call) for call in called], [], []
     for _ in filter(raw.get, _REASONING):
         found.repaired("reasoning_left_out")
@@ -115,6 +115,8 @@ def _text_of(part: Any, found: Found) -> str:
     match part:
         case {"text": str(text)} | {"refusal": str(text)}:
             return text
+        case {"type": "text"}:
+            return ""
         case dict():
             kind = part.get("type") or ", ".join(part)
             found.faults.append(f"message {found.number} holds {kind!r}, where only text can be learnt from")

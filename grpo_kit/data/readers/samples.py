@@ -40,6 +40,8 @@ class SampleReader(Reader):
             prompt = [{"role": "system", "content": system}, *_as_messages(prompt)]
         columns = columns_of(row, used, found)
         if isinstance(answer, list):
+            if not all(isinstance(each, dict) for each in answer):
+                raise ValueError(f"{answered!r} is a list, where one text or messages are needed")
             return self._dialogue(piece._replace(content=row), prompt, answer, columns, found)
         if isinstance(prompt, list):
             prompt = read_dialogue(prompt, messages_in, found)
