@@ -82,7 +82,8 @@ def _add(message: Message, dialogue: list[Message], waiting: list[ToolCall], fou
         message["content"] = ""
     if is_stray or (role == "system" and last["role"] not in ("", "system")):
         found.repaired("put_in_users_words")
-        role, message = "user", {"role": "user", "content": message["content"]}
+        role = "user"
+        message = {"role": role, "content": message["content"]}
     if role == "tool":
         answered = next((call for call in waiting if message.get("tool_call_id") in (None, call.get("id"))), None)
         if answered:

@@ -7,13 +7,14 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 CACHE = Path.home() / ".cache" / "grpo_kit"  # what the kit makes once and can make again
 
 
-def opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> BufferedReader | gzip.GzipFile:
     """The file to read, unpacked where its name ends in .gz."""
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 

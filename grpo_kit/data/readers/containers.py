@@ -144,7 +144,7 @@ def _load(traces: Path) -> Any:
         raise BadTrace(f"the hub can't be reached ({problem})", fix, where) from problem
     except (OSError, ValueError) as problem:
         fix = "Write hf://owner/name[/config][:split]; what is private or gated needs HF_TOKEN"
-        raise BadTrace(f"`datasets` can't read it: {str(problem).splitlines()[0]}", fix, where) from problem
+        raise BadTrace(f"`datasets` can't read it: {str(problem).partition(chr(10))[0]}", fix, where) from problem
     if not isinstance(found, dict):
         return found
     if len(found) > 1 and "train" not in found:
