@@ -5,7 +5,8 @@
 All of a Schema-Guided Dialogue folder is read by orjson alone and prepared by the kit (samples with rubrics, the split,
 train.jsonl, eval.jsonl and the card written), in turn; the fastest counts. Then the folder ten times over, each with
 ids and opening messages of its own, is prepared in a process whose peak memory is held against that of one
-copy. Writes benchmarks/data.json.
+copy. Likewise for a Parquet file of 1,000,000 rows with a prompt and an answer each, and one of 10,000. Writes
+benchmarks/data.json.
 """
 
 import argparse
@@ -18,10 +19,13 @@ import time
 from pathlib import Path
 
 import orjson
+import pyarrow as pa
+from pyarrow import parquet
 
 import grpo_kit as kit
 
 ROOT = Path(__file__).parents[1]
+ROWS = (10_000, 1_000_000)
 # VmHWM is the process's own; ru_maxrss begins with that of the process that started it.
 PEAK = "import re, sys, grpo_kit; grpo_kit.prepare(sys.argv[1], sys.argv[2]);"
 PEAK += "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
@@ -41,6 +45,15 @@ def copies(source: Path, target: Path, count: int) -> None:
                 dialogue["dialogue_id"] += f"_{number}"
                 dialogue["turns"][0]["utterance"] += f" (copy {number})"
             (target / f"{file.stem}_{number}.json").write_bytes(orjson.dumps(dialogues))
+
+
+def write_table(path: Path, rows: int) -> None:
+    schema = pa.schema({"prompt": pa.string(), "completion": pa.string()})
+    with parquet.ParquetWriter(path, schema) as writer:
+        for begin in range(0, rows, ROWS[0]):
+            numbers = range(begin, begin + ROWS[0])
+            columns = [[f"What is {n} plus 1?" for n in numbers], [f"It is {n + 1}." for n in numbers]]
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def peak_mib(folder: Path, out: Path) -> float:
@@ -72,6 +85,12 @@ def main() -> None:
         for count in (1, 10):
             copies(folders[-1], out / f"{count}", count)
             peaks[count] = round(peak_mib(out / f"{count}", out / f"prepared {count}"), 1)
+        table_peaks, started = {}, 0.0
+        for rows in ROWS:
+            write_table(out / f"{rows}.parquet", rows)
+            started = time.perf_counter()
+            table_peaks[rows] = round(peak_mib(out / f"{rows}.parquet", out / f"prepared {rows}"), 1)
+        rows_per_second = round(ROWS[-1] / (time.perf_counter() - started))
     best = {name: min(values) for name, values in seconds.items()}
     size = sum(file.stat().st_size for folder in folders for file in folder.glob("*.json"))
     result = {
@@ -80,6 +99,7 @@ def main() -> None:
         "speed_ratio": round(best["orjson"] / best["prepare"], 3),
         "peak_mib": peaks,
         "peak_ratio": round(peaks[10] / peaks[1], 3),
+        "parquet": {"rows_per_second": rows_per_second, "peak_mib_by_rows": table_peaks},
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

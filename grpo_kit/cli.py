@@ -78,11 +78,15 @@ def demo(
 
 
 def prepare(
-    traces: Annotated[Path, typer.Argument(help="SGD folder, or JSONL of chat messages or of samples.")],
+    traces: Annotated[
+        Path, typer.Argument(help="A file or folder of dialogues or prompts, or hf://owner/name: docs/data.md.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and their card.")] = Path(DEFAULT_DATA),
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
-    format: Annotated[str, typer.Option(help="auto, sgd, chat or samples.")] = "auto",
+    format: Annotated[str, typer.Option(help="auto, sgd, chat, gemini, sharegpt or samples.")] = "auto",
+    learn: Annotated[str, typer.Option(help="answers, or calls: the assistant's tool calls too.")] = "answers",
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be repaired.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
     rubric: Annotated[
         str, typer.Option(help="Who writes rubrics: schema (the traces' own acts) or gemini.")
@@ -94,8 +98,13 @@ def prepare(
     from grpo_kit.judges.prepare import prepare
 
     options: dict[str, Any] = {"format": format, "rubric": rubric, "judge_config": config, "skip_bad": skip_bad}
+    options |= {"strict": strict, "learn": learn}
     card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, **options)
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
+    if card["repairs"]:
+        print("repaired: " + ", ".join(f"{name} {count}" for name, count in card["repairs"].items()))
+    for reason, count in card["skipped"]["reasons"].items():
+        print(f"skipped {count}: {reason}")
     if rubric == "gemini":
         from grpo_kit.judges.rubric_writer import in_words
 

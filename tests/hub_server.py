@@ -57,7 +57,8 @@ class _Http(ThreadingHTTPServer):
 class HubServer:
     """`url` is what HF_ENDPOINT should hold, `requests` are "METHOD /path" as they came. Use it as a context.
 
-    MODEL is there for all, GATED for the token LET_IN alone; both are the tiny model. `models` takes more of them.
+    MODEL is there for all, GATED for the token LET_IN alone; both are the tiny model. `models` takes more of them, and
+    data sets.
     While `is_down`, every answer is 503; after the context connections are refused.
     """
 
@@ -84,7 +85,8 @@ class HubServer:
         if token is not None and token not in self.tokens:
             raise Answer(401, "Invalid credentials in Authorization header")
         address = urlsplit(url)
-        path, query = unquote(address.path), {name: values[0] for name, values in parse_qs(address.query).items()}
+        as_model = unquote(address.path).replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
+        path, query = as_model, {name: values[0] for name, values in parse_qs(address.query).items()}
         if path == "/api/whoami-v2":
             if token is None:
                 raise Answer(401, "Invalid username or password.")

@@ -1,16 +1,21 @@
 """Traces in, samples out: `prepare` turns dialogue traces into a data set, split in two, with a card to describe it."""
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import orjson
 from filelock import FileLock
+from tqdm import tqdm
 
 from grpo_kit.data.readers import FORMATS, read_traces
+from grpo_kit.data.readers.base import Learn, ReadOptions
+from grpo_kit.data.readers.containers import hub_name
 from grpo_kit.data.samples import fingerprint, messages_of, to_lines
 from grpo_kit.data.splits import Allotted, allot
 from grpo_kit.errors import BadTrace, ConfigError
@@ -30,14 +35,19 @@ def prepare(
     seed: int = 0,
     skip_bad: bool = False,
     format: str = "auto",
+    strict: bool = False,
+    learn: Learn = "answers",
     rewrite_rubrics: Callable[[Iterable[Path]], dict] | None = None,
 ) -> dict:
     """Writes train.jsonl, eval.jsonl and data_card.json into the folder `out`; returns the card's content.
 
-    `traces` is an SGD folder (dialogues_*.json and schema.json), or a .jsonl file or a folder of them whose
-    lines are chats ({"messages": [{"role", "content"}, …]}, of which every assistant message becomes a sample;
-    optionally "dialogue_id" or "id", "rubric", "task_description") or ready-made samples ("prompt" and
-    "ground_truth", optionally the other fields of `Sample`). `format` "auto" finds out by the content.
+    `traces` is an SGD folder (dialogues_*.json and schema.json), or chats or prompts with answers: a file of JSON
+    lines, a JSON array, CSV, TSV or Parquet, a folder of these or of `Dataset.save_to_disk`, or
+    "hf://owner/name[/config][:split]". docs/data.md lists the formats; `format` "auto" finds out by the content.
+
+    What is odd in a chat is repaired, and the card counts each repair; `strict` refuses it instead. `learn` "calls"
+    has the assistant's tool calls learnt as well as its answers. Fields that the kit does not know go to the samples'
+    columns, for reward functions.
 
     About `eval_fraction` of the dialogues go to eval.jsonl. A hash of `seed` and a dialogue's opening message
     (a ready-made sample's dialogue_id, or prompt) decides, so nothing moves when files are added. No dialogue
@@ -56,6 +66,7 @@ def prepare(
     if not 0 < eval_fraction < 1:
         raise ConfigError(f"eval_fraction must lie between 0 and 1, and is {eval_fraction}", "0.1 holds out a tenth")
     check_choice("format", format, FORMATS)
+    check_choice("learn", learn, get_args(Learn))
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file", "Name a folder to write the samples into")
     if out.resolve() == traces.resolve() or traces.resolve() in (out.resolve() / TRAIN, out.resolve() / EVAL):
@@ -66,9 +77,10 @@ def prepare(
         if not skip_bad:
             fix = "Mend it, or pass skip_bad (--skip-bad) to leave out what is bad"
             raise BadTrace(error.problem.what, fix, error.problem.where) from None
-        tally.skipped.append(str(error).replace(f"{traces if traces.is_dir() else traces.parent}/", ""))
+        tally.skip(error, f"{traces if traces.is_dir() else traces.parent}/")
 
-    reader = read_traces(traces, format, on_bad)
+    reader = read_traces(traces, format, on_bad, ReadOptions(strict=strict, learn=learn))
+    reader = tqdm(reader, desc=f"preparing {traces.name}", unit=" traces", delay=2, mininterval=1, leave=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         names = {"train": Path(scratch, TRAIN), "eval": Path(scratch, EVAL)}
@@ -80,7 +92,7 @@ def prepare(
         tally.check_both_splits(traces, eval_fraction)
         rubrics = rewrite_rubrics(names.values()) if rewrite_rubrics else {"by": "schema"}
         card = {
-            "source": Path(*traces.resolve().parts[-2:]).as_posix(),
+            "source": hub_name(traces) or Path(*traces.resolve().parts[-2:]).as_posix(),
             "eval_fraction": eval_fraction,
             "seed": seed,
             "rubrics": rubrics,
@@ -109,14 +121,28 @@ class _Tally:
         self.dialogues, self.samples = {"train": 0, "eval": 0}, {"train": 0, "eval": 0}
         self.services, self.acts = Counter[str](), Counter[str]()
         self.prompt_words, self.answer_words = Counter[int](), Counter[int]()  # how many have this length
-        self.left_out = 0
-        self.skipped: list[str] = []  # the reasons
+        self.repairs, self.columns = Counter[str](), dict[str, None]()
+        self.left_out = self.skipped = 0
+        self.first_skipped: list[str] = []
+        self.reasons: dict[str, tuple[str, int]] = {}  # without names and numbers: the first one, and how many
+
+    def skip(self, error: BadTrace, folder: str) -> None:
+        self.skipped += 1
+        if len(self.first_skipped) < REASONS_KEPT:
+            self.first_skipped.append(str(error).replace(folder, ""))
+        reason = re.sub(r"\d+|'[^']*'", "", error.problem.what)
+        if reason in self.reasons or len(self.reasons) < REASONS_KEPT:
+            first, count = self.reasons.get(reason, (error.problem.what, 0))
+            self.reasons[reason] = (first, count + 1)
 
     def add(self, allotted: Allotted) -> None:
         self.left_out += allotted.left_out
         samples = allotted.samples
         if not samples:
             return
+        if allotted.repairs:
+            self.repairs.update(allotted.repairs)
+        self.columns |= dict.fromkeys(samples[0].columns)
         self.dialogues[allotted.split] += allotted.is_new
         self.samples[allotted.split] += len(samples)
         # The prompts of a dialogue are beginnings of its last one.
@@ -129,7 +155,7 @@ class _Tally:
     def check_both_splits(self, traces: Path, eval_fraction: float) -> None:
         """Raises BadTrace where one has no sample."""
         if not any(self.samples.values()):
-            skipped = "; ".join(self.skipped[:3]) or "nothing"
+            skipped = "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values()) or "nothing"
             raise BadTrace(f"nothing was left to write; skipped: {skipped}", where=str(traces))
         if not all(self.samples.values()):
             problem = f"the input has {sum(self.dialogues.values())} dialogue(s), and none falls to "
@@ -146,7 +172,9 @@ class _Tally:
             "prompt_words": _spread(self.prompt_words),
             "answer_words": _spread(self.answer_words),
             "left_out_as_duplicate": self.left_out,
-            "skipped": {"count": len(self.skipped), "first": self.skipped[:REASONS_KEPT]},
+            "columns": list(self.columns),
+            "repairs": dict(self.repairs),
+            "skipped": {"count": self.skipped, "first": self.first_skipped, "reasons": dict(self.reasons.values())},
         }
 
 

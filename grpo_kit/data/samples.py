@@ -12,6 +12,7 @@ import msgspec
 import orjson
 
 from grpo_kit.errors import BadTrace
+from grpo_kit.utils.files import opened
 
 T = TypeVar("T")
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -115,6 +116,12 @@ def said_in(message: Message) -> str:
     return "\n".join([message["content"]] * bool(message["content"]) + told)
 
 
+def call_text(calls: list[dict[str, Any]]) -> str:
+    """Calls as a line of JSON each, keys in order: {"arguments":{…},"name":"FindCafes"}."""
+    told = ({"arguments": call["arguments"], "name": call["name"]} for call in calls)
+    return "\n".join(orjson.dumps(each, option=orjson.OPT_SORT_KEYS).decode() for each in told)
+
+
 def last_turn(prompt: list[Message] | str) -> str:
     """What the user said last, or the last message where no user speaks."""
     messages = messages_of(prompt)
@@ -149,7 +156,7 @@ def read_samples(path: Path | str) -> Iterator[Sample]:
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yields number (from 1) and content of each line that is not blank."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             if line := line.removeprefix(BOM).strip():
                 yield number, line

@@ -1,11 +1,13 @@
 """Training and held-out samples kept apart: which split a trace goes to, and the proof that two files share nothing."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
+import xxhash
 
 from grpo_kit.data.readers import OnBad, Trace
 from grpo_kit.data.samples import Sample, messages_of, read_samples
@@ -19,27 +21,46 @@ class Allotted(NamedTuple):
     samples: list[Sample]
     left_out: int
     is_new: bool  # whether it is the first of its dialogue
+    repairs: Mapping[str, int]
 
 
 def allot(traces: Iterable[tuple[str, Trace]], eval_fraction: float, seed: int, on_bad: OnBad) -> Iterator[Allotted]:
-    """Decides which split each trace goes to. Remembers each name, and 16 bytes a prompt where those can collide."""
-    places: dict[str, str] = {}  # of names
-    split_of_prompt: dict[bytes, str] = {}
-    split_of_dialogue: dict[str, str] = {}
+    """Decides which split each trace goes to.
+
+    Remembers 64 bytes for each id that the user gave, and 8 for each prompt; 64 where one trace is split by its id.
+    """
+    names, dialogues, prompts = set[int](), set[int](), set[int]()
+    by_opening = array("Q")  # prompts that share a split with their equals, until one is split by something else
     for where, trace in traces:
-        if trace.name in places:
-            on_bad(BadTrace(f"the id {trace.name!r} already stands in {places[trace.name]}", where=where))
+        name = _number(trace.name.encode())
+        if trace.name and name in names:
+            on_bad(BadTrace(f"the id {trace.name!r} has been read before", where=where))
             continue
-        places[trace.name] = where
-        split = "eval" if _position(trace.split_key, seed) < eval_fraction else "train"
+        is_eval = _position(trace.split_key, seed) < eval_fraction
         kept, is_new = trace.samples, True
-        if not trace.is_apart:
-            kept = [each for each in kept if split_of_prompt.setdefault(_digest(each), split) == split]
-            if kept and (dialogue := kept[0].dialogue_id):
-                is_new = dialogue not in split_of_dialogue
-                if split_of_dialogue.setdefault(dialogue, split) != split:
-                    kept = []
-        yield Allotted(split, kept, len(trace.samples) - len(kept), is_new and bool(kept))
+        if trace.is_by_id and not prompts:
+            prompts.update(by_opening)
+        if prompts or trace.is_by_id:
+            kept = [each for each in kept if _take(_digest(each), is_eval, prompts)]
+        elif not trace.is_apart:
+            by_opening.extend(_digest(each) + is_eval for each in kept)
+        if trace.name:
+            names.add(name)
+        if (trace.is_by_id or (trace.name and not trace.is_apart)) and kept and kept[0].dialogue_id:
+            dialogue = _number(kept[0].dialogue_id.encode())
+            is_new = dialogue + is_eval not in dialogues
+            if not _take(dialogue, is_eval, dialogues):
+                kept = []
+        left_out = len(trace.samples) - len(kept)
+        yield Allotted("eval" if is_eval else "train", kept, left_out, is_new and bool(kept), trace.repairs)
+
+
+def _take(number: int, is_eval: bool, taken: set[int]) -> bool:
+    """Notes in `taken` that a split has what is called `number`, which is even, unless the other has it already."""
+    if number + (not is_eval) in taken:
+        return False
+    taken.add(number + is_eval)
+    return True
 
 
 def check_splits(train: Path | str, eval: Path | str) -> None:
@@ -58,6 +79,11 @@ def _position(split_key: str, seed: int) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-def _digest(sample: Sample) -> bytes:
-    """The prompt's hash (16 bytes); a text and the one user message that says it are the same prompt."""
-    return hashlib.blake2b(orjson.dumps(messages_of(sample.prompt)), digest_size=16).digest()
+def _digest(sample: Sample) -> int:
+    """The prompt's number; a text and the one user message that says it are the same prompt."""
+    return _number(orjson.dumps(messages_of(sample.prompt)))
+
+
+def _number(text: bytes) -> int:
+    """An even number below 2**60, of which Python takes no more memory, that stands for the text."""
+    return xxhash.xxh3_64_intdigest(text) >> 5 << 1

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data import prepare as data
+from grpo_kit.data.readers.base import Learn
 
 Rubric = Literal["schema", "gemini"]
 
@@ -17,6 +18,8 @@ def prepare(
     seed: int = 0,
     skip_bad: bool = False,
     format: str = "auto",
+    strict: bool = False,
+    learn: Learn = "answers",
     rubric: Rubric = "schema",
     judge_config: JudgeConfig | None = None,
 ) -> dict:
@@ -33,5 +36,5 @@ def prepare(
         from grpo_kit.judges.rubric_writer import CACHE_FILE, RubricWriter
 
         rewrite = RubricWriter(judge_config or JudgeConfig(), Path(out) / CACHE_FILE).rewrite
-    options = {"eval_fraction": eval_fraction, "seed": seed, "skip_bad": skip_bad, "format": format}
-    return data.prepare(traces, out, **options, rewrite_rubrics=rewrite)
+    options = {"eval_fraction": eval_fraction, "seed": seed, "skip_bad": skip_bad, "format": format, "strict": strict}
+    return data.prepare(traces, out, **options, learn=learn, rewrite_rubrics=rewrite)

@@ -1,15 +1,22 @@
 """Files that are replaced in one move, and where the kit keeps what it can make again."""
 
+import gzip
 import json
 import os
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 CACHE = Path.home() / ".cache" / "grpo_kit"  # what the kit makes once and can make again
+
+
+def opened(path: Path) -> BufferedReader | gzip.GzipFile:
+    """The file to read, unpacked where its name ends in .gz."""
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
 @contextmanager

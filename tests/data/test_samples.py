@@ -10,6 +10,7 @@ from helpers import SGD
 
 from grpo_kit.data.prepare import prepare
 from grpo_kit.data.readers import read_traces
+from grpo_kit.data.readers.base import ReadOptions
 from grpo_kit.data.rubrics import SYSTEM_ACTS, load_schema, rubric_from_acts, task_description
 from grpo_kit.data.samples import Act, Sample, fingerprint, read_samples
 from grpo_kit.data.splits import check_splits
@@ -97,7 +98,7 @@ def test_real_dialogues_become_one_sample_per_system_turn_in_two_disjoint_splits
         assert not {what(s) for s in train} & {what(s) for s in held_out}
     check_splits(tmp_path / "train.jsonl", tmp_path / "eval.jsonl")
 
-    told = {s.id: s for _, trace in read_traces(SGD / part, "sgd", None) for s in trace.samples}
+    told = {s.id: s for _, trace in read_traces(SGD / part, "sgd", None, ReadOptions()) for s in trace.samples}
     assert {s.id: s for s in train + held_out} == told, "what is read back is what was prepared"
     assert all(s.rubric and s.task_description and s.prompt[-1]["role"] == "user" for s in told.values())
     assert sum(card["acts"].values()) == sum(len(s.acts) for s in told.values())
@@ -267,7 +268,7 @@ BAD_SGD = {
     "no id": ([broken(dialogue_id="")], r"dialogue number 1: Expected `str` of length >= 1 - at `\$.dialogue_id`"),
     "id twice": (
         [dialogue("d1")],
-        r"002.json, dialogue number 1: the id 'd1' already stands in .*dialogues_001.json, dialogue number 2",
+        r"002.json, dialogue number 1: the id 'd1' has been read before",
     ),
     "no turns": (
         [{"dialogue_id": "bad", "services": ["Cafes_1"]}],
@@ -306,25 +307,31 @@ BAD_LINES = {
     "truncated": (b'{"messages": [{"role', r"bad.jsonl:21: unexpected end of data: line 1 column 21"),
     "latin-1": ('{"prompt": "caf\xe9"}'.encode("latin-1"), "bad.jsonl:21: .*not valid UTF-8"),
     "neither": (
-        {"conversation": []},
-        "bad.jsonl:21: no field 'messages' .chat. or 'prompt' .*; it has: conversation",
+        {"dialog": []},
+        "bad.jsonl:21: no field is known as a chat or a prompt: it has 'dialog'. Rename the one",
     ),
-    "no object": ([1], r"bad.jsonl:21: no field 'messages' .*; it has: 1"),
-    "misspelt": ({"prompt": "A", "ground_trut": "b"}, "21: .*missing required field `ground_truth`"),
-    "empty answer": ({"prompt": "A", "ground_truth": ""}, "21: .*length >= 1 - at `..ground_truth`"),
+    "no object": (1, r"bad.jsonl:21: it is no JSON object with fields, but 1"),
+    "misspelt": (
+        {"prompt": "A", "ground_trut": "b"},
+        "21: no field is known as the answer: .* Rename 'ground_trut' to 'ground_truth'",
+    ),
+    "empty answer": ({"prompt": "A", "ground_truth": ""}, "21: 'ground_truth' is empty"),
     "prompt's end": (
         {"prompt": chat("a", "b")["messages"], "ground_truth": "c"},
         "21: the prompt must end with the user",
     ),
     "wrong type": (
-        {"prompt": "A", "ground_truth": "b", "turn_index": "3"},
+        {"prompt": "A", "ground_truth": "b", "turn_index": "third"},
         "`int`, got `str` - at `.*turn_index`",
     ),
-    "role": ({"messages": [{"role": "tool", "content": "x"}]}, "21: message 1 has the role 'tool' where 'user' should"),
-    "order": ({"messages": chat("a", "b")["messages"][::-1]}, "21: message 1 has the role 'assistant' where 'user'"),
+    "role": (
+        {"messages": [{"role": "narrator", "content": "x"}]},
+        "21: message 1 and what follows is left out: it has the role 'narrator'; there are: system, user",
+    ),
+    "order": ({"messages": chat("a", "b")["messages"][::-1]}, "21: no assistant message that answers"),
     "no answer": (chat("a"), "21: no assistant message"),
-    "no content": ({"messages": [{"role": "user"}]}, "21: .*missing required field `content` - at `..messages.0.`"),
-    "id twice": (chat("a", "b", id="c3"), "21: the id 'c3' already stands in .*bad.jsonl:5\\."),
+    "no message": ({"messages": ["a", "b"]}, "21: message 1 and .*: it is no object with a role and content"),
+    "id twice": (chat("a", "b", id="c3"), "21: the id 'c3' has been read before"),
 }
 
 
@@ -377,10 +384,11 @@ def test_a_folder_or_setting_that_cannot_work_is_refused_with_what_would(tmp_pat
     sgd = write_sgd(tmp_path / "sgd", [dialogue(f"d{n}") for n in range(3)])
     (tmp_path / "void").mkdir()
     refuses("nowhere: there is no such file or folder", tmp_path / "nowhere")
-    refuses(r"void: no dialogues_\*.json or \*.jsonl here\. Give the files, or the folder", tmp_path / "void")
+    refuses(
+        r"void: no dialogues_\*.json, \*.jsonl, .*\*.parquet here\. Give the files, or the folder", tmp_path / "void"
+    )
     refuses(r"no dialogues_.* here\. Did you mean .*/sgd\?", tmp_path)
-    refuses(r"schema.json: no dialogues_.*json or .*jsonl here\. Give", sgd / "schema.json")
-    refuses(r"no \*.jsonl here", sgd, format="chat")
+    refuses(r"no dialogues_.*json here\. Give", tmp_path / "void", format="sgd")
     refuses("no format 'SGD'.*there are: auto, sgd", sgd, format="SGD")
     refuses("eval_fraction must lie between 0 and 1", sgd, eval_fraction=0)
     few = r"the input has 3 dialogue\(s\), and none falls to eval.jsonl with eval_fraction 1e-06\. Choose another"

@@ -1,60 +1,94 @@
 """Reads dialogue traces of every known format. A new format is one file here and its entry in READERS."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from grpo_kit.data.readers.base import OnBad, Piece, Reader, Trace
+from grpo_kit.data.readers.base import OnBad, Piece, Reader, ReadOptions, Trace
 from grpo_kit.data.readers.chat import ChatReader
+from grpo_kit.data.readers.containers import READ, find_rows, hub_name
+from grpo_kit.data.readers.gemini import GeminiReader
 from grpo_kit.data.readers.samples import SampleReader
 from grpo_kit.data.readers.sgd import SGDReader
+from grpo_kit.data.readers.sharegpt import ShareGPTReader
 from grpo_kit.errors import BadTrace
 
-READERS: dict[str, type[Reader]] = {"sgd": SGDReader, "chat": ChatReader, "samples": SampleReader}
+READERS: dict[str, type[Reader]] = {  # of those of rows, the first whose field a row has reads it
+    "sgd": SGDReader,
+    "chat": ChatReader,
+    "gemini": GeminiReader,
+    "sharegpt": ShareGPTReader,
+    "samples": SampleReader,
+}
+ROW_READERS = {name: reader for name, reader in READERS.items() if reader is not SGDReader}
 FORMATS = ("auto", *READERS)
+_FIELDS = {field for reader in ROW_READERS.values() for field in reader.fields}
 
 
-def read_traces(traces: Path, format: str, on_bad: OnBad) -> Iterator[tuple[str, Trace]]:
+def read_traces(traces: Path, format: str, on_bad: OnBad, options: ReadOptions) -> Iterator[tuple[str, Trace]]:
     """Yields where each trace stands ("path:line") and the trace, in the order of the files' names.
 
-    `traces` is a folder or a file, `format` one of FORMATS; "auto" finds out by the files' names and the pieces'
-    fields, piece by piece. Raises BadTrace at once where nothing can be read; what is bad further in goes to
-    `on_bad`, piece by piece.
+    `traces` is a folder, a file or "hf://owner/name", `format` one of FORMATS; "auto" finds out by the files' names
+    and the rows' fields, row by row. Raises BadTrace at once where nothing can be read; what is bad further in goes
+    to `on_bad`, piece by piece.
     """
-    known = READERS if format == "auto" else {format: READERS[format]}
-    if not traces.exists():
-        raise BadTrace("there is no such file or folder", where=str(traces))
-    patterns = dict.fromkeys(reader.files for reader in known.values())
-    for pattern in patterns:
+    if not traces.exists() and not hub_name(traces):
+        raise BadTrace("there is no such file or folder", "The hub's data are hf://owner/name", where=str(traces))
+    pattern = SGDReader.files
+    if format in ("auto", "sgd"):
         files = sorted(traces.glob(pattern)) if traces.is_dir() else [traces] * fnmatch(traces.name, pattern)
         if files:
-            readers = {name: reader(files[0].parent) for name, reader in known.items() if reader.files == pattern}
-            return _read(files, readers, on_bad)
+            reader = SGDReader(files[0].parent)
+            pieces = chain.from_iterable(reader.pieces(file, on_bad) for file in files)
+            return _read(pieces, {"sgd": reader}, on_bad)
+    if format != "sgd" and (rows := find_rows(traces, _FIELDS, on_bad)):
+        known = ROW_READERS if format == "auto" else {format: ROW_READERS[format]}
+        return _read(rows, {name: reader(traces, options) for name, reader in known.items()}, on_bad)
+    patterns = [pattern] * (format in ("auto", "sgd")) + [f"*{suffix}" for suffix in READ] * (format != "sgd")
     nearby = sorted({str(file.parent) for pattern in patterns for file in traces.glob(f"*/{pattern}")})
     fix = f"Did you mean {' or '.join(nearby[:4])}?" if nearby else "Give the files, or the folder that has them"
-    raise BadTrace(f"no {' or '.join(patterns)} here", fix, str(traces))
+    raise BadTrace(f"no {', '.join(patterns)} here", fix, str(traces))
 
 
-def _read(files: list[Path], readers: dict[str, Reader], on_bad: OnBad) -> Iterator[tuple[str, Trace]]:
-    first = next(iter(readers.values()))
-    for path in files:
-        for piece in first.pieces(path, on_bad):
-            try:
-                reader = first if len(readers) == 1 else _reader_of(piece, readers)
-                trace = reader.trace(piece)
-            except ValueError as problem:
-                on_bad(BadTrace(str(problem), where=piece.where))
+def _read(pieces: Iterable[Piece], readers: dict[str, Reader], on_bad: OnBad) -> Iterator[tuple[str, Trace]]:
+    for piece in pieces:
+        try:
+            if "sgd" in readers:
+                trace = readers["sgd"].trace(piece)
             else:
-                yield piece.where, trace
+                row = _row(piece.content)
+                trace = _reader_of(row, readers).trace(piece._replace(content=row))
+        except ValueError as problem:
+            on_bad(BadTrace(str(problem), where=piece.where))
+        else:
+            for fault in trace.faults:
+                on_bad(BadTrace(fault, where=piece.where))
+            yield piece.where, trace
 
 
-def _reader_of(piece: Piece, readers: dict[str, Reader]) -> Reader:
-    """The reader whose field the piece has. Raises ValueError where there is none."""
-    fields = orjson.loads(piece.content)
+def _row(content: Any) -> dict[str, Any]:
+    """A row's fields. Raises ValueError where it has none."""
+    row = content if isinstance(content, dict) else orjson.loads(content)
+    if isinstance(row, list):  # of messages
+        return {"messages": row}
+    if not isinstance(row, dict):
+        raise ValueError(f"it is no JSON object with fields, but {str(row)[:80]}")
+    if None in row:
+        raise ValueError("it has more cells than the header; a text with commas needs quotes")
+    return row
+
+
+def _reader_of(row: dict[str, Any], readers: dict[str, Reader]) -> Reader:
+    """The reader one of whose fields the row has. Raises ValueError where there is none."""
     for reader in readers.values():
-        if reader.field in fields:
+        if any(row.get(field) is not None for field in reader.fields):
             return reader
-    wanted = " or ".join(f"{reader.field!r} ({name})" for name, reader in readers.items())
-    raise ValueError(f"no field {wanted}; it has: {', '.join(map(str, fields)) or 'nothing'}")
+    has = f"it has {', '.join(map(repr, row)) or 'nothing'}"
+    if other := next((name for name, reader in ROW_READERS.items() if row.keys() & set(reader.fields)), ""):
+        raise ValueError(f"no field of the format {', '.join(readers)}: {has}. --format {other} reads it")
+    known = "; ".join(f"{name}: {', '.join(reader.fields)}" for name, reader in readers.items())
+    raise ValueError(f"no field is known as a chat or a prompt: {has}. Rename the one that is ({known})")

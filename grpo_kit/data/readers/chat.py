@@ -1,33 +1,78 @@
-"""Chats: a line is {"messages": [{"role", "content"}, …]}, and every assistant message becomes a sample."""
+"""Chats: a row has OpenAI's or Anthropic's `messages`, and every assistant message becomes a sample."""
 
-import msgspec
+from typing import Any, ClassVar
 
-from grpo_kit.data.readers.base import Piece, Reader, Trace, opening
-from grpo_kit.data.samples import Messages, Sample, check_turns, parse
+from grpo_kit.data.readers.base import Piece, Reader, Trace, opening, sample_at
+from grpo_kit.data.readers.messages import as_text, from_json, messages_in, tools_in
+from grpo_kit.data.repair import Found, read_dialogue
+from grpo_kit.data.samples import Message, Sample
 
-
-class _Chat(msgspec.Struct):
-    messages: Messages
-    dialogue_id: str | int = ""
-    id: str | int = ""
-    rubric: str = ""
-    task_description: str = ""
+TAKEN_BY_TRL = {"prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+_MEDIA = {"image", "images", "audio", "audios", "video", "videos"}
+_KNOWN = ("dialogue_id", "id", "rubric", "task_description")
+RESERVED = (set(Sample.__struct_fields__) - {"columns"}) | TAKEN_BY_TRL
 
 
 class ChatReader(Reader):
-    """A line may have "dialogue_id" or "id", "rubric" and "task_description" too."""
+    """A row may have "dialogue_id" or "id", "rubric", "task_description", "system" and "tools" too."""
 
-    field = "messages"
+    fields = ("messages",)
+    systems: ClassVar[tuple[str, ...]] = ("system",)  # fields with a system text beside the messages
 
     def trace(self, piece: Piece) -> Trace:
-        chat = parse(piece.content, _Chat)
-        check_turns(chat.messages)
-        name = next((str(given) for given in (chat.dialogue_id, chat.id) if given != ""), piece.name)
-        samples = [
-            Sample(f"{name}:{i}", chat.messages[:i], message["content"], name, i, chat.rubric, chat.task_description)
-            for i, message in enumerate(chat.messages)
-            if message["role"] == "assistant"
-        ]
-        if not samples:
-            raise ValueError("no assistant message, so there is no answer to learn from")
-        return Trace(name, samples, opening(samples[0]))
+        row, found = piece.content, Found(self.options.strict)
+        field = next(name for name in self.fields if row.get(name) is not None)
+        raw = from_json(row[field])
+        if not isinstance(raw, list):
+            raise ValueError(f"{field!r} is no list of messages")
+        system = next((row[name] for name in self.systems if row.get(name)), None)
+        if system:
+            raw = [{"role": "system", "content": system}, *raw]
+        dialogue = read_dialogue(raw, self.messages_in, found, first=0 if system else 1)
+        columns = columns_of(row, {field, *self.systems, "tools", "functions", *_KNOWN}, found)
+        return chat_trace(piece, dialogue, columns, found, self.options.learn)
+
+    def messages_in(self, raw: Any, found: Found) -> list[Message]:
+        """One of the row's messages as messages of the kit's. Raises ValueError where it can't be used."""
+        return messages_in(raw, found)
+
+
+def chat_trace(
+    piece: Piece, dialogue: list[Message], columns: dict[str, Any], found: Found, learn: Any, begin: int = 0
+) -> Trace:
+    """The trace of a row's dialogue, whose messages from `begin` on are to be learnt.
+
+    Raises ValueError where there is nothing to learn.
+    """
+    row = piece.content
+    given = next((str(row[name]) for name in ("dialogue_id", "id") if row.get(name) not in (None, "")), "")
+    name = given or piece.name
+    texts = {field: as_text(row.get(field)) for field in ("rubric", "task_description")}
+    tools = tools_in(row.get("tools") or row.get("functions"))
+    samples = [
+        sample
+        for index in range(begin, len(dialogue))
+        if (sample := sample_at(dialogue, index, name, learn, columns, tools=tools, **texts))
+    ]
+    if not samples:
+        wrong = "no assistant message that answers in words, so there is no answer to learn from"
+        raise ValueError("; ".join(found.faults) or wrong)
+    return Trace(given, samples, opening(samples[0]), faults=found.faults, repairs=found.repairs)
+
+
+def columns_of(row: dict[str, Any], used: set[str], found: Found) -> dict[str, Any]:
+    """The fields of a row that are not `used`, for reward functions. One whose name the kit or TRL uses otherwise gets
+    an underscore behind it; pictures and sounds are left out."""
+    columns = {}
+    for name, value in row.items():
+        if name in used or (value is None and name in RESERVED):
+            continue
+        if name in _MEDIA:
+            if value:
+                found.faults.append(f"the column {name!r} is left out: only text can be learnt from")
+            continue
+        if name in RESERVED:
+            found.repaired("columns_renamed")
+            name += "_"
+        columns[name] = value
+    return columns
