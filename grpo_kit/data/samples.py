@@ -115,6 +115,12 @@ def said_in(message: Message) -> str:
     return "\n".join([message["content"]] * bool(message["content"]) + told)
 
 
+def call_text(calls: list[dict[str, Any]]) -> str:
+    """Calls as a line of JSON each, keys in order: {"arguments":{…},"name":"FindCafes"}."""
+    told = ({"arguments": call["arguments"], "name": call["name"]} for call in calls)
+    return "\n".join(orjson.dumps(each, option=orjson.OPT_SORT_KEYS).decode() for each in told)
+
+
 def last_turn(prompt: list[Message] | str) -> str:
     """What the user said last, or the last message where no user speaks."""
     messages = messages_of(prompt)

@@ -38,7 +38,8 @@ def build_trainer(
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()  # rank 0 has prepared the run
     tokenizer = load_tokenizer(config.model_name)
     fitted = [fit_prompt(sample.prompt, tokenizer, config.max_prompt_length) for sample in samples]
-    rows = [{**sample.to_dict(), "prompt": fit.prompt} for sample, fit in zip(samples, fitted, strict=True)]
+    # Rewards look the other fields up by the id: a Dataset would make all rows of one form.
+    rows = [{"id": sample.id, "prompt": fit.prompt} for sample, fit in zip(samples, fitted, strict=True)]
     shortened, too_long = sum(fit.is_shortened for fit in fitted), sum(fit.is_too_long for fit in fitted)
     if shortened:
         progress.say(f"{shortened} of {len(rows)} prompts lost their oldest turns to fit max_prompt_length")

@@ -27,7 +27,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from standin_models import made_up
 
-from grpo_kit.data.samples import Sample, to_lines
+from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.shapes import TINY_MODEL
 from grpo_kit.rewards.judge_reward import JudgeReward, TooManyFailures
@@ -146,10 +146,9 @@ class Trainer:
         """Each completion's score by reward, and what the rewards had logged of each completion and of the step."""
         extra: dict[str, list] = {}
         metrics: dict[str, float] = {}
-        rows = [json.loads(line) for line in to_lines(asked).splitlines()]
-        columns = {name: [row[name] for row in rows] for name in Sample.__struct_fields__}
         given: dict[str, Any] = {
-            **columns | {"prompts": columns.pop("prompt")},
+            "id": [sample.id for sample in asked],
+            "prompts": [sample.prompt for sample in asked],
             "completions": [
                 [{"role": "assistant", "content": text}] if isinstance(sample.prompt, list) else text
                 for sample, text in zip(asked, texts, strict=True)
