@@ -119,13 +119,16 @@ def _failure(name: str, error: Exception, given: Mapping[str, Any]) -> Exception
     """The error to raise in place of one that a reward met; memory that is full stays what it is."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return error
-    said = str(error)
-    if not isinstance(error, _Odd):
-        lines = [line for line in traceback.extract_tb(error.__traceback__) if line.filename != __file__]
-        where = f" ({Path(lines[0].filename).name}, line {lines[0].lineno})" if lines else ""
-        said = f"raised {type(error).__name__}: {error}".splitlines()[0] + where
-    failed = RewardFailed(f"reward `{name}`, in step {given['trainer_state'].global_step + 1}, {said}")
-    failed.add_note("".join(traceback.format_exception(error)).rstrip())  # goes with it from process to process
+    which = f"reward `{name}`, in step {given['trainer_state'].global_step + 1},"
+    if isinstance(error, _Odd):
+        return RewardFailed(f"{which} {error}")
+    inside = error.__traceback__
+    while inside and inside.tb_frame.f_code.co_filename == __file__:
+        inside = inside.tb_next
+    where = "".join(f" ({Path(at.filename).name}, line {at.lineno})" for at in traceback.extract_tb(inside, limit=1))
+    failed = RewardFailed(f"{which} raised {type(error).__name__}: {error}".splitlines()[0] + where)
+    # The traceback as a note goes with it to other processes.
+    failed.add_note("".join(traceback.format_exception(type(error), error, inside)).rstrip())
     return failed
 
 
@@ -148,5 +151,5 @@ def try_rewards(rewards: Rewards, samples: Sequence[Sample], answers: Sequence[s
     scores = {}
     for function in reward_functions(weighted(rewards), samples, (), "the samples"):
         found = function(**given)
-        scores[function.__name__] = run_async(found) if inspect.isawaitable(found) else found
+        scores[function.__name__] = run_async(found) if inspect.iscoroutine(found) else found
     return scores

@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -24,8 +24,9 @@ from grpo_kit.utils.environment import PACKAGE
 from grpo_kit.utils.files import CACHE, replacing
 
 # TRL calls it with prompts, completions, completion_ids, the sample's other fields as lists, trainer_state,
-# log_extra and log_metric; it gives back a score for each completion, None where it has none to give.
-RewardFunction = Callable[..., Sequence[float | None]]
+# log_extra and log_metric; it gives back a score for each completion, None where it has none to give. It may be async.
+Scores = Sequence[float | None]
+RewardFunction = Callable[..., Scores | Coroutine[Any, Any, Scores]]
 Rewards = Sequence[RewardFunction] | Mapping[RewardFunction, float]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # only the same one reads what it pickled
 INSTALLED = (PACKAGE, Path(sysconfig.get_path("stdlib")))
