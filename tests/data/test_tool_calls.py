@@ -26,9 +26,18 @@ RIGHT = {
     ),
     "whole numbers as floats": TEXT.replace(":2}", ":2.0}").replace("[1,", "[1.0,"),
     "after a thought of another call": f'<think>{{"name": "Hours", "arguments": {{}}}}</think>{TEXT}',
-    "Qwen3.5's tags": "<tool_call>\n<function=FindCafes>\n<parameter=city>\nOslo\n</parameter>\n<parameter=open>\ntrue\n"
-    '</parameter>\n<parameter=seats>2</parameter>\n<parameter=near>\n{"at": [1, 2.5]}\n</parameter>\n</function>\n'
-    "</tool_call>\n<tool_call>\n<function=Hours>\n</function>\n</tool_call>",
+    "Qwen3.5's tags": """<tool_call>
+<function=FindCafes>
+<parameter=city>
+Oslo
+</parameter>
+<parameter=open>true</parameter> <parameter=seats>2</parameter>
+<parameter=near>
+{"at": [1, 2.5]}
+</parameter>
+</function>
+</tool_call>
+<tool_call><function=Hours></function></tool_call>""",
 }
 WRONG = {
     "nothing": "",
