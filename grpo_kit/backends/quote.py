@@ -33,10 +33,9 @@ def quote(
     """Says what a run with these settings will do, need and cost, and what stands in its way; see Quote.
 
     It takes seconds, in which data, `rewards`, hub, Modal and judge are asked as a launch asks them; without `ask`
-    milliseconds.
-    Times come from earlier runs under `runs_dir` where they fit, or from the one that is called `by` alone. `backend`:
-    "local" or "modal"; None: the chosen one. A run that exists already is quoted for the steps that are left (on Modal
-    only with `ask`). Print it, or leave it as a cell's last line.
+    milliseconds. Times come from earlier runs under `runs_dir` where they fit, or from the one that is called `by`
+    alone. `backend`: "local" or "modal"; None: the chosen one. A run that exists already is quoted for the steps that
+    are left (on Modal only with `ask`). Print it, or leave it as a cell's last line.
     """
     config, known, status = config or TrainConfig(), None, {}
     on_modal = (backend or chosen_backend()) == "modal"

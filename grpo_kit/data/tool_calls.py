@@ -7,7 +7,6 @@ from typing import Any
 from grpo_kit.data.samples import Sample
 
 TOOL_CALLS = "tool_calls"  # the column that holds the calls to make, [{"name", "arguments"}]
-_THOUGHT = "</think>"
 # The form of Qwen3.5 and Qwen3-Coder, in which every argument is text.
 _FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)</function>", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
@@ -26,11 +25,11 @@ def call_score(answer: str, calls: Any) -> float:
     JSON object with a name and arguments (or parameters), wherever it stands: in <tool_call> tags, a code fence, a line
     of its own; or Qwen3.5's <function=name>. Nothing before </think> counts. `calls` are such objects, or their text.
     """
-    answer = answer.rpartition(_THOUGHT)[2]
+    answer = answer.rpartition("</think>")[2]
     wanted = _calls_in(calls if isinstance(calls, str) else json.dumps(calls))
     made = [(name, dict(_PARAMETER.findall(body))) for name, body in _FUNCTION.findall(answer)]
     if made:
-        made, wanted = ([(name, _untyped(arguments)) for name, arguments in each] for each in (made, wanted))
+        wanted = [(name, {key: _as_text(value) for key, value in arguments.items()}) for name, arguments in wanted]
     return float(_canonical(made or _calls_in(answer)) == _canonical(wanted))
 
 
@@ -58,16 +57,8 @@ def _number(text: str) -> int | float:
 _JSON = json.JSONDecoder(parse_float=_number)
 
 
-def _untyped(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments whose texts are read as JSON where they are some."""
-
-    def read(value: Any) -> Any:
-        try:
-            return _JSON.decode(value) if isinstance(value, str) else value
-        except ValueError:
-            return value
-
-    return {name: read(value) for name, value in arguments.items()}
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _canonical(calls: list[tuple[str, dict]]) -> list[str]:

@@ -4,14 +4,14 @@ import inspect
 import math
 import reprlib
 import traceback
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from copy import deepcopy
 from itertools import chain, count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from grpo_kit.data.samples import Message, Sample
+from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.judges.batch import run_async
 from grpo_kit.rewards.travel import RewardFunction, Rewards, innermost, weighted
@@ -42,36 +42,30 @@ def reward_functions(
     columns = (set(Sample.__struct_fields__) - {"prompt", "columns"}).union(*(each.columns for each in samples))
     by_id, functions, names = {sample.id: sample for sample in samples}, {}, set(taken)
     for function, weight in given:
-        inner = innermost(function)
+        inner, parameters = innermost(function), inspect.signature(function).parameters.values()
         stem = getattr(inner, "__name__", type(inner).__name__)
         name = next(name for name in chain([stem], (f"{stem}_{n}" for n in count(2))) if name not in names)
         names.add(name)
         if clash := columns & TRLS:
             what = f"{data} has a column `{min(clash)}`, and TRL gives something else to rewards under that name"
             raise ConfigError(what, "Rename the column")
-        parameters = inspect.signature(function).parameters
-        asked = [each.name for each in parameters.values() if each.default is each.empty and each.kind not in _REST]
-        if missing := [each for each in asked if each not in columns | TRLS]:
-            hint = did_you_mean(missing[0], columns | TRLS).strip() or f"There are: {', '.join(sorted(columns))}"
-            raise ConfigError(f"reward `{name}` asks for `{missing[0]}`, which {data} does not have", hint)
-        functions[_as_trl_calls_it(function, name, by_id, columns)] = weight
+        asked = {each.name: each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+        for each in [each for each in asked if each not in columns | TRLS]:
+            if asked[each].default is inspect.Parameter.empty:
+                hint = did_you_mean(each, columns | TRLS).strip() or f"There are: {', '.join(sorted(columns))}"
+                raise ConfigError(f"reward `{name}` asks for `{each}`, which {data} does not have", hint)
+        takes = columns | TRLS if any(each.kind is each.VAR_KEYWORD for each in parameters) else asked.keys()
+        functions[_checked(function, name, by_id, columns & takes, TRLS & takes)] = weight
     return functions
 
 
-_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-def _as_trl_calls_it(
-    function: RewardFunction, name: str, samples: Mapping[str, Sample], columns: Set[str]
+def _checked(
+    function: Callable[..., Any], name: str, samples: Mapping[str, Sample], columns: Set[str], trls: Set[str]
 ) -> RewardFunction:
-    parameters = inspect.signature(function).parameters
-    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    own, trls = (names if takes_all else names & parameters.keys() for names in (columns, TRLS))
-
     def call(given: Mapping[str, Any]) -> Any:
         rows = [samples[each].to_dict() for each in given["id"]]
         # Copies, since a function may change what it is given.
-        values = {column: [deepcopy(row.get(column)) for row in rows] for column in own}
+        values = {column: [deepcopy(row.get(column)) for row in rows] for column in columns}
         return function(**values, **{each: given[each] for each in trls})
 
     def reward(**given) -> list[float | None]:
@@ -102,17 +96,20 @@ def _scores(found: Any, completions: int) -> list[float | None]:
     found = list(found)
     if len(found) != completions:
         raise _Odd(f"gave {len(found)} scores for {completions} completions: {reprlib.repr(found)}")
-    return [None if value is None else _number(value, place) for place, value in enumerate(found, 1)]
+    scores = [None if value is None else _number(value) for value in found]
+    for place, score in enumerate(scores):
+        if score is not None and not abs(score) <= MOST:
+            value = reprlib.repr(found[place])
+            raise _Odd(f"gave {value} for completion {place + 1}: a score is a finite number, or None")
+    return scores
 
 
-def _number(value: Any, place: int) -> float:
+def _number(value: Any) -> float:
+    """NaN for what is none."""
     try:
-        number = math.nan if isinstance(value, str | bytes) else float(value)
+        return math.nan if isinstance(value, str | bytes) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # what lists, arrays and tensors raise
-        number = math.nan
-    if not abs(number) <= MOST:
-        raise _Odd(f"gave {reprlib.repr(value)} for completion {place}: a score is a finite number, or None")
-    return number
+        return math.nan
 
 
 def _failure(name: str, error: Exception, given: Mapping[str, Any]) -> Exception:
@@ -137,19 +134,13 @@ def try_rewards(rewards: Rewards, samples: Sequence[Sample], answers: Sequence[s
 
     Raises ConfigError for a column that the samples do not have, RewardFailed for what would end a run.
     """
-    said = [[Message(role="assistant", content=answer)] for answer in answers]
-    given = {
-        "id": [sample.id for sample in samples],
-        "prompts": [sample.prompt for sample in samples],
-        "completions": [a if isinstance(s.prompt, str) else c for s, a, c in zip(samples, answers, said, strict=True)],
-        "completion_ids": [[] for _ in samples],
-        "trainer_state": SimpleNamespace(global_step=0),
-        "log_extra": lambda *_: None,
-        "log_metric": lambda *_: None,
-    }
-
-    scores = {}
-    for function in reward_functions(weighted(rewards), samples, (), "the samples"):
-        found = function(**given)
-        scores[function.__name__] = run_async(found) if inspect.iscoroutine(found) else found
-    return scores
+    given: dict[str, Any] = dict.fromkeys(("log_extra", "log_metric"), lambda *_: None)
+    given |= {"id": [sample.id for sample in samples], "prompts": [sample.prompt for sample in samples]}
+    given |= {"completion_ids": [[] for _ in samples], "trainer_state": SimpleNamespace(global_step=0)}
+    given["completions"] = [
+        answer if isinstance(sample.prompt, str) else [{"role": "assistant", "content": answer}]
+        for sample, answer in zip(samples, answers, strict=True)
+    ]
+    functions = reward_functions(weighted(rewards), samples, (), "the samples' data")
+    scores: dict[str, Any] = {function.__name__: function(**given) for function in functions}
+    return {name: run_async(found) if inspect.iscoroutine(found) else found for name, found in scores.items()}
