@@ -164,6 +164,8 @@ def evaluate(
     where = evaluate.remote if run else evaluate.local
     evaluation = where(target, config, base_model=base_model, runs_dir=runs_dir)
     print(evaluation.summary().round(3).to_string(index=False))
+    if len(by_act := evaluation.by_act()):
+        print(f"\nBy class of act, {evaluation.trained['name']}:\n{by_act.round(3).to_string()}\n")
     print(evaluation.path)
     print(evaluation.line())
 

@@ -36,7 +36,7 @@ import grpo_kit as kit
 from grpo_kit import plots
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.demo import data_folder
-from grpo_kit.data.samples import Act
+from grpo_kit.data.samples import Act, Sample
 from grpo_kit.judges import calibration
 from grpo_kit.judges.base import make_judge
 from grpo_kit.judges.batch import judge_batch
@@ -44,6 +44,7 @@ from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.canaries import try_canaries
 from grpo_kit.models import load as models
 from grpo_kit.models.generate import generate
+from grpo_kit.rewards.functions import try_rewards
 from grpo_kit.rewards.ready import READY
 from grpo_kit.utils.files import write_json
 
@@ -302,10 +303,11 @@ pd.DataFrame({name: vars(price) for name, price in prices.items()}).T
 # %% [markdown]
 # ## A reward of your own
 #
-# You can add any Python function in TRL's form: it gets lists (`completions`, `prompts`, and every field of the
-# samples) and returns a score for each completion, or `None` for no score: `kit.train(config, rewards={politeness:
-# 0.1})`. Its mean appears in the metrics under its name. Ready-made rewards have names:
-# `kit.train(config, reward_funcs="length=0.1,repetition=0.1")`; `format` is the third.
+# You can add any Python function in TRL's form: it gets lists (`completions`, `prompts`, and every column of the data
+# that it names) and returns a score for each completion, or `None` for no score: `kit.train(config,
+# rewards={politeness: 0.1})`. Its mean appears in the metrics under its name. Ready-made rewards have names:
+# `kit.train(config, reward_funcs="length=0.1,repetition=0.1")`; the others are `format`, and `tool_call` for data that
+# has calls to learn. `try_rewards` checks a function as training does.
 
 
 # %%
@@ -314,10 +316,9 @@ def politeness(completions, **_):
 
 
 texts = ["Which day, please?", "Which day", "Which day is it, which day is it, which day is it?"]
-completions = [[{"role": "assistant", "content": text}] for text in texts]
-truth = ["Which day should I book?"] * len(texts)
-functions = (politeness, *READY.values())
-pd.DataFrame({f.__name__: f(completions=completions, ground_truth=truth) for f in functions}, index=texts).round(2)
+turn = Sample("1", [{"role": "user", "content": "I need a table for two."}], "Which day should I book?")
+functions = [politeness, *(READY[name] for name in ("length", "format", "repetition"))]
+pd.DataFrame(try_rewards(functions, [turn] * len(texts), texts), index=texts).round(2)
 
 # %% [markdown]
 # ## The result, in a figure and a file

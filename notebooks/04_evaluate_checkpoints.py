@@ -84,13 +84,14 @@ print("\n\n".join(evaluation.warnings()) or "No warnings.")
 #
 # Left: the judge's own criteria. A gain in length or ending alone is a cheap one. Right: each service, since a mean can
 # hide one that got worse. A hollow point has fewer than 10 prompts and is only a hint; to be sure, raise `n` or hold
-# out more of that service in [01_prepare_data](01_prepare_data.ipynb).
+# out more of that service in [01_prepare_data](01_prepare_data.ipynb). The table has the classes of dialogue act too
+# (offer, inform, notify, confirm, request, goodbye), where the samples have acts.
 
 # %%
 plots.breakdown(evaluation)
 
 # %%
-evaluation.services().round(2)
+pd.concat({"service": evaluation.services(), "act": evaluation.by_act()}, names=["by", ""]).round(2)
 
 # %% [markdown]
 # Longer answers are a common way to trick a judge. Good: the points of both models are spread alike, and the legend

@@ -13,7 +13,7 @@ from grpo_kit.costs.earlier import remember
 from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.preflight.check import quote_remaining
-from grpo_kit.preflight.doctor import OK, PROBLEM, SECONDS_FOR_DATA, Check, Checks, data, judge, model, tried
+from grpo_kit.preflight.doctor import OK, PROBLEM, SECONDS_FOR_DATA, Check, Checks, data, functions, judge, model, tried
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR, find_run
@@ -28,13 +28,14 @@ def quote(
     backend: str | None = None,
     by: str | None = None,
     ask: bool = True,
+    rewards: Rewards = (),
 ) -> Quote:
     """Says what a run with these settings will do, need and cost, and what stands in its way; see Quote.
 
-    It takes seconds, in which data, hub, Modal and judge are asked as a launch asks them; without `ask` milliseconds.
-    Times come from earlier runs under `runs_dir` where they fit, or from the one that is called `by` alone. `backend`:
-    "local" or "modal"; None: the chosen one. A run that exists already is quoted for the steps that are left (on Modal
-    only with `ask`). Print it, or leave it as a cell's last line.
+    It takes seconds, in which data, `rewards`, hub, Modal and judge are asked as a launch asks them; without `ask`
+    milliseconds. Times come from earlier runs under `runs_dir` where they fit, or from the one that is called `by`
+    alone. `backend`: "local" or "modal"; None: the chosen one. A run that exists already is quoted for the steps that
+    are left (on Modal only with `ask`). Print it, or leave it as a cell's last line.
     """
     config, known, status = config or TrainConfig(), None, {}
     on_modal = (backend or chosen_backend()) == "modal"
@@ -47,7 +48,7 @@ def quote(
             known = find_run(config.run_id, runs_dir)
         if known:  # on Modal its data has another name
             config, status = config_to_resume(known, config, check=not on_modal), known.status
-    checks = tuple(checks_of(config, on_modal)) if ask else ()
+    checks = tuple(checks_of(config, on_modal, rewards)) if ask else ()
     return quote_remaining(config, status, runs_dir, on_modal, by, checks)
 
 
@@ -94,8 +95,10 @@ def doctor(config: TrainConfig | None = None, **settings: Any) -> bool:
     return not problems
 
 
-def checks_of(config: TrainConfig, on_modal: bool) -> Checks:
-    """Data, model, secrets and judge of a run here or on Modal, where no container is started to answer."""
+def checks_of(config: TrainConfig, on_modal: bool, rewards: Rewards = ()) -> Checks:
+    """Rewards, data, model, secrets and judge of a run here or on Modal, where no container is started to answer."""
+    if config.reward_funcs or rewards:
+        yield tried("rewards", functions, config, rewards, on_modal, seconds=SECONDS_FOR_DATA)
     if on_modal:
         from grpo_kit.backends.modal.checks import checks_on_modal
 

@@ -17,7 +17,7 @@ from grpo_kit.config.recipes import RECIPES
 from grpo_kit.errors import ConfigError
 
 Auto = Literal["auto"]
-ReadyReward = Literal["length", "format", "repetition"]  # the functions of rewards/ready.py
+ReadyReward = Literal["length", "format", "repetition", "tool_call"]  # the functions of rewards/ready.py
 Reporter = Literal["trackio", "wandb", "tensorboard"]
 TEMPERATURES = [round(0.05 * i, 2) for i in range(2, 41)]
 LEARNING_RATES = [float(f"{digit}e{power}") for power in range(-7, -2) for digit in (1, 1.5, 2, 3, 5, 7)]
@@ -101,7 +101,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
         validate_default=True,
     )
     reward_funcs: Weights[ReadyReward] = reward(
-        {}, "Ready rewards that are added, with weights: length=0.1,format=0.1,repetition=0.1.", "scale"
+        {}, "Ready rewards that are added, with weights: length=0.1,format=0.1,repetition=0.1,tool_call=1.", "scale"
     )
     canaries: Literal["off", "warn", "block"] = reward(
         "warn", "What is done when the judge rewards answers that game it: nothing, say so, or do not train.", "resume"

@@ -4,6 +4,7 @@ The rules take the numbers and tables of an evaluation. Each is a method of Eval
 """
 
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grpo_kit.judges.calibration import spearman
@@ -116,21 +117,40 @@ def best(models: list[Numbers], samples: "pandas.DataFrame", judge: str, second_
     return {**chosen, "why": why}
 
 
-def services(samples: "pandas.DataFrame", trained: str) -> "pandas.DataFrame":
-    """Scores by the service that a prompt is about, the largest gain first. Turns about several have a row together.
+# The kinds of a system turn by the acts of Schema-Guided Dialogue that tell them, the most telling first: what needs a
+# database's answer before what needs only what was said.
+_KINDS = {
+    "offer": {"OFFER"},
+    "inform": {"INFORM", "INFORM_COUNT"},
+    "notify": {"NOTIFY_SUCCESS", "NOTIFY_FAILURE"},
+    "confirm": {"CONFIRM"},
+    "request": {"REQUEST", "OFFER_INTENT", "REQ_MORE"},
+    "goodbye": {"GOODBYE"},
+}
+
+
+def kind_of_turn(acts: Collection[str]) -> str | None:
+    """The class of a turn with these acts, of its most telling one: offer, inform, notify, confirm, request, goodbye,
+    or other. None without acts."""
+    return next((kind for kind, telling in _KINDS.items() if telling & set(acts)), "other" if acts else None)
+
+
+def scores_by(what: str, samples: "pandas.DataFrame", trained: str) -> "pandas.DataFrame":
+    """Scores by a column of `samples`: the services that a prompt is about, or the class of its turn's acts. The
+    largest gain comes first, and turns about several services have a row together.
 
     `samples` is Evaluation.samples(), and `trained` the model's name.
     Columns: base and trained (means), difference with low and high (95% paired bootstrap; without a base they bound
     the mean), n (prompts judged for both) and few (n below 10: read it as a hint). The rows' n add up to the pairs.
     """
     measured = "difference" if "difference" in samples else "trained"
-    shown = {"services": "service", f"{BASE} score": "base", f"{trained} score": "trained", "difference": "difference"}
-    groups = samples.filter(list(shown)).rename(columns=shown).dropna(subset=measured).groupby("service")
+    shown = {what: what, f"{BASE} score": "base", f"{trained} score": "trained", "difference": "difference"}
+    groups = samples.filter(list(shown)).rename(columns=shown).dropna(subset=measured).groupby(what)
     table = groups.mean()
-    table[["low", "high"]] = [
+    bounds = [
         bootstrap_interval(each.to_numpy(), seed=0) if len(each) > 1 else [math.nan] * 2 for _, each in groups[measured]
     ]
-    table["n"] = groups.size()
+    table = table.assign(low=[low for low, _ in bounds], high=[high for _, high in bounds], n=groups.size())
     return table.assign(few=table["n"] < FEW).sort_values(measured, ascending=False)
 
 

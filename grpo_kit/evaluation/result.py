@@ -130,6 +130,7 @@ class Evaluation:
         for sample in read_lines(self.samples_path):
             row = {"id": sample["id"], "prompt": conversation_text(sample["prompt"])}
             row |= {"ground_truth": sample["ground_truth"], "services": " + ".join(sample["services"]) or "none named"}
+            row["act"] = interpret.kind_of_turn(sample.get("acts", ()))  # an evaluation of before has none
             for name, answered in sample["answers"].items():
                 row |= {name: answered["answer"], f"{name} words": len(answered["answer"].split())}
                 row |= {f"{name} score": answered["score"], f"{name} reason": answered["reason"]}
@@ -148,8 +149,13 @@ class Evaluation:
         return table
 
     def services(self) -> "pandas.DataFrame":
-        """Scores by service. See grpo_kit.evaluation.interpret.services."""
-        return interpret.services(self.samples(), self.trained["name"])
+        """Scores by service. See grpo_kit.evaluation.interpret.scores_by."""
+        return interpret.scores_by("services", self.samples(), self.trained["name"])
+
+    def by_act(self) -> "pandas.DataFrame":
+        """Scores by class of act (offer, inform, notify, confirm, request, goodbye, other); empty where samples have no
+        acts. See grpo_kit.evaluation.interpret.scores_by and kind_of_turn."""
+        return interpret.scores_by("act", self.samples(), self.trained["name"])
 
     def length_trends(self) -> dict[str, interpret.Trend]:
         """Whether longer answers score higher, for base and newest model. Each trend prints as a few words."""
@@ -222,6 +228,7 @@ def write_evaluation(
     with replacing(evaluation.samples_path) as partial, partial.open("w") as file:
         for i, sample in enumerate(samples):
             row = {name: getattr(sample, name) for name in ("id", "prompt", "ground_truth", "rubric", "services")}
+            row["acts"] = [act.act for act in sample.acts]
             row["answers"] = {
                 name: {"answer": own.answers[i], **_told(own.verdicts[i])}
                 | ({"second": _told(own.second[i])} if own.second else {})

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 from anyio.from_thread import start_blocking_portal
 
 from grpo_kit.data.samples import Sample
+from grpo_kit.data.tool_calls import TOOL_CALLS, call_score, is_to_call
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.cache import RewardCache, digest
 
 T = TypeVar("T")
+_REASONS = {1.0: "makes the call of the trace", 0.0: "does not make the call of the trace"}
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
@@ -50,7 +52,8 @@ async def judge_batch(
 
     All that is missing is asked for at once; how much of it is under way at a time is the judge's business. Each call's
     verdicts are kept as soon as they are there, so that a kill loses no more than the calls under way. `repeats` asks
-    that many times in place of the judge's own number. Raises what the judge raises.
+    that many times in place of the judge's own number. A sample whose reference is a tool call is not given to the
+    judge, but compared: 1 where the answer makes that call, else 0. Raises what the judge raises.
     """
     questions, keys = _questions(judge, samples, answers, repeats or judge.samples)
     known = cache.get(key for own in keys for key in own) if cache else {}
@@ -59,9 +62,14 @@ async def judge_batch(
     fresh: list[Verdict] = []
 
     async def ask(question: _Question) -> None:
-        verdicts = await judge.judge(question.sample, question.answers, question.repeat)
+        is_call = is_to_call(question.sample)
+        if is_call:  # there is nothing to judge: a call is right or it is not
+            scores = [call_score(answer, question.sample.columns[TOOL_CALLS]) for answer in question.answers]
+            verdicts = [Verdict(score, _REASONS[score], {"call": score}) for score in scores]
+        else:
+            verdicts = await judge.judge(question.sample, question.answers, question.repeat)
         new = dict(zip(question.keys, verdicts, strict=True))
-        if cache:
+        if cache and not is_call:
             cache.put(judge, new)
         known.update(new)
         fresh.extend(verdicts)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.data.demo import DEFAULT_DATA
+from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import read_samples
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.base import make_judge
 from grpo_kit.models.load import model_problem
+from grpo_kit.rewards.travel import Rewards
+from grpo_kit.training.plan import plain_rewards
 
 OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
 SECONDS = 20  # for one check; left alone, Modal's library tries for a minute to connect
@@ -90,6 +92,14 @@ def data(config: TrainConfig, name: str) -> str:
     if name == "eval.jsonl":
         return f"no {file}; only an evaluation needs it"
     raise ConfigError(f"no {file}", PREPARE)
+
+
+def functions(config: TrainConfig, rewards: Rewards, on_modal: bool) -> str:
+    """Raises ConfigError for a reward function that asks for what train.jsonl, as it is here, does not have."""
+    file = (Path(config.data) if on_modal else data_folder(config.data)) / "train.jsonl"
+    if on_modal and not file.exists():
+        raise NotChecked(f"there is no {file} here; they are looked at on Modal, before a GPU is asked for")
+    return ", ".join(each.__name__ for each in plain_rewards(config, rewards, list(read_samples(file))))
 
 
 def model(config: TrainConfig) -> str:

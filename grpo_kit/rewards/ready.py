@@ -1,13 +1,32 @@
 """Ready rewards: plain functions that `--reward-funcs` names. A new one is a function here and its entry in READY."""
 
 import re
+from collections.abc import Callable
+from functools import wraps
+from itertools import zip_longest
 
-from grpo_kit.data.samples import Message
+from grpo_kit.data.samples import Message, call_text
+from grpo_kit.data.tool_calls import call_score
 
 
 def text_of(completion: str | list[Message]) -> str:
-    """The answer's text: TRL hands a conversational completion over as a list of one assistant message."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
+    """The answer's text: TRL hands a conversational completion over as a list of one assistant message. Calls that the
+    tokenizer has taken out of it follow, a line each."""
+    if isinstance(completion, str):
+        return completion
+    calls = [dict(call["function"]) for call in completion[-1].get("tool_calls") or ()]
+    return "\n".join(filter(None, [completion[-1]["content"], call_text(calls)]))
+
+
+def _of_words(reward: Callable[..., list[float]]) -> Callable[..., list[float | None]]:
+    """The reward with None, "not judged", for samples that ask for tool calls in place of words."""
+
+    @wraps(reward)
+    def scored(completions, *args, tool_calls=(), **columns):
+        scores = reward(completions, *args, **columns)
+        return [None if calls else score for score, calls in zip_longest(scores, tool_calls)]
+
+    return scored
 
 
 def length(completions, ground_truth, **_) -> list[float]:
@@ -41,4 +60,10 @@ def repetition(completions, **_) -> list[float]:
     return get_repetition_penalty_reward(ngram_size=3)([text_of(c).lower().split() for c in completions])
 
 
-READY = {function.__name__: function for function in (length, format, repetition)}
+def tool_call(completions, tool_calls, **_) -> list[float | None]:
+    """1 where a completion makes the sample's calls, whatever their order, else 0; None for a sample without calls."""
+    pairs = zip(completions, tool_calls, strict=True)
+    return [call_score(text_of(completion), calls) if calls else None for completion, calls in pairs]
+
+
+READY = {function.__name__: function for function in (*map(_of_words, (length, format, repetition)), tool_call)}

@@ -9,9 +9,12 @@ import os
 import secrets
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cloudpickle
 from filelock import FileLock
@@ -21,8 +24,9 @@ from grpo_kit.utils.environment import PACKAGE
 from grpo_kit.utils.files import CACHE, replacing
 
 # TRL calls it with prompts, completions, completion_ids, the sample's other fields as lists, trainer_state,
-# log_extra and log_metric; it gives back a score for each completion, None where it has none to give.
-RewardFunction = Callable[..., Sequence[float | None]]
+# log_extra and log_metric; it gives back a score for each completion, None where it has none to give. It may be async.
+Scores = Sequence[float | None]
+RewardFunction = Callable[..., Scores | Coroutine[Any, Any, Scores]]
 Rewards = Sequence[RewardFunction] | Mapping[RewardFunction, float]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # only the same one reads what it pickled
 INSTALLED = (PACKAGE, Path(sysconfig.get_path("stdlib")))
@@ -30,11 +34,21 @@ SIGNATURE_BYTES = 32  # of HMAC-SHA256, after the pickle
 TRUSTED = "GRPO_KIT_TRUST_REWARDS"
 
 
-def weighted(rewards: Rewards) -> dict[RewardFunction, float]:
-    """Reward functions with their weights; 1 for those of a plain list. Raises ConfigError for one without a list."""
-    if callable(rewards):
-        raise ConfigError("rewards should be a list of functions, or a dictionary with their weights: rewards=[…]")
-    return dict(rewards) if isinstance(rewards, Mapping) else dict.fromkeys(rewards, 1.0)
+def weighted(rewards: Rewards) -> list[tuple[RewardFunction, float]]:
+    """Reward functions with their weights; 1 for those of a plain list. Raises ConfigError for anything else."""
+    is_alone = callable(rewards) or isinstance(rewards, str)
+    given = [] if is_alone else [*rewards.items()] if isinstance(rewards, Mapping) else [(f, 1.0) for f in rewards]
+    if is_alone or not all(callable(function) and isinstance(weight, Real) for function, weight in given):
+        what = "rewards should be a list of functions, or a dictionary with their weights: rewards=[…]"
+        raise ConfigError(what, "The kit's ready ones are named by reward_funcs")
+    return given
+
+
+def innermost(function: Any) -> Any:
+    """The function, or the object that can be called, within functools.partial."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
 
 
 def pickled_rewards(rewards: Rewards) -> bytes:
@@ -44,7 +58,9 @@ def pickled_rewards(rewards: Rewards) -> bytes:
     modules = [module for module in list(sys.modules.values()) if _is_own(module)]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
-    files = {function.__code__.co_filename for function in rewards if hasattr(function, "__code__")}
+    inner = [innermost(function) for function in rewards]
+    codes = [getattr(each if hasattr(each, "__code__") else type(each).__call__, "__code__", None) for each in inner]
+    files = {code.co_filename for code in codes if code}
     sources = {file: linecache.getlines(file) for file in files}  # a traceback shows the line of the cell with them
     try:
         for function in rewards:

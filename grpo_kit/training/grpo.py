@@ -42,7 +42,10 @@ def build_trainer(
     started, prompts, tools = time.monotonic(), [sample.prompt for sample in samples], [each.tools for each in samples]
     fitted = fit_prompts(prompts, tokenizer, config.max_prompt_length, tools, progress.say)
     seconds = round(time.monotonic() - started, 1)
-    rows = [{**sample.to_dict(), "prompt": fit.prompt} for sample, fit in zip(samples, fitted, strict=True)]
+    rows = [
+        {"id": sample.id, "prompt": fit.prompt, "tools": sample.tools}  # rewards look the rest up by the id
+        for sample, fit in zip(samples, fitted, strict=True)
+    ]
     shortened, too_long = sum(fit.is_shortened for fit in fitted), sum(fit.is_too_long for fit in fitted)
     if shortened:
         progress.say(f"{shortened} of {len(rows)} prompts lost old tool results or turns to fit max_prompt_length")
@@ -77,13 +80,11 @@ def build_trainer(
 
 
 def dataset_of(rows: Sequence[dict[str, Any]]) -> Dataset:
-    """The rows as TRL takes them, each kept as JSON: Arrow wants one type a column, and would give every tool call the
-    arguments of all others. A column that a row lacks is None."""
-    columns = {name: None for row in rows for name in row}
+    """The rows as TRL takes them, each kept as JSON: Arrow would give every tool call the arguments of all others."""
 
     def read(batch: dict[str, list]) -> dict[str, list]:
-        found = [columns | orjson.loads(row) for row in batch["row"]]
-        return {name: [row[name] for row in found] for name in columns}
+        found = [orjson.loads(row) for row in batch["row"]]
+        return {name: [row[name] for row in found] for name in rows[0]}
 
     return Dataset.from_dict({"row": [orjson.dumps(row).decode() for row in rows]}).with_transform(read)
 

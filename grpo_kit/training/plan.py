@@ -17,6 +17,7 @@ from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache, caches_to_start_from
 from grpo_kit.models.load import has_chat_template
+from grpo_kit.rewards.functions import reward_functions
 from grpo_kit.rewards.ready import READY
 from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weighted
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, RunDirectory, find_run, now, spent_on
@@ -88,16 +89,22 @@ def own_rewards(run: RunDirectory) -> bytes | None:
 def _read(config: TrainConfig, rewards: Rewards) -> Plan:
     data = data_folder(config.data).absolute()
     samples = list(read_samples(data / "train.jsonl"))
-    functions = {READY[name]: weight for name, weight in config.reward_funcs.items()} | weighted(rewards)
+    functions = plain_rewards(config, rewards, samples)
     # An absolute folder, so that the run resumes from anywhere; the demo's is made anew where it is needed.
     folder = str(data) if data == Path(config.data).absolute() else config.data
     about = {
         "data": {"folder": folder, "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
-        "rewards": [*config.judge, *(getattr(function, "__name__", "") for function in functions)],
+        "rewards": [*config.judge, *(function.__name__ for function in functions)],
         "reward_weights": [*config.judge.values(), *functions.values()],
         "judges": {},
     }
     return Plan(config, samples, {}, functions, about)
+
+
+def plain_rewards(config: TrainConfig, rewards: Rewards, samples: list[Sample]) -> dict[RewardFunction, float]:
+    """The ready rewards and the user's own, with their weights. Raises ConfigError as `reward_functions` does."""
+    ready = [(READY[name], weight) for name, weight in config.reward_funcs.items()]
+    return reward_functions([*ready, *weighted(rewards)], samples, config.judge, f"{config.data}/train.jsonl")
 
 
 def _add_judges(plan: Plan) -> None:
@@ -141,7 +148,7 @@ def queue(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: L
 
 def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterator[Problem]:
     """Problems that would end the run later. Raises ConfigError where there is no such model."""
-    config, samples, names = plan.config, plan.samples, plan.about["rewards"]
+    config, samples = plan.config, plan.samples
     if len(samples) < config.prompts_per_step:
         batch = len(samples) * config.num_generations
         what = f"a step takes {config.prompts_per_step} prompts and {config.data} has {len(samples)}"
@@ -153,9 +160,6 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
     if count > 1:
         what = f"{config.data}: {count} samples have the id {commonest}, by which rewards are given"
         yield Problem(what, "Give each sample its own id, or leave the ids out")
-    if "" in names or len(set(names)) < len(names):
-        given = ", ".join(name or "one without a name (write a def around it)" for name in names)
-        yield Problem(f"rewards should be functions with names of their own, by which metrics are kept; given: {given}")
     if problem := _unpaid(config, known, launch) or missing_package(config):
         yield problem
     # has_chat_template comes first: it also finds that there is no such model.

@@ -18,6 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
 from grpo_kit.models.prompts import prompt_tokens
+from grpo_kit.rewards.functions import RewardFailed
 from grpo_kit.rewards.judge_reward import JudgeReward, TooManyFailures
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.runs.checkpoints import write_manifest
@@ -113,7 +114,7 @@ class KitTrainer(GRPOTrainer):
 
     def _tokenize_prompts(self, prompts):
         """The prompts as they are evaluated, each with its own tools. TRL takes one set of tools for all."""
-        tools = [row.get("tools") for row in self._rows]
+        tools = [row["tools"] for row in self._rows]
         return [prompt_tokens(self.processing_class, *each) for each in zip(prompts, tools, strict=True)], None, {}
 
     def _generate(self, prompts):
@@ -161,6 +162,8 @@ class KitTrainer(GRPOTrainer):
             output = self._ahead.make(self._make, inputs) if self._ahead else self._make(inputs)
         except (TooManyFailures, ConfigError) as error:
             self._stop(str(error))
+        except RewardFailed as error:
+            self._stop(str(error), "Give it the mended functions: rewards=[…]", error)
         if self.is_world_process_zero():
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]
@@ -184,9 +187,10 @@ class KitTrainer(GRPOTrainer):
             self._progress.writer.append("completions.jsonl", rows)
         return output
 
-    def _stop(self, why: str, fix: str = "") -> None:
-        """Ends the run within a step that can't be made. Its checkpoint is that of the last whole step, as if it had
-        been saved then: resumed, the run goes on as if nothing had happened."""
+    def _stop(self, why: str, fix: str = "", failure: RewardFailed | None = None) -> None:
+        """Ends the run within a step that can't be made: as failed where `failure` is given, else as stopped. Its
+        checkpoint is that of the last whole step, as if it had been saved then: resumed, the run goes on as if nothing
+        had happened."""
         step, failed = self.state.global_step, ""
         # Between two updates on the same completions a checkpoint would not resume exactly.
         can_save = step and self._is_whole and step % self.args.num_iterations == 0
@@ -196,7 +200,10 @@ class KitTrainer(GRPOTrainer):
                 self._save_checkpoint(self.model, trial=None)
             except Exception as error:  # whatever it is, why the run ends matters more
                 failed = f"checkpoint-{step} could not be saved ({type(error).__name__}: {error}), "
-        raise self._progress.stopped(why, step, failed, fix) from None
+        stopped = self._progress.stopped(why, step, failed, fix)
+        if failure:
+            failure.problem = stopped.problem
+        raise failure or stopped from None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)  # adds what TRL measured to `logs`
@@ -242,7 +249,7 @@ class KitTrainer(GRPOTrainer):
 
 def _travelling(problem: Exception | None) -> Exception | None:
     """The error as it can be sent to other processes, whatever it holds."""
-    if problem is None or isinstance(problem, TooManyFailures | ConfigError):
+    if problem is None or isinstance(problem, TooManyFailures | ConfigError | RewardFailed):
         return problem
     sent = RunError(f"{type(problem).__name__}: {problem}")
     sent.add_note("".join(traceback.format_exception(problem)))

@@ -241,7 +241,8 @@ def test_a_notebook_shows_the_run_lets_go_of_it_and_takes_it_up_again(held, capf
     assert len(pictures) == len(set(pictures)) >= 2  # as it was found, and as it ended; more where there is time
     assert kit.Run("seen").metrics()["step"].tolist() == [*range(1, 17)]
     error = failed.outputs[-1]
-    assert error.output_type == "error" and "run broken failed at step 0: ValueError" in error.evalue
+    assert error.output_type == "error"
+    assert "failed at step 0: RewardFailed: reward `broken`, in step 1, raised ValueError" in error.evalue
     assert '    raise ValueError("no such thing as a short answer")' in error.evalue.splitlines()[-2]
     run = kit.Run("broken")
     run.logs()

@@ -18,7 +18,7 @@ from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
-from grpo_kit.evaluation.interpret import Trend
+from grpo_kit.evaluation.interpret import Trend, kind_of_turn
 from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
 from grpo_kit.evaluation.statistics import Answered, compare, describe
 from grpo_kit.judges.base import Verdict, make_judge
@@ -341,6 +341,32 @@ def test_services_add_up_and_those_with_few_prompts_are_marked(evaluation, demo_
     whole = evaluation.trained["versus_base"]["difference"]
     assert (table["difference"] * table["n"]).sum() / 6 == pytest.approx(whole)
     assert ((table["trained"] - table["base"]) - table["difference"]).abs().max() < 1e-12
+
+
+def test_scores_by_class_of_act_add_up_and_an_evaluation_of_before_has_none(evaluation, demo_data, tmp_path):
+    table, samples = evaluation.by_act(), evaluation.samples()
+    held_out = {sample.id: sample for sample in read_samples(demo_data / "eval.jsonl")}
+    acts = [{act.act for act in held_out[i].acts} for i in samples["id"]]
+    requests = [("REQUEST" in each and "CONFIRM" not in each) for each in acts]
+    assert (samples["act"] == "request").tolist() == requests and any(requests)
+    assert table["n"].sum() == 6 and table.loc["request", "trained"] == pytest.approx(
+        samples.loc[samples["act"] == "request", "checkpoint-20 score"].mean()
+    )
+    turns = {
+        "offer": ["INFORM_COUNT", "OFFER"],
+        "inform": ["INFORM", "NOTIFY_SUCCESS"],
+        "request": ["OFFER_INTENT", "REQUEST"],
+        "notify": ["NOTIFY_FAILURE", "REQ_MORE"],
+        "other": ["THANK"],
+        None: [],
+    }
+    assert {kind_of_turn(acts): acts for acts in turns.values()} == turns
+
+    before = Path(shutil.copytree(evaluation.path.parent, tmp_path / "before"), evaluation.path.name)
+    rows = [json.loads(line) for line in evaluation.samples_path.read_text().splitlines()]
+    lines = [json.dumps({name: value for name, value in row.items() if name != "acts"}) + "\n" for row in rows]
+    before.with_suffix(".samples.jsonl").write_text("".join(lines))
+    assert Evaluation.load(before).by_act().empty and not Evaluation.load(before).services().empty
 
 
 def test_longer_answers_that_score_higher_are_told_from_chance():

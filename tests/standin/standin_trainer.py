@@ -146,10 +146,9 @@ class Trainer:
         """Each completion's score by reward, and what the rewards had logged of each completion and of the step."""
         extra: dict[str, list] = {}
         metrics: dict[str, float] = {}
-        rows = [sample.to_dict() for sample in asked]
-        columns = {name: [row.get(name) for row in rows] for name in {name for row in rows for name in row}}
         given: dict[str, Any] = {
-            **columns | {"prompts": columns.pop("prompt")},
+            "id": [sample.id for sample in asked],
+            "prompts": [sample.prompt for sample in asked],
             "completions": [
                 [{"role": "assistant", "content": text}] if isinstance(sample.prompt, list) else text
                 for sample, text in zip(asked, texts, strict=True)

@@ -99,8 +99,9 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, demo_data
         train(data=str(tmp_path / "bad"), runs_dir=tmp_path)
     with pytest.raises(BadTrace, match="nowhere"):
         train(data=str(tmp_path / "nowhere"), runs_dir=tmp_path)
-    with pytest.raises(ConfigError, match="names of their own"):
-        train(data=str(demo_data), rewards=[lambda **_: [], lambda **_: []], runs_dir=tmp_path)
+    asks = r"reward `<lambda>` asks for `rubrik`, which .*train\.jsonl does not have\. Did you mean rubric\?"
+    with pytest.raises(ConfigError, match=asks):
+        train(data=str(demo_data), rewards=[lambda completions, rubrik, **_: []], runs_dir=tmp_path)
     few = (demo_data / "train.jsonl").read_text().splitlines(keepends=True)[:3]
     (tmp_path / "bad" / "train.jsonl").write_text("".join(few))
     with pytest.raises(ConfigError, match=r"4 prompts.*has 3.*per_device_train_batch_size=24"):
