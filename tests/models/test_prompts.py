@@ -128,16 +128,13 @@ def test_training_and_evaluation_read_the_same_tokens(tokenizer, template):
     assert trained == read and len(set(map(tuple, read))) == 3
 
 
-def test_rows_come_out_as_they_went_in(tokenizer):
+def test_rows_come_out_as_they_went_in():
     rows = [
-        {"prompt": [assistant("", ("stock", {"item": "tea"}))], "level": 1, "tools": TOOLS},
-        {"prompt": [assistant("", ("close", {"at": [1, "noon"], "why": None}))], "level": "hard", "tests": {"a": 1}},
+        {"prompt": [assistant("", ("stock", {"item": "tea"}))], "tools": TOOLS},
+        {"prompt": [assistant("", ("close", {"at": [1, "noon"], "why": None}))], "tools": []},
     ]
     dataset = dataset_of(rows)
-    assert dataset.__getitems__([1, 0]) == [
-        {**rows[1], "tools": None},
-        {**rows[0], "tests": None},
-    ]
+    assert dataset.__getitems__([1, 0]) == rows[::-1]
     dataset[0]["prompt"].append("changed by a reward")
     assert len(dataset[0]["prompt"]) == 1
 
