@@ -82,6 +82,8 @@ def evaluate(
             note(f"{second.name} is no held-out judge here: the run was trained with it")
     tokenizer = load_tokenizer(subject.base or str(subject.folders[0]))
     samples = _chosen(data / "eval.jsonl", used, tokenizer, note)
+    for caveat in [found for each in (judge, second) if each and (found := each.caveat(samples))]:
+        note(caveat)
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     models: list[dict] = []
