@@ -26,7 +26,7 @@ from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
 from grpo_kit.models.checkpoints import BASE, Checkpoints, checkpoints_of
 from grpo_kit.models.generate import fit_prompt, generate
-from grpo_kit.models.load import load_tokenizer, torch_threads
+from grpo_kit.models.load import check_model, load_tokenizer, no_template, torch_threads
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def evaluate(
         second.check()
         if _about(second, run)["trained_with"]:
             note(f"{second.name} is no held-out judge here: the run was trained with it")
-    tokenizer = load_tokenizer(subject.base or str(subject.folders[0]))
+    source = subject.base or str(subject.folders[0])
+    check_model(source, used.max_prompt_length, used.max_completion_length)
+    tokenizer = load_tokenizer(source)
     samples = _chosen(data / "eval.jsonl", used, tokenizer, note)
     for caveat in [found for each in (judge, second) if each and (found := each.caveat(samples))]:
         note(caveat)
@@ -175,6 +177,8 @@ def _chosen(file: Path, config: Any, tokenizer: "PreTrainedTokenizerBase", note:
     if len(held_out) < config.n:
         note(f"{file} has {len(held_out)} prompts, fewer than n={config.n}: all are used")
     chosen = [held_out[i] for i in np.random.default_rng(config.seed).permutation(len(held_out))[: config.n]]
+    if tokenizer.chat_template is None and not all(isinstance(sample.prompt, str) for sample in chosen):
+        raise no_template(tokenizer.name_or_path)
     fitted = [fit_prompt(sample.prompt, tokenizer, config.max_prompt_length) for sample in chosen]
     if shortened := sum(fit.is_shortened for fit in fitted):
         note(f"{shortened} of {len(chosen)} prompts lost their oldest turns to fit max_prompt_length")

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.data.demo import DEFAULT_DATA
+from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import read_samples
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.base import make_judge
-from grpo_kit.models.load import model_problem
+from grpo_kit.models.files import templates_in
+from grpo_kit.models.load import check_model, model_problem, no_template
 
 OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
 SECONDS = 20  # for one check; left alone, Modal's library tries for a minute to connect
@@ -95,6 +96,11 @@ def data(config: TrainConfig, name: str) -> str:
 def model(config: TrainConfig) -> str:
     if problem := model_problem(config.model_name):
         raise ConfigError(problem.what, problem.fix)
+    check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
+    if (folder := Path(config.model_name)).is_dir() and not templates_in(folder):
+        first = next(read_samples(data_folder(config.data) / "train.jsonl"), None)
+        if first and not isinstance(first.prompt, str):
+            raise no_template(config.model_name)
     return config.model_name
 
 
