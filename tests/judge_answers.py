@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 
 from grpo_kit.data.readers import read_traces
+from grpo_kit.data.readers.base import ReadOptions
 from grpo_kit.data.samples import Sample
 from grpo_kit.errors import BadTrace
 
@@ -33,7 +34,7 @@ def read_turns(folder: Path) -> list[Sample]:
     def refuse(error: BadTrace):
         raise error
 
-    return [turn for _, trace in read_traces(folder, "sgd", refuse) for turn in trace.samples]
+    return [turn for _, trace in read_traces(folder, "sgd", refuse, ReadOptions()) for turn in trace.samples]
 
 
 def slot_names(folder: Path) -> dict[str, list[str]]:

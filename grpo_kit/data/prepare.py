@@ -22,6 +22,7 @@ from grpo_kit.errors import BadTrace, ConfigError
 from grpo_kit.utils.files import CACHE
 from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.text import did_you_mean
+from grpo_kit.utils.words import words
 
 TRAIN, EVAL, CARD = "train.jsonl", "eval.jsonl", "data_card.json"
 REASONS_KEPT = 20  # how many of the skipped pieces the card names
@@ -146,9 +147,9 @@ class _Tally:
         self.dialogues[allotted.split] += allotted.is_new
         self.samples[allotted.split] += len(samples)
         # The prompts of a dialogue are beginnings of its last one.
-        words = list(accumulate(len(message["content"].split()) for message in messages_of(samples[-1].prompt)))
-        self.prompt_words.update(words[len(messages_of(sample.prompt)) - 1] for sample in samples)
-        self.answer_words.update(len(sample.ground_truth.split()) for sample in samples)
+        lengths = list(accumulate(len(words(message["content"])) for message in messages_of(samples[-1].prompt)))
+        self.prompt_words.update(lengths[len(messages_of(sample.prompt)) - 1] for sample in samples)
+        self.answer_words.update(len(words(sample.ground_truth)) for sample in samples)
         self.services.update(service for sample in samples for service in sample.services)
         self.acts.update(act.act for sample in samples for act in sample.acts)
 

@@ -26,7 +26,7 @@ from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
 from grpo_kit.models.checkpoints import BASE, Checkpoints, checkpoints_of
 from grpo_kit.models.generate import generate
-from grpo_kit.models.load import load_tokenizer, torch_threads
+from grpo_kit.models.load import check_model, load_tokenizer, no_template, torch_threads
 from grpo_kit.models.prompts import fit_prompts
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
 
@@ -82,8 +82,12 @@ def evaluate(
         second.check()
         if _about(second, run)["trained_with"]:
             note(f"{second.name} is no held-out judge here: the run was trained with it")
-    tokenizer = load_tokenizer(subject.base or str(subject.folders[0]))
+    source = subject.base or str(subject.folders[0])
+    check_model(source, used.max_prompt_length, used.max_completion_length)
+    tokenizer = load_tokenizer(source)
     samples = _chosen(data / "eval.jsonl", used, tokenizer, note, echo)
+    for caveat in [found for each in (judge, second) if each and (found := each.caveat(samples))]:
+        note(caveat)
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     models: list[dict] = []
@@ -177,6 +181,8 @@ def _chosen(file: Path, config: Any, tokenizer: Any, note: Say, echo: Say) -> li
         note(f"{file} has {len(held_out)} prompts, fewer than n={config.n}: all are used")
     chosen = [held_out[i] for i in np.random.default_rng(config.seed).permutation(len(held_out))[: config.n]]
     prompts, tools = [sample.prompt for sample in chosen], [sample.tools for sample in chosen]
+    if tokenizer.chat_template is None and not all(isinstance(prompt, str) for prompt in prompts):
+        raise no_template(tokenizer.name_or_path)
     fitted = fit_prompts(prompts, tokenizer, config.max_prompt_length, tools, echo)
     if shortened := sum(fit.is_shortened for fit in fitted):
         note(f"{shortened} of {len(chosen)} prompts lost old tool results or turns to fit max_prompt_length")

@@ -14,6 +14,7 @@ from grpo_kit.judges.base import Verdict
 from grpo_kit.models.checkpoints import BASE
 from grpo_kit.utils.files import replacing, write_json
 from grpo_kit.utils.json_lines import read_lines
+from grpo_kit.utils.words import words
 
 if TYPE_CHECKING:
     import pandas
@@ -132,7 +133,7 @@ class Evaluation:
             row |= {"ground_truth": sample["ground_truth"], "services": " + ".join(sample["services"]) or "none named"}
             row["act"] = interpret.kind_of_turn(sample.get("acts", ()))  # an evaluation of before has none
             for name, answered in sample["answers"].items():
-                row |= {name: answered["answer"], f"{name} words": len(answered["answer"].split())}
+                row |= {name: answered["answer"], f"{name} words": len(words(answered["answer"]))}
                 row |= {f"{name} score": answered["score"], f"{name} reason": answered["reason"]}
                 if second := answered.get("second"):
                     row |= {f"{name} second score": second["score"], f"{name} second reason": second["reason"]}

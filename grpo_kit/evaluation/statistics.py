@@ -8,6 +8,7 @@ import numpy as np
 from grpo_kit.errors import RunError
 from grpo_kit.judges.base import Verdict
 from grpo_kit.utils.statistics import bootstrap_interval
+from grpo_kit.utils.words import words
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def describe(
         "stdev": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
         "min": float(scores.min()),
         "max": float(scores.max()),
-        "words": float(np.mean([len(text.split()) for text in answers])),
+        "words": float(np.mean([len(words(text)) for text in answers])),
         "judged": len(scores),
         "unjudged": len(verdicts) - len(scores),
         "criteria": pandas.DataFrame(judged).mean().to_dict(),

@@ -55,6 +55,10 @@ class Judge(ABC):
     def check(self) -> None:  # noqa: B027
         """Raises ConfigError where the judge cannot judge, before anything is spent or loaded."""
 
+    def caveat(self, samples: Sequence[Sample]) -> str:
+        """What to know of its judgements of these samples, said once before they are judged; "" where nothing is."""
+        return ""
+
     def close(self) -> None:  # noqa: B027
         """Cancels the calls under way, when nobody waits for them any more."""
 

@@ -17,6 +17,7 @@ from grpo_kit.judges.cache import RewardCache
 from grpo_kit.utils.files import replacing
 from grpo_kit.utils.statistics import bootstrap_interval
 from grpo_kit.utils.text import did_you_mean
+from grpo_kit.utils.words import words
 
 PASS = 0.5  # a label or a score from here on says that the answer is good enough
 FEWEST = 3  # answers to compare; two always agree perfectly or not at all
@@ -226,11 +227,11 @@ async def self_consistency(
 
 def length_bias(answers: Sequence[str], scores: Sequence[float | None], seed: int) -> Estimate:
     """Spearman's correlation of score and length in words. For answers of equal worth it should be near 0."""
-    judged = _both_judged([len(text.split()) for text in answers], scores)
+    judged = _both_judged([len(words(text)) for text in answers], scores)
     if len(judged) < FEWEST:
         return Estimate()
-    words, score = np.array(judged, dtype=float).T
-    return _resampled(spearman, words, score, seed)
+    lengths, score = np.array(judged, dtype=float).T
+    return _resampled(spearman, lengths, score, seed)
 
 
 async def padding_gain(judge: Judge, cache: RewardCache | None, samples: Sequence[Sample], seed: int) -> Estimate:

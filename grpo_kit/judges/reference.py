@@ -4,15 +4,19 @@ Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text (2
 bags of tokens, without case, punctuation and articles; F1 is the harmonic mean of precision and recall.
 """
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+import regex
+
 from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import Judge, Verdict
+from grpo_kit.utils.words import words
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = regex.compile(r"[^\W_]+")
+# Elsewhere marks are more than accents: Thai's tones, the dots that tell Japanese "ga" from "ka".
+_ACCENTS = regex.compile(r"(?<=[\p{Latin}\p{Greek}\p{Cyrillic}\p{Hebrew}\p{Arabic}]\p{Mn}*)\p{Mn}")
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -21,21 +25,24 @@ class ReferenceJudge(Judge):
 
     # Never trained on, or it would be no second opinion: a model learns to game only what rewards it.
     name = "reference"
-    version = "1"
+    version = "2"
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
         """One verdict for each answer, in order; score None where the sample's reference has no word."""
-        wanted = Counter(words_of(sample.ground_truth))
-        return [_verdict(wanted, Counter(words_of(answer))) for answer in answers]
+        return [compared(sample.ground_truth, answer) for answer in answers]
 
 
 def words_of(text: str) -> list[str]:
-    """The words that are compared: lower case, without punctuation, accents and articles."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
-    return [word for word in _WORD.findall(plain.replace("'", "").replace("’", "")) if word not in _ARTICLES]
+    """The words that are compared, by utils.words: lower case, without punctuation, accents and articles."""
+    plain = text.lower().replace("'", "").replace("’", "")
+    if not plain.isascii():
+        plain = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFKD", plain)))
+    return [word for run in _WORD.findall(plain) for word in words(run) if word not in _ARTICLES]
 
 
-def _verdict(wanted: Counter, given: Counter) -> Verdict:
+def compared(reference: str, answer: str) -> Verdict:
+    """The verdict on an answer; score None where the reference has no word."""
+    wanted, given = Counter(words_of(reference)), Counter(words_of(answer))
     wanted_count, given_count = wanted.total(), given.total()
     if not wanted_count:
         return Verdict(None, "nothing to judge by: the sample has no reference reply")

@@ -23,7 +23,7 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.judges.batch import all_of, run_async
 from grpo_kit.judges.cache import digest, open_table
 from grpo_kit.judges.gemini.client import Gemini
-from grpo_kit.judges.gemini.judge import fences
+from grpo_kit.judges.gemini.judge import fences, object_in
 from grpo_kit.judges.gemini.sdk import CallFailed
 from grpo_kit.utils.files import replacing
 
@@ -135,7 +135,7 @@ class _Criteria(msgspec.Struct):
 def _parse(text: str, reply: str) -> str:
     """The rubric: clauses joined with "; ". Raises ValueError for anything that is no short list of short clauses, or
     that quotes the reply."""
-    clauses = msgspec.json.decode(text, type=_Criteria).criteria
+    clauses = msgspec.convert(object_in(text), _Criteria).criteria
     for clause in clauses:
         if not _words(clause) or len(clause) > LONGEST_CLAUSE:
             raise ValueError(f"a criterion must be 1 to {LONGEST_CLAUSE} characters of text, not {clause!r:.40}")

@@ -1,6 +1,5 @@
 """Models by name: where they are, how they load, and what is said where they don't fit into memory."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -8,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from grpo_kit.errors import ConfigError, Problem
+from grpo_kit.models.files import COPY, problems_in, templates_in
 from grpo_kit.models.hub import OLD_WEIGHTS, READ, WEIGHTS, fetch_from_hub, hub_problem
-from grpo_kit.models.shapes import TINY_MODEL
+from grpo_kit.models.shapes import TINY_MODEL, positions_of
 from grpo_kit.utils.files import CACHE, replacing
 from grpo_kit.utils.garbage import loading_libraries
 
@@ -27,6 +27,28 @@ def model_problem(name: str, token: Literal[False] | None = None) -> Problem | N
         return None if is_there else Problem(f"{name} is not installed", fix)
     problem = None if name == "tiny" or Path(name).is_dir() else hub_problem(name, token)
     return problem and Problem(f"{name}: {problem.what}", problem.fix)
+
+
+def check_model(name: str, max_prompt_length: int, max_completion_length: int) -> None:
+    """Raises ConfigError where the model's files that are here say that it can't be used so. Loads none of them."""
+    prompt, completion = max_prompt_length, max_completion_length
+    _check_files(name, TINY_MODEL if name == "tiny" else Path(name))
+    if (positions := positions_of(name)) and prompt + completion > positions:
+        most = min(completion, positions // 2)
+        fix = f"max_prompt_length={positions - most}" + f" max_completion_length={most}" * (most < completion)
+        what = f"model_name={name!r} can read {positions} tokens, and max_prompt_length={prompt} and"
+        raise ConfigError(f"{what} max_completion_length={completion} allow more", f"Use {fix}")
+
+
+def _check_files(name: str, folder: Path, with_weights: bool = True) -> None:
+    for problem in problems_in(folder, with_weights) if folder.is_dir() else ():
+        raise ConfigError(f"model_name={name!r} can't be used: {problem.what}", problem.fix)
+
+
+def no_template(name: str) -> ConfigError:
+    """The error of a model that is asked conversations and can't write them."""
+    what = f"{name} has no chat template, and the prompts are conversations"
+    return ConfigError(what, "Use its instruction-tuned version (…-it, …-Instruct), or prompts that are texts")
 
 
 def download_model(name: str, weights: bool = True) -> Path:
@@ -48,10 +70,10 @@ def has_chat_template(name: str) -> bool:
     from tokenizers import Tokenizer
 
     folder = download_model(name, weights=False)
+    _check_files(name, folder, with_weights=False)
     with suppress(Exception):  # a file that tokenizers can't read, transformers may, or it says why not
         Tokenizer.from_file(str(folder / "tokenizer.json"))
-        template = json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template")
-        if template or (folder / "chat_template.jinja").is_file():
+        if templates_in(folder):
             return True
     return load_tokenizer(name).chat_template is not None
 
@@ -147,8 +169,13 @@ def _load(auto_class: Any, name: str, folder: str | Path, **options) -> Any:
     logging.disable_progress_bar()
     try:
         return auto_class.from_pretrained(str(folder), **options)
-    except (RuntimeError, MemoryError):  # the caller explains a lack of memory
-        raise
+    except (RuntimeError, MemoryError) as error:
+        if "ignore_mismatched_sizes" not in str(error):  # the caller explains a lack of memory
+            raise
+        what = (
+            f"model_name={name!r} can't be loaded from {folder}: its weights have other sizes than its config.json says"
+        )
+        raise ConfigError(what, COPY) from error
     except Exception as error:  # a broken file may raise anything
         said = str(error).strip().splitlines()[0]
         raise ConfigError(f"model_name={name!r} can't be loaded from {folder}: {said}") from error

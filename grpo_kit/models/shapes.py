@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.models.files import read_object
 from grpo_kit.utils.files import CACHE
 
 TINY_MODEL = Path(__file__).with_name("tiny")  # a model that transformers loads
 SHAPES = Path(__file__).with_name("shapes.json")
 FAMILIES = ("gemma", "gemma2", "gemma3", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")  # as a config.json may call them
 TIED = ("gemma", "gemma2", "gemma3_text")  # the families whose config.json may leave out that embeddings are tied
 
 
@@ -82,10 +84,21 @@ class Shape:
 def shape_of(model_name: str) -> Shape | None:
     """The model's shape. None if neither a config.json nor shapes.json has it, or its family is not in FAMILIES."""
     if path := _config_file(model_name):
-        return shape_from(json.loads(path.read_bytes()))
+        with suppress(ValueError, KeyError):  # what is wrong with the file is said where the model is checked
+            return shape_from(read_object(path))
+        return None
     stem = f"HuggingFaceTB/{model_name}" if model_name.startswith("SmolLM2-") else model_name
     listed = json.loads(SHAPES.read_bytes())["models"].get(stem.removesuffix("-it").removesuffix("-Instruct"))
     return listed and shape_from(listed)
+
+
+def positions_of(model_name: str) -> int | None:
+    """The tokens that the model can read at most, of any family; None where that is not known."""
+    if path := _config_file(model_name):
+        config = read_object(path)
+        return next(filter(None, map(config.get("text_config", config).get, POSITIONS)), None)
+    shape = shape_of(model_name)
+    return shape and shape.longest
 
 
 def _config_file(model_name: str) -> Path | None:

@@ -22,7 +22,7 @@ from grpo_kit.data.demo import DEFAULT_DATA
 from grpo_kit.data.samples import numbered_lines
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
-from grpo_kit.models.load import SMOLLM2, model_problem
+from grpo_kit.models.load import SMOLLM2, check_model, model_problem
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.preflight.doctor import PREPARE, Check
 from grpo_kit.preflight.quote import Quote
@@ -102,7 +102,8 @@ def _fits(config: TrainConfig, shape: Shape) -> dict[str, float]:
 def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: RunDirectory | None = None) -> Launch:
     """The quote as training is told it and as it is said before a run starts; of a `known` run for the steps left.
 
-    Raises RunError for settings that are not the known run's own, ConfigError for more GPUs than a container has.
+    Raises RunError for settings that are not the known run's own, ConfigError for more GPUs than a container has and a
+    model that can't be used.
     """
     on_modal, status = backend == "modal", known.status if known else {}
     if known:
@@ -112,6 +113,7 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
     machine, hourly = (config.gpu, modal_usd_per_hour(config.gpu, config.memory)) if on_modal else (HERE, 0.0)
     if status.get("state") == "complete":
         return Launch(machine, hourly)
+    check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
     quote = quote_remaining(config, status, runs_dir, on_modal)
     return Launch(machine, hourly, quote.quoted, quote.in_short())
 
@@ -119,6 +121,10 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
 def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
     """All problems that this machine finds; `quote` is without them, `spent` what the run has cost before."""
     config, found = quote.config, [*checkpoint_problems(quote.config), *memory_problems(quote)]
+    try:
+        check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
+    except ConfigError as error:
+        found.append(replace(error.problem, where="model"))
     if quote.on_modal:
         found += [*modal_problems(quote), *time_problems(quote)]
     else:

@@ -15,7 +15,8 @@ from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import read_samples
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.base import make_judge
-from grpo_kit.models.load import model_problem
+from grpo_kit.models.files import templates_in
+from grpo_kit.models.load import check_model, model_problem, no_template
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.training.plan import plain_rewards
 
@@ -105,6 +106,11 @@ def functions(config: TrainConfig, rewards: Rewards, on_modal: bool) -> str:
 def model(config: TrainConfig) -> str:
     if problem := model_problem(config.model_name):
         raise ConfigError(problem.what, problem.fix)
+    check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
+    if (folder := Path(config.model_name)).is_dir() and not templates_in(folder):
+        first = next(read_samples(data_folder(config.data) / "train.jsonl"), None)
+        if first and not isinstance(first.prompt, str):
+            raise no_template(config.model_name)
     return config.model_name
 
 

@@ -7,6 +7,7 @@ from itertools import zip_longest
 
 from grpo_kit.data.samples import Message, call_text
 from grpo_kit.data.tool_calls import call_score
+from grpo_kit.utils.words import is_finished, words
 
 
 def text_of(completion: str | list[Message]) -> str:
@@ -34,14 +35,13 @@ def length(completions, ground_truth, **_) -> list[float]:
     as many."""
     scores = []
     for completion, reference in zip(completions, ground_truth, strict=True):
-        ratio = len(text_of(completion).split()) / max(1, len(reference.split()))
+        ratio = len(words(text_of(completion))) / max(1, len(words(reference)))
         scores.append(min(1.0, ratio / 0.5, max(0.0, (3 - ratio) / 1.5)))
     return scores
 
 
-_FINISHED = re.compile(r"[.!?…][\"'”’)\]]*$")
 _NOT_A_REPLY = re.compile(
-    r"(?:^|\n)\s*(?:user|assistant|system|human|model|customer|thought process|answer|response)\s*:"
+    r"(?:^|\n)\s*(?:user|assistant|system|human|model|customer|thought process|answer|response)\s*[:：]"
     r"|<[/|a-z_]+>|```|(?:^|\n)#",
     re.IGNORECASE,
 )
@@ -50,14 +50,18 @@ _NOT_A_REPLY = re.compile(
 def format(completions, **_) -> list[float]:
     """1 for a finished sentence spoken by one person: no speaker's label, tag, code or heading; else 0."""
     texts = [text_of(completion).strip() for completion in completions]
-    return [float(bool(_FINISHED.search(text)) and not _NOT_A_REPLY.search(text)) for text in texts]
+    return [float(is_finished(text) and not _NOT_A_REPLY.search(text)) for text in texts]
 
 
 def repetition(completions, **_) -> list[float]:
-    """TRL's repetition penalty over words: 0 where no three words in a row come twice, towards -1 where all do."""
+    """TRL's repetition penalty over words: 0 where no three words in a row come twice, towards -1 where all do. Of a
+    script without blanks, six in a row, since those are hardly more than letters (see utils.words)."""
     from trl.rewards.other_rewards import get_repetition_penalty_reward
 
-    return get_repetition_penalty_reward(ngram_size=3)([text_of(c).lower().split() for c in completions])
+    texts = [text_of(completion).lower() for completion in completions]
+    sizes = [6 if len(words(text)) > 2 * len(text.split()) else 3 for text in texts]
+    penalty = {size: get_repetition_penalty_reward(ngram_size=size) for size in set(sizes)}
+    return [penalty[size]([words(text)])[0] for size, text in zip(sizes, texts, strict=True)]
 
 
 def tool_call(completions, tool_calls, **_) -> list[float | None]:

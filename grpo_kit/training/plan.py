@@ -16,7 +16,7 @@ from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache, caches_to_start_from
-from grpo_kit.models.load import has_chat_template
+from grpo_kit.models.load import check_model, has_chat_template, no_template
 from grpo_kit.rewards.functions import reward_functions
 from grpo_kit.rewards.ready import READY
 from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weighted
@@ -164,8 +164,8 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
         yield problem
     # has_chat_template comes first: it also finds that there is no such model.
     if not has_chat_template(config.model_name) and kind is list:
-        what = f"{config.model_name} has no chat template, and the prompts are conversations"
-        yield Problem(what, "Use its instruction-tuned version (…-it, …-Instruct), or prompts that are texts")
+        yield no_template(config.model_name).problem
+    check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
     if launch.machine == LOCAL.machine:
         yield from _problems_with_gpus(config)
 

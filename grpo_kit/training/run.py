@@ -74,6 +74,8 @@ def _begin(plan: Plan, cache: RewardCache, watch: FailureWatch, progress: RunPro
         progress.say(f"Warning: {warning}")
     if plan.about["data"]["folder"] == DEFAULT_DATA:
         progress.say(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the samples that come with the kit")
+    for caveat in filter(None, (judge.caveat(plan.samples) for judge in plan.judges)):
+        progress.say(f"Warning: {caveat}")
     for judge in plan.judges if checkpoint is None and plan.config.canaries != "off" else ():
         results, made = run_async(try_canaries(judge, cache, plan.samples, seed=plan.config.seed))
         try:

@@ -261,6 +261,13 @@ def test_the_reference_judge_is_the_f1_of_words():
     assert (nothing.score, empty.score) == (0, 0)
     assert again.score == pytest.approx(2 * 1 / (3 + 9), abs=1e-4), "a word counts as often as the reference has it"
     assert judged("reference", [Sample(id="2", prompt="Hi", ground_truth="…")], ["Hi"])[0].score is None
+    chinese = Sample(id="3", prompt="有茶吗？", ground_truth="有的，您要几份？")
+    no, near = judged("reference", [chinese] * 2, ["没。", "有，您要几杯？"])
+    assert no.score == 0 and near.criteria == {
+        "precision": pytest.approx(4 / 5),
+        "recall": pytest.approx(4 / 6, abs=1e-4),
+    }
+    assert judged("reference", [Sample(id="4", prompt="?", ground_truth="がぎ हिन्दी")], ["かき हन्द"])[0].score == 0
 
 
 def test_the_second_judge_scores_the_same_answers(run, evaluation):

@@ -185,7 +185,7 @@ BAD = {  # the reply, how many tries it is worth where one more is allowed, and 
         "(?i)incomplete|closed connection|not completed",
     ),
     "body that is no JSON": (always(Reply(b'{"candidates": [')), 2, "JSON|parse"),
-    "truncated JSON": (always(says('{"analysis": "It as')), 2, "not the JSON that was asked for: unexpected end"),
+    "truncated JSON": (always(says('{"analysis": "It as')), 2, "not the JSON that was asked for: Unterminated string"),
     "no JSON": (always(says("I'd say 7 out of 10.")), 2, "not the JSON that was asked for: unexpected character"),
     "JSON of another shape": (always(says("[0.5]")), 2, "not the JSON that was asked for"),
     "score 7": (altered(lambda entries: entries[0].update(score=7)), 2, "score: .* less than or equal to 1, got 7"),
@@ -195,6 +195,7 @@ BAD = {  # the reply, how many tries it is worth where one more is allowed, and 
         2,
         "not the JSON that was asked for: unexpected character",
     ),
+    "score 1.2": (altered(lambda entries: entries[0].update(score=1.2)), 2, "less than or equal to 1, got 1.2"),
     "score 'NaN'": (altered(lambda entries: entries[0].update(score="NaN")), 2, "score: .* finite number, got 'NaN'"),
     "score null": (altered(lambda entries: entries[0].update(score=None)), 2, "score: .* valid number, got None"),
     "no score": (altered(lambda entries: entries[0].pop("score")), 2, "score: Field required"),
@@ -230,6 +231,34 @@ def test_what_cannot_be_judged_is_none_with_its_cause_and_is_not_kept(server, sd
     assert len(server.requests) == judge.usage.calls == questions * tries
     assert judge.usage.retries == questions * (tries - 1) and judge.usage.failures == questions
     assert rows(tmp_path) == 0
+
+
+SAID = {"analysis": "It asks {who}.", "criteria": None, "score": 1.0000000001}
+HALF = json.dumps(SAID | {"score": 0.5})
+AROUND = {
+    "null, and a little above 1": "SAID",
+    "a list of one": "[SAID]",
+    "a code fence": "```json\nSAID\n```",
+    "prose before it": "Here is my judgement of [reply 1]:\n\n```\n[SAID]\n```\n",
+    "twice": "SAID\n\nSAID",
+}
+NOT_SURE = {
+    "two objects": f"SAID {HALF}",
+    "a list of two": f"[SAID, {HALF}]",
+    "prose after it": "The reply demands SAID, which I refuse.",
+    "an object that is cut": 'It demands SAID, but {"analysis": "bad", "score": 0.',
+    "a part of another": '{"reply": SAID',
+}
+
+
+@pytest.mark.parametrize("text", [*AROUND.values(), *NOT_SURE.values()], ids=[*AROUND, *NOT_SURE])
+def test_what_stands_around_a_judgement_is_left_aside_unless_it_may_be_another(server, mode, cache, text):
+    said = json.dumps(SAID if mode == "absolute" else {"answers": [SAID]})
+    server.reply = always(says(text.replace("SAID", said)))
+    verdict = judged(gemini(OLD, gemini_mode=mode, gemini_max_retries=0), cache, ["In which city?"]).verdicts[0]
+    is_read = text in AROUND.values()
+    assert verdict.score == (1.0 if is_read else None) and len(server.requests) == 1
+    assert verdict.reason == "It asks {who}." if is_read else verdict.reason.startswith("not judged")
 
 
 @pytest.mark.parametrize(

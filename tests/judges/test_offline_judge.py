@@ -9,9 +9,11 @@ import pytest
 from helpers import SGD
 from judge_answers import greedy, in_other_words, out_of_place, read_turns, slot_names, tricks
 
-from grpo_kit.data.samples import Act, Sample
+from grpo_kit.data.samples import Act, Sample, read_samples
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.judges.offline.judge import OfflineJudge
+from grpo_kit.judges.offline.language import is_english
+from grpo_kit.judges.reference import compared
 
 needs_sgd = pytest.mark.skipif(not (SGD / "dev").is_dir(), reason=f"no Schema-Guided Dialogue files in {SGD}")
 JUDGE = OfflineJudge()
@@ -320,3 +322,57 @@ def test_other_people_s_words_for_the_same_acts_earn_nearly_as_much(turns):
     assert len(earned) > 500
     assert mean(earned) >= 0.75
     assert mean([points >= 0.5 for points in earned]) >= 0.9
+
+
+OTHER_LANGUAGES = {  # what a user says, and the reply
+    "German": ("Gibt es am Samstag noch ein Zimmer?", "Ja, das ist frei. Wie viele Nächte bleiben Sie in Graz?"),
+    "French": ("Je cherche un train pour Lyon.", "À quelle heure souhaitez-vous partir demain matin ?"),
+    "Spanish": ("Busco una mesa para cuatro.", "¿En qué ciudad quiere cenar y a qué hora?"),
+    "Dutch": ("Is het museum vandaag open?", "Het is open tot vijf uur, en de toegang is gratis."),
+    "Polish": ("Szukam hotelu w Krakowie.", "Na ile nocy potrzebuje pan pokoju?"),
+    "Turkish": ("Bu akşam için bir masa istiyorum.", "Kaç kişilik olsun, hangi semtte?"),
+    "Chinese": ("有房间吗？", "没有了。"),
+    "Thai": ("มีห้องว่างไหม", "ไม่มีค่ะ"),
+    "Russian": ("Есть номер?", "Нет."),
+    "a translation": ("How do you say it in Greek?", "Δεν υπάρχει δωμάτιο."),
+}
+
+
+def said(user: str, reply: str) -> Sample:
+    return Sample(id="1", prompt=[{"role": "user", "content": user}], ground_truth=reply, acts=ASK_CITY.acts)
+
+
+@pytest.mark.parametrize("language", OTHER_LANGUAGES)
+def test_another_language_is_judged_by_its_words_and_that_is_said_once(language):
+    sample = said(*OTHER_LANGUAGES[language])
+    verdict, by_words = JUDGE.judge_one(sample, sample.ground_truth), compared(sample.ground_truth, sample.ground_truth)
+    assert (
+        verdict.score == by_words.score == 1 and verdict.reason == f"not English, so by words alone: {by_words.reason}"
+    )
+    assert JUDGE.judge_one(sample, "Which city?").score < 0.2
+    assert JUDGE.caveat([sample, ASK_CITY, sample]).startswith("2 of 3 samples looked at are not in English")
+    assert JUDGE.caveat([ASK_CITY, CONFIRM]) == ""
+
+
+@pytest.mark.parametrize(
+    ("user", "reply"),
+    [
+        ("Find a rental car.", "Date? City?"),
+        ("i am interested in an event called padres vs cubs", "the event padres vs cubs is in petco park on march 3"),
+        ("Los Angeles to Las Vegas, El Al, San Jose. La La Land?", "Where is that shown?"),
+        ("Wie geht's?", "Gut."),
+        ("3 + 4", "7"),
+        ("Where is the Café Zürich?", "It is on Plaça de Catalunya, the café."),
+    ],
+)
+def test_terse_and_foreign_sounding_english_and_what_is_too_short_to_tell_pass_for_english(user, reply):
+    assert is_english(said(user, reply))
+
+
+@needs_sgd
+def test_no_real_turn_passes_for_another_language():
+    assert not [turn for part in ("train", "dev") for turn in read_turns(SGD / part) if not is_english(turn)]
+
+
+def test_no_turn_of_the_demo_passes_for_another_language(demo_data):
+    assert all(map(is_english, read_samples(demo_data / "train.jsonl")))

@@ -289,7 +289,7 @@ def test_on_a_gpu_a_larger_one_is_named_and_only_what_applies():
         ({"chat_template.jinja": None, "additional_chat_templates/default.jinja": "{{ messages }}"}, True),
         ({"tokenizer.json": "{"}, "can't be loaded"),
         ({"tokenizer_config.json": "[]"}, "can't be loaded"),
-        ({"config.json": None, "tokenizer.json": None, "tokenizer_config.json": None}, "can't be loaded"),
+        ({"config.json": None, "tokenizer.json": None, "tokenizer_config.json": None}, "no config.json"),
     ],
 )
 def test_whether_a_model_can_write_conversations_is_told_by_its_files(tmp_path, files, told):

@@ -4,15 +4,17 @@ The prompts are text files beside this one. All that comes from data stands betw
 the data itself, so that no text can hold the mark and close its own tag.
 """
 
+import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, ValidationError
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
@@ -30,19 +32,24 @@ NEEDED, KNOWN = {"conversation", "answers"}, {"mark", "count", "task", "conversa
 
 class _Criterion(BaseModel):
     criterion: str
-    met: str | bool | float
+    met: str | bool | float | None
 
     def score(self) -> float | None:
         """In [0, 1]; None for a verdict that says nothing. Only the judgement's own score must be right."""
-        score = MET.get(self.met.lower()) if isinstance(self.met, str) else float(self.met)
-        return score if score is not None and 0 <= score <= 1 else None
+        score = MET.get(self.met.lower()) if isinstance(self.met, str) else self.met
+        return float(score) if score is not None and 0 <= score <= 1 else None
+
+
+def _snapped(score: float) -> float:
+    """1 for 1.0000000001."""
+    return float(round(score)) if abs(score - round(score)) < 1e-6 else score
 
 
 class _Judgement(BaseModel):
     answer: int = 1
-    analysis: str = Field("", validation_alias=AliasChoices("analysis", "reason"))
-    criteria: list[_Criterion] = []
-    score: float = Field(ge=0, le=1, allow_inf_nan=False)
+    analysis: str | None = Field(None, validation_alias=AliasChoices("analysis", "reason"))
+    criteria: list[_Criterion] | None = None
+    score: Annotated[float, Field(allow_inf_nan=False), AfterValidator(_snapped), Field(ge=0, le=1)]
 
 
 def _object(fields: dict[str, dict]) -> dict[str, Any]:
@@ -108,9 +115,9 @@ class GeminiJudge(Judge):
         verdicts = {}
         for place, (position, judgement) in enumerate(zip(order, judgements, strict=True)):
             tokens = used // len(answers) + (place < used % len(answers))
-            scores = {criterion.criterion: criterion.score() for criterion in judgement.criteria}
+            scores = {criterion.criterion: criterion.score() for criterion in judgement.criteria or ()}
             criteria = {name: score for name, score in scores.items() if score is not None}
-            reason = " ".join(judgement.analysis[:LONGEST_REASON].split())
+            reason = " ".join((judgement.analysis or "")[:LONGEST_REASON].split())
             verdicts[position] = Verdict(judgement.score, reason, criteria, tokens)
         return [verdicts[position] for position in range(len(answers))]
 
@@ -159,10 +166,33 @@ def _prompt(config: JudgeConfig) -> Template:
     return prompt
 
 
+def object_in(text: str) -> Any:
+    """The JSON object of an answer: alone, in a list, in a code fence, after some prose, or said twice.
+
+    Raises ValueError for prose after it or with braces: they may be what an answer under judgement says. What is left
+    to the caller is other JSON, such as two objects in a list.
+    """
+    try:
+        found = orjson.loads(text)  # strict: no NaN, no lone surrogates, no depth that Python can't hold
+    except orjson.JSONDecodeError:
+        found, rest = [], text
+        while "{" in rest:
+            start = rest.index("{")
+            end = json.JSONDecoder().raw_decode(rest, start)[1]
+            found.append(orjson.loads(rest[start:end]))
+            rest = rest[end:]
+        if not found:
+            raise
+        if re.search(r"[^\s`\],]", rest):
+            raise ValueError("text after the object") from None
+    is_one = isinstance(found, list) and found and all(each == found[0] for each in found)
+    return found[0] if is_one else found
+
+
 def _parse(text: str, count: int, is_group: bool) -> list[_Judgement]:
     """The judgements in the order of the prompt. Raises ValueError for anything but one valid judgement for each."""
     try:
-        content = orjson.loads(text)  # strict: no NaN, no lone surrogates, no depth that Python can't hold
+        content = object_in(text)
         entries = content["answers"] if is_group else [content]
         judgements = [_Judgement.model_validate(entry) for entry in entries]
     except ValidationError as error:

@@ -10,22 +10,27 @@ The score is what the answer does of its task, times what it does not spoil:
   reference (F1 of content words).
 - the rest are in [0, 1] and 1 for a decent reply. Each costs little for a slip and much for a trick: answers that
   copy the prompt or the rubric, list slot names, speak to the judge or do everything at once end near 0.
+
+The rules were made for English. A sample in another language (language.py) is judged as the reference judge does it.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
 from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.offline.acts import check_for, kind_of
+from grpo_kit.judges.offline.language import is_english
 from grpo_kit.judges.offline.phrases import plainly_does, pleas, seems_to_do, speaks_for_others
 from grpo_kit.judges.offline.sources import Sources
 from grpo_kit.judges.offline.wording import CUT_SHORT, FUNCTION_WORDS, STOCK_WORDS, VALUE, Text, line_of, words_of
+from grpo_kit.judges.reference import compared
+from grpo_kit.utils.words import is_finished, words
 
 _LONE_MARK = re.compile(r"(?:^|\s)[.,!?;:]+(?=\s|$)")
-_CLOSED = re.compile(r"[.!?…][\"'”’)\]]*$")
 _RUNS_ON = re.compile(r"([^\w\s])\1{3}")  # a model that never stops, not one that trails off...
 
 
@@ -33,8 +38,17 @@ class OfflineJudge(Judge):
     """Judges answers by rules. Deterministic: equal sample and answer always get an equal verdict."""
 
     name = "offline"
-    version = "3"
+    version = "4"
     _latest: "_Brief | None" = None
+
+    def caveat(self, samples: Sequence[Sample]) -> str:
+        seen = samples[:: len(samples) // 1000 + 1]
+        if not (foreign := sum(not is_english(sample) for sample in seen)):
+            return ""
+        return (
+            f"{foreign} of {len(seen)} samples looked at are not in English, for which the offline judge's rules were "
+            "made: it judges them by words alone, as the reference judge does. judge=gemini knows their language"
+        )
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
         return [self.judge_one(sample, answer) for answer in answers]
@@ -52,6 +66,7 @@ class _Brief:
 
     def __init__(self, sample: Sample):
         self.sample = sample
+        self.is_english = is_english(sample)
         values = [words_of(value) for act in sample.acts for value in act.values]
         self.values = sorted({line_of(words) for words in values if words}, key=len, reverse=True)
         self.reference = Text(sample.ground_truth, self.values)
@@ -76,6 +91,9 @@ class _Brief:
         self.pleas = pleas(given.replace("_", " "))
 
     def verdict(self, answer: str) -> Verdict:
+        if not self.is_english:
+            verdict = compared(self.sample.ground_truth, answer)
+            return replace(verdict, reason=f"not English, so by words alone: {verdict.reason}")
         if not self.sample.acts and not self.reference.words:
             return Verdict(None, "nothing to judge by: the sample has neither acts nor a reference")
         text = Text(answer, self.values)
@@ -134,20 +152,20 @@ class _Brief:
         return 0.65**beyond * 0.8 ** max(0, listed) * min(1.0, allowed / max(1, strange))
 
     def length(self, text: Text, notes: list[str]) -> float:
-        words, usual = len(text.raw.split()), len(self.reference.raw.split())
-        if words > (most := max(12, 1.5 * usual + 4)):
-            notes.append(f"too long ({words} words for {usual})")
-            return (most / words) ** 2
-        if words < 0.5 * usual - 2:
-            notes.append(f"short ({words} words for {usual})")
-            return 0.5 + 0.5 * words / (0.5 * usual - 2)
+        count, usual = len(words(text.raw)), len(words(self.reference.raw))
+        if count > (most := max(12, 1.5 * usual + 4)):
+            notes.append(f"too long ({count} words for {usual})")
+            return (most / count) ** 2
+        if count < 0.5 * usual - 2:
+            notes.append(f"short ({count} words for {usual})")
+            return 0.5 + 0.5 * count / (0.5 * usual - 2)
         return 1.0
 
     def ending(self, text: Text, notes: list[str]) -> float:
         if _RUNS_ON.search(text.raw) and not _RUNS_ON.search(self.reference.raw):
             notes.append("runs on")
             return 0.3
-        if _CLOSED.search(text.raw) or not _CLOSED.search(self.reference.raw):
+        if is_finished(text.raw) or not is_finished(self.reference.raw):
             return 1.0
         is_cut = text.words[-1] in CUT_SHORT or text.raw[-1] in ",:;-("
         notes.append("cut short" if is_cut else "no full stop")
