@@ -27,6 +27,9 @@ class Hostile:
     def __init__(self, file):
         self.file = file
 
+    def __call__(self, completions, **_):
+        return [0.0] * len(completions)
+
     def __reduce__(self):
         return os.mknod, (str(self.file),)
 
