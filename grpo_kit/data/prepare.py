@@ -3,14 +3,15 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import orjson
 from filelock import FileLock
 
+from grpo_kit.data.answerable import OUTCOMES, STATING, unknown_acts
 from grpo_kit.data.readers import FORMATS, read_traces
+from grpo_kit.data.readers.base import GROUNDS, ReadOptions
 from grpo_kit.data.samples import fingerprint, messages_of, to_lines
 from grpo_kit.data.splits import Allotted, allot
 from grpo_kit.errors import BadTrace, ConfigError
@@ -30,6 +31,8 @@ def prepare(
     seed: int = 0,
     skip_bad: bool = False,
     format: str = "auto",
+    ground: str = "results",
+    max_results: int = 3,
     rewrite_rubrics: Callable[[Iterable[Path]], dict] | None = None,
 ) -> dict:
     """Writes train.jsonl, eval.jsonl and data_card.json into the folder `out`; returns the card's content.
@@ -38,6 +41,11 @@ def prepare(
     lines are chats ({"messages": [{"role", "content"}, …]}, of which every assistant message becomes a sample;
     optionally "dialogue_id" or "id", "rubric", "task_description") or ready-made samples ("prompt" and
     "ground_truth", optionally the other fields of `Sample`). `format` "auto" finds out by the content.
+
+    `ground` says what an SGD prompt holds beside what was said: "results", each service's newest call and the first
+    `max_results` results, and a system message about the services; "acts", what the reply should do as well, which is an
+    upper bound for what can be learnt; "history", nothing. The card counts, as "answerable", the turns that state
+    something and whether their prompts hold it.
 
     About `eval_fraction` of the dialogues go to eval.jsonl. A hash of `seed` and a dialogue's opening message
     (a ready-made sample's dialogue_id, or prompt) decides, so nothing moves when files are added. No dialogue
@@ -56,6 +64,9 @@ def prepare(
     if not 0 < eval_fraction < 1:
         raise ConfigError(f"eval_fraction must lie between 0 and 1, and is {eval_fraction}", "0.1 holds out a tenth")
     check_choice("format", format, FORMATS)
+    check_choice("ground", ground, GROUNDS)
+    if max_results < 1:
+        raise ConfigError(f"max_results must be at least 1, and is {max_results}", "--ground history shows no results")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file", "Name a folder to write the samples into")
     if out.resolve() == traces.resolve() or traces.resolve() in (out.resolve() / TRAIN, out.resolve() / EVAL):
@@ -68,11 +79,12 @@ def prepare(
             raise BadTrace(error.problem.what, fix, error.problem.where) from None
         tally.skipped.append(str(error).replace(f"{traces if traces.is_dir() else traces.parent}/", ""))
 
-    reader = read_traces(traces, format, on_bad)
+    reader = read_traces(traces, format, on_bad, ReadOptions(ground=ground, max_results=max_results))
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         names = {"train": Path(scratch, TRAIN), "eval": Path(scratch, EVAL)}
-        with names["train"].open("wb") as train, names["eval"].open("wb") as held_out, without_collector():
+        opened = [path.open("wb", buffering=1 << 20) for path in names.values()]
+        with opened[0] as train, opened[1] as held_out, without_collector():
             files = {"train": train, "eval": held_out}
             for allotted in allot(reader, eval_fraction, seed, on_bad):
                 files[allotted.split].write(to_lines(allotted.samples))
@@ -108,6 +120,9 @@ class _Tally:
     def __init__(self):
         self.dialogues, self.samples = {"train": 0, "eval": 0}, {"train": 0, "eval": 0}
         self.services, self.acts = Counter[str](), Counter[str]()
+        self.stating = 0  # how many samples offer, inform or count
+        self.answerable = 0  # how many of those can be answered from their prompts
+        self.unknown_acts = Counter[str]()  # how many samples have such an act, or an outcome without a result
         self.prompt_words, self.answer_words = Counter[int](), Counter[int]()  # how many have this length
         self.left_out = 0
         self.skipped: list[str] = []  # the reasons
@@ -119,12 +134,30 @@ class _Tally:
             return
         self.dialogues[allotted.split] += allotted.is_new
         self.samples[allotted.split] += len(samples)
-        # The prompts of a dialogue are beginnings of its last one.
-        words = list(accumulate(len(message["content"].split()) for message in messages_of(samples[-1].prompt)))
-        self.prompt_words.update(words[len(messages_of(sample.prompt)) - 1] for sample in samples)
-        self.answer_words.update(len(sample.ground_truth.split()) for sample in samples)
-        self.services.update(service for sample in samples for service in sample.services)
-        self.acts.update(act.act for sample in samples for act in sample.acts)
+        services, acts, before, words = [], [], [], 0
+        for sample in samples:
+            services += sample.services
+            self.answer_words[sample.ground_truth.count(" ") + 1] += 1
+            prompt = messages_of(sample.prompt)
+            if prompt[: len(before)] != before:  # mostly a prompt goes on from the one before
+                before, words = [], 0
+            for message in prompt[len(before) :]:
+                words += message["content"].count(" ") + 1
+            self.prompt_words[words] += 1
+            before = prompt
+            tells = states = False
+            for act in sample.acts:
+                acts.append(act.act)
+                tells = tells or act.act in OUTCOMES
+                states = states or act.act in STATING
+            if tells or states:
+                self.stating += states
+                self.answerable += states
+                if unknown := {act.act for act in unknown_acts(sample)}:
+                    self.unknown_acts.update(unknown)
+                    self.answerable -= states and not unknown.isdisjoint(STATING)
+        self.services.update(services)
+        self.acts.update(acts)
 
     def check_both_splits(self, traces: Path, eval_fraction: float) -> None:
         """Raises BadTrace where one has no sample."""
@@ -143,6 +176,11 @@ class _Tally:
             "samples": self.samples,
             "samples_per_service": dict(sorted(self.services.items())),
             "acts": dict(sorted(self.acts.items())),
+            "answerable": {
+                "turns": self.stating,
+                "from_prompt": self.answerable,
+                "not_by_act": dict(sorted(self.unknown_acts.items())),
+            },
             "prompt_words": _spread(self.prompt_words),
             "answer_words": _spread(self.answer_words),
             "left_out_as_duplicate": self.left_out,

@@ -50,13 +50,19 @@ class Message(TypedDict):
 Messages = Annotated[list[Message], msgspec.Meta(min_length=1)]
 
 
-class Act(msgspec.Struct, frozen=True, gc=False):
-    """One dialogue act of a system turn, as Schema-Guided Dialogue annotates it: CONFIRM date = "March 1st"."""
+class Act(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One dialogue act of a system turn, as Schema-Guided Dialogue annotates it: CONFIRM date = "March 1st".
+
+    `canonical` are the values as the service has them, where it says them otherwise: "2019-03-01". `alternatives` are
+    other slots that a REQUEST may as well ask for, since the user's intent still needs them.
+    """
 
     service: str
     act: str
     slot: str = ""
     values: tuple[str, ...] = ()
+    canonical: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
 
 
 class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -113,6 +119,11 @@ def said_in(message: Message) -> str:
     calls = [call["function"] for call in message.get("tool_calls", ())]
     told = [f"calls {call['name']} {orjson.dumps(call['arguments']).decode()}" for call in calls]
     return "\n".join([message["content"]] * bool(message["content"]) + told)
+
+
+def call_text(calls: list[dict[str, Any]]) -> str:
+    """Calls ({"name", "arguments"}) as the text of a right answer: canonical JSON, a line for each call."""
+    return "\n".join(orjson.dumps(call, option=orjson.OPT_SORT_KEYS).decode() for call in calls)
 
 
 def last_turn(prompt: list[Message] | str) -> str:

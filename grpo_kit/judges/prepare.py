@@ -17,6 +17,8 @@ def prepare(
     seed: int = 0,
     skip_bad: bool = False,
     format: str = "auto",
+    ground: str = "results",
+    max_results: int = 3,
     rubric: Rubric = "schema",
     judge_config: JudgeConfig | None = None,
 ) -> dict:
@@ -34,4 +36,4 @@ def prepare(
 
         rewrite = RubricWriter(judge_config or JudgeConfig(), Path(out) / CACHE_FILE).rewrite
     options = {"eval_fraction": eval_fraction, "seed": seed, "skip_bad": skip_bad, "format": format}
-    return data.prepare(traces, out, **options, rewrite_rubrics=rewrite)
+    return data.prepare(traces, out, **options, ground=ground, max_results=max_results, rewrite_rubrics=rewrite)

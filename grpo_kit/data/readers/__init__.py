@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from grpo_kit.data.readers.base import OnBad, Piece, Reader, Trace
+from grpo_kit.data.readers.base import OnBad, Piece, Reader, ReadOptions, Trace
 from grpo_kit.data.readers.chat import ChatReader
 from grpo_kit.data.readers.samples import SampleReader
 from grpo_kit.data.readers.sgd import SGDReader
@@ -16,7 +16,9 @@ READERS: dict[str, type[Reader]] = {"sgd": SGDReader, "chat": ChatReader, "sampl
 FORMATS = ("auto", *READERS)
 
 
-def read_traces(traces: Path, format: str, on_bad: OnBad) -> Iterator[tuple[str, Trace]]:
+def read_traces(
+    traces: Path, format: str, on_bad: OnBad, options: ReadOptions = ReadOptions()
+) -> Iterator[tuple[str, Trace]]:
     """Yields where each trace stands ("path:line") and the trace, in the order of the files' names.
 
     `traces` is a folder or a file, `format` one of FORMATS; "auto" finds out by the files' names and the pieces'
@@ -30,7 +32,7 @@ def read_traces(traces: Path, format: str, on_bad: OnBad) -> Iterator[tuple[str,
     for pattern in patterns:
         files = sorted(traces.glob(pattern)) if traces.is_dir() else [traces] * fnmatch(traces.name, pattern)
         if files:
-            readers = {name: reader(files[0].parent) for name, reader in known.items() if reader.files == pattern}
+            readers = {name: reader(files[0].parent, options) for name, reader in known.items() if reader.files == pattern}
             return _read(files, readers, on_bad)
     nearby = sorted({str(file.parent) for pattern in patterns for file in traces.glob(f"*/{pattern}")})
     fix = f"Did you mean {' or '.join(nearby[:4])}?" if nearby else "Give the files, or the folder that has them"
@@ -47,6 +49,8 @@ def _read(files: list[Path], readers: dict[str, Reader], on_bad: OnBad) -> Itera
             except ValueError as problem:
                 on_bad(BadTrace(str(problem), where=piece.where))
             else:
+                for fault in trace.faults:
+                    on_bad(BadTrace(fault, where=piece.where))
                 yield piece.where, trace
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import msgspec
+
 from grpo_kit.data.samples import Sample, messages_of, numbered_lines
 from grpo_kit.errors import BadTrace
 
@@ -23,10 +25,23 @@ class Trace(NamedTuple):
     """The content of one piece: the samples of a dialogue, or a single ready-made one."""
 
     name: str  # may stand in the input only once
-    samples: list[Sample]  # at least one; the prompt of each is a beginning of the last one's
+    samples: list[Sample]  # at least one, in order
     split_key: str  # decides the split; a dialogue's is its opening: equal prompts open alike, so they share a split
     # Where the whole input is dialogues, the other split can't hold any of this one, so no prompt has to be remembered.
     is_apart: bool = False
+    faults: tuple[str, ...] = ()  # what is wrong with turns that are left out
+
+
+GROUNDS = ("results", "history", "acts")  # what a prompt holds beside what is said; "acts" has the results too
+
+
+class ReadOptions(msgspec.Struct, frozen=True):
+    """What a reader makes of traces, as far as its format has it; the settings of `grpo_kit.prepare`."""
+
+    strict: bool = False
+    learn: str = "answers"
+    ground: str = "results"
+    max_results: int = 3
 
 
 class Reader(ABC):
@@ -35,9 +50,9 @@ class Reader(ABC):
     files: ClassVar[str] = "*.jsonl"  # the names of its files in a folder
     field: ClassVar[str]  # every piece of this format has it, and no piece of another format with the same files
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, options: ReadOptions):
         """`folder` has the files. Raises BadTrace where something is missing beside them."""
-        self.folder = folder
+        self.folder, self.options = folder, options
 
     def pieces(self, path: Path, on_bad: OnBad) -> Iterator[Piece]:
         """The pieces of a file, in order. A file that can't be split into pieces goes to `on_bad`."""
