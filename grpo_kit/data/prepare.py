@@ -4,7 +4,6 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
@@ -13,8 +12,9 @@ import orjson
 from filelock import FileLock
 from tqdm import tqdm
 
+from grpo_kit.data.answerable import OUTCOMES, STATING, unknown_acts
 from grpo_kit.data.readers import FORMATS, read_traces
-from grpo_kit.data.readers.base import Learn, ReadOptions
+from grpo_kit.data.readers.base import Ground, Learn, ReadOptions
 from grpo_kit.data.readers.containers import hub_name
 from grpo_kit.data.samples import fingerprint, messages_of, to_lines
 from grpo_kit.data.splits import Allotted, allot
@@ -38,6 +38,8 @@ def prepare(
     format: str = "auto",
     strict: bool = False,
     learn: Learn = "answers",
+    ground: Ground = "results",
+    max_results: int = 3,
     rewrite_rubrics: Callable[[Iterable[Path]], dict] | None = None,
 ) -> dict:
     """Writes train.jsonl, eval.jsonl and data_card.json into the folder `out`; returns the card's content.
@@ -49,6 +51,11 @@ def prepare(
     What is odd in a chat is repaired, and the card counts each repair; `strict` refuses it instead. `learn` "calls"
     has the assistant's tool calls learnt as well as its answers. Fields that the kit does not know go to the samples'
     columns, for reward functions.
+
+    `ground` says what an SGD prompt holds beside what was said: "results", each service's newest call and the first
+    `max_results` results, and a system message about the services; "acts", what the reply should do as well, which is an
+    upper bound for what can be learnt; "history", nothing. The card counts, as "answerable", the turns that state
+    something and whether their prompts hold it.
 
     About `eval_fraction` of the dialogues go to eval.jsonl. A hash of `seed` and a dialogue's opening message
     (a ready-made sample's dialogue_id, or prompt) decides, so nothing moves when files are added. No dialogue
@@ -68,6 +75,9 @@ def prepare(
         raise ConfigError(f"eval_fraction must lie between 0 and 1, and is {eval_fraction}", "0.1 holds out a tenth")
     check_choice("format", format, FORMATS)
     check_choice("learn", learn, get_args(Learn))
+    check_choice("ground", ground, get_args(Ground))
+    if max_results < 1:
+        raise ConfigError(f"max_results must be at least 1, and is {max_results}", "--ground history shows no results")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file", "Name a folder to write the samples into")
     if out.resolve() == traces.resolve() or traces.resolve() in (out.resolve() / TRAIN, out.resolve() / EVAL):
@@ -80,12 +90,13 @@ def prepare(
             raise BadTrace(error.problem.what, fix, error.problem.where) from None
         tally.skip(error, f"{traces if traces.is_dir() else traces.parent}/")
 
-    reader = read_traces(traces, format, on_bad, ReadOptions(strict=strict, learn=learn))
+    reader = read_traces(traces, format, on_bad, ReadOptions(strict, learn, ground, max_results))
     reader = tqdm(reader, desc=f"preparing {traces.name}", unit=" traces", delay=2, mininterval=1, leave=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         names = {"train": Path(scratch, TRAIN), "eval": Path(scratch, EVAL)}
-        with names["train"].open("wb") as train, names["eval"].open("wb") as held_out, without_collector():
+        opened = [path.open("wb", buffering=1 << 20) for path in names.values()]
+        with opened[0] as train, opened[1] as held_out, without_collector():
             files = {"train": train, "eval": held_out}
             for allotted in allot(reader, eval_fraction, seed, on_bad):
                 files[allotted.split].write(to_lines(allotted.samples))
@@ -121,6 +132,9 @@ class _Tally:
     def __init__(self):
         self.dialogues, self.samples = {"train": 0, "eval": 0}, {"train": 0, "eval": 0}
         self.services, self.acts = Counter[str](), Counter[str]()
+        self.stating = 0  # how many samples offer, inform or count
+        self.answerable = 0  # how many of those can be answered from their prompts
+        self.unknown_acts = Counter[str]()  # how many samples have such an act, or an outcome without a result
         self.prompt_words, self.answer_words = Counter[int](), Counter[int]()  # how many have this length
         self.repairs, self.columns = Counter[str](), dict[str, None]()
         self.left_out = self.skipped = 0
@@ -146,12 +160,30 @@ class _Tally:
         self.columns |= dict.fromkeys(samples[0].columns)
         self.dialogues[allotted.split] += allotted.is_new
         self.samples[allotted.split] += len(samples)
-        # The prompts of a dialogue are beginnings of its last one.
-        lengths = list(accumulate(len(words(message["content"])) for message in messages_of(samples[-1].prompt)))
-        self.prompt_words.update(lengths[len(messages_of(sample.prompt)) - 1] for sample in samples)
-        self.answer_words.update(len(words(sample.ground_truth)) for sample in samples)
-        self.services.update(service for sample in samples for service in sample.services)
-        self.acts.update(act.act for sample in samples for act in sample.acts)
+        services, acts, before, length = [], [], [], 0
+        for sample in samples:
+            services += sample.services
+            self.answer_words[len(words(sample.ground_truth))] += 1
+            prompt = messages_of(sample.prompt)
+            if prompt[: len(before)] != before:  # mostly a prompt goes on from the one before
+                before, length = [], 0
+            for message in prompt[len(before) :]:
+                length += len(words(message["content"]))
+            self.prompt_words[length] += 1
+            before = prompt
+            tells = states = False
+            for act in sample.acts:
+                acts.append(act.act)
+                tells = tells or act.act in OUTCOMES
+                states = states or act.act in STATING
+            if tells or states:
+                self.stating += states
+                self.answerable += states
+                if unknown := {act.act for act in unknown_acts(sample)}:
+                    self.unknown_acts.update(unknown)
+                    self.answerable -= states and not unknown.isdisjoint(STATING)
+        self.services.update(services)
+        self.acts.update(acts)
 
     def check_both_splits(self, traces: Path, eval_fraction: float) -> None:
         """Raises BadTrace where one has no sample."""
@@ -170,6 +202,11 @@ class _Tally:
             "samples": self.samples,
             "samples_per_service": dict(sorted(self.services.items())),
             "acts": dict(sorted(self.acts.items())),
+            "answerable": {
+                "turns": self.stating,
+                "from_prompt": self.answerable,
+                "not_by_act": dict(sorted(self.unknown_acts.items())),
+            },
             "prompt_words": _spread(self.prompt_words),
             "answer_words": _spread(self.answer_words),
             "left_out_as_duplicate": self.left_out,

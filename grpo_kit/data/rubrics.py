@@ -33,6 +33,7 @@ class Slot(msgspec.Struct, dict=True):
     name: Text
     description: Text
     possible_values: list[str] = []
+    is_categorical: bool = False
 
     def __post_init__(self):
         if self.name in _UNCLEAR_SLOTS:
@@ -45,10 +46,13 @@ class Slot(msgspec.Struct, dict=True):
 
 
 class Intent(msgspec.Struct):
-    """An intent of schema.json: what a user of the service may be after."""
+    """An intent of schema.json: what a user of the service may be after. `optional_slots` have their defaults."""
 
     name: Text
     description: Text
+    is_transactional: bool = False
+    required_slots: list[str] = []
+    optional_slots: dict[str, str] = {}
 
 
 class Service(msgspec.Struct, dict=True):
@@ -61,6 +65,7 @@ class Service(msgspec.Struct, dict=True):
 
     def __post_init__(self):
         self.slot = {slot.name: slot for slot in self.slots}
+        self.intent = {intent.name: intent for intent in self.intents}
         self.does = {intent.name: _lower_first(intent.description) for intent in self.intents}
 
 
@@ -85,31 +90,42 @@ def _lower_first(text: str) -> str:
 def rubric_from_acts(acts: Iterable[Act], schema: Schema) -> str:
     """One clause for each kind of act, in the acts' order: "ask for: the city; confirm: the date is March 1st".
 
+    What may be asked for instead stands behind it: "ask for: the city, or what else is needed: the date, the time".
+
     Raises KeyError for an act that is none of SYSTEM_ACTS.
     """
-    clauses: dict[str, list[str]] = {}
+    clauses: dict[str, str] = {}
+    others: dict[str, None] = {}
     for act in acts:
-        details = clauses.setdefault(SYSTEM_ACTS[act.act], [])
-        if act.slot:
-            details.append(_detail(act, schema))
-    return "; ".join(f"{clause}: {', '.join(details)}" if details else clause for clause, details in clauses.items())
+        clause = SYSTEM_ACTS[act.act]
+        if not act.slot:
+            clauses.setdefault(clause, clause)
+        elif clause in clauses:
+            clauses[clause] += f", {_detail(act, schema)}"
+        else:
+            clauses[clause] = f"{clause}: {_detail(act, schema)}"
+        if act.alternatives:
+            others |= {_detail(Act(act.service, act.act, slot), schema): None for slot in act.alternatives}
+    if others:
+        clauses[SYSTEM_ACTS["REQUEST"]] += f", or what else is needed: {', '.join(others)}"
+    return "; ".join(clauses.values())
 
 
 def _detail(act: Act, schema: Schema) -> str:
-    service = schema[act.service]
+    service, values = schema[act.service], act.values
     if act.act == "INFORM_COUNT":
-        return " ".join(act.values)
+        return " ".join(values)
     if act.act == "OFFER_INTENT":
-        return " or ".join(service.does.get(intent, intent) for intent in act.values)
+        return " or ".join(service.does.get(intent, intent) for intent in values)
     slot = service.slot.get(act.slot) or Slot(act.slot, act.slot)
     if slot.is_boolean:
-        said = " or ".join("no" if value == "False" else "yes" for value in act.values)
+        said = " or ".join("no" if value == "False" else "yes" for value in values)
         return f"{slot.spoken}: {said}" if said else f"{slot.spoken} (yes or no)"
-    if not act.values:
+    if not values:
         return f"the {slot.spoken}"
     if act.act == "REQUEST":
-        return f"the {slot.spoken} (such as {' or '.join(act.values)})"
-    return f"the {slot.spoken} {slot.verb} {' and '.join(act.values)}"
+        return f"the {slot.spoken} (such as {' or '.join(values)})"
+    return f"the {slot.spoken} {slot.verb} {values[0] if len(values) == 1 else ' and '.join(values)}"
 
 
 def task_description(services: Iterable[str], intents: dict[str, str], schema: Schema) -> str:

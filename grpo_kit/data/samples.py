@@ -51,13 +51,19 @@ class Message(TypedDict):
 Messages = Annotated[list[Message], msgspec.Meta(min_length=1)]
 
 
-class Act(msgspec.Struct, frozen=True, gc=False):
-    """One dialogue act of a system turn, as Schema-Guided Dialogue annotates it: CONFIRM date = "March 1st"."""
+class Act(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One dialogue act of a system turn, as Schema-Guided Dialogue annotates it: CONFIRM date = "March 1st".
+
+    `canonical` are the values as the service has them, where it says them otherwise: "2019-03-01". `alternatives` are
+    other slots that a REQUEST may as well ask for, since the user's intent still needs them.
+    """
 
     service: str
     act: str
     slot: str = ""
     values: tuple[str, ...] = ()
+    canonical: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
 
 
 class Sample(msgspec.Struct, frozen=True, omit_defaults=True):

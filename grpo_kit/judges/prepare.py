@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data import prepare as data
-from grpo_kit.data.readers.base import Learn
+from grpo_kit.data.readers.base import Ground, Learn
 
 Rubric = Literal["schema", "gemini"]
 
@@ -20,6 +20,8 @@ def prepare(
     format: str = "auto",
     strict: bool = False,
     learn: Learn = "answers",
+    ground: Ground = "results",
+    max_results: int = 3,
     rubric: Rubric = "schema",
     judge_config: JudgeConfig | None = None,
 ) -> dict:
@@ -37,4 +39,5 @@ def prepare(
 
         rewrite = RubricWriter(judge_config or JudgeConfig(), Path(out) / CACHE_FILE).rewrite
     options = {"eval_fraction": eval_fraction, "seed": seed, "skip_bad": skip_bad, "format": format, "strict": strict}
-    return data.prepare(traces, out, **options, learn=learn, rewrite_rubrics=rewrite)
+    options |= {"learn": learn, "ground": ground, "max_results": max_results}
+    return data.prepare(traces, out, **options, rewrite_rubrics=rewrite)

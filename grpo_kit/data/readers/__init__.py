@@ -42,7 +42,7 @@ def read_traces(traces: Path, format: str, on_bad: OnBad, options: ReadOptions) 
     if format in ("auto", "sgd"):
         files = sorted(traces.glob(pattern)) if traces.is_dir() else [traces] * fnmatch(traces.name, pattern)
         if files:
-            reader = SGDReader(files[0].parent)
+            reader = SGDReader(files[0].parent, options)
             pieces = chain.from_iterable(reader.pieces(file, on_bad) for file in files)
             return _read(pieces, {"sgd": reader}, on_bad)
     if format != "sgd" and (rows := find_rows(traces, _FIELDS, on_bad)):

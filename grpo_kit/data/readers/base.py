@@ -12,6 +12,7 @@ from grpo_kit.errors import BadTrace
 
 OnBad = Callable[[BadTrace], None]  # is told of each bad piece; raises it, or notes it so that reading continues
 Learn = Literal["answers", "calls"]
+Ground = Literal["results", "history", "acts"]  # what a prompt holds beside what is said; "acts" has the results too
 
 
 class ReadOptions(msgspec.Struct, frozen=True):
@@ -19,7 +20,7 @@ class ReadOptions(msgspec.Struct, frozen=True):
 
     strict: bool = False
     learn: Learn = "answers"
-    ground: str = "results"
+    ground: Ground = "results"
     max_results: int = 3
 
 
@@ -35,7 +36,7 @@ class Trace(NamedTuple):
     """The content of one piece: the samples of a dialogue, or a single ready-made one."""
 
     name: str  # its own id, which may stand in the input only once; "" where it has none
-    samples: list[Sample]  # at least one; the prompt of each is a beginning of the last one's
+    samples: list[Sample]  # at least one, in order
     split_key: str  # decides the split; a dialogue's is its opening: equal prompts open alike, so they share a split
     # Where the whole input is dialogues, the other split can't hold any of this one, so no prompt has to be remembered.
     is_apart: bool = False
