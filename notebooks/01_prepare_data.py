@@ -5,31 +5,37 @@
 # given, and a rubric of what a good reply does. It then shows you what you have, because looking at the data is the
 # cheapest experiment there is.
 #
-# By default it reads the small dialogues that come with the kit. For your own, set `traces` to a
-# [Schema-Guided Dialogue](https://github.com/google-research-datasets/dstc8-schema-guided-dialogue) folder, or to a
-# JSONL file of chat messages, and `out` to `data/processed`, where the other notebooks look first.
+# By default it reads the small dialogues that come with the kit. For your own, set `traces` to a file or folder of
+# chats or of prompts with answers (JSON lines, a JSON array, CSV, Parquet), to `hf://owner/name`, or to a
+# [Schema-Guided Dialogue](https://github.com/google-research-datasets/dstc8-schema-guided-dialogue) folder, and `out`
+# to `data/processed`, where the other notebooks look first.
 
 # %% tags=["parameters"]
 traces = ""  # "": the dialogues that come with the kit
 out = "data/demo"
 eval_fraction = 0.3
 seed = 0
+format = "auto"  # chat, gemini, sharegpt, samples or sgd, where it is not found out
+learn = "answers"  # "calls": the assistant's tool calls are learnt too
+ground = "results"  # what an SGD prompt holds beside what was said: results, history (nothing) or acts (an upper bound)
+strict = False  # refuse what would be repaired
+skip_bad = False  # leave out what can't be read, and count it
 rubric = "schema"  # "gemini": Gemini writes a rubric for each sample; needs GEMINI_API_KEY
 result_file = None  # None: result.json in out
 
 # %%
 # %matplotlib inline
-import json
 from pathlib import Path
 
 import pandas as pd
 
 import grpo_kit as kit
-from grpo_kit import plots
+from grpo_kit import plots, widgets
 from grpo_kit.data import demo
 from grpo_kit.utils.files import write_json
 
-traces = Path(traces or demo.TRACES)
+traces = traces or demo.TRACES
+options = {"format": format, "learn": learn, "ground": ground, "strict": strict, "skip_bad": skip_bad}
 
 # %% [markdown]
 # ## From traces to samples
@@ -40,33 +46,56 @@ traces = Path(traces or demo.TRACES)
 # change it.
 
 # %%
-card = kit.prepare(traces, out, eval_fraction=eval_fraction, seed=seed, rubric=rubric)
+card = kit.prepare(traces, out, eval_fraction=eval_fraction, seed=seed, rubric=rubric, **options)
 pd.Series(card["samples"], name="samples").to_frame()
 
 # %% [markdown]
-# `data_card.json` records what was read, counted and left out, and a fingerprint. Each run on this data records the
-# same fingerprint.
+# What was read, what was odd and repaired (`strict=True` would refuse it), and what was left out and why. `columns` are
+# fields of yours that reward functions get by their names. `data_card.json` keeps all this, and a fingerprint that each
+# run on this data records.
 
 # %%
-print(json.dumps({name: value for name, value in card.items() if not isinstance(value, dict)}, indent=2))
+answerable = card["answerable"]
+told = {
+    "read from": card["source"],
+    "fingerprint": card["fingerprint"],
+    "columns": ", ".join(card["columns"]) or "none",
+    **{f"repaired: {name}": count for name, count in card["repairs"].items()},
+    **{f"skipped: {reason}": count for reason, count in card["skipped"]["reasons"].items()},
+    "left out as duplicates": card["left_out_as_duplicate"],
+    "turns that offer, inform or count": answerable["turns"],
+    "of these, can be answered from their prompts": answerable["from_prompt"],
+}
+pd.Series(told, name="").to_frame()
 
 # %% [markdown]
-# ## One dialogue, turn by turn
+# ## One dialogue
 #
 # Each assistant turn becomes a sample. Read a few: is the reply one you would want? Does the rubric say what makes it
-# right? A rubric that you disagree with here becomes a reward that teaches the wrong thing later.
+# right? A rubric that you disagree with here becomes a reward that teaches the wrong thing later. Where the traces have
+# tool calls, the prompt holds them and what they gave.
 
 # %%
 samples = list(kit.read_samples(Path(out) / "train.jsonl"))
-first = [sample for sample in samples if sample.dialogue_id == samples[0].dialogue_id]
+calls = [sample for sample in samples if "calls " in sample.conversation]
+chosen = (calls or samples)[0]
+print(f"{chosen.conversation}\n\nreply in the trace: {chosen.ground_truth}\nrubric: {chosen.rubric}")
+
+# %% [markdown]
+# ## What can't be answered from its prompt
+#
+# A reply that states what stands nowhere in its prompt can't be earned: training on it teaches the model to invent.
+# Keep such turns few by giving the model what the person who replied could see (`ground="results"` does it for
+# dialogues with service results). The table lists those turns first; in JupyterLab, search all samples and read them
+# below it.
+
+# %%
+table = widgets.tables.samples(out)
 pd.set_option("display.max_colwidth", 90)
-pd.DataFrame(
-    {
-        "the user says": [sample.prompt[-1]["content"] for sample in first],
-        "reply in the trace": [sample.ground_truth for sample in first],
-        "rubric": [sample.rubric for sample in first],
-    }
-)
+table.head(8)[["file", "line", "asked", "ground_truth", "rubric", "unknown"]]
+
+# %%
+widgets.data(out)
 
 # %% [markdown]
 # ## No overlap between train and eval

@@ -42,3 +42,8 @@ def _says(text: str, value: str) -> bool:
             return True
         at = text.find(value, at + 1)
     return False
+
+
+def act_text(act: Act) -> str:
+    """The act as one reads it: "OFFER restaurant_name = Sipan"."""
+    return f"{act.act} {act.slot} = {', '.join(act.values)}" if act.slot else act.act

@@ -47,8 +47,8 @@ class Pages(Panel):
     find_rows: Callable[[], pd.DataFrame]  # as the controls are set
     page_of: Callable[[pd.Series], str]  # as HTML
 
-    def __init__(self, run: Run, controls: list[ipywidgets.ValueWidget], message: ipywidgets.HTML):
-        self.run, self.rows = run, pd.DataFrame()
+    def __init__(self, controls: list[ipywidgets.ValueWidget], message: ipywidgets.HTML):
+        self.rows = pd.DataFrame()
         self.sort = ipywidgets.Dropdown(options=list(self.orders), description="sort", layout={"width": "260px"})
         self.find = search_box("find in any text, Enter")
         self.choice = ipywidgets.Dropdown(options=[], layout={"width": "auto", "flex": "1 1 auto"})
@@ -109,7 +109,8 @@ class GroupView(Pages):
         self.step = ipywidgets.SelectionSlider(
             options=[("any", ANY)], description="step", continuous_update=False, layout={"width": "380px"}
         )
-        super().__init__(run, [self.step], message)
+        self.run = run
+        super().__init__([self.step], message)
 
     def read(self) -> None:
         self.table = tables.completions(self.run)
@@ -129,7 +130,7 @@ class GroupView(Pages):
     def page_of(self, row: pd.Series) -> str:
         rows = tables.group(self.table, row["step"], row["sample_id"])
         title = f"{row['sample_id']}, step {row['step']}"
-        return _prompt_html(rows["prompt"].iloc[0], title) + parts.completions_html(rows)
+        return prompt_html(rows["prompt"].iloc[0], title) + parts.completions_html(rows)
 
 
 class AnswerView(Pages):
@@ -140,7 +141,8 @@ class AnswerView(Pages):
     def __init__(self, run: Run, message: ipywidgets.HTML):
         self.evaluation: Any = ipywidgets.Dropdown(description="evaluation", layout={"width": "320px"})
         self.checkpoint = ipywidgets.Dropdown(description="checkpoint", layout={"width": "260px"})
-        super().__init__(run, [self.evaluation, self.checkpoint], message)
+        self.run = run
+        super().__init__([self.evaluation, self.checkpoint], message)
 
     def read(self) -> None:
         found = tables.evaluations(self.run)[::-1]
@@ -173,10 +175,10 @@ class AnswerView(Pages):
             rows.append([name, *(f"<b>{number(score)}</b>{note_html(reason)}" for score, reason in said)])
         looks = [f"width: 110px; color: {FAINT}", *[f"width: {90 // len(sides)}%"] * len(sides)]
         trace = note_html("the trace’s own reply") + text_html(row["ground_truth"])
-        return _prompt_html(row["prompt"], title) + parts.table_html(["", *sides.values()], looks, rows) + trace
+        return prompt_html(row["prompt"], title) + parts.table_html(["", *sides.values()], looks, rows) + trace
 
 
-def _prompt_html(prompt: str | list[Message], title: str) -> str:
+def prompt_html(prompt: str | list[Message], title: str) -> str:
     """The prompt in a box that scrolls where it is long, and at first shows its end, which is what is answered."""
     lines = "".join(
         f'<div style="display: flex">{text_html(turn["role"], f"flex: 0 0 80px; color: {FAINT}")}'

@@ -1,17 +1,23 @@
 """Runs, completions and answers as the tables that the widgets show: filtered, the most worth reading first."""
 
 from datetime import datetime
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from grpo_kit.backends.run import Run
-from grpo_kit.data.samples import conversation_text, last_turn
+from grpo_kit.data.answerable import act_text, unknown_acts
+from grpo_kit.data.demo import DATA_FILES
+from grpo_kit.data.samples import conversation_text, last_turn, read_samples
 from grpo_kit.errors import RunError
 from grpo_kit.evaluation.result import BASE, Evaluation
 from grpo_kit.utils.files import CACHE
 from grpo_kit.utils.json_lines import read_lines
+from grpo_kit.utils.words import words
 
+MOST_SAMPLES = 20_000
 FORMATS = {"reward": ".3f", "learning_rate": "g"} | dict.fromkeys(["minutes", "quoted_minutes"], ",.1f")
 FORMATS |= dict.fromkeys(["usd", "quoted_usd"], ".2f")
 GROUP_ORDERS = {  # name: which column of `groups` it sorts by, largest first or not
@@ -29,6 +35,12 @@ ANSWER_ORDERS = {  # name: which column of `answers` it sorts by, largest first 
     "judges disagree most": ("disagreement", True),
 }
 
+SAMPLE_ORDERS = {  # name: which column of `samples` it sorts by, largest first or not
+    "not answerable first": ("unknown acts", True),
+    "longest prompt": ("words", True),
+    "as in the files": ("line", False),
+}
+
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of kit.runs() as they are read: numbers rounded, times in this machine's time zone."""
@@ -41,6 +53,30 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
         return format(value, FORMATS.get(name, ""))
 
     return pd.DataFrame({name: [text(str(name), value) for value in table[name]] for name in table}, index=table.index)
+
+
+def samples(folder: str | Path, text: str = "", order: str = "not answerable first") -> pd.DataFrame:
+    """A row per sample of a prepared folder, of at most the first MOST_SAMPLES of each file.
+
+    Its columns: file, line, id, prompt, asked, ground_truth, rubric, columns (the data's own), words (of the prompt),
+    unknown acts (how many of the reply's acts its prompt does not support) and unknown (those, as text). Only the rows
+    that hold `text` somewhere.
+    """
+    rows = [
+        {
+            **{"file": file, "line": line, "id": sample.id, "prompt": sample.prompt, "asked": last_turn(sample.prompt)},
+            **{"ground_truth": sample.ground_truth, "rubric": sample.rubric, "columns": sample.columns},
+            **{"words": len(words(sample.conversation)), "unknown acts": len(unknown := unknown_acts(sample))},
+            "unknown": "; ".join(map(act_text, unknown)),
+        }
+        for file in DATA_FILES
+        for line, sample in enumerate(islice(read_samples(Path(folder) / file), MOST_SAMPLES), 1)
+    ]
+    table = pd.DataFrame(rows)
+    if text.strip():
+        texts = table[["id", "ground_truth", "rubric", "unknown"]].assign(columns=table["columns"].map(str))
+        table = table[_holds(texts.assign(prompt=table["prompt"].map(conversation_text)), text)]
+    return _sorted(table, *SAMPLE_ORDERS[order])
 
 
 def completions(run: Run) -> pd.DataFrame:

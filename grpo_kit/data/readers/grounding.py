@@ -28,7 +28,9 @@ def today_by(resolved: Iterable[tuple[str, str]]) -> date | None:
 
 def briefing(services: Sequence[Service], today: date | None) -> str:
     """The system message: each service, its intents with what they need and their defaults, and its slots' values."""
-    parts = ["You are the assistant of this service." if len(services) == 1 else "You are the assistant of these services."]
+    parts = [
+        "You are the assistant of this service." if len(services) == 1 else "You are the assistant of these services."
+    ]
     if today:
         parts = [f"{parts[0]} Today is {_WEEKDAYS[today.weekday()]}, {today}."]
     for service in services:
