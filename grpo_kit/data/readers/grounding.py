@@ -1,79 +1,88 @@
 """What the assistant of a Schema-Guided Dialogue knows beside what is said: its services, the date, what calls gave."""
 
-import re
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from typing import Any
 
 import msgspec
 
-from grpo_kit.data.rubrics import Intent, Service
+from grpo_kit.data.rubrics import Schema, Service
+from grpo_kit.utils.text import did_you_mean
 
 _AHEAD = {"today": 0, "later today": 0, "tomorrow": 1, "day after tomorrow": 2, "the day after tomorrow": 2}
-RELATIVE_DAYS = {form: days for word, days in _AHEAD.items() for form in (word, word.capitalize())}
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+RELATIVE_DAYS = {form: days for words, days in _AHEAD.items() for form in (words, words.capitalize())}
 _WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 
+class Services:
+    """The services of a schema.json, and what a model is told of them, made once for all dialogues that have the same."""
+
+    def __init__(self, schema: Schema):
+        self.schema = schema
+        self._briefings: dict[tuple, str] = {}
+        self._functions: dict[tuple, list[dict[str, Any]]] = {}
+
+    def check(self, name: str) -> None:
+        """Raises ValueError for a service that schema.json does not have."""
+        if name not in self.schema:
+            near = did_you_mean(name, self.schema) or f" It has: {', '.join(self.schema)}"
+            raise ValueError(f"service {name!r} is not in schema.json.{near}")
+
+    def briefing(self, names: Sequence[str], today: date | None) -> str:
+        """The system message: services, intents with what they need and their defaults, the slots and their values."""
+        key = (*names, today)
+        if key not in self._briefings:
+            day = f" Today is {_WEEKDAYS[today.weekday()]}, {today}." if today else ""
+            parts = [f"You are the assistant of {'this service' if len(names) == 1 else 'these services'}.{day}"]
+            self._briefings[key] = "\n".join(parts + [_described(self.schema[name]) for name in names])
+        return self._briefings[key]
+
+    def functions(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The services' intents as JSON schemas of functions, in OpenAI's form."""
+        key = tuple(names)
+        if key not in self._functions:
+            self._functions[key] = [
+                {"type": "function", "function": {"name": intent.name, "description": intent.description, **parameters}}
+                for name in names
+                for intent, parameters in _parameters(self.schema[name])
+            ]
+        return self._functions[key]
+
+
+def _described(service: Service) -> str:
+    lines, named = [f"{service.service_name}: {service.description}"], set[str]()
+    for intent in service.intents:
+        parts = [f"- {intent.name}: {intent.description}"]
+        if intent.required_slots:
+            parts.append(f"needs {', '.join(intent.required_slots)}")
+        if intent.optional_slots:
+            parts.append("optional " + ", ".join(f"{slot}={default}" for slot, default in intent.optional_slots.items()))
+        lines.append("; ".join(parts))
+        named.update(intent.required_slots, intent.optional_slots)
+    slots = [f"{slot.name} ({', '.join(slot.possible_values)})" for slot in service.slots if slot.possible_values]
+    slots += [slot.name for slot in service.slots if not slot.possible_values and slot.name not in named]
+    return "\n".join(lines + [f"slots: {', '.join(slots)}"] * bool(slots))
+
+
+def _parameters(service: Service) -> Iterable[tuple[Any, dict[str, Any]]]:
+    for intent in service.intents:
+        properties = {}
+        for name in (*intent.required_slots, *intent.optional_slots):
+            slot = service.slot.get(name)
+            described = {"type": "string"} | ({"description": slot.description} if slot else {})
+            properties[name] = described | ({"enum": slot.possible_values} if slot and slot.is_categorical else {})
+        yield intent, {"parameters": {"type": "object", "properties": properties, "required": intent.required_slots}}
+
+
 def today_by(resolved: Iterable[tuple[str, str]]) -> date | None:
-    """The day that a dialogue takes place on, by what was said and meant: ("tomorrow", "2019-03-02").
-
-    None where that can't be told.
-    """
+    """The day of a dialogue by what was said and meant, ("tomorrow", "2019-03-02"); None where that can't be told."""
     for said, meant in resolved:
-        if said in RELATIVE_DAYS and _DATE.fullmatch(meant):
-            return date.fromisoformat(meant) - timedelta(RELATIVE_DAYS[said])
+        if said in RELATIVE_DAYS:
+            try:
+                return date.fromisoformat(meant) - timedelta(RELATIVE_DAYS[said])
+            except ValueError:  # no date
+                continue
     return None
-
-
-def briefing(services: Sequence[Service], today: date | None) -> str:
-    """The system message: each service, its intents with what they need and their defaults, and its slots' values."""
-    parts = [
-        "You are the assistant of this service." if len(services) == 1 else "You are the assistant of these services."
-    ]
-    if today:
-        parts = [f"{parts[0]} Today is {_WEEKDAYS[today.weekday()]}, {today}."]
-    for service in services:
-        parts.append(f"{service.service_name}: {service.description}")
-        named = set[str]()
-        for intent in service.intents:
-            needs = f"; needs {', '.join(intent.required_slots)}" if intent.required_slots else ""
-            optional = ", ".join(f"{slot}={default}" for slot, default in intent.optional_slots.items())
-            takes = f"; optional {optional}" if optional else ""
-            parts.append(f"- {intent.name}: {intent.description}{needs}{takes}")
-            named.update(intent.required_slots, intent.optional_slots)
-        values = [f"{slot.name} ({', '.join(slot.possible_values)})" for slot in service.slots if slot.possible_values]
-        others = [slot.name for slot in service.slots if not slot.possible_values and slot.name not in named]
-        parts.append(f"slots: {', '.join(values + others)}")
-    return "\n".join(parts)
-
-
-def functions(services: Iterable[Service]) -> list[dict[str, Any]]:
-    """The services' intents as JSON schemas of functions, in OpenAI's form."""
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": intent.name,
-                "description": intent.description,
-                "parameters": {
-                    "type": "object",
-                    "properties": {
-                        name: _parameter(service, name) for name in (*intent.required_slots, *intent.optional_slots)
-                    },
-                    "required": intent.required_slots,
-                },
-            },
-        }
-        for service in services
-        for intent in service.intents
-    ]
-
-
-def _parameter(service: Service, name: str) -> dict[str, Any]:
-    slot = service.slot.get(name)
-    described = {"type": "string"} | ({"description": slot.description} if slot else {})
-    return described | {"enum": slot.possible_values} if slot and slot.is_categorical else described
 
 
 def result_text(rows: Sequence[msgspec.Raw], most: int, is_transaction: bool, has_failed: bool) -> str:
