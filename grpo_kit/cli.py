@@ -83,6 +83,10 @@ def prepare(
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
     format: Annotated[str, typer.Option(help="auto, sgd, chat or samples.")] = "auto",
+    ground: Annotated[
+        str, typer.Option(help="What SGD's prompts hold beside what was said: results, history (nothing) or acts.")
+    ] = "results",
+    max_results: Annotated[int, typer.Option(min=1, help="How many of a call's results a prompt holds.")] = 3,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
     rubric: Annotated[
         str, typer.Option(help="Who writes rubrics: schema (the traces' own acts) or gemini.")
@@ -91,11 +95,15 @@ def prepare(
 ) -> None:
     """Turn dialogue traces into training samples."""
     config = JudgeConfig.from_text(flags)
+    from grpo_kit.data.answerable import answerable_in_words
     from grpo_kit.judges.prepare import prepare
 
     options: dict[str, Any] = {"format": format, "rubric": rubric, "judge_config": config, "skip_bad": skip_bad}
+    options |= {"ground": ground, "max_results": max_results}
     card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, **options)
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
+    if card["answerable"]["turns"]:
+        print(answerable_in_words(card))
     if rubric == "gemini":
         from grpo_kit.judges.rubric_writer import in_words
 

@@ -1,5 +1,7 @@
 """Which turns can be answered from their prompts: a reply that states what stands nowhere in its prompt can't be earned."""
 
+from typing import Any
+
 from grpo_kit.data.samples import Act, Sample, messages_of
 
 STATING = {"OFFER", "INFORM", "INFORM_COUNT"}
@@ -32,6 +34,14 @@ def unknown_acts(sample: Sample) -> list[Act]:
         elif act.act in OUTCOMES and messages[-1]["role"] != "tool":
             unknown.append(act)
     return unknown
+
+
+def answerable_in_words(card: dict[str, Any]) -> str:
+    """A line for people, of what a data card counts as "answerable"."""
+    found = card["answerable"]
+    told = f"{found['from_prompt']:,} of {found['turns']:,} turns that offer, inform or count can be answered from their "
+    not_known = ", ".join(f"{count:,} {act}" for act, count in found["not_by_act"].items())
+    return f"{told}prompts{f'; turns with an act that cannot: {not_known}' if not_known else ''}"
 
 
 def _says(text: str, value: str) -> bool:
