@@ -3,10 +3,9 @@
     .venv/bin/python benchmarks/data.py --sgd path/to/sgd [--rounds 5]
 
 All of a Schema-Guided Dialogue folder is read by orjson alone and prepared by the kit (samples with rubrics, the split,
-train.jsonl, eval.jsonl and the card written) without and with the services' results in the prompts, in turn; the fastest
-counts. Then the folder ten times over, each with
-ids and opening messages of its own, is prepared in a process whose peak memory is held against that of one
-copy. Writes benchmarks/data.json.
+train.jsonl, eval.jsonl and the card written), without and with the services' results in the prompts, in turn; the
+fastest counts. Then the folder ten times over, each with ids and opening messages of its own, is prepared in a process
+whose peak memory is held against that of one copy. Writes benchmarks/data.json.
 """
 
 import argparse

@@ -34,7 +34,8 @@ def read_turns(folder: Path, ground: str = "results") -> list[Sample]:
     def refuse(error: BadTrace):
         raise error
 
-    return [turn for _, trace in read_traces(folder, "sgd", refuse, ReadOptions(ground=ground)) for turn in trace.samples]
+    traces = read_traces(folder, "sgd", refuse, ReadOptions(ground=ground))
+    return [turn for _, trace in traces for turn in trace.samples]
 
 
 def slot_names(folder: Path) -> dict[str, list[str]]:

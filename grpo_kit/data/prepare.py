@@ -42,10 +42,10 @@ def prepare(
     optionally "dialogue_id" or "id", "rubric", "task_description") or ready-made samples ("prompt" and
     "ground_truth", optionally the other fields of `Sample`). `format` "auto" finds out by the content.
 
-    `ground` says what an SGD prompt holds beside what was said: "results", each service's newest call and the first
-    `max_results` results, and a system message about the services; "acts", what the reply should do as well, which is an
-    upper bound for what can be learnt; "history", nothing. The card counts, as "answerable", the turns that state
-    something and whether their prompts hold it.
+    `ground` says what an SGD prompt holds beside what was said: "results", a system message about the service, and
+    each service's newest call with the first `max_results` of its results; "acts", what the reply should do as well, an
+    upper bound for what can be learnt; "history", nothing. The card counts, as "answerable", the turns whose prompts
+    hold what the reply states.
 
     About `eval_fraction` of the dialogues go to eval.jsonl. A hash of `seed` and a dialogue's opening message
     (a ready-made sample's dialogue_id, or prompt) decides, so nothing moves when files are added. No dialogue

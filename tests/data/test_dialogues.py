@@ -1,4 +1,4 @@
-"""Shows what prompts of Schema-Guided dialogues hold: services, the day, each service's newest call with its results."""
+"""Shows what prompts of Schema-Guided dialogues hold: the service, the day, each service's newest call and results."""
 
 import json
 from pathlib import Path
@@ -215,18 +215,21 @@ def test_multiwoz_is_read_without_acts_and_with_the_schema_of_the_folder_above(t
         {
             "service_name": name,
             "description": f"{name} of Cambridge",
-            "slots": [{"name": f"{name}-area", "description": "area", "possible_values": ["north", "south"]}],
-            "intents": [{"name": f"find_{name}", "description": "search", "optional_slots": {f"{name}-area": "dontcare"}}],
+            "slots": [slot(f"{name}-area", "north", "south")],
+            "intents": [
+                {"name": f"find_{name}", "description": "find", "optional_slots": {f"{name}-area": "dontcare"}}
+            ],
         }
         for name in ("inn", "taxi")
-    ]  # fmt: skip
+    ]
 
     def said(number: int, text: str, **intents: str) -> dict:
         frames = [
             {"actions": [], "service": name, "slots": [], "state": {"active_intent": intent, "slot_values": {}}}
             for name, intent in intents.items()
         ]
-        return {"frames": frames, "speaker": "SYSTEM" if number % 2 else "USER", "turn_id": f"{number}", "utterance": text}
+        speaker = "SYSTEM" if number % 2 else "USER"
+        return {"frames": frames, "speaker": speaker, "turn_id": f"{number}", "utterance": text}
 
     turns = [said(0, "An inn.", inn="find_inn", taxi="NONE"), said(1, "Which area?")]
     turns += [said(2, "North. Thanks.", inn="NONE", taxi="NONE"), said(3, "Bye.")]
@@ -240,5 +243,5 @@ def test_multiwoz_is_read_without_acts_and_with_the_schema_of_the_folder_above(t
     first, last = samples.values()
     assert (first.acts, first.rubric, first.services) == ([], "", ["inn"])
     assert [m["role"] for m in last.prompt] == ["system", "user", "assistant", "user"]
-    told = "inn: inn of Cambridge\n- find_inn: search; optional inn-area=dontcare\nslots: inn-area (north, south)"
+    told = "inn: inn of Cambridge\n- find_inn: find; optional inn-area=dontcare\nslots: inn-area (north, south)"
     assert last.prompt[0]["content"] == f"You are the assistant of this service.\n{told}"

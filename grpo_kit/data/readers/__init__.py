@@ -16,8 +16,11 @@ READERS: dict[str, type[Reader]] = {"sgd": SGDReader, "chat": ChatReader, "sampl
 FORMATS = ("auto", *READERS)
 
 
+_DEFAULTS = ReadOptions()
+
+
 def read_traces(
-    traces: Path, format: str, on_bad: OnBad, options: ReadOptions = ReadOptions()
+    traces: Path, format: str, on_bad: OnBad, options: ReadOptions = _DEFAULTS
 ) -> Iterator[tuple[str, Trace]]:
     """Yields where each trace stands ("path:line") and the trace, in the order of the files' names.
 
@@ -32,7 +35,8 @@ def read_traces(
     for pattern in patterns:
         files = sorted(traces.glob(pattern)) if traces.is_dir() else [traces] * fnmatch(traces.name, pattern)
         if files:
-            readers = {name: reader(files[0].parent, options) for name, reader in known.items() if reader.files == pattern}
+            chosen = {name: reader for name, reader in known.items() if reader.files == pattern}
+            readers = {name: reader(files[0].parent, options) for name, reader in chosen.items()}
             return _read(files, readers, on_bad)
     nearby = sorted({str(file.parent) for pattern in patterns for file in traces.glob(f"*/{pattern}")})
     fix = f"Did you mean {' or '.join(nearby[:4])}?" if nearby else "Give the files, or the folder that has them"
