@@ -5,8 +5,8 @@
 All of a Schema-Guided Dialogue folder is read by orjson alone and prepared by the kit (samples with rubrics, the split,
 train.jsonl, eval.jsonl and the card written), without and with the services' results in the prompts, in turn; the
 fastest counts. Then the folder ten times over, each with ids and opening messages of its own, is prepared in a process
-whose peak memory is held against that of one copy. Likewise for a Parquet file of 1,000,000 rows with a prompt and an answer each, and one of 10,000. Writes
-benchmarks/data.json.
+whose peak memory is held against that of one copy. Likewise for a Parquet file of 1,000,000 rows with a prompt and an
+answer each, and one of 10,000. Writes benchmarks/data.json.
 """
 
 import argparse

@@ -42,9 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("traces", type=Path, help="a Schema-Guided Dialogue folder")
     parser.add_argument("--n", type=int, help="how many turns to draw (default: all)")
+    parser.add_argument("--ground", default="results", help="what prompts hold: results, history or acts")
     parser.add_argument("--out", type=Path, help="write the table here, as JSON")
     args = parser.parse_args()
-    turns = read_turns(args.traces)
+    turns = read_turns(args.traces, args.ground)
     if args.n and args.n < len(turns):
         turns = random.Random(SEED).sample(turns, args.n)
     judge = OfflineJudge()

@@ -86,6 +86,10 @@ def prepare(
     seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
     format: Annotated[str, typer.Option(help="auto, sgd, chat, gemini, sharegpt or samples.")] = "auto",
     learn: Annotated[str, typer.Option(help="answers, or calls: the assistant's tool calls too.")] = "answers",
+    ground: Annotated[
+        str, typer.Option(help="What SGD's prompts hold beside what was said: results, history (nothing) or acts.")
+    ] = "results",
+    max_results: Annotated[int, typer.Option(min=1, help="How many of a call's results a prompt holds.")] = 3,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be repaired.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
     rubric: Annotated[
@@ -95,12 +99,15 @@ def prepare(
 ) -> None:
     """Turn dialogue traces into training samples."""
     config = JudgeConfig.from_text(flags)
+    from grpo_kit.data.answerable import answerable_in_words
     from grpo_kit.judges.prepare import prepare
 
     options: dict[str, Any] = {"format": format, "rubric": rubric, "judge_config": config, "skip_bad": skip_bad}
-    options |= {"strict": strict, "learn": learn}
+    options |= {"strict": strict, "learn": learn, "ground": ground, "max_results": max_results}
     card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, **options)
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
+    if card["answerable"]["turns"]:
+        print(answerable_in_words(card))
     if card["repairs"]:
         print("repaired: " + ", ".join(f"{name} {count}" for name, count in card["repairs"].items()))
     for reason, count in card["skipped"]["reasons"].items():

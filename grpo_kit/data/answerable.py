@@ -1,4 +1,6 @@
-"""Which turns can be answered from their prompts: a reply that states what stands nowhere in its prompt can't be earned."""
+"""Which turns can be answered from their prompts: what stands nowhere in its prompt, no model can state."""
+
+from typing import Any
 
 from grpo_kit.data.samples import Act, Sample, messages_of
 
@@ -14,11 +16,10 @@ def unknown_acts(sample: Sample) -> list[Act]:
     service has it: "17:00" for "5 pm"), or, unless it is True or False, as words of a message.
     """
     messages = messages_of(sample.prompt)
-    unknown, results, text = [], None, ""
+    results = [message["content"] for message in reversed(messages) if message["role"] == "tool"]
+    unknown, text = [], ""
     for act in sample.acts:
         if act.act in STATING:
-            if results is None:
-                results = [message["content"] for message in reversed(messages) if message["role"] == "tool"]
             for value, own in zip(act.values, act.canonical or act.values, strict=False):
                 pair = f'"count":{value},' if act.act == "INFORM_COUNT" else f'"{act.slot}":"{own}"'
                 for result in results:
@@ -32,6 +33,14 @@ def unknown_acts(sample: Sample) -> list[Act]:
         elif act.act in OUTCOMES and messages[-1]["role"] != "tool":
             unknown.append(act)
     return unknown
+
+
+def answerable_in_words(card: dict[str, Any]) -> str:
+    """A line for people, of what a data card counts as "answerable"."""
+    found = card["answerable"]
+    told = f"{found['from_prompt']:,} of {found['turns']:,} turns that offer, inform or count can be answered"
+    unknown = ", ".join(f"{count:,} {act}" for act, count in found["not_by_act"].items())
+    return f"{told} from their prompts" + f"; turns with an act that cannot: {unknown}" * bool(unknown)
 
 
 def _says(text: str, value: str) -> bool:

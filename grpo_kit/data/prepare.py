@@ -52,10 +52,10 @@ def prepare(
     has the assistant's tool calls learnt as well as its answers. Fields that the kit does not know go to the samples'
     columns, for reward functions.
 
-    `ground` says what an SGD prompt holds beside what was said: "results", a system message about the services, and
-    each service's newest call with its first `max_results` results; "acts", what the reply should do as well, which is
-    an upper bound for what can be learnt; "history", nothing. The card counts, as "answerable", the turns that state
-    something and those of them whose prompts hold it.
+    `ground` says what an SGD prompt holds beside what was said: "results", a system message about the service, and
+    each service's newest call with the first `max_results` of its results; "acts", what the reply should do as well, an
+    upper bound for what can be learnt; "history", nothing. The card counts, as "answerable", the turns whose prompts
+    hold what the reply states.
 
     About `eval_fraction` of the dialogues go to eval.jsonl. A hash of `seed` and a dialogue's opening message
     (a ready-made sample's dialogue_id, or prompt) decides, so nothing moves when files are added. No dialogue

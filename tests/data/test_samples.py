@@ -12,7 +12,7 @@ from grpo_kit.data.prepare import prepare
 from grpo_kit.data.readers import read_traces
 from grpo_kit.data.readers.base import ReadOptions
 from grpo_kit.data.rubrics import SYSTEM_ACTS, load_schema, rubric_from_acts, task_description
-from grpo_kit.data.samples import Act, Sample, fingerprint, read_samples
+from grpo_kit.data.samples import Act, Sample, check_turns, fingerprint, read_samples
 from grpo_kit.data.splits import check_splits
 from grpo_kit.errors import BadTrace
 
@@ -100,7 +100,10 @@ def test_real_dialogues_become_one_sample_per_system_turn_in_two_disjoint_splits
 
     told = {s.id: s for _, trace in read_traces(SGD / part, "sgd", None, ReadOptions()) for s in trace.samples}
     assert {s.id: s for s in train + held_out} == told, "what is read back is what was prepared"
-    assert all(s.rubric and s.task_description and s.prompt[-1]["role"] == "user" for s in told.values())
+    assert all(s.rubric and s.task_description and s.prompt[-1]["role"] in ("user", "tool") for s in told.values())
+    for sample in told.values():
+        check_turns(sample.prompt)
+    assert card["answerable"]["from_prompt"] > 0.99 * card["answerable"]["turns"] > 400
     assert sum(card["acts"].values()) == sum(len(s.acts) for s in told.values())
     assert card["source"] == f"sgd/{part}"
     assert card == json.loads((tmp_path / "data_card.json").read_text())
@@ -130,7 +133,7 @@ def test_an_sgd_turn_carries_its_acts_a_rubric_and_its_task(tmp_path):
     assert (first.rubric, first.turn_index, first.ground_truth) == ("ask for: the city", 1, "In which city?")
     assert second.rubric == "confirm: the city is Oslo, the date is March 1st"
     assert second.acts[1] == Act("Cafes_1", "CONFIRM", "date", ("March 1st",))
-    assert [m["content"] for m in second.prompt] == [first.prompt[0]["content"], "In which city?", "In Oslo."]
+    assert [m["content"] for m in second.prompt[1:]] == [first.prompt[1]["content"], "In which city?", "In Oslo."]
     assert (second.services, second.task_description) == (["Cafes_1"], "Finds cafes: book a table at a cafe")
 
 
@@ -276,22 +279,22 @@ BAD_SGD = {
     ),
     "no utterance": (
         [broken(turns=NO_UTTERANCE)],
-        "dialogue number 1: .*field `utterance` - at `.*turns.1.`",
+        "dialogue number 1: turn 1: .*field `utterance`",
     ),
-    "empty utterance": ([broken(turns=[turn("USER", "")])], "length >= 1 - at `.*turns.0..utterance`"),
+    "empty utterance": ([broken(turns=[turn("USER", "")])], "turn 0: .*length >= 1 - at `..utterance`"),
     "no state": (
         [broken(turns=[{**TURNS[0], "frames": [{"service": "Cafes_1"}]}, TURNS[1]])],
-        "missing required field `state` - at `\\$.turns.0..frames.0.`",
+        "turn 0: the USER's frame of 'Cafes_1' has no `state`",
     ),
     "empty service": (
         [broken(turns=[{**TURNS[0], "frames": [{"service": "", "state": {"active_intent": "Book"}}]}, TURNS[1]])],
-        "length >= 1 - at `.*turns.0..frames.0..service`",
+        "turn 0: .*length >= 1 - at `..frames.0..service`",
     ),
     "services": ([broken(services=[5])], "Expected `str`, got `int` - at `\\$.services.0.`"),
     "deep": (b'[{"x": ' + b"[" * 2000 + b"]" * 2000 + b"}]", "dialogues_002.json.* recursion depth exceeded"),
     "no speaker": (
         [broken(turns=[{"utterance": "Hi", "frames": []}])],
-        "field `speaker` - at `.*turns.0.`",
+        "turn 0: .*field `speaker`",
     ),
     "begins with SYSTEM": ([broken(turns=TURNS[1:])], "turn 0: two turns of one speaker, or SYSTEM begins"),
     "USER twice": ([broken(turns=[TURNS[0], *TURNS])], "turn 1: two turns of one speaker, or SYSTEM begins"),

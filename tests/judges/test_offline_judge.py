@@ -5,6 +5,7 @@ import itertools
 import random
 from collections import defaultdict
 
+import msgspec
 import pytest
 from helpers import SGD
 from judge_answers import greedy, in_other_words, out_of_place, read_turns, slot_names, tricks
@@ -104,6 +105,23 @@ def test_a_reference_earns_all_and_no_trick_earns_anything(name):
     assert score(turn, turn.ground_truth) == 1.0
     earned = {trick: score(turn, answer) for trick, answer in tricks(turn, SLOTS).items()}
     assert {trick: points for trick, points in earned.items() if points >= 0.2} == {}
+
+
+def test_a_slot_that_is_still_needed_may_be_asked_for_in_place_of_another():
+    def asking(*slots: str, needed: tuple[str, ...] = ()) -> Sample:
+        turn = sample(f"What {' and '.join(slots)}?", [("REQUEST", slot) for slot in slots], "A table, please.")
+        return turn.replace(acts=[msgspec.structs.replace(act, alternatives=needed) for act in turn.acts])
+
+    alone, free = asking("city"), asking("city", needed=("time", "party_size"))
+    assert score(alone, "At what time?") < 0.2 < 0.8 < score(free, "At what time?")
+    assert score(free, "In which city?") == score(alone, "In which city?")
+    greedy = "At what time, and for how many people, and when?"
+    assert score(free, greedy) < 0.7 * score(free, "At what time?")
+
+    both = asking("city", "cuisine", needed=("time",))
+    one, two = score(both, "At what time?"), score(both, "At what time, and which cuisine?")
+    assert one < 0.6 < 0.8 < two
+    assert score(both, "At what time, and in which city?") > 0.8
 
 
 # Each list falls: a reply must earn more than the next one.

@@ -63,8 +63,8 @@ _SLOT_VALUES = msgspec.json.Decoder(dict[str, list[str]])
 class Walk:
     """Goes through a dialogue's turns and makes `samples` of the replies, and of calls where they are learnt.
 
-    `faults` say what is wrong with turns. A reply whose acts can't be used is heard, but not learnt; after a turn of the
-    user's that can't be used, or a speaker out of turn, nothing is.
+    `faults` say what is wrong with turns. A reply whose acts can't be used is heard, but not learnt; a turn of the
+    user's that can't be used, or a speaker out of turn, ends the walk.
     """
 
     def __init__(self, dialogue: Dialogue, services: Services, options: ReadOptions):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from grpo_kit.data.rubrics import Schema, Service
+from grpo_kit.data.rubrics import Intent, Schema, Service, Slot
 from grpo_kit.utils.text import did_you_mean
 
 _AHEAD = {"today": 0, "later today": 0, "tomorrow": 1, "day after tomorrow": 2, "the day after tomorrow": 2}
@@ -15,7 +15,7 @@ _WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 
 class Services:
-    """The services of a schema.json, and what a model is told of them, made once for all dialogues that have the same."""
+    """The services of a schema.json, and what a model is told of them; each text is made once."""
 
     def __init__(self, schema: Schema):
         self.schema = schema
@@ -42,9 +42,9 @@ class Services:
         key = tuple(names)
         if key not in self._functions:
             self._functions[key] = [
-                {"type": "function", "function": {"name": intent.name, "description": intent.description, **parameters}}
+                {"type": "function", "function": _function(self.schema[name], intent)}
                 for name in names
-                for intent, parameters in _parameters(self.schema[name])
+                for intent in self.schema[name].intents
             ]
         return self._functions[key]
 
@@ -56,7 +56,8 @@ def _described(service: Service) -> str:
         if intent.required_slots:
             parts.append(f"needs {', '.join(intent.required_slots)}")
         if intent.optional_slots:
-            parts.append("optional " + ", ".join(f"{slot}={default}" for slot, default in intent.optional_slots.items()))
+            defaults = [f"{slot}={default}" for slot, default in intent.optional_slots.items()]
+            parts.append(f"optional {', '.join(defaults)}")
         lines.append("; ".join(parts))
         named.update(intent.required_slots, intent.optional_slots)
     slots = [f"{slot.name} ({', '.join(slot.possible_values)})" for slot in service.slots if slot.possible_values]
@@ -64,14 +65,14 @@ def _described(service: Service) -> str:
     return "\n".join(lines + [f"slots: {', '.join(slots)}"] * bool(slots))
 
 
-def _parameters(service: Service) -> Iterable[tuple[Any, dict[str, Any]]]:
-    for intent in service.intents:
-        properties = {}
-        for name in (*intent.required_slots, *intent.optional_slots):
-            slot = service.slot.get(name)
-            described = {"type": "string"} | ({"description": slot.description} if slot else {})
-            properties[name] = described | ({"enum": slot.possible_values} if slot and slot.is_categorical else {})
-        yield intent, {"parameters": {"type": "object", "properties": properties, "required": intent.required_slots}}
+def _function(service: Service, intent: Intent) -> dict[str, Any]:
+    properties = {}
+    for name in (*intent.required_slots, *intent.optional_slots):
+        slot = service.slot.get(name) or Slot(name, name)
+        values = {"enum": slot.possible_values} if slot.is_categorical else {}
+        properties[name] = {"type": "string", "description": slot.description, **values}
+    parameters = {"type": "object", "properties": properties, "required": intent.required_slots}
+    return {"name": intent.name, "description": intent.description, "parameters": parameters}
 
 
 def today_by(resolved: Iterable[tuple[str, str]]) -> date | None:

@@ -30,7 +30,7 @@ def check_for(act: Act, acts: list[Act], reference: Text) -> tuple[str, Check]:
     the turn's acts; `reference` shows how such a reply may be worded."""
     slot = act.slot.replace("_", " ")
     if act.act == "REQUEST":
-        return f"asks for {slot}", _asks_for(act)
+        return f"asks for {' or '.join((act.slot, *act.alternatives))}".replace("_", " "), _asks_for_any(act, acts)
     if act.act == "OFFER_INTENT":
         intent = " ".join(part for value in act.values for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", value)).lower()
         return f"offers to {intent}", lambda text: offers_to(text, vocabulary(intent) - FUNCTION_WORDS)
@@ -54,6 +54,30 @@ def kind_of(slot: str) -> str | None:
     if words[:1] == ["number"]:
         return "number"
     return next((kind for word in reversed(words) for kind, (named, _) in _KINDS.items() if word in named), None)
+
+
+def _asks_for_any(act: Act, acts: list[Act]) -> Check:
+    """Asks for the act's slot, or for one of its alternatives that no request before it has had.
+
+    Alternatives count only in a reply that asks for no more than the turn does. One of the same kind as what the turn
+    asks for can't be told from it.
+    """
+    requests = [other for other in acts if other.act == "REQUEST" and other.service == act.service]
+    kinds = {kind_of(request.slot) for request in requests} - {None}
+    own = [_asks_for(request) for request in requests]
+    others = [_asks_for(Act(act.service, act.act, slot)) for slot in act.alternatives if kind_of(slot) not in kinds]
+    place = requests.index(act)
+
+    def check(text: Text) -> float:
+        scores, spare = [asks(text) for asks in own], sorted((asks(text) for asks in others), reverse=True)
+        if sum(score > 0.5 for score in scores + spare) > len(own):
+            return scores[place]
+        for score in scores[:place]:
+            if spare and spare[0] > score:
+                spare.pop(0)
+        return max([scores[place], *spare[:1]])
+
+    return check if others else own[place]
 
 
 def _asks_for(act: Act) -> Check:

@@ -79,7 +79,10 @@ class _Brief:
         ] or [("says what the reference says", self._shared_content, False)]
 
         self.asked = {act.act for act in sample.acts} | plainly_does(self.reference)
-        self.asked |= {kind_of(act.slot) for act in sample.acts if act.act == "REQUEST"}
+        requests = [act for act in sample.acts if act.act == "REQUEST"]
+        self.asked |= {kind_of(act.slot) for act in requests}
+        self.may_ask = {kind_of(slot) for act in requests for slot in act.alternatives} - self.asked
+        self.requests = len(requests)
         self.may_seem = self.asked | seems_to_do(self.reference)
         if {"REQUEST", "CONFIRM"} & self.asked:
             self.may_seem.add("a question")
@@ -135,7 +138,9 @@ class _Brief:
         return 0.6 ** len(invented)
 
     def nothing_extra(self, text: Text, notes: list[str]) -> float:
-        extra = sorted(plainly_does(text) - self.asked)
+        done = plainly_does(text)
+        instead = sorted(done & self.may_ask)[: max(0, self.requests - len(done & self.asked))]
+        extra = sorted(done - self.asked - set(instead))
         if extra:
             notes.append("not called for: " + ", ".join(extra).lower().replace("_", " "))
         more = seems_to_do(text) - self.may_seem - set(extra)

@@ -15,7 +15,9 @@ class Sources:
     def __init__(self, sample: Sample, reference: Text, required: frozenset[str]):
         """`required` are the words of the reference and of the acts' values."""
         self.reference = reference.line
-        said = [(message["role"], words_of(said_in(message))) for message in messages_of(sample.prompt)]
+        messages = messages_of(sample.prompt)
+        # A message that only calls a tool is no turn of the assistant's.
+        said = [(m["role"] == "assistant" and m["content"] != "", words_of(said_in(m))) for m in messages]
         self.heard_words = required.union(STOCK_WORDS, *(words for _, words in said))
         # "5:30 pm" and "$5" make "5:30" and "5" known, but "5 pm" says nothing of five people.
         forms = (form for word in self.heard_words for form, share in vaguely(word).items() if share >= 0.8)
@@ -23,8 +25,9 @@ class Sources:
         self.ordinary = self.known.union(_DAYS_AND_MONTHS, ("am", "pm"))  # which no name is made of
         self.prompt = line_of(word for _, words in said for word in words)
         # An assistant may repeat its own earlier turns ("Anything else?"), apart from the last.
-        self.said_before = [line_of(words) for role, words in said[:-2] if role == "assistant"]
-        heard = [words for i, (role, words) in enumerate(said) if role != "assistant" or i == len(said) - 2]
+        own = [words for is_own, words in said if is_own]
+        self.said_before = [line_of(words) for words in own[:-1]]
+        heard = [words for is_own, words in said if not is_own] + own[-1:]
         self.heard = [line_of(words) for words in (words_of(sample.task_description), *heard) if words]
 
         # A rubric says "say goodbye" and "state: the fare is 5", which no reply does; but "the fare is 5" is one.
