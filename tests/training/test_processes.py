@@ -91,10 +91,10 @@ JUDGED = {"judge": "gemini", "gemini_max_in_flight": 3, "canaries": "off"}
 
 
 def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted(demo_data, runs_dir, gemini):
-    alone = here(demo_data, runs_dir, "by_1", max_steps=4, save_steps=4, **JUDGED)
+    alone = here(demo_data, runs_dir, "by_1", max_steps=6, save_steps=6, **JUDGED)
     before = len(gemini.requests)
-    run = here(demo_data, runs_dir, "by_2", num_processes=2, max_steps=4, save_steps=4, **JUDGED)
-    assert run.status["state"] == "complete" and run.metrics()["step"].tolist() == [1, 2, 3, 4]
+    run = here(demo_data, runs_dir, "by_2", num_processes=2, max_steps=6, save_steps=6, **JUDGED)
+    assert run.status["state"] == "complete" and run.metrics()["step"].tolist() == list(range(1, 7))
     rows, others = run.completions(), alone.completions()
     asked = [table.groupby("step")["sample_id"].agg(sorted).tolist() for table in (rows, others)]
     assert asked[0] == asked[1], "each step has the same prompts, whoever answers them"
@@ -108,7 +108,7 @@ def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted
     assert run.status["usd"] == pytest.approx(calls * A_CALL)
     assert len(json.loads((run.path / "config.json").read_text())["judges"]) == 1
 
-    gains = [kit.evaluate.local(each, n=16, echo=lambda text: None).trained for each in (run, alone)]
+    gains = [kit.evaluate.local(each, n=24, echo=lambda text: None).trained for each in (run, alone)]
     low, high = gains[1]["versus_base"]["interval"]
     assert low < gains[0]["versus_base"]["difference"] < high
 
