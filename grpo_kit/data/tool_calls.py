@@ -15,7 +15,7 @@ _PARAMETER = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTA
 def is_to_call(sample: Sample) -> bool:
     """Whether the sample's reference is the text of its calls; it may also hold calls beside a reply in words."""
     calls = sample.columns.get(TOOL_CALLS)
-    return bool(calls) and call_score(sample.ground_truth, calls) == 1
+    return bool(calls and _calls_in(sample.ground_truth)) and call_score(sample.ground_truth, calls) == 1
 
 
 def call_score(answer: str, calls: Any) -> float:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from grpo_kit.data.samples import Sample, call_text
-from grpo_kit.data.tool_calls import call_score
+from grpo_kit.data.tool_calls import call_score, is_to_call
 from grpo_kit.judges.base import make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.rewards.ready import READY
@@ -82,3 +82,4 @@ def test_every_judge_compares_a_call_and_judges_a_reply(judge):
     verdicts = run_async(judge_batch(make_judge(judge), None, [call, call, reply, beside], answers)).verdicts
     assert [verdict.score for verdict in verdicts] == [1, 0, 1, 1]
     assert [verdict.criteria.get("call") for verdict in verdicts] == [1, 0, None, None]
+    assert not any(is_to_call(reply.replace(columns={"tool_calls": other})) for other in (3, "none", ["search"]))
