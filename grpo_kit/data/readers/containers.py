@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from gzip import BadGzipFile
 from pathlib import Path
@@ -52,14 +53,16 @@ def _from_files(files: list[Path], fields: set[str], on_bad: OnBad) -> Iterator[
         try:
             yield from READ[_suffix(path)](path, path.name.removesuffix(".jsonl"), fields)
         except (ValueError, RecursionError, EOFError, BadGzipFile) as problem:
-            on_bad(BadTrace(f"not read to its end: {problem}", where=str(path)))
+            fix = ". Save it as UTF-8" * isinstance(problem, UnicodeDecodeError)
+            on_bad(BadTrace(f"not read to its end: {problem}{fix}", where=str(path)))
 
 
 def _json(path: Path, name: str, fields: set[str]) -> Iterator[Piece]:
     """Lines of JSON, or one JSON text over all lines."""
     lines = numbered_lines(path)
     first, second = next(lines, (0, b""))[1], next(lines, (0, b""))[1]
-    if (_is_json(second) and first != b"[") or _is_json(first) == bool(second):
+    are_rows = bool(second) and first.startswith(b"{") and first.endswith(b"}")  # though bad they may be
+    if are_rows or (_is_json(second) and first != b"[") or _is_json(first) == bool(second):
         for number, line in numbered_lines(path):
             yield Piece(f"{path}:{number}", f"{name}-{number}", line)
     else:
@@ -83,7 +86,9 @@ def _rows_in(content: bytes, fields: set[str]) -> Iterable[bytes]:
         if len(arrays) != 1 or whole.keys() & fields:
             return [content]
         content = arrays[0]
-    return map(bytes, msgspec.json.decode(content, type=list[msgspec.Raw]))
+    rows = [bytes(row) for row in msgspec.json.decode(content, type=list[msgspec.Raw])]
+    is_chat = bool(rows) and re.match(rb'{\s*"role"', rows[0])
+    return [content] if is_chat else rows
 
 
 def _numbered(rows: Iterable[Any], where: str, name: str) -> Iterator[Piece]:
@@ -97,6 +102,8 @@ def _csv(path: Path, name: str, _fields: set[str]) -> Iterator[Piece]:
         header = text.readline()
         text.seek(0)
         rows = csv.DictReader(text, delimiter=max(",;\t", key=header.count), strict=True)
+        if twice := [name for name, count in Counter(rows.fieldnames).items() if count > 1]:
+            raise ValueError(f"its header has {twice[0]!r} twice")
         try:
             for row in rows:
                 yield Piece(f"{path}:{rows.line_num}", f"{name}-{rows.line_num}", row)
