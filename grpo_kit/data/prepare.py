@@ -16,10 +16,10 @@ from grpo_kit.data.answerable import OUTCOMES, STATING, unknown_acts
 from grpo_kit.data.readers import FORMATS, read_traces
 from grpo_kit.data.readers.base import Ground, Learn, ReadOptions
 from grpo_kit.data.readers.containers import hub_name
-from grpo_kit.data.samples import fingerprint, messages_of, to_lines
+from grpo_kit.data.samples import fingerprint, messages_of, read_samples, to_lines
 from grpo_kit.data.splits import Allotted, allot
 from grpo_kit.errors import BadTrace, ConfigError
-from grpo_kit.utils.files import CACHE
+from grpo_kit.utils.files import CACHE, replacing
 from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.text import did_you_mean
 from grpo_kit.utils.words import words
@@ -102,6 +102,12 @@ def prepare(
                 files[allotted.split].write(to_lines(allotted.samples))
                 tally.add(allotted)
         tally.check_both_splits(traces, eval_fraction)
+        if len(tally.forms) > 1:
+            if strict:
+                raise BadTrace(
+                    "some prompts are texts, others messages", "Without --strict all become messages", str(traces)
+                )
+            tally.repairs["prompts_made_messages"] = sum(map(_make_messages, names.values()))
         rubrics = rewrite_rubrics(names.values()) if rewrite_rubrics else {"by": "schema"}
         card = {
             "source": hub_name(traces) or Path(*traces.resolve().parts[-2:]).as_posix(),
@@ -118,6 +124,16 @@ def prepare(
             for name in (TRAIN, EVAL, CARD):
                 shutil.move(Path(scratch, name), out / name)
     return card
+
+
+def _make_messages(path: Path) -> int:
+    """Makes the file's prompts messages, since a model is asked in one form; returns how many were texts."""
+    texts = 0
+    with replacing(path) as partial, partial.open("wb") as file:
+        for sample in read_samples(path):
+            texts += isinstance(sample.prompt, str)
+            file.write(to_lines([sample.replace(prompt=messages_of(sample.prompt))]))
+    return texts
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:
@@ -138,6 +154,7 @@ class _Tally:
         self.prompt_words, self.answer_words = Counter[int](), Counter[int]()  # how many have this length
         self.repairs, self.columns = Counter[str](), dict[str, None]()
         self.left_out = self.skipped = 0
+        self.forms = set[type]()  # of prompts: texts, messages
         self.first_skipped: list[str] = []
         self.reasons: dict[str, tuple[str, int]] = {}  # without names and numbers: the first one, and how many
 
@@ -157,6 +174,7 @@ class _Tally:
             return
         if allotted.repairs:
             self.repairs.update(allotted.repairs)
+        self.forms.add(type(samples[0].prompt))
         self.columns |= dict.fromkeys(samples[0].columns)
         self.dialogues[allotted.split] += allotted.is_new
         self.samples[allotted.split] += len(samples)
@@ -188,7 +206,10 @@ class _Tally:
     def check_both_splits(self, traces: Path, eval_fraction: float) -> None:
         """Raises BadTrace where one has no sample."""
         if not any(self.samples.values()):
-            skipped = "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values()) or "nothing"
+            skipped = (
+                "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values())
+                or "nothing: it is empty"
+            )
             raise BadTrace(f"nothing was left to write; skipped: {skipped}", where=str(traces))
         if not all(self.samples.values()):
             problem = f"the input has {sum(self.dialogues.values())} dialogue(s), and none falls to "

@@ -46,6 +46,7 @@ class Message(TypedDict):
     tool_calls: NotRequired[list[ToolCall]]
     name: NotRequired[str]
     tool_call_id: NotRequired[str]
+    weight: NotRequired[Literal[0]]  # OpenAI's: it is not learnt
 
 
 Messages = Annotated[list[Message], msgspec.Meta(min_length=1)]

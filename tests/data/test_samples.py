@@ -205,7 +205,7 @@ def test_ready_made_samples_keep_their_fields_and_never_leak(tmp_path):
     assert 0 < card["left_out_as_duplicate"] == len(rows) - len(samples), (
         "what is in both splits stays where it was first"
     )
-    assert sum("Hello" in (s.prompt for s in split) for split in (train, held_out)) == 1
+    assert sum("Hello" in (s.prompt[0]["content"] for s in split) for split in (train, held_out)) == 1
     assert sum(card["dialogues"].values()) == len({s.dialogue_id or s.id for s in samples.values()})
     check_splits(tmp_path / "out/train.jsonl", tmp_path / "out/eval.jsonl")
 
