@@ -13,6 +13,7 @@ REPAIRS = {  # as data_card.json counts them
     "empty_turns_dropped": "it is empty",
     "put_in_users_words": "a system text stands in the middle, or a tool's without a call",
     "reasoning_left_out": "it holds reasoning",
+    "hosted_tools_left_out": "`tools` has one that is no function of the user's, such as a search of the provider's",
     "columns_renamed": "a column has a name that the kit or TRL uses otherwise",
 }
 # The roles of the formats that are read, and what others call them.

@@ -17,7 +17,7 @@ from pyarrow import parquet
 from grpo_kit.data.prepare import prepare
 from grpo_kit.data.readers import read_traces
 from grpo_kit.data.readers.base import ReadOptions
-from grpo_kit.data.samples import Sample, call_text
+from grpo_kit.data.samples import Sample, call_text, read_samples
 from grpo_kit.errors import BadTrace
 
 ROWS = [{"question": f"What is {n} plus 1?", "answer": n + 1, "level": "007"} for n in range(12)]
@@ -84,6 +84,7 @@ CONTAINERS = {
     "tab.tsv": lambda path: write_csv(path, "\t"),
     "table.parquet": lambda path: parquet.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=5),
     "folder": lambda path: Dataset.from_list(ROWS).save_to_disk(path),
+    "one_line.json": lambda path: path.write_text(json.dumps({"data": ROWS})),
     "splits": lambda path: DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS)).save_to_disk(path),
 }
 
@@ -120,17 +121,23 @@ def test_a_folder_may_mix_containers_and_every_row_has_a_place_and_an_id(tmp_pat
             'question,answer\na,b\n"c,d\n',
             r"quote.csv: not read to its end: line 2: unexpected end of data",
         ),
+        (
+            "twice.csv",
+            "question,answer,question\na,b,c\n",
+            "twice.csv: not read to its end: its header has 'question' twice",
+        ),
+        ("nan.jsonl", '{"question": NaN}\n' * 2, "nan.jsonl:1: unexpected character"),
         ("cut.json", json.dumps(ROWS, indent=1)[:99], "cut.json: not read to its end: .*truncated"),
         ("cut.jsonl", '{"question": "a"\n{"question": "b", "answer": "c"}', r"cut.jsonl:1: unexpected end of data"),
         ("none.parquet", "PAR1", "none.parquet: not read to its end: Parquet file size is 4 bytes"),
-        ("latin.csv", b"question,answer\ncaf\xe9,b\n", "latin.csv: not read to its end: 'utf-8' codec"),
+        ("latin.csv", b"question,answer\ncaf\xe9,b\n", "latin.csv: not read to its end: 'utf-8' .* Save it as UTF-8"),
     ],
 )
 def test_a_broken_file_is_named_with_the_place(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     (tmp_path / "zz.jsonl").write_text('{"question": "q", "answer": "a"}')
     samples, bad, _ = read(tmp_path)
-    assert len(bad) == 1 and samples[-1].prompt == "q"
+    assert len(bad) == max(1, name.startswith("nan") * 2) and samples[-1].prompt == "q"
     with pytest.raises(BadTrace, match=message):
         prepare(tmp_path / name, tmp_path / "out")
 
@@ -252,6 +259,41 @@ def test_a_chat_with_tools_says_the_same_in_every_form(row, form):
     assert called.columns["tool_calls"] == [CALL["function"]] and answer.columns["tool_calls"] == []
 
 
+def test_a_json_file_may_be_one_chat(tmp_path):
+    (tmp_path / "chat.json").write_text(json.dumps([says("user", "a"), says("assistant", "b")], indent=1))
+    (sample,), bad, _ = read(tmp_path)
+    assert (sample.prompt, sample.ground_truth, bad) == ([says("user", "a")], "b", [])
+
+
+def test_what_openai_and_gemini_write_beside_a_message(row):
+    messages = [
+        says("user", "a"),
+        says("assistant", "b", weight=0),
+        says("user", "c"),
+        says("assistant", refusal="No."),
+    ]
+    hosted = [{"type": "web_search"}, {"googleSearch": {}}, {"functionDeclarations": [TOOLS[0]["function"]]}]
+    (sample,), bad, repairs = row({"messages": messages, "tools": hosted})
+    assert (sample.ground_truth, sample.tools, bad, repairs) == ("No.", TOOLS, [], {"hosted_tools_left_out": 2})
+    assert row({"messages": messages, "tools": TOOLS[0]})[0][0].tools == TOOLS
+    for wrong in ("hammer", ["hammer"], [{"size": 3}]):
+        assert "Rename it if these are no functions" in row({"messages": messages, "tools": wrong})[1][0]
+    assert "--learn calls learns" in row({"messages": [says("user", "a"), calls("x")]})[1][0]
+    assert "rename the messages' to 'prompt'" in row({"messages": messages[:1], "answer": "b"})[1][0]
+
+
+def test_prompts_of_two_forms_become_messages_or_are_refused_by_strict(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({**row, "system": "Count." * (n % 2)}) for n, row in enumerate(ROWS)))
+    card = prepare(path, tmp_path / "out", eval_fraction=0.3)
+    assert card["repairs"] == {"prompts_made_messages": 6}
+    assert all(
+        isinstance(s.prompt, list) for name in ("train", "eval") for s in read_samples(tmp_path / f"out/{name}.jsonl")
+    )
+    with pytest.raises(BadTrace, match="some prompts are texts"):
+        prepare(path, tmp_path / "strict", eval_fraction=0.3, strict=True)
+
+
 def test_tools_answer_calls_in_parallel_and_in_any_order(row):
     tools = [says("tool", [], tool_call_id="two"), says("tool", "one's", tool_call_id="one")]
     chat = {"messages": [says("user", "Hi"), calls("one", "two"), *tools, says("assistant", "Done.")]}
@@ -324,6 +366,9 @@ def test_a_text_that_nulls_surround_in_a_table_is_read(tmp_path):
 
 def test_unknown_fields_reach_the_samples_and_colliding_ones_get_another_name(row):
     fields = {"difficulty": 3, "unit_tests": ["assert f()"], "none": None, "completions": "x", "prompt": "mine"}
+    (sample,), *_ = row({"prompt": "a", "answer": "b", "prompts": 1, "prompts_": 2})
+    assert sample.columns == {"prompts__": 1, "prompts_": 2}
+    assert "'answer' is empty" in row({"prompt": "a", "answer": " \n"})[1][0]
     samples, bad, repairs = row({"messages": [says("user", "a"), says("assistant", "b")] * 2, **fields})
     columns = {"difficulty": 3, "unit_tests": ["assert f()"], "none": None, "completions_": "x", "prompt_": "mine"}
     assert [s.columns for s in samples] == [columns] * 2 and not bad and repairs == {"columns_renamed": 2}

@@ -71,12 +71,13 @@ def sample_at(
 ) -> Sample | None:
     """The sample whose reference is message `index` of the dialogue `name`, and whose prompt is what comes before.
 
-    None where there is nothing to learn: it is not the assistant's, answers neither a user nor a tool, or only calls
-    tools. With `learn` "calls" the reference of a message that calls tools is `call_text` of its calls, which the
-    column `tool_calls` has as a list; that list is empty for other messages.
+    None where there is nothing to learn: it is not the assistant's, has OpenAI's weight 0, answers neither a user nor a
+    tool, or only calls tools. With `learn` "calls" the reference of a message that calls tools is `call_text` of its
+    calls, which the column `tool_calls` has as a list; that list is empty for other messages.
     """
     message = messages[index]
-    if message["role"] != "assistant" or not index or messages[index - 1]["role"] not in ("user", "tool"):
+    is_learnt = message["role"] == "assistant" and message.get("weight") != 0
+    if not (is_learnt and index and messages[index - 1]["role"] in ("user", "tool")):
         return None
     columns, calls = columns or {}, list[Any]()
     if learn == "calls":

@@ -10,7 +10,7 @@ from grpo_kit.data.samples import Message, Sample
 TAKEN_BY_TRL = {"prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
 _MEDIA = {"image", "images", "audio", "audios", "video", "videos"}
 _KNOWN = ("dialogue_id", "id", "rubric", "task_description")
-RESERVED = (set(Sample.__struct_fields__) - {"columns"}) | TAKEN_BY_TRL
+RESERVED = (set(Sample.__struct_fields__) - {"columns"}) | TAKEN_BY_TRL | {"self"}
 
 
 class ChatReader(Reader):
@@ -48,14 +48,16 @@ def chat_trace(
     given = next((str(row[name]) for name in ("dialogue_id", "id") if row.get(name) not in (None, "")), "")
     name = given or piece.name
     texts = {field: as_text(row.get(field)) for field in ("rubric", "task_description")}
-    tools = tools_in(row.get("tools") or row.get("functions"))
+    tools = tools_in(row.get("tools") or row.get("functions"), found)
     samples = [
         sample
         for index in range(begin, len(dialogue))
         if (sample := sample_at(dialogue, index, name, learn, columns, tools=tools, **texts))
     ]
     if not samples:
-        wrong = "no assistant message that answers in words, so there is no answer to learn from"
+        fix = "Where another field has it, rename the messages' to 'prompt'"
+        fix = "--learn calls learns the calls" if any("tool_calls" in each for each in dialogue) else fix
+        wrong = f"no assistant message that answers in words, so there is no answer to learn from. {fix}"
         raise ValueError("; ".join(found.faults) or wrong)
     return Trace(given, samples, opening(samples[0]), faults=found.faults, repairs=found.repairs)
 
@@ -73,6 +75,7 @@ def columns_of(row: dict[str, Any], used: set[str], found: Found) -> dict[str, A
             continue
         if name in RESERVED:
             found.repaired("columns_renamed")
-            name += "_"
+            while name in row:
+                name += "_"
         columns[name] = value
     return columns

@@ -17,7 +17,7 @@ class Action(Struct, gc=False):
 
     act: str
     slot: str
-    values: tuple[str, ...]
+    values: tuple[str, ...] = ()
     canonical_values: tuple[str, ...] = ()
 
 
@@ -46,7 +46,7 @@ class Turn(Struct, gc=False):
 
     speaker: Literal["USER", "SYSTEM"]
     utterance: Text
-    frames: list[Frame]
+    frames: list[Frame] = []
 
 
 class Dialogue(Struct, gc=False):

@@ -10,6 +10,7 @@ from grpo_kit.data.repair import Found
 from grpo_kit.data.samples import Message, ToolCall
 
 _REASONING = ("thinking", "redacted_thinking", "reasoning", "reasoning_content")  # kinds of parts, and fields
+_TEXTS = ("content", "refusal", "text")  # fields of a message, of which the first that says something is taken
 _THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>\s*", re.DOTALL)  # as Qwen's and Hermes' templates write it
 
@@ -21,7 +22,8 @@ def messages_in(raw: Any, found: Found) -> list[Message]:
     """
     if not isinstance(raw, dict):
         raise ValueError("it is no object with a role and content")
-    role, content, faults = found.role(raw.get("role")), raw.get("content"), len(found.faults)
+    content = next((raw[name] for name in _TEXTS if raw.get(name)), raw.get("content"))
+    role, faults = found.role(raw.get("role")), len(found.faults)
     called = [raw["function_call"]] if raw.get("function_call") else from_json(raw.get("tool_calls")) or []
     calls, texts, results = [call_in(call) for call in called], [], []
     for _ in filter(raw.get, _REASONING):
@@ -50,6 +52,7 @@ def messages_in(raw: Any, found: Found) -> list[Message]:
         raise ValueError(found.faults.pop())
     message: Any = {"role": role, "content": text}
     message |= {name: str(raw[name]) for name in ("name", "tool_call_id") if raw.get(name)}
+    message |= {"weight": 0} if raw.get("weight") == 0 else {}
     message |= {"tool_calls": calls} if calls else {}
     return results + [message] * (bool(text) or not results)
 
@@ -67,16 +70,19 @@ def call_in(raw: Any) -> ToolCall:
     return call
 
 
-def tools_in(value: Any) -> list[dict[str, Any]]:
+def tools_in(value: Any, found: Found) -> list[dict[str, Any]]:
     """The functions that an assistant may call, in OpenAI's form. Takes its older form, Anthropic's and Gemini's too,
     and the JSON text of each. Raises ValueError where it is none of these."""
-    tools = []
-    for each in from_json(value or []):
-        if isinstance(each, dict) and (declared := each.get("functionDeclarations", each.get("function_declarations"))):
-            tools += tools_in(declared)
-            continue
+    tools, value = [], from_json(value or [])
+    for each in value if isinstance(value, list) else [value]:
         function = each.get("function") or each if isinstance(each, dict) else {}
+        if declared := function.get("functionDeclarations", function.get("function_declarations")):
+            tools += tools_in(declared, found)
+            continue
         if not isinstance(function.get("name"), str):
+            if "type" in function or {type(value) for value in function.values()} == {dict}:  # {"googleSearch": {}}
+                found.repaired("hosted_tools_left_out")
+                continue
             raise ValueError(f"`tools` has one without a name: {str(each)[:80]}. Rename it if these are no functions")
         schemas = [function[name] for name in ("parameters", "input_schema", "inputSchema") if function.get(name)]
         told = {"description": function["description"]} if function.get("description") else {}

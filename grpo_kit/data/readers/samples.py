@@ -25,10 +25,10 @@ class SampleReader(Reader):
 
     def trace(self, piece: Piece) -> Trace:
         given = piece.content.items()
-        row = {name: value for name, value in given if value not in (None, "") or name not in self.fields}
+        row = {name: value for name, value in given if as_text(value).strip() or name not in self.fields}
         found = Found(self.options.strict)
         asked = next((name for name in PROMPTS if name in row), "")
-        answered = next((name for name in ANSWERS if row.get(name) not in (None, "")), "")
+        answered = next((name for name in ANSWERS if as_text(row.get(name)).strip()), "")
         prompt, answer = _chat(row.get(asked)), _chat(row.get(answered))
         if not answered or not (asked or isinstance(answer, list)):
             raise ValueError(_missing("prompt", PROMPTS, row) if answered else _missing("answer", ANSWERS, row))
@@ -55,7 +55,7 @@ class SampleReader(Reader):
         own |= {name: as_text(own[name]) for name in _TEXTS if name in own}
         own |= {name: from_json(own[name]) for name in ("services", "acts") if name in own}
         fields = {"id": piece.name, **own, "prompt": prompt if isinstance(prompt, list) else as_text(prompt)}
-        fields |= {"ground_truth": answer, "tools": tools_in(own.get("tools")), "columns": columns}
+        fields |= {"ground_truth": answer, "tools": tools_in(own.get("tools"), found), "columns": columns}
         sample = msgspec.convert(fields, Sample, strict=False)
         made = {"faults": found.faults, "repairs": found.repairs, "is_by_id": bool(sample.dialogue_id)}
         return Trace(sample.id if "id" in own else "", [sample], sample.dialogue_id or opening(sample), **made)
@@ -82,7 +82,7 @@ def _as_messages(prompt: Any) -> list:
 def _missing(what: str, wanted: tuple[str, ...], row: dict[str, Any]) -> str:
     if empty := next((name for name in wanted if name in row), ""):
         return f"{empty!r} is empty"
-    near = {name: get_close_matches(name.lower(), wanted, 1) for name in row}
+    near = {name: get_close_matches(name.lower(), wanted, 1) for name in row if name not in PROMPTS + ANSWERS}
     name, new = next(((repr(name), names[0]) for name, names in near.items() if names), ("the one that is", wanted[0]))
     has = f"it has {', '.join(map(repr, row))}, and none of {', '.join(wanted)}"
     return f"no field is known as the {what}: {has}. Rename {name} to {new!r}"
