@@ -15,7 +15,7 @@ _PARAMETER = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTA
 def is_to_call(sample: Sample) -> bool:
     """Whether the sample's reference is the text of its calls; it may also hold calls beside a reply in words."""
     calls = sample.columns.get(TOOL_CALLS)
-    return bool(calls and _calls_in(sample.ground_truth)) and call_score(sample.ground_truth, calls) == 1
+    return bool(calls and calls_in(sample.ground_truth)) and call_score(sample.ground_truth, calls) == 1
 
 
 def call_score(answer: str, calls: Any) -> float:
@@ -26,14 +26,15 @@ def call_score(answer: str, calls: Any) -> float:
     of its own; or Qwen3.5's <function=name>. Nothing before </think> counts. `calls` are such objects, or their text.
     """
     answer = answer.rpartition("</think>")[2]
-    wanted = _calls_in(calls if isinstance(calls, str) else json.dumps(calls))
+    wanted = calls_in(calls if isinstance(calls, str) else json.dumps(calls))
     made = [(name, dict(_PARAMETER.findall(body))) for name, body in _FUNCTION.findall(answer)]
     if made:
         wanted = [(name, {key: _as_text(value) for key, value in arguments.items()}) for name, arguments in wanted]
-    return float(_canonical(made or _calls_in(answer)) == _canonical(wanted))
+    return float(_canonical(made or calls_in(answer)) == _canonical(wanted))
 
 
-def _calls_in(text: str) -> list[tuple[str, dict]]:
+def calls_in(text: str) -> list[tuple[str, dict]]:
+    """Names and arguments of the calls that are JSON in a text."""
     found, at = [], text.find("{")
     while at >= 0:
         try:

@@ -124,7 +124,7 @@ def test_a_folder_may_mix_containers_and_every_row_has_a_place_and_an_id(tmp_pat
         (
             "twice.csv",
             "question,answer,question\na,b,c\n",
-            "twice.csv: not read to its end: its header has 'question' twice",
+            "twice.csv: not read to its end: its header has a name twice",
         ),
         ("nan.jsonl", '{"question": NaN}\n' * 2, "nan.jsonl:1: unexpected character"),
         ("cut.json", json.dumps(ROWS, indent=1)[:99], "cut.json: not read to its end: .*truncated"),
@@ -368,7 +368,10 @@ def test_unknown_fields_reach_the_samples_and_colliding_ones_get_another_name(ro
     fields = {"difficulty": 3, "unit_tests": ["assert f()"], "none": None, "completions": "x", "prompt": "mine"}
     (sample,), *_ = row({"prompt": "a", "answer": "b", "prompts": 1, "prompts_": 2})
     assert sample.columns == {"prompts__": 1, "prompts_": 2}
+    for column, name in ((3, "tool_calls_"), ([{"name": "f", "arguments": {}}], "tool_calls"), ([], "tool_calls")):
+        assert row({"prompt": "a", "answer": "b", "tool_calls": column})[0][0].columns == {name: column}
     assert "'answer' is empty" in row({"prompt": "a", "answer": " \n"})[1][0]
+    assert "'prompt' is empty" in row({"prompt": " \n", "answer": "b"})[1][0]
     samples, bad, repairs = row({"messages": [says("user", "a"), says("assistant", "b")] * 2, **fields})
     columns = {"difficulty": 3, "unit_tests": ["assert f()"], "none": None, "completions_": "x", "prompt_": "mine"}
     assert [s.columns for s in samples] == [columns] * 2 and not bad and repairs == {"columns_renamed": 2}

@@ -6,6 +6,7 @@ from grpo_kit.data.readers.base import Piece, Reader, Trace, opening, sample_at
 from grpo_kit.data.readers.messages import as_text, from_json, messages_in, tools_in
 from grpo_kit.data.repair import Found, read_dialogue
 from grpo_kit.data.samples import Message, Sample
+from grpo_kit.data.tool_calls import TOOL_CALLS, calls_in
 
 TAKEN_BY_TRL = {"prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
 _MEDIA = {"image", "images", "audio", "audios", "video", "videos"}
@@ -73,7 +74,7 @@ def columns_of(row: dict[str, Any], used: set[str], found: Found) -> dict[str, A
             if value:
                 found.faults.append(f"the column {name!r} is left out: only text can be learnt from")
             continue
-        if name in RESERVED:
+        if name in RESERVED or (name == TOOL_CALLS and value and not calls_in(as_text(value))):
             found.repaired("columns_renamed")
             while name in row:
                 name += "_"

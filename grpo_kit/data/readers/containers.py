@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from gzip import BadGzipFile
 from pathlib import Path
@@ -79,16 +78,17 @@ def _is_json(line: bytes) -> bool:
 
 
 def _rows_in(content: bytes, fields: set[str]) -> Iterable[bytes]:
-    """The rows of a JSON array, or of the only array in an object without `fields`; any other object is a row."""
+    """The rows of a JSON array, or of the only array in an object without `fields`; any other object, and an array of
+    messages, is a row."""
     if not content.lstrip().startswith(b"["):
         whole = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
         arrays = [array for array in map(bytes, whole.values()) if array.startswith(b"[")]
         if len(arrays) != 1 or whole.keys() & fields:
             return [content]
         content = arrays[0]
-    rows = [bytes(row) for row in msgspec.json.decode(content, type=list[msgspec.Raw])]
-    is_chat = bool(rows) and re.match(rb'{\s*"role"', rows[0])
-    return [content] if is_chat else rows
+    rows = msgspec.json.decode(content, type=list[msgspec.Raw])
+    is_chat = bool(rows) and re.match(rb'{\s*"role"', bytes(rows[0]))
+    return [content] if is_chat else map(bytes, rows)
 
 
 def _numbered(rows: Iterable[Any], where: str, name: str) -> Iterator[Piece]:
@@ -102,8 +102,8 @@ def _csv(path: Path, name: str, _fields: set[str]) -> Iterator[Piece]:
         header = text.readline()
         text.seek(0)
         rows = csv.DictReader(text, delimiter=max(",;\t", key=header.count), strict=True)
-        if twice := [name for name, count in Counter(rows.fieldnames).items() if count > 1]:
-            raise ValueError(f"its header has {twice[0]!r} twice")
+        if len({*(rows.fieldnames or ())}) < len(rows.fieldnames or ()):
+            raise ValueError("its header has a name twice")
         try:
             for row in rows:
                 yield Piece(f"{path}:{rows.line_num}", f"{name}-{rows.line_num}", row)

@@ -25,13 +25,13 @@ class SampleReader(Reader):
 
     def trace(self, piece: Piece) -> Trace:
         given = piece.content.items()
-        row = {name: value for name, value in given if as_text(value).strip() or name not in self.fields}
+        row = {name: value for name, value in given if name not in self.fields or as_text(value).strip()}
         found = Found(self.options.strict)
         asked = next((name for name in PROMPTS if name in row), "")
         answered = next((name for name in ANSWERS if as_text(row.get(name)).strip()), "")
         prompt, answer = _chat(row.get(asked)), _chat(row.get(answered))
         if not answered or not (asked or isinstance(answer, list)):
-            raise ValueError(_missing("prompt", PROMPTS, row) if answered else _missing("answer", ANSWERS, row))
+            raise ValueError(_missing(*(("prompt", PROMPTS) if answered else ("answer", ANSWERS)), piece.content))
         used = {asked, answered, *SYSTEMS, *_OWN}
         if asked == "instruction":
             prompt = "\n\n".join(filter(None, (as_text(prompt), as_text(row.get("input")))))
