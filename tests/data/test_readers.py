@@ -282,6 +282,22 @@ def test_what_openai_and_gemini_write_beside_a_message(row):
     assert "rename the messages' to 'prompt'" in row({"messages": messages[:1], "answer": "b"})[1][0]
 
 
+def test_reasoning_and_a_message_alone_are_read_in_prompts_and_answers_too(row):
+    for thought in ("<think>a</think>\nb", "a</think>b"):
+        for given in (
+            {"prompt": "q", "answer": thought},
+            {"messages": [says("user", "q"), says("assistant", thought)]},
+        ):
+            (sample,), bad, repairs = row(given)
+            assert (sample.ground_truth, bad, repairs) == ("b", [], {"reasoning_left_out": 1})
+    (sample,), *_ = row(
+        {"prompt": says("user", "q"), "chosen": says("assistant", "b"), "rejected": says("assistant", "c")}
+    )
+    assert (sample.prompt, sample.ground_truth) == ([says("user", "q")], "b")
+    alone = {"role": "assistant", "tool_calls": {"name": "x", "arguments": {}}}
+    assert row({"messages": [says("user", "q"), alone]}, learn="calls")[0][0].columns["tool_calls"][0]["name"] == "x"
+
+
 def test_prompts_of_two_forms_become_messages_or_are_refused_by_strict(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps({**row, "system": "Count." * (n % 2)}) for n, row in enumerate(ROWS)))

@@ -11,7 +11,7 @@ from grpo_kit.data.samples import Message, ToolCall
 
 _REASONING = ("thinking", "redacted_thinking", "reasoning", "reasoning_content")  # kinds of parts, and fields
 _TEXTS = ("content", "refusal", "text")  # fields of a message, of which the first that says something is taken
-_THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_THOUGHT = re.compile(r"(?:<think>|\A(?!.*<think>)).*?</think>\s*", re.DOTALL)  # some templates open it themselves
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>\s*", re.DOTALL)  # as Qwen's and Hermes' templates write it
 
 
@@ -25,7 +25,8 @@ def messages_in(raw: Any, found: Found) -> list[Message]:
     content = next((raw[name] for name in _TEXTS if raw.get(name)), raw.get("content"))
     role, faults = found.role(raw.get("role")), len(found.faults)
     called = [raw["function_call"]] if raw.get("function_call") else from_json(raw.get("tool_calls")) or []
-    calls, texts, results = [call_in(call) for call in called], [], []
+    calls = [call_in(call) for call in (called if isinstance(called, list) else [called])]
+    texts, results = [], []
     for _ in filter(raw.get, _REASONING):
         found.repaired("reasoning_left_out")
     if role == "tool" and not _is_parts(content):
@@ -43,9 +44,7 @@ def messages_in(raw: Any, found: Found) -> list[Message]:
             texts.append(_text_of(part, found))
     text = "\n".join(filter(None, texts))
     if role == "assistant":
-        if _THOUGHT.search(text):
-            found.repaired("reasoning_left_out")
-        text = _THOUGHT.sub("", text)
+        text = without_reasoning(text, found)
         calls += [call_in(from_json(call)) for call in _CALL.findall(text)]
         text = _CALL.sub("", text).strip() if calls else text
     if len(found.faults) > faults and not (text or calls or results):
@@ -55,6 +54,13 @@ def messages_in(raw: Any, found: Found) -> list[Message]:
     message |= {"weight": 0} if raw.get("weight") == 0 else {}
     message |= {"tool_calls": calls} if calls else {}
     return results + [message] * (bool(text) or not results)
+
+
+def without_reasoning(text: str, found: Found) -> str:
+    if "</think>" not in text:
+        return text
+    found.repaired("reasoning_left_out")
+    return _THOUGHT.sub("", text)
 
 
 def call_in(raw: Any) -> ToolCall:

@@ -7,7 +7,7 @@ import msgspec
 
 from grpo_kit.data.readers.base import Piece, Reader, Trace, opening
 from grpo_kit.data.readers.chat import chat_trace, columns_of
-from grpo_kit.data.readers.messages import as_text, from_json, messages_in, tools_in
+from grpo_kit.data.readers.messages import as_text, from_json, messages_in, tools_in, without_reasoning
 from grpo_kit.data.repair import Found, read_dialogue
 from grpo_kit.data.samples import Sample
 
@@ -47,7 +47,7 @@ class SampleReader(Reader):
             prompt = read_dialogue(prompt, messages_in, found)
             if found.is_cut or not prompt or prompt[-1]["role"] not in ("user", "tool"):
                 raise ValueError("; ".join(found.faults) or "the prompt must end with the user's message, or a tool's")
-        answer = as_text(answer)
+        answer = without_reasoning(as_text(answer), found)
         final = answer.rstrip().rpartition("\n")[2].partition(_FINAL)[2].strip()
         if final:
             columns = {"final_answer": final} | columns
@@ -70,8 +70,9 @@ class SampleReader(Reader):
 
 
 def _chat(value: Any) -> Any:
-    """A list of messages where it is one, or the JSON text of one; else the value."""
+    """A list of messages where it is one, a message, or the JSON text of either; else the value."""
     messages = from_json(value) if isinstance(value, str) and "role" in value else value
+    messages = [messages] if isinstance(messages, dict) and "role" in messages else messages
     return messages if isinstance(messages, list) and messages and isinstance(messages[0], dict) else value
 
 
