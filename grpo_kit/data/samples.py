@@ -6,7 +6,7 @@ A prepared data set is two files of samples, train.jsonl and eval.jsonl, one JSO
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 import orjson
@@ -14,7 +14,6 @@ import orjson
 from grpo_kit.errors import BadTrace
 from grpo_kit.utils.files import opened
 
-T = TypeVar("T")
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 BOM = b"\xef\xbb\xbf"  # some editors begin a UTF-8 file with it
 
@@ -167,14 +166,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         for number, line in enumerate(file, 1):
             if line := line.removeprefix(BOM).strip():
                 yield number, line
-
-
-def parse(line: bytes, kind: type[T], **defaults: str) -> T:
-    """A JSON object as `kind`; a field that is null counts as missing. Raises ValueError naming the field."""
-    row = orjson.loads(line)
-    if isinstance(row, dict):
-        row = defaults | {name: value for name, value in row.items() if value is not None}
-    return msgspec.convert(row, kind)
 
 
 def sample_from(line: bytes, default_id: str) -> Sample:

@@ -183,11 +183,6 @@ class RunDirectory:
         found = [self.storage.root / name for name in self.storage.names() if re.fullmatch(r"checkpoint-\d+", name)]
         return sorted(found, key=checkpoint_step)
 
-    @property
-    def last_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint of a run on this machine; None where there is none yet."""
-        return Path(self.checkpoints[-1]) if self.checkpoints else None
-
     def metrics(self) -> "pandas.DataFrame":
         """A row per step, TRL's names as columns."""
         import pandas
