@@ -6,6 +6,7 @@ from grpo_kit.data.samples import Act, Sample, messages_of
 
 STATING = {"OFFER", "INFORM", "INFORM_COUNT"}
 OUTCOMES = {"NOTIFY_SUCCESS", "NOTIFY_FAILURE"}
+CHECKED = STATING | OUTCOMES  # the acts that a prompt may not support
 
 
 def unknown_acts(sample: Sample) -> list[Act]:

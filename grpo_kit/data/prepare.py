@@ -12,7 +12,7 @@ import orjson
 from filelock import FileLock
 from tqdm import tqdm
 
-from grpo_kit.data.answerable import OUTCOMES, STATING, unknown_acts
+from grpo_kit.data.answerable import CHECKED, STATING, unknown_acts
 from grpo_kit.data.readers import FORMATS, read_traces
 from grpo_kit.data.readers.base import Ground, Learn, ReadOptions
 from grpo_kit.data.readers.containers import hub_name
@@ -44,18 +44,10 @@ def prepare(
 ) -> dict:
     """Writes train.jsonl, eval.jsonl and data_card.json into the folder `out`; returns the card's content.
 
-    `traces` is an SGD folder (dialogues_*.json and schema.json), or chats or prompts with answers: a file of JSON
-    lines, a JSON array, CSV, TSV or Parquet, a folder of these or of `Dataset.save_to_disk`, or
-    "hf://owner/name[/config][:split]". docs/data.md lists the formats; `format` "auto" finds out by the content.
-
-    What is odd in a chat is repaired, and the card counts each repair; `strict` refuses it instead. `learn` "calls"
-    has the assistant's tool calls learnt as well as its answers. Fields that the kit does not know go to the samples'
-    columns, for reward functions.
-
-    `ground` says what an SGD prompt holds beside what was said: "results", a system message about the service, and
-    each service's newest call with the first `max_results` of its results; "acts", what the reply should do as well, an
-    upper bound for what can be learnt; "history", nothing. The card counts, as "answerable", the turns whose prompts
-    hold what the reply states.
+    `traces` is a file or folder of dialogues or of prompts with answers, or "hf://owner/name[/config][:split]":
+    docs/data.md lists formats, columns and repairs, which `strict` refuses; `format` "auto" finds out by the content.
+    `learn` "calls" has the assistant's tool calls learnt as well as its answers. docs/dialogues.md tells what SGD's
+    prompts hold by `ground` and `max_results` (of a call), and what the card counts as "answerable".
 
     About `eval_fraction` of the dialogues go to eval.jsonl. A hash of `seed` and a dialogue's opening message
     (a ready-made sample's dialogue_id, or prompt) decides, so nothing moves when files are added. No dialogue
@@ -189,17 +181,13 @@ class _Tally:
                 length += len(words(message["content"]))
             self.prompt_words[length] += 1
             before = prompt
-            tells = states = False
-            for act in sample.acts:
-                acts.append(act.act)
-                tells = tells or act.act in OUTCOMES
-                states = states or act.act in STATING
-            if tells or states:
+            own = [act.act for act in sample.acts]
+            acts += own
+            if not CHECKED.isdisjoint(own):
+                states, unknown = not STATING.isdisjoint(own), {act.act for act in unknown_acts(sample)}
                 self.stating += states
-                self.answerable += states
-                if unknown := {act.act for act in unknown_acts(sample)}:
-                    self.unknown_acts.update(unknown)
-                    self.answerable -= states and not unknown.isdisjoint(STATING)
+                self.answerable += states and unknown.isdisjoint(STATING)
+                self.unknown_acts.update(unknown)
         self.services.update(services)
         self.acts.update(acts)
 

@@ -6,7 +6,7 @@ A prepared data set is two files of samples, train.jsonl and eval.jsonl, one JSO
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 import orjson
@@ -14,7 +14,6 @@ import orjson
 from grpo_kit.errors import BadTrace
 from grpo_kit.utils.files import opened
 
-T = TypeVar("T")
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 BOM = b"\xef\xbb\xbf"  # some editors begin a UTF-8 file with it
 
@@ -170,14 +169,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def parse(line: bytes, kind: type[T], **defaults: str) -> T:
-    """A JSON object as `kind`; a field that is null counts as missing. Raises ValueError naming the field."""
-    row = orjson.loads(line)
-    if isinstance(row, dict):
-        row = defaults | {name: value for name, value in row.items() if value is not None}
-    return msgspec.convert(row, kind)
-
-
 def sample_from(line: bytes, default_id: str) -> Sample:
     """A Sample from a line of a file. Only `prompt` and `ground_truth` must be there. Raises ValueError."""
     row = orjson.loads(line)
@@ -193,32 +184,27 @@ def sample_from(line: bytes, default_id: str) -> Sample:
 
 
 _FIELDS = set(Sample.__struct_fields__) - {"columns"}
-_SPEAKERS = ("system", "user", "assistant", "tool")
 
 
 def check_turns(messages: list[Message]) -> None:
-    """Raises ValueError naming the message (numbered from 1) that is out of turn.
+    """Raises ValueError naming the message (numbered from 1) that is empty or out of turn.
 
     At most one system message stands first. Nobody speaks twice in a row, but an assistant that has called a tool, and
     tools, which answer only calls.
     """
     before, calls = "", False  # whose message came before, and whether it or the ones that it answers called a tool
     for number, message in enumerate(messages, 1):
-        role = message["role"]
-        if role not in _SPEAKERS:
-            wrong = f"there are: {', '.join(_SPEAKERS)}"
-        elif role == "system" and number > 1:
-            wrong = "a system message comes first"
-        elif not message["content"] and role != "tool" and not message.get("tool_calls"):
-            wrong = "it is empty"
-        elif role == "tool" and not calls:
-            wrong = "a tool answers a call in the assistant's message before it"
-        elif role == before and not calls:
-            wrong = "user and assistant speak in turn"
-        else:
-            before, calls = role, bool(message.get("tool_calls")) or (role == "tool" and calls)
-            continue
-        raise ValueError(f"message {number} has the role {role!r}: {wrong}")
+        role, is_calling = message["role"], bool(message.get("tool_calls"))
+        may_follow = {"system": not before, "user": before != "user", "assistant": before != "assistant" or calls}
+        may_follow["tool"] = calls
+        if role not in may_follow:
+            raise ValueError(f"message {number} has the role {role!r}; there are: {', '.join(may_follow)}")
+        if not (message["content"] or role == "tool" or is_calling):
+            raise ValueError(f"message {number}, the {role}'s, is empty")
+        if not may_follow[role]:
+            rule = "a system message comes first, user and assistant speak in turn, a tool answers a call before it"
+            raise ValueError(f"message {number}, the {role}'s, is out of turn: {rule}")
+        before, calls = role, is_calling or (role == "tool" and calls)
 
 
 def fingerprint(paths: Iterable[Path | str]) -> str:

@@ -29,7 +29,7 @@ from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
 from grpo_kit.runs.resume import config_to_resume
 from grpo_kit.training.failures import Fix, memory_fixes
-from grpo_kit.training.plan import missing_package
+from grpo_kit.training.plan import NO_GPU_FOR_4BIT, missing_package, too_few_samples
 from grpo_kit.utils.text import dollars, duration, settings_text
 
 LONGEST_TIMEOUT = 86400  # seconds, Modal's
@@ -210,11 +210,7 @@ def time_problems(quote: Quote) -> Problems:
 def local_problems(config: TrainConfig, device: Device) -> Problems:
     train, name = Path(config.data) / "train.jsonl", config.model_name
     if train.exists():
-        if (there := _lines(train, train.stat().st_mtime_ns)) < config.prompts_per_step:
-            batch = there * config.num_generations
-            fewer = f", or per_device_train_batch_size={batch} gradient_accumulation_steps=1" if there else ""
-            what = f"A step takes {config.prompts_per_step} prompts and {train} has {there}"
-            yield Problem(what, f"Use more samples{fewer}")
+        yield from too_few_samples(config, _lines(train, train.stat().st_mtime_ns))
     elif config.data != DEFAULT_DATA:  # in whose place the demo's is taken
         fix = f"Make it with `{PREPARE}`, or set data to the folder that has it"
         yield Problem(f"There is no {train}", fix, "train.jsonl")
@@ -223,7 +219,7 @@ def local_problems(config: TrainConfig, device: Device) -> Problems:
     if missing := missing_package(config):
         yield missing
     if config.load_in_4bit and not device.is_gpu:
-        yield Problem("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
+        yield NO_GPU_FOR_4BIT
     if name == SMOLLM2 and (problem := model_problem(name)):
         yield replace(problem, where="model")
     elif name not in ("tiny", SMOLLM2) and "/" not in name and not Path(name).is_dir():

@@ -121,10 +121,8 @@ class RunDirectory:
 
     @property
     def status(self) -> dict:
-        """status.json: state, step, reward, dollars, reason.
-
-        States: queued, running, complete, stopped, killed, failed, or lost (ended without a word).
-        """
+        """status.json: step, reward, dollars, reason, and the state: queued, running, complete, stopped, killed, failed,
+        or lost (ended without a word)."""
         return self.status_after(LOST_AFTER_SECONDS)
 
     def status_after(self, patience: float) -> dict:
@@ -182,11 +180,6 @@ class RunDirectory:
         """Complete checkpoints, oldest first."""
         found = [self.storage.root / name for name in self.storage.names() if re.fullmatch(r"checkpoint-\d+", name)]
         return sorted(found, key=checkpoint_step)
-
-    @property
-    def last_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint of a run on this machine; None where there is none yet."""
-        return Path(self.checkpoints[-1]) if self.checkpoints else None
 
     def metrics(self) -> "pandas.DataFrame":
         """A row per step, TRL's names as columns."""

@@ -28,6 +28,8 @@ from grpo_kit.utils.files import write_json
 from grpo_kit.utils.garbage import loading_libraries
 from grpo_kit.utils.json_lines import read_lines
 
+NO_GPU_FOR_4BIT = Problem("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -149,10 +151,7 @@ def queue(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: L
 def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterator[Problem]:
     """Problems that would end the run later. Raises ConfigError where there is no such model."""
     config, samples = plan.config, plan.samples
-    if len(samples) < config.prompts_per_step:
-        batch = len(samples) * config.num_generations
-        what = f"a step takes {config.prompts_per_step} prompts and {config.data} has {len(samples)}"
-        yield Problem(what, f"Use more samples, or per_device_train_batch_size={batch} gradient_accumulation_steps=1")
+    yield from too_few_samples(config, len(samples))
     kind = type(samples[0].prompt)
     if odd := next((sample for sample in samples if type(sample.prompt) is not kind), None):
         yield Problem(f"{config.data}: prompts should be all texts or all messages; {odd.id} is not as the first is")
@@ -182,6 +181,14 @@ def _unpaid(config: TrainConfig, known: RunDirectory | None, launch: Launch) -> 
     return problem if status.get("state") != "complete" else None
 
 
+def too_few_samples(config: TrainConfig, there: int) -> Iterator[Problem]:
+    if there < config.prompts_per_step:
+        batch = there * config.num_generations
+        fewer = f", or per_device_train_batch_size={batch} gradient_accumulation_steps=1" if there else ""
+        what = f"A step takes {config.prompts_per_step} prompts and {config.data} has {there}"
+        yield Problem(what, f"Use more samples{fewer}")
+
+
 def missing_package(config: TrainConfig) -> Problem | None:
     """The package that a setting needs and that is not installed here; None where all is there."""
     needed = {f"report_to={name}": name for name in config.report_to}
@@ -202,7 +209,7 @@ def _problems_with_gpus(config: TrainConfig) -> Iterator[Problem]:
 
         gpus = torch.cuda.device_count()
     if config.load_in_4bit and not gpus:
-        yield Problem("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
+        yield NO_GPU_FOR_4BIT
     if 0 < gpus < config.num_processes:
         what = f"num_processes={config.num_processes} needs as many GPUs, and this machine has {gpus}"
         yield Problem(what, f"Use num_processes={gpus}")

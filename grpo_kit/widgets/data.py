@@ -8,7 +8,7 @@ import pandas as pd
 
 from grpo_kit.widgets import parts, tables
 from grpo_kit.widgets.parts import FAINT, WARN, text_html
-from grpo_kit.widgets.samples import Pages, prompt_html
+from grpo_kit.widgets.samples import Pages, on_a_line, prompt_html
 
 
 class DataBrowser(Pages):
@@ -25,8 +25,7 @@ class DataBrowser(Pages):
         return tables.samples(self.folder, self.find.value, str(self.sort.value))
 
     def _label(self, row: dict) -> str:
-        line = " ".join(row["asked"].split())
-        return f"{row['file']}:{row['line']}  {line if len(line) <= 100 else f'{line[:99]}…'}"
+        return f"{row['file']}:{row['line']}  {on_a_line(row['asked'])}"
 
     def page_of(self, row: pd.Series) -> str:
         told = {"reply": row["ground_truth"], "rubric": row["rubric"], **row["columns"]}

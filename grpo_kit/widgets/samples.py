@@ -81,9 +81,9 @@ class Pages(Panel):
     def _label(self, row: dict) -> str:
         """A row by its step, the number that it is sorted by, and what was asked."""
         by, _ = self.orders[str(self.sort.value)]
-        at, line = f"step {row['step']}: " if "step" in row else "", " ".join(row["asked"].split())
+        at = f"step {row['step']}: " if "step" in row else ""
         value = number(row["score" if by == "step" else by], "+.2f" if by == "gain" else ".2f")
-        return f"{at}{value}  {line if len(line) <= 100 else f'{line[:99]}…'}"
+        return f"{at}{value}  {on_a_line(row['asked'])}"
 
     def _move(self, by: int) -> None:
         self.choice.value = (self.choice.value or 0) + by
@@ -176,6 +176,12 @@ class AnswerView(Pages):
         looks = [f"width: 110px; color: {FAINT}", *[f"width: {90 // len(sides)}%"] * len(sides)]
         trace = note_html("the trace’s own reply") + text_html(row["ground_truth"])
         return prompt_html(row["prompt"], title) + parts.table_html(["", *sides.values()], looks, rows) + trace
+
+
+def on_a_line(text: str) -> str:
+    """The text's beginning."""
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else f"{line[:99]}…"
 
 
 def prompt_html(prompt: str | list[Message], title: str) -> str:

@@ -34,7 +34,6 @@ ANSWER_ORDERS = {  # name: which column of `answers` it sorts by, largest first 
     "worst score": ("score", False),
     "judges disagree most": ("disagreement", True),
 }
-
 SAMPLE_ORDERS = {  # name: which column of `samples` it sorts by, largest first or not
     "not answerable first": ("unknown acts", True),
     "longest prompt": ("words", True),
@@ -62,16 +61,13 @@ def samples(folder: str | Path, text: str = "", order: str = "not answerable fir
     unknown acts (how many of the reply's acts its prompt does not support) and unknown (those, as text). Only the rows
     that hold `text` somewhere.
     """
-    rows = [
-        {
-            **{"file": file, "line": line, "id": sample.id, "prompt": sample.prompt, "asked": last_turn(sample.prompt)},
-            **{"ground_truth": sample.ground_truth, "rubric": sample.rubric, "columns": sample.columns},
-            **{"words": len(words(sample.conversation)), "unknown acts": len(unknown := unknown_acts(sample))},
-            "unknown": "; ".join(map(act_text, unknown)),
-        }
-        for file in DATA_FILES
-        for line, sample in enumerate(islice(read_samples(Path(folder) / file), MOST_SAMPLES), 1)
-    ]
+    rows = []
+    for file in DATA_FILES:
+        for line, sample in enumerate(islice(read_samples(Path(folder) / file), MOST_SAMPLES), 1):
+            unknown, told = unknown_acts(sample), ("id", "prompt", "ground_truth", "rubric", "columns")
+            row = {"file": file, "line": line} | {name: getattr(sample, name) for name in told}
+            row |= {"asked": last_turn(sample.prompt), "words": len(words(sample.conversation))}
+            rows.append(row | {"unknown acts": len(unknown), "unknown": "; ".join(map(act_text, unknown))})
     table = pd.DataFrame(rows)
     if text.strip():
         texts = table[["id", "ground_truth", "rubric", "unknown"]].assign(columns=table["columns"].map(str))

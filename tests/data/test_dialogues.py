@@ -206,7 +206,7 @@ def test_a_faulty_turn_loses_only_what_depends_on_it(tmp_path, index, turn, left
     with pytest.raises(BadTrace, match=f"dialogue number 1: {message}"):
         read(folder)
     faults = []
-    found = [s.id for _, trace in read_traces(folder, "sgd", faults.append) for s in trace.samples]
+    found = [s.id for _, trace in read_traces(folder, "sgd", faults.append, ReadOptions()) for s in trace.samples]
     assert (found, len(faults)) == (left, 1)
 
 

@@ -29,12 +29,7 @@ FORMATS = ("auto", *READERS)
 _FIELDS = {field for reader in ROW_READERS.values() for field in reader.fields}
 
 
-_DEFAULTS = ReadOptions()
-
-
-def read_traces(
-    traces: Path, format: str, on_bad: OnBad, options: ReadOptions = _DEFAULTS
-) -> Iterator[tuple[str, Trace]]:
+def read_traces(traces: Path, format: str, on_bad: OnBad, options: ReadOptions) -> Iterator[tuple[str, Trace]]:
     """Yields where each trace stands ("path:line") and the trace, in the order of the files' names.
 
     `traces` is a folder, a file or "hf://owner/name", `format` one of FORMATS; "auto" finds out by the files' names

@@ -40,16 +40,12 @@ class _Criterion(BaseModel):
         return float(score) if score is not None and 0 <= score <= 1 else None
 
 
-def _snapped(score: float) -> float:
-    """1 for 1.0000000001."""
-    return float(round(score)) if abs(score - round(score)) < 1e-6 else score
-
-
 class _Judgement(BaseModel):
     answer: int = 1
     analysis: str | None = Field(None, validation_alias=AliasChoices("analysis", "reason"))
     criteria: list[_Criterion] | None = None
-    score: Annotated[float, Field(allow_inf_nan=False), AfterValidator(_snapped), Field(ge=0, le=1)]
+    # 1.0000000001 is 1.
+    score: Annotated[float, Field(allow_inf_nan=False), AfterValidator(partial(round, ndigits=6)), Field(ge=0, le=1)]
 
 
 def _object(fields: dict[str, dict]) -> dict[str, Any]:
