@@ -14,7 +14,7 @@ from pathlib import Path
 
 import world
 
-from grpo_kit.data.demo import EVAL_FRACTION, TRACES
+from grpo_kit.data.demo import EVAL_FRACTION, GROUND, TRACES
 from grpo_kit.data.prepare import prepare
 from grpo_kit.data.samples import read_samples
 from grpo_kit.models.shapes import TINY_MODEL
@@ -54,7 +54,7 @@ def make_traces(out: Path) -> set[str]:
     (out / "dialogues_001.json").write_text(f"[\n{lines}\n]\n")
     (out / "LICENSE.txt").write_text("CC0-1.0: these dialogues were made by scripts/demo/build.py.\n")
     with tempfile.TemporaryDirectory() as prepared:
-        prepare(out, prepared, eval_fraction=EVAL_FRACTION)
+        prepare(out, prepared, eval_fraction=EVAL_FRACTION, ground=GROUND)
         return {sample.prompt[0]["content"] for sample in read_samples(Path(prepared) / "eval.jsonl")}
 
 
