@@ -92,7 +92,8 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Every field but an empty `tools`, and every column."""
-        fields = msgspec.structs.asdict(self) | {"acts": [msgspec.structs.asdict(act) for act in self.acts]}
+        fields: dict[str, Any] = msgspec.structs.asdict(self)
+        fields["acts"] = [msgspec.structs.asdict(act) for act in self.acts]
         columns = fields.pop("columns")
         if not self.tools:
             del fields["tools"]
