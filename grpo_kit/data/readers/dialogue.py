@@ -159,8 +159,8 @@ class Walk:
         self.samples.append(Sample(f"{name}:{index}", prompt, text, name, index, rubric, task, names, acts, tools))
 
     def prompt(self, to_do: str) -> list[Message]:
-        system = self.brief(f"\nNow: {to_do}") if self.options.ground == "acts" else self.system
-        return system + self.history
+        tells = self.options.ground == "acts" and to_do
+        return (self.brief(f"\nNow: {to_do}") if tells else self.system) + self.history
 
     def note(self, frame: Frame, call: Call) -> None:
         """Puts a call and what it gave into the history, and takes the service's earlier ones out."""
