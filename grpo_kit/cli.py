@@ -78,23 +78,17 @@ def demo(
 
 
 def prepare(
-    traces: Annotated[
-        Path, typer.Argument(help="A file or folder of dialogues or prompts, or hf://owner/name: docs/data.md.")
-    ],
+    traces: Annotated[Path, typer.Argument(help="A file, a folder or hf://owner/name: see docs/data.md.")],
     out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and their card.")] = Path(DEFAULT_DATA),
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
     format: Annotated[str, typer.Option(help="auto, sgd, chat, gemini, sharegpt or samples.")] = "auto",
     learn: Annotated[str, typer.Option(help="answers, or calls: the assistant's tool calls too.")] = "answers",
-    ground: Annotated[
-        str, typer.Option(help="What SGD's prompts hold beside what was said: results, history (nothing) or acts.")
-    ] = "results",
+    ground: Annotated[str, typer.Option(help="SGD's prompts: with results, acts too, or history alone.")] = "results",
     max_results: Annotated[int, typer.Option(min=1, help="How many of a call's results a prompt holds.")] = 3,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be repaired.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
-    rubric: Annotated[
-        str, typer.Option(help="Who writes rubrics: schema (the traces' own acts) or gemini.")
-    ] = "schema",
+    rubric: Annotated[str, typer.Option(help="Who writes rubrics: schema (by the traces' acts) or gemini.")] = "schema",
     **flags: str | None,
 ) -> None:
     """Turn dialogue traces into training samples."""
@@ -131,9 +125,7 @@ def list_runs(runs_dir: RunsDir = Path("runs")) -> None:
 def train(
     runs_dir: RunsDir = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only quote it; exit code 1 where it can't work.")] = False,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Only make one real step, and quote it all from that.")
-    ] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Make one real step, and quote it all from that.")] = False,
     **flags: str | None,
 ) -> None:
     """Train a model by GRPO on this machine. The same --run-id again resumes the run.
@@ -180,9 +172,7 @@ def evaluate(
 @app.command()
 def sweep(
     notebook: Annotated[str, typer.Argument(help="A notebook, or the name of one of the kit's: 03_launch_training.")],
-    grid: Annotated[
-        str, typer.Argument(help="Settings and lists in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")
-    ],
+    grid: Annotated[str, typer.Argument(help="Settings in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")],
     out: Annotated[Path, typer.Option(help="Folder for a folder per run, and results.csv.")],
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Runs at a time: 2 here, 8 on Modal.")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,

@@ -37,15 +37,9 @@ COPY_SECONDS = 120  # to read another cache
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Text = Annotated[str, msgspec.Meta(max_length=20_000)]
-Row = tuple[
-    Name,
-    Name,
-    Share,
-    Text,
-    Text,
-    Annotated[int, msgspec.Meta(ge=0, le=10**9)],
-    Annotated[float, msgspec.Meta(ge=0, le=1e12)],
-]
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+Time = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+Row = tuple[Name, Name, Share, Text, Text, Tokens, Time]
 
 
 def open_table(path: Path, table: str) -> sqlite3.Connection:

@@ -17,9 +17,7 @@ from grpo_kit.data.samples import CalledFunction, Message, ToolCall, said_in
 
 Tools = Sequence[dict[str, Any]]  # JSON schemas, as Sample.tools
 # What templates are tried on.
-SYSTEM, USER, SAID, TOOL, VALUE, OTHER, RESULT = (
-    f"probe-{name}" for name in "system user said tool value other result".split()
-)
+SYSTEM, USER, SAID, TOOL, VALUE, OTHER, RESULT = (f"probe-{number}" for number in range(7))
 SCHEMA = {"name": TOOL, "description": "", "parameters": {"type": "object", "properties": {}}}
 
 

@@ -172,10 +172,8 @@ def _load(auto_class: Any, name: str, folder: str | Path, **options) -> Any:
     except (RuntimeError, MemoryError) as error:
         if "ignore_mismatched_sizes" not in str(error):  # the caller explains a lack of memory
             raise
-        what = (
-            f"model_name={name!r} can't be loaded from {folder}: its weights have other sizes than its config.json says"
-        )
-        raise ConfigError(what, COPY) from error
+        what = "its weights have other sizes than its config.json says"
+        raise ConfigError(f"model_name={name!r} can't be loaded from {folder}: {what}", COPY) from error
     except Exception as error:  # a broken file may raise anything
         said = str(error).strip().splitlines()[0]
         raise ConfigError(f"model_name={name!r} can't be loaded from {folder}: {said}") from error

@@ -29,6 +29,5 @@ def dollars(value: float) -> str:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """ "per_device_train_batch_size=2 use_lora=true", as papermill and the kit's messages write settings."""
-    return " ".join(
-        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in settings.items()
-    )
+    shown = {name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()}
+    return " ".join(f"{name}={value}" for name, value in shown.items())

@@ -34,7 +34,6 @@ ANSWER_ORDERS = {  # name: which column of `answers` it sorts by, largest first 
     "worst score": ("score", False),
     "judges disagree most": ("disagreement", True),
 }
-
 SAMPLE_ORDERS = {  # name: which column of `samples` it sorts by, largest first or not
     "not answerable first": ("unknown acts", True),
     "longest prompt": ("words", True),

@@ -45,9 +45,9 @@ class OfflineJudge(Judge):
         seen = samples[:: len(samples) // 1000 + 1]
         if not (foreign := sum(not is_english(sample) for sample in seen)):
             return ""
+        seen_so = f"{foreign} of {len(seen)} samples looked at are not in English, for which the offline judge is made"
         return (
-            f"{foreign} of {len(seen)} samples looked at are not in English, for which the offline judge's rules were "
-            "made: it judges them by words alone, as the reference judge does. judge=gemini knows their language"
+            f"{seen_so}: it judges them by words alone, as the reference judge does. judge=gemini knows their language"
         )
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
