@@ -121,8 +121,8 @@ class RunDirectory:
 
     @property
     def status(self) -> dict:
-        """status.json: step, reward, dollars, reason, and the state: queued, running, complete, stopped, killed,
-        failed, or lost (ended without a word)."""
+        """status.json: step, reward, dollars, reason and state: queued, running, complete, stopped, killed, failed, or
+        lost (ended without a word)."""
         return self.status_after(LOST_AFTER_SECONDS)
 
     def status_after(self, patience: float) -> dict:
