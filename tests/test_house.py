@@ -65,11 +65,7 @@ def test_folders_and_modules_stay_small():
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in KIT.rglob("*.py")}
     assert not {file: lines for file, lines in lengths.items() if lines > 350}
     # 13,200 until prompts could hold tools and results, and every common format was read, repaired and grounded.
-<<<<<<< HEAD
     assert sum(lengths.values()) <= 15_350, "what is added is paid for by what is simplified"
-=======
-    assert sum(lengths.values()) <= 15_250, "what is added is paid for by what is simplified"
->>>>>>> trim
 
 
 def test_a_room_imports_only_rooms_above_it():
