@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data import prepare as data
+from grpo_kit.data.readers.base import Ground, Learn
 
 Rubric = Literal["schema", "gemini"]
 
@@ -13,12 +14,18 @@ def prepare(
     traces: Path | str,
     out: Path | str,
     *,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    skip_bad: bool = False,
+    format: str = "auto",
+    strict: bool = False,
+    learn: Learn = "answers",
+    ground: Ground = "results",
+    max_results: int = 3,
     rubric: Rubric = "schema",
     judge_config: JudgeConfig | None = None,
-    **options,
 ) -> dict:
-    """Writes train.jsonl, eval.jsonl and data_card.json into the folder `out`; `options` are those of
-    grpo_kit.data.prepare.prepare: eval_fraction, seed, skip_bad, format, strict, learn, ground, max_results.
+    """Writes train.jsonl, eval.jsonl and data_card.json into the folder `out`; see grpo_kit.data.prepare.prepare.
 
     `rubric` "schema" leaves each sample the rubric that its trace gives it. "gemini" has Gemini write one for each
     sample, asked as `judge_config` says; where that fails the sample keeps its own, and the card counts how often. The
@@ -31,4 +38,6 @@ def prepare(
         from grpo_kit.judges.rubric_writer import CACHE_FILE, RubricWriter
 
         rewrite = RubricWriter(judge_config or JudgeConfig(), Path(out) / CACHE_FILE).rewrite
+    options = {"eval_fraction": eval_fraction, "seed": seed, "skip_bad": skip_bad, "format": format, "strict": strict}
+    options |= {"learn": learn, "ground": ground, "max_results": max_results}
     return data.prepare(traces, out, **options, rewrite_rubrics=rewrite)
