@@ -1,4 +1,4 @@
-"""Runs, completions and answers as the tables that the widgets show: filtered, the most worth reading first."""
+"""Samples, runs, completions and answers as tables for the widgets: filtered, the most worth reading first."""
 
 from datetime import datetime
 from itertools import islice
