@@ -11,6 +11,7 @@ from grpo_kit.config.base import AbsolutePath, Listed, Settings, gemini, reward
 JUDGES = {
     "offline": "grpo_kit.judges.offline.judge:OfflineJudge",
     "gemini": "grpo_kit.judges.gemini.judge:GeminiJudge",
+    "exact": "grpo_kit.judges.exact:ExactJudge",
     "reference": "grpo_kit.judges.reference:ReferenceJudge",
 }
 if TYPE_CHECKING:

@@ -270,6 +270,27 @@ def test_the_reference_judge_is_the_f1_of_words():
     assert judged("reference", [Sample(id="4", prompt="?", ground_truth="がぎ हिन्दी")], ["かき हन्द"])[0].score == 0
 
 
+@pytest.mark.parametrize(
+    ("right", "answer", "score"),
+    [
+        ("7", "3 + 4 makes 7.", 1),
+        ("7", "7 apples, not 8", 0),
+        ("7", "seven", 0),
+        ("1,234", "It is $1234.00", 1),
+        ("$.50", "0.5", 1),
+        ("-3", "It is −3.", 1),
+        ("5", "3-5", 1),
+        ("Paris", " paris.\n", 1),
+        ("Paris", "Paris or Rome", 0),
+        ("", "7", None),
+    ],
+)
+def test_the_exact_judge_compares_the_final_answer(right, answer, score):
+    assert judged("exact", [Sample(id="1", prompt="?", ground_truth=right)], [answer])[0].score == score
+    explained = Sample(id="2", prompt="?", ground_truth="A long way to it", columns={"final_answer": right})
+    assert judged("exact", [explained], [answer])[0].score == score
+
+
 def test_the_second_judge_scores_the_same_answers(run, evaluation):
     assert (evaluation.judge, evaluation.second_judge) == ("offline", "reference")
     about = evaluation.results["judge"], evaluation.results["second_judge"]
