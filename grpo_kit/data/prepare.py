@@ -203,6 +203,7 @@ class _Tally:
             problem = f"the input has {sum(self.dialogues.values())} dialogue(s), and none falls to "
             problem += f"{TRAIN if self.samples['eval'] else EVAL} with eval_fraction {eval_fraction}"
             fix = "Choose another fraction or seed, or give more dialogues; those that open alike stay together"
+            fix += ", unless each has a dialogue_id of its own"
             raise BadTrace(problem, fix, str(traces))
 
     def summary(self) -> dict:
