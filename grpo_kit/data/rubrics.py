@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from grpo_kit.data.repair import without_nulls
 from grpo_kit.data.samples import BOM, Act, Text
 from grpo_kit.errors import BadTrace
 
@@ -31,12 +32,12 @@ class Slot(msgspec.Struct, dict=True):
     """A slot of schema.json, and how to speak of it: "the street address is …", or "has live music: yes"."""
 
     name: Text
-    description: Text
+    description: str = ""
     possible_values: list[str] = []
     is_categorical: bool = False
 
     def __post_init__(self):
-        if self.name in _UNCLEAR_SLOTS:
+        if self.name in _UNCLEAR_SLOTS and self.description:
             self.spoken = _lower_first(self.description).removeprefix("the ")
         else:
             self.spoken = re.sub("^number (?!of )", "number of ", self.name.replace("_", " "))
@@ -49,7 +50,7 @@ class Intent(msgspec.Struct):
     """An intent of schema.json: what a user of the service may be after. `optional_slots` have their defaults."""
 
     name: Text
-    description: Text
+    description: str = ""
     is_transactional: bool = False
     required_slots: list[str] = []
     optional_slots: dict[str, str] = {}
@@ -59,14 +60,14 @@ class Service(msgspec.Struct, dict=True):
     """An entry of schema.json, as far as it is used."""
 
     service_name: Text
-    description: Text
-    slots: list[Slot]
-    intents: list[Intent]
+    description: str = ""
+    slots: list[Slot] = []
+    intents: list[Intent] = []
 
     def __post_init__(self):
         self.slot = {slot.name: slot for slot in self.slots}
         self.intent = {intent.name: intent for intent in self.intents}
-        self.does = {intent.name: _lower_first(intent.description) for intent in self.intents}
+        self.does = {intent.name: _lower_first(intent.description or _spoken(intent.name)) for intent in self.intents}
 
 
 Schema = dict[str, Service]  # by the services' names
@@ -77,10 +78,15 @@ def load_schema(path: Path) -> Schema:
     if not path.exists():
         raise BadTrace("missing", "Copy the schema.json of these dialogues here", str(path))
     try:
-        services = msgspec.json.decode(path.read_bytes().removeprefix(BOM), type=list[Service])
+        services = msgspec.convert(without_nulls(msgspec.json.decode(path.read_bytes().removeprefix(BOM))), list[Service])
     except ValueError as problem:
         raise BadTrace(str(problem), where=str(path)) from None
     return {service.service_name: service for service in services}
+
+
+def _spoken(name: str) -> str:
+    """An intent's name as words: "find boat" for FindBoat and find_boat."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").lower()
 
 
 def _lower_first(text: str) -> str:
@@ -136,6 +142,6 @@ def task_description(services: Iterable[str], intents: dict[str, str], schema: S
     parts = []
     for name in services:
         service = schema[name]
-        does, intent = service.description.rstrip("."), service.does.get(intents.get(name, ""))
+        does, intent = (service.description or name).rstrip("."), service.does.get(intents.get(name, ""))
         parts.append(f"{does}: {intent}" if intent else does)
     return "; ".join(parts)

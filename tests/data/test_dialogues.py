@@ -214,27 +214,44 @@ def test_multiwoz_is_read_without_acts_and_with_the_schema_of_the_folder_above(t
     schema = [
         {
             "service_name": name,
+            "slots": [
+                {**slot(f"{name}-area", "north", "south"), "possible_values": ["north", "south"]},
+                {"name": f"{name}-ref", "description": "reference number", "is_categorical": False},
+            ],
             "description": f"{name} of Cambridge",
-            "slots": [slot(f"{name}-area", "north", "south")],
             "intents": [
-                {"name": f"find_{name}", "description": "find", "optional_slots": {f"{name}-area": "dontcare"}}
+                {
+                    "name": f"find_{name}",
+                    "description": "search for one",
+                    "is_transactional": False,
+                    "required_slots": [],
+                    "optional_slots": {f"{name}-area": "dontcare", f"{name}-day": ""},
+                }
             ],
         }
         for name in ("inn", "taxi")
     ]
 
-    def said(number: int, text: str, **intents: str) -> dict:
+    def said(number: int, text: str, *spans: dict, **intents: str) -> dict:
         frames = [
-            {"actions": [], "service": name, "slots": [], "state": {"active_intent": intent, "slot_values": {}}}
+            {
+                "actions": [],
+                "service": name,
+                "slots": [],
+                "state": {"active_intent": intent, "requested_slots": [], "slot_values": {}},
+            }
             for name, intent in intents.items()
         ]
+        frames += [{"actions": [], "service": "inn", "slots": spans}] * bool(spans)  # the assistant's have no state
         speaker = "SYSTEM" if number % 2 else "USER"
         return {"frames": frames, "speaker": speaker, "turn_id": f"{number}", "utterance": text}
 
-    turns = [said(0, "An inn.", inn="find_inn", taxi="NONE"), said(1, "Which area?")]
+    span = {"exclusive_end": 4, "slot": "inn-name", "start": 0, "value": "Acorn"}
+    turns = [said(0, "An inn.", inn="find_inn", taxi="NONE"), said(1, "Acorn?", span)]
     turns += [said(2, "North. Thanks.", inn="NONE", taxi="NONE"), said(3, "Bye.")]
     write(tmp_path / "train", turns, schema=schema)
     (tmp_path / "train/schema.json").rename(tmp_path / "schema.json")
+    (tmp_path / "dialog_acts.json").write_text("{}")
     path = tmp_path / "train/dialogues_001.json"
     path.write_text(json.dumps([{"dialogue_id": "PMUL1.json", "services": ["inn"], "turns": turns}]))
 
@@ -242,6 +259,55 @@ def test_multiwoz_is_read_without_acts_and_with_the_schema_of_the_folder_above(t
     assert list(samples) == ["PMUL1.json:1", "PMUL1.json:3"]
     first, last = samples.values()
     assert (first.acts, first.rubric, first.services) == ([], "", ["inn"])
+    assert first.task_description == "inn of Cambridge: search for one"
     assert [m["role"] for m in last.prompt] == ["system", "user", "assistant", "user"]
-    told = "inn: inn of Cambridge\n- find_inn: find; optional inn-area=dontcare\nslots: inn-area (north, south)"
+    told = "inn: inn of Cambridge\n- find_inn: search for one; optional inn-area=dontcare, inn-day"
+    told += "\nslots: inn-area (north, south), inn-ref"
     assert last.prompt[0]["content"] == f"You are the assistant of this service.\n{told}"
+
+
+def test_the_assistant_may_greet_first(tmp_path):
+    greeted = write(tmp_path, [system("Hello!"), *TURNS[:2]])
+    with pytest.raises(BadTrace, match=r"strict .*greetings_first"):
+        read(greeted, strict=True)
+    ((_, trace),) = read_traces(greeted, "auto", None, ReadOptions(ground="history"))
+    (sample,) = trace.samples
+    assert [message["content"] for message in sample.prompt] == ["Hello!", "A boat, please."]
+    assert (trace.repairs, trace.split_key) == ({"greetings_first": 1}, "a boat, please.")
+
+
+def test_a_null_is_no_field(tmp_path):
+    told = [TURNS[0], system("5 boats.", call=SEARCH, rows=ROWS), TURNS[2], system("Bye.", act("GOODBYE"))]
+    nulls = json.loads(json.dumps(told))
+    nulls[0]["frames"][0] |= {"actions": None, "service_results": None}
+    nulls[0]["frames"][0]["state"] |= {"slot_values": None, "requested_slots": None}
+    nulls[1]["frames"][0] |= {"state": None, "slots": None, "actions": None}
+    nulls[3]["frames"][0] |= {"service_call": None, "service_results": None}
+    nulls[3]["frames"][0]["actions"][0] |= {"slot": None, "values": None, "canonical_values": None}
+    schema = json.loads(json.dumps(SCHEMA))
+    schema[0]["slots"][0] |= {"possible_values": None, "is_categorical": None}
+    for learn in ("answers", "calls"):
+        with_nulls = read(write(tmp_path / "nulls", nulls, schema=schema), learn=learn)
+        assert with_nulls == read(write(tmp_path / "told", told), learn=learn)
+
+
+def test_names_stand_in_where_a_schema_describes_nothing(tmp_path):
+    bare = [
+        {
+            "service_name": "Boats_1",
+            "slots": [{"name": "harbour"}, {"name": "day", "is_categorical": True}, {"name": "price"}],
+            "intents": [{"name": "FindBoat", "required_slots": ["harbour", "day"]}, {"name": "HireBoat"}],
+        },
+        {"service_name": "Tides_1"},
+    ]
+    turns = [TURNS[0], system("What price, and hire it?", act("REQUEST", "price"), act("OFFER_INTENT", "x", "HireBoat"))]
+    sample = read(write(tmp_path, turns, schema=bare), learn="calls")["d0:1"]
+    told = "Boats_1\n- FindBoat; needs harbour, day\n- HireBoat\nslots: price"
+    assert sample.prompt[0]["content"] == f"You are the assistant of this service.\n{told}"
+    assert sample.task_description == "Boats_1: find boat"
+    assert sample.rubric == "ask for: the price, or what else is needed: the harbour, the day; offer to: hire boat"
+    function = sample.tools[0]["function"]
+    assert (function["description"], function["parameters"]["properties"]["day"]) == (
+        "find boat",
+        {"type": "string", "description": "day"},
+    )

@@ -296,8 +296,8 @@ BAD_SGD = {
         [broken(turns=[{"utterance": "Hi", "frames": []}])],
         "turn 0: .*field `speaker`",
     ),
-    "begins with SYSTEM": ([broken(turns=TURNS[1:])], "turn 0: two turns of one speaker, or SYSTEM begins"),
-    "USER twice": ([broken(turns=[TURNS[0], *TURNS])], "turn 1: two turns of one speaker, or SYSTEM begins"),
+    "only SYSTEM": ([broken(turns=TURNS[1:2])], "no SYSTEM turn after a USER's"),
+    "USER twice": ([broken(turns=[TURNS[0], *TURNS])], "turn 1: two turns of one speaker"),
     "no answer": ([broken(turns=TURNS[:1])], "no SYSTEM turn"),
     "service": ([broken(services=["Cafe_1"])], "service 'Cafe_1' is not in schema.json. Did you mean Cafes_1?"),
     "act": ([broken(turns=[TURNS[0], turn("SYSTEM", "Hm", ("ASK", "", []))])], "'ASK' is no act of a SYSTEM turn"),
@@ -399,8 +399,8 @@ def test_a_folder_or_setting_that_cannot_work_is_refused_with_what_would(tmp_pat
     same = write_sgd(tmp_path / "same", [dialogue(f"d{n}", "Hello") for n in range(3)])
     refuses(r"3 dialogue\(s\), .*those that open alike stay together", same)
     refuses("c.jsonl: nothing was left to write", write_lines(tmp_path / "c.jsonl"))
-    (sgd / "schema.json").write_text('[{"service_name": "Cafes_1"}]')
-    refuses("schema.json: .*missing required field `description` - at `.*0.", sgd)
+    (sgd / "schema.json").write_text('[{"name": "Cafes_1"}]')
+    refuses("schema.json: .*missing required field `service_name` - at `.*0.", sgd)
     (sgd / "schema.json").unlink()
     refuses(r"schema.json: missing\. Copy", sgd)
 

@@ -12,6 +12,7 @@ import msgspec
 import orjson
 
 from grpo_kit.data.readers.base import OnBad, Piece
+from grpo_kit.data.repair import without_nulls
 from grpo_kit.data.samples import BOM, numbered_lines
 from grpo_kit.errors import BadTrace
 from grpo_kit.utils.files import opened
@@ -125,13 +126,7 @@ def _rows_of(tables: Iterable[Any]) -> Iterator[dict[str, Any]]:
     """The rows of Arrow's tables. A null inside a column only says that another row has the field."""
     for table in tables:
         for row in table.to_pylist():
-            yield {name: _without_nulls(value) for name, value in row.items()}
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
-    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+            yield {name: without_nulls(value) for name, value in row.items()}
 
 
 def _load(traces: Path) -> Any:

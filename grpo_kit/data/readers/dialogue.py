@@ -16,18 +16,18 @@ class Action(Struct, gc=False):
     """A dialogue act. `canonical_values` are the values as the service has them: "2019-03-02" for "tomorrow"."""
 
     act: str
-    slot: str
+    slot: str = ""
     values: tuple[str, ...] = ()
     canonical_values: tuple[str, ...] = ()
 
 
 class Call(Struct, gc=False):
     method: Text
-    parameters: dict[str, Any]
+    parameters: dict[str, Any] = {}
 
 
 class State(Struct, gc=False):
-    active_intent: Text
+    active_intent: Text = "NONE"
     slot_values: msgspec.Raw = msgspec.Raw(b"{}")  # seldom needed
 
 
@@ -63,8 +63,8 @@ _SLOT_VALUES = msgspec.json.Decoder(dict[str, list[str]])
 class Walk:
     """Goes through a dialogue's turns and makes `samples` of the replies, and of calls where they are learnt.
 
-    `faults` say what is wrong with turns. A reply whose acts can't be used is heard, but not learnt; a turn of the
-    user's that can't be used, or a speaker out of turn, ends the walk.
+    `faults` say what is wrong with turns. A reply whose acts can't be used is heard, but not learnt, nor is a greeting
+    before the user speaks; a turn of the user's that can't be used, or a speaker out of turn, ends the walk.
     """
 
     def __init__(self, dialogue: Dialogue, services: Services, options: ReadOptions):
@@ -83,19 +83,21 @@ class Walk:
         self.seeks_day = self.is_grounded
         self.briefs: list[tuple[Message, list[str]]] = []  # system messages without their text, and their services
         self.system = self.brief()
+        before = ""
         for index, turn in enumerate(dialogue.turns):
             is_users = turn.speaker == "USER"
             try:
-                if is_users is bool(index % 2):
-                    raise ValueError("two turns of one speaker, or SYSTEM begins; USER begins, and they take turns")
+                if turn.speaker == before:
+                    raise ValueError("two turns of one speaker; USER and SYSTEM take turns")
                 if is_users:
                     self.hear(turn)
-                else:
+                elif index:
                     self.answer(index, turn)
             except ValueError as problem:
                 self.faults.append(f"turn {index}: {problem}")
-                if is_users or not index % 2:
+                if is_users or turn.speaker == before:
                     break
+            before = turn.speaker
             self.history.append({"role": "user" if is_users else "assistant", "content": turn.utterance})
         for message, names in self.briefs:  # only now is it known which day it is
             message["content"] = services.briefing(names, self.today) + message["content"]

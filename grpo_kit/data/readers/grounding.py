@@ -50,13 +50,13 @@ class Services:
 
 
 def _described(service: Service) -> str:
-    lines, named = [f"{service.service_name}: {service.description}"], set[str]()
+    lines, named = [": ".join(filter(None, (service.service_name, service.description)))], set[str]()
     for intent in service.intents:
-        parts = [f"- {intent.name}: {intent.description}"]
+        parts = [": ".join(filter(None, (f"- {intent.name}", intent.description)))]
         if intent.required_slots:
             parts.append(f"needs {', '.join(intent.required_slots)}")
         if intent.optional_slots:
-            defaults = [f"{slot}={default}" for slot, default in intent.optional_slots.items()]
+            defaults = [f"{slot}={default}" if default else slot for slot, default in intent.optional_slots.items()]
             parts.append(f"optional {', '.join(defaults)}")
         lines.append("; ".join(parts))
         named.update(intent.required_slots, intent.optional_slots)
@@ -69,10 +69,11 @@ def _function(service: Service, intent: Intent) -> dict[str, Any]:
     properties = {}
     for name in (*intent.required_slots, *intent.optional_slots):
         slot = service.slot.get(name) or Slot(name, name)
-        values = {"enum": slot.possible_values} if slot.is_categorical else {}
-        properties[name] = {"type": "string", "description": slot.description, **values}
+        values = {"enum": slot.possible_values} if slot.is_categorical and slot.possible_values else {}
+        properties[name] = {"type": "string", "description": slot.description or slot.spoken, **values}
     parameters = {"type": "object", "properties": properties, "required": intent.required_slots}
-    return {"name": intent.name, "description": intent.description, "parameters": parameters}
+    told = intent.description or service.does[intent.name]
+    return {"name": intent.name, "description": told, "parameters": parameters}
 
 
 def today_by(resolved: Iterable[tuple[str, str]]) -> date | None:

@@ -11,6 +11,7 @@ import msgspec
 from grpo_kit.data.readers.base import OnBad, Piece, Reader, ReadOptions, Trace, opening
 from grpo_kit.data.readers.dialogue import Dialogue, Turn, Walk
 from grpo_kit.data.readers.grounding import Services
+from grpo_kit.data.repair import Found, without_nulls
 from grpo_kit.data.rubrics import load_schema
 from grpo_kit.data.samples import BOM, Text
 from grpo_kit.errors import BadTrace
@@ -49,20 +50,24 @@ class SGDReader(Reader):
             yield Piece(f"{path}, dialogue number {number}", f"{path.stem}-{number}", dialogue)
 
     def trace(self, piece: Piece) -> Trace:
-        dialogue, faults = piece.content, []
+        dialogue, faults, found = piece.content, [], Found(self.options.strict)
         if not isinstance(dialogue, Dialogue):
             dialogue, faults = _readable_part(dialogue)
+        if dialogue.turns and dialogue.turns[0].speaker == "SYSTEM":
+            found.repaired("greetings_first")
         for service in dialogue.services:
             self._services.check(service)
         walk = Walk(dialogue, self._services, self.options)
         faults = walk.faults + faults
         if not walk.samples:
-            raise ValueError(faults[0] if faults else "no SYSTEM turn, so there is no answer to learn from")
-        return Trace(dialogue.dialogue_id, walk.samples, opening(walk.samples[0]), is_apart=True, faults=tuple(faults))
+            raise ValueError(faults[0] if faults else "no SYSTEM turn after a USER's, so there is no answer to learn")
+        made = {"is_apart": True, "faults": tuple(faults), "repairs": found.repairs}
+        return Trace(dialogue.dialogue_id, walk.samples, opening(walk.samples[0]), **made)
 
 
 def _readable_part(content: msgspec.Raw) -> tuple[Dialogue, list[str]]:
-    """A dialogue up to its first turn that can't be read, and what is wrong with that turn."""
+    """A dialogue up to its first turn that can't be read, and what is wrong with that turn; a null is no field."""
+    content = msgspec.json.encode(without_nulls(msgspec.json.decode(content)))
     dialogue, turns = msgspec.json.decode(content, type=_RawDialogue), []
     for index, turn in enumerate(dialogue.turns):
         try:
