@@ -102,6 +102,8 @@ def prepare(
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
     if card["answerable"]["turns"]:
         print(answerable_in_words(card))
+    if not card["acts"]:
+        print("no sample has dialogue acts, so the offline judge compares an answer with the reply in the trace")
     if card["repairs"]:
         print("repaired: " + ", ".join(f"{name} {count}" for name, count in card["repairs"].items()))
     for reason, count in card["skipped"]["reasons"].items():

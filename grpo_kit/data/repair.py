@@ -1,5 +1,6 @@
 """Repairs: messages as people record them become a dialogue in the kit's form, and what was changed is counted."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +15,7 @@ REPAIRS = {  # as data_card.json counts them
     "put_in_users_words": "a system text stands in the middle, or a tool's without a call",
     "reasoning_left_out": "it holds reasoning",
     "hosted_tools_left_out": "`tools` has one that is no function of the user's, such as a search of the provider's",
+    "fields_renamed": "a field has its name in other letters, such as Question for question",
     "columns_renamed": "a column has a name that the kit or TRL uses otherwise",
 }
 # The roles of the formats that are read, and what others call them.
@@ -35,6 +37,11 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_nulls(each) for name, each in value.items() if each is not None}
     return [without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def plain_name(name: str) -> str:
+    """A field's name in small letters, with underscores for blanks: "system_prompt" for " System Prompt"."""
+    return re.sub(r"[\s_-]+", "_", name.strip()).lower()
 
 
 class Found:

@@ -78,7 +78,9 @@ def load_schema(path: Path) -> Schema:
     if not path.exists():
         raise BadTrace("missing", "Copy the schema.json of these dialogues here", str(path))
     try:
-        services = msgspec.convert(without_nulls(msgspec.json.decode(path.read_bytes().removeprefix(BOM))), list[Service])
+        services = msgspec.convert(
+            without_nulls(msgspec.json.decode(path.read_bytes().removeprefix(BOM))), list[Service]
+        )
     except ValueError as problem:
         raise BadTrace(str(problem), where=str(path)) from None
     return {service.service_name: service for service in services}

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import orjson
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from grpo_kit.data.samples import CalledFunction, Message, ToolCall, said_in
+from grpo_kit.errors import ConfigError
 
 Tools = Sequence[dict[str, Any]]  # JSON schemas, as Sample.tools
 # What templates are tried on.
@@ -34,13 +36,22 @@ class ChatTemplate:
     tools: bool = True  # their schemas
 
     def render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
-        """The prompt's text, up to where the assistant answers. Raises jinja2's TemplateError for messages that the
-        template refuses in any form."""
+        """The prompt's text, up to where the assistant answers. Raises ConfigError for messages that the template
+        refuses in any form."""
         several = any(len(calls := each.get("tool_calls", ())) > 1 or (calls and each["content"]) for each in messages)
         try:
             return self._write(*self.adapted(messages, tools, self.calls if several else self.call))
         except TemplateError:  # at something that no template was tried on
-            return self._write(*self.adapted(messages, tools, calls=False))
+            try:
+                return self._write(*self.adapted(messages, tools, calls=False))
+            except TemplateError as problem:
+                raise self._error(f"refuses a prompt: {problem}") from None
+
+    def _error(self, what: str) -> ConfigError:
+        folder = Path(self.tokenizer.name_or_path)
+        files = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
+        file = next((each for each in files if each.exists()), folder)
+        return ConfigError(f"the chat template in {file} {what}", "Mend it, or copy the base model's")
 
     def adapted(self, messages: Sequence[Message], tools: Tools, calls: bool) -> tuple[list[Message], Tools]:
         """The messages and tools that the template is given; where not `calls`, with calls and results as text."""
@@ -60,9 +71,12 @@ class ChatTemplate:
         return self.tokenizer.apply_chat_template(messages, tools=list(tools) or None, **how)
 
     def writes(self, messages: list[Message], *words: str, tools: Tools = ()) -> bool:
-        """Whether the template takes the messages as they are, and the words come out."""
+        """Whether the template takes the messages as they are, and the words come out. Raises ConfigError for one that
+        is no Jinja."""
         try:
             text = self._write(messages, tools)
+        except TemplateSyntaxError as problem:
+            raise self._error(f"can't be read, at its line {problem.lineno}: {problem.message}") from None
         except (TemplateError, TypeError):  # DeepSeek-V3's adds a call's arguments to a text
             return False
         return all(word in text for word in words)

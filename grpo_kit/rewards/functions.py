@@ -42,10 +42,15 @@ def reward_functions(
     columns = (set(Sample.__struct_fields__) - {"prompt", "columns"}).union(*(each.columns for each in samples))
     by_id, functions, names = {sample.id: sample for sample in samples}, {}, set(taken)
     for function, weight in given:
-        inner, parameters = innermost(function), inspect.signature(function).parameters.values()
+        inner = innermost(function)
         stem = getattr(inner, "__name__", type(inner).__name__)
         name = next(name for name in chain([stem], (f"{stem}_{n}" for n in count(2))) if name not in names)
         names.add(name)
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except ValueError:  # of many that are written in C, such as max
+            fix = "Call it in a function of your own: def reward(completions, **_): return […]"
+            raise ConfigError(f"reward `{name}` does not tell which arguments it takes", fix) from None
         if clash := columns & TRLS:
             what = f"{data} has a column `{min(clash)}`, and TRL gives something else to rewards under that name"
             raise ConfigError(what, "Rename the column")

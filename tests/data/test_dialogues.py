@@ -300,7 +300,10 @@ def test_names_stand_in_where_a_schema_describes_nothing(tmp_path):
         },
         {"service_name": "Tides_1"},
     ]
-    turns = [TURNS[0], system("What price, and hire it?", act("REQUEST", "price"), act("OFFER_INTENT", "x", "HireBoat"))]
+    turns = [
+        TURNS[0],
+        system("What price, and hire it?", act("REQUEST", "price"), act("OFFER_INTENT", "x", "HireBoat")),
+    ]
     sample = read(write(tmp_path, turns, schema=bare), learn="calls")["d0:1"]
     told = "Boats_1\n- FindBoat; needs harbour, day\n- HireBoat\nslots: price"
     assert sample.prompt[0]["content"] == f"You are the assistant of this service.\n{told}"

@@ -329,6 +329,24 @@ ANSWERED = {
         "So.",
     ),
     "alpaca": ({"instruction": "Add", "input": "1 and 2", "output": 3}, "Add\n\n1 and 2", "3"),
+    "dolly": ({"instruction": "Why?", "context": "Tea.", "response": "So.", "category": "qa"}, "Why?\n\nTea.", "So."),
+    "squad": (
+        {"question": "Why?", "context": "Tea.", "answers": {"text": ["So.", "Yes."], "answer_start": [1, 2]}},
+        "Why?\n\nTea.",
+        "So.",
+    ),
+    "context of a prompt that is whole": ({"prompt": "Why?", "context": "Tea.", "answer": "So."}, "Why?", "So."),
+    "no context": ({"question": "Why?", "context": None, "answer": "So."}, "Why?", "So."),
+    "verl": (
+        {
+            "data_source": "tea",
+            "prompt": [says("user", "Why?")],
+            "reward_model": {"style": "rule", "ground_truth": 7},
+            "extra_info": {"index": 1},
+        },
+        [says("user", "Why?")],
+        "7",
+    ),
     "no input": ({"instruction": "Why?", "input": "", "output": "So."}, "Why?", "So."),
     "with system": (
         {"system_prompt": "Be brief.", "question": "Why?", "response": "So."},
@@ -378,6 +396,51 @@ def test_a_text_that_nulls_surround_in_a_table_is_read(tmp_path):
 
 
 # ---- columns
+
+
+@pytest.mark.parametrize(
+    ("given", "prompt", "columns", "count"),
+    [
+        ({"Question": "Why?", " ANSWER ": "So.", "Level": 1}, "Why?", {"Level": 1}, 2),
+        ({"Instruction": "Add", "Input": "1", "OUTPUT": "So."}, "Add\n\n1", {}, 3),
+        ({"System Prompt": "Brief.", "prompt": "Why?", "Ground-Truth": "So."}, ["system", "user"], {}, 2),
+        (
+            {"Messages": [says("user", "Why?"), says("assistant", "So.")], "Tools": TOOLS, "Answer": 1},
+            ["user"],
+            {"Answer": 1},
+            2,
+        ),
+        (
+            {"QUESTION": "Why?", "Question": "?", "answer": "So.", "Solution": 1},
+            "Why?",
+            {"Question": "?", "Solution": 1},
+            1,
+        ),
+    ],
+)
+def test_names_of_fields_are_known_in_other_letters(row, given, prompt, columns, count):
+    (sample,), bad, repairs = row(given)
+    assert prompt == (sample.prompt if isinstance(sample.prompt, str) else [each["role"] for each in sample.prompt])
+    assert (sample.ground_truth, sample.columns, bad) == ("So.", columns, []) and repairs == {"fields_renamed": count}
+    assert sample.tools == given.get("Tools", [])
+    assert "fields_renamed" in row(given, strict=True)[1][0]
+
+
+def test_verls_other_fields_and_a_chats_own_tool_calls_stay_columns(row):
+    (sample,), *_ = row(ANSWERED["verl"][0])
+    assert sample.columns.keys() == {"data_source", "reward_model", "extra_info"}
+
+    chat, mine = (
+        [says("user", "a"), calls("x"), says("tool", "b"), says("assistant", "c")],
+        [{"name": "y", "arguments": {}}],
+    )
+    called = [{"name": "x", "arguments": {"b": 1, "a": 2}}]
+    for given in ({"messages": chat}, {"prompt": chat[:1], "completion": chat[1:]}):
+        samples, _, repairs = row({**given, "tool_calls": mine}, learn="calls")
+        assert [s.columns for s in samples] == [{"tool_calls": c, "tool_calls_": mine} for c in (called, [])]
+        assert repairs == {"columns_renamed": 1}
+        assert row({**given, "tool_calls": None}, learn="calls")[0][1].columns == {"tool_calls": []}
+        assert row({**given, "tool_calls": mine})[0][0].columns == {"tool_calls": mine}
 
 
 def test_unknown_fields_reach_the_samples_and_colliding_ones_get_another_name(row):
@@ -471,11 +534,9 @@ def test_pictures_are_refused_in_words_and_skip_bad_keeps_the_text_beside_them(t
 
 def test_the_same_fault_of_every_line_is_said_once_with_what_mends_it(tmp_path):
     path = tmp_path / "rows.csv"
-    path.write_text("Question,reply\n" + "".join(f"q{n},a{n}\n" for n in range(30)))
+    path.write_text("asked,reply\n" + "".join(f"q{n},a{n}\n" for n in range(30)))
     wanted = r"rows.csv: nothing was left to write; skipped: 30 times no field is known as a chat or a prompt: it has "
-    with pytest.raises(
-        BadTrace, match=wanted + r"'Question', 'reply'\. Rename the one that is \(chat: messages; .*\)$"
-    ):
+    with pytest.raises(BadTrace, match=wanted + r"'asked', 'reply'\. Rename the one that is \(chat: messages; .*\)$"):
         prepare(path, tmp_path / "out", skip_bad=True)
     with pytest.raises(BadTrace, match=r"no field of the format chat: it has .* --format samples reads it"):
         prepare(_with_header(path, "question,answer"), tmp_path / "out", format="chat")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from grpo_kit import Sample
+from grpo_kit import ConfigError, Sample
 from grpo_kit.models import prompts as fitting
 from grpo_kit.models.chat_template import chat_template_of
 from grpo_kit.models.generate import generate
@@ -95,6 +95,20 @@ def test_what_a_template_leaves_out_in_silence_is_folded(tokenizer):
     assert '<call>stock {"item": "tea"}' in written(tokenizer, ONE_CALL, ASKED), "alone it is not"
     assert "<assistant>I look.<call>" in written(tokenizer, WITH_TOOLS, said)
     assert 'Tool call: stock {"item":"tea"}' in written(tokenizer, AS_TEXT, ASKED), "its text can't take a JSON object"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{# one #}\n{% for %}", r"can't be read, at its line 2: Expected an expression"),
+        ("{{ messages | shout }}", r"can't be read, at its line 1: No filter named 'shout'"),
+        ("{{ raise_exception('no') }}", "refuses a prompt: no"),
+        ("{{ nothing.at.all }}", "refuses a prompt: 'nothing' is undefined"),
+    ],
+)
+def test_a_broken_template_is_named_with_its_file(tokenizer, template, said):
+    with pytest.raises(ConfigError, match=rf"in .*(chat_template.jinja|tokenizer_config.json) {said}.*Mend it"):
+        written(tokenizer, template, ASKED)
 
 
 def test_trls_template_stands_in_for_one_that_cannot_write_calls(tokenizer):

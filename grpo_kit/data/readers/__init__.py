@@ -1,7 +1,8 @@
 """Reads dialogue traces of every known format. A new format is one file here and its entry in READERS."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from grpo_kit.data.readers.base import OnBad, Piece, Reader, ReadOptions, Trace
 from grpo_kit.data.readers.chat import ChatReader
 from grpo_kit.data.readers.containers import READ, find_rows, hub_name
 from grpo_kit.data.readers.gemini import GeminiReader
-from grpo_kit.data.readers.samples import SampleReader
+from grpo_kit.data.readers.samples import ANSWERS, BESIDE, SYSTEMS, SampleReader
 from grpo_kit.data.readers.sgd import SGDReader
 from grpo_kit.data.readers.sharegpt import ShareGPTReader
+from grpo_kit.data.repair import Found, plain_name
 from grpo_kit.errors import BadTrace
 
 READERS: dict[str, type[Reader]] = {  # of those of rows, the first whose field a row has reads it
@@ -27,6 +29,9 @@ READERS: dict[str, type[Reader]] = {  # of those of rows, the first whose field 
 ROW_READERS = {name: reader for name, reader in READERS.items() if reader is not SGDReader}
 FORMATS = ("auto", *READERS)
 _FIELDS = {field for reader in ROW_READERS.values() for field in reader.fields}
+# A field of these may have its name in other letters, where a row has none of its group as it should be.
+_OF_CHATS = [_FIELDS, {*SYSTEMS, "systemInstruction"}, {"tools"}]
+_OF_PROMPTS = [*_OF_CHATS, {*ANSWERS}, *({name} for name in BESIDE)]
 
 
 def read_traces(traces: Path, format: str, on_bad: OnBad, options: ReadOptions) -> Iterator[tuple[str, Trace]]:
@@ -44,24 +49,27 @@ def read_traces(traces: Path, format: str, on_bad: OnBad, options: ReadOptions) 
         if files:
             reader = SGDReader(files[0].parent, options)
             pieces = chain.from_iterable(reader.pieces(file, on_bad) for file in files)
-            return _read(pieces, {"sgd": reader}, on_bad)
+            return _read(pieces, {"sgd": reader}, on_bad, options)
     if format != "sgd" and (rows := find_rows(traces, _FIELDS, on_bad)):
         known = ROW_READERS if format == "auto" else {format: ROW_READERS[format]}
-        return _read(rows, {name: reader(traces, options) for name, reader in known.items()}, on_bad)
+        return _read(rows, {name: reader(traces, options) for name, reader in known.items()}, on_bad, options)
     patterns = [pattern] * (format in ("auto", "sgd")) + [f"*{suffix}" for suffix in READ] * (format != "sgd")
     nearby = sorted({str(file.parent) for pattern in patterns for file in traces.glob(f"*/{pattern}")})
     fix = f"Did you mean {' or '.join(nearby[:4])}?" if nearby else "Give the files, or the folder that has them"
     raise BadTrace(f"no {', '.join(patterns)} here", fix, str(traces))
 
 
-def _read(pieces: Iterable[Piece], readers: dict[str, Reader], on_bad: OnBad) -> Iterator[tuple[str, Trace]]:
+def _read(
+    pieces: Iterable[Piece], readers: dict[str, Reader], on_bad: OnBad, options: ReadOptions
+) -> Iterator[tuple[str, Trace]]:
     for piece in pieces:
         try:
             if "sgd" in readers:
                 trace = readers["sgd"].trace(piece)
             else:
-                row = _row(piece.content)
+                row, repairs = _named(_row(piece.content), options.strict)
                 trace = _reader_of(row, readers).trace(piece._replace(content=row))
+                trace = trace._replace(repairs={**trace.repairs, **repairs}) if repairs else trace
         except ValueError as problem:
             on_bad(BadTrace(str(problem), where=piece.where))
         else:
@@ -80,6 +88,29 @@ def _row(content: Any) -> dict[str, Any]:
     if None in row:
         raise ValueError("it has more cells than the header; a text with commas needs quotes")
     return row
+
+
+def _named(row: dict[str, Any], strict: bool) -> tuple[dict[str, Any], Mapping[str, int]]:
+    """The row with " Question" as "question", and the repairs. Raises ValueError where `strict` refuses them."""
+    meant = _meant(tuple(row))
+    if not meant:
+        return row, {}
+    found = Found(strict)
+    for _ in meant:
+        found.repaired("fields_renamed")
+    return {meant.get(name, name): value for name, value in row.items()}, found.repairs
+
+
+@lru_cache(100)
+def _meant(names: tuple[str, ...]) -> dict[str, str]:
+    """The fields of a row that are known in other letters, and their names as they are known."""
+    meant, first = {}, {plain_name(name): name for name in reversed(names)}
+    is_chat = not first.keys().isdisjoint(_FIELDS - {*SampleReader.fields})
+    for group in _OF_CHATS if is_chat else _OF_PROMPTS:
+        if group.isdisjoint(names):
+            known = {plain_name(name): name for name in group}
+            meant |= {first[plain]: name for plain, name in known.items() if plain in first}
+    return meant
 
 
 def _reader_of(row: dict[str, Any], readers: dict[str, Reader]) -> Reader:

@@ -30,8 +30,9 @@ class ChatReader(Reader):
         if system:
             raw = [{"role": "system", "content": system}, *raw]
         dialogue = read_dialogue(raw, self.messages_in, found, first=0 if system else 1)
-        columns = columns_of(row, {field, *self.systems, "tools", "functions", *_KNOWN}, found)
-        return chat_trace(piece, dialogue, columns, found, self.options.learn)
+        learn, used = self.options.learn, {field, *self.systems, "tools", "functions", *_KNOWN}
+        columns = columns_of(row, used, found, learns_calls=learn == "calls")
+        return chat_trace(piece, dialogue, columns, found, learn)
 
     def messages_in(self, raw: Any, found: Found) -> list[Message]:
         """One of the row's messages as messages of the kit's. Raises ValueError where it can't be used."""
@@ -63,18 +64,18 @@ def chat_trace(
     return Trace(given, samples, opening(samples[0]), faults=found.faults, repairs=found.repairs)
 
 
-def columns_of(row: dict[str, Any], used: set[str], found: Found) -> dict[str, Any]:
+def columns_of(row: dict[str, Any], used: set[str], found: Found, learns_calls: bool) -> dict[str, Any]:
     """The fields of a row that are not `used`, for reward functions. One whose name the kit or TRL uses otherwise gets
-    an underscore behind it; pictures and sounds are left out."""
-    columns = {}
+    an underscore behind it, `tool_calls` also where a chat's calls are learnt; pictures and sounds are left out."""
+    columns, reserved = {}, RESERVED | {TOOL_CALLS} if learns_calls else RESERVED
     for name, value in row.items():
-        if name in used or (value is None and name in RESERVED):
+        if name in used or (value is None and name in reserved):
             continue
         if name in _MEDIA:
             if value:
                 found.faults.append(f"the column {name!r} is left out: only text can be learnt from")
             continue
-        if name in RESERVED or (name == TOOL_CALLS and value and not calls_in(as_text(value))):
+        if name in reserved or (name == TOOL_CALLS and value and not calls_in(as_text(value))):
             found.repaired("columns_renamed")
             while name in row:
                 name += "_"

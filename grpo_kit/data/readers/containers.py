@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from grpo_kit.data.readers.base import OnBad, Piece
-from grpo_kit.data.repair import without_nulls
+from grpo_kit.data.repair import plain_name, without_nulls
 from grpo_kit.data.samples import BOM, numbered_lines
 from grpo_kit.errors import BadTrace
 from grpo_kit.utils.files import opened
@@ -84,7 +84,7 @@ def _rows_in(content: bytes, fields: set[str]) -> Iterable[bytes]:
     if not content.lstrip().startswith(b"["):
         whole = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
         arrays = [array for array in map(bytes, whole.values()) if array.startswith(b"[")]
-        if len(arrays) != 1 or whole.keys() & fields:
+        if len(arrays) != 1 or not fields.isdisjoint(map(plain_name, whole)):
             return [content]
         content = arrays[0]
     rows = msgspec.json.decode(content, type=list[msgspec.Raw])

@@ -13,7 +13,8 @@ from grpo_kit.data.samples import Sample
 
 # The first of these that a row has is taken; the others are columns.
 PROMPTS = ("prompt", "question", "instruction", "problem", "query", "text_input", "input")
-ANSWERS = ("ground_truth", "completion", "answer", "output", "response", "solution", "chosen")
+ANSWERS = ("ground_truth", "completion", "answer", "output", "response", "solution", "chosen", "answers")
+BESIDE = ("input", "context")  # what an instruction or question is about; it stands below it
 SYSTEMS = ("system", "system_prompt")
 _OWN = set(Sample.__struct_fields__) - {"prompt", "ground_truth", "columns"}
 _TEXTS = ("id", "dialogue_id", "rubric", "task_description")
@@ -24,22 +25,28 @@ class SampleReader(Reader):
     fields = (*PROMPTS, "chosen")
 
     def trace(self, piece: Piece) -> Trace:
-        given = piece.content.items()
+        given, rule = piece.content.items(), from_json(piece.content.get("reward_model"))
         row = {name: value for name, value in given if name not in self.fields or as_text(value).strip()}
+        if isinstance(rule, dict) and row.get("ground_truth") is None:  # verl's
+            row["ground_truth"] = rule.get("ground_truth")
         found = Found(self.options.strict)
         asked = next((name for name in PROMPTS if name in row), "")
         answered = next((name for name in ANSWERS if as_text(row.get(name)).strip()), "")
         prompt, answer = _chat(row.get(asked)), _chat(row.get(answered))
         if not answered or not (asked or isinstance(answer, list)):
             raise ValueError(_missing(*(("prompt", PROMPTS) if answered else ("answer", ANSWERS)), piece.content))
+        if isinstance(answer, dict) and isinstance(answer.get("text"), list):  # SQuAD's, all of them right
+            answer = next(iter(answer["text"]), "")
         used = {asked, answered, *SYSTEMS, *_OWN}
-        if asked == "instruction":
-            prompt = "\n\n".join(filter(None, (as_text(prompt), as_text(row.get("input")))))
-            used.add("input")
+        if asked in ("instruction", "question", "query") and not isinstance(prompt, list):
+            about = BESIDE if asked == "instruction" else BESIDE[1:]
+            prompt = "\n\n".join(filter(None, map(as_text, (prompt, *map(row.get, about)))))
+            used.update(about)
         if system := next((row[name] for name in SYSTEMS if row.get(name)), None):
             prompt = [{"role": "system", "content": system}, *_as_messages(prompt)]
-        columns = columns_of(row, used, found)
-        if isinstance(answer, list):
+        is_chat = isinstance(answer, list)
+        columns = columns_of(row, used, found, learns_calls=is_chat and self.options.learn == "calls")
+        if is_chat:
             if not all(isinstance(each, dict) for each in answer):
                 raise ValueError(f"{answered!r} is a list, where one text or messages are needed")
             return self._dialogue(piece._replace(content=row), prompt, answer, columns, found)
