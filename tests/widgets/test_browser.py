@@ -17,6 +17,7 @@ from playwright.sync_api import expect
 
 import grpo_kit as kit
 from grpo_kit.backends.run import Run
+from grpo_kit.data.samples import read_samples
 from grpo_kit.runs.directory import checkpoint_step
 
 sys.path.insert(0, str(ROOT / "notebooks"))
@@ -65,7 +66,7 @@ def scores(table: str) -> dict[str, float]:
     return {name: float(score) for name, score in re.findall(r"^(\w.*?)\s+(\d\.\d+)\s*$", table, re.MULTILINE)}
 
 
-def test_02_scores_again_after_its_rubric_was_edited(lab):
+def test_02_scores_again_after_its_rubric_was_edited_and_data_are_searched(lab, demo_data):
     lab.open("02_prototype_rewards.ipynb")
     lab.run_all()
     assert_nothing_failed(lab)
@@ -83,6 +84,20 @@ def test_02_scores_again_after_its_rubric_was_edited(lab):
     assert len(before) == len(after) == 6 and before["the reply, and more"] == after["the reply, and more"] == 1
     assert before["the reply in the trace"] < after["the reply in the trace"]
     assert lab.cells()[-2].figures
+
+    *_, wanted = read_samples(demo_data / "train.jsonl")
+    browsing = lab.add_cell(f"from grpo_kit import widgets\nwidgets.data({str(demo_data)!r})")
+    page = lab.notebook.locator(".widget-html-content", has_text="(train.jsonl, line ")
+    expect(page).to_be_visible()
+    expect(page).not_to_contain_text(f"{wanted.id} (")
+    search = lab.notebook.get_by_placeholder("find in any text, Enter")
+    search.fill(wanted.id)
+    search.press("Enter")
+    expect(page).to_contain_text(f"{wanted.id} (train.jsonl, line ")
+    expect(page).to_contain_text(wanted.ground_truth)
+    search.blur()  # else Control+s is the search box's
+    lab.show(browsing)
+    lab.screenshot("02-data")
 
 
 def test_04_shows_the_figure_and_ends_with_the_comparison(lab, trained):
