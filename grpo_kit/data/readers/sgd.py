@@ -50,25 +50,27 @@ class SGDReader(Reader):
             yield Piece(f"{path}, dialogue number {number}", f"{path.stem}-{number}", dialogue)
 
     def trace(self, piece: Piece) -> Trace:
-        dialogue, faults, found = piece.content, [], Found(self.options.strict)
+        dialogue, faults, repairs = piece.content, [], {}
         if not isinstance(dialogue, Dialogue):
             dialogue, faults = _readable_part(dialogue)
         if dialogue.turns and dialogue.turns[0].speaker == "SYSTEM":
+            found = Found(self.options.strict)
             found.repaired("greetings_first")
+            repairs = found.repairs
         for service in dialogue.services:
             self._services.check(service)
         walk = Walk(dialogue, self._services, self.options)
         faults = walk.faults + faults
         if not walk.samples:
             raise ValueError(faults[0] if faults else "no SYSTEM turn after a USER's, so there is no answer to learn")
-        made = {"is_apart": True, "faults": tuple(faults), "repairs": found.repairs}
+        made = {"is_apart": True, "faults": tuple(faults), "repairs": repairs}
         return Trace(dialogue.dialogue_id, walk.samples, opening(walk.samples[0]), **made)
 
 
 def _readable_part(content: msgspec.Raw) -> tuple[Dialogue, list[str]]:
     """A dialogue up to its first turn that can't be read, and what is wrong with that turn; a null is no field."""
-    content = msgspec.json.encode(without_nulls(msgspec.json.decode(content)))
-    dialogue, turns = msgspec.json.decode(content, type=_RawDialogue), []
+    given = msgspec.json.encode(without_nulls(msgspec.json.decode(content)))
+    dialogue, turns = msgspec.json.decode(given, type=_RawDialogue), []
     for index, turn in enumerate(dialogue.turns):
         try:
             turns.append(_TURN.decode(turn))
