@@ -55,7 +55,7 @@ def _metavar(kind: Any) -> str:
     if origin is Annotated:
         return _metavar(args[0])
     if origin is dict:
-        return "NAME[=WEIGHT],..."
+        return "{NAME: VALUE, ...}" if args[1] is Any else "NAME[=WEIGHT],..."
     if origin is list:
         return f"{_metavar(args[0])},..."
     if origin is Literal:

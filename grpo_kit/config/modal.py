@@ -5,14 +5,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, NonNegativeInt
 
 from grpo_kit.config.base import Settings, run, setting
-from grpo_kit.config.gpus import GPUS, MOST_GPUS, checked_gpu, gpu_and_count
+from grpo_kit.config.gpus import NAMES, checked_gpu, gpu_and_count, most_gpus
 
 
 class ModalConfig(Settings):
     """The machine that Modal is asked for, by Modal's own names. Without effect on this machine."""
 
     gpu: Annotated[str, AfterValidator(checked_gpu)] = run(
-        "A10", "Modal's GPU to run on; A100-80GB:4 is four, each with a process.", "resume", suggested=list(GPUS)
+        "A10", "Modal's GPU to run on; A100-80GB:4 is four, each with a process.", "resume", suggested=NAMES
     )
     memory: int = setting(32768, "MiB of the container's memory, beside the GPU's own.", "resume", ge=1024)
     timeout: int = setting(7200, "Seconds until Modal ends a container; a new one goes on.", "resume", ge=10, le=86400)
@@ -25,6 +25,6 @@ def processes_and_gpus(given: dict[str, Any]) -> dict[str, Any]:
     kind, count = gpu_and_count(gpu)
     if count > 1:
         return {"num_processes": count}
-    if processes.isdecimal() and 1 < int(processes) <= MOST_GPUS and "gpu" not in given:
+    if processes.isdecimal() and 1 < int(processes) <= most_gpus(kind) and "gpu" not in given:
         return {"gpu": f"{kind}:{processes}"}
     return {}

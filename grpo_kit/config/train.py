@@ -4,16 +4,18 @@ Command-line flags, widgets, papermill parameters and the README's tables come f
 wherever TRL has the setting.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from grpo_kit.config.base import Listed, Weights, batches, grpo, lora, optimiser, reward, run, setting
-from grpo_kit.config.batching import nearest_batches
-from grpo_kit.config.gpus import MOST_GPUS, gpu_and_count
+from grpo_kit.config.batching import filled_in, nearest_batches
+from grpo_kit.config.gpus import gpu_and_count, most_gpus
 from grpo_kit.config.judge import JUDGES, JudgeConfig, JudgeName
 from grpo_kit.config.modal import ModalConfig, processes_and_gpus
 from grpo_kit.config.recipes import RECIPES
+from grpo_kit.config.trl import checked_trl, trl_from_text
 from grpo_kit.errors import ConfigError
 
 Auto = Literal["auto"]
@@ -21,6 +23,10 @@ ReadyReward = Literal["length", "format", "repetition", "tool_call"]  # the func
 Reporter = Literal["trackio", "wandb", "tensorboard"]
 TEMPERATURES = [round(0.05 * i, 2) for i in range(2, 41)]
 LEARNING_RATES = [float(f"{digit}e{power}") for power in range(-7, -2) for digit in (1, 1.5, 2, 3, 5, 7)]
+
+
+def _checked_trl(value: dict[str, Any]) -> dict[str, Any]:
+    return checked_trl(value, TrainConfig.model_fields)
 
 
 class TrainConfig(JudgeConfig, ModalConfig):
@@ -56,8 +62,12 @@ class TrainConfig(JudgeConfig, ModalConfig):
 
     # Batches
     num_generations: int = run(8, "Completions per prompt, which are compared with each other.", slider=(2, 32), ge=2)
-    per_device_train_batch_size: PositiveInt = batches(8, "Completions per pass, forward and back.", "spread", "size")
-    gradient_accumulation_steps: PositiveInt = batches(4, "Passes per optimiser step.", "spread", "size")
+    per_device_train_batch_size: PositiveInt = batches(
+        8, "Completions per pass, forward and back. Alone it leaves a step as large, by accumulation.", "spread", "size"
+    )
+    gradient_accumulation_steps: PositiveInt = batches(
+        4, "Passes per optimiser step. Alone it leaves a step as large, by batch size.", "spread", "size"
+    )
     num_processes: PositiveInt = setting(
         1, "Processes that train together, each on a GPU of its own; as many as gpu names.", "spread", "step"
     )
@@ -78,7 +88,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
     max_staleness: NonNegativeInt = grpo(
         0, "Updates by which completions may be older than weights; above 0 the judge works meanwhile.", "step", le=8
     )
-    loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = grpo("dapo", "How token losses are averaged.")
+    loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = grpo(
+        "dapo", "TRL's loss: how the ratio is clipped, and token losses are averaged."
+    )
     scale_rewards: Literal["group", "batch", "none"] = grpo("group", "Whose standard deviation divides the advantages.")
     mask_truncated_completions: bool = grpo(False, "Leave completions that were cut out of the loss.")
 
@@ -127,6 +139,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
     gradient_checkpointing: bool | Auto = setting("auto", "Spend time to save memory; auto: on a GPU.", "step")
     use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU where it is installed.", "step")
     torch_threads: PositiveInt | None = setting(None, "CPU threads for torch; None leaves it to torch.", "step")
+    trl: Annotated[dict[str, Any], BeforeValidator(trl_from_text), AfterValidator(_checked_trl)] = setting(
+        {}, "Further fields of TRL's GRPOConfig: epsilon_high=0.28,top_k=50, or YAML in braces.", "step"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -134,14 +149,16 @@ class TrainConfig(JudgeConfig, ModalConfig):
         recipe = RECIPES.get(given.get("model_name", cls.model_fields["model_name"].default), {})
         # Whoever names a Gemini model wants it to judge.
         judge = {"judge": "gemini"} if "gemini_model" in given and "judge" not in given else {}
-        return {**recipe, **judge, **processes_and_gpus(given), **given}
+        given = {**judge, **processes_and_gpus(given), **given}
+        usual = {name: field.default for name, field in cls.model_fields.items()} | recipe
+        return {**recipe, **filled_in(given, usual), **given}
 
     @model_validator(mode="after")
     def _works_together(self):
         """Raises ConfigError for settings that can't work together, with what would work."""
         group, processes, per_step = self.num_generations, self.num_processes, self.completions_per_step
         kind, gpus = gpu_and_count(self.gpu)
-        if gpus != processes <= MOST_GPUS:
+        if gpus != processes <= most_gpus(kind):
             what = f"num_processes={processes} and gpu={self.gpu} do not go together: each process has a GPU of its own"
             gpu = f"{kind}:{processes}" if processes > 1 else kind
             raise ConfigError(what, f"Use gpu={gpu}, or leave num_processes out")
@@ -164,6 +181,13 @@ class TrainConfig(JudgeConfig, ModalConfig):
             nearest = max(1, round(self.save_steps / self.num_iterations)) * self.num_iterations
             what = f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}"
             raise ConfigError(f"{what}, so that a checkpoint resumes exactly", f"Nearest: save_steps={nearest}")
+        corrects_by = self.trl.get("vllm_importance_sampling_mode", "")
+        if self.loss_type == "vespo" and self.use_vllm and not corrects_by.startswith("token_"):
+            fix = "Use trl=vllm_importance_sampling_mode=token_truncate"
+            raise ConfigError("loss_type=vespo takes vLLM's probabilities token by token", fix)
+        if self.trl.get("sync_ref_model") and (self.use_lora or not self.beta):
+            what = "trl's sync_ref_model needs a reference model beside the trained one"
+            raise ConfigError(what, "Use use_lora=false and a beta above 0, or leave it out")
         if self.load_in_4bit and (not self.use_lora or self.use_vllm is True or self.fsdp is True):
             raise ConfigError("load_in_4bit goes with a LoRA adapter, and with neither vLLM nor FSDP", "Leave one out")
         if self.fsdp is True and processes == 1:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from grpo_kit.config.gpus import GPUS
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.gemini.prices import judge_price
@@ -26,7 +27,7 @@ class Launch:
     """The part of a run that its launcher knows and training does not: its machine, the price, and the quote."""
 
     machine: str = "here"  # or Modal's GPU
-    usd_per_hour: float = 0.0  # of the machine
+    usd_per_hour: float | None = 0.0  # of the machine; None: not known
     quoted: dict[str, Any] | None = None  # see Quote.quoted
     notice: str = ""  # what is said before a run starts
 
@@ -40,13 +41,13 @@ class Budget:
     def __init__(self, writer: RunWriter):
         self._writer, self._config = writer, writer.config
         self._rows = read_lines(writer.run.path / "metrics.jsonl")
-        self._cycles = _cycles(self._rows, self._config.num_iterations, writer.usd_per_hour)
+        self._cycles = _cycles(self._rows, self._config.num_iterations, writer.usd_per_hour or 0.0)
         self._before = Dollars(0.0, 0.0)
 
     def see_start(self) -> str:
         """Called before the model is loaded and once it is: why the first step can't be paid; empty where it can."""
         self._before, writer = self._writer.dollars(), self._writer
-        here = writer.usd_per_hour, writer.seconds
+        here = writer.usd_per_hour or 0.0, writer.seconds
         return str(shortfall_at_start(self._config, self._before, writer.status, self._rows, *here) or "")
 
     def see_step(self, step: int) -> str:
@@ -59,8 +60,11 @@ class Budget:
         return str(_shortfall(self._config, spent, self._cycles, step) or "")
 
 
-def check_price_known(config: TrainConfig) -> None:
-    """Raises ConfigError for a max_usd with a judge whose dollars can't be counted."""
+def check_price_known(config: TrainConfig, usd_per_hour: float | None = 0.0) -> None:
+    """Raises ConfigError for a max_usd with a judge or a machine whose dollars can't be counted."""
+    if config.max_usd is not None and usd_per_hour is None:
+        what = f"max_usd={config.max_usd:g} can't be kept: the price of gpu={config.gpu} is not known"
+        raise ConfigError(what, f"Use one of {', '.join(GPUS)}, or add its price to grpo_kit/config/gpus.json")
     if config.max_usd is not None and "gemini" in config.judge and None in judge_price(config):
         why = f"{config.gemini_model} has no price in grpo_kit/judges/gemini/prices.json"
         fix = "Give gemini_input_price and gemini_output_price (dollars per million tokens)"

@@ -36,7 +36,9 @@ class EarlierRun(NamedTuple):
 
     def is_like(self, config: TrainConfig, *roles: Role) -> bool:
         """Whether the settings that have one of these roles are the same."""
-        return all(self.settings.get(name) == getattr(config, name) for name in names_where(TrainConfig, *roles))
+        fields = TrainConfig.model_fields  # a setting that is newer than the run had its default
+        names = names_where(TrainConfig, *roles)
+        return all(self.settings.get(name, fields[name].default) == getattr(config, name) for name in names)
 
 
 def earlier_runs(runs_dir: str | Path) -> list[EarlierRun]:

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from grpo_kit.config.evaluation import EvalConfig
-from grpo_kit.config.gpus import GPUS, gpu_and_count
+from grpo_kit.config.gpus import listed_gpu
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import EarlierRun, like_run
 from grpo_kit.costs.memory import device_of, uses_vllm
@@ -61,6 +61,8 @@ def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) ->
         return Estimate(times((around + ratio * steps) / 60, factors), source)
     if (shape := shape_of(config.model_name)) is None:
         return Estimate(None, "the model's shape is not, and there is no earlier run of it")
+    if gpu and not listed_gpu(gpu):
+        return Estimate(None, f"the speed of {gpu} is not, and there is no earlier run of this model on it")
     if gpu is None and device_of(config, gpu).is_gpu:
         return Estimate(None, "there is no earlier run of this model on this machine's GPU")
     speed = f"{gpu}'s published speed" if gpu else "a usual CPU's speed"
@@ -87,8 +89,8 @@ def rough_seconds(config: TrainConfig, shape: Shape, gpu: str | None, passes: in
 
 def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) -> Range | None:
     """Minutes of one of Modal's `gpu`, or of this machine's processor where that is None, until the base model and each
-    checkpoint have answered; very rough. None where the model's shape is not known."""
-    if (shape := shape_of(config.model_name)) is None:
+    checkpoint have answered; very rough. None where the model's shape or the GPU's speed is not known."""
+    if (shape := shape_of(config.model_name)) is None or (gpu and not listed_gpu(gpu)):
         return None
     names = ("max_prompt_length", "max_completion_length")
     lengths = {name: getattr(asked, name) or getattr(config, name) for name in names}
@@ -108,7 +110,7 @@ def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float, f
     if gpu is None:  # by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/results.md)
         cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
         return 30e9 * cores, 1e10, 0.004, STARTING_HERE_SECONDS
-    listed = GPUS[gpu_and_count(gpu)[0]]
+    listed = listed_gpu(gpu)
     a_layer = 0.0002 if uses_vllm(config, device_of(config, gpu)) else 0.0015
     return GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer, STARTING_SECONDS
 

@@ -1,12 +1,13 @@
 """The memory that a run needs, counted from the model's shape, which takes no time, and the memory that there is."""
 
+import math
 import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from grpo_kit.config.gpus import GPUS, gpu_and_count
+from grpo_kit.config.gpus import listed_gpu
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.models.shapes import Shape
 from grpo_kit.utils.environment import version_of
@@ -24,14 +25,14 @@ class Device(NamedTuple):
     """Where it is trained, as far as memory depends on it."""
 
     is_gpu: bool
-    gib: float  # what a program can have
+    gib: float  # what a program can have; NaN where that is not known
     has_vllm: bool = False
 
 
 def device_of(config: TrainConfig, gpu: str | None) -> Device:
     """One of Modal's GPUs, where requirements-gpu.lock has vLLM, or this machine, whose memory the processes share."""
     if gpu:
-        return Device(True, GPUS[gpu_and_count(gpu)[0]]["usable_gib"], has_vllm=True)
+        return Device(True, listed_gpu(gpu).get("usable_gib", math.nan), has_vllm=True)
     here = _this_machine()
     return here if here.is_gpu else here._replace(gib=here.gib / config.num_processes)
 
@@ -138,7 +139,7 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
         trained=trained / shares / GIB,
         updating=_updating_bytes(config, shape, device, bf16, shares) / GIB,
         generating=0.0 if vllm else _generating_bytes(config, shape, device, bf16, shares) / GIB,
-        vllm=VLLM_SHARE * device.gib if vllm else 0.0,
+        vllm=config.trl.get("vllm_gpu_memory_utilization", VLLM_SHARE) * device.gib if vllm else 0.0,
         overhead=GPU_OVERHEAD if device.is_gpu else CPU_OVERHEAD,
         vllm_least=(2 * shape.parameters + longest) / GIB + VLLM_OVERHEAD if vllm else 0.0,
         shares=shares,

@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.config.gpus import GPUS, LISTED, MOST_GPUS, gpu_usd_per_hour, modal_usd_per_hour
+from grpo_kit.config.gpus import GPUS, LISTED, gpu_and_count, gpu_usd_per_hour, larger_gpu, listed_gpu
+from grpo_kit.config.gpus import modal_usd_per_hour, most_gpus, unknown_gpu
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch, check_price_known, shortfall_at_start
 from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, like_run
@@ -54,24 +55,28 @@ def quote_remaining(
     gpu = config.gpu if on_modal else None
     device, same = device_of(config, gpu), like_run(config, runs, gpu, "step", "size")
     time, judge = minutes(config, runs, gpu), judge_usd(config, runs)
-    hourly = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0
+    hourly, price = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0, f"the price of {gpu} is not known"
+    usd = times(hourly / 60, time.range) if time.range and hourly is not None else None
+    if hourly is not None:
+        price = f"${hourly:.2f} an hour, prices of {LISTED['as_of']}"
     quote = Quote(
         config=config,
         on_modal=on_modal,
         device=device,
         shape=shape,
-        memory=memory_needed(config, shape, device) if shape else None,
+        memory=memory_needed(config, shape, device) if shape and device.gib > 0 else None,
         measured_gib=same and same.memory_gib,
         minutes=time.range,
         minutes_from=time.source,
-        usd=time.range and times(hourly / 60, time.range) if on_modal else (0.0, 0.0, 0.0),
-        usd_most=hourly * config.timeout / 3600 * (1 + config.retries),
-        usd_from=f"${hourly:.2f} an hour, prices of {LISTED['as_of']}" if on_modal else "",
+        usd=usd if on_modal else (0.0, 0.0, 0.0),
+        usd_most=None if hourly is None else hourly * config.timeout / 3600 * (1 + config.retries),
+        usd_from=price if on_modal else "",
         judge_usd=judge.range,
         judge_usd_from=judge.source,
         first_step=_first_step(config, runs, gpu, hourly),
         checks=checks,
         fits=_fits(config, shape) if on_modal and shape else {},
+        warnings=tuple(warnings_of(config, on_modal)),
     )
     problems = problems_of(quote, Path(runs_dir), spent_on(status))
     known = {problem.where for problem in problems}
@@ -80,11 +85,11 @@ def quote_remaining(
     return replace(quote, problems=tuple({problem.what: problem for problem in problems}.values()))
 
 
-def _first_step(config: TrainConfig, runs: list[EarlierRun], gpu: str | None, hourly: float) -> Dollars | None:
+def _first_step(config: TrainConfig, runs: list[EarlierRun], gpu: str | None, hourly: float | None) -> Dollars | None:
     """Dollars to the end of the first step; None where they are not known."""
     first = config.model_copy(update={"max_steps": config.num_iterations})
     time, judged = minutes(first, runs, gpu).range, judge_usd(first, runs).range
-    if time is None or judged is None:
+    if time is None or judged is None or hourly is None:
         return None
     steps = min(config.max_steps, 1 + config.max_staleness)  # a first step has those ahead judged too
     return Dollars(round(hourly * time[1] / 60, 6), round(steps * judged[1], 6))
@@ -93,10 +98,11 @@ def _first_step(config: TrainConfig, runs: list[EarlierRun], gpu: str | None, ho
 def _fits(config: TrainConfig, shape: Shape) -> dict[str, float]:
     """Modal's GPUs that it fits on, one for each process, with their dollars an hour; the cheapest first."""
     count = config.num_processes
-    gpus = [kind if count == 1 else f"{kind}:{count}" for kind in GPUS if count <= MOST_GPUS]
-    devices = {gpu: device_of(config, gpu) for gpu in sorted(gpus, key=gpu_usd_per_hour)}
+    gpus = [kind if count == 1 else f"{kind}:{count}" for kind in GPUS if count <= most_gpus(kind)]
+    prices = {gpu: usd for gpu in gpus if (usd := gpu_usd_per_hour(gpu)) is not None}
+    devices = {gpu: device_of(config, gpu) for gpu in sorted(prices, key=prices.__getitem__)}
     enough = [gpu for gpu, device in devices.items() if not shortage(memory_needed(config, shape, device), device)]
-    return {gpu: gpu_usd_per_hour(gpu) for gpu in enough}
+    return {gpu: prices[gpu] for gpu in enough}
 
 
 def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: RunDirectory | None = None) -> Launch:
@@ -129,7 +135,20 @@ def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
         found += [*modal_problems(quote), *time_problems(quote)]
     else:
         found += [*local_problems(config, quote.device), *earlier_run_problems(config, runs_dir)]
-    return [*found, *budget_problems(config, quote.quoted, spent)]
+    return [*found, *budget_problems(config, quote.quoted, spent, None if quote.usd_most is None else 0.0)]
+
+
+def warnings_of(config: TrainConfig, on_modal: bool) -> Iterator[str]:
+    """What works, and may not be what was meant: a GPU that the list lacks; a loss without what its paper sets."""
+    loss, ratio_of = config.loss_type, config.trl.get("importance_sampling_level", "token")
+    if on_modal and (unknown := unknown_gpu(config.gpu)):
+        yield unknown
+    if loss == "cispo" and "epsilon_high" not in config.trl:
+        yield f"loss_type=cispo caps the ratio at epsilon_high, here epsilon={config.epsilon:g}: try trl=epsilon_high=5"
+    if loss == "luspo" and ratio_of != "sequence":
+        yield "loss_type=luspo is meant for ratios of whole answers: try trl=importance_sampling_level=sequence"
+    if ratio_of == "sequence" and loss in ("bnpo", "dr_grpo", "dapo", "cispo"):
+        yield f"importance_sampling_level=sequence weights an answer by its length with loss_type={loss}: GSPO has grpo"
 
 
 def checkpoint_problems(config: TrainConfig) -> Problems:
@@ -186,10 +205,12 @@ def modal_problems(quote: Quote) -> Problems:
 
 def too_many_gpus(config: TrainConfig) -> Problem | None:
     """For one of Modal's containers."""
-    if config.num_processes <= MOST_GPUS:
+    count, (kind, _) = config.num_processes, gpu_and_count(config.gpu)
+    if count <= most_gpus(kind):
         return None
-    what = f"num_processes={config.num_processes} needs as many GPUs, and a container on Modal has {MOST_GPUS} at most"
-    return Problem(what, f"Use num_processes={MOST_GPUS}")
+    what = f"num_processes={count} needs as many GPUs, and a container on Modal has {most_gpus(kind)} {kind} at most"
+    larger = larger_gpu(listed_gpu(kind).get("usable_gib"), count)
+    return Problem(what, f"Use num_processes={most_gpus(kind)}" + (f", or gpu={larger}" if larger else ""))
 
 
 def time_problems(quote: Quote) -> Problems:
@@ -243,12 +264,13 @@ def earlier_run_problems(config: TrainConfig, runs_dir: Path) -> Problems:
         yield error.problem
 
 
-def budget_problems(config: TrainConfig, quoted: dict, spent: Dollars) -> Problems:
-    """`quoted` is what Quote.quoted gives for the steps that are left, `spent` what the run has cost before."""
+def budget_problems(config: TrainConfig, quoted: dict, spent: Dollars, hourly: float | None = 0.0) -> Problems:
+    """`quoted` is what Quote.quoted gives for the steps that are left, `spent` what the run has cost before, `hourly`
+    None where the machine's price is not known."""
     if config.max_usd is None:
         return
     try:
-        check_price_known(config)
+        check_price_known(config, hourly)
     except ConfigError as error:
         yield error.problem
         return

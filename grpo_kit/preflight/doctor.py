@@ -18,7 +18,8 @@ from grpo_kit.judges.base import make_judge
 from grpo_kit.models.files import templates_in
 from grpo_kit.models.load import check_model, model_problem, no_template
 from grpo_kit.rewards.travel import Rewards
-from grpo_kit.training.plan import plain_rewards
+from grpo_kit.training.plan import check_trl, plain_rewards
+from grpo_kit.utils.text import settings_text
 
 OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
 SECONDS = 20  # for one check; left alone, Modal's library tries for a minute to connect
@@ -101,6 +102,11 @@ def functions(config: TrainConfig, rewards: Rewards, on_modal: bool) -> str:
     if on_modal and not file.exists():
         raise NotChecked(f"there is no {file} here; they are looked at on Modal, before a GPU is asked for")
     return ", ".join(each.__name__ for each in plain_rewards(config, rewards, list(read_samples(file))))
+
+
+def trl(config: TrainConfig) -> str:
+    check_trl(config)
+    return settings_text(config.trl)
 
 
 def model(config: TrainConfig) -> str:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from grpo_kit.config.batching import BATCH, PASSES
+from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.forecast import Range, range_text
 from grpo_kit.costs.memory import Device, Memory
@@ -11,7 +13,16 @@ from grpo_kit.errors import Problem
 from grpo_kit.models.shapes import Shape
 from grpo_kit.preflight.doctor import Check
 from grpo_kit.runs.directory import Dollars
-from grpo_kit.utils.text import dollars, duration
+from grpo_kit.utils.text import dollars, duration, settings_text
+
+
+def filled_in_text(config: TrainConfig) -> str:
+    """The batch size and accumulation that follow from what was given, as "gradient_accumulation_steps=32"; see
+    grpo_kit/config/batching.py. Empty where they are the recipe's or the defaults."""
+    recipe, fields = RECIPES.get(config.model_name, {}), TrainConfig.model_fields
+    found = {name: getattr(config, name) for name in (BATCH, PASSES) if name not in config.given}
+    changed = {name: value for name, value in found.items() if value != recipe.get(name, fields[name].default)}
+    return settings_text(changed)
 
 
 @dataclass(frozen=True)
@@ -27,13 +38,14 @@ class Quote:
     minutes: Range | None
     minutes_from: str
     usd: Range | None  # for GPU, cores and memory; 0 here
-    usd_most: float  # that, where every container that may be had runs out its time; 0 here
+    usd_most: float | None  # that, where every container that may be had runs out its time; 0 here
     usd_from: str
     judge_usd: Range | None
     judge_usd_from: str
     first_step: Dollars | None  # to its end
     fits: dict[str, float]  # on Modal: the GPUs that it fits on and their dollars an hour, by their price
     checks: tuple[Check, ...] = ()  # of data, hub, Modal and judge; empty where none was made
+    warnings: tuple[str, ...] = ()  # what works, and may not be what was meant
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -72,7 +84,7 @@ class Quote:
         rows = dict(self.rows())
         lines = [f"Quote ({self.where}): {rows['time']}; memory {rows['memory']}"]
         lines += [f"Quote: {name} {rows[name]}" for name in ("Modal", "judge") if name in rows]
-        return "\n".join([*lines, *(f"Warning: {problem}" for problem in self.problems)])
+        return "\n".join([*lines, *(f"Warning: {text}" for text in [*self.warnings, *self.problems])])
 
     def rows(self) -> list[tuple[str, str]]:
         """All that it says apart from problems: a name and a text each."""
@@ -82,6 +94,8 @@ class Quote:
             steps += f", by {config.num_processes} processes"
             steps += " that share the weights out (FSDP)" if self.memory and self.memory.shares > 1 else ""
         time = f"{range_text(self.minutes, lambda value: duration(60 * value))}, by " if self.minutes else "not known: "
+        if filled := filled_in_text(config):
+            steps += f"; {filled} keeps it as large as the {'recipe' if config.model_name in RECIPES else 'default'}'s"
         rows = [
             ("where", self.where),
             ("model", config.model_name + parameters),
@@ -91,7 +105,8 @@ class Quote:
         ]
         if self.on_modal:
             likely = f"{range_text(self.usd, dollars)}; " if self.usd else ""
-            rows.append(("Modal", f"{likely}at most {dollars(self.usd_most)} ({self.usd_from})"))
+            most = f"at most {dollars(self.usd_most)}" if self.usd_most is not None else "dollars not known"
+            rows.append(("Modal", f"{likely}{most} ({self.usd_from})"))
         if self.judge_usd_from:
             likely = range_text(self.judge_usd, dollars) if self.judge_usd else "dollars not known"
             rows.append(("judge", f"{likely} ({self.judge_usd_from})"))
@@ -108,6 +123,8 @@ class Quote:
         gib, peak = f"{self.device.gib:.1f} GiB", f"{self.measured_gib:.1f}" if self.measured_gib else ""
         if (memory := self.memory) is None:
             unknown = "the shape of this model is not (no config.json here, and not in grpo_kit/models/shapes.json)"
+            unknown = f"that of {self.config.gpu} is not" if self.shape else unknown
+            gib = "what the GPU has" if self.shape else gib
             return f"{f'{peak} of {gib} measured' if peak else 'not known'}: {unknown}"
         parts = {"weights": memory.weights, "what is trained": memory.trained, "vLLM": memory.vllm}
         parts |= {memory.phase: max(memory.updating, memory.generating), "overhead": memory.overhead}
@@ -117,12 +134,14 @@ class Quote:
 
     def __str__(self) -> str:
         lines = [f"{name:<8} {text}" for name, text in self.rows()]
+        lines += [f"warning  {text}" for text in self.warnings]
         return "\n".join([*lines, *(f"problem  {problem}" for problem in self.problems)])
 
     def _repr_html_(self) -> str:
         """A small table, in the page's own colours."""
         cell = 'style="text-align: left; vertical-align: top; padding: 0.1em 0.6em 0.1em 0'
         rows = [(name, "opacity: 0.7", text) for name, text in self.rows()]
+        rows += [("warning", "color: var(--jp-warn-color1, #f57c00)", text) for text in self.warnings]
         rows += [("problem", "color: var(--jp-error-color1, #d32f2f)", str(problem)) for problem in self.problems]
         body = [f'<tr><td {cell}; {look}">{name}</td><td {cell}">{escape(text)}</td></tr>' for name, look, text in rows]
         look = "border: 0; background: none; color: inherit; font: inherit; line-height: 1.4"

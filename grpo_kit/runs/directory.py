@@ -56,7 +56,7 @@ class Dollars(NamedTuple):
 
 def spent_on(status: dict[str, Any]) -> Dollars:
     """The cost of a run so far, as its status has it."""
-    return Dollars(status.get("usd_machine", 0.0), status.get("usd_judge") or 0.0)
+    return Dollars(status.get("usd_machine") or 0.0, status.get("usd_judge") or 0.0)
 
 
 class _CompletionRow(msgspec.Struct, gc=False):
@@ -157,7 +157,7 @@ class RunDirectory:
         step, seconds = max([row["step"] for row in rows], default=0), sum(row.get("step_time", 0.0) for row in rows)
         is_complete = step == config.max_steps and any(name.endswith(".safetensors") for name in self.storage.names())
         spent = Dollars(
-            self.about.get("usd_per_hour", 0.0) * seconds / 3600,
+            (self.about.get("usd_per_hour") or 0.0) * seconds / 3600,
             sum(row.get(f"judge/{name}/usd") or 0.0 for row in rows for name in config.judge),
         )
         return dict.fromkeys(("quoted", "actual")) | {

@@ -5,7 +5,7 @@ from typing import Any
 
 from grpo_kit.config.base import names_where
 from grpo_kit.config.batching import batches
-from grpo_kit.config.gpus import MOST_GPUS, gpu_and_count
+from grpo_kit.config.gpus import MOST_GPUS, gpu_and_count, most_gpus
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.runs.directory import RunDirectory
@@ -48,7 +48,7 @@ def _spread(own: TrainConfig, asked: TrainConfig) -> TrainConfig:
         problem = f"num_processes={count} can't share the {per_step} completions a step of run {own.run_id}"
         raise ConfigError(problem, f"It resumes with num_processes={work}")
     kind = gpu_and_count(own.gpu)[0]
-    gpu = f"{kind}:{count}" if 1 < count <= MOST_GPUS else kind
+    gpu = f"{kind}:{count}" if 1 < count <= most_gpus(kind) else kind
     return own.replace(num_processes=count, gpu=gpu, **batches(per_step // count, own.per_device_train_batch_size))
 
 

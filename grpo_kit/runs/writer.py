@@ -100,8 +100,8 @@ def only_writer(run: RunDirectory) -> Iterator[None]:
 class RunWriter:
     """Writes a run's status, metrics and completions as it goes. Use it as a context: it keeps the heartbeat."""
 
-    def __init__(self, run: RunDirectory, config: TrainConfig, usd_per_hour: float = 0, since: datetime | None = None):
-        """`usd_per_hour` is what the machine costs, `since` when it began to; None: now.
+    def __init__(self, run: RunDirectory, config: TrainConfig, usd_per_hour: float | None = 0, since: datetime | None = None):
+        """`usd_per_hour` is what the machine costs, None where that is not known, `since` when it began to; None: now.
 
         What earlier processes took is in status.json, up to their last heartbeat where they were killed.
         """
@@ -124,8 +124,8 @@ class RunWriter:
         return time.monotonic() - self._opened
 
     def dollars(self) -> Dollars:
-        """The cost of the run up to now. The judge's is 0 where its price is not known."""
-        machine = self._before["usd_machine"] + self.usd_per_hour * self.seconds / 3600
+        """The cost of the run up to now. A part whose price is not known is 0."""
+        machine = (self._before["usd_machine"] or 0.0) + (self.usd_per_hour or 0.0) * self.seconds / 3600
         return Dollars(machine, self._judge_usd() or 0.0)
 
     def _judge_usd(self) -> float | None:
@@ -161,12 +161,12 @@ class RunWriter:
     def update(self, **changes: Any) -> None:
         with self._changing:
             self.status |= changes
-            spent, is_known = self.dollars(), self._judge_usd() is not None
+            spent, is_known, has_price = self.dollars(), self._judge_usd() is not None, self.usd_per_hour is not None
             self.status |= {
                 "heartbeat": now(),
                 "seconds": round(self._before["seconds"] + self.seconds, 1),
-                "usd": round(spent.in_all, 8) if is_known else None,
-                "usd_machine": round(spent.machine, 8),
+                "usd": round(spent.in_all, 8) if is_known and has_price else None,
+                "usd_machine": round(spent.machine, 8) if has_price else None,
                 "usd_judge": round(spent.judge, 8) if is_known else None,
             }
             peak = max((self._before["actual"] or {}).get("memory_gib") or 0.0, self.peak_gib())

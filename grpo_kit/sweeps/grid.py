@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_kit.errors import ConfigError
+from grpo_kit.utils.yaml_text import read_yaml
 
 Settings = dict[str, Any]
 Grid = str | Path | Mapping[str, Any]  # a YAML file's path, YAML that starts with a brace, or the mapping itself
@@ -75,16 +76,13 @@ def read_grid(grid: Grid) -> dict[str, Any]:
     """
     if isinstance(grid, Mapping):
         return dict(grid)
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     is_yaml = str(grid).lstrip().startswith("{")
     where = "the grid" if is_yaml else str(grid)
     try:
-        found = YAML(typ="safe", pure=True).load(str(grid) if is_yaml else Path(grid).read_text())
+        found = read_yaml(str(grid) if is_yaml else Path(grid).read_text())
     except OSError as error:
         raise ConfigError(f"the grid can't be read: {error}") from None
-    except (YAMLError, ValueError) as error:  # the latter for a date that does not exist
+    except ValueError as error:
         raise ConfigError(f"{where} is no YAML: {error}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{where} should be {EXAMPLE}")

@@ -41,7 +41,8 @@ def quote_of(run: PlannedRun) -> RunQuote:
     trained = (training.minutes, training.usd, training.judge_usd) if training else (NOTHING,) * 3
     gpu = config.gpu if run.backend == "modal" else None
     minutes = forecast.evaluation_minutes(config, asked, gpu) or UNKNOWN
-    evaluation = times(modal_usd_per_hour(gpu, config.memory) / 60, minutes) if gpu else NOTHING
+    hourly = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0
+    evaluation = UNKNOWN if hourly is None else times(hourly / 60, minutes) if gpu else NOTHING
     if count := [asked.judge or max(config.judge, key=config.judge.__getitem__), asked.second_judge].count("gemini"):
         as_judge = config.replace(judge="gemini", gemini_mode="absolute", gemini_samples=1)
         answers = count * forecast.models_evaluated(config) * asked.n
@@ -101,7 +102,8 @@ class BudgetPool:
             raise ConfigError(f"budget={budget:g}: should be dollars above 0")
         for run in runs:
             if run.config:
-                check_price_known(run.config.replace(max_usd=budget))
+                hourly = modal_usd_per_hour(run.config.gpu, run.config.memory) if run.backend == "modal" else 0.0
+                check_price_known(run.config.replace(max_usd=budget), hourly)
         self._budget, self._runs, self._jobs = budget, runs, jobs
         self._reserved: dict[str, float] = {}  # by runs under way: dollars that each may cost at most, in all
 

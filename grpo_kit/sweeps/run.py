@@ -122,8 +122,8 @@ class PlannedRun:
         if self.config is None:
             return status.get("usd", status.get("judge_usd", 0.0))
         hourly = modal_usd_per_hour(self.config.gpu, self.config.memory) if self.backend == "modal" else 0.0
-        parts = status.get("usd", 0.0), evaluated.get("judge_usd", 0.0)
-        return None if None in parts else sum(parts) + hourly * evaluated.get("seconds", 0.0) / 3600
+        parts = status.get("usd", 0.0), evaluated.get("judge_usd", 0.0), hourly
+        return None if None in parts else sum(parts[:2]) + hourly * evaluated.get("seconds", 0.0) / 3600
 
     def queue(self) -> None:
         """Has it wait to be executed, also where it was before."""

@@ -17,6 +17,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.memory import Device, decided, is_sharded, uses_vllm
 from grpo_kit.data.samples import Sample
+from grpo_kit.errors import ConfigError
 from grpo_kit.models.load import device_can_bf16, gpu_gib, load_model, load_tokenizer
 from grpo_kit.models.prompts import fit_prompts
 from grpo_kit.models.shapes import shape_of
@@ -93,7 +94,8 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
     """The settings as TRL takes them, each "auto" decided for this machine.
 
     vLLM must hold one sequence of the length that it is told, which by default is all that the model was made for; it
-    is told the longest there can be, unless a prompt `may_be_longer` than max_prompt_length.
+    is told the longest there can be, unless a prompt `may_be_longer` than max_prompt_length. Raises ConfigError for
+    fields in `config.trl` that TRL refuses together.
     """
     on_gpu, shape = torch.cuda.is_available(), shape_of(config.model_name)
     device = Device(on_gpu, gpu_gib() or 0.0, version_of("vllm") is not None)
@@ -105,15 +107,19 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
     }
     if settings["use_vllm"] and shape and not may_be_longer:
         settings["vllm_max_model_length"] = shape.longest_sequence(config)
-    arguments = GRPOConfig(
-        **settings,
-        output_dir=str(run_dir),
-        use_cpu=not on_gpu,
-        logging_steps=1,
-        report_to=list(config.report_to) or "none",
-        run_name=run_dir.name,
-        disable_tqdm=True,
-        ddp_find_unused_parameters=False,
-    )
+    try:
+        arguments = GRPOConfig(
+            **settings,
+            **config.trl,
+            output_dir=str(run_dir),
+            use_cpu=not on_gpu,
+            logging_steps=1,
+            report_to=list(config.report_to) or "none",
+            run_name=run_dir.name,
+            disable_tqdm=True,
+            ddp_find_unused_parameters=False,
+        )
+    except ValueError as error:
+        raise ConfigError(f"TRL refuses trl={config.trl}: {error}") from None
     arguments._n_gpu = min(1, arguments.n_gpu)  # else one process would spread its batch over all GPUs that it sees
     return arguments

@@ -55,7 +55,7 @@ def make_plan(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launc
     """Checks all that can be checked before a model is loaded; writes nothing. Raises as `plan_and_train` does."""
     known = find_run(config.run_id, runs_dir)
     config = config_to_resume(known, config) if known else config
-    check_price_known(config)
+    check_price_known(config, launch.usd_per_hour)
     plan = _read(config, rewards)
     caches_to_start_from(config.cache_from, runs_dir)
     for problem in _problems(plan, known, launch):
@@ -165,6 +165,7 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
     if not has_chat_template(config.model_name) and kind is list:
         yield no_template(config.model_name).problem
     check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
+    check_trl(config)
     if launch.machine == LOCAL.machine:
         yield from _problems_with_gpus(config)
 
@@ -177,7 +178,7 @@ def _unpaid(config: TrainConfig, known: RunDirectory | None, launch: Launch) -> 
     status, steps = {"quoted": launch.quoted}, []
     if known:
         status, steps = known.status, read_lines(known.path / "metrics.jsonl")
-    problem = shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour)
+    problem = shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour or 0.0)
     return problem if status.get("state") != "complete" else None
 
 
@@ -187,6 +188,14 @@ def too_few_samples(config: TrainConfig, there: int) -> Iterator[Problem]:
         fewer = f", or per_device_train_batch_size={batch} gradient_accumulation_steps=1" if there else ""
         what = f"A step takes {config.prompts_per_step} prompts and {config.data} has {there}"
         yield Problem(what, f"Use more samples{fewer}")
+
+
+def check_trl(config: TrainConfig) -> None:
+    """Has TRL itself look at `trl`, whose fields may not go together; loading TRL takes seconds. Raises ConfigError."""
+    if config.trl:
+        with loading_libraries():
+            from grpo_kit.training.grpo import grpo_arguments
+        grpo_arguments(config, Path(config.run_id or "run"))
 
 
 def missing_package(config: TrainConfig) -> Problem | None:

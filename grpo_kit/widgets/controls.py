@@ -1,5 +1,6 @@
 """A control for every setting of a config, made from the setting itself: its type, range, default and help."""
 
+import json
 from itertools import chain
 from typing import Any, Literal, get_args, get_origin
 
@@ -25,7 +26,7 @@ def control_for(name: str, field: FieldInfo, value: Any) -> ipywidgets.ValueWidg
         return ipywidgets.Dropdown(options={_text(choice): choice for choice in choices}, value=value, **shared)
     # All else is text, which pydantic reads as it reads a shell's. It counts once Enter is pressed or it is left.
     shared |= {"options": list(about(field)["suggested"]), "placeholder": "none", "continuous_update": False}
-    return ipywidgets.Combobox(value=_text(value), **shared)
+    return ipywidgets.Combobox(value=_text(value, name), **shared)
 
 
 def show(control: ipywidgets.ValueWidget, value: Any) -> None:
@@ -34,7 +35,7 @@ def show(control: ipywidgets.ValueWidget, value: Any) -> None:
         control.min, control.max = min(control.min, value), max(control.max, value)
     if isinstance(control, ipywidgets.SelectionSlider):
         control.options = _with([known for _, known in control.options], value)
-    control.value = _text(value) if isinstance(control, ipywidgets.Combobox) else value
+    control.value = _text(value, control.description) if isinstance(control, ipywidgets.Combobox) else value
 
 
 def controls_in_groups(config: TrainConfig) -> tuple[dict[str, ipywidgets.ValueWidget], ipywidgets.Widget]:
@@ -66,10 +67,12 @@ def _with(known: list[float], value: float) -> list[tuple[str, float]]:
     return [(f"{each:g}", each) for each in sorted({*known, value})]
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, name: str = "") -> str:
     """As a shell takes it; empty where there is nothing."""
     if value is None:
         return ""
+    if name == "trl":
+        return json.dumps(value) if value else ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):

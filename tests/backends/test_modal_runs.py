@@ -22,7 +22,7 @@ from grpo_kit.backends.modal import launch as launching, lease
 from grpo_kit.backends.modal.client import LEASES, RUNS_VOLUME
 from grpo_kit.config.gpus import GPUS, LISTED, modal_usd_per_hour
 
-STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16}
+STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +318,7 @@ def test_gemini_judges_there_with_the_secret(server, hold, gemini, monkeypatch, 
 
 
 def test_two_gpus_are_two_processes_in_one_container_and_one_run(server, hold):
-    run = kit.train.remote(gpu="A10:2", per_device_train_batch_size=16, max_steps=2, save_steps=1)
+    run = kit.train.remote(gpu="A10:2", max_steps=2, save_steps=1)
     (container,) = containers_of(server, run)
     assert run.status["state"] == "complete" and steps_of(run) == [1, 2] and container.gpu == "A10:2"
     assert len(run.completions()) == 2 * 16, "the first process's half of each step: the stand-in gathers none"

@@ -184,7 +184,7 @@ def test_settings_that_cannot_work_are_one_line(shell):
     assert "error: max_steps='abc': should be a valid integer" in shell.run(
         "modal run grpo_kit/app.py --max-steps abc", 2
     )
-    assert "Did you mean A10?" in shell.run("modal run grpo_kit/app.py --gpu A10G --num-generations 1", 2)
+    assert "from 2 to 4" in shell.run("modal run grpo_kit/app.py --gpu A10:8 --num-generations 1", 2)
 
 
 def test_two_terminals_at_once_one_with_all_weights_and_ctrl_c_in_the_other(shell, monkeypatch):

@@ -26,7 +26,7 @@ from grpo_kit.plots import live
 from grpo_kit.plots.style import NotebookFigure
 from grpo_kit.runs.storage import LocalStorage
 
-STEPS = {"max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 16}
+STEPS = {"max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1}
 HELD_AT = "3"  # where a run by the stand-in trainer waits to be stopped or let go on
 TASTE = """
 def words(completion):

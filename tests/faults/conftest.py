@@ -6,7 +6,8 @@ import pytest
 
 import grpo_kit as kit
 
-SETTINGS = {"max_steps": 8, "save_steps": 2, "per_device_train_batch_size": 8, "canaries": "off"}
+SETTINGS = {"max_steps": 8, "save_steps": 2, "canaries": "off"}
+SETTINGS |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from grpo_kit.rewards import travel
 from grpo_kit.rewards.travel import SIGNATURE_BYTES, pickled_rewards, signed
 
 pytestmark = pytest.mark.fault("a pickle, a cache or a link that somebody else made")
-SETTINGS = {"max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 8, "canaries": "off"}
+SETTINGS = {"max_steps": 4, "save_steps": 2, "canaries": "off"}
+SETTINGS |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 
 
 class Hostile:

@@ -19,7 +19,8 @@ from grpo_kit.costs.earlier import earlier_runs
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.runs.directory import SCHEMA, RunDirectory
 
-SETTINGS = {"max_steps": 8, "save_steps": 2, "per_device_train_batch_size": 8, "canaries": "off"}
+SETTINGS = {"max_steps": 8, "save_steps": 2, "canaries": "off"}
+SETTINGS |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 
 
 def weights_of(run) -> dict:

@@ -23,7 +23,8 @@ from grpo_kit.runs.resume import config_to_resume
 def here(demo_data, runs_dir, run_id, **settings):
     """24 completions a step, three groups, whatever the number of processes."""
     count = settings.get("num_processes", 1)
-    settings = {"per_device_train_batch_size": 24 // count, "max_steps": 4, "save_steps": 2} | settings
+    sizes = {"per_device_train_batch_size": 24 // count, "gradient_accumulation_steps": 1}
+    settings = sizes | {"max_steps": 4, "save_steps": 2} | settings
     return kit.train(data=str(demo_data), runs_dir=runs_dir, run_id=run_id, **settings)
 
 
@@ -184,7 +185,8 @@ def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(ended, runs
 def test_they_end_together_and_the_run_goes_on(standin, demo_data, runs_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("GRPO_KIT_BACKEND", "local")
     monkeypatch.setenv("STANDIN_HOLD", "3")
-    settings = {"num_processes": 2, "per_device_train_batch_size": 12, "max_steps": 500, "save_steps": 2}
+    sizes = {"per_device_train_batch_size": 12, "gradient_accumulation_steps": 1}
+    settings = sizes | {"num_processes": 2, "max_steps": 500, "save_steps": 2}
     run = kit.train.spawn(data=str(demo_data), runs_dir=runs_dir, run_id="ended", **settings)
 
     # One of a run in the background is killed, as for want of memory.
@@ -235,7 +237,7 @@ def test_one_that_misses_its_interrupt_is_ended_all_the_same(standin, demo_data,
                     pass
             return [0.0] * len(completions)
         kit.train(data=sys.argv[1], runs_dir=sys.argv[2], run_id='deaf', num_processes=2, max_steps=4,
-                  per_device_train_batch_size=12, rewards=[deaf])"""
+                  per_device_train_batch_size=12, gradient_accumulation_steps=1, rewards=[deaf])"""
     process = subprocess.Popen([sys.executable, "-c", code, str(demo_data), str(runs_dir)], stderr=subprocess.DEVNULL)
     wait_until(lambda: process.poll() is not None or (runs_dir / "deaf" / "metrics.jsonl").exists())
     ranks = ranks_of(psutil.Process(process.pid))

@@ -17,7 +17,8 @@ from grpo_kit import train
 from grpo_kit.errors import RunStopped
 
 STEPS, SAVE_STEPS = 8, 2
-SETTINGS = {"max_steps": STEPS, "save_steps": SAVE_STEPS, "learning_rate": 0.001, "per_device_train_batch_size": 16}
+SIZES = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1}
+SETTINGS = {"max_steps": STEPS, "save_steps": SAVE_STEPS, "learning_rate": 0.001} | SIZES
 COMMAND = ["--run-id", "run", *" ".join(f"--{name.replace('_', '-')} {SETTINGS[name]}" for name in SETTINGS).split()]
 
 

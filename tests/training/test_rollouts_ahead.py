@@ -42,7 +42,7 @@ def test_the_judge_works_while_later_completions_are_made(gemini, monkeypatch, t
     monkeypatch.setattr(GRPOTrainer, "_generate", generates)
     gemini.reply = answers_late
     settings = {"judge": "gemini", "canaries": "off", "max_steps": steps, "save_steps": 2, "max_staleness": 1}
-    settings["per_device_train_batch_size"] = 16
+    settings |= {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1}
     run = train(data=str(demo_data), runs_dir=tmp_path, run_id="late", **settings)
     assert made == [0, 0, 1, 2], "at most one update behind, and none for a step that is not made"
     metrics = run.metrics()
@@ -71,7 +71,7 @@ def test_epochs_that_are_shorter_than_what_is_made_ahead_and_a_stop_between(tmp_
         return [0.0] * len(completions)
 
     settings = {"data": str(few), "runs_dir": tmp_path, "rewards": [stops], "max_steps": 7, "save_steps": 7}
-    settings |= {"per_device_train_batch_size": 8, "num_generations": 2}
+    settings |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "num_generations": 2}
     with pytest.raises(RunStopped, match="stopped at step 4, as asked"):
         train(run_id="short", max_staleness=4, **settings)
     run = train(run_id="short", runs_dir=tmp_path, rewards=[stops])
@@ -104,7 +104,7 @@ def test_two_processes_make_theirs_in_the_same_order(tmp_path, demo_data, traine
 
     settings = {"data": str(demo_data), "runs_dir": tmp_path, "max_steps": 6, "save_steps": 6, "max_staleness": 2}
     with pytest.raises(RunStopped, match="stopped at step 4, as asked; checkpoint-4 is saved"):
-        train(run_id="two", num_processes=2, per_device_train_batch_size=16, rewards=[stops], **settings)
+        train(run_id="two", num_processes=2, rewards=[stops], **settings)
     two = Run("two", tmp_path)
     assert [sorted(step) for step in asked(trained)[:4]] == [sorted(step) for step in asked(two)]
     assert two.completions().groupby(["step", "sample_id"])["advantage"].sum().abs().max() < 1e-3
@@ -133,7 +133,8 @@ def test_an_interrupt_leaves_no_judge_at_work_and_no_model_in_memory(tmp_path, d
     settings = {"runs_dir": tmp_path, "run_id": "interrupted", "rewards": [is_interrupted]}
     with suppress(KeyboardInterrupt):
         train(
-            data=str(demo_data), max_steps=3, save_steps=1, max_staleness=2, per_device_train_batch_size=8, **settings
+            data=str(demo_data), max_steps=3, save_steps=1, max_staleness=2, per_device_train_batch_size=8,
+            gradient_accumulation_steps=1, **settings
         )
     run = Run("interrupted", tmp_path)
     assert run.status["state"] == "stopped" and run.status["step"] == 1 and trainers() == before
