@@ -13,8 +13,19 @@ from grpo_kit.costs.earlier import remember
 from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.preflight.check import quote_remaining
-from grpo_kit.preflight.doctor import OK, PROBLEM, SECONDS_FOR_DATA, Check, Checks
-from grpo_kit.preflight.doctor import data, functions, judge, model, tried, trl
+from grpo_kit.preflight.doctor import (
+    OK,
+    PROBLEM,
+    SECONDS_FOR_DATA,
+    Check,
+    Checks,
+    data,
+    functions,
+    judge,
+    model,
+    tried,
+    trl,
+)
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR, find_run
@@ -97,7 +108,8 @@ def doctor(config: TrainConfig | None = None, **settings: Any) -> bool:
 
 
 def checks_of(config: TrainConfig, on_modal: bool, rewards: Rewards = ()) -> Checks:
-    """Rewards, TRL's own settings, data, model, secrets and judge of a run here or on Modal, where no container is started to answer."""
+    """Rewards, TRL's own settings, data, model, secrets and judge of a run here or on Modal, where no container is
+    started to answer."""
     if config.reward_funcs or rewards:
         yield tried("rewards", functions, config, rewards, on_modal, seconds=SECONDS_FOR_DATA)
     if config.trl:

@@ -10,7 +10,7 @@ from grpo_kit.config.modal import ModalConfig
 class EvalConfig(JudgeConfig, ModalConfig):
     """How checkpoints are compared with the base model."""
 
-    n: int = setting(128, "Held-out prompts, the same for every model.", ge=2)
+    n: int = setting(128, "Held-out prompts, the same for every model.", ge=1)
     temperature: NonNegativeFloat | None = setting(
         None, "Sampling temperature; 0 takes the likeliest token; None: as the run was trained.", le=5
     )

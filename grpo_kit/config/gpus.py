@@ -69,4 +69,6 @@ def gpu_usd_per_hour(gpu: str) -> float | None:
 def modal_usd_per_hour(gpu: str, memory: int) -> float | None:
     """Dollars an hour of a container: its GPUs ("A10", "A10:4"), MiB of memory, and cores; None where not known."""
     usd: Any = gpu_usd_per_hour(gpu)
-    return None if usd is None else usd + memory / 1024 * LISTED["usd_per_gib_hour"] + CORES * LISTED["usd_per_core_hour"]
+    return (
+        None if usd is None else usd + memory / 1024 * LISTED["usd_per_gib_hour"] + CORES * LISTED["usd_per_core_hour"]
+    )

@@ -6,8 +6,15 @@ wherever TRL has the setting.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from grpo_kit.config.base import Listed, Weights, batches, grpo, lora, optimiser, reward, run, setting
 from grpo_kit.config.batching import filled_in, nearest_batches

@@ -27,9 +27,12 @@ class EarlierRun(NamedTuple):
     settings: dict[str, Any]
     machine: str | None  # Modal's GPU, or "here"
     cycles: tuple[float, ...]  # seconds of its steps, as means over those that share their completions
-    # Seconds before, between and after its steps, without those that counted the prompts' tokens, which the next run
-    # on the data finds counted; None where it was resumed or is not complete.
-    around: float | None
+    # Seconds from its start to its first step; here without those that counted the prompts' tokens, which the next run
+    # on the data finds counted, as one in a container does not. None where that was not measured.
+    before: float | None
+    # Seconds of a step beside its own: saving, recording, the optimiser. 0 where it was resumed or is not complete.
+    between: float
+    is_resumed: bool
     calls: float  # to Gemini
     usd: float  # for them
     memory_gib: float | None  # its peak
@@ -76,9 +79,25 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         times = [row["step_time"] for row in rows]
         cycles = tuple(mean(times[start : start + every]) for start in range(0, len(times), every))
         in_one_go = status["state"] == "complete" and not status.get("resumed")  # else steps were made twice
-        around = status["seconds"] - sum(times) - status.get("fitting_seconds", 0.0) if in_one_go else None
+        started = status.get("starting_seconds")  # of the process that trained it last
+        counting = status.get("fitting_seconds", 0.0) if about.get("machine") == HERE else 0.0
+        before = None if started is None else max(0.0, started - counting)
+        rest = status["seconds"] - started - sum(times) if in_one_go and started is not None else 0.0
+        between = max(0.0, rest) / max(1, len(times))
         calls, usd = (sum(row.get(f"judge/gemini/{name}") or 0.0 for row in rows) for name in ("calls", "usd"))
         peak = (status.get("actual") or {}).get("memory_gib")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):
         return None
-    return EarlierRun(folder.name, settings, about.get("machine"), cycles, around, calls, usd, peak) if cycles else None
+    found = (
+        folder.name,
+        settings,
+        about.get("machine"),
+        cycles,
+        before,
+        between,
+        bool(status.get("resumed")),
+        calls,
+        usd,
+        peak,
+    )
+    return EarlierRun(*found) if cycles else None

@@ -5,7 +5,7 @@ The rough line is counted operations by a machine's usual speed; nothing of it w
 
 import os
 from collections.abc import Callable, Sequence
-from statistics import mean
+from statistics import mean, median
 from typing import NamedTuple
 
 from grpo_kit.config.evaluation import EvalConfig
@@ -56,9 +56,13 @@ def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) ->
             ratio = _size(config) / _size(TrainConfig.model_construct(**run.settings))
         elif not others:
             factors, source = ONE_STEP, f"the first step of {run.id}, which is slower than later ones: likely less"
-        every, around = config.num_iterations, STARTING_HERE_SECONDS if run.around is None else run.around
-        steps = every * first + max(0, config.max_steps - every) * mean(others or [first])
-        return Estimate(times((around + ratio * steps) / 60, factors), source)
+        every, usual = config.num_iterations, STARTING_SECONDS if gpu else STARTING_HERE_SECONDS
+        before = usual if run.before is None else run.before
+        # A resumed run has several first steps among the others, which the median leaves aside.
+        later = median(others) if run.is_resumed and others else mean(others or [first])
+        beside = run.between * (config.max_steps if others else every)  # a single step's is mostly the end of its run
+        steps = every * first + max(0, config.max_steps - every) * later + beside
+        return Estimate(times((before + ratio * steps) / 60, factors), source)
     if (shape := shape_of(config.model_name)) is None:
         return Estimate(None, "the model's shape is not, and there is no earlier run of it")
     if gpu and not listed_gpu(gpu):

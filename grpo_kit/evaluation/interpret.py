@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grpo_kit.judges.calibration import spearman
 from grpo_kit.models.checkpoints import BASE
-from grpo_kit.utils.statistics import bootstrap_interval
+from grpo_kit.utils.statistics import FEW, bootstrap_interval, interval_text
 
 if TYPE_CHECKING:
     import pandas
 
-FEW = 10  # a service with fewer prompts is marked
 MANY_UNJUDGED = 0.1  # of a model's answers
 RUNS_AWAY = 2  # times as many words as the base
 
@@ -29,6 +28,7 @@ def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[st
       the first judge trained the model, as far as is known, and the second did not.
     - Length runs away: the newest checkpoint writes more than twice as many words as the base.
     - Many unjudged: a judge gave no score to more than a tenth of a model's answers.
+    - Few prompts: fewer than 10 were judged, so that an interval is too narrow, and of one there is none.
     """
     found = _disagreement(models, judge, second_judge) if second_judge else []
     base, trained = models[0], models[-1]
@@ -38,6 +38,9 @@ def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[st
             f"{base['words']:.0f}. Look whether longer answers score higher (plots.length_against_score); the reward "
             f"length=0.1 or a smaller max_completion_length holds it"
         )
+    if (least := min(model["judged"] for model in models)) < FEW:
+        says = "which says nothing of others, and has no interval" if least == 1 else "whose interval is too narrow"
+        found.append(f"Few prompts: {trained['name']} is judged on {least}, {says}. Evaluate with a larger n (--n)")
     for model in models:
         for by, numbers in ((judge, model), (second_judge, model.get("second"))):
             if by and numbers and numbers["unjudged"] > MANY_UNJUDGED * (numbers["judged"] + numbers["unjudged"]):
@@ -80,8 +83,7 @@ def _some(some: list[Numbers], models: list[Numbers]) -> str:
 
 def signed(versus: dict[str, Any]) -> str:
     """ "+0.37 [+0.30, +0.44]": a difference and its interval."""
-    low, high = versus["interval"]
-    return f"{versus['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f"{versus['difference']:+.2f} {interval_text(versus['interval'], '+')}"
 
 
 def best(models: list[Numbers], samples: "pandas.DataFrame", judge: str, second_judge: str | None) -> Numbers:
@@ -95,6 +97,8 @@ def best(models: list[Numbers], samples: "pandas.DataFrame", judge: str, second_
     The one-standard-error rule is Breiman, Friedman, Olshen and Stone's, Classification and Regression Trees (1984),
     section 3.4.3; pairing is ours.
     """
+    if min(model["judged"] for model in models) < 2:
+        return {**models[-1], "why": "the newest: one prompt tells nothing of which is best"}
     out = [model for model in models if _is_surely_worse(model)]
     left = [model for model in models if model not in out]
     top = max(left, key=lambda model: model["mean"])
@@ -147,9 +151,7 @@ def scores_by(what: str, samples: "pandas.DataFrame", trained: str) -> "pandas.D
     shown = {what: what, f"{BASE} score": "base", f"{trained} score": "trained", "difference": "difference"}
     groups = samples.filter(list(shown)).rename(columns=shown).dropna(subset=measured).groupby(what)
     table = groups.mean()
-    bounds = [
-        bootstrap_interval(each.to_numpy(), seed=0) if len(each) > 1 else [math.nan] * 2 for _, each in groups[measured]
-    ]
+    bounds = [bootstrap_interval(each.to_numpy(), seed=0) for _, each in groups[measured]]
     table = table.assign(low=[low for low, _ in bounds], high=[high for _, high in bounds], n=groups.size())
     return table.assign(few=table["n"] < FEW).sort_values(measured, ascending=False)
 
@@ -157,12 +159,13 @@ def scores_by(what: str, samples: "pandas.DataFrame", trained: str) -> "pandas.D
 class Trend(NamedTuple):
     """How a model's scores go with the length of its answers."""
 
-    rho: float  # Spearman's rank correlation; NaN where lengths or scores are all the same
+    rho: float  # Spearman's rank correlation; NaN where lengths or scores are all the same, or there are fewer than 3
     n: int
 
     def __str__(self) -> str:
         if math.isnan(self.rho):
-            return "no trend to see: lengths or scores are all the same"
+            few = f"{self.n} answers are too few" if self.n < 3 else "lengths or scores are all the same"
+            return f"no trend to see: {few}"
         # Under no correlation rho has a standard error of 1 / sqrt(n - 1): Kendall, Rank Correlation Methods (1948).
         if abs(self.rho) < 1.96 / math.sqrt(self.n - 1):
             return f"no clear trend (rank correlation {self.rho:+.2f})"

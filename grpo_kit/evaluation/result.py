@@ -14,6 +14,7 @@ from grpo_kit.judges.base import Verdict
 from grpo_kit.models.checkpoints import BASE
 from grpo_kit.utils.files import replacing, write_json
 from grpo_kit.utils.json_lines import read_lines
+from grpo_kit.utils.statistics import interval_text
 from grpo_kit.utils.words import words
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class Evaluation:
         """`base 0.41 trained 0.78 difference +0.37 [+0.30, +0.44] (n=128)`: mean scores, a 95% interval, pairs."""
         trained = self.trained
         if self.base is None:
-            low, high = trained["interval"]
-            return f"{trained['name']} {trained['mean']:.2f} [{low:.2f}, {high:.2f}] (n={trained['judged']})"
+            interval = interval_text(trained["interval"])
+            return f"{trained['name']} {trained['mean']:.2f} {interval} (n={trained['judged']})"
         versus = trained["versus_base"]
         means = f"base {self.base['mean']:.2f} trained {trained['mean']:.2f}"
         return f"{means} difference {interpret.signed(versus)} (n={versus['pairs']})"

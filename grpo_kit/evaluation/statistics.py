@@ -1,5 +1,6 @@
 """The statistics of judged answers: a model's numbers, what it gains prompt by prompt, and how sure that is."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ def describe(
     return {
         "mean": float(scores.mean()),
         "interval": bootstrap_interval(scores, seed),
-        "stdev": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
+        "stdev": float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
         "min": float(scores.min()),
         "max": float(scores.max()),
         "words": float(np.mean([len(words(text)) for text in answers])),

@@ -63,7 +63,8 @@ def _means(axes: Axes, evaluation: "Evaluation") -> None:
         mean, low, high = np.array([[each["mean"], *each["interval"]] for each in numbers]).T
         axes.errorbar(at, mean, np.array([mean - low, high - mean]), label=label, **look)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, columnspacing=1, handlelength=2)
-    axes.set(title=f"mean score{f' by {evaluation.judge}' if second else ''}, 95% interval", ylim=(0, 1))
+    interval = "95% interval" if evaluation.trained["judged"] > 1 else "no interval of one prompt"
+    axes.set(title=f"mean score{f' by {evaluation.judge}' if second else ''}, {interval}", ylim=(0, 1))
 
 
 @styled()

@@ -12,8 +12,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.config.gpus import GPUS, LISTED, gpu_and_count, gpu_usd_per_hour, larger_gpu, listed_gpu
-from grpo_kit.config.gpus import modal_usd_per_hour, most_gpus, unknown_gpu
+from grpo_kit.config.gpus import (
+    GPUS,
+    LISTED,
+    gpu_and_count,
+    gpu_usd_per_hour,
+    larger_gpu,
+    listed_gpu,
+    modal_usd_per_hour,
+    most_gpus,
+    unknown_gpu,
+)
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch, check_price_known, shortfall_at_start
 from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, like_run

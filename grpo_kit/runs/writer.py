@@ -100,7 +100,9 @@ def only_writer(run: RunDirectory) -> Iterator[None]:
 class RunWriter:
     """Writes a run's status, metrics and completions as it goes. Use it as a context: it keeps the heartbeat."""
 
-    def __init__(self, run: RunDirectory, config: TrainConfig, usd_per_hour: float | None = 0, since: datetime | None = None):
+    def __init__(
+        self, run: RunDirectory, config: TrainConfig, usd_per_hour: float | None = 0, since: datetime | None = None
+    ):
         """`usd_per_hour` is what the machine costs, None where that is not known, `since` when it began to; None: now.
 
         What earlier processes took is in status.json, up to their last heartbeat where they were killed.

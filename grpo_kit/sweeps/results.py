@@ -172,7 +172,7 @@ def _paired(
         return scores.astype(float).mean(skipna=False)
 
     gains = (means(first, "trained") - means(second, model)).dropna().sort_index().to_numpy()
-    low, high = bootstrap_interval(gains, seed=0) if len(gains) > 1 else (math.nan, math.nan)
+    low, high = bootstrap_interval(gains, seed=0)
     return gains.mean() if len(gains) else math.nan, low, high, len(gains)
 
 

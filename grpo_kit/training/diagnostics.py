@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 WINDOW = 5  # steps whose mean is how a run begins, and how it looks now
 FLAT_AFTER, FLAT_SHARE = 20, 1 / 4  # steps, and share of the run, before a reward that has not risen is worth a word
+MISMATCH = 0.1  # nats a token between vLLM and the trainer; NeMo-RL warns at a factor of 1.1, which is 0.095
+FAR = 0.5  # nats a token of KL, with which the model has left its base
 EVEN_SCORE = 0.95  # a judge's, at which there is little left to gain
 
 
@@ -27,7 +29,10 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
     judged = sum(weight * now.get(f"rewards/{judge}/mean", 0.0) for judge, weight in config.judge.items())
     scores_nearly_all = judged >= EVEN_SCORE * sum(config.judge.values())
     slower, longest = f"learning_rate={config.learning_rate / 3:.1g}", config.max_completion_length
-    more_prompts = f"gradient_accumulation_steps={2 * config.gradient_accumulation_steps}"
+    passes = 2 * config.gradient_accumulation_steps  # alone it would leave a step as large as it is
+    more_prompts = (
+        f"per_device_train_batch_size={config.per_device_train_batch_size} gradient_accumulation_steps={passes}"
+    )
 
     if (share := now.get("frac_reward_zero_std", 0.0)) > 0.5:
         yield Problem(
@@ -55,7 +60,30 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
     nats, at_first = (means.get("entropy", 0.0) for means in (now, first))
     if nats < 0.1 * at_first:
         seen = f"{nats:.3f} nats a token, {at_first:.3f} at first: the model says the same again and again"
-        yield Problem(f"Entropy gone: {seen}", f"Try {slower}, or stop at an earlier checkpoint")
+        wider = "trl=epsilon_high=0.28 (rare tokens may gain more), or trl=entropy_coef=0.01"
+        yield Problem(f"Entropy gone: {seen}", f"Try {slower}, {wider}, or stop at an earlier checkpoint")
+    share, at_first = (means.get("completions/distinct", 1.0) for means in (now, first))
+    if share < at_first / 2:
+        yield Problem(
+            f"Groups alike: {share:.0%} of a prompt's completions differ, {at_first:.0%} at first, so there is little to "
+            f"compare",
+            f"Try {slower} or temperature={min(5.0, config.temperature + 0.2):.1f}, or stop at an earlier checkpoint",
+        )
+    apart, at_first = (means.get("sampling/sampling_logp_difference/mean", 0.0) for means in (now, first))
+    if apart > MISMATCH:
+        grows = apart > 2 * at_first
+        yield Problem(
+            f"Sampling mismatch: vLLM's log-probabilities are {apart:.2f} nats a token from the trainer's, {at_first:.2f} "
+            f"at first, so it learns from answers that it would not have given",
+            f"It grows with training: try {slower}, or use_vllm=false"
+            if grows
+            else "Try use_vllm=false, or bf16=false, to see which of the two rounds or computes differently",
+        )
+    if config.beta and (far := now.get("kl", 0.0)) > FAR and far > 2 * first.get("kl", 0.0):
+        yield Problem(
+            f"KL running away: {far:.2f} nats a token from the base model, {first.get('kl', 0.0):.2f} at first",
+            f"Try beta={2 * config.beta:g}, or {slower}, or stop at an earlier checkpoint",
+        )
     for judge in config.judge:
         name = f"judge/{judge}/failures"
         if name in metrics and (failures := metrics[name].dropna().tail(WINDOW)).sum():

@@ -167,6 +167,8 @@ class KitTrainer(GRPOTrainer):
         if self.is_world_process_zero():
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]
+            texts = [text_of(completion) for completion in logs["completion"]]
+            self._metrics["train"]["completions/distinct"].append(distinct_share(texts, self.num_generations))
             names = [judge.__name__ for judge in self._judges]
             reasons = [
                 why[0] if len(why) == 1 else "; ".join(f"{name}: {each}" for name, each in zip(names, why, strict=True))
@@ -177,7 +179,7 @@ class KitTrainer(GRPOTrainer):
                     "step": self.state.global_step + 1,
                     "sample_id": extra["sample_id"][i],
                     "prompt": logs["prompt"][i],
-                    "completion": text_of(logs["completion"][i]),
+                    "completion": texts[i],
                     "rewards": dict(zip(self.reward_func_names, self._scores[i], strict=True)),
                     "advantage": logs["advantages"][i],
                     "reason": reasons[i],
@@ -245,6 +247,13 @@ class KitTrainer(GRPOTrainer):
 
     def create_model_card(self, *args, **kwargs) -> None:
         """No model card: config.json says how the model was made, and TRL's card would ask the hub."""
+
+
+def distinct_share(completions: list[str], group: int) -> float:
+    """The share of completions that differ within their groups, which are so many in a row: 1 where none is equal to
+    another, 1 / group where all are."""
+    groups = [completions[i : i + group] for i in range(0, len(completions), group)]
+    return sum(len(set(each)) for each in groups) / len(completions)
 
 
 def _travelling(problem: Exception | None) -> Exception | None:

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from grpo_kit import ConfigError, TrainConfig
+from grpo_kit.config.gpus import larger_gpu, listed_gpu, modal_usd_per_hour, unknown_gpu
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.train import ReadyReward
 from grpo_kit.rewards.ready import READY
@@ -22,6 +23,21 @@ from grpo_kit.rewards.ready import READY
         ({"loss_type": "ppo"}, "'grpo', 'dapo'"),
         ({"run_id": "../elsewhere"}, "run_id"),
         ({"num_iterations": 3, "save_steps": 20}, "save_steps=21"),
+        ({"gpu": "A10:8"}, "gpu='A10:8': should be A10, or A10:N for N of them, from 2 to 4"),
+        ({"gpu": "H200:0"}, "from 2 to 8"),
+        ({"loss_type": "vespo"}, "trl=vllm_importance_sampling_mode=token_truncate"),
+        ({"trl": "sync_ref_model=true", "beta": 0.04}, "use_lora=false"),
+        ({"trl": {"epsilon_hihg": 0.28}}, "there is no epsilon_hihg. Did you mean epsilon_high?"),
+        ({"trl": {"learning_rate": 0.28}}, "learning_rate is the kit's: use learning_rate"),
+        ({"trl": {"max_prompt_length": 99}}, "use max_prompt_length"),
+        ({"trl": {"output_dir": "x", "use_cpu": True}}, "use run_id; use_cpu is set by the kit: leave it out"),
+        ({"trl": "importance_sampling_level=sentence"}, "should be token, sequence, and is 'sentence'"),
+        (
+            {"trl": {"top_k": 2.5, "epsilon_high": True}},
+            "top_k should be int, and is 2.5; epsilon_high should be float",
+        ),
+        ({"trl": "{a"}, "expected ',' or '}'"),
+        ({"trl": "epsilon_high"}, "such as epsilon_high=0.28"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_the_fix(settings, message):
@@ -48,6 +64,59 @@ def test_batches_that_groups_do_not_divide_come_with_the_nearest_that_works(batc
     nearest = dict(part.split("=") for part in advice.split(" (")[0].split())
     works = TrainConfig(**settings | nearest)
     assert (works.per_device_train_batch_size == batch) or (works.gradient_accumulation_steps == passes)
+
+
+GEMMA = {"model_name": "google/gemma-2-2b-it"}  # which has no recipe: 8 completions x 4 passes
+
+
+@pytest.mark.parametrize(
+    ("given", "batch", "passes"),
+    [
+        ({}, 32, 1),
+        (GEMMA, 8, 4),
+        ({"per_device_train_batch_size": 1, "num_generations": 2}, 1, 32),  # the guide's own
+        (GEMMA | {"per_device_train_batch_size": "1", "num_generations": "2"}, 1, 32),
+        ({"gradient_accumulation_steps": 4}, 8, 4),
+        (GEMMA | {"gradient_accumulation_steps": 8}, 4, 8),
+        ({"num_generations": 6}, 30, 1),
+        (GEMMA | {"num_generations": 64}, 8, 8),
+        (GEMMA | {"num_processes": 2}, 8, 2),
+        ({"gpu": "A10:4"}, 8, 1),
+        ({"num_processes": 2, "per_device_train_batch_size": 4}, 4, 4),
+        ({"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}, 8, 1),
+        (GEMMA | {"num_processes": 8, "judge": "gemini", "gemini_mode": "group"}, 8, 1),  # whole groups in a process
+    ],
+)
+def test_what_is_filled_in_keeps_a_step_as_large_as_before(given, batch, passes):
+    config = TrainConfig(**given)
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (batch, passes)
+    assert config.given.keys() == given.keys() and config == TrainConfig(**config.model_dump())
+
+
+def test_gpus_by_all_names_that_modal_has_and_others_with_nothing_known():
+    names = ["T4", "L4", "A10", "L40S", "RTX-PRO-6000", "H100", "H100!", "H200", "B200", "B200+"]
+    for name in [*names, "A100", "A100-40GB", "A100-80GB"]:
+        assert TrainConfig(gpu=name.lower()).gpu == name and modal_usd_per_hour(name, 0) > 0.5 and not unknown_gpu(name)
+        most = 4 if name == "A10" else 8
+        assert TrainConfig(gpu=f"{name}:{most}").num_processes == most
+    assert listed_gpu("A100:2") is listed_gpu("A100-40GB") and listed_gpu("H100!") is listed_gpu("H100")
+    assert larger_gpu(20.0, 8) == "L4:8" and larger_gpu(22.0, 8) == "A100-40GB:8"
+    assert TrainConfig(gpu="B900:2").gpu == "B900:2" and modal_usd_per_hour("B900:2", 1024) is None
+    assert "Did you mean B200?" in unknown_gpu("B300")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epsilon_high=0.28, importance_sampling_level=sequence",
+        "{epsilon_high: 0.28, importance_sampling_level: sequence}",
+        '{"epsilon_high": 0.28, "importance_sampling_level": "sequence"}',
+    ],
+)
+def test_fields_of_trl_are_read_from_text(text):
+    config = TrainConfig(trl=text)
+    assert config.trl == {"epsilon_high": 0.28, "importance_sampling_level": "sequence"}
+    assert eval(repr(config), {"TrainConfig": TrainConfig}) == config and TrainConfig(trl="none").trl == {}
 
 
 def test_a_recipe_fills_in_and_a_given_setting_wins():

@@ -122,12 +122,37 @@ def bytes_kept(family, layers, settings, rows, length) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def test_counting_tokens_once_is_no_part_of_the_next_run(trained, tmp_path):
-    copy, settings = tmp_path / trained.id, {"data": trained.config.data, "save_steps": 10, "max_steps": 20}
-    shutil.copytree(trained.path, copy)
-    longer = {"seconds": trained.status["seconds"] + 600, "fitting_seconds": trained.status["fitting_seconds"] + 600}
-    write_json(copy / "status.json", trained.status | longer)
-    assert here(tmp_path, **settings).minutes == pytest.approx(here(trained.path.parent, **settings).minutes)
+def kept(trained, folder, slower_steps=(), **more_seconds):
+    """A copy of a run whose status has more seconds, and whose steps took longer by those."""
+    shutil.copytree(trained.path, folder / trained.id)
+    status = {name: trained.status[name] + seconds for name, seconds in more_seconds.items()}
+    status["resumed"] = bool(slower_steps)
+    write_json(folder / trained.id / "status.json", trained.status | status)
+    rows = [json.loads(line) for line in (trained.path / "metrics.jsonl").open()]
+    for step, seconds in slower_steps:
+        rows[step - 1]["step_time"] += seconds
+    (folder / trained.id / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize("max_steps", [1, 20, 400])
+def test_only_seconds_of_steps_are_quoted_for_each_step(trained, tmp_path, max_steps):
+    """Of a run that counted tokens, loaded for long, saved for long, or started anew on the way."""
+
+    def seconds(runs_dir) -> float:
+        settings = {"data": trained.config.data, "save_steps": 1, "max_steps": max_steps}
+        return 60 * here(runs_dir, **settings).minutes[1]
+
+    usual = seconds(trained.path.parent)
+    counting = {"seconds": 600, "starting_seconds": 600, "fitting_seconds": 600}
+    assert seconds(kept(trained, tmp_path / "counted", **counting)) == pytest.approx(usual)
+    loading = {"seconds": 600, "starting_seconds": 600}
+    assert seconds(kept(trained, tmp_path / "loaded", **loading)) == pytest.approx(usual + 600)
+    saving = kept(trained, tmp_path / "saved", seconds=600)
+    assert seconds(saving) == pytest.approx(usual + 600 / 20 * max_steps)
+    warm = [(11, 300.0)]  # the first step after it was resumed
+    resumed = kept(trained, tmp_path / "resumed", warm, seconds=300, starting_seconds=0)
+    assert seconds(resumed) < usual + 60
 
 
 def test_a_run_foretells_the_next_one(trained):
@@ -140,7 +165,9 @@ def test_a_run_foretells_the_next_one(trained):
     assert not quote.problems and quote.usd == quote.judge_usd == (0, 0, 0) and "nothing" in str(quote)
     longer = here(trained.path.parent, max_steps=40, **settings)
     assert 1.3 < longer.minutes[1] / likely < 2
-    double = here(trained.path.parent, max_steps=20, per_device_train_batch_size=64, gradient_accumulation_steps=1, **settings)
+    double = here(
+        trained.path.parent, max_steps=20, per_device_train_batch_size=64, gradient_accumulation_steps=1, **settings
+    )
     assert "scaled" in double.minutes_from and double.minutes[1] > likely and double.minutes[2] > 2 * likely
 
 
@@ -236,7 +263,10 @@ def test_more_of_anything_needs_more(tmp_path):
 
     plain = need()
     assert need(use_lora=False) > need(gradient_checkpointing=False) > plain
-    assert need(max_completion_length=2048) > plain and need(per_device_train_batch_size=8, gradient_accumulation_steps=64) > plain
+    assert (
+        need(max_completion_length=2048) > plain
+        and need(per_device_train_batch_size=8, gradient_accumulation_steps=64) > plain
+    )
     assert need(bf16=False) > plain and need(lora_r=64) > plain
 
 

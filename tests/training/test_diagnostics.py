@@ -22,6 +22,13 @@ PLANTED = {
     },
     "Entropy gone: 0.010 nats a token": {"entropy": np.where(np.arange(STEPS) < 10, 0.5, 0.01)},
     "Judge failing: offline left 15 completions of the last 5 steps": {"judge/offline/failures": 3},
+    "Groups alike: 25% of a prompt's completions differ, 90% at first": {
+        "completions/distinct": np.where(np.arange(STEPS) < 10, 0.9, 0.25)
+    },
+    "It grows with training: try learning_rate=": {
+        "sampling/sampling_logp_difference/mean": np.where(np.arange(STEPS) < 10, 0.02, 0.15)
+    },
+    "from the trainer's, 0.20 at first": {"sampling/sampling_logp_difference/mean": 0.2},
 }
 
 
@@ -44,6 +51,13 @@ def test_what_goes_wrong_is_said_with_what_to_try(going_well, text):
     assert text in str(sign) and any(help in sign.fix for help in ("Try ", "try ", "would teach more", "say why"))
 
 
+def test_kl_that_runs_away_is_a_sign_where_it_is_part_of_the_loss(going_well):
+    metrics = going_well.assign(kl=np.linspace(0.01, 0.9, STEPS))
+    (sign,) = diagnose(metrics, TrainConfig(beta=0.04))
+    assert "KL running away: 0.81 nats a token" in sign.what and "beta=0.08" in sign.fix
+    assert not diagnose(metrics, TrainConfig()) and not diagnose(going_well.assign(kl=0.1), TrainConfig(beta=0.04))
+
+
 def test_what_is_named_to_try_are_settings_that_work(going_well):
     """As they are written: a setting that pydantic refuses, or that does not exist, would be no help."""
     at_once = [values for text, values in PLANTED.items() if "nearly all" not in text]
@@ -52,4 +66,5 @@ def test_what_is_named_to_try_are_settings_that_work(going_well):
     named = dict(word.strip(",.").split("=", 1) for word in words if "=" in word)
     named.pop("max_completion_length")  # named with the value that it has too
     assert len(named) >= 5
+    assert named["trl"].count("=") == 1 and TrainConfig.from_text({"trl": named["trl"]}).trl
     TrainConfig.from_text(named | {"per_device_train_batch_size": "64"})

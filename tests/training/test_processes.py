@@ -159,7 +159,7 @@ def test_it_goes_on_with_another_number_of_processes(ended, runs_dir):
     run = kit.train(run_id="moved", runs_dir=runs_dir, num_processes=1, rewards=[ended])
     assert run.metrics()["step"].tolist() == [1, 2, 3, 4] and len(run.completions()) == 4 * 24
     assert run.status["resumed"]
-    assert earlier_runs(runs_dir)[0].id == "moved" and earlier_runs(runs_dir)[0].around is None
+    assert earlier_runs(runs_dir)[0].id == "moved" and earlier_runs(runs_dir)[0].is_resumed
     assert run.config.num_processes == 1 and run.config.completions_per_step == 24
 
 

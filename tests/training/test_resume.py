@@ -135,7 +135,7 @@ def test_later_epochs_have_the_order_that_they_would_have_had(tmp_path, few):
         return [0.0] * len(completions)
 
     settings = {"data": str(few), "runs_dir": tmp_path, "rewards": [asks], "max_steps": 5, "save_steps": 5}
-    settings |= {"per_device_train_batch_size": 8, "num_generations": 2}
+    settings |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "num_generations": 2}
     whole = train(run_id="whole", **settings)
     for run_id in ("stopped_after_2", "stopped_after_3"):  # between two epochs, and within one
         with pytest.raises(RunStopped, match="as asked"):

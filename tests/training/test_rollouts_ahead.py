@@ -133,8 +133,13 @@ def test_an_interrupt_leaves_no_judge_at_work_and_no_model_in_memory(tmp_path, d
     settings = {"runs_dir": tmp_path, "run_id": "interrupted", "rewards": [is_interrupted]}
     with suppress(KeyboardInterrupt):
         train(
-            data=str(demo_data), max_steps=3, save_steps=1, max_staleness=2, per_device_train_batch_size=8,
-            gradient_accumulation_steps=1, **settings
+            data=str(demo_data),
+            max_steps=3,
+            save_steps=1,
+            max_staleness=2,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=1,
+            **settings,
         )
     run = Run("interrupted", tmp_path)
     assert run.status["state"] == "stopped" and run.status["step"] == 1 and trainers() == before
