@@ -43,9 +43,7 @@ def described() -> dict[str, dict[str, Any]]:
     found = {}
     for field in fields(GRPOConfig):
         about: dict[str, Any] = {"type": "|".join(kind for kind in trl.KINDS if kind in kinds(field.type))}
-        enums = [
-            kind for kind in get_args(field.type) or [field.type] if isinstance(kind, type) and issubclass(kind, Enum)
-        ]
+        enums = [kind for kind in get_args(field.type) if isinstance(kind, type) and issubclass(kind, Enum)]
         if choices := CHOICES.get(field.name) or [each.value for kind in enums for each in kind]:
             about["choices"] = choices
         found[field.name] = about

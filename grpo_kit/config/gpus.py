@@ -6,7 +6,6 @@ may be a B300 at a B200's price. A name that the list lacks goes to Modal as it 
 
 import json
 from pathlib import Path
-from typing import Any
 
 from grpo_kit.utils.text import did_you_mean
 
@@ -68,7 +67,6 @@ def gpu_usd_per_hour(gpu: str) -> float | None:
 
 def modal_usd_per_hour(gpu: str, memory: int) -> float | None:
     """Dollars an hour of a container: its GPUs ("A10", "A10:4"), MiB of memory, and cores; None where not known."""
-    usd: Any = gpu_usd_per_hour(gpu)
-    return (
-        None if usd is None else usd + memory / 1024 * LISTED["usd_per_gib_hour"] + CORES * LISTED["usd_per_core_hour"]
-    )
+    beside = memory / 1024 * LISTED["usd_per_gib_hour"] + CORES * LISTED["usd_per_core_hour"]
+    usd = gpu_usd_per_hour(gpu)
+    return None if usd is None else usd + beside

@@ -88,16 +88,5 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         peak = (status.get("actual") or {}).get("memory_gib")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):
         return None
-    found = (
-        folder.name,
-        settings,
-        about.get("machine"),
-        cycles,
-        before,
-        between,
-        bool(status.get("resumed")),
-        calls,
-        usd,
-        peak,
-    )
-    return EarlierRun(*found) if cycles else None
+    seconds = cycles, before, between, bool(status.get("resumed"))
+    return EarlierRun(folder.name, settings, about.get("machine"), *seconds, calls, usd, peak) if cycles else None

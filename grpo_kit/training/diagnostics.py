@@ -29,10 +29,9 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
     judged = sum(weight * now.get(f"rewards/{judge}/mean", 0.0) for judge, weight in config.judge.items())
     scores_nearly_all = judged >= EVEN_SCORE * sum(config.judge.values())
     slower, longest = f"learning_rate={config.learning_rate / 3:.1g}", config.max_completion_length
-    passes = 2 * config.gradient_accumulation_steps  # alone it would leave a step as large as it is
-    more_prompts = (
-        f"per_device_train_batch_size={config.per_device_train_batch_size} gradient_accumulation_steps={passes}"
-    )
+    # Accumulation alone would leave a step as large as it is.
+    batch, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    more_prompts = f"per_device_train_batch_size={batch} gradient_accumulation_steps={2 * passes}"
 
     if (share := now.get("frac_reward_zero_std", 0.0)) > 0.5:
         yield Problem(
@@ -65,16 +64,15 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
     share, at_first = (means.get("completions/distinct", 1.0) for means in (now, first))
     if share < at_first / 2:
         yield Problem(
-            f"Groups alike: {share:.0%} of a prompt's completions differ, {at_first:.0%} at first, so there is little to "
-            f"compare",
+            f"Groups alike: {share:.0%} of a prompt's completions differ, {at_first:.0%} at first: little to compare",
             f"Try {slower} or temperature={min(5.0, config.temperature + 0.2):.1f}, or stop at an earlier checkpoint",
         )
     apart, at_first = (means.get("sampling/sampling_logp_difference/mean", 0.0) for means in (now, first))
     if apart > MISMATCH:
         grows = apart > 2 * at_first
         yield Problem(
-            f"Sampling mismatch: vLLM's log-probabilities are {apart:.2f} nats a token from the trainer's, {at_first:.2f} "
-            f"at first, so it learns from answers that it would not have given",
+            f"Sampling mismatch: vLLM's log-probabilities are {apart:.2f} nats a token from the trainer's, "
+            f"{at_first:.2f} at first, so it learns from answers that it would not have given",
             f"It grows with training: try {slower}, or use_vllm=false"
             if grows
             else "Try use_vllm=false, or bf16=false, to see which of the two rounds or computes differently",

@@ -1,6 +1,7 @@
 """Shows that evaluation is fair and paired, that its numbers are right, and that its errors say what to do."""
 
 import asyncio
+import io
 import json
 import math
 import re
@@ -24,7 +25,7 @@ from grpo_kit.evaluation.statistics import Answered, compare, describe
 from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.models.load import load_model, load_tokenizer
-from grpo_kit.plots import evaluation_figure
+from grpo_kit.plots import breakdown, evaluation_figure, length_against_score
 from grpo_kit.runs.writer import open_run
 from grpo_kit.utils.statistics import bootstrap_interval
 
@@ -159,6 +160,28 @@ def test_it_says_what_is_not_as_asked(run, demo_data, tmp_path):
     assert evaluation.results["n"] == 3 and evaluation.path.name.startswith("n3_")
     changed, fewer = evaluation.results["notes"]
     assert "not what run moved was trained on" in changed and "3 prompts, fewer than n=6" in fewer
+
+
+@pytest.mark.parametrize("base", [True, False])
+def test_one_prompt_has_no_interval_and_few_are_said_to_be_few(run, evaluation, tmp_path, base):
+    target = run if base else save_alone(tmp_path / "alone")
+    alone = evaluate(target, **QUICK | {"n": 1, "data": run.config.data})
+    assert alone.line().endswith("(no interval: one prompt) (n=1)") and "nan" not in alone.line()
+    assert alone.summary()[["low", "high", "stdev"]].isna().all(axis=None)
+    (few,) = [text for text in alone.warnings() if text.startswith("Few prompts")]
+    assert "is judged on 1, which says nothing of others" in few and "tells nothing" in alone.best()["why"]
+    assert "1 answers are too few" in str(alone.length_trends()[alone.trained["name"]])
+    assert alone.by_act()[["low", "high"]].isna().all(axis=None)
+    for figure in (evaluation_figure(alone), breakdown(alone), length_against_score(alone)):
+        figure.savefig(io.BytesIO())
+    assert Evaluation.load(alone.path).result()["line"] == alone.line()
+    assert "judged on 6, whose interval is too narrow" in " ".join(evaluation.warnings())
+
+
+def save_alone(folder):
+    """A whole model whose base nothing tells."""
+    save_whole_model(folder)
+    return folder
 
 
 def test_errors_say_what_to_do(run, demo_data, tmp_path):

@@ -14,10 +14,8 @@ from grpo_kit.errors import RunError, RunStopped
 from grpo_kit.rewards.ready import format, length, repetition
 
 DOWN = error(503, "overloaded", "UNAVAILABLE")
-SHORT = {"max_steps": 3, "save_steps": 3, "canaries": "off"} | {
-    "per_device_train_batch_size": 16,
-    "gradient_accumulation_steps": 1,
-}
+SIZES = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1}
+SHORT = {"max_steps": 3, "save_steps": 3, "canaries": "off"} | SIZES
 
 
 def weights_of(run) -> dict:
