@@ -17,12 +17,14 @@ from grpo_kit.utils.text import dollars, duration, settings_text
 
 
 def filled_in_text(config: TrainConfig) -> str:
-    """The batch size and accumulation that follow from what was given, as "gradient_accumulation_steps=32"; see
-    grpo_kit/config/batching.py. Empty where they are the recipe's or the defaults."""
-    recipe, fields = RECIPES.get(config.model_name, {}), TrainConfig.model_fields
-    found = {name: getattr(config, name) for name in (BATCH, PASSES) if name not in config.given}
-    changed = {name: value for name, value in found.items() if value != recipe.get(name, fields[name].default)}
-    return settings_text(changed)
+    """ "; gradient_accumulation_steps=32 follows, as the recipe's step has 32": what grpo_kit/config/batching.py made of
+    what was given; empty where it is as the recipe or the defaults have it."""
+    fields, recipe = TrainConfig.model_fields, RECIPES.get(config.model_name, {})
+    usual = {name: recipe.get(name, fields[name].default) for name in (BATCH, PASSES)}
+    found = {name: getattr(config, name) for name in usual if name not in config.given}
+    changed = {name: value for name, value in found.items() if value != usual[name]}
+    whose = f"the {'recipe' if recipe else 'default'}'s step has {usual[BATCH] * usual[PASSES]}"
+    return f"; {settings_text(changed)} follows, as {whose}" if changed else ""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,7 @@ class Quote:
             steps += f", by {config.num_processes} processes"
             steps += " that share the weights out (FSDP)" if self.memory and self.memory.shares > 1 else ""
         time = f"{range_text(self.minutes, lambda value: duration(60 * value))}, by " if self.minutes else "not known: "
-        if filled := filled_in_text(config):
-            steps += f"; {filled} keeps it as large as the {'recipe' if config.model_name in RECIPES else 'default'}'s"
+        steps += filled_in_text(config)
         rows = [
             ("where", self.where),
             ("model", config.model_name + parameters),

@@ -56,6 +56,19 @@ def test_what_is_clicked_comes_back_as_code_and_changes_the_quote(panel):
     assert panel.controls["per_device_train_batch_size"].value == "32"  # the recipe's
 
 
+def test_a_step_stays_as_large_and_fields_of_trl_are_text(panel):
+    panel.controls["per_device_train_batch_size"].value = "4"
+    assert panel.controls["gradient_accumulation_steps"].value == "8"
+    assert "gradient_accumulation_steps=8 follows, as the recipe&#x27;s step has 32" in panel._quote.value
+    panel.controls["trl"].value = "epsilon_high=1.0"
+    panel.controls["loss_type"].value = "sapo"
+    assert "trl={&#x27;epsilon_high&#x27;: 1.0}" in code_of(panel)
+    shown = widgets.launch_panel(panel.config).controls["trl"]
+    assert shown.value == '{"epsilon_high": 1.0}' and kit.TrainConfig(trl=shown.value).trl == panel.config.trl
+    panel.controls["trl"].value = "epsilon_hgh=1"
+    assert "Did you mean epsilon_high?" in panel._quote.value and panel.launch_button.disabled
+
+
 def test_another_model_brings_its_recipe_and_leaves_what_was_asked_for(panel):
     panel.controls["learning_rate"].value = 0.003
     panel.controls["model_name"].value = "google/gemma-2-2b-it"
@@ -65,6 +78,8 @@ def test_another_model_brings_its_recipe_and_leaves_what_was_asked_for(panel):
 
 
 def test_what_cannot_work_is_said_in_words_and_refused(panel):
+    for name, value in {"per_device_train_batch_size": "8", "gradient_accumulation_steps": "1"}.items():
+        panel.controls[name].value = value
     panel.controls["num_generations"].value = 3
     assert "num_generations" in panel._quote.value and "divi" in panel._quote.value
     assert panel.launch_button.disabled
