@@ -17,8 +17,8 @@ from grpo_kit.utils.text import dollars, duration, settings_text
 
 
 def filled_in_text(config: TrainConfig) -> str:
-    """ "; gradient_accumulation_steps=32 follows, as the recipe's step has 32": what grpo_kit/config/batching.py made of
-    what was given; empty where it is as the recipe or the defaults have it."""
+    """ "; gradient_accumulation_steps=32 follows, as the recipe's step has 32": what config/batching.py made of what
+    was given; empty where it is as the recipe or the defaults have it."""
     fields, recipe = TrainConfig.model_fields, RECIPES.get(config.model_name, {})
     usual = {name: recipe.get(name, fields[name].default) for name in (BATCH, PASSES)}
     found = {name: getattr(config, name) for name in usual if name not in config.given}

@@ -168,7 +168,8 @@ class KitTrainer(GRPOTrainer):
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]
             texts = [text_of(completion) for completion in logs["completion"]]
-            self._metrics["train"]["completions/distinct"].append(distinct_share(texts, self.num_generations))
+            share = distinct_share(texts, self._config.num_generations)
+            self._metrics["train"]["completions/distinct"].append(share)
             names = [judge.__name__ for judge in self._judges]
             reasons = [
                 why[0] if len(why) == 1 else "; ".join(f"{name}: {each}" for name, each in zip(names, why, strict=True))
