@@ -429,3 +429,13 @@ def test_05_shows_a_sweep_that_runs_inside_papermill(quick, tmp_path, monkeypatc
     assert len(re.findall(r"complete", shown)) >= 8, "the live table, and the results"
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     assert json.loads(Path("out/result.json").read_text())["best"]["settings"]["x"] == 2
+
+
+def test_fields_of_trl_are_swept(tmp_path):
+    text = "{trl: [{epsilon_high: 0.2}, {epsilon_high: 0.28, top_k: 9}], save_steps: 3, max_steps: 3}"
+    runs = kit.Sweep("03_launch_training", text, tmp_path).runs
+    assert [run.config.trl for run in runs] == [{"epsilon_high": 0.2}, {"epsilon_high": 0.28, "top_k": 9}]
+    assert [run.name for run in runs] == ["trl--epsilon_high-0.2", "trl--epsilon_high-0.28-top_k-9"]
+    assert runs[1].stages[0].parameters["other_settings"]["trl"] == {"epsilon_high": 0.28, "top_k": 9}
+    with pytest.raises(kit.ConfigError, match="Did you mean epsilon_high"):
+        kit.Sweep("03_launch_training", "{trl: {epsilon_hgh: 0.2}}", tmp_path)
