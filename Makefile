@@ -20,9 +20,13 @@ setup: .venv/.done
 demo: setup
 	$(BIN)/grpo-kit demo
 
-test: setup
+test: setup .venv/4bit
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# bitsandbytes apart from the rest, for its one test: wherever PEFT finds it, loading takes a second more.
+.venv/4bit: | setup
+	$(BIN)/pip install -q --no-deps --target $@ $$(grep '^bitsandbytes==' requirements-gpu.lock)
 
 # For the inner loop: without the files of ten seconds and more.
 test-quick: setup

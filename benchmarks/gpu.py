@@ -111,7 +111,7 @@ def patch(changes: dict, memory_gb: float) -> dict:
         trls["vllm_gpu_memory_utilization"] = VLLM_SHARE * share
 
     def load_so(*args, **options):
-        return load(*args, **options, **(changes.get("model", {}) if "dtype" in options else {}))  # not the tokenizer
+        return load(*args, **options | (changes.get("model", {}) if "dtype" in options else {}))  # not the tokenizer
 
     def build_so(*args, **options):
         trainer = build(*args, **options)

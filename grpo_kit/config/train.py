@@ -106,7 +106,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     lora_r: PositiveInt = lora(16, "Rank of the adapter.")
     lora_alpha: PositiveInt = lora(32, "Scale of the adapter; alpha / r multiplies it.")
     load_in_4bit: bool = setting(
-        False, "Hold the weights under the adapter in 4 bits (QLoRA); needs an NVIDIA GPU and bitsandbytes.", "step"
+        False, "Hold the weights under the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
     )
     lora_dropout: NonNegativeFloat = lora(0.0, "Dropout on the adapter's input.", lt=1)
 

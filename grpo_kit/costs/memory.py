@@ -152,8 +152,9 @@ def _updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: boo
 
     At the head: all that autograd keeps of the layers (`layer_bytes`; with gradient checkpointing each layer's input),
     and TRL's tile of the logits, however small the vocabulary. In a layer, on the way back: the gradients of its MLP's
-    inside, and with checkpointing all that it keeps, made again. At the end: all gradients; with several passes they
-    are there all along. Without an adapter the head and the embedding each give one before the two are added.
+    inside or of capped scores, and with checkpointing all that it keeps, made again. At the end: all gradients; with
+    several passes they are there all along. Without an adapter the head and the embedding each give one before the two
+    are added.
     """
     sequences, hidden, width = config.per_device_train_batch_size, shape.hidden, _width(config, bf16)
     length = config.max_prompt_length + config.max_completion_length
@@ -171,6 +172,8 @@ def _updating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: boo
     at_head = rows * HEAD_TILE[1] * (2 if bf16 else 4) + (8 * tokens + width * scored) * hidden
     at_head += 0 if device.is_gpu else 4 * rows * words * (CPU_TILES + shape.has_softcap)
     inside = 2 * shape.intermediate * (2 if bf16 else 4) + 8 * hidden  # gradients in an MLP and of its two ends
+    if shape.is_capped:  # two gradients of the scores, once what the MLP keeps is free
+        inside = max(inside, length * shape.heads * (6 if bf16 else 8) - 4 * shape.intermediate * (2 if bf16 else 4))
     in_layer = inside * tokens + (layer if checkpointing else 0)
     return earlier + max(kept + at_head, kept + in_layer, gradients - earlier + table)
 
@@ -187,7 +190,8 @@ def _generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: b
     together, prompt, autocast = config.completions_per_process, config.max_prompt_length, bf16 and not config.use_lora
     length, width = prompt + config.max_completion_length, _width(config, bf16)
     mlp = shape.intermediate * (16 if config.use_lora else 6 if autocast else 12)
-    attention = 4 * prompt + (24 * shape.q if autocast else 8 * (shape.q + shape.repeated))
+    scores = shape.heads * (9 if bf16 else 8) + 2 * width if shape.is_capped else 4
+    attention = scores * prompt + (24 * shape.q if autocast else 8 * (shape.q + shape.repeated))
     reading = prompt * (2 * shape.layers * shape.kv * width + max(mlp, attention) + 4 * width * shape.hidden)
     head = 2 * shape.vocab * shape.hidden if bf16 and config.use_lora and not device.is_gpu else 0
     repeated = 2 * shape.q * (6 if autocast else width) if 1 < shape.kv_heads < shape.heads else 0
@@ -201,7 +205,7 @@ def _generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: b
 
 
 def _trained_parameters(config: TrainConfig, shape: Shape) -> int:
-    return shape.lora_parameters(config.lora_r) if config.use_lora else shape.parameters
+    return shape.lora_parameters(config.lora_r) if config.use_lora else shape.parameters - shape.other_parameters
 
 
 def _width(config: TrainConfig, bf16: bool) -> int:
@@ -220,17 +224,19 @@ def _gathered(shape: Shape, bf16: bool, layers: int) -> int:
 
 
 def layer_bytes(config: TrainConfig, shape: Shape, bf16: bool, length: int) -> float:
-    """Bytes that autograd keeps of one layer for each token of sequences of `length`, attention by SDPA.
+    """Bytes that autograd keeps of one layer for each token of sequences of `length`.
 
     Counted with torch's saved_tensors_hooks for all families here: the norms' inputs in float32; queries, keys and
     values as `Shape.repeated`, and what attention gives; four times the MLP's width (gate, its activation, up, the
-    product); what enters each adapter, which under autocast is a copy for each; and a row of the attention mask.
+    product); what enters each adapter, which under autocast is a copy for each; and a row of the attention mask, or
+    where attention is capped each head's scores, as its tanh and its softmax give them.
     """
     hidden, norms = shape.hidden, shape.norms * shape.hidden + shape.has_qk_norm * (shape.q + shape.kv)
+    scores = 8 * shape.heads * length if shape.is_capped else (4 - 2 * bf16) * length  # or a row of the mask
     trains_norms = 1 if config.use_lora else 2  # what a norm gives is kept for its own weight's gradient
     ranks = 7 * config.lora_r if config.use_lora else 0
     if not bf16:
         attention = 2 * shape.q + 2 * shape.repeated
-        return 4 * (2 * hidden + trains_norms * norms + attention + 4 * shape.intermediate + ranks + length)
+        return 4 * (2 * hidden + trains_norms * norms + attention + 4 * shape.intermediate + ranks) + scores
     attention = 3 * shape.q + 2 * shape.repeated if config.use_lora else 3 * shape.q + shape.repeated
-    return 2 * (5 * hidden + attention + 4 * shape.intermediate + ranks + length) + 4 * trains_norms * norms
+    return 2 * (5 * hidden + attention + 4 * shape.intermediate + ranks) + 4 * trains_norms * norms + scores

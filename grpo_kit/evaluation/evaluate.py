@@ -82,7 +82,7 @@ def evaluate(
         second.check()
         if _about(second, run)["trained_with"]:
             note(f"{second.name} is no held-out judge here: the run was trained with it")
-    source = subject.base or str(subject.folders[0])
+    source = subject.source
     check_model(source, used.max_prompt_length, used.max_completion_length)
     tokenizer = load_tokenizer(source)
     samples = _chosen(data / "eval.jsonl", used, tokenizer, note, echo)

@@ -44,7 +44,7 @@ def chat(
 
     checkpoints = checkpoints_of(target, base_model, Path(runs_dir))
     folder, trained = checkpoints.folder(checkpoint), checkpoints.settings
-    tokenizer = load_tokenizer(checkpoints.base or str(folder))
+    tokenizer = load_tokenizer(checkpoints.source if checkpoints.base else str(folder))
     prompts = [prompts] if isinstance(prompts, str) else prompts
     asked = [messages_of(prompt) if tokenizer.chat_template else prompt for prompt in prompts]
     schemas = [tools] * len(asked)

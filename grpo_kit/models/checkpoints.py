@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.judges.cache import CACHE_FILE
-from grpo_kit.models.load import device_can_bf16, load_model
+from grpo_kit.models.load import device_can_bf16, download_model, load_model
 from grpo_kit.runs.directory import RunDirectory, is_run
 
 if TYPE_CHECKING:
@@ -33,6 +33,19 @@ class Checkpoints:
     def settings(self) -> TrainConfig:
         """The run's settings; without a run, those that would train the model."""
         return self.run.config if self.run else TrainConfig(model_name=self.base or str(self.folders[0]))
+
+    @property
+    def source(self) -> str:
+        """The base model, or without one the first folder. Raises ConfigError for a base that can't be had here."""
+        if self.base is None:
+            return str(self.folders[0])
+        try:
+            download_model(self.base, weights=False)
+        except ConfigError as error:
+            what = f"{self.folders[-1]} was trained from {self.base}, which can't be had here: {error.problem.what}"
+            here = "Name it as it is called here: base_model (--base-model)"
+            raise ConfigError(what, f"{here}. Or: {error.problem.fix}" if error.problem.fix else here) from error
+        return self.base
 
     def folder(self, checkpoint: str | int | None) -> Path:
         """The checkpoint of that name or step; None: the newest. Raises RunError if it does not exist."""

@@ -1,5 +1,6 @@
 """Models by name: where they are, how they load, and what is said where they don't fit into memory."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -92,13 +93,13 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 def load_model(name: str, bf16: bool, in_4bit: bool = False, to_gpu: bool = True) -> "PreTrainedModel":
     """The model in bfloat16 or float32, on the GPU if there is one and `to_gpu`; `in_4bit` in bitsandbytes' NF4."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": torch.bfloat16 if bf16 else torch.float32}
     if in_4bit:
         from transformers import BitsAndBytesConfig
 
-        options["device_map"] = {"": torch.cuda.current_device()}
+        options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -106,8 +107,19 @@ def load_model(name: str, bf16: bool, in_4bit: bool = False, to_gpu: bool = True
             bnb_4bit_compute_dtype=options["dtype"],
         )
     with loading(name):
-        model = _load(AutoModelForCausalLM, name, download_model(name), **options)
+        folder = download_model(name)
+        # Gemma 2 caps its attention scores, which transformers' default, SDPA, leaves out without a word. Models with
+        # attention sinks, the other thing that SDPA lacks, refuse it themselves.
+        if getattr(_load(AutoConfig, name, folder).get_text_config(), "attn_logit_softcapping", None):
+            options["attn_implementation"] = "eager"
+        model = _load(AutoModelForCausalLM, name, folder, **options)
         return model.to("cuda") if to_gpu and not in_4bit and torch.cuda.is_available() else model
+
+
+def copy_processor(model: Any, to: Path) -> None:
+    """Copies into `to` what AutoProcessor reads of a model that sees or hears, and a tokenizer does not save."""
+    for file in Path(model.name_or_path).glob("*processor_config.json"):
+        shutil.copyfile(file, to / file.name)
 
 
 def device_can_bf16() -> bool:

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.checkpoints import adapted, checkpoints_of, is_adapter
 from grpo_kit.models.generate import end_tokens
-from grpo_kit.models.load import download_model, load_model, load_tokenizer
+from grpo_kit.models.load import copy_processor, download_model, load_model, load_tokenizer
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, is_run
 from grpo_kit.utils.files import replacing, write_json
 
@@ -36,8 +36,8 @@ def merge(
     folder = checkpoints.folder(checkpoint)
     if to.exists():
         raise RunError(f"{to} is there already: name a new folder to merge into")
-    tokenizer = load_tokenizer(str(folder) if (folder / "tokenizer_config.json").exists() else str(checkpoints.base))
-    source = str(checkpoints.base if is_adapter(folder) else folder)
+    source = checkpoints.source if is_adapter(folder) else str(folder)
+    tokenizer = load_tokenizer(str(folder) if (folder / "tokenizer_config.json").exists() else checkpoints.source)
     model: Any = load_model(source, bf16=False)
     if is_adapter(folder):
         try:
@@ -51,6 +51,7 @@ def merge(
     with replacing(to) as partial:
         model.to(dtype).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        copy_processor(model, partial)
         if checkpoints.run and is_run(partial):  # a run's own folder has its settings in the model's config.json
             config = json.loads((partial / "config.json").read_text())
             write_json(partial / "config.json", {k: v for k, v in config.items() if k not in checkpoints.run.about})

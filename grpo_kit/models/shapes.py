@@ -38,8 +38,9 @@ class Shape:
     has_qk_norm: bool
     has_bias: bool  # of queries, keys and values
     has_softcap: bool  # of the logits
+    is_capped: bool  # the scores of attention, which is then made by plain products
     is_tied: bool  # embeddings and head are the same weights
-    other_parameters: int  # those of a part for images, which is loaded and not used
+    other_parameters: int  # those of a part for images, which is loaded, and neither used nor trained
 
     @property
     def q(self) -> int:
@@ -137,6 +138,7 @@ def shape_from(config: dict[str, Any]) -> Shape | None:
         has_qk_norm=family in ("gemma3_text", "qwen3"),
         has_bias=family == "qwen2" or bool(text.get("attention_bias")),
         has_softcap=bool(text.get("final_logit_softcapping", family == "gemma2")),
+        is_capped=bool(text.get("attn_logit_softcapping", family == "gemma2")),
         is_tied=family in TIED if tied is None else tied,
         other_parameters=_image_parameters(config.get("vision_config"), hidden),
     )

@@ -39,7 +39,7 @@ from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
 from grpo_kit.runs.resume import config_to_resume
 from grpo_kit.training.failures import Fix, memory_fixes
-from grpo_kit.training.plan import NO_GPU_FOR_4BIT, missing_package, too_few_samples
+from grpo_kit.training.plan import missing_package, too_few_samples
 from grpo_kit.utils.text import dollars, duration, settings_text
 
 LONGEST_TIMEOUT = 86400  # seconds, Modal's
@@ -248,8 +248,6 @@ def local_problems(config: TrainConfig, device: Device) -> Problems:
         yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline", "judge")
     if missing := missing_package(config):
         yield missing
-    if config.load_in_4bit and not device.is_gpu:
-        yield NO_GPU_FOR_4BIT
     if name == SMOLLM2 and (problem := model_problem(name)):
         yield replace(problem, where="model")
     elif name not in ("tiny", SMOLLM2) and "/" not in name and not Path(name).is_dir():

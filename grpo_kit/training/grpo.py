@@ -1,5 +1,6 @@
 """TRL's GRPO trainer as a run's settings want it. Everything in training that needs torch is loaded from here."""
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -11,7 +12,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PrinterCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, set_seed
 from trl.trainer.grpo_config import GRPOConfig
 
 from grpo_kit.config.train import TrainConfig
@@ -59,17 +60,19 @@ def build_trainer(
     if arguments.fsdp:
         allow_on_cpus()
     set_seed(config.seed)  # before the adapter gets its first weights
+    model = load_model(
+        config.model_name,
+        # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.
+        bf16=bool(arguments.bf16) and config.use_lora,
+        in_4bit=config.load_in_4bit,
+        to_gpu=not arguments.fsdp,  # each GPU gets its share, later
+    )
     lora: dict[str, Any] = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
-    adapter = LoraConfig(**lora, target_modules="all-linear", task_type="CAUSAL_LM") if config.use_lora else None
+    lora |= {"target_modules": "all-linear", "exclude_modules": freeze_eyes_and_ears(model), "task_type": "CAUSAL_LM"}
+    adapter = LoraConfig(**lora) if config.use_lora else None
     trainer = KitTrainer(
         progress=progress,
-        # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.
-        model=load_model(
-            config.model_name,
-            bf16=bool(arguments.bf16) and config.use_lora,
-            in_4bit=config.load_in_4bit,
-            to_gpu=not arguments.fsdp,  # each GPU gets its share, later
-        ),
+        model=model,
         reward_funcs=list(rewards),
         args=arguments,
         train_dataset=dataset_of(rows),
@@ -78,6 +81,18 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def freeze_eyes_and_ears(model: PreTrainedModel) -> str | None:
+    """Leaves what texts don't pass through, such as a vision tower, out of training. Returns the regular expression of
+    its modules' names; None where the language model is all there is."""
+    language, head = model.get_decoder(), model.get_output_embeddings()
+    used = {*map(id, language.parameters()), *map(id, head.parameters() if head else ())}
+    others = [weight for weight in model.parameters() if id(weight) not in used]
+    for weight in others:
+        weight.requires_grad = False
+    name = next(name for name, module in model.named_modules() if module is language)
+    return rf"(?!{re.escape(name)}\.).*" if others else None
 
 
 def dataset_of(rows: Sequence[dict[str, Any]]) -> Dataset:

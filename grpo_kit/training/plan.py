@@ -28,8 +28,6 @@ from grpo_kit.utils.files import write_json
 from grpo_kit.utils.garbage import loading_libraries
 from grpo_kit.utils.json_lines import read_lines
 
-NO_GPU_FOR_4BIT = Problem("load_in_4bit needs an NVIDIA GPU, and this machine has none", "Leave it out, or use Modal")
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -58,9 +56,9 @@ def make_plan(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launc
     check_price_known(config, launch.usd_per_hour)
     plan = _read(config, rewards)
     caches_to_start_from(config.cache_from, runs_dir)
-    for problem in _problems(plan, known, launch):
-        raise ConfigError(problem.what, problem.fix)
-    if not known or known.status["state"] != "complete":
+    if not known or known.status["state"] != "complete":  # of a complete run, the model may be gone
+        for problem in _problems(plan, known, launch):
+            raise ConfigError(problem.what, problem.fix)
         _add_judges(plan)
     machine = {"machine": launch.machine, "usd_per_hour": launch.usd_per_hour}
     plan.about.update({"versions": versions(), "git_commit": _git_commit(), **machine})
@@ -178,8 +176,7 @@ def _unpaid(config: TrainConfig, known: RunDirectory | None, launch: Launch) -> 
     status, steps = {"quoted": launch.quoted}, []
     if known:
         status, steps = known.status, read_lines(known.path / "metrics.jsonl")
-    problem = shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour or 0.0)
-    return problem if status.get("state") != "complete" else None
+    return shortfall_at_start(config, spent_on(status), status, steps, launch.usd_per_hour or 0.0)
 
 
 def too_few_samples(config: TrainConfig, there: int) -> Iterator[Problem]:
@@ -217,8 +214,6 @@ def _problems_with_gpus(config: TrainConfig) -> Iterator[Problem]:
             import torch
 
         gpus = torch.cuda.device_count()
-    if config.load_in_4bit and not gpus:
-        yield NO_GPU_FOR_4BIT
     if 0 < gpus < config.num_processes:
         what = f"num_processes={config.num_processes} needs as many GPUs, and this machine has {gpus}"
         yield Problem(what, f"Use num_processes={gpus}")

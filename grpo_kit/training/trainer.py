@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from grpo_kit.errors import ConfigError, RunError
-from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
+from grpo_kit.models.load import copy_processor, gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
 from grpo_kit.models.prompts import prompt_tokens
 from grpo_kit.rewards.functions import RewardFailed
 from grpo_kit.rewards.judge_reward import JudgeReward, TooManyFailures
@@ -40,6 +40,9 @@ class KitTrainer(GRPOTrainer):
     def __init__(self, *args, progress: RunProgress, **kwargs):
         with loading(progress.config.model_name):
             super().__init__(*args, **kwargs)
+        if progress.config.load_in_4bit:  # TRL makes the adapter bfloat16, in which small updates are lost
+            for weight in self.model.parameters():
+                weight.data = weight.data.float() if weight.requires_grad else weight.data
         self._judges = [reward for reward in self.reward_funcs if isinstance(reward, JudgeReward)]  # the first ones
         self._progress, self._config, self._folder = progress, progress.config, progress.run.path
         progress.agree = lambda value: broadcast_object_list([value])[0]
@@ -224,7 +227,9 @@ class KitTrainer(GRPOTrainer):
         folder = Path(output_dir or self._folder)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         adapter = folder / "adapter_config.json"
-        if adapter.exists():  # a name that holds on other machines, where a shipped model lies elsewhere
+        if not adapter.exists():
+            copy_processor(self.model, folder)
+        else:  # a name that holds on other machines, where a shipped model lies elsewhere
             write_json(adapter, {**json.loads(adapter.read_text()), "base_model_name_or_path": self._config.model_name})
 
     def _save_checkpoint(self, model, trial):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import grpo_kit as kit
 from grpo_kit.backends.run import Run
 from grpo_kit.models.checkpoints import adapted
 from grpo_kit.models.load import load_model, load_tokenizer
+from grpo_kit.models.shapes import TINY_MODEL
 
 TEXT = "I would like a table in Porto for 4 people, please."
 
@@ -85,3 +87,24 @@ def test_a_talk_is_side_by_side_and_repeatable(trained):
     assert not table.equals(kit.chat(trained, prompts, seed=2))
     first = kit.chat(trained, prompts[0], temperature=0, checkpoint="checkpoint-10")
     assert len(first) == 1 and first.equals(kit.chat(trained, prompts[0], temperature=0, checkpoint=10, seed=5))
+
+
+def test_a_complete_run_whose_model_has_moved_is_complete_and_told_its_base_as_ever(tmp_path, demo_data, capsys):
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(TINY_MODEL, old)
+    settings = {"model_name": str(old), "run_id": "run", "data": str(demo_data), "max_steps": 1, "save_steps": 1}
+    settings |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "runs_dir": tmp_path}
+    run = kit.train(**settings)
+    old.rename(new)
+    kit.train(**settings)
+    assert "Run run is complete" in capsys.readouterr().out
+    lone = Path(shutil.copytree(run.checkpoints[-1], tmp_path / "adapter"))
+    for number, subject in enumerate((run, lone)):
+        for ask in (
+            partial(kit.evaluate, subject, n=2, data=str(demo_data)),
+            partial(kit.merge, subject, tmp_path / f"merged-{number}"),
+            partial(kit.chat, subject, "Hello", max_completion_length=2),
+        ):
+            with pytest.raises(kit.ConfigError, match=r"trained from .*old.* base_model \(--base-model\)"):
+                ask()
+            ask(base_model=str(new))
