@@ -40,6 +40,7 @@ SHARDED = {"num_processes": 2, "fsdp": True}
 MANY = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 16}  # completions a step
 LONG = {"per_device_train_batch_size": 8, "max_prompt_length": 400}
 WORDS = {"vocab_size": 30000}
+HEADED = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 16, "num_hidden_layers": 2}
 KNOWN = [
     *((family, {}, settings) for family in FAMILIES for settings in ({}, FULL)),
     ("llama", {}, CHECKPOINTING),
@@ -63,6 +64,12 @@ KNOWN = [
     ("gemma3_text", {}, BF16 | FULL | CHECKPOINTING),
     ("qwen2", {}, BF16 | MANY),
     ("qwen2", {}, BF16 | FULL | MANY),
+    ("gemma2", {}, LONG),
+    ("gemma2", {}, LONG | BF16),
+    ("gemma2", HEADED, LONG | CHECKPOINTING | {"per_device_train_batch_size": 2}),
+    ("gemma2", HEADED, LONG | CHECKPOINTING | {"per_device_train_batch_size": 2} | BF16),
+    ("gemma2", HEADED, MANY | {"max_prompt_length": 200}),
+    ("gemma2", HEADED, MANY | {"max_prompt_length": 200} | BF16 | FULL),
     ("llama", WORDS, FULL | SHARDED),
     ("qwen3", {"num_hidden_layers": 12}, SHARDED),
     ("gemma2", {}, BF16 | FULL | CHECKPOINTING | SHARDED),

@@ -33,10 +33,10 @@ CASES = {  # family; hidden, layers, MLP, heads, key-value heads, vocabulary; wh
         {"gradient_checkpointing": True},
         "updating",
     ),
-    "bfloat16, long prompts": (
+    "bfloat16, long prompts, capped attention of many heads": (
         "gemma2",
-        (128, 3, 512, 4, 2, 2000),
-        {"head_dim": 64, "sliding_window": 64},
+        (128, 3, 512, 32, 4, 2000),
+        {"head_dim": 16, "sliding_window": 64},
         {"bf16": True, "max_prompt_length": 200, "lora_r": 4},
         "updating",
     ),

@@ -58,7 +58,8 @@ def small_model(family, **changes):
 
     sizes = {**SMALL, **({"num_attention_heads": 4} if family == "qwen2" else {}), **changes}
     config = AutoConfig.for_model(family, **sizes)
-    return AutoModelForCausalLM.from_config(config), {"model_type": family, **sizes}
+    attention = {"attn_implementation": "eager"} if family == "gemma2" else {}  # as load_model has it
+    return AutoModelForCausalLM.from_config(config, **attention), {"model_type": family, **sizes}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
