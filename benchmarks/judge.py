@@ -19,7 +19,7 @@ from grpo_kit.data.samples import Sample
 from grpo_kit.judges.offline.judge import OfflineJudge
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from judge_answers import greedy, in_other_words, out_of_place, read_turns, slot_names, tricks
+from judge_answers import greedy, in_other_words, out_of_place, partly_right, read_turns, slot_names, tricks
 
 SEED = 0
 
@@ -31,6 +31,7 @@ def answers(turns: list[Sample], slots: dict[str, list[str]]) -> Iterator[tuple[
         yield "the trace's own reply", turn, turn.ground_truth
     for turn, answer in in_other_words(turns, rng):
         yield "another person's words for the same acts", turn, answer
+    yield from partly_right(turns, random.Random(SEED))
     yield from out_of_place(turns, rng)
     for turn in turns:
         known = [name for service in turn.services for name in slots[service]]

@@ -242,6 +242,26 @@ def test_two_numbers_may_not_change_places():
     assert score(turn, "So a room for two people and three nights?") < 0.5
 
 
+def test_every_value_that_is_right_earns_something_beside_those_that_are_wrong():
+    answer = CONFIRM.ground_truth
+    ladder = [answer]  # from all right to none
+    swaps = {"Napoli": "Roma", "Oakland": "Fresno", "March 1st": "March 9th", "7 pm": "5 am", "2 people": "8 people"}
+    for right, wrong in swaps.items():
+        ladder.append(answer := answer.replace(right, wrong))
+    earned = [score(CONFIRM, answer) for answer in ladder]
+    assert all(better > worse + 0.02 for better, worse in itertools.pairwise(earned)), earned
+    assert earned[-1] < 0.05 and 0.35 < earned[2] < 0.6  # three of five
+
+    half_right = ladder[2]
+    spoilt = {
+        "cut": " ".join(half_right.split()[:-3]),
+        "rambles": f"{half_right} " + "I will do my best to look for what suits you and all whom you may bring. " * 2,
+        "asks": f"{half_right} Which cuisine do you like, and where is it?",
+    }
+    earned_less = {kind: score(CONFIRM, answer) for kind, answer in spoilt.items()}
+    assert all(0.1 < points < earned[2] - 0.02 for points in earned_less.values()), earned_less
+
+
 def test_a_made_up_value_costs_and_is_named():
     honest, invented = (
         JUDGE.judge_one(ASK_CITY, f"Which city do you want to visit {end}?") for end in ("", "in Italy on 9 June")

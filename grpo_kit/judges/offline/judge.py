@@ -9,7 +9,8 @@ The score is what the answer does of its task, times what it does not spoil:
   worded where the words of its slot do not say it. A sample without acts is judged by what it shares with the
   reference (F1 of content words).
 - the rest are in [0, 1] and 1 for a decent reply. Each costs little for a slip and much for a trick: answers that
-  copy the prompt or the rubric, list slot names, speak to the judge or do everything at once end near 0.
+  copy the prompt or the rubric, list slot names, speak to the judge or do everything at once end near 0. What is
+  made up or too long is weighed against the rest, so that a value that is right keeps worth beside one that is wrong.
 
 The rules were made for English. A sample in another language (language.py) is judged as the reference judge does it.
 """
@@ -38,7 +39,7 @@ class OfflineJudge(Judge):
     """Judges answers by rules. Deterministic: equal sample and answer always get an equal verdict."""
 
     name = "offline"
-    version = "4"
+    version = "5"
     _latest: "_Brief | None" = None
 
     def caveat(self, samples: Sequence[Sample]) -> str:
@@ -131,11 +132,13 @@ class _Brief:
         return 0.8 + 0.2 * min(1.0, 2 * alike)
 
     def nothing_made_up(self, text: Text, notes: list[str]) -> float:
-        """Numbers, times, days and names must come from the conversation, the acts or the reference."""
+        """The turn's values that are said, and one, as a share of these and of the numbers, times, days and names that
+        come neither from the conversation nor from the acts or the reference."""
         invented = self.sources.made_up(text)
         if invented:
             notes.append("invented: " + ", ".join(map(repr, invented[:3])))
-        return 0.6 ** len(invented)
+        true = 1 + sum(value in text.line for value in self.values)
+        return true / (true + len(invented))
 
     def nothing_extra(self, text: Text, notes: list[str]) -> float:
         done = plainly_does(text)
@@ -149,22 +152,22 @@ class _Brief:
         listed = _items_asked_for(text) - _items_asked_for(self.reference) - 2
         if listed > 0:
             notes.append("asks for a list of things")
-        strange = len(set(text.masked) - self.expected)
-        allowed = max(4, 0.4 * len(self.reference.masked))
-        if strange > allowed:
-            notes.append("wanders off")
         beyond = len(extra) + max(0, len(more) - 1)
-        return 0.65**beyond * 0.8 ** max(0, listed) * min(1.0, allowed / max(1, strange))
+        return 0.65**beyond * 0.6 ** max(0, listed)
 
     def length(self, text: Text, notes: list[str]) -> float:
+        """Too many words, strange words or sentences: only the worst counts, since whoever rambles has all three."""
         count, usual = len(words(text.raw)), len(words(self.reference.raw))
-        if count > (most := max(12, 1.5 * usual + 4)):
-            notes.append(f"too long ({count} words for {usual})")
-            return (most / count) ** 2
         if count < 0.5 * usual - 2:
             notes.append(f"short ({count} words for {usual})")
             return 0.5 + 0.5 * count / (0.5 * usual - 2)
-        return 1.0
+        fitting = max(12, 1.5 * usual + 4) / max(1, count)
+        if fitting < 1:
+            notes.append(f"too long ({count} words for {usual})")
+        expected = max(6, 0.4 * len(self.reference.masked)) / max(1, len(set(text.masked) - self.expected))
+        if expected < 1:
+            notes.append("wanders off")
+        return min(1.0, fitting, expected, 0.7 ** (len(text.sentences) - len(self.reference.sentences) - 2))
 
     def ending(self, text: Text, notes: list[str]) -> float:
         if _RUNS_ON.search(text.raw) and not _RUNS_ON.search(self.reference.raw):
@@ -177,12 +180,12 @@ class _Brief:
         return 0.6 if is_cut else 0.85
 
     def no_repetition(self, text: Text, notes: list[str]) -> float:
-        """Down to 0.1 for saying the same again."""
+        """Down to 0.05 for saying the same again."""
         repeated = _repeats(text.words) - _repeats(self.reference.words)
         if repeated <= 0.1:
             return 1.0
         notes.append("repeats itself")
-        return max(0.1, 1.2 - 2 * repeated)
+        return max(0.05, 1.2 - 2 * repeated)
 
     def own_words(self, text: Text, notes: list[str]) -> float:
         if not self.sources.is_copy(text):
@@ -199,7 +202,6 @@ class _Brief:
             floor = 0.05 if not short else 0.5 if VALUE in text.masked or not _glue(text.masked) else 1.0
             score = min(1.0, max(floor, _glue(text.masked) / (0.65 * min(0.45, usual))))
         score *= min(1.0, max(0.05, 1.15 - 3.5 * (text.disorder() - self.disorder)))
-        score *= 0.7 ** max(0, len(text.sentences) - len(self.reference.sentences) - 2)
         score *= 0.8 ** max(0, _loose(text) - _loose(self.reference) - 1)
         shared = [pair for pair in pairwise(text.masked) if self.plain_words.issuperset(pair)]
         if len(shared) > 2:  # the reference's words, but in its order too?
