@@ -8,7 +8,7 @@ from collections import defaultdict
 import msgspec
 import pytest
 from helpers import SGD
-from judge_answers import greedy, in_other_words, out_of_place, read_turns, slot_names, tricks
+from judge_answers import greedy, in_other_words, out_of_place, partly_right, read_turns, slot_names, tricks
 
 from grpo_kit.data.samples import Act, Sample, read_samples
 from grpo_kit.judges.batch import judge_batch
@@ -360,6 +360,16 @@ def test_other_people_s_words_for_the_same_acts_earn_nearly_as_much(turns):
     assert len(earned) > 500
     assert mean(earned) >= 0.75
     assert mean([points >= 0.5 for points in earned]) >= 0.9
+
+
+@needs_sgd
+def test_real_replies_with_some_values_wrong_earn_a_part(turns):
+    earned = defaultdict(list)
+    for kind, turn, answer in partly_right(turns, random.Random(1)):
+        earned[kind].append(score(turn, answer))
+    one, half, rambling, every = (mean(points) for points in earned.values())
+    assert len(earned) == 4 and len(min(earned.values(), key=len)) > 100
+    assert 0.5 < one < 0.75 and 0.25 < half < 0.5 and 0.15 < rambling < half - 0.05 and every < 0.1
 
 
 OTHER_LANGUAGES = {  # what a user says, and the reply
