@@ -27,6 +27,8 @@ CATCH_ALLS = [
     "What city, date and time would you like, and for how many people?",
     "Sorry, I could not book it. It is booked. Anything else? Have a great day. Where and when? How many?",
     "Yes, city? I your time? Enjoy What no else Ok. book you?",
+    "Have a great day! What city?",
+    "Have a great day! Which one would you like?",
     "else want the & Enjoy your no Have day. When booking for?",
 ]
 

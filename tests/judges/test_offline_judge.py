@@ -232,6 +232,11 @@ def test_a_reply_that_never_stops_earns_little_and_one_that_hesitates_is_not_pun
     assert score(ASK_CITY, "Hm... which city?") >= score(ASK_CITY, "Hm, which city?") > 0.8
 
 
+def test_a_wish_for_a_day_does_not_ask_for_one():
+    turn = sample("For which day?", [("REQUEST", "date")], "Book a table, please.")
+    assert score(turn, "Have a great day!") < 0.2 < 0.8 < score(turn, "Which day would you like?")
+
+
 def test_two_numbers_may_not_change_places():
     turn = sample(
         "A room for 3 people for 2 nights, right?",
