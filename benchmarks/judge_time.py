@@ -63,7 +63,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(demo.TRACES, folder / "data", eval_fraction=demo.EVAL_FRACTION, ground=demo.GROUND)
+        prepare(demo.TRACES, folder / "data", eval_fraction=demo.EVAL_FRACTION)
         for latency in LATENCIES:
             with gemini(latency):
                 seconds = {each: step_seconds(folder, each, latency) for each in STALENESS}

@@ -108,7 +108,7 @@ def main() -> None:
     seconds = {"kit": [], "plain": []}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        prepare(demo.TRACES, data, eval_fraction=demo.EVAL_FRACTION, ground=demo.GROUND)
+        prepare(demo.TRACES, data, eval_fraction=demo.EVAL_FRACTION)
         samples = list(read_samples(data / "train.jsonl"))
         config = TrainConfig(max_steps=args.steps, data=str(data))
         plain_seconds(config.replace(max_steps=3), samples, Path(folder) / "warm-up")

@@ -17,7 +17,7 @@ eval_fraction = 0.3
 seed = 0
 format = "auto"  # chat, gemini, sharegpt, samples or sgd, where it is not found out
 learn = "answers"  # "calls": the assistant's tool calls are learnt too
-ground = None  # what SGD's prompts hold beside what was said: results (None), history (nothing), acts (an upper bound)
+ground = "results"  # what SGD's prompts hold beside what was said; history: nothing, acts: an upper bound
 strict = False  # refuse what would be repaired
 skip_bad = False  # leave out what can't be read, and count it
 rubric = "schema"  # "gemini": Gemini writes a rubric for each sample; needs GEMINI_API_KEY
@@ -34,7 +34,6 @@ from grpo_kit import plots, widgets
 from grpo_kit.data import demo
 from grpo_kit.utils.files import write_json
 
-ground = ground or ("results" if traces else demo.GROUND)
 traces = traces or demo.TRACES
 options = {"format": format, "learn": learn, "ground": ground, "strict": strict, "skip_bad": skip_bad}
 

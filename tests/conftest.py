@@ -63,7 +63,7 @@ def demo_data(tmp_path_factory) -> Path:
     from grpo_kit.data import demo
 
     out = tmp_path_factory.mktemp("data") / "demo"
-    prepare(demo.TRACES, out, eval_fraction=demo.EVAL_FRACTION, ground=demo.GROUND)
+    prepare(demo.TRACES, out, eval_fraction=demo.EVAL_FRACTION)
     return out
 
 

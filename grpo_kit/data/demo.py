@@ -6,7 +6,6 @@ from grpo_kit.utils.files import CACHE
 
 TRACES = Path(__file__).parent / "demo_traces"  # a Schema-Guided Dialogue folder
 EVAL_FRACTION = 0.3  # of the demo's dialogues, so that enough prompts are held out to measure with
-GROUND = "history"  # its dialogues have no calls, and the tiny model was made for such prompts
 DEFAULT_DATA = "data/processed"
 DATA_FILES = ("train.jsonl", "eval.jsonl")  # in a folder of prepared samples
 
@@ -18,5 +17,5 @@ def data_folder(data: str) -> Path:
         from grpo_kit.data.prepare import prepare
 
         folder = CACHE / "demo"
-        prepare(TRACES, folder, eval_fraction=EVAL_FRACTION, ground=GROUND)
+        prepare(TRACES, folder, eval_fraction=EVAL_FRACTION)
     return folder

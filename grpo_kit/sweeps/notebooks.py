@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.data.demo import EVAL_FRACTION, GROUND, TRACES
+from grpo_kit.data.demo import EVAL_FRACTION, TRACES
 from grpo_kit.errors import ConfigError
 from grpo_kit.utils.environment import PACKAGE
 
@@ -81,7 +81,7 @@ def run_demo(out: Path, **training: Any) -> None:
     out.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name[3:]) for path in out.glob("run*") if path.name[3:].isdigit()]
     run = {"run_id": f"run{max(numbers, default=0) + 1}", "runs_dir": str(out)}
-    preparing = {"traces": str(TRACES), "out": str(out / "data"), "eval_fraction": EVAL_FRACTION, "ground": GROUND}
+    preparing = {"traces": str(TRACES), "out": str(out / "data"), "eval_fraction": EVAL_FRACTION}
     parameters = {
         "01_prepare_data": preparing,
         "02_prototype_rewards": {"data": str(out / "data"), "out": str(out / "prototype"), "use_gemini": False},
