@@ -53,7 +53,7 @@ def test_the_demo_runs_all_four_and_ends_with_the_comparison(tmp_path):
     figures = [word for word in " ".join(lines[-2:-1]).split() if word.endswith(".png")]
     assert len(figures) == 2 and all(Path(figure).stat().st_size > 10_000 for figure in figures)
     results = {file: json.loads((tmp_path / "demo" / file).read_text()) for file in RESULTS}
-    assert results["data/result.json"]["samples"]["eval"] == 478
+    assert results["data/result.json"]["samples"]["eval"] == 584
     assert results["prototype/result.json"]["judges"]["offline"]["right_above_wrong"] > 0.9
     assert (results["run1/result.json"]["state"], results["run1/result.json"]["step"]) == ("complete", 6)
     assert results["run1/eval/result.json"]["run"] == "run1"

@@ -4,7 +4,7 @@ from typing import Any
 
 RECIPES: dict[str, dict[str, Any]] = {
     "tiny": {
-        "max_steps": 60,
+        "max_steps": 40,
         "learning_rate": 2e-3,
         "per_device_train_batch_size": 32,
         "gradient_accumulation_steps": 1,

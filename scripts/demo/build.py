@@ -31,8 +31,8 @@ from grpo_kit.models.chat_template import chat_template_of
 from grpo_kit.models.prompts import prompt_tokens
 from grpo_kit.models.shapes import TINY_MODEL
 
-N_TRACES, N_DIALOGUES = 330, 12_000  # that the demo ships, and that the model learns from
-GOOD_REPLIES = 0.25
+N_TRACES, N_DIALOGUES = 330, 6_000  # that the demo ships, and that the model learns from
+GOOD_REPLIES = 0.3
 SEED = 20251206
 
 CHAT_TEMPLATE = """{{ bos_token }}
@@ -58,7 +58,7 @@ class Told(NamedTuple):
     samples: list[Sample]
 
 
-Sequence_ = tuple[list[int], list[float]]  # tokens, and what the loss at each of them counts
+Example = tuple[list[int], list[float]]  # tokens, and what the loss at each of them counts
 
 
 def write_traces(out: Path, made: Sequence[dict]) -> None:
@@ -163,7 +163,7 @@ def answered(tokenizer: Any, sample: Sample, reply: str) -> tuple[list[int], lis
     return prompt_tokens(tokenizer, sample.prompt), [*said, tokenizer.eos_token_id]
 
 
-def whole(tokenizer: Any, corpus: Sequence[Told]) -> list[Sequence_]:
+def whole(tokenizer: Any, corpus: Sequence[Told]) -> list[Example]:
     """The dialogues with all their replies; a new sequence begins where an older call leaves the prompt.
 
     What the prompts hold is learnt too, at a fifth of the weight: calls repeat what the user said, which is practice.
@@ -182,7 +182,7 @@ def whole(tokenizer: Any, corpus: Sequence[Told]) -> list[Sequence_]:
     return sequences
 
 
-def mixed(tokenizer: Any, corpus: Sequence[Told], rng: random.Random) -> list[Sequence_]:
+def mixed(tokenizer: Any, corpus: Sequence[Told], rng: random.Random) -> list[Example]:
     """Prompts with one reply each, which is seldom a good one."""
     sequences = []
     for told in corpus:
@@ -194,7 +194,7 @@ def mixed(tokenizer: Any, corpus: Sequence[Told], rng: random.Random) -> list[Se
     return sequences
 
 
-def learn(model: Any, sequences: list[Sequence_], rng: random.Random, *, steps: int, batch: int, scale: float) -> None:
+def learn(model: Any, sequences: list[Example], rng: random.Random, *, steps: int, batch: int, scale: float) -> None:
     """Trains the model with Muon (its matrices) and AdamW (the rest), at their usual learning rates times `scale`."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -202,11 +202,12 @@ def learn(model: Any, sequences: list[Sequence_], rng: random.Random, *, steps: 
         torch.optim.Muon(matrices, lr=0.02 * scale, weight_decay=0.0),
         torch.optim.AdamW(others, lr=3e-3 * scale, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    warm, schedulers = 30, []
-    for optimiser in optimisers:
-        rate = lambda step: min(1, (step + 1) / warm) * (0.51 + 0.49 * math.cos(math.pi * step / steps))  # noqa: E731
-        schedulers.append(torch.optim.lr_scheduler.LambdaLR(optimiser, rate))
-    batches: list[list[Sequence_]] = []
+
+    def rate(step: int) -> float:
+        return min(1, (step + 1) / 30) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
+
+    schedulers = [torch.optim.lr_scheduler.LambdaLR(optimiser, rate) for optimiser in optimisers]
+    batches: list[list[Example]] = []
     model.train()
     for step in range(steps):
         if not batches:  # of sequences of about one length each
@@ -223,7 +224,7 @@ def learn(model: Any, sequences: list[Sequence_], rng: random.Random, *, steps: 
             print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
 
 
-def mean_loss(model: Any, batch: list[Sequence_]) -> torch.Tensor:
+def mean_loss(model: Any, batch: list[Example]) -> torch.Tensor:
     def padded(rows: list[list]) -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
@@ -248,7 +249,7 @@ def main() -> None:
     model = make_model(tokenizer)
     print(f"{len(corpus)} dialogues, {len(tokenizer)} tokens, {model.num_parameters():,} parameters")
     learn(model, whole(tokenizer, corpus), rng, steps=1500, batch=16, scale=1.0)
-    learn(model, mixed(tokenizer, corpus, rng), rng, steps=250, batch=32, scale=0.2)
+    learn(model, mixed(tokenizer, corpus[:1500], rng), rng, steps=400, batch=16, scale=0.15)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.to(torch.bfloat16).save_pretrained(args.model)

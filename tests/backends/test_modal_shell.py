@@ -142,7 +142,7 @@ def test_data_is_uploaded_and_read_back(shell, demo_data):
     shutil.copytree(demo_data, shell.folder / "data" / "processed")
     output = shell.run("modal run grpo_kit/app.py::upload_data")
     size = (demo_data / "train.jsonl").stat().st_size
-    assert f"training-data:/train.jsonl: 1438 samples, {size} bytes, read back and the same" in output
+    assert f"training-data:/train.jsonl: 1383 samples, {size} bytes, read back and the same" in output
     assert (shell.server.volume("training-data") / "eval.jsonl").read_bytes() == (demo_data / "eval.jsonl").read_bytes()
     with (shell.folder / "data/processed/train.jsonl").open("a") as file:
         file.write("{}\n")
