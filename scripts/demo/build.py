@@ -31,8 +31,8 @@ from grpo_kit.models.chat_template import chat_template_of
 from grpo_kit.models.prompts import prompt_tokens
 from grpo_kit.models.shapes import TINY_MODEL
 
-N_TRACES, N_DIALOGUES = 330, 6_000  # that the demo ships, and that the model learns from
-GOOD_REPLIES = 0.3
+N_TRACES, N_DIALOGUES = 330, 12_000  # that the demo ships, and that the model learns from
+GOOD_REPLIES = 0.33
 SEED = 20251206
 
 CHAT_TEMPLATE = """{{ bos_token }}
@@ -249,7 +249,8 @@ def main() -> None:
     model = make_model(tokenizer)
     print(f"{len(corpus)} dialogues, {len(tokenizer)} tokens, {model.num_parameters():,} parameters")
     learn(model, whole(tokenizer, corpus), rng, steps=1500, batch=16, scale=1.0)
-    learn(model, mixed(tokenizer, corpus[:1500], rng), rng, steps=400, batch=16, scale=0.15)
+    rng = random.Random(SEED + 2)
+    learn(model, mixed(tokenizer, corpus[:2000], rng), rng, steps=600, batch=16, scale=0.15)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.to(torch.bfloat16).save_pretrained(args.model)
