@@ -75,7 +75,7 @@ def fenced(request: Request, name: str) -> str:
 
 def write(request: Request) -> Reply:
     """The later a reply stands in the alphabet, the sooner its rubric is there."""
-    reply, last_word = fenced(request, "reply"), fenced(request, "conversation").split()[-1]
+    reply, last_word = fenced(request, "reply"), re.findall(r"\w+", fenced(request, "conversation"))[-1]
     answer = says(json.dumps({"criteria": clauses(reply, last_word)}))
     answer.seconds = 0.05 - (ord(reply[0].upper()) - ord("A")) / 1000
     return answer
@@ -83,7 +83,7 @@ def write(request: Request) -> Reply:
 
 def rubric_of(sample: Sample) -> str:
     """The rubric that `write` gives a sample."""
-    return "; ".join(clauses(sample.ground_truth, sample.prompt[-1]["content"].split()[-1]))
+    return "; ".join(clauses(sample.ground_truth, re.findall(r"\w+", sample.conversation)[-1]))
 
 
 def samples_in(out: Path) -> list[Sample]:
@@ -118,10 +118,7 @@ def test_each_sample_gets_its_own_rubric_and_the_next_run_asks_for_none(tmp_path
     assert samples_in(out) == [sample.replace(rubric=rubric_of(sample)) for sample in plain]
     calls = len(server.requests)
     asked = sorted([fenced(request, name) for name in ("task", "conversation", "reply")] for request in server.requests)
-    spoken = ["\n".join(f"{message['role']}: {message['content']}" for message in s.prompt) for s in plain]
-    assert asked == sorted(
-        map(list, {(s.task_description, c, s.ground_truth) for s, c in zip(plain, spoken, strict=True)})
-    )
+    assert asked == sorted(map(list, {(s.task_description, s.conversation, s.ground_truth) for s in plain}))
     assert 1 < server.most_in_flight <= 6
     assert {(request.key, request.config["temperature"]) for request in server.requests} == {(KEY, 0)}
 

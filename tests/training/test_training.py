@@ -18,7 +18,7 @@ from grpo_kit.utils.json_lines import read_lines
 
 
 def test_it_learns(trained):
-    # 20 steps of the demo's 60: the direction, not the size, of what the demo shows.
+    # 20 steps of the demo's 40: the direction, not the size, of what the demo shows.
     evaluation = evaluate(trained, n=96)
     last = evaluation.summary().iloc[-1]
     assert last["difference"] > 0.05 and last["difference_low"] > 0
