@@ -146,7 +146,7 @@ def test_data_is_uploaded_and_read_back(shell, demo_data):
     assert (shell.server.volume("training-data") / "eval.jsonl").read_bytes() == (demo_data / "eval.jsonl").read_bytes()
     with (shell.folder / "data/processed/train.jsonl").open("a") as file:
         file.write("{}\n")
-    assert "train.jsonl:1439" in shell.run("modal run grpo_kit/app.py::upload_data", code=2)
+    assert "train.jsonl:1384" in shell.run("modal run grpo_kit/app.py::upload_data", code=2)
 
 
 def test_the_guides_troubles_each_have_an_answer_before_a_gpu_is_asked_for(shell, hub, demo_data):
