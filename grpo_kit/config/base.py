@@ -1,6 +1,7 @@
 """How settings are declared and read: strict about names, errors of one sentence, values as a shell types them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
@@ -10,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from grpo_kit.errors import ConfigError
 from grpo_kit.utils.text import did_you_mean
+from grpo_kit.utils.yaml_text import read_yaml
 
 # The groups of the launch panel, in its order; the first is open, the others are folded.
 Group = Literal["Run", "Batches and lengths", "GRPO", "LoRA", "Optimiser", "Reward", "Gemini", "Saving and the machine"]
@@ -122,6 +124,18 @@ def _weights(value: Any) -> Any:
     return {name.strip(): weight or 1.0 for name, _, weight in pairs}
 
 
+def _mapping(value: Any) -> Any:
+    """ "{enable_thinking: true}", as YAML or JSON write it, or "enable_thinking=true" -> {"enable_thinking": True}."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().removesuffix("none")
+    with suppress(ValueError):
+        found = read_yaml(text if text.startswith("{") else "{" + text.replace("=", ": ") + "}")
+        if None not in found.values():  # as where the space after a colon is missing
+            return found
+    raise ValueError("a mapping such as {enable_thinking: true}")
+
+
 def _listed(value: Any) -> Any:
     if value in (None, "none"):
         return []
@@ -134,5 +148,6 @@ def _absolute(value: Any) -> Any:
 
 Name = TypeVar("Name")
 Weights = Annotated[dict[Name, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_weights)]
+Mapped = Annotated[dict[str, Any], BeforeValidator(_mapping)]
 Listed = Annotated[list[Name], BeforeValidator(_listed)]  # "a,b" as a shell types it
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]

@@ -2,7 +2,7 @@
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from grpo_kit.config.base import setting
+from grpo_kit.config.base import Mapped, setting
 from grpo_kit.config.judge import JudgeConfig, JudgeName
 from grpo_kit.config.modal import ModalConfig
 
@@ -18,6 +18,9 @@ class EvalConfig(JudgeConfig, ModalConfig):
     batch_size: PositiveInt = setting(32, "Prompts decoded together.")
     max_prompt_length: int | None = setting(None, "Tokens; None: as the run was trained.", ge=16)
     max_completion_length: PositiveInt | None = setting(None, "Tokens; None: as the run was trained.")
+    chat_template_kwargs: Mapped | None = setting(
+        None, "What the chat template is told, such as {enable_thinking: true}; None: as the run was trained."
+    )
     judge: JudgeName | None = setting(None, "Who scores the answers; None: the run's own judge (its weightiest).")
     second_judge: JudgeName | None = setting(
         "reference", "A second judge the run was not trained with; reference: words shared with the trace's reply."

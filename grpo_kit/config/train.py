@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from grpo_kit.config.base import Listed, Weights, batches, grpo, lora, optimiser, reward, run, setting
+from grpo_kit.config.base import Listed, Mapped, Weights, batches, grpo, lora, optimiser, reward, run, setting
 from grpo_kit.config.batching import filled_in, nearest_batches
 from grpo_kit.config.gpus import gpu_and_count, most_gpus
 from grpo_kit.config.judge import JUDGES, JudgeConfig, JudgeName
@@ -29,6 +29,12 @@ Auto = Literal["auto"]
 ReadyReward = Literal["length", "format", "repetition", "tool_call"]  # the functions of rewards/ready.py
 Reporter = Literal["trackio", "wandb", "tensorboard"]
 TEMPERATURES = [round(0.05 * i, 2) for i in range(2, 41)]
+# By size. docs/models.md says which of them were run, and what each needs.
+SUGGESTED = """
+    google/gemma-3-270m-it Qwen/Qwen2.5-0.5B-Instruct Qwen/Qwen3-0.6B Qwen/Qwen3.5-0.8B google/gemma-3-1b-it
+    LiquidAI/LFM2.5-1.2B-Instruct Qwen/Qwen3-1.7B google/gemma-2-2b-it HuggingFaceTB/SmolLM3-3B Qwen/Qwen3-4B
+    google/gemma-3-4b-it google/gemma-4-E2B-it
+""".split()
 LEARNING_RATES = [float(f"{digit}e{power}") for power in range(-7, -2) for digit in (1, 1.5, 2, 3, 5, 7)]
 
 
@@ -44,7 +50,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
         "tiny",
         "A model on the Hugging Face hub, a folder, 'tiny' (shipped) or 'SmolLM2-135M-Instruct'.",
         "step",
-        suggested=[*RECIPES, "google/gemma-2-2b-it", "google/gemma-3-270m-it", "Qwen/Qwen2.5-0.5B-Instruct"],
+        suggested=[*RECIPES, *SUGGESTED],
     )
     data: str = run(
         "data/processed", "Folder of train.jsonl and eval.jsonl; the demo's where the default has none.", "scale"
@@ -83,6 +89,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
     )
     max_prompt_length: int = batches(
         512, "Tokens. A longer one loses old tool results, then old turns, never the last.", "size", ge=16
+    )
+    chat_template_kwargs: Mapped = batches(
+        {}, "What the chat template is told, such as {enable_thinking: true}; thinking is off unless asked for.", "step"
     )
     max_completion_length: PositiveInt = run(128, "Tokens. A longer completion is cut.", "size", slider=(8, 1024))
 

@@ -128,7 +128,7 @@ def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:
     shares = processes if is_sharded(config, shape, device) else 1
     if shares < processes:
         trained += 4 * trained_parameters
-    in_4bit = shape.layers * shape.layer_parameters if config.load_in_4bit else 0
+    in_4bit = shape.layer_weights if config.load_in_4bit else 0
     weights = 0.516 * in_4bit + _width(config, bf16) * (shape.parameters - in_4bit)
     vllm = uses_vllm(config, device)
     longest = shape.cache_bytes(shape.longest_sequence(config), 2)
@@ -191,8 +191,8 @@ def _generating_bytes(config: TrainConfig, shape: Shape, device: Device, bf16: b
     length, width = prompt + config.max_completion_length, _width(config, bf16)
     mlp = shape.intermediate * (16 if config.use_lora else 6 if autocast else 12)
     scores = shape.heads * (9 if bf16 else 8) + 2 * width if shape.is_capped else 4
-    attention = scores * prompt + (24 * shape.q if autocast else 8 * (shape.q + shape.repeated))
-    reading = prompt * (2 * shape.layers * shape.kv * width + max(mlp, attention) + 4 * width * shape.hidden)
+    attention = scores * prompt + (24 * shape.q if autocast else 8 * (shape.q + shape.repeated)) + _scan(shape, prompt)
+    reading = prompt * ((shape.keys + shape.windowed) * width + max(mlp, attention) + 4 * width * shape.hidden)
     head = 2 * shape.vocab * shape.hidden if bf16 and config.use_lora and not device.is_gpu else 0
     repeated = 2 * shape.q * (6 if autocast else width) if 1 < shape.kv_heads < shape.heads else 0
     writing = length * max(repeated, shape.kv * width)
@@ -215,10 +215,10 @@ def _width(config: TrainConfig, bf16: bool) -> int:
 
 def _cast_bytes(config: TrainConfig, shape: Shape, bf16: bool) -> int:
     """Bytes of the bfloat16 copies that autocast makes of float32 weights."""
-    return 2 * shape.layers * shape.layer_parameters if bf16 and not config.use_lora else 0
+    return 2 * shape.layer_weights if bf16 and not config.use_lora else 0
 
 
-def _gathered(shape: Shape, bf16: bool, layers: int) -> int:
+def _gathered(shape: Shape, bf16: bool, layers: int) -> float:
     """Bytes of the weights that FSDP gathers in a process: the head, the embedding and some of the layers."""
     return (2 if bf16 else 4) * (shape.parameters - (shape.layers - layers) * shape.layer_parameters)
 
@@ -233,6 +233,7 @@ def layer_bytes(config: TrainConfig, shape: Shape, bf16: bool, length: int) -> f
     """
     hidden, norms = shape.hidden, shape.norms * shape.hidden + shape.has_qk_norm * (shape.q + shape.kv)
     scores = 8 * shape.heads * length if shape.is_capped else (4 - 2 * bf16) * length  # or a row of the mask
+    scores += _scan(shape, length)
     trains_norms = 1 if config.use_lora else 2  # what a norm gives is kept for its own weight's gradient
     ranks = 7 * config.lora_r if config.use_lora else 0
     if not bf16:
@@ -240,3 +241,9 @@ def layer_bytes(config: TrainConfig, shape: Shape, bf16: bool, length: int) -> f
         return 4 * (2 * hidden + trains_norms * norms + attention + 4 * shape.intermediate + ranks) + scores
     attention = 3 * shape.q + 2 * shape.repeated if config.use_lora else 3 * shape.q + shape.repeated
     return 2 * (5 * hidden + attention + 4 * shape.intermediate + ranks) + 4 * trains_norms * norms + scores
+
+
+def _scan(shape: Shape, length: int) -> float:
+    """Bytes for each token of one layer, the mean over all, that linear attention takes in transformers' own code: 21
+    for each number, as measured, of a sequence filled up to chunks of 64. flash-linear-attention needs less."""
+    return 21 * shape.scanned / shape.layers * (-(-length // 64) * 64) / length

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from grpo_kit.data.samples import Sample
+from grpo_kit.data.thoughts import answer_in
 
 TOOL_CALLS = "tool_calls"  # the column that holds the calls to make, [{"name", "arguments"}]
 # The form of Qwen3.5 and Qwen3-Coder, in which every argument is text.
@@ -23,9 +24,9 @@ def call_score(answer: str, calls: Any) -> float:
 
     The order of calls and of arguments, spaces, words beside the calls and 1 for 1.0 make no difference. A call is a
     JSON object with a name and arguments (or parameters), wherever it stands: in <tool_call> tags, a code fence, a line
-    of its own; or Qwen3.5's <function=name>. Nothing before </think> counts. `calls` are such objects, or their text.
+    of its own; or Qwen3.5's <function=name>. A thought does not count. `calls` are such objects, or their text.
     """
-    answer = answer.rpartition("</think>")[2]
+    answer = answer_in(answer) or ""
     wanted = calls_in(calls if isinstance(calls, str) else json.dumps(calls))
     made = [(name, dict(_PARAMETER.findall(body))) for name, body in _FUNCTION.findall(answer)]
     if made:

@@ -3,6 +3,8 @@
 Everything is paired: same prompts, same seeds, scores compared prompt by prompt. Nothing here knows of Modal.
 """
 
+import json
+import re
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -83,8 +85,8 @@ def evaluate(
         if _about(second, run)["trained_with"]:
             note(f"{second.name} is no held-out judge here: the run was trained with it")
     source = subject.source
-    check_model(source, used.max_prompt_length, used.max_completion_length)
-    tokenizer = load_tokenizer(source)
+    check_model(source, used)
+    tokenizer = load_tokenizer(source, used.chat_template_kwargs)
     samples = _chosen(data / "eval.jsonl", used, tokenizer, note, echo)
     for caveat in [found for each in (judge, second) if each and (found := each.caveat(samples))]:
         note(caveat)
@@ -150,7 +152,7 @@ def _about(judge: Judge, run: RunDirectory | None) -> dict[str, Any]:
 def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
     """`config` with the settings that it leaves open, and Gemini's that it does not name, taken from the run."""
     trained = subject.settings
-    names = ("temperature", "max_prompt_length", "max_completion_length")
+    names = ("temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs")
     taken = {name: getattr(trained, name) for name in names if getattr(config, name) is None}
     if config.judge is None:
         taken["judge"] = max(trained.judge, key=lambda name: trained.judge[name])
@@ -195,4 +197,10 @@ def _name(asked: EvalConfig, temperature: float, n: int) -> str:
     name = f"n{n}_t{temperature}_seed{asked.seed}"
     left_out = {"n", "temperature", "seed", *names_where(EvalConfig, "resume")}
     others = asked.model_dump(exclude=left_out, exclude_defaults=True)
-    return name + "".join(f"_{setting}-{Path(str(value)).name}" for setting, value in others.items())
+    shown = {setting: str(value) if not isinstance(value, dict) else _pairs(value) for setting, value in others.items()}
+    return name + "".join(f"_{setting}-{Path(text).name}" for setting, text in shown.items())
+
+
+def _pairs(value: dict[str, Any]) -> str:
+    """ "enable_thinking=true" """
+    return re.sub(r'[{}"/\s]', "", json.dumps(value)).replace(":", "=")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.data.samples import Sample, conversation_text
+from grpo_kit.data.thoughts import answer_in
 from grpo_kit.errors import RunError
 from grpo_kit.evaluation import interpret
 from grpo_kit.evaluation.statistics import Answered
@@ -134,7 +135,7 @@ class Evaluation:
             row |= {"ground_truth": sample["ground_truth"], "services": " + ".join(sample["services"]) or "none named"}
             row["act"] = interpret.kind_of_turn(sample.get("acts", ()))  # an evaluation of before has none
             for name, answered in sample["answers"].items():
-                row |= {name: answered["answer"], f"{name} words": len(words(answered["answer"]))}
+                row |= {name: answered["answer"], f"{name} words": len(words(answer_in(answered["answer"]) or ""))}
                 row |= {f"{name} score": answered["score"], f"{name} reason": answered["reason"]}
                 if second := answered.get("second"):
                     row |= {f"{name} second score": second["score"], f"{name} second reason": second["reason"]}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grpo_kit.data.thoughts import answer_in
 from grpo_kit.errors import RunError
 from grpo_kit.judges.base import Verdict
 from grpo_kit.utils.statistics import bootstrap_interval
@@ -24,7 +25,8 @@ class Answered:
 def describe(
     name: str, answers: Sequence[str], verdicts: Sequence[Verdict], seed: int, base: Sequence[Verdict] | None = None
 ) -> dict:
-    """A model's numbers over the answers that were judged; `words` is the mean length of all of them, and `versus_base`
+    """A model's numbers over the answers that were judged; `words` is the mean length of all of them without
+    their thoughts, and `versus_base`
     is `compare` with the base model's verdicts, where there are.
 
     Raises RunError if no answer was judged.
@@ -42,7 +44,7 @@ def describe(
         "stdev": float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
         "min": float(scores.min()),
         "max": float(scores.max()),
-        "words": float(np.mean([len(words(text)) for text in answers])),
+        "words": float(np.mean([len(words(answer_in(text) or "")) for text in answers])),
         "judged": len(scores),
         "unjudged": len(verdicts) - len(scores),
         "criteria": pandas.DataFrame(judged).mean().to_dict(),

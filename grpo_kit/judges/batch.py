@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 from anyio.from_thread import start_blocking_portal
 
 from grpo_kit.data.samples import Sample
+from grpo_kit.data.thoughts import answer_in
 from grpo_kit.data.tool_calls import TOOL_CALLS, call_score, is_to_call
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.cache import RewardCache, digest
 
 T = TypeVar("T")
+CUT = Verdict(0.0, "the thought was cut, so there is no answer: max_completion_length is too short for it")
 _REASONS = {1.0: "makes the call of the trace", 0.0: "does not make the call of the trace"}
 
 
@@ -53,9 +55,10 @@ async def judge_batch(
     All that is missing is asked for at once; how much of it is under way at a time is the judge's business. Each call's
     verdicts are kept as soon as they are there, so that a kill loses no more than the calls under way. `repeats` asks
     that many times in place of the judge's own number. A sample whose reference is a tool call is not given to the
-    judge, but compared: 1 where the answer makes that call, else 0. Raises what the judge raises.
+    judge, but compared: 1 where the answer makes that call, else 0. Of a model that thinks, only what follows its
+    thought is judged; a thought that was cut is no answer, which scores 0. Raises what the judge raises.
     """
-    questions, keys = _questions(judge, samples, answers, repeats or judge.samples)
+    questions, keys = _questions(judge, samples, [answer_in(text) for text in answers], repeats or judge.samples)
     known = cache.get(key for own in keys for key in own) if cache else {}
     missing = [question for question in questions if any(key not in known for key in question.keys)]
     hits = sum(all(key in known for key in own) for own in keys)
@@ -75,7 +78,7 @@ async def judge_batch(
         fresh.extend(verdicts)
 
     await all_of(map(ask, missing))
-    each = [[known[key] for key in own] for own in keys]
+    each = [[known[key] for key in own] or [CUT] for own in keys]
     return Judged([_mean(own) for own in each], hits, fresh, each)
 
 
@@ -90,14 +93,16 @@ class _Question:
 
 
 def _questions(
-    judge: Judge, samples: Sequence[Sample], answers: Sequence[str], repeats: int
+    judge: Judge, samples: Sequence[Sample], answers: Sequence[str | None], repeats: int
 ) -> tuple[list[_Question], list[list[str]]]:
-    """The calls that a batch takes, and for each of its answers the keys of its judgements, one a repetition."""
+    """The calls that a batch takes, and for each of its answers the keys of its judgements, one a repetition; none
+    where there is no answer."""
     digests: dict[int, str] = {}  # by the sample's id(): a batch holds few samples, many times each
     places: dict[tuple[str, str], list[int]] = {}  # where each answer to each prompt stands
     for place, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
         content = digests.get(id(sample)) or digests.setdefault(id(sample), _digest_of(sample))
-        places.setdefault((content, answer), []).append(place)
+        if answer is not None:
+            places.setdefault((content, answer), []).append(place)
     together: dict[object, list[tuple[str, str]]] = {}
     for unit in places:
         together.setdefault(unit[0] if judge.compares else unit, []).append(unit)

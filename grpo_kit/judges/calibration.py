@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from grpo_kit.data.samples import Sample
+from grpo_kit.data.thoughts import answer_in
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.batch import judge_batch
@@ -227,7 +228,7 @@ async def self_consistency(
 
 def length_bias(answers: Sequence[str], scores: Sequence[float | None], seed: int) -> Estimate:
     """Spearman's correlation of score and length in words. For answers of equal worth it should be near 0."""
-    judged = _both_judged([len(words(text)) for text in answers], scores)
+    judged = _both_judged([len(words(answer_in(text) or "")) for text in answers], scores)
     if len(judged) < FEWEST:
         return Estimate()
     lengths, score = np.array(judged, dtype=float).T
@@ -254,7 +255,8 @@ async def position_bias(
     """
     import pandas
 
-    distinct = [(sample, sorted(set(answers))) for sample, answers in groups]  # sorted, as judge_batch hands them over
+    # Sorted, and without their thoughts, as judge_batch hands them over.
+    distinct = [(sample, sorted({answer_in(text) or "" for text in answers})) for sample, answers in groups]
     judged = await asyncio.gather(
         *(judge_batch(judge, cache, [sample] * len(answers), answers, repeats) for sample, answers in distinct)
     )

@@ -1,9 +1,9 @@
 """`kit.chat`: the same prompts to a model before and after training, the answers side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_kit.data.samples import Message, last_turn, messages_of
 from grpo_kit.models.chat_template import Tools
@@ -22,6 +22,7 @@ def chat(
     prompts: str | Sequence[str | list[Message]],
     *,
     tools: Tools = (),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     checkpoint: str | int | None = None,
     base_model: str | None = None,
     temperature: float | None = None,
@@ -33,9 +34,10 @@ def chat(
 
     `target` is a run (or its name, or its folder) or the folder of one model; `checkpoint` its name or step, the newest
     by default. A prompt is what a user says, or a conversation so far as messages that end with the user's or a tool's;
-    `tools` are the JSON schemas that go with each. Both models draw with the same seed; temperature and length (tokens)
-    are the run's unless given, and temperature 0 takes the likeliest words. A whole model whose base is not known has
-    no column base.
+    `tools` are the JSON schemas that go with each. Both models draw with the same seed. Temperature, length (tokens)
+    and chat_template_kwargs are the run's unless given; temperature 0 takes the likeliest words, and
+    chat_template_kwargs={"enable_thinking": True} shows thoughts before the answers. A whole model whose base is not
+    known has no column base.
 
     Raises RunError for a run that is on Modal (run.download fetches it) or has no checkpoint, ConfigError for a model
     that can't be loaded.
@@ -44,7 +46,8 @@ def chat(
 
     checkpoints = checkpoints_of(target, base_model, Path(runs_dir))
     folder, trained = checkpoints.folder(checkpoint), checkpoints.settings
-    tokenizer = load_tokenizer(checkpoints.source if checkpoints.base else str(folder))
+    told = trained.chat_template_kwargs if chat_template_kwargs is None else chat_template_kwargs
+    tokenizer = load_tokenizer(checkpoints.source if checkpoints.base else str(folder), told)
     prompts = [prompts] if isinstance(prompts, str) else prompts
     asked = [messages_of(prompt) if tokenizer.chat_template else prompt for prompt in prompts]
     schemas = [tools] * len(asked)

@@ -4,9 +4,9 @@ Templates differ. Qwen's and Llama 3.1's write tools, calls and results; Gemma 2
 leave out in silence what they don't know. So each is tried on words of its own, and counts as able where they come out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import orjson
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from grpo_kit.data.samples import CalledFunction, Message, ToolCall, said_in
+from grpo_kit.data.thoughts import OPEN
 from grpo_kit.errors import ConfigError
 
 Tools = Sequence[dict[str, Any]]  # JSON schemas, as Sample.tools
+THINKING = "enable_thinking"  # by which most templates switch it on and off
 # What templates are tried on.
 SYSTEM, USER, SAID, TOOL, VALUE, OTHER, RESULT = (f"probe-{number}" for number in range(7))
 SCHEMA = {"name": TOOL, "description": "", "parameters": {"type": "object", "properties": {}}}
@@ -34,6 +36,8 @@ class ChatTemplate:
     call: bool = True  # one in a message without a text, and its result
     calls: bool = True  # several, with a text beside them
     tools: bool = True  # their schemas
+    kwargs: dict[str, Any] = field(default_factory=dict)  # what it is told
+    opens_thought: bool = False  # a prompt ends where the model thinks
 
     def render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
         """The prompt's text, up to where the assistant answers. Raises ConfigError for messages that the template
@@ -68,7 +72,7 @@ class ChatTemplate:
 
     def _write(self, messages: list[Message], tools: Tools) -> str:
         how = {"chat_template": self.text, "add_generation_prompt": True, "tokenize": False}
-        return self.tokenizer.apply_chat_template(messages, tools=list(tools) or None, **how)
+        return self.tokenizer.apply_chat_template(messages, tools=list(tools) or None, **how, **self.kwargs)
 
     def writes(self, messages: list[Message], *words: str, tools: Tools = ()) -> bool:
         """Whether the template takes the messages as they are, and the words come out. Raises ConfigError for one that
@@ -84,12 +88,18 @@ class ChatTemplate:
 
 def chat_template_of(tokenizer: Any) -> ChatTemplate:
     """The tokenizer's chat template, tried once; TRL's patched one where that writes the calls that the own can't."""
-    return _tried(tokenizer, str(tokenizer.chat_template))
+    told = getattr(tokenizer, "chat_template_kwargs", {})
+    return _tried(tokenizer, str(tokenizer.chat_template), orjson.dumps(told))
+
+
+def template_kwargs(template: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a template is told: what is given, and where it can switch thinking on and off, off unless given."""
+    return ({THINKING: False} if THINKING in template else {}) | dict(given)
 
 
 @lru_cache(8)
-def _tried(tokenizer: Any, template: str) -> ChatTemplate:
-    own, asks = ChatTemplate(tokenizer), Message(role="user", content=USER)
+def _tried(tokenizer: Any, template: str, told: bytes) -> ChatTemplate:
+    own, asks = ChatTemplate(tokenizer, kwargs=orjson.loads(told)), Message(role="user", content=USER)
     system, said = Message(role="system", content=SYSTEM), Message(role="assistant", content=SAID)
     functions: list[CalledFunction] = [{"name": TOOL, "arguments": {"probe": value}} for value in (VALUE, OTHER)]
     two: list[ToolCall] = [{"type": "function", "function": function} for function in functions]
@@ -99,7 +109,7 @@ def _tried(tokenizer: Any, template: str) -> ChatTemplate:
         from trl.chat_template_utils import get_training_chat_template
 
         with suppress(ValueError):  # TRL has none
-            patched = ChatTemplate(tokenizer, get_training_chat_template(tokenizer))
+            patched = replace(own, text=get_training_chat_template(tokenizer))
             own = patched if patched.writes(*asked) else own
     has_system = own.writes([system, asks], SYSTEM, USER)
     return replace(
@@ -108,6 +118,7 @@ def _tried(tokenizer: Any, template: str) -> ChatTemplate:
         assistant_first=own.writes([*[system] * has_system, said, asks], SAID),
         call=own.writes(*asked),
         calls=own.writes([asks, {**said, "tool_calls": two}, result, result], SAID, VALUE, OTHER, RESULT),
+        opens_thought=own.writes([asks]) and own.render([asks]).rstrip().endswith(OPEN),
         tools=own.writes([asks], TOOL, tools=[{"type": "function", "function": SCHEMA}]),
     )
 

@@ -1,9 +1,11 @@
 """The answers that a model generates."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
-from grpo_kit.models.chat_template import Tools
+from grpo_kit.data.thoughts import CLOSE, OPEN
+from grpo_kit.models.chat_template import Tools, chat_template_of
 from grpo_kit.models.prompts import Prompt, prompt_tokens
 
 
@@ -11,6 +13,22 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """The tokens that end an answer: the model's own and the tokenizer's."""
     own = model.generation_config.eos_token_id
     return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+
+
+# The marks of a thought, as they are shown. Gemma 4's are special tokens, which decoding leaves out.
+MARKS = {OPEN: OPEN, CLOSE: CLOSE, "<|channel>": OPEN, "<channel|>": CLOSE}
+
+
+def completion_text(tokenizer: Any, prompt: Prompt, tokens: Sequence[int]) -> str:
+    """The completion's text. A thought stands between <think> and </think>, also where the model has other marks and
+    where the prompt has opened it."""
+    numbers = {tokenizer.added_tokens_encoder.get(mark): shown for mark, shown in MARKS.items()}
+    parts = [
+        "".join(numbers[token] for token in part) if is_mark else tokenizer.decode(list(part), skip_special_tokens=True)
+        for is_mark, part in groupby(tokens, numbers.__contains__)
+    ]
+    is_open = prompt.rstrip().endswith(OPEN) if isinstance(prompt, str) else chat_template_of(tokenizer).opens_thought
+    return "".join([f"{OPEN}\n"] * is_open + parts)
 
 
 def generate(
@@ -25,10 +43,10 @@ def generate(
     seed: int = 0,
     batch_size: int = 32,
 ) -> list[str]:
-    """One answer per prompt, in order, decoded in batches of `batch_size`; temperature 0 takes the likeliest token.
+    """One answer per prompt, its thought included, in order.
 
-    `model` is a PreTrainedModel or a PeftModel; `tools` are each prompt's JSON schemas. Every batch is seeded, so two
-    models draw alike.
+    They are decoded in batches of `batch_size`; temperature 0 takes the likeliest token. `model` is a PreTrainedModel
+    or a PeftModel; `tools` are each prompt's JSON schemas. Every batch is seeded, so two models draw alike.
     """
     import torch
     from transformers import GenerationConfig
@@ -49,5 +67,7 @@ def generate(
         torch.manual_seed(seed + start)
         with torch.inference_mode():
             output: Any = model.generate(**batch, generation_config=generation)
-        answers += tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        made = output[:, batch["input_ids"].shape[1] :].tolist()
+        asking = prompts[start : start + batch_size]
+        answers += [completion_text(tokenizer, *each) for each in zip(asking, made, strict=True)]
     return answers

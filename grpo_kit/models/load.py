@@ -1,21 +1,26 @@
 """Models by name: where they are, how they load, and what is said where they don't fit into memory."""
 
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, Problem
+from grpo_kit.models.chat_template import THINKING, template_kwargs
 from grpo_kit.models.files import COPY, problems_in, templates_in
 from grpo_kit.models.hub import OLD_WEIGHTS, READ, WEIGHTS, fetch_from_hub, hub_problem
-from grpo_kit.models.shapes import TINY_MODEL, positions_of
+from grpo_kit.models.shapes import TINY_MODEL, config_file, listed, positions_of
 from grpo_kit.utils.files import CACHE, replacing
 from grpo_kit.utils.garbage import loading_libraries
+from grpo_kit.utils.text import did_you_mean
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
 
@@ -30,15 +35,34 @@ def model_problem(name: str, token: Literal[False] | None = None) -> Problem | N
     return problem and Problem(f"{name}: {problem.what}", problem.fix)
 
 
-def check_model(name: str, max_prompt_length: int, max_completion_length: int) -> None:
-    """Raises ConfigError where the model's files that are here say that it can't be used so. Loads none of them."""
-    prompt, completion = max_prompt_length, max_completion_length
+def check_model(name: str, config: Any) -> None:
+    """Raises ConfigError where the model's files that are here say that it can't be used with the lengths and
+    chat_template_kwargs in `config`, a TrainConfig or EvalConfig. Loads none of them."""
+    prompt, completion = config.max_prompt_length, config.max_completion_length
     _check_files(name, TINY_MODEL if name == "tiny" else Path(name))
     if (positions := positions_of(name)) and prompt + completion > positions:
         most = min(completion, positions // 2)
         fix = f"max_prompt_length={positions - most}" + f" max_completion_length={most}" * (most < completion)
         what = f"model_name={name!r} can read {positions} tokens, and max_prompt_length={prompt} and"
         raise ConfigError(f"{what} max_completion_length={completion} allow more", f"Use {fix}")
+
+    template = template_of(name)
+    for word in config.chat_template_kwargs if template else ():
+        if not re.search(rf"\b{re.escape(word)}\b", template):
+            fix = did_you_mean(word, [THINKING] if THINKING in template else []).strip() or "Leave it out"
+            raise ConfigError(f"chat_template_kwargs: the chat template of {name} does not read {word!r}", fix)
+
+
+def template_of(name: str) -> str:
+    """The text of the model's chat templates; "" where it has none, or its files are not here."""
+    file = config_file(name)
+    return templates_in(file.parent) if file else ""
+
+
+def thinks(config: TrainConfig) -> bool | None:
+    """Whether the model thinks before it answers. None where it has no switch for that, or is not known here."""
+    has_switch = THINKING in template_of(config.model_name) or listed(config.model_name).get("thinking")
+    return bool(config.chat_template_kwargs.get(THINKING)) if has_switch else None
 
 
 def _check_files(name: str, folder: Path, with_weights: bool = True) -> None:
@@ -79,14 +103,16 @@ def has_chat_template(name: str) -> bool:
     return load_tokenizer(name).chat_template is not None
 
 
-def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer. Where it has no padding token, its end token pads."""
+def load_tokenizer(name: str, chat_template_kwargs: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The model's tokenizer, which keeps what its chat template is told. Where it has no padding token, its end token
+    pads."""
     with loading_libraries():
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  the model comes next
 
     tokenizer = _load(AutoTokenizer, name, download_model(name, weights=False))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template_kwargs = template_kwargs(str(tokenizer.chat_template), chat_template_kwargs)
     return tokenizer
 
 

@@ -136,5 +136,6 @@ def _key(prompts: Sequence[Prompt], tools: Sequence[Tools], tokenizer: Any, max_
     """A hash of all that the cuts depend on."""
     folder = Path(tokenizer.name_or_path)
     files = fingerprint(file for pattern in READ for file in sorted(folder.glob(pattern)))
-    content = [RULE, files, str(tokenizer.chat_template), max_prompt_length, prompts, tools]
+    template = [str(tokenizer.chat_template), getattr(tokenizer, "chat_template_kwargs", {})]
+    content = [RULE, files, template, max_prompt_length, prompts, tools]
     return hashlib.blake2b(orjson.dumps(content), digest_size=16).hexdigest()

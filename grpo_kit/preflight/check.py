@@ -32,7 +32,7 @@ from grpo_kit.data.demo import DEFAULT_DATA
 from grpo_kit.data.samples import numbered_lines
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
-from grpo_kit.models.load import SMOLLM2, check_model, model_problem
+from grpo_kit.models.load import SMOLLM2, check_model, model_problem, thinks
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.preflight.doctor import PREPARE, Check
 from grpo_kit.preflight.quote import Quote
@@ -43,6 +43,7 @@ from grpo_kit.training.plan import missing_package, too_few_samples
 from grpo_kit.utils.text import dollars, duration, settings_text
 
 LONGEST_TIMEOUT = 86400  # seconds, Modal's
+LONG_ENOUGH = 512  # tokens of a completion that is thought and answer
 LOADING_GIB = 4.0  # of a container's memory, beside the weights, which pass through it
 Problems = Iterator[Problem]
 
@@ -128,16 +129,17 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
     machine, hourly = (config.gpu, modal_usd_per_hour(config.gpu, config.memory)) if on_modal else (HERE, 0.0)
     if status.get("state") == "complete":
         return Launch(machine, hourly)
-    check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
+    check_model(config.model_name, config)
     quote = quote_remaining(config, status, runs_dir, on_modal)
     return Launch(machine, hourly, quote.quoted, quote.in_short())
 
 
 def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
     """All problems that this machine finds; `quote` is without them, `spent` what the run has cost before."""
-    config, found = quote.config, [*checkpoint_problems(quote.config), *memory_problems(quote)]
+    config, found = quote.config, [*checkpoint_problems(quote.config), *thinking_problems(quote.config)]
+    found += memory_problems(quote)
     try:
-        check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
+        check_model(config.model_name, config)
     except ConfigError as error:
         found.append(replace(error.problem, where="model"))
     if quote.on_modal:
@@ -166,6 +168,12 @@ def checkpoint_problems(config: TrainConfig) -> Problems:
         what = f"save_steps={config.save_steps} is more than max_steps={config.max_steps}, so there is no checkpoint "
         what += "on the way: a run that is killed begins anew, and there is no curve to evaluate"
         yield Problem(what, f"Use save_steps={saves}")
+
+
+def thinking_problems(config: TrainConfig) -> Problems:
+    if thinks(config) and config.max_completion_length < LONG_ENOUGH:
+        what = f"The model thinks first, and max_completion_length={config.max_completion_length} may cut the thought, "
+        yield Problem(f"{what}which leaves no answer and scores 0", f"Use max_completion_length={2 * LONG_ENOUGH}")
 
 
 def memory_problems(quote: Quote) -> Problems:

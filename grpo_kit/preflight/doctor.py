@@ -112,7 +112,7 @@ def trl(config: TrainConfig) -> str:
 def model(config: TrainConfig) -> str:
     if problem := model_problem(config.model_name):
         raise ConfigError(problem.what, problem.fix)
-    check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
+    check_model(config.model_name, config)
     if (folder := Path(config.model_name)).is_dir() and not templates_in(folder):
         first = next(read_samples(data_folder(config.data) / "train.jsonl"), None)
         if first and not isinstance(first.prompt, str):

@@ -10,6 +10,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.forecast import Range, range_text
 from grpo_kit.costs.memory import Device, Memory
 from grpo_kit.errors import Problem
+from grpo_kit.models.load import thinks
 from grpo_kit.models.shapes import Shape
 from grpo_kit.preflight.doctor import Check
 from grpo_kit.runs.directory import Dollars
@@ -100,6 +101,7 @@ class Quote:
         rows = [
             ("where", self.where),
             ("model", config.model_name + parameters),
+            *self._thinking(),
             ("a step", steps),
             ("memory", self._memory()),
             ("time", time + self.minutes_from),
@@ -119,6 +121,12 @@ class Quote:
         if self.fits:
             rows.append(("fits on", ", ".join(f"{gpu} (${usd:.2f}/h)" for gpu, usd in list(self.fits.items())[:4])))
         return rows
+
+    def _thinking(self) -> list[tuple[str, str]]:
+        on = "on: the judge and rewards see what follows the thought"
+        off = "off, as chat_template_kwargs={enable_thinking: true} was not asked for"
+        found = thinks(self.config)
+        return [] if found is None else [("thinking", on if found else off)]
 
     def _memory(self) -> str:
         gib, peak = f"{self.device.gib:.1f} GiB", f"{self.measured_gib:.1f}" if self.measured_gib else ""

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from grpo_kit.data.samples import Sample
+from grpo_kit.data.thoughts import CLOSE, OPEN, answer_in, has_thought
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.judges.batch import run_async
 from grpo_kit.rewards.travel import RewardFunction, Rewards, innermost, weighted
@@ -71,7 +72,8 @@ def _checked(
         rows = [samples[each].to_dict() for each in given["id"]]
         # Copies, since a function may change what it is given.
         values = {column: [deepcopy(row.get(column)) for row in rows] for column in columns}
-        return function(**values, **{each: given[each] for each in trls})
+        own = {**given, "completions": [_answered(completion) for completion in given["completions"]]}
+        return function(**values, **{each: own[each] for each in trls})
 
     def reward(**given) -> list[float | None]:
         try:
@@ -90,6 +92,17 @@ def _checked(
     checked = async_reward if is_async else reward
     checked.__name__ = name
     return checked
+
+
+def _answered(completion: Any) -> Any:
+    """The completion as its answer, which is empty where its thought was cut. The thought stands beside it in a
+    message's `reasoning_content`, TRL's name for it."""
+    if isinstance(completion, str):
+        return answer_in(completion) or ""
+    if not has_thought(text := completion[-1]["content"]):
+        return completion
+    thought = (text.rpartition(CLOSE)[0] or text).strip().removeprefix(OPEN).strip()
+    return [*completion[:-1], {**completion[-1], "content": answer_in(text) or "", "reasoning_content": thought}]
 
 
 def _scores(found: Any, completions: int) -> list[float | None]:

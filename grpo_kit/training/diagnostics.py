@@ -43,7 +43,12 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
         )
     if not scores_nearly_all and "reward" in metrics:
         yield from _flat(metrics["reward"].dropna(), config, slower, more_prompts)
-    if (share := now.get("completions/clipped_ratio", 0.0)) > 0.5:
+    if (share := now.get("thoughts/cut", 0.0)) > 0.2:
+        yield Problem(
+            f"Thoughts cut: {share:.0%} of completions still think at max_completion_length={longest}, and score 0",
+            f"Try max_completion_length={2 * longest}, or chat_template_kwargs=enable_thinking=false",
+        )
+    elif (share := now.get("completions/clipped_ratio", 0.0)) > 0.5:
         advice = "with a model that never ends, check that it is an instruction-tuned one (…-it, …-Instruct)"
         yield Problem(
             f"Cut off: {share:.0%} of completions reach max_completion_length={longest} without an end",

@@ -40,7 +40,7 @@ def build_trainer(
     of them. Raises ConfigError where the model can't be loaded."""
     config = progress.config
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()  # rank 0 has prepared the run
-    tokenizer = load_tokenizer(config.model_name)
+    tokenizer = load_tokenizer(config.model_name, config.chat_template_kwargs)
     started, prompts, tools = time.monotonic(), [sample.prompt for sample in samples], [each.tools for each in samples]
     fitted = fit_prompts(prompts, tokenizer, config.max_prompt_length, tools, progress.say)
     seconds = round(time.monotonic() - started, 1)

@@ -162,7 +162,7 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
     # has_chat_template comes first: it also finds that there is no such model.
     if not has_chat_template(config.model_name) and kind is list:
         yield no_template(config.model_name).problem
-    check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
+    check_model(config.model_name, config)
     check_trl(config)
     if launch.machine == LOCAL.machine:
         yield from _problems_with_gpus(config)

@@ -15,7 +15,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
+from grpo_kit.data.thoughts import CLOSE, answer_in, has_thought
 from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.models.generate import completion_text
 from grpo_kit.models.load import copy_processor, gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
 from grpo_kit.models.prompts import prompt_tokens
 from grpo_kit.rewards.functions import RewardFailed
@@ -122,7 +124,10 @@ class KitTrainer(GRPOTrainer):
 
     def _generate(self, prompts):
         with self._progress.timed("generating"), gathered(self.model):
-            return super()._generate(prompts)
+            prompt_ids, completion_ids, mask, completions, *others = super()._generate(prompts)
+        texts = [completion_text(self.processing_class, *each) for each in zip(prompts, completion_ids, strict=True)]
+        wholes = [_whole(*each) for each in zip(completions, texts, strict=True)]
+        return prompt_ids, completion_ids, mask, wholes, *others
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         if self._ahead:
@@ -130,6 +135,9 @@ class KitTrainer(GRPOTrainer):
                 judge.begin(self.async_loop, inputs, completions)
             wait_until_due()
         self._log_completion_extra("sample_id", [row["id"] for row in inputs])
+        texts = [text_of(completion) for completion in completions]
+        if any(map(has_thought, texts)):
+            self._log_metric("thoughts/cut", sum(answer_in(text) is None for text in texts) / len(texts))
         with self._progress.timed("judging"):
             scores = self._scores_of_all(inputs, prompts, completions, completion_ids_list)
         self._scores = scores.tolist()
@@ -260,6 +268,15 @@ def distinct_share(completions: list[str], group: int) -> float:
     another, 1 / group where all are."""
     groups = [completions[i : i + group] for i in range(0, len(completions), group)]
     return sum(len(set(each)) for each in groups) / len(completions)
+
+
+def _whole(completion: str | list[dict], text: str) -> str | list[dict]:
+    """The completion with its thought, which `text`, all of it, has. Calls that the tokenizer has taken out stay so."""
+    if isinstance(completion, str):
+        return text
+    thought, close, _ = text.rpartition(CLOSE)
+    content = thought + close + completion[-1]["content"] if completion[-1].get("tool_calls") else text
+    return [*completion[:-1], {**completion[-1], "content": content}]
 
 
 def _travelling(problem: Exception | None) -> Exception | None:

@@ -71,7 +71,7 @@ def _text(value: Any, name: str = "") -> str:
     """As a shell takes it; empty where there is nothing."""
     if value is None:
         return ""
-    if name == "trl":
+    if name in ("trl", "chat_template_kwargs"):
         return json.dumps(value) if value else ""
     if isinstance(value, bool):
         return str(value).lower()

@@ -52,6 +52,19 @@ CASES = {  # family; hidden, layers, MLP, heads, key-value heads, vocabulary; wh
         },
         "generating",
     ),
+    "linear attention": (
+        "qwen3_5_text",
+        (128, 8, 448, 4, 1, 2000),
+        {
+            "head_dim": 64,
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+            "linear_num_key_heads": 8,
+            "linear_num_value_heads": 8,
+        },
+        {},
+        "updating",
+    ),
     "all weights, shared out to two": (
         "llama",
         (256, 4, 1024, 8, 2, 4000),

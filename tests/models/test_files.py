@@ -106,7 +106,7 @@ def folder(tmp_path) -> Path:
 
 def checked(folder: Path) -> None:
     config = TrainConfig(model_name=str(folder))
-    check_model(config.model_name, config.max_prompt_length, config.max_completion_length)
+    check_model(config.model_name, config)
 
 
 @pytest.mark.parametrize("name", REFUSED)

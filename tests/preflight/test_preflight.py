@@ -53,6 +53,29 @@ def on_modal(tmp_path, **settings):
     return kit.quote(kit.TrainConfig(**settings), tmp_path, backend="modal", ask=False)
 
 
+LFM = "LiquidAI/LFM2.5-1.2B-Instruct"
+HYBRIDS = {  # models whose layers differ, and what their configs have beside others'
+    "gemma4_text": {
+        "num_hidden_layers": 14,
+        "num_kv_shared_layers": 5,
+        "use_double_wide_mlp": True,
+        "global_head_dim": 64,
+        "hidden_size_per_layer_input": 16,
+        "vocab_size_per_layer_input": 300,
+    },
+    "lfm2": {"num_hidden_layers": 3, "full_attn_idxs": [1], "block_multiple_of": 16},
+    "qwen3_5_text": {
+        "num_hidden_layers": 5,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_conv_kernel_dim": 4,
+    },
+    "smollm3": {"pad_token_id": 0},
+}
+
+
 def small_model(family, **changes):
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -67,15 +90,26 @@ def test_parameters_are_those_that_were_published(name):
     assert shape_of(name).parameters == PUBLISHED[name]
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "llama", "qwen2", "qwen3", *HYBRIDS])
 def test_parameters_and_adapter_are_what_transformers_and_peft_make_of_them(family):
     from peft import LoraConfig, get_peft_model
 
-    model, config = small_model(family)
+    model, config = small_model(family, **HYBRIDS.get(family, {}))
     shape = shape_from(config)
     assert shape.parameters == model.num_parameters()
     model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     assert shape.lora_parameters(4) == model.get_nb_trainable_parameters()[0]
+
+
+def test_only_layers_that_attend_keep_keys_and_values_and_shared_ones_are_kept_once():
+    qwen, gemma, lfm = (shape_of(f"{name}") for name in ("Qwen/Qwen3.5-0.8B", "google/gemma-4-E2B-it", LFM))
+    a_token = [shape.cache_bytes(10_001, 2) - shape.cache_bytes(10_000, 2) for shape in (qwen, gemma, lfm)]
+    # 6 of 24 layers, 2 heads of 256; of 35 the first 15 keep any, 3 of them all, one head of 512; 6 of 16, 8 of 64
+    assert a_token == [2 * 2 * 6 * 2 * 256, 2 * 2 * 3 * 512, 2 * 2 * 6 * 8 * 64]
+    state = qwen.cache_bytes(0, 2)
+    assert state == 2 * 18 * (16 * 128 * 128 + 6144 * 4), "which is there from the first token on"
+    window = gemma.cache_bytes(2000, 2) - gemma.cache_bytes(1000, 2)
+    assert window == 1000 * a_token[1], "twelve look back 512 tokens"
 
 
 @pytest.mark.parametrize("use_lora", [True, False])

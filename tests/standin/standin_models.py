@@ -24,7 +24,7 @@ def generate(model, tokenizer, prompts, tools=(), *, seed: int = 0, **_) -> list
 # By module of the kit, what is there in place of its own.
 REPLACED = {
     "grpo_kit.models.load": {
-        "load_tokenizer": lambda name: SimpleNamespace(chat_template=""),
+        "load_tokenizer": lambda name, *_: SimpleNamespace(chat_template=""),
         "load_model": lambda name, *_, **__: SimpleNamespace(folder=None),
         "torch_threads": lambda count: contextlib.nullcontext(),
         "device_can_bf16": lambda: False,

@@ -14,6 +14,7 @@ PLANTED = {
     "Reward flat: from 0.400 in the first 10 steps to 0.400": {"reward": LEVEL},
     "Reward falls: from 0.400 in the first 10 steps to 0.130": {"reward": LEVEL - 0.3 * (np.arange(STEPS) > 10)},
     "Cut off: 80% of completions reach max_completion_length=28": {"completions/clipped_ratio": 0.8},
+    "Thoughts cut: 30% of completions still think at max_completion_length=28": {"thoughts/cut": 0.3},
     "Length running away: 20 tokens a completion, 10 at first": {
         "completions/mean_length": np.where(np.arange(STEPS) < 10, 10, 20)
     },

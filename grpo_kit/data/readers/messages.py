@@ -8,10 +8,10 @@ import orjson
 
 from grpo_kit.data.repair import Found
 from grpo_kit.data.samples import Message, ToolCall
+from grpo_kit.data.thoughts import answer_in, has_thought
 
 _REASONING = ("thinking", "redacted_thinking", "reasoning", "reasoning_content")  # kinds of parts, and fields
 _TEXTS = ("content", "refusal", "text")  # fields of a message, of which the first that says something is taken
-_THOUGHT = re.compile(r"(?:<think>|\A(?!.*<think>)).*?</think>\s*", re.DOTALL)  # some templates open it themselves
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>\s*", re.DOTALL)  # as Qwen's and Hermes' templates write it
 
 
@@ -57,10 +57,10 @@ def messages_in(raw: Any, found: Found) -> list[Message]:
 
 
 def without_reasoning(text: str, found: Found) -> str:
-    if "</think>" not in text:
+    if not has_thought(text):
         return text
     found.repaired("reasoning_left_out")
-    return _THOUGHT.sub("", text)
+    return answer_in(text) or ""
 
 
 def call_in(raw: Any) -> ToolCall:
