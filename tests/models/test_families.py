@@ -14,7 +14,24 @@ from grpo_kit.models.checkpoints import adapted
 from grpo_kit.models.load import load_model, load_tokenizer
 from grpo_kit.models.shapes import SHAPES, TINY_MODEL, shape_of
 
-FAMILIES = ("gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
+FAMILIES = {  # and what their configs have beside the sizes
+    "gemma2": {"sliding_window": 32},
+    "gemma3_text": {"sliding_window": 32},
+    "gemma4_text": {
+        "sliding_window": 32,
+        "head_dim": 16,
+        "global_head_dim": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 1000,
+    },
+    "lfm2": {"full_attn_idxs": [1]},
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "qwen3_5_text": {"head_dim": 16, "layer_types": ["linear_attention", "full_attention"]},
+    "smollm3": {"pad_token_id": 0},
+}
 SIZES = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -35,12 +52,12 @@ def test_the_families_below_are_those_that_the_panel_offers():
     listed |= {"SmolLM2-135M": listed["HuggingFaceTB/SmolLM2-135M"]}
     names = TrainConfig.model_fields["model_name"].json_schema_extra["suggested"]
     stems = [name.removesuffix("-it").removesuffix("-Instruct") for name in names]
-    assert {listed[stem]["model_type"] for stem in stems} <= set(FAMILIES)
+    assert {listed[stem].get("text_config", listed[stem])["model_type"] for stem in stems} <= set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probabilities_are_those_of_eager_attention_in_float32(tmp_path, family):
-    folder = make_model(tmp_path / "model", family, **SIZES, **({"sliding_window": 32} if "gemma" in family else {}))
+    folder = make_model(tmp_path / "model", family, **SIZES, **FAMILIES[family])
     model = AutoModelForCausalLM.from_pretrained(folder)
     for name, weight in model.named_parameters():
         if "q_norm" in name or "k_norm" in name:
