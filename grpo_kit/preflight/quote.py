@@ -101,6 +101,7 @@ class Quote:
             ("where", self.where),
             ("model", config.model_name + parameters),
             ("a step", steps),
+            *self._warm_start(),
             ("memory", self._memory()),
             ("time", time + self.minutes_from),
         ]
@@ -119,6 +120,13 @@ class Quote:
         if self.fits:
             rows.append(("fits on", ", ".join(f"{gpu} (${usd:.2f}/h)" for gpu, usd in list(self.fits.items())[:4])))
         return rows
+
+    def _warm_start(self) -> list[tuple[str, str]]:
+        """What comes before GRPO's steps. Its passes are no larger than theirs, so its memory is within theirs."""
+        if not (steps := self.config.sft_steps):
+            return []
+        samples = self.config.samples_per_sft_step
+        return [("sft", f"{steps} steps of {samples} samples first, in the time and cost; memory as GRPO's or less")]
 
     def _memory(self) -> str:
         gib, peak = f"{self.device.gib:.1f} GiB", f"{self.measured_gib:.1f}" if self.measured_gib else ""
