@@ -14,7 +14,7 @@ from grpo_kit.models.load import load_tokenizer
 from grpo_kit.models.prompts import prompt_tokens, reply_tokens
 from grpo_kit.runs.directory import STOP_FILE
 
-WARM = {"sft_steps": 4, "sft_learning_rate": 2e-3, "sft_batch_size": 4, "max_steps": 2, "save_steps": 2, "beta": 0.1}
+WARM = {"sft_steps": 4, "sft_learning_rate": 5e-3, "sft_batch_size": 4, "max_steps": 2, "save_steps": 2, "beta": 0.1}
 SMALL = {"per_device_train_batch_size": 16, "max_completion_length": 8, "learning_rate": 1e-3}
 QUICK = {"n": 6, "batch_size": 6, "max_completion_length": 8, "echo": lambda text: None}
 
@@ -61,7 +61,7 @@ def onward(runs, data, warm):
 def test_a_warm_start_learns_the_replies_and_grpo_goes_on_from_it(warm):
     rows = [json.loads(line) for line in (warm.path / "sft_metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and rows[-1]["loss"] < 0.8 * rows[0]["loss"]
-    assert [row["learning_rate"] for row in rows] == pytest.approx([2e-3 * share for share in (1, 0.75, 0.5, 0.25)])
+    assert [row["learning_rate"] for row in rows] == pytest.approx([5e-3 * share for share in (1, 0.75, 0.5, 0.25)])
     assert warm.metrics()["step"].tolist() == [1, 2], "which are GRPO's alone"
     assert warm.metrics()["kl"].iloc[0] == 0 < warm.metrics()["kl"].iloc[1], "the reference is where GRPO started"
     assert [path.name for path in warm.sft_checkpoints] == ["checkpoint-sft-4"]
