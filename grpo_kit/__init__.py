@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         RunError as RunError,
         RunStopped as RunStopped,
     )
+    from grpo_kit.evaluation.compare import compare as compare
     from grpo_kit.evaluation.result import Evaluation as Evaluation
     from grpo_kit.judges.prepare import prepare as prepare
     from grpo_kit.models.chat import chat as chat
@@ -43,6 +44,7 @@ _NAMES = {
     "data.samples": "Sample read_samples",
     "data.splits": "check_splits",
     "errors": "BadTrace ConfigError RunError RunStopped",
+    "evaluation.compare": "compare",
     "evaluation.result": "Evaluation",
     "judges.prepare": "prepare",
     "models.chat": "chat",

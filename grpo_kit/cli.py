@@ -132,7 +132,8 @@ def train(
 ) -> None:
     """Train a model by GRPO on this machine. The same --run-id again resumes the run.
 
-    A run that is complete is left alone. GRPO_KIT_BACKEND=modal has Modal train it.
+    A run that is complete is left alone, unless a larger --max-steps continues it. GRPO_KIT_BACKEND=modal has Modal
+    train it.
     """
     config = TrainConfig.from_text(flags)
     from grpo_kit.backends import api, quote
@@ -151,7 +152,9 @@ def train(
 def evaluate(
     run: Annotated[str | None, typer.Argument(help="A run's name or folder: its base model and checkpoints.")] = None,
     model_path: Annotated[Path | None, typer.Option(help="A model or adapter folder, in place of a run.")] = None,
-    base_model: Annotated[str | None, typer.Option(help="What to compare a full model with.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="What to compare with, for a full model or in place of a run's own start.")
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
     **flags: str | None,
 ) -> None:

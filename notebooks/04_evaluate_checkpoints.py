@@ -20,6 +20,7 @@ temperature = None  # None: as the run was trained
 judge = None  # "offline", "gemini" or "reference"; None: the judge the run was trained with
 second_judge = "reference"  # or "offline" or "gemini"; None: no second judge
 seed = 7
+compare_with = None  # another run's name: its models beside this run's, on the same prompts
 merge_to = "merged"  # a folder in the run's own, unless the path is absolute; None: nothing is merged
 chat_with = ["I would like a table, please.", "Please book a room in Paris.", "Which movies are on tonight?"]
 result_file = None  # None: result.json beside the evaluation
@@ -62,6 +63,26 @@ evaluation.summary().round(3).drop(columns="stdev min max wins ties losses".spli
 
 # %%
 plots.evaluation_figure(evaluation)
+
+# %% [markdown]
+# ## What did GRPO add?
+#
+# A run with a warm start (`sft_steps`) has a model that only imitates the traces. The sentence below says whether GRPO
+# added anything to it, prompt by prompt. With `compare_with` another run is set beside this one, such as one that GRPO
+# trained from the base: the table has the base, the warm start and both results, and `newest_gains` is what this run's
+# newest checkpoint scores more than each, with its interval.
+
+# %%
+print(evaluation.added() or "This run has no warm start.")
+
+# %%
+if compare_with:
+    beside = kit.Run(compare_with, runs_dir)
+    settings = {"n": n, "temperature": temperature, "judge": judge, "second_judge": other, "seed": seed}
+    compared = kit.compare(evaluation, kit.evaluate.remote(beside, **settings)).round(3)
+else:
+    compared = "No other run was named."
+compared
 
 # %% [markdown]
 # ## Do the judges agree?

@@ -12,6 +12,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import remember
 from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.models.start import started
 from grpo_kit.preflight.check import quote_remaining
 from grpo_kit.preflight.doctor import (
     OK,
@@ -53,10 +54,12 @@ def quote(
     on_modal = (backend or chosen_backend()) == "modal"
     with suppress(ConfigError, RunError):  # the quote of what was asked for has it as a problem
         if on_modal and ask:
-            from grpo_kit.backends.modal.storage import known_on_modal
+            from grpo_kit.backends.modal.start import known_on_modal, started_on_modal
 
+            config = started_on_modal(config)
             known = known_on_modal(config.run_id)
         elif not on_modal:
+            config = started(config, runs_dir)
             known = find_run(config.run_id, runs_dir)
         if known:  # on Modal its data has another name
             config, status = config_to_resume(known, config, check=not on_modal), known.status
@@ -98,6 +101,12 @@ def doctor(config: TrainConfig | None = None, **settings: Any) -> bool:
     account = "a Modal account is set up here" if on_modal else "no Modal account is set up here (`modal setup` does)"
     why = "chosen by kit.backend() or GRPO_KIT_BACKEND" if asked_backend() else account
     print(Check("backend", OK, f"{backend}: {why}"))
+    if on_modal:
+        from grpo_kit.backends.modal.start import started_on_modal
+
+        config = started_on_modal(config)
+    else:
+        config = started(config, RUNS_DIR)
     problems = []
     for check in checks_of(config, on_modal):
         print(check, flush=True)

@@ -8,7 +8,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from grpo_kit.costs.earlier import remember
 from grpo_kit.errors import OutOfReach, RunError
-from grpo_kit.runs.directory import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, RunDirectory
+from grpo_kit.runs.directory import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, RunDirectory, warm_start_of
 from grpo_kit.utils.environment import in_notebook
 from grpo_kit.utils.text import dollars
 
@@ -93,8 +93,9 @@ def _progress(status: dict[str, Any]) -> str:
     """ "reward=0.512 $0.40 queued"; the state is left out while steps are made."""
     reward = "" if status.get("reward") is None else f"reward={status['reward']:.3f} "
     usd = f"{dollars(status['usd'])} " if status["usd"] else ""
+    warm = f"{warm_start_of(status)} ".lstrip()
     state = "" if status["state"] == "running" and status["step"] else status["state"]
-    return f"{reward}{usd}{state}".strip()
+    return f"{warm}{reward}{usd}{state}".strip()
 
 
 def _last_output(run: RunDirectory, status: dict[str, Any]) -> str:

@@ -14,7 +14,17 @@ from grpo_kit.utils.text import did_you_mean
 from grpo_kit.utils.yaml_text import read_yaml
 
 # The groups of the launch panel, in its order; the first is open, the others are folded.
-Group = Literal["Run", "Batches and lengths", "GRPO", "LoRA", "Optimiser", "Reward", "Gemini", "Saving and the machine"]
+Group = Literal[
+    "Run",
+    "Batches and lengths",
+    "GRPO",
+    "LoRA",
+    "Warm start",
+    "Optimiser",
+    "Reward",
+    "Gemini",
+    "Saving and the machine",
+]
 Role = Literal[
     "resume",  # a run may be resumed with another value, as no score depends on it
     "spread",  # how a step's completions are spread over passes and processes, which resuming may change as well
@@ -45,7 +55,7 @@ def setting(
 
 run, batches = partial(setting, group="Run"), partial(setting, group="Batches and lengths")
 grpo, lora, optimiser = (partial(setting, group=group) for group in ("GRPO", "LoRA", "Optimiser"))
-reward, gemini = partial(setting, group="Reward"), partial(setting, group="Gemini")
+reward, gemini, warm = (partial(setting, group=group) for group in ("Reward", "Gemini", "Warm start"))
 
 
 def about(field: FieldInfo) -> dict[str, Any]:

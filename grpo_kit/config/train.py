@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from grpo_kit.config.base import Listed, Mapped, Weights, batches, grpo, lora, optimiser, reward, run, setting
+from grpo_kit.config.base import Listed, Mapped, Weights, batches, grpo, lora, optimiser, reward, run, setting, warm
 from grpo_kit.config.batching import filled_in, nearest_batches
 from grpo_kit.config.gpus import gpu_and_count, most_gpus
 from grpo_kit.config.judge import JUDGES, JudgeConfig, JudgeName
@@ -35,6 +35,7 @@ SUGGESTED = """
     LiquidAI/LFM2.5-1.2B-Instruct Qwen/Qwen3-1.7B google/gemma-2-2b-it HuggingFaceTB/SmolLM3-3B Qwen/Qwen3-4B
     google/gemma-3-4b-it google/gemma-4-E2B-it
 """.split()
+SFT_STEPS = 20  # where only warm_start is given
 LEARNING_RATES = [float(f"{digit}e{power}") for power in range(-7, -2) for digit in (1, 1.5, 2, 3, 5, 7)]
 
 
@@ -48,7 +49,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     # The model, the data, the run
     model_name: str = run(
         "tiny",
-        "A model on the Hugging Face hub, a folder, 'tiny' (shipped) or 'SmolLM2-135M-Instruct'.",
+        "A model on the hub, a folder, 'tiny' (shipped), 'SmolLM2-135M-Instruct', or a run or adapter to go on from.",
         "step",
         suggested=[*RECIPES, *SUGGESTED],
     )
@@ -98,7 +99,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     # GRPO
     temperature: PositiveFloat = run(1.0, "Sampling temperature of the completions.", slider=TEMPERATURES, le=5)
     top_p: PositiveFloat = grpo(1.0, "Nucleus sampling: share of probability to sample from.", le=1)
-    beta: NonNegativeFloat = grpo(0.0, "Weight of the KL penalty towards the base model; 0 turns it off.", "step")
+    beta: NonNegativeFloat = grpo(0.0, "Weight of the KL penalty towards what GRPO starts from; 0: off.", "step")
     epsilon: PositiveFloat = grpo(0.2, "How far the probability ratio may move before it is clipped.", lt=1)
     num_iterations: PositiveInt = grpo(1, "Updates made on each batch of completions.", "step")
     max_staleness: NonNegativeInt = grpo(
@@ -118,6 +119,18 @@ class TrainConfig(JudgeConfig, ModalConfig):
         False, "Hold the weights under the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
     )
     lora_dropout: NonNegativeFloat = lora(0.0, "Dropout on the adapter's input.", lt=1)
+
+    adapter: str | None = lora(
+        None, "Folder of an adapter, or a run, that is trained on; model_name may name it too, and is then its base."
+    )
+
+    # Warm start
+    warm_start: bool = warm(False, "Begin with a stage of supervised training on the samples' own replies.")
+    sft_steps: NonNegativeInt = warm(0, "Optimiser steps of that stage; with warm_start alone 20.", slider=(0, 200))
+    sft_learning_rate: PositiveFloat = warm(
+        2e-4, "Its peak learning rate, which falls to 0 at its end.", slider=LEARNING_RATES, le=1
+    )
+    sft_batch_size: PositiveInt | None = warm(None, "Its samples a step; None: as many as GRPO has completions.")
 
     # Reward
     judge: Weights[JudgeName] = run(
@@ -165,7 +178,10 @@ class TrainConfig(JudgeConfig, ModalConfig):
         recipe = RECIPES.get(given.get("model_name", cls.model_fields["model_name"].default), {})
         # Whoever names a Gemini model wants it to judge.
         judge = {"judge": "gemini"} if "gemini_model" in given and "judge" not in given else {}
-        given = {**judge, **processes_and_gpus(given), **given}
+        warm = {"warm_start": True} if given.get("sft_steps") not in (None, 0, "0") else {}
+        asked = str(given.get("warm_start", False)).lower() in ("true", "1", "yes", "on")
+        warm |= {"sft_steps": SFT_STEPS} if asked and "sft_steps" not in given else {}
+        given = {**judge, **warm, **processes_and_gpus(given), **given}
         usual = {name: field.default for name, field in cls.model_fields.items()} | recipe
         return {**recipe, **filled_in(given, usual), **given}
 
@@ -204,6 +220,17 @@ class TrainConfig(JudgeConfig, ModalConfig):
         if self.trl.get("sync_ref_model") and (self.use_lora or not self.beta):
             what = "trl's sync_ref_model needs a reference model beside the trained one"
             raise ConfigError(what, "Use use_lora=false and a beta above 0, or leave it out")
+        if self.warm_start != (self.sft_steps > 0):
+            what = f"warm_start={self.warm_start} and sft_steps={self.sft_steps} contradict each other"
+            raise ConfigError(what, "Leave one out")
+        if self.samples_per_sft_step % processes:
+            what = f"sft_batch_size={self.samples_per_sft_step} should be a multiple of num_processes={processes}"
+            raise ConfigError(what, f"Nearest: sft_batch_size={-(-self.samples_per_sft_step // processes) * processes}")
+        if self.sft_steps and self.fsdp is True:
+            what = "sft_steps with fsdp=True: a warm start needs the whole model in each process"
+            raise ConfigError(what, "Leave one out, or make the warm start in a run of its own and set adapter to it")
+        if self.adapter and not self.use_lora:
+            raise ConfigError(f"use_lora=False, and adapter={self.adapter!r} is one", "Leave one out")
         if self.load_in_4bit and (not self.use_lora or self.use_vllm is True or self.fsdp is True):
             raise ConfigError("load_in_4bit goes with a LoRA adapter, and with neither vLLM nor FSDP", "Leave one out")
         if self.fsdp is True and processes == 1:
@@ -222,6 +249,10 @@ class TrainConfig(JudgeConfig, ModalConfig):
     @property
     def completions_per_step(self) -> int:
         return self.completions_per_process * self.num_processes
+
+    @property
+    def samples_per_sft_step(self) -> int:
+        return self.sft_batch_size or self.completions_per_step
 
     @property
     def prompts_per_step(self) -> int:

@@ -14,7 +14,7 @@ from grpo_kit.config.gpus import GPUS
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.gemini.prices import judge_price
-from grpo_kit.runs.directory import Dollars
+from grpo_kit.runs.directory import SFT_METRICS, Dollars
 from grpo_kit.runs.writer import RunWriter
 from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.utils.text import dollars
@@ -43,12 +43,23 @@ class Budget:
         self._rows = read_lines(writer.run.path / "metrics.jsonl")
         self._cycles = _cycles(self._rows, self._config.num_iterations, writer.usd_per_hour or 0.0)
         self._before = Dollars(0.0, 0.0)
+        self._warm_seconds = sum(row["step_time"] for row in read_lines(writer.run.path / SFT_METRICS))  # before
 
     def see_start(self) -> str:
         """Called before the model is loaded and once it is: why the first step can't be paid; empty where it can."""
         self._before, writer = self._writer.dollars(), self._writer
-        here = writer.usd_per_hour or 0.0, writer.seconds
+        here = writer.usd_per_hour or 0.0, writer.seconds + self._warm_seconds
         return str(shortfall_at_start(self._config, self._before, writer.status, self._rows, *here) or "")
+
+    def see_sft_step(self, step: int, seconds: float) -> str:
+        """Called after each step of the warm start, which took so many seconds: why the next one can't be paid."""
+        hourly = self._writer.usd_per_hour or 0.0
+        spent, next_step = self._writer.dollars(), Dollars(hourly * seconds / 3600, 0.0)
+        if (left := self._config.sft_steps - step) <= 0:
+            return ""
+        whole = (self._writer.status.get("quoted") or {}).get("usd") or 0.0
+        enough = max(spent.in_all + left * next_step.machine, whole)
+        return str(_exceeded(self._config, spent, next_step, enough, "the warm start's next step") or "")
 
     def see_step(self, step: int) -> str:
         """Called after each step: why the next one can't be paid; empty where it can, or where none is left."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from grpo_kit.config.base import Role, names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
-from grpo_kit.runs.directory import RunDirectory
+from grpo_kit.runs.directory import SFT_METRICS, RunDirectory
 from grpo_kit.runs.storage import LocalStorage
 from grpo_kit.utils.files import write_bytes
 from grpo_kit.utils.json_lines import read_lines
@@ -28,11 +28,13 @@ class EarlierRun(NamedTuple):
     machine: str | None  # Modal's GPU, or "here"
     cycles: tuple[float, ...]  # seconds of its steps, as means over those that share their completions
     # Seconds from its start to its first step; here without those that counted the prompts' tokens, which the next run
-    # on the data finds counted, as one in a container does not. None where that was not measured.
+    # on the data finds counted, as one in a container does not, and without a warm start's. None where that was not
+    # measured.
     before: float | None
     # Seconds of a step beside its own: saving, recording, the optimiser. 0 where it was resumed or is not complete.
     between: float
     is_resumed: bool
+    sft_seconds: float | None  # a step of its warm start, the mean; None where it made none
     calls: float  # to Gemini
     usd: float  # for them
     memory_gib: float | None  # its peak
@@ -64,7 +66,7 @@ def remember(run: RunDirectory, runs_dir: str | Path) -> None:
     """Keeps under `runs_dir` what a run on Modal tells of the next one."""
     folder = Path(runs_dir) / REMEMBERED / run.id
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "status.json", "metrics.jsonl"):
+    for name in ("config.json", "status.json", "metrics.jsonl", SFT_METRICS):
         if content := run.read_text(name):
             write_bytes(folder / name, content.encode())
 
@@ -79,14 +81,15 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         times = [row["step_time"] for row in rows]
         cycles = tuple(mean(times[start : start + every]) for start in range(0, len(times), every))
         in_one_go = status["state"] == "complete" and not status.get("resumed")  # else steps were made twice
+        warm = [row["step_time"] for row in read_lines(folder / SFT_METRICS)]
         started = status.get("starting_seconds")  # of the process that trained it last
         counting = status.get("fitting_seconds", 0.0) if about.get("machine") == HERE else 0.0
         before = None if started is None else max(0.0, started - counting)
-        rest = status["seconds"] - started - sum(times) if in_one_go and started is not None else 0.0
+        rest = status["seconds"] - started - sum(times) - sum(warm) if in_one_go and started is not None else 0.0
         between = max(0.0, rest) / max(1, len(times))
         calls, usd = (sum(row.get(f"judge/gemini/{name}") or 0.0 for row in rows) for name in ("calls", "usd"))
         peak = (status.get("actual") or {}).get("memory_gib")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):
         return None
-    seconds = cycles, before, between, bool(status.get("resumed"))
+    seconds = cycles, before, between, bool(status.get("resumed")), mean(warm) if warm else None
     return EarlierRun(folder.name, settings, about.get("machine"), *seconds, calls, usd, peak) if cycles else None

@@ -24,6 +24,7 @@ GPU_SHARE = 0.3  # of a GPU's published speed that training comes to
 PASSES = 3  # over a step's tokens: there, back, and once more for checkpointing or the probabilities that drew them
 GEMINI_SECONDS = 2.0  # of a call
 STARTING_SECONDS, STARTING_HERE_SECONDS = 150.0, 10.0  # of a container with its model and vLLM; of a process here
+SFT_SHARE = 0.6  # of a GRPO step's seconds, for as many samples: no generating, and no judging
 TOKENS_ASKED, TOKENS_WRITTEN = 560, 160  # of a judgement: gemini/absolute.txt at 4 letters a token, and a rubric
 
 
@@ -62,7 +63,8 @@ def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) ->
         later = median(others) if run.is_resumed and others else mean(others or [first])
         beside = run.between * (config.max_steps if others else every)  # a single step's is mostly the end of its run
         steps = every * first + max(0, config.max_steps - every) * later + beside
-        return Estimate(times((before + ratio * steps) / 60, factors), source)
+        warm = config.sft_steps * _sft_seconds(config, run, ratio * later)
+        return Estimate(times((before + ratio * steps + warm) / 60, factors), source)
     if (shape := shape_of(config.model_name)) is None:
         return Estimate(None, "the model's shape is not, and there is no earlier run of it")
     if gpu and not listed_gpu(gpu):
@@ -72,6 +74,17 @@ def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) ->
     speed = f"{gpu}'s published speed" if gpu else "a usual CPU's speed"
     likely = rough_seconds(config, shape, gpu) / 60
     return Estimate(times(likely, ROUGH), f"counted operations and {speed}: very rough, nothing was measured")
+
+
+def _sft_seconds(config: TrainConfig, run: EarlierRun, step: float) -> float:
+    """Seconds of a step of the warm start: by the run's own, else as a share of a GRPO step's that takes `step`."""
+    if run.sft_seconds and run.is_like(config, "size"):
+        return run.sft_seconds * config.samples_per_sft_step / (run.settings["sft_batch_size"] or _per_step(run))
+    return SFT_SHARE * step * config.samples_per_sft_step / config.completions_per_step
+
+
+def _per_step(run: EarlierRun) -> int:
+    return TrainConfig.model_construct(**run.settings).completions_per_step
 
 
 def _size(config: TrainConfig) -> int:
@@ -85,10 +98,12 @@ def rough_seconds(config: TrainConfig, shape: Shape, gpu: str | None, passes: in
     together, weights, prompt = config.completions_per_process, 2 * shape.parameters, config.max_prompt_length / 2
     a_token = a_layer * shape.layers + max(weights / bytes_read, weights * together / operations)
     generating = config.max_completion_length * a_token + weights * together * prompt / operations
-    training = passes * weights * together * (prompt + config.max_completion_length) / operations
+    a_sequence = passes * weights * (prompt + config.max_completion_length) / operations
+    training, warm = together * a_sequence, config.sft_steps * config.samples_per_sft_step / config.num_processes
     computing = training + generating / config.num_iterations
     judging = GEMINI_SECONDS * judge_calls(config) / config.max_steps / config.gemini_max_in_flight
-    return starting + config.max_steps * (max(computing, judging) if config.max_staleness else computing + judging)
+    a_step = max(computing, judging) if config.max_staleness else computing + judging
+    return starting + config.max_steps * a_step + warm * a_sequence
 
 
 def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) -> Range | None:
@@ -105,8 +120,8 @@ def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) 
 
 
 def models_evaluated(config: TrainConfig) -> int:
-    """The base model and a run's checkpoints."""
-    return 1 + -(-config.max_steps // config.save_steps)
+    """The base model, the warm start and a run's checkpoints."""
+    return 1 + bool(config.sft_steps) + -(-config.max_steps // config.save_steps)
 
 
 def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float, float]:

@@ -21,8 +21,9 @@ from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.evaluation.interpret import is_warm_start
 from grpo_kit.evaluation.result import Evaluation, write_evaluation
-from grpo_kit.evaluation.statistics import Answered, describe
+from grpo_kit.evaluation.statistics import Answered, compare, describe
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
@@ -52,7 +53,9 @@ def evaluate(
 
     `target` is a run (or its name, or its folder), of which every checkpoint is evaluated, or the folder of one model:
     an adapter, which names its base itself, or a whole model, which is compared with the run's base where its folder
-    lies in a run, else with `base_model`, else with nothing. `settings` are EvalConfig's fields by keyword.
+    lies in a run, else with `base_model`, else with nothing. A run that went on from another is compared with what it
+    started from; base_model names its untrained base in place of that. A warm start is a model of its own, with which
+    GRPO's checkpoints are compared too. `settings` are EvalConfig's fields by keyword.
 
     Besides the judge, `second_judge` scores the same answers: a gain that only the judge sees, which the model was
     trained to please, may be none.
@@ -111,13 +114,16 @@ def evaluate(
                 batch_size=used.batch_size,
             )
             del model  # makes room for the next
-            base = answered.get(BASE)
+            base, warm = answered.get(BASE), next((own for each, own in answered.items() if is_warm_start(each)), None)
             verdicts = run_async(judge_batch(judge, cache, samples, answers)).verdicts
             numbers = describe(name, answers, verdicts, used.seed, base and base.verdicts)
+            numbers["versus_sft"] = compare(warm.verdicts, verdicts, used.seed) if warm else None
             again = run_async(judge_batch(second, cache, samples, answers)).verdicts if second else None
             if second and again:
                 try:
                     numbers["second"] = describe(name, answers, again, used.seed, base and base.second)
+                    if warm and warm.second:
+                        numbers["second"]["versus_sft"] = compare(warm.second, again, used.seed)
                 except RunError as error:  # the first judge's numbers stand without it
                     note(f"No second judgement of {name} by {second.name}: {error}")
             answered[name] = Answered(answers, verdicts, again)
@@ -135,10 +141,11 @@ def evaluate(
         "notes": notes,
         "models": models,
     }
-    path = out / f"{_name(asked, used.temperature, len(samples))}.json"
+    against = f"_base-{Path(base_model).name}" if base_model and run and run.config.adapter else ""
+    path = out / f"{_name(asked, used.temperature, len(samples))}{against}.json"
     evaluation = write_evaluation(path, results, samples, answered, draw)
-    for warning in evaluation.warnings():
-        echo(warning)
+    for said in filter(None, [*evaluation.warnings(), evaluation.added()]):
+        echo(said)
     return evaluation
 
 

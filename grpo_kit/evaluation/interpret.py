@@ -86,6 +86,22 @@ def signed(versus: dict[str, Any]) -> str:
     return f"{versus['difference']:+.2f} {interval_text(versus['interval'], '+')}"
 
 
+def is_warm_start(name: str) -> bool:
+    """Whether a model of that name is the checkpoint of a run's supervised stage."""
+    return name.startswith("checkpoint-sft-")
+
+
+def added(models: list[Numbers], judge: str) -> str:
+    """What GRPO added to the warm start, in words: the newest checkpoint's paired difference to it, by the first judge,
+    with its 95% interval. Empty where there was none, or GRPO has no checkpoint yet."""
+    if not (versus := models[-1].get("versus_sft")):
+        return ""
+    low, high = versus["interval"]
+    surely = "added to imitation" if low > 0 else "took from imitation" if high < 0 else "added nothing that is sure"
+    warm = next(model["name"] for model in models if is_warm_start(model["name"]))
+    return f"GRPO {surely}: {models[-1]['name']} less {warm} {signed(versus)} (n={versus['pairs']}, by {judge})"
+
+
 def best(models: list[Numbers], samples: "pandas.DataFrame", judge: str, second_judge: str | None) -> Numbers:
     """The model to take: its numbers, and the reason, `why`. `samples` is Evaluation.samples().
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+OVER_SFT = ("over_sft", "over_sft_low", "over_sft_high")
+
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
@@ -64,6 +66,11 @@ class Evaluation:
         return self.models[-1]
 
     @property
+    def warm_start(self) -> dict | None:
+        """The numbers of the run's supervised stage, which GRPO went on from."""
+        return next((model for model in self.models if interpret.is_warm_start(model["name"])), None)
+
+    @property
     def checkpoints(self) -> list[dict]:
         """The models but for the base."""
         return self.models[1:] if self.base else self.models
@@ -89,7 +96,8 @@ class Evaluation:
 
     def summary(self) -> "pandas.DataFrame":
         """A row per model, by the first judge. Scores are in [0, 1], low and high bound 95% intervals, differences are
-        to the base, and wins, ties and losses count prompts against it."""
+        to the base, and wins, ties and losses count prompts against it. over_sft is the difference to the warm start,
+        where there was one."""
         import pandas
 
         rows = []
@@ -98,6 +106,8 @@ class Evaluation:
             row |= {name: model[name] for name in ("stdev", "min", "max", "words", "unjudged")}
             if versus := model["versus_base"]:
                 row |= {name: versus[name] for name in ("win_rate", "wins", "ties", "losses")}
+            if versus := model.get("versus_sft"):
+                row |= dict(zip(OVER_SFT, (versus["difference"], *versus["interval"]), strict=True))
             rows.append(row)
         table = pandas.DataFrame(rows)
         counts = table.columns.intersection(["wins", "ties", "losses"])
@@ -170,6 +180,10 @@ class Evaluation:
         """The reasons to doubt the result. See grpo_kit.evaluation.interpret.warnings for the rules."""
         return interpret.warnings(self.models, self.results["judge"], self.results["second_judge"])
 
+    def added(self) -> str:
+        """What GRPO added to the warm start; empty where there was none. See grpo_kit.evaluation.interpret.added."""
+        return interpret.added(self.models, self.judge)
+
     def best(self) -> dict[str, Any]:
         """The model to take, and `why`. See grpo_kit.evaluation.interpret.best for the rule."""
         return interpret.best(self.models, self.samples(), self.judge, self.second_judge)
@@ -185,6 +199,7 @@ class Evaluation:
 
         best, rows = self.best(), read_lines(self.samples_path)
         labelled = {"trained": self.trained} | ({BASE: self.base} if self.base else {})
+        labelled |= {"warm_start": self.warm_start} if self.warm_start else {}
         usd = [judge.get("usd", 0.0) for judge in (self.results["judge"], self.results["second_judge"]) if judge]
         return {
             "run": self.results["target"],
@@ -195,6 +210,8 @@ class Evaluation:
             "second_judge": self.second_judge,
             "base": brief(self.base) if self.base else None,
             "trained": brief(self.trained),
+            "warm_start": brief(self.warm_start) if self.warm_start else None,
+            "added": self.trained.get("versus_sft"),
             "best": brief(best) | {"why": best["why"]},
             "warnings": self.warnings(),
             "scores": {

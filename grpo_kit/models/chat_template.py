@@ -39,15 +39,15 @@ class ChatTemplate:
     kwargs: dict[str, Any] = field(default_factory=dict)  # what it is told
     opens_thought: bool = False  # a prompt ends where the model thinks
 
-    def render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
-        """The prompt's text, up to where the assistant answers. Raises ConfigError for messages that the template
-        refuses in any form."""
+    def render(self, messages: Sequence[Message], tools: Tools = (), is_answered: bool = False) -> str:
+        """The prompt's text, up to where the assistant answers; or, where it `is_answered`, to the end of the answer.
+        Raises ConfigError for messages that the template refuses in any form."""
         several = any(len(calls := each.get("tool_calls", ())) > 1 or (calls and each["content"]) for each in messages)
         try:
-            return self._write(*self.adapted(messages, tools, self.calls if several else self.call))
+            return self._write(*self.adapted(messages, tools, self.calls if several else self.call), is_answered)
         except TemplateError:  # at something that no template was tried on
             try:
-                return self._write(*self.adapted(messages, tools, calls=False))
+                return self._write(*self.adapted(messages, tools, calls=False), is_answered)
             except TemplateError as problem:
                 raise self._error(f"refuses a prompt: {problem}") from None
 
@@ -70,8 +70,8 @@ class ChatTemplate:
             turns.insert(0, Message(role="system" if self.system else "user", content="\n\n".join(head)))
         return _joined(turns), tools
 
-    def _write(self, messages: list[Message], tools: Tools) -> str:
-        how = {"chat_template": self.text, "add_generation_prompt": True, "tokenize": False}
+    def _write(self, messages: list[Message], tools: Tools, is_answered: bool = False) -> str:
+        how = {"chat_template": self.text, "add_generation_prompt": not is_answered, "tokenize": False}
         return self.tokenizer.apply_chat_template(messages, tools=list(tools) or None, **how, **self.kwargs)
 
     def writes(self, messages: list[Message], *words: str, tools: Tools = ()) -> bool:

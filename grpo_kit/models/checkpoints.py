@@ -10,7 +10,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.judges.cache import CACHE_FILE
 from grpo_kit.models.load import device_can_bf16, download_model, load_model
-from grpo_kit.runs.directory import RunDirectory, is_run
+from grpo_kit.runs.directory import START, RunDirectory, is_run
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,6 +28,7 @@ class Checkpoints:
     cache: Path
     base: str | None
     folders: list[Path]
+    start: Path | None = None  # an adapter of the base, with which the run started: together they are the base model
 
     @property
     def settings(self) -> TrainConfig:
@@ -63,7 +64,12 @@ class Checkpoints:
         base: Any = None
         if self.base is not None:
             base = load_model(self.base, bf16)
-            yield BASE, self.base, base
+            if self.start:
+                model = adapted(base, self.start)
+                yield BASE, str(self.start), model
+                base = model.unload()
+            else:
+                yield BASE, self.base, base
         for folder in self.folders:
             name = folder.resolve().name if folder.resolve().name != BASE else "trained"
             if is_adapter(folder):
@@ -76,22 +82,29 @@ class Checkpoints:
 
 
 def checkpoints_of(target: RunDirectory | str | Path, base_model: str | None, runs_dir: Path) -> Checkpoints:
-    """The checkpoints of `target`: a run, its name or its folder, or the folder of one model. Raises ConfigError for a
-    folder that holds no model, RunError for a run that does not exist, is on Modal or has no checkpoint yet."""
+    """The checkpoints of `target`: a run, its name or its folder, or the folder of one model. Their base is what the
+    run started from, its warm start not included, unless `base_model` names another. Raises ConfigError for a folder
+    that holds no model, RunError for a run that does not exist, is on Modal or has no checkpoint yet."""
     if isinstance(target, RunDirectory):
         run = target
     elif not is_run(runs_dir / target) and not is_run(Path(target)) and Path(target).is_dir():
         return _lone_model(Path(target), base_model)
     else:
         run = RunDirectory(target, runs_dir)
-    home, folders = run.path, [run.path / checkpoint.name for checkpoint in run.checkpoints]
+    home, found = run.path, [*run.sft_checkpoints, *run.checkpoints]
+    folders = [run.path / checkpoint.name for checkpoint in found]
     if not folders and holds_model(home):  # a copy of a run may lack the checkpoints
         folders = [home]
     if not folders:
         status = run.status
         where = f"{status['state']}, step {status['step']} of {status['max_steps']}"
         raise RunError(f"run {run.id} has no checkpoint yet ({where}): train it first")
-    return Checkpoints(run, home, home / CACHE_FILE, base_model or run.config.model_name, folders)
+    base = base_model or run.config.model_name
+    return Checkpoints(run, home, home / CACHE_FILE, base, folders, None if base_model else _start_of(run))
+
+
+def _start_of(run: RunDirectory) -> Path | None:
+    return run.path / START if run.config.adapter else None
 
 
 def _lone_model(folder: Path, base_model: str | None) -> Checkpoints:
@@ -104,7 +117,8 @@ def _lone_model(folder: Path, base_model: str | None) -> Checkpoints:
         base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
         if not base:
             raise ConfigError(f"the adapter in {folder} names no base model: give base_model (--base-model)")
-    return Checkpoints(run, folder, folder / "eval" / CACHE_FILE, base, [folder])
+    start = _start_of(run) if run and not base_model else None
+    return Checkpoints(run, folder, folder / "eval" / CACHE_FILE, base, [folder], start)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -116,15 +130,19 @@ def holds_model(folder: Path) -> bool:
     return has_config and any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*model*.bin"))
 
 
-def adapted(base: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """`base` with the adapter in `folder`. Raises ConfigError for an adapter that can't be read or does not fit."""
+def adapted(base: "PreTrainedModel", folder: Path, is_trainable: bool = False) -> "PeftModel":
+    """`base` with the adapter in `folder`, frozen unless `is_trainable`. Raises ConfigError for an adapter that can't
+    be read or does not fit."""
     from peft import PeftModel
     from safetensors import SafetensorError
 
     try:
-        return PeftModel.from_pretrained(base, str(folder))
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"the adapter in {folder} can't be read, or does not fit {base.name_or_path}: {str(error).splitlines()[0]}",
             "Take another checkpoint, or name with base_model (--base-model) what it was trained from",
         ) from error
+    # Where it lies here: PEFT looks for it when it saves, and would ask the hub for the kit's own names.
+    model.peft_config["default"].base_model_name_or_path = base.name_or_path
+    return model

@@ -37,6 +37,22 @@ def prompt_tokens(tokenizer: Any, prompt: Prompt, tools: Tools | None = None) ->
     return tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has written those
 
 
+def reply_tokens(
+    tokenizer: Any, prompt: Prompt, reply: str, ends: Sequence[int], tools: Tools | None = None
+) -> list[int]:
+    """The tokens of an answer to the prompt, after `prompt_tokens`: as the chat template writes it, up to the first of
+    the tokens that end an answer, `ends`."""
+    text = reply
+    if not isinstance(prompt, str):
+        template, answered = chat_template_of(tokenizer), [*prompt, Message(role="assistant", content=reply)]
+        before, whole = template.render(prompt, tools or ()), template.render(answered, tools or (), is_answered=True)
+        if whole.startswith(before):  # else the template writes a conversation anew when it is answered
+            text = whole.removeprefix(before)
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    end = next((i for i, token in enumerate(tokens) if token in ends), None)
+    return [*tokens, tokenizer.eos_token_id] if end is None else tokens[: end + 1]
+
+
 def fit_prompts(
     prompts: Sequence[Prompt],
     tokenizer: Any,

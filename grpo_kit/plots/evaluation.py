@@ -38,8 +38,10 @@ def evaluation_figure(evaluation: "Evaluation") -> NotebookFigure:
 
 
 def _means(axes: Axes, evaluation: "Evaluation") -> None:
-    """Scores over the checkpoints; the base is a line with a band, the second judge's lines are thin and dashed."""
-    models, base, second = evaluation.checkpoints, evaluation.base, evaluation.second_judge
+    """Scores over GRPO's checkpoints; the base is a line with a band, a warm start a line, and the second judge's lines
+    are thin and dashed."""
+    base, second, warm = evaluation.base, evaluation.second_judge, evaluation.warm_start
+    models = [model for model in evaluation.checkpoints if model is not warm] or evaluation.checkpoints
     found = [re.fullmatch(r"checkpoint-(\d+)", model["name"]) for model in models]
     steps = np.array([int(step[1]) for step in found if step])
     if len(steps) == len(models):
@@ -52,6 +54,8 @@ def _means(axes: Axes, evaluation: "Evaluation") -> None:
     if base is not None:
         axes.axhspan(*base["interval"], color=ORANGE, alpha=0.2, lw=0)
         axes.axhline(base["mean"], color=ORANGE, lw=1.8, ls="--", label="base")
+    if warm and warm not in models:
+        axes.axhline(warm["mean"], color=DARK, lw=1.2, ls="-.", label="warm start")
     judges = {"trained": (steps, models, {"color": BLUE, "marker": "o", "capsize": 3, "lw": 1.8})}
     if second:
         beside = steps + 0.012 * np.ptp(axes.get_xlim())  # the first judge's intervals

@@ -34,12 +34,13 @@ from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
 from grpo_kit.models.load import SMOLLM2, check_model, model_problem, thinks
 from grpo_kit.models.shapes import Shape, shape_of
+from grpo_kit.models.start import started
 from grpo_kit.preflight.doctor import PREPARE, Check
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
-from grpo_kit.runs.resume import config_to_resume
+from grpo_kit.runs.resume import config_to_resume, is_done
 from grpo_kit.training.failures import Fix, memory_fixes
-from grpo_kit.training.plan import missing_package, too_few_samples
+from grpo_kit.training.plan import NO_SHARING_WITH_SFT, missing_package, too_few_samples
 from grpo_kit.utils.text import dollars, duration, settings_text
 
 LONGEST_TIMEOUT = 86400  # seconds, Modal's
@@ -58,9 +59,11 @@ def quote_remaining(
 ) -> Quote:
     """The quote of the steps that are left to make by `status`, a run's, which is empty for a new one. `by` names the
     only earlier run that times come from; `checks` are those that were made beside."""
-    if status.get("step") and status["state"] != "complete":
+    if status.get("step") and not is_done(status, config):
         left = max(1, config.max_steps - status["step"])
-        config = config.model_copy(update={"max_steps": left, "save_steps": min(config.save_steps, left)})
+        config = config.model_copy(
+            update={"max_steps": left, "save_steps": min(config.save_steps, left), "sft_steps": 0}
+        )
     runs, shape = [run for run in earlier_runs(runs_dir) if by in (None, run.id)], shape_of(config.model_name)
     gpu = config.gpu if on_modal else None
     device, same = device_of(config, gpu), like_run(config, runs, gpu, "step", "size")
@@ -122,12 +125,13 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
     model that can't be used.
     """
     on_modal, status = backend == "modal", known.status if known else {}
+    config = config if on_modal else started(config, runs_dir)
     if known:
         config = config_to_resume(known, config, check=not on_modal)
     if on_modal and (problem := too_many_gpus(config)):
         raise ConfigError(problem.what, problem.fix)
     machine, hourly = (config.gpu, modal_usd_per_hour(config.gpu, config.memory)) if on_modal else (HERE, 0.0)
-    if status.get("state") == "complete":
+    if is_done(status, config):
         return Launch(machine, hourly)
     check_model(config.model_name, config)
     quote = quote_remaining(config, status, runs_dir, on_modal)
@@ -178,6 +182,8 @@ def thinking_problems(config: TrainConfig) -> Problems:
 
 def memory_problems(quote: Quote) -> Problems:
     """An earlier run's peak is believed more than what was counted."""
+    if quote.config.sft_steps and quote.memory and quote.memory.shares > 1:
+        yield NO_SHARING_WITH_SFT
     config, device, measured = quote.config, quote.device, quote.measured_gib
     has_fitted = measured is not None and measured <= FILLED * device.gib
     if quote.shape and quote.memory and not has_fitted and (why := shortage(quote.memory, device)):
@@ -271,10 +277,10 @@ def _lines(path: Path, modified: int) -> int:
 def earlier_run_problems(config: TrainConfig, runs_dir: Path) -> Problems:
     try:
         caches_to_start_from(config.cache_from, runs_dir)
-        if known := find_run(config.run_id, runs_dir):
-            config_to_resume(known, config)
-        if known and known.status["state"] == "complete":
-            yield Problem(f"run {config.run_id} is complete: nothing would be done", "Give it another run_id")
+        started(config, runs_dir)
+        if (known := find_run(config.run_id, runs_dir)) and is_done(known.status, config_to_resume(known, config)):
+            fix = "Give it another run_id, or a larger max_steps"
+            yield Problem(f"run {config.run_id} is complete: nothing would be done", fix)
     except KitError as error:
         yield error.problem
 

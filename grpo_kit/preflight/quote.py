@@ -103,6 +103,7 @@ class Quote:
             ("model", config.model_name + parameters),
             *self._thinking(),
             ("a step", steps),
+            *self._warm_start(),
             ("memory", self._memory()),
             ("time", time + self.minutes_from),
         ]
@@ -127,6 +128,13 @@ class Quote:
         off = "off, as chat_template_kwargs={enable_thinking: true} was not asked for"
         found = thinks(self.config)
         return [] if found is None else [("thinking", on if found else off)]
+
+    def _warm_start(self) -> list[tuple[str, str]]:
+        """What comes before GRPO's steps. Its passes are no larger than theirs, so its memory is within theirs."""
+        if not (steps := self.config.sft_steps):
+            return []
+        samples = self.config.samples_per_sft_step
+        return [("sft", f"{steps} steps of {samples} samples first, in the time and cost; memory as GRPO's or less")]
 
     def _memory(self) -> str:
         gib, peak = f"{self.device.gib:.1f} GiB", f"{self.measured_gib:.1f}" if self.measured_gib else ""

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xxhash
@@ -21,10 +22,13 @@ def write_manifest(checkpoint: Path) -> None:
     write_json(checkpoint / MANIFEST, {"step": checkpoint_step(checkpoint), "files": described})
 
 
-def newest_whole(run: RunDirectory) -> tuple[Path | None, dict[str, str]]:
-    """The newest checkpoint that agrees with its manifest, None where none does; and what is wrong with newer ones."""
+def newest_whole(
+    run: RunDirectory, among: Sequence[Path | PurePosixPath] | None = None
+) -> tuple[Path | None, dict[str, str]]:
+    """The newest checkpoint that agrees with its manifest, None where none does; and what is wrong with newer ones.
+    `among`: the run's checkpoints, oldest first, unless others are given."""
     damaged = {}
-    for checkpoint in map(Path, reversed(run.checkpoints)):
+    for checkpoint in map(Path, reversed(run.checkpoints if among is None else among)):
         if not (problem := _damage(checkpoint, is_older="schema_version" not in run.about)):
             return checkpoint, damaged
         damaged[checkpoint.name] = problem

@@ -28,6 +28,8 @@ REWARDS_FILE = "rewards.pkl"  # the reward functions that were given to the run,
 STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
 UNFINISHED = ("queued", "running")
+START = "start"  # the folder of the adapter that a run goes on from
+SFT_METRICS = "sft_metrics.jsonl"  # of the warm start's steps, as metrics.jsonl of GRPO's
 SCHEMA = 1  # config.json's; a larger one is of a kit whose run folders this one can't read
 # By a file that is missing or odd, and not by Modal, which is out of reach.
 UNREADABLE = (OSError, ValueError, TypeError, RecursionError)
@@ -57,6 +59,12 @@ class Dollars(NamedTuple):
 def spent_on(status: dict[str, Any]) -> Dollars:
     """The cost of a run so far, as its status has it."""
     return Dollars(status.get("usd_machine") or 0.0, status.get("usd_judge") or 0.0)
+
+
+def warm_start_of(status: dict[str, Any]) -> str:
+    """ "warm start 5/20" while a run is in its supervised stage."""
+    made, steps = status.get("sft_step", 0), status.get("sft_steps", 0)
+    return f"warm start {made}/{steps}" if made < steps and not status["step"] else ""
 
 
 class _CompletionRow(msgspec.Struct, gc=False):
@@ -178,7 +186,15 @@ class RunDirectory:
     @property
     def checkpoints(self) -> list[Path | PurePosixPath]:
         """Complete checkpoints, oldest first."""
-        found = [self.storage.root / name for name in self.storage.names() if re.fullmatch(r"checkpoint-\d+", name)]
+        return self._folders(r"checkpoint-\d+")
+
+    @property
+    def sft_checkpoints(self) -> list[Path | PurePosixPath]:
+        """Those of the warm start: mostly one, that of its newest saved step."""
+        return self._folders(r"checkpoint-sft-\d+")
+
+    def _folders(self, pattern: str) -> list[Path | PurePosixPath]:
+        found = [self.storage.root / name for name in self.storage.names() if re.fullmatch(pattern, name)]
         return sorted(found, key=checkpoint_step)
 
     def metrics(self) -> "pandas.DataFrame":
@@ -264,4 +280,4 @@ def is_run(folder: Path) -> bool:
 
 
 def checkpoint_step(path: Path | PurePosixPath) -> int:
-    return int(path.name.removeprefix("checkpoint-"))
+    return int(path.name.rpartition("-")[2])

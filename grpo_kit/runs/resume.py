@@ -13,7 +13,8 @@ from grpo_kit.utils.files import write_json
 
 
 def config_to_resume(run: RunDirectory, asked: TrainConfig, check: bool = True) -> TrainConfig:
-    """The run's settings, with those of `asked` that change no score.
+    """The run's settings, with those of `asked` that change no score, and max_steps where a complete run is to make
+    more.
 
     Raises RunError where another setting that is asked for differs from the run's (unless `check` is off: it is left
     aside), and ConfigError for a number of processes that can't share the run's steps.
@@ -27,6 +28,8 @@ def config_to_resume(run: RunDirectory, asked: TrainConfig, check: bool = True) 
         del given["fsdp"]
     if Path(asked.data).resolve() == Path(own.data).resolve():
         given.pop("data", None)
+    if run.status["state"] == "complete" and given.get("max_steps", 0) > own.max_steps:
+        free = (*free, "max_steps")
     differing = [
         f"{name}={value!r} (it has {getattr(own, name)!r})"
         for name, value in given.items()
@@ -36,6 +39,11 @@ def config_to_resume(run: RunDirectory, asked: TrainConfig, check: bool = True) 
         what = f"run {run.id} was started with other settings: {', '.join(differing)}"
         raise RunError(what, "Leave them out to resume it, or give the new run another run_id")
     return own.replace(**{name: value for name, value in given.items() if name in free})
+
+
+def is_done(status: dict[str, Any], config: TrainConfig) -> bool:
+    """Whether a run with this status is complete and is asked, by `config`, for no more steps."""
+    return status.get("state") == "complete" and config.max_steps <= status["max_steps"]
 
 
 def _spread(own: TrainConfig, asked: TrainConfig) -> TrainConfig:
@@ -77,7 +85,7 @@ def record_settings(run: RunDirectory, config: TrainConfig, about: dict[str, Any
     Only for the process that holds the run: another that trains it has settings of its own.
     """
     before = run.about
-    free = names_where(TrainConfig, "resume", "spread")
+    free = (*names_where(TrainConfig, "resume", "spread"), "max_steps")
     changed = {name: getattr(config, name) for name in free if name != "cache_from"}
     machine = {name: about[name] for name in ("machine", "usd_per_hour")}
     after = {**before, **machine, "settings": before["settings"] | changed}

@@ -22,7 +22,17 @@ from filelock import FileLock, Timeout
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import BeingTrained, RunError, RunStopped
 from grpo_kit.runs.checkpoints import newest_whole
-from grpo_kit.runs.directory import LOG_FILE, SCHEMA, WORKER_FILE, Dollars, RunDirectory, checkpoint_step, is_run, now
+from grpo_kit.runs.directory import (
+    LOG_FILE,
+    SCHEMA,
+    SFT_METRICS,
+    WORKER_FILE,
+    Dollars,
+    RunDirectory,
+    checkpoint_step,
+    is_run,
+    now,
+)
 from grpo_kit.runs.resume import check_unchanged, config_to_resume
 from grpo_kit.runs.storage import LocalStorage
 from grpo_kit.utils.files import write_bytes, write_json
@@ -147,6 +157,10 @@ class RunWriter:
         step = checkpoint_step(checkpoint) if checkpoint else 0
         if self._before["seconds"]:
             self.status["resumed"] = True
+        warm, _ = newest_whole(self.run, self.run.sft_checkpoints)
+        if (path := self.run.path / SFT_METRICS).exists():
+            saved = checkpoint_step(warm) if warm else 0
+            write_bytes(path, _as_lines(row for row in read_lines(path) if row["step"] <= saved))
         for name, every in (("metrics.jsonl", 1), ("completions.jsonl", self.config.num_iterations)):
             path = self.run.path / name
             kept = [row for row in read_lines(path) if row["step"] <= step]

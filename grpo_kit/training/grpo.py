@@ -18,12 +18,15 @@ from trl.trainer.grpo_config import GRPOConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.memory import Device, decided, is_sharded, uses_vllm
 from grpo_kit.data.samples import Sample
-from grpo_kit.errors import ConfigError
+from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.models.checkpoints import adapted
 from grpo_kit.models.load import device_can_bf16, gpu_gib, load_model, load_tokenizer
 from grpo_kit.models.prompts import fit_prompts
 from grpo_kit.models.shapes import shape_of
 from grpo_kit.rewards.judge_reward import JudgeReward
 from grpo_kit.rewards.travel import RewardFunction
+from grpo_kit.runs.checkpoints import newest_whole
+from grpo_kit.runs.directory import START, checkpoint_step
 from grpo_kit.training.fsdp import allow_on_cpus
 from grpo_kit.training.progress import RunProgress
 from grpo_kit.training.trainer import KitTrainer
@@ -60,16 +63,7 @@ def build_trainer(
     if arguments.fsdp:
         allow_on_cpus()
     set_seed(config.seed)  # before the adapter gets its first weights
-    model = load_model(
-        config.model_name,
-        # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.
-        bf16=bool(arguments.bf16) and config.use_lora,
-        in_4bit=config.load_in_4bit,
-        to_gpu=not arguments.fsdp,  # each GPU gets its share, later
-    )
-    lora: dict[str, Any] = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
-    lora |= {"target_modules": "all-linear", "exclude_modules": freeze_eyes_and_ears(model), "task_type": "CAUSAL_LM"}
-    adapter = LoraConfig(**lora) if config.use_lora else None
+    model, adapter = starting_model(progress, arguments)
     trainer = KitTrainer(
         progress=progress,
         model=model,
@@ -81,6 +75,39 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def starting_model(
+    progress: RunProgress, arguments: GRPOConfig, before_sft: bool = False
+) -> tuple[Any, LoraConfig | None]:
+    """The model that training starts with, and the adapter that it is to get; None where it has one or needs none.
+
+    GRPO starts from the warm start's checkpoint where there was one (not `before_sft`), else from the adapter that the
+    run goes on from, else from the plain model. Raises RunError where the warm start's checkpoint is damaged.
+    """
+    config, run, start, source = progress.config, progress.run, None, progress.config.model_name
+    if config.adapter:
+        start = run.path / START
+    if config.sft_steps and not before_sft:
+        start, damaged = newest_whole(run, run.sft_checkpoints)
+        if start is None or checkpoint_step(start) < config.sft_steps:
+            what = f"run {run.id} can't go on: the checkpoint of its warm start is missing or damaged {damaged or ''}"
+            raise RunError(what.rstrip(), "Put it back, or begin anew with another run_id")
+    if start and not config.use_lora:
+        source, start = str(start), None
+    model = load_model(
+        source,
+        # Under an adapter the weights only need to be read; trained themselves, bfloat16 would lose small updates.
+        bf16=bool(arguments.bf16) and config.use_lora,
+        in_4bit=config.load_in_4bit,
+        to_gpu=not arguments.fsdp,  # each GPU gets its share, later
+    )
+    others = freeze_eyes_and_ears(model)
+    if start:  # with beta above 0, TRL keeps a copy of it as the reference
+        return adapted(model, start, is_trainable=True), None
+    lora: dict[str, Any] = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+    lora |= {"target_modules": "all-linear", "exclude_modules": others, "task_type": "CAUSAL_LM"}
+    return model, LoraConfig(**lora) if config.use_lora else None
 
 
 def freeze_eyes_and_ears(model: PreTrainedModel) -> str | None:

@@ -48,6 +48,7 @@ def plan_and_train(
     plan = make_plan(config, rewards, runs_dir, launch)
     run = open_planned(plan, runs_dir, launch, echo)
     if run.status["state"] == "complete":
+        plan.close()
         echo(f"Run {run.id} is complete: {run.path}")
         return run
     echo(launch.notice)

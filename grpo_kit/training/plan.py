@@ -17,16 +17,22 @@ from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache, caches_to_start_from
 from grpo_kit.models.load import check_model, has_chat_template, no_template
+from grpo_kit.models.start import keep_start, started
 from grpo_kit.rewards.functions import reward_functions
 from grpo_kit.rewards.ready import READY
 from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weighted
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, RunDirectory, find_run, now, spent_on
-from grpo_kit.runs.resume import check_unchanged, config_to_resume, record_settings
+from grpo_kit.runs.resume import check_unchanged, config_to_resume, is_done, record_settings
 from grpo_kit.runs.writer import only_writer, open_run
 from grpo_kit.utils.environment import processes, version_of, versions
 from grpo_kit.utils.files import write_json
 from grpo_kit.utils.garbage import loading_libraries
 from grpo_kit.utils.json_lines import read_lines
+
+NO_SHARING_WITH_SFT = Problem(
+    "sft_steps needs the whole model in each process, and here the weights are shared out among them (FSDP)",
+    "Use larger GPUs or load_in_4bit, or make the warm start elsewhere and set adapter to its run",
+)
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,12 @@ class Plan:
 
 def make_plan(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: Launch) -> Plan:
     """Checks all that can be checked before a model is loaded; writes nothing. Raises as `plan_and_train` does."""
-    known = find_run(config.run_id, runs_dir)
+    known, config = find_run(config.run_id, runs_dir), started(config, runs_dir)
     config = config_to_resume(known, config) if known else config
     check_price_known(config, launch.usd_per_hour)
     plan = _read(config, rewards)
     caches_to_start_from(config.cache_from, runs_dir)
-    if not known or known.status["state"] != "complete":  # of a complete run, the model may be gone
+    if not known or not is_done(known.status, config):  # of a complete run, the model may be gone
         for problem in _problems(plan, known, launch):
             raise ConfigError(problem.what, problem.fix)
         _add_judges(plan)
@@ -128,16 +134,28 @@ def open_planned(plan: Plan, runs_dir: str | Path, launch: Launch, echo: Callabl
     run = open_run(plan.config, plan.about, runs_dir, launch.quoted)
     with only_writer(run):
         status = run.status
-        if status["state"] == "complete":
+        if is_done(status, plan.config):
             return run
+        if status["state"] == "complete":
+            echo(_goes_on(run, plan.config))
+        if plan.config.adapter:
+            keep_start(run, plan.config.adapter, runs_dir)
         record_settings(run, plan.config, plan.about)
         if plan.config.cache_from:
             with closing(RewardCache(run.path / CACHE_FILE)) as cache:
                 for path in caches_to_start_from(plan.config.cache_from, runs_dir):
                     echo(f"{cache.copy_from(path)} judgements taken over from {path}")
         (run.path / STOP_FILE).unlink(missing_ok=True)
-        write_json(run.path / "status.json", {**status, "state": "queued", "heartbeat": now(), "reason": None})
+        queued = {"state": "queued", "max_steps": plan.config.max_steps, "reason": None, "heartbeat": now()}
+        write_json(run.path / "status.json", {**status, **queued})
     return run
+
+
+def _goes_on(run: RunDirectory, config: TrainConfig) -> str:
+    """What happens with the learning rate of a complete run that is to make more steps."""
+    rate = f"the learning rate takes up its {config.lr_scheduler_type} course to step {config.max_steps}"
+    rate += "" if config.lr_scheduler_type.startswith("constant") else ", so it rises anew from where it had fallen to"
+    return f"Run {run.id} goes on from step {run.status['step']}: {rate}"
 
 
 def queue(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: Launch = LOCAL) -> RunDirectory:
@@ -150,6 +168,9 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
     """Problems that would end the run later. Raises ConfigError where there is no such model."""
     config, samples = plan.config, plan.samples
     yield from too_few_samples(config, len(samples))
+    if config.sft_steps and (empty := [sample.id for sample in samples if not sample.ground_truth.strip()]):
+        what = f"sft_steps={config.sft_steps} learns the samples' own replies, and {len(empty)} of {config.data} have "
+        yield Problem(f"{what}none, such as {empty[0]}", "Add their ground_truth, or use sft_steps=0")
     kind = type(samples[0].prompt)
     if odd := next((sample for sample in samples if type(sample.prompt) is not kind), None):
         yield Problem(f"{config.data}: prompts should be all texts or all messages; {odd.id} is not as the first is")

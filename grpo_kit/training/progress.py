@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from grpo_kit.costs.budget import Budget
 from grpo_kit.errors import RunStopped
-from grpo_kit.runs.directory import STOP_FILE
+from grpo_kit.runs.directory import SFT_METRICS, STOP_FILE
 from grpo_kit.runs.writer import RunWriter
 from grpo_kit.utils.environment import processes, rank
 
@@ -24,6 +24,7 @@ class RunProgress:
         self.budget = Budget(writer)
         self.part = "loading"  # what the trainer is doing, for the advice when memory runs out
         self.agree: Callable[[Any], Any] = lambda value: value  # rank 0's value in all processes
+        self.sft_seconds = 0.0  # of the warm start, in this process
         self._echo, self._bar, self._why = echo, tqdm(disable=True), ""
         self._seconds = {"generating": 0.0, "judging": 0.0}
 
@@ -35,9 +36,9 @@ class RunProgress:
     def begin(self, step: int) -> None:
         """Starts after `step`, the checkpoint's (0: none), with the model loaded. Raises RunStopped where the run was
         asked to stop, or max_usd does not pay for the first step."""
-        if self.agree(self._is_asked_to_stop):
+        if self.agree(self.is_asked_to_stop):
             raise RunStopped(f"stopped before step {step + 1}, as asked; run_id {self.run.id} resumes it")
-        self.writer.update(starting_seconds=round(self.writer.seconds, 1))
+        self.writer.update(starting_seconds=round(self.writer.seconds - self.sft_seconds, 1))
         if step < self.config.max_steps and (unpaid := self.agree(self.budget.see_start())):
             raise RunStopped(f"{unpaid}. Stopped before a step; run_id {self.run.id} goes on")
         self._bar = tqdm(total=self.config.max_steps, unit="step", disable=True if rank() else None)
@@ -72,12 +73,12 @@ class RunProgress:
         unpaid = self.budget.see_step(step)
         if step % self.config.num_iterations:
             return False  # a checkpoint between two updates on the same completions would not resume exactly
-        why = ", as asked" if self._is_asked_to_stop else f": {unpaid}" if unpaid else ""
+        why = ", as asked" if self.is_asked_to_stop else f": {unpaid}" if unpaid else ""
         self._why = self.agree(why)
         return bool(self._why)
 
     @property
-    def _is_asked_to_stop(self) -> bool:
+    def is_asked_to_stop(self) -> bool:
         return (self.run.path / STOP_FILE).exists()
 
     def finish(self, step: int) -> None:
@@ -94,3 +95,44 @@ class RunProgress:
 
     def close(self) -> None:
         self._bar.close()
+
+
+class SftProgress:
+    """The same of the warm start's steps, which have a file of their own, so that metrics.jsonl is GRPO's alone."""
+
+    def __init__(self, progress: RunProgress):
+        self._all, self._writer, self._why = progress, progress.writer, ""
+        self._run, self._steps = progress.run, progress.config.sft_steps
+
+    def begin(self, step: int) -> None:
+        """Starts after `step`, the checkpoint's. Raises RunStopped where the run was asked to stop."""
+        if self._all.agree(self._all.is_asked_to_stop):
+            raise RunStopped(f"stopped before step {step + 1} of the warm start, as asked; {self._resumes}")
+        self._writer.update(sft_step=step, sft_steps=self._steps)
+
+    def record_step(self, step: int, logs: dict[str, float]) -> None:
+        """Adds a step to sft_metrics.jsonl and the status."""
+        self._writer.append(SFT_METRICS, [{"step": step, **logs}])
+        self._writer.update(sft_step=step)
+        self._all.say(f"Warm start {step}/{self._steps}: loss={logs['loss']:.3f}")
+
+    def should_stop(self, step: int, seconds: float) -> bool:
+        """Whether the run ends after this step, which took so many seconds, with a checkpoint."""
+        self._all.sft_seconds += seconds
+        unpaid = self._all.budget.see_sft_step(step, seconds)
+        why = ", as asked" if self._all.is_asked_to_stop else f": {unpaid}" if unpaid else ""
+        self._why = self._all.agree(why)
+        return bool(self._why)
+
+    def finish(self, step: int) -> None:
+        """Raises RunStopped where the stage ended before its last step."""
+        if step < self._steps:
+            saved = f"checkpoint-sft-{step} is saved, {self._resumes}"
+            raise RunStopped(f"stopped at step {step} of the warm start{self._why}; {saved}")
+
+    def stopped(self, why: str, fix: str) -> RunStopped:
+        return RunStopped(f"{why}. Stopped; {self._resumes}", fix)
+
+    @property
+    def _resumes(self) -> str:
+        return f"run_id {self._run.id} resumes it"

@@ -58,6 +58,10 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_tra
             with closing(RunProgress(writer, echo)) as progress:
                 if not rank():
                     _begin(plan, cache, watch, progress, checkpoint)
+                if config.sft_steps and not checkpoint:
+                    from grpo_kit.training.sft import warm_up
+
+                    warm_up(plan.samples, progress)
                 trainer = build_trainer(plan.samples, {**judges, **plan.functions}, progress)
                 trainer.train_from(checkpoint)
                 trainer.save_into_run()

@@ -2,7 +2,6 @@
 """TRL's GRPO trainer with the run's progress told as it goes, and checkpoints that are whole."""
 
 import json
-import shutil
 import traceback
 from functools import partial
 from pathlib import Path
@@ -18,21 +17,21 @@ from trl import GRPOConfig, GRPOTrainer
 from grpo_kit.data.thoughts import CLOSE, answer_in, has_thought
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.generate import completion_text
-from grpo_kit.models.load import copy_processor, gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
+from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
 from grpo_kit.models.prompts import prompt_tokens
 from grpo_kit.rewards.functions import RewardFailed
 from grpo_kit.rewards.judge_reward import JudgeReward, TooManyFailures
 from grpo_kit.rewards.ready import text_of
-from grpo_kit.runs.checkpoints import write_manifest
 from grpo_kit.runs.directory import checkpoint_step
 from grpo_kit.training.failures import out_of_memory
 from grpo_kit.training.fsdp import gathered
 from grpo_kit.training.progress import RunProgress
 from grpo_kit.training.rollouts_ahead import Ahead, wait_until_due
+from grpo_kit.training.saving import SavesWhole, train_in_float32
 from grpo_kit.utils.files import write_json
 
 
-class KitTrainer(GRPOTrainer):
+class KitTrainer(SavesWhole, GRPOTrainer):
     """Hooks into TRL 1.16's own steps; what is trained, and how, is left to TRL."""
 
     args: GRPOConfig
@@ -42,11 +41,10 @@ class KitTrainer(GRPOTrainer):
     def __init__(self, *args, progress: RunProgress, **kwargs):
         with loading(progress.config.model_name):
             super().__init__(*args, **kwargs)
-        if progress.config.load_in_4bit:  # TRL makes the adapter bfloat16, in which small updates are lost
-            for weight in self.model.parameters():
-                weight.data = weight.data.float() if weight.requires_grad else weight.data
+        if progress.config.load_in_4bit:
+            train_in_float32(self.model)
         self._judges = [reward for reward in self.reward_funcs if isinstance(reward, JudgeReward)]  # the first ones
-        self._progress, self._config, self._folder = progress, progress.config, progress.run.path
+        self._progress, self._config, self._run = progress, progress.config, progress.run
         progress.agree = lambda value: broadcast_object_list([value])[0]
         self._resumed_at = 0  # the step of the checkpoint that it resumes from
         self._is_whole = True  # no weight has been changed without the others
@@ -112,6 +110,17 @@ class KitTrainer(GRPOTrainer):
         for _ in range(self._resumed_at // steps_an_epoch):
             next(iter(sampler))
         return sampler
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        """Trainer's, with the rate of the next step as this run's max_steps has it: it may be longer than it was."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint:
+            course: Any = self.lr_scheduler
+            optimizer: Any = self.optimizer
+            shares = [share(course.last_epoch) for share in course.lr_lambdas]
+            course._last_lr = [peak * share for peak, share in zip(course.base_lrs, shares, strict=True)]
+            for group, rate in zip(optimizer.param_groups, course._last_lr, strict=True):
+                group["lr"] = rate
 
     def get_batch_samples(self, *args, **kwargs):
         draw = partial(super().get_batch_samples, *args, **kwargs)
@@ -208,7 +217,7 @@ class KitTrainer(GRPOTrainer):
         step, failed = self.state.global_step, ""
         # Between two updates on the same completions a checkpoint would not resume exactly.
         can_save = step and self._is_whole and step % self.args.num_iterations == 0
-        if can_save and not (self._folder / f"checkpoint-{step}").exists():
+        if can_save and not (self._run.path / f"checkpoint-{step}").exists():
             self._load_rng_state(self._random_states.name)
             try:
                 self._save_checkpoint(self.model, trial=None)
@@ -229,38 +238,6 @@ class KitTrainer(GRPOTrainer):
             self.control.should_save = self.control.should_training_stop = True
         if self.is_world_process_zero():
             self._progress.record_step(step, logs)
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict)
-        folder = Path(output_dir or self._folder)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        adapter = folder / "adapter_config.json"
-        if not adapter.exists():
-            copy_processor(self.model, folder)
-        else:  # a name that holds on other machines, where a shipped model lies elsewhere
-            write_json(adapter, {**json.loads(adapter.read_text()), "base_model_name_or_path": self._config.model_name})
-
-    def _save_checkpoint(self, model, trial):
-        """A checkpoint is written aside and moved into place whole, so that a kill leaves it complete or absent."""
-        run, name = self._progress.run, f"checkpoint-{self.state.global_step}"
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            partial = Path(self._get_output_dir())
-            write_manifest(partial / name)
-            shutil.rmtree(run.path / name, ignore_errors=True)
-            (partial / name).rename(run.path / name)
-            if self.args.save_total_limit:
-                for old in run.checkpoints[: -self.args.save_total_limit]:
-                    Path(old).rename(partial / old.name)
-            shutil.rmtree(partial)
-        self.accelerator.wait_for_everyone()
-
-    def _get_output_dir(self, trial=None) -> str:
-        return str(self._folder / ".partial")
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """No model card: config.json says how the model was made, and TRL's card would ask the hub."""
 
 
 def distinct_share(completions: list[str], group: int) -> float:

@@ -18,7 +18,7 @@ from grpo_kit.data.samples import last_turn
 from grpo_kit.plots.live import LiveFigure
 from grpo_kit.plots.runs import learning_curve
 from grpo_kit.plots.style import NotebookFigure
-from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory
+from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory, warm_start_of
 from grpo_kit.training.diagnostics import diagnose
 from grpo_kit.utils.text import dollars, duration
 from grpo_kit.widgets.parts import WARN, button, completions_html, error_html, text_html
@@ -123,7 +123,7 @@ class Monitor(ipywidgets.VBox):
             self._seconds_a_step = 0.0
         self._bar.max, self._bar.value = status["max_steps"], step
         self._bar.bar_style = {"complete": "success", "failed": "danger", "lost": "danger"}.get(self._state, "")
-        parts = [f"step {step}/{status['max_steps']}", self._state]
+        parts = [warm_start_of(status) or f"step {step}/{status['max_steps']}", self._state]
         if left and self._seconds_a_step and self._state == "running":
             parts.append(f"{duration(self._seconds_a_step * left)} left")
         if status["usd"]:

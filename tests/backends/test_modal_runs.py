@@ -306,6 +306,24 @@ def test_what_cannot_work_is_said_before_a_gpu_is_asked_for(server, monkeypatch,
     assert all(not message.function_options.resources.gpu_config.gpu_type for message in asked[before:])
 
 
+def test_a_run_starts_from_one_on_the_volume_and_goes_on_to_more_steps(server, hold):
+    first = kit.train.remote(max_steps=2, save_steps=1)
+    second = kit.train.remote(model_name=f"runs/{first.id}", max_steps=1, save_steps=1)
+    assert (second.config.model_name, second.config.adapter) == ("tiny", first.id)
+    name = "adapter_model.safetensors"
+    assert second.storage.read(f"start/{name}") == first.storage.read(name)
+    assert kit.evaluate.remote(second, n=2).base["source"].endswith(f"{second.id}/start")
+    longer = kit.train.remote(run_id=second.id, max_steps=2)
+    assert longer.status["state"] == "complete" and steps_of(longer) == [1, 2]
+
+    before = len(server.asked("FunctionBindParams"))
+    with pytest.raises(kit.ConfigError, match=r"runs/nobody is no run on the volume .*modal volume put"):
+        kit.train.spawn(model_name="runs/nobody")
+    with pytest.raises(kit.ConfigError, match=r"lora_r=4 \(it has 16\)"):
+        kit.train.spawn(model_name=first.id, lora_r=4)
+    assert len(server.asked("FunctionBindParams")) == before
+
+
 def test_gemini_judges_there_with_the_secret(server, hold, gemini, monkeypatch, tmp_path):
     monkeypatch.setitem(server.secrets, "gemini-secret", {"GEMINI_API_KEY": "AIza-of-the-secret"})
     (tmp_path / "prompt.txt").write_text((Path(kit.__file__).parent / "judges/gemini/absolute.txt").read_text())

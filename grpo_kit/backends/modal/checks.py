@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 import modal
 
 from grpo_kit.backends.modal.client import DATA_VOLUME, GEMINI_SECRET, HUB_SECRET, KEYS, kit_errors, missing_secret
+from grpo_kit.backends.modal.storage import known_on_modal
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.errors import ConfigError
@@ -77,6 +78,8 @@ def _model(name: str, can_ask_modal: bool) -> str:
     """Asked from here, with the token here; without it where containers have none, since Modal has no secret for it."""
     from huggingface_hub import get_token
 
+    if can_ask_modal and known_on_modal(name.partition("/")[0]):
+        return f"run {name}, on the volume"
     if Path(name).is_dir() or name == SMOLLM2:
         fix = f"push it to the Hugging Face hub and name it owner/name; there is HuggingFaceTB/{SMOLLM2}"
         raise ConfigError(f"{name} is a model of this machine, which containers don't see", fix)

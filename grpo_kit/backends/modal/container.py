@@ -23,7 +23,7 @@ from grpo_kit.errors import ConfigError, KitError, RunError
 from grpo_kit.judges.cache import CACHE_FILE
 from grpo_kit.models.load import download_model
 from grpo_kit.rewards.travel import PYTHON, TRUSTED, load_rewards
-from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step
+from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step, is_run
 from grpo_kit.runs.writer import RunWriter
 from grpo_kit.training.launch import work_on
 from grpo_kit.training.plan import own_rewards, queue
@@ -75,6 +75,7 @@ def open_run(settings: dict[str, Any], rewards: bytes | None, python: str, launc
         settings["data"] = str(sync.local / "data")
     rewards = rewards or (own_rewards(known) if known else None)
     config = TrainConfig(**settings)
+    _fetch_runs(config)
     _fetch_caches(config.cache_from)
     run = queue(config, load_rewards(rewards) if rewards else (), HERE, launch)
     download_model(run.config.model_name)  # last, since it takes longest
@@ -94,12 +95,15 @@ def train_run(run_id: str) -> None:
     the last write of status.json, is not in them.
     """
     volume(RUNS_VOLUME).reload()
-    checkpoints = RunDirectory(run_id, RUNS).checkpoints
-    lease = acquire_lease(run_id, _call_id(), step=checkpoint_step(checkpoints[-1]) if checkpoints else 0)
+    remote = RunDirectory(run_id, RUNS)
+    # A warm start's steps count below 0, so that they are not taken for GRPO's.
+    steps = [-checkpoint_step(path) for path in remote.sft_checkpoints] + list(map(checkpoint_step, remote.checkpoints))
+    lease = acquire_lease(run_id, _call_id(), step=steps[-1] if steps else 0)
     sync = _sync(lease)
     sync.pull()
     run = RunDirectory(sync.local)
     config = run.config
+    _fetch_runs(config)
     # The launcher writes this too, unless it was lost right after it made the call.
     write_bytes(sync.remote / WORKER_FILE, as_json({"call_id": _call_id()}))
     with sync:
@@ -131,6 +135,7 @@ def evaluate_run(run_id: str, settings: dict[str, Any]) -> str:
     if "data" in settings and (data := _data_folder(run.config.replace(data=settings["data"]))):
         settings["data"] = str(data)
     config = EvalConfig(**settings)
+    _fetch_runs(run.config)
     _fetch_caches(config.cache_from)
     caches = config.cache_from + ([str(local / "eval")] if (local / "eval" / CACHE_FILE).exists() else [])
     evaluation = evaluate(run, config, cache_from=caches, runs_dir=HERE, echo=print, draw=evaluation_figure)
@@ -189,3 +194,13 @@ def _fetch_caches(names: list[str]) -> None:
             raise ConfigError(f"cache_from={name!r}: on Modal it should name a run on the volume that has judgements")
         (HERE / name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(RUNS / name / CACHE_FILE, HERE / name / CACHE_FILE)
+
+
+def _fetch_runs(config: TrainConfig) -> None:
+    """Copies the runs that training starts from to this container's disk, where their names on the volume hold."""
+    for name in (config.adapter, config.model_name):
+        run_id = (name or "").removeprefix(f"{HERE}/").partition("/")[0]
+        if run_id and is_run(RUNS / run_id):
+            shutil.rmtree(HERE / run_id, ignore_errors=True)  # as it was at an earlier call of this container
+            leave = shutil.ignore_patterns(".*", "eval", "data", "merged", "completions.jsonl", CACHE_FILE)
+            shutil.copytree(RUNS / run_id, HERE / run_id, ignore=leave)

@@ -11,6 +11,7 @@ import modal
 
 from grpo_kit.backends.modal.client import APP, LEASES, kit_errors, required_secrets
 from grpo_kit.backends.modal.lease import acquire_lease
+from grpo_kit.backends.modal.start import started_on_modal
 from grpo_kit.backends.modal.storage import VolumeStorage, known_on_modal
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import gpu_and_count
@@ -43,7 +44,7 @@ def start_on_modal(
     """
     find = find or deployed_function
     with kit_errors():
-        known = known_on_modal(config.run_id)
+        config, known = started_on_modal(config), known_on_modal(config.run_id)
         planned = config_to_resume(known, config, check=False) if known else config
         launch = launch_of(planned, runs_dir, "modal", known)
         secrets = required_secrets(planned.judge, planned.model_name)

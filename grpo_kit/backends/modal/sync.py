@@ -19,7 +19,7 @@ from grpo_kit.backends.modal.lease import Lease
 from grpo_kit.errors import RunError
 from grpo_kit.judges.cache import CACHE_FILE
 from grpo_kit.runs.checkpoints import newest_whole
-from grpo_kit.runs.directory import STOP_FILE, WORKER_FILE, RunDirectory, is_run
+from grpo_kit.runs.directory import START, STOP_FILE, WORKER_FILE, RunDirectory, is_run
 from grpo_kit.utils.files import replacing
 
 PUSH_SECONDS = 2.0
@@ -68,7 +68,11 @@ class RunSync:
 
     def _push_files_and_folders(self, is_last: bool) -> None:
         run = RunDirectory(self.local)
-        folders = [*(path.name for path in run.checkpoints), "data"]  # before the files, which then have their steps
+        folders = [
+            *(path.name for path in [*run.sft_checkpoints, *run.checkpoints]),
+            "data",
+            START,
+        ]  # before the files, which then have their steps
         new = [name for name in folders if (self.local / name).is_dir() and not (self.remote / name).exists()]
         for path in self.local.iterdir():
             if path.is_file() and path.name not in PUSHED_APART and not path.name.startswith((".", CACHE_FILE)):
@@ -80,6 +84,8 @@ class RunSync:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(self.local / name, partial)
             partial.rename(self.remote / name)
+        for old in RunDirectory(self.remote).sft_checkpoints[:-1] if new else ():
+            shutil.rmtree(old)
         if new and (limit := run.config.save_total_limit):
             for old in RunDirectory(self.remote).checkpoints[:-limit]:
                 shutil.rmtree(old)

@@ -1,0 +1,40 @@
+"""Where a run on Modal starts from, if from another run: that lies on the runs' volume, under the same name."""
+
+import re
+from pathlib import Path
+
+from grpo_kit.backends.modal.client import RUNS_VOLUME
+from grpo_kit.backends.modal.storage import known_on_modal
+from grpo_kit.config.recipes import RECIPES
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import ConfigError
+from grpo_kit.models.start import from_adapter
+from grpo_kit.runs.directory import RUNS_DIR, is_run
+
+
+def started_on_modal(config: TrainConfig) -> TrainConfig:
+    """The settings with the run that model_name or adapter names taken apart, as `models.start.started` does it here.
+
+    Raises ConfigError for a run that is not on the volume or has no weights yet, and for an adapter of this machine.
+    """
+    asked = config.adapter or config.model_name
+    name = asked.removeprefix("runs/")
+    run_id, _, checkpoint = name.partition("/")
+    may_be_run = re.fullmatch(r"[^/]+(/checkpoint-(sft-)?\d+)?", name) and name not in RECIPES
+    if may_be_run and (run := known_on_modal(run_id)):
+        there = [path.name for path in [*run.sft_checkpoints, *run.checkpoints]]
+        if checkpoint not in there if checkpoint else not there:
+            told = f"has no {checkpoint}, but {', '.join(there) or 'none'}" if checkpoint else "has no checkpoint"
+            raise ConfigError(f"run {run_id} on the volume {RUNS_VOLUME} {told} to start from")
+        own = run.config
+        if not own.use_lora and not config.adapter:
+            return config.replace(model_name=name)
+        about = {"r": own.lora_r, "lora_alpha": own.lora_alpha, "lora_dropout": own.lora_dropout}
+        base = config.model_name if config.adapter and "model_name" in config.given else own.model_name
+        return from_adapter(config, name, base, about)
+    is_here = any(is_run(each) or (each / "adapter_config.json").is_file() for each in (RUNS_DIR / name, Path(asked)))
+    if config.adapter or name != asked or (is_here and name not in RECIPES):
+        what = f"{asked} is no run on the volume {RUNS_VOLUME}, which is what containers see"
+        put = f"modal volume put {RUNS_VOLUME} runs/{run_id} runs/{run_id}"
+        raise ConfigError(what, f"Train it there, or upload the run's folder: {put}")
+    return config

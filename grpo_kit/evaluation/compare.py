@@ -1,0 +1,53 @@
+"""`kit.compare`: two runs' models on the same prompts, such as GRPO from the base and GRPO from a warm start."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grpo_kit.errors import RunError
+from grpo_kit.models.checkpoints import BASE
+from grpo_kit.utils.statistics import bootstrap_interval
+
+if TYPE_CHECKING:
+    import pandas
+
+    from grpo_kit.evaluation.result import Evaluation
+
+
+def compare(evaluation: "Evaluation", other: "Evaluation") -> "pandas.DataFrame":
+    """A row for the base, each run's warm start and each one's newest checkpoint, by the first judge: mean with its 95%
+    interval, and what `evaluation`'s newest checkpoint scores more on the same prompts, with its interval and their
+    number. Both runs' bases have a row where they differ.
+
+    Raises RunError where the two have other judges, or no prompt in common.
+    """
+    import pandas
+
+    judges = evaluation.results["judge"], other.results["judge"]
+    if any(judges[0][name] != judges[1][name] for name in ("name", "version")):
+        raise RunError("the two evaluations were judged by different judges", "Evaluate one of them again")
+    rows: list[tuple[str, Any]] = []
+    bases = [each.base for each in (other, evaluation) if each.base]
+    for each in (other, evaluation):
+        run, scores = each.results["target"], each.samples().set_index("id")
+        alone = {model["name"]: model for model in filter(None, (each.base, each.warm_start, each.trained))}
+        for name in alone:
+            if name == BASE and len(bases) == 2 and bases[0]["source"] == bases[1]["source"]:
+                label = BASE
+            else:
+                label = f"{run}: {name}"
+            if label not in [known for known, _ in rows]:
+                rows.append((label, scores[f"{name} score"]))
+    newest, table = rows[-1][1], []
+    for label, scores in rows:
+        gain = (newest - scores).dropna().to_numpy()
+        if not len(gain):
+            raise RunError("the two evaluations have no judged prompt in common", "Use the same data, n and seed")
+        known = scores.dropna().to_numpy()
+        row: dict[str, Any] = {"model": label, "mean": known.mean()}
+        row |= dict(zip(("low", "high"), bootstrap_interval(known, 0), strict=True))
+        if scores is not newest:
+            low, high = bootstrap_interval(gain, 0)
+            row |= {"newest_gains": np.mean(gain), "gain_low": low, "gain_high": high, "n": len(gain)}
+        table.append(row)
+    return pandas.DataFrame(table).astype({"n": "Int64"})

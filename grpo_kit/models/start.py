@@ -1,0 +1,109 @@
+"""Where training starts from, if not from a plain model: a run of the kit, or the folder of an adapter.
+
+An adapter is copied into the new run's folder, so that the run can be resumed and evaluated whatever becomes of the
+one that it goes on from. A run that trained all weights is a model folder like any other.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from grpo_kit.config.recipes import RECIPES
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import ConfigError
+from grpo_kit.models.files import read_object
+from grpo_kit.runs.checkpoints import newest_whole
+from grpo_kit.runs.directory import RUNS_DIR, START, RunDirectory, is_run
+from grpo_kit.utils.files import replacing
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+LORA = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}  # settings, as PEFT calls them
+
+
+def started(config: TrainConfig, runs_dir: str | Path) -> TrainConfig:
+    """The settings with the run or adapter that model_name or adapter names taken apart: `adapter` is its name under
+    `runs_dir` or its folder, model_name its base, and LoRA's settings are its own. Others are returned as they are.
+
+    Raises ConfigError for settings that contradict the adapter, for one that names no base, and for a run without
+    weights.
+    """
+    name = config.adapter or config.model_name
+    if name in RECIPES:  # the kit's own models, whatever runs are called
+        return config
+    if (folder := _folder_of(name, Path(runs_dir))) is None:
+        if config.adapter or name.startswith(f"{RUNS_DIR}/"):
+            what = f"{name} is no run under {runs_dir} and no folder with an adapter_config.json"
+            raise ConfigError(what, "Name one of them")
+        return config
+    weights = weights_in(folder)
+    if not (about := read_object(weights / "adapter_config.json")):
+        if config.adapter:
+            raise ConfigError(f"adapter={name!r} is a whole model, and no adapter", f"Set model_name={name!r}")
+        return config.replace(model_name=str(weights.absolute()))
+    base = about.get("base_model_name_or_path")
+    if config.adapter and "model_name" in config.given:
+        base = config.model_name
+    if not base:
+        fix = "Give it as adapter, and its base as model_name"
+        raise ConfigError(f"the adapter in {weights} names no base model", fix)
+    inside = folder.resolve().is_relative_to(Path(runs_dir).resolve())
+    known = str(folder.resolve().relative_to(Path(runs_dir).resolve()) if inside else folder.resolve())
+    return from_adapter(config, known, base, about)
+
+
+def from_adapter(config: TrainConfig, name: str, base: str, about: dict[str, Any]) -> TrainConfig:
+    """The settings for going on with an adapter; `about` is what its adapter_config.json says. Raises ConfigError where
+    they contradict it."""
+    if about.get("peft_type", "LORA") != "LORA":
+        fix = "Merge it into its base, and train from that model"
+        raise ConfigError(
+            f"{name} is an adapter of the kind {about['peft_type']}, and only LoRA's can be trained on", fix
+        )
+    if not config.use_lora:
+        fix = "Leave it out, or name the whole model that kit.merge makes of it"
+        raise ConfigError(f"use_lora=False, and {name} is an adapter", fix)
+    own = {setting: about[theirs] for setting, theirs in LORA.items() if theirs in about}
+    differing = [f"{n}={config.given[n]} (it has {own[n]})" for n in own if config.given.get(n, own[n]) != own[n]]
+    if differing:
+        raise ConfigError(f"the adapter {name} was made with other settings: {', '.join(differing)}", "Leave them out")
+    return config.replace(adapter=name, model_name=base, **own)
+
+
+def weights_in(folder: Path) -> Path:
+    """The folder that holds the weights of a run, or of one checkpoint or model: of a run that is not complete, its
+    newest whole checkpoint. Raises ConfigError for a run that has none."""
+    if not is_run(folder) or _is_checkpoint(folder):
+        return folder
+    run = RunDirectory(folder)
+    if run.status["state"] == "complete":
+        return folder
+    whole = newest_whole(run)[0] or newest_whole(run, run.sft_checkpoints)[0]
+    if whole is None:
+        raise ConfigError(f"run {run.id} has no checkpoint to start from", "Train it first")
+    return whole
+
+
+def keep_start(run: RunDirectory, adapter: str, runs_dir: str | Path) -> None:
+    """Copies the adapter that a new run goes on from into its folder."""
+    if (run.path / START).exists():
+        return
+    weights = weights_in(_folder_of(adapter, Path(runs_dir)) or Path(adapter))
+    with replacing(run.path / START) as partial:
+        partial.mkdir()
+        for name in ADAPTER_FILES:
+            if (weights / name).exists():
+                shutil.copyfile(weights / name, partial / name)
+
+
+def _folder_of(name: str, runs_dir: Path) -> Path | None:
+    """The folder of a run, of a checkpoint in one, or of an adapter; None where `name` is another model's."""
+    for folder in (runs_dir / name, Path(name)):
+        if is_run(folder) or (folder / "adapter_config.json").is_file():
+            return folder
+        if _is_checkpoint(folder) and folder.is_dir():
+            return folder
+    return None
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return folder.name.startswith("checkpoint-") and is_run(folder.parent)
