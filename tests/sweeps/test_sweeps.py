@@ -92,10 +92,11 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, demo_data):
     values = {"learning_rate": [1e-3, 2]}
     with pytest.raises(kit.ConfigError, match="learning_rate=2: should be less than or equal to 1"):
         kit.sweep("03_launch_training", values, tmp_path / "out")
-    with pytest.raises(kit.ConfigError, match="n=1: should be"):
-        kit.sweep("03_launch_training", {"seed": [1], "evaluation": {"n": 1}}, tmp_path / "out")
+    with pytest.raises(kit.ConfigError, match="n=0: should be"):
+        kit.sweep("03_launch_training", {"seed": [1], "evaluation": {"n": 0}}, tmp_path / "out")
+    batches = {"per_device_train_batch_size": [32], "gradient_accumulation_steps": [1], "num_generations": [8, 5]}
     with pytest.raises(kit.ConfigError, match="num_generations=5 do not divide"):
-        kit.sweep("03_launch_training", {"num_generations": [8, 5]}, tmp_path / "out")
+        kit.sweep("03_launch_training", batches, tmp_path / "out")
     with pytest.raises(kit.ConfigError, match=r"no notebook 06_other.*05_sweep"):
         kit.sweep("06_other", {"x": [1]}, tmp_path / "out")
     with pytest.raises(kit.ConfigError, match="no price"):

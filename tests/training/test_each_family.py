@@ -15,7 +15,7 @@ from grpo_kit.models.load import load_tokenizer
 from grpo_kit.runs.directory import STOP_FILE
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 2}
-SIZES |= {"num_key_value_heads": 1, "vocab_size": 700}
+SIZES |= {"num_key_value_heads": 1, "vocab_size": 1024}
 STEP = {"num_generations": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "canaries": "off"}
 STEP |= {"max_completion_length": 6, "save_steps": 1, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
 LINEAR = {f"linear_{name}": 8 for name in ("key_head_dim", "value_head_dim")}
@@ -37,7 +37,7 @@ FAMILIES = {  # its chat template, as TRL's wheel has it; what its config has be
             "layer_types": ["sliding_attention", "full_attention"] * 2,
             "num_kv_shared_layers": 2,
             "hidden_size_per_layer_input": 8,
-            "vocab_size_per_layer_input": 700,
+            "vocab_size_per_layer_input": 1024,
             "sliding_window": 32,
         },
     ),

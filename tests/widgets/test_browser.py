@@ -126,7 +126,7 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     expect(quote).to_contain_text("4 prompts, 32 of ")
     generations.focus()
     generations.press("ArrowRight")
-    expect(quote).to_contain_text("num_generations=9 do not divide")
+    expect(quote).to_contain_text("4 prompts, 36 of ")
     lab.screenshot("03-slider-at-9")
     for _ in range(7):
         generations.press("ArrowRight")
