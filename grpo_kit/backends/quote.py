@@ -83,13 +83,14 @@ def smoke(
     """
     config, backend = (config or TrainConfig()).replace(**settings), backend or chosen_backend()
     steps = config.num_iterations  # which share their completions
-    trial = config.replace(run_id=f"smoke_{datetime.now():%Y%m%d_%H%M%S}", max_steps=steps, save_steps=steps)
+    once = {"max_steps": steps, "save_steps": steps, "eval_steps": config.eval_steps and steps}
+    trial = config.replace(run_id=f"smoke_{datetime.now():%Y%m%d_%H%M%S}", **once)
     run = watch(start(trial, rewards, runs_dir, on_modal=backend == "modal"))
     if (status := run.status)["state"] != "complete":
         raise RunError(f"the smoke run {run.id} is {status['state']}: {status['reason']}")
     if backend == "modal":
         remember(run, runs_dir)
-    seconds = run.metrics()["step_time"].iloc[0]
+    seconds = run.metrics()["step_time"].dropna().iloc[0]
     print(f"One step took {seconds:.1f} s, its run {duration(status['seconds'])}. From that, the whole run:")
     return quote(config, runs_dir, backend, by=run.id, ask=False)
 

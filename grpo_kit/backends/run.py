@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from grpo_kit.rewards.travel import Rewards
 
 COLUMNS = """
-    run where state step reward minutes quoted_minutes usd quoted_usd model_name learning_rate num_generations seed
-    started
+    run where state step reward best_checkpoint minutes quoted_minutes usd quoted_usd model_name learning_rate
+    num_generations seed started
 """.split()
 
 
@@ -98,8 +98,8 @@ class Run(RunDirectory):
 
 
 def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
-    """A table of all runs under `runs_dir` and on Modal's volume, newest last: state, step, last reward, minutes
-    and dollars with what was quoted, settings."""
+    """A table of all runs under `runs_dir` and on Modal's volume, newest last: state, step, last reward, best
+    checkpoint by held-out score, minutes and dollars with what was quoted, settings."""
     import pandas
 
     folders = {folder: is_run(folder) for folder in Path(runs_dir).glob("*")}
@@ -127,6 +127,7 @@ def _row(run: Run) -> dict[str, Any]:
         quoted = status.get("quoted") or {}
         row |= {name: settings[name] for name in COLUMNS if name in settings}
         row |= {name: status[name] for name in ("state", "reward", "usd", "started")}
+        row |= {"best_checkpoint": status.get("best_checkpoint")}
         row |= {f"quoted_{name}": quoted.get(name) for name in ("minutes", "usd")}
         return row | {"step": f"{status['step']}/{status['max_steps']}", "minutes": status["seconds"] / 60}
     except Exception as error:  # a folder that another program, or another kit, wrote may be odd in any way

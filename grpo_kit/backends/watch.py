@@ -92,6 +92,8 @@ def _status(run: RunDirectory, bar: "tqdm") -> dict[str, Any]:
 def _progress(status: dict[str, Any]) -> str:
     """ "reward=0.512 $0.40 queued"; the state is left out while steps are made."""
     reward = "" if status.get("reward") is None else f"reward={status['reward']:.3f} "
+    if status.get("eval_reward") is not None:
+        reward += f"held-out={status['eval_reward']:.3f} "
     usd = f"{dollars(status['usd'])} " if status["usd"] else ""
     warm = f"{warm_start_of(status)} ".lstrip()
     state = "" if status["state"] == "running" and status["step"] else status["state"]

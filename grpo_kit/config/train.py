@@ -162,6 +162,13 @@ class TrainConfig(JudgeConfig, ModalConfig):
         "resume",
         suggested=["trackio", "wandb", "tensorboard"],
     )
+    eval_steps: PositiveInt | None = setting(
+        None, "Steps between held-out scores, from before the first to the last; None: none while training.", "resume"
+    )
+    eval_prompts: PositiveInt = setting(32, "Held-out prompts that are answered each time, the same ones.")
+    early_stopping_patience: PositiveInt | None = setting(
+        None, "Stop when so many held-out scores in a row are surely below the best; None: never.", "resume"
+    )
     save_steps: PositiveInt = setting(20, "Steps between checkpoints.")
     save_total_limit: PositiveInt | None = setting(None, "Checkpoints to keep, the newest; None keeps all.")
     bf16: bool | Auto = setting("auto", "Compute in bfloat16; auto: where the GPU can.", "step")
@@ -213,6 +220,16 @@ class TrainConfig(JudgeConfig, ModalConfig):
             nearest = max(1, round(self.save_steps / self.num_iterations)) * self.num_iterations
             what = f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}"
             raise ConfigError(f"{what}, so that a checkpoint resumes exactly", f"Nearest: save_steps={nearest}")
+        if self.eval_steps and self.save_steps % self.eval_steps:
+            nearest = max(1, round(self.save_steps / self.eval_steps)) * self.eval_steps
+            what = f"save_steps={self.save_steps} should be a multiple of eval_steps={self.eval_steps}"
+            raise ConfigError(f"{what}, so that each checkpoint has its score", f"Nearest: save_steps={nearest}")
+        if self.early_stopping_patience and not self.eval_steps:
+            what = "early_stopping_patience goes by held-out scores, of which eval_steps=None has none"
+            raise ConfigError(what, f"Use eval_steps={self.save_steps} too")
+        if self.eval_steps and "gemini" in self.judge and self.gemini_mode == "group":
+            what = "eval_steps has each answer judged by itself, and gemini_mode=group compares several"
+            raise ConfigError(what, "Use gemini_mode=absolute, or leave eval_steps out")
         corrects_by = self.trl.get("vllm_importance_sampling_mode", "")
         if self.loss_type == "vespo" and self.use_vllm and not corrects_by.startswith("token_"):
             fix = "Use trl=vllm_importance_sampling_mode=token_truncate"
@@ -257,3 +274,11 @@ class TrainConfig(JudgeConfig, ModalConfig):
     @property
     def prompts_per_step(self) -> int:
         return self.completions_per_step // self.num_generations
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether held-out prompts are answered after this step; 0: before the first."""
+        return self.eval_steps is not None and (step % self.eval_steps == 0 or step == self.max_steps)
+
+    def evaluations(self, after: int = -1) -> int:
+        """How many times that is done after step `after`; by default in the whole run."""
+        return sum(map(self.is_evaluated, range(after + 1, self.max_steps + 1))) if self.eval_steps else 0

@@ -29,7 +29,7 @@ OWNED = {
     "judge and reward_funcs, which have weights": "reward_weights",
     "max_prompt_length and max_completion_length": "vllm_max_model_length",
     "model_name": "model_init_kwargs trust_remote_code",
-    "kit.evaluate": "do_eval do_predict eval_strategy eval_steps eval_delay eval_on_start eval_do_concat_batches "
+    "eval_steps or kit.evaluate": "do_eval do_predict eval_strategy eval_delay eval_on_start eval_do_concat_batches "
     "eval_use_gather_object eval_accumulation_steps per_device_eval_batch_size num_generations_eval "
     "prediction_loss_only include_for_metrics batch_eval_metrics bf16_full_eval fp16_full_eval",
     "run.metrics() and run.completions()": "logging_strategy logging_steps logging_first_step log_on_each_node "

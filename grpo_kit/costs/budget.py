@@ -5,7 +5,8 @@ the median of the last few; one that costs far more, as where a judge is asked a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -44,6 +45,16 @@ class Budget:
         self._cycles = _cycles(self._rows, self._config.num_iterations, writer.usd_per_hour or 0.0)
         self._before = Dollars(0.0, 0.0)
         self._warm_seconds = sum(row["step_time"] for row in read_lines(writer.run.path / SFT_METRICS))  # before
+        self._evaluation = _evaluation_in(self._rows, writer.usd_per_hour or 0.0)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """An evaluation of held-out prompts, which costs more than is counted as the step's."""
+        before = self._writer.dollars()
+        yield
+        spent = self._writer.dollars()
+        self._evaluation = Dollars(spent.machine - before.machine, spent.judge - before.judge)
+        self._before = Dollars(*map(sum, zip(self._before, self._evaluation, strict=True)))
 
     def see_start(self) -> str:
         """Called before the model is loaded and once it is: why the first step can't be paid; empty where it can."""
@@ -68,7 +79,7 @@ class Budget:
         spent, before = self._writer.dollars(), self._before
         self._cycles.append(Dollars(spent.machine - before.machine, spent.judge - before.judge))
         self._before = spent
-        return str(_shortfall(self._config, spent, self._cycles, step) or "")
+        return str(_shortfall(self._config, spent, self._cycles, step, self._evaluation) or "")
 
 
 def check_price_known(config: TrainConfig, usd_per_hour: float | None = 0.0) -> None:
@@ -93,7 +104,7 @@ def shortfall_at_start(
     gone = usd_per_hour * seconds_gone / 3600
     if cycles := _cycles(rows, config.num_iterations, usd_per_hour):
         loading = max(0.0, usd_per_hour * status.get("starting_seconds", 0.0) / 3600 - gone)
-        return _shortfall(config, spent, cycles, status["step"], loading)
+        return _shortfall(config, spent, cycles, status["step"], _evaluation_in(rows, usd_per_hour), loading)
     quoted = status.get("quoted") or {}
     if not quoted.get("first_step"):
         return None
@@ -104,10 +115,16 @@ def shortfall_at_start(
 
 
 def _shortfall(
-    config: TrainConfig, spent: Dollars, cycles: Sequence[Dollars], step: int, loading: float | None = None
+    config: TrainConfig,
+    spent: Dollars,
+    cycles: Sequence[Dollars],
+    step: int,
+    evaluation: Dollars,
+    loading: float | None = None,
 ) -> Problem | None:
-    """Why the step after `step` can't be paid; None where it can, or where none is left. `loading` are the dollars that
-    a new process still takes, which has nothing judged ahead; None: it has made steps."""
+    """Why the step after `step` can't be paid; None where it can, or where none is left. `evaluation` is the cost of
+    one. `loading` are the dollars that a new process still takes, which has nothing judged ahead; None: it has made
+    steps."""
     left = math.ceil((config.max_steps - step) / config.num_iterations)
     if left <= 0:
         return None
@@ -115,8 +132,12 @@ def _shortfall(
     judged_ahead, loading = (config.max_staleness, 0.0) if loading is None else (0, loading)
     to_judge = max(0, left - judged_ahead)
     judged_next = min(to_judge, 1 if judged_ahead else 1 + config.max_staleness)
-    next_step = Dollars(machine + loading, judged_next * judge)
-    enough = spent.in_all + loading + left * machine + to_judge * judge
+    is_evaluated = config.is_evaluated(step + config.num_iterations)
+    next_step = Dollars(
+        machine + loading + is_evaluated * evaluation.machine, judged_next * judge + is_evaluated * evaluation.judge
+    )
+    evaluations = config.evaluations(after=step) * evaluation.in_all
+    enough = spent.in_all + loading + left * machine + to_judge * judge + evaluations
     return _exceeded(config, spent, next_step, enough, "the next step")
 
 
@@ -128,6 +149,12 @@ def _exceeded(config: TrainConfig, spent: Dollars, next_step: Dollars, enough: f
     costs = f"{which} costs about {dollars(next_step.in_all)} ({next_step})"
     what = f"max_usd={config.max_usd:g} would be passed: {so_far}, and {costs}"
     return Problem(what, f"max_usd={float(f'{1.1 * enough:.2g}'):g} likely pays for all of it")
+
+
+def _evaluation_in(rows: Sequence[dict], usd_per_hour: float) -> Dollars:
+    """The cost of the last evaluation in metrics.jsonl; 0 where there is none."""
+    last = next((row for row in reversed(rows) if "eval_runtime" in row), {})
+    return Dollars(usd_per_hour * last.get("eval_runtime", 0.0) / 3600, last.get("eval_judge/gemini/usd") or 0.0)
 
 
 def _cycles(rows: Sequence[dict], every: int, usd_per_hour: float) -> list[Dollars]:

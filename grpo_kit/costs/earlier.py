@@ -33,6 +33,7 @@ class EarlierRun(NamedTuple):
     before: float | None
     # Seconds of a step beside its own: saving, recording, the optimiser. 0 where it was resumed or is not complete.
     between: float
+    answering: float  # seconds in which a step's completions are generated and judged
     is_resumed: bool
     sft_seconds: float | None  # a step of its warm start, the mean; None where it made none
     calls: float  # to Gemini
@@ -76,7 +77,8 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
     """None where it is no run, or one that is being made or broken."""
     try:
         about, status = (json.loads(LocalStorage(folder).read(name)) for name in ("config.json", "status.json"))
-        rows = read_lines(folder / "metrics.jsonl")
+        lines = read_lines(folder / "metrics.jsonl")
+        rows = [row for row in lines if "step_time" in row]  # step 0 has held-out scores alone
         settings, every = about["settings"], about["settings"]["num_iterations"]
         times = [row["step_time"] for row in rows]
         cycles = tuple(mean(times[start : start + every]) for start in range(0, len(times), every))
@@ -85,11 +87,16 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         started = status.get("starting_seconds")  # of the process that trained it last
         counting = status.get("fitting_seconds", 0.0) if about.get("machine") == HERE else 0.0
         before = None if started is None else max(0.0, started - counting)
-        rest = status["seconds"] - started - sum(times) - sum(warm) if in_one_go and started is not None else 0.0
+        evaluating = sum(row.get("eval_runtime", 0.0) for row in lines)
+        beside = sum(times) + sum(warm) + evaluating
+        rest = status["seconds"] - started - beside if in_one_go and started is not None else 0.0
         between = max(0.0, rest) / max(1, len(times))
-        calls, usd = (sum(row.get(f"judge/gemini/{name}") or 0.0 for row in rows) for name in ("calls", "usd"))
+        parts = [f"seconds/{part}" for part in ("generating", "judging")]
+        answering = sum(row.get(part, 0.0) for row in rows for part in parts) / max(1, len(cycles))
+        names = [[f"judge/gemini/{name}", f"eval_judge/gemini/{name}"] for name in ("calls", "usd")]
+        calls, usd = (sum(row.get(name) or 0.0 for row in lines for name in both) for both in names)
         peak = (status.get("actual") or {}).get("memory_gib")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):
         return None
-    seconds = cycles, before, between, bool(status.get("resumed")), mean(warm) if warm else None
+    seconds = cycles, before, between, answering, bool(status.get("resumed")), mean(warm) if warm else None
     return EarlierRun(folder.name, settings, about.get("machine"), *seconds, calls, usd, peak) if cycles else None

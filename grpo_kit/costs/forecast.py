@@ -63,6 +63,7 @@ def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) ->
         later = median(others) if run.is_resumed and others else mean(others or [first])
         beside = run.between * (config.max_steps if others else every)  # a single step's is mostly the end of its run
         steps = every * first + max(0, config.max_steps - every) * later + beside
+        steps += config.evaluations() * _evaluation_share(config) * run.answering
         warm = config.sft_steps * _sft_seconds(config, run, ratio * later)
         return Estimate(times((before + ratio * steps + warm) / 60, factors), source)
     if (shape := shape_of(config.model_name)) is None:
@@ -87,6 +88,11 @@ def _per_step(run: EarlierRun) -> int:
     return TrainConfig.model_construct(**run.settings).completions_per_step
 
 
+def _evaluation_share(config: TrainConfig) -> int:
+    """An evaluation's time, by the time that a step's completions take: at most so many are made together."""
+    return -(-config.eval_prompts // config.completions_per_step)
+
+
 def _size(config: TrainConfig) -> int:
     return config.completions_per_process * config.max_completion_length
 
@@ -103,7 +109,8 @@ def rough_seconds(config: TrainConfig, shape: Shape, gpu: str | None, passes: in
     computing = training + generating / config.num_iterations
     judging = GEMINI_SECONDS * judge_calls(config) / config.max_steps / config.gemini_max_in_flight
     a_step = max(computing, judging) if config.max_staleness else computing + judging
-    return starting + config.max_steps * a_step + warm * a_sequence
+    beside = warm * a_sequence + config.evaluations() * _evaluation_share(config) * generating
+    return starting + config.max_steps * a_step + beside
 
 
 def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) -> Range | None:
@@ -115,7 +122,7 @@ def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) 
     lengths = {name: getattr(asked, name) or getattr(config, name) for name in names}
     batch = {"per_device_train_batch_size": asked.batch_size, "gradient_accumulation_steps": 1, "num_iterations": 1}
     batches = models_evaluated(config) * -(-asked.n // asked.batch_size)
-    alone = {"use_vllm": False, "judge": {}, "max_steps": batches}
+    alone = {"use_vllm": False, "judge": {}, "max_steps": batches, "eval_steps": None}
     return times(rough_seconds(config.model_copy(update=lengths | batch | alone), shape, gpu, passes=0) / 60, ROUGH)
 
 
@@ -139,7 +146,8 @@ def judge_calls(config: TrainConfig) -> int:
     if "gemini" not in config.judge:
         return 0
     answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
-    return answers * config.gemini_samples * -(-config.max_steps // config.num_iterations)
+    answers *= -(-config.max_steps // config.num_iterations)
+    return (answers + config.evaluations() * config.eval_prompts) * config.gemini_samples
 
 
 def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
-from grpo_kit.plots.style import ABOVE, BLUE, COLOURS, DARK, TITLE, NotebookFigure, styled, whole_ticks
+from grpo_kit.plots.style import ABOVE, BLUE, COLOURS, DARK, ORANGE, TITLE, NotebookFigure, styled, whole_ticks
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.text import dollars
 
@@ -27,7 +27,8 @@ SMALL = {  # a small panel's column, and its title
     "kl": "KL from the base model",
     "failures": "judgements failed (%)",
 }
-SHOWN = [*SMALL, "reward", "reward_std", *(f"seconds/{part}" for part in PARTS)]
+HELD_OUT, SECOND = "eval_reward", "eval_second/"  # the columns of held-out scores, by the run's judges and another
+SHOWN = [*SMALL, "reward", "reward_std", HELD_OUT, *(f"seconds/{part}" for part in PARTS)]
 LEGEND_WIDTH = 130  # characters
 # The learning curve's panels are always the same. matplotlib's own layout would take as long as all the rest.
 MARGINS = {"left": 0.072, "right": 0.975, "top": 0.905, "bottom": 0.07, "wspace": 0.34, "hspace": 0.55}
@@ -45,6 +46,7 @@ def learning_curve(run: RunDirectory) -> NotebookFigure:
     at = f"step {status['step']} of {status['max_steps']}, {status['state']}{spent}"
     figure.suptitle(f"{run.id}: {run.config.model_name}, {at}", **TITLE)
     _reward(panels["reward"], metrics, is_judge_alone=run.about.get("reward_weights", [1.0]) == [1.0])
+    _held_out(panels["reward"], metrics)
     for name in SMALL.keys() & panels.keys():
         panels[name].plot(metrics[name], color=DARK)
         panels[name].set_title(SMALL[name])
@@ -77,7 +79,18 @@ def _reward(axes: Axes, metrics: "pandas.DataFrame", is_judge_alone: bool) -> No
     axes.plot(metrics.index, metrics["reward"], color=BLUE, lw=0.7, alpha=0.6, label="each step")
     _running_mean(axes, mean, color=BLUE, lw=2.2, label=f"mean of the last {window} steps")
     axes.set_title("reward (mean of a step's completions)")
-    axes.legend(**ABOVE)
+
+
+def _held_out(axes: Axes, metrics: "pandas.DataFrame") -> None:
+    """The held-out scores that were measured while training, where there are; a dashed line where the second judge's
+    score is another's. Then the legend."""
+    second = [name for name in metrics if str(name).startswith(SECOND)]
+    for name, look in [(HELD_OUT, {"ls": "-"}), *((each, {"ls": "--"}) for each in second)]:
+        if len(found := metrics[name].dropna()):
+            judge = f", by {str(name).split('/')[1]}" if name != HELD_OUT else ""
+            axes.plot(found, color=ORANGE, marker="o", ms=3.5, lw=1.4, label=f"held-out{judge}", **look)
+            axes.set_title("reward")  # there is no room for more beside the legend
+    axes.legend(**ABOVE | {"ncols": 5})
 
 
 def _running_mean(axes: Axes, mean: "pandas.Series", **look: Any) -> None:
@@ -139,7 +152,9 @@ def _window(steps: int) -> int:
 def _by_step(run: RunDirectory) -> "pandas.DataFrame":
     """The columns of run.metrics() that the figures show, by step; shares in percent, NaN where not measured."""
     found = run.metrics()
-    shown = (found.set_index("step") if "step" in found else found).reindex(columns=SHOWN).astype(float)
+    shown = found.set_index("step") if "step" in found else found
+    second = [name for name in shown if str(name).startswith(SECOND)]
+    shown = shown.reindex(columns=[*SHOWN, *second]).astype(float)
     failed = found.filter(regex="^judge/.*/failures$").sum(axis=1, min_count=1).to_numpy()
     shown["failures"] = failed / (len(run.config.judge) * run.config.completions_per_step)
     return shown.assign(**{name: 100 * shown[name] for name in ("failures", "frac_reward_zero_std")})

@@ -40,7 +40,7 @@ from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
 from grpo_kit.runs.resume import config_to_resume, is_done
 from grpo_kit.training.failures import Fix, memory_fixes
-from grpo_kit.training.plan import NO_SHARING_WITH_SFT, missing_package, too_few_samples
+from grpo_kit.training.plan import NO_SHARING_WITH_SFT, missing_package, no_held_out, too_few_samples
 from grpo_kit.utils.text import dollars, duration, settings_text
 
 LONGEST_TIMEOUT = 86400  # seconds, Modal's
@@ -100,12 +100,17 @@ def quote_remaining(
 
 def _first_step(config: TrainConfig, runs: list[EarlierRun], gpu: str | None, hourly: float | None) -> Dollars | None:
     """Dollars to the end of the first step; None where they are not known."""
-    first = config.model_copy(update={"max_steps": config.num_iterations})
+    evaluated = config.model_copy(update={"max_steps": config.num_iterations, "eval_steps": config.num_iterations})
+    first = evaluated.model_copy(update={"eval_steps": None})
     time, judged = minutes(first, runs, gpu).range, judge_usd(first, runs).range
     if time is None or judged is None or hourly is None:
         return None
     steps = min(config.max_steps, 1 + config.max_staleness)  # a first step has those ahead judged too
-    return Dollars(round(hourly * time[1] / 60, 6), round(steps * judged[1], 6))
+    seconds, usd = 60 * time[1], steps * judged[1]
+    times_two, judged_two = minutes(evaluated, runs, gpu).range, judge_usd(evaluated, runs).range
+    if config.eval_steps and times_two and judged_two:  # before that step; `evaluated` has one after it, too
+        seconds, usd = seconds + 30 * (times_two[1] - time[1]), usd + (judged_two[1] - judged[1]) / 2
+    return Dollars(round(hourly * seconds / 3600, 6), round(usd, 6))
 
 
 def _fits(config: TrainConfig, shape: Shape) -> dict[str, float]:
@@ -258,6 +263,8 @@ def local_problems(config: TrainConfig, device: Device) -> Problems:
     elif config.data != DEFAULT_DATA:  # in whose place the demo's is taken
         fix = f"Make it with `{PREPARE}`, or set data to the folder that has it"
         yield Problem(f"There is no {train}", fix, "train.jsonl")
+    if train.exists() and config.eval_steps and not (held_out := train.with_name("eval.jsonl")).exists():
+        yield replace(no_held_out(config, f"there is no {held_out}").problem, where="eval.jsonl")
     if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY", "").strip():
         yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline", "judge")
     if missing := missing_package(config):

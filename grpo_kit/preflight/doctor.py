@@ -18,7 +18,7 @@ from grpo_kit.judges.base import make_judge
 from grpo_kit.models.files import templates_in
 from grpo_kit.models.load import check_model, model_problem, no_template
 from grpo_kit.rewards.travel import Rewards
-from grpo_kit.training.plan import check_trl, plain_rewards
+from grpo_kit.training.plan import check_trl, no_held_out, plain_rewards
 from grpo_kit.utils.text import settings_text
 
 OK, PROBLEM, NOT_CHECKED = "ok", "problem", "not checked"
@@ -91,6 +91,8 @@ def data(config: TrainConfig, name: str) -> str:
         return f"{samples_in(file)} samples in {file}"
     if config.data == DEFAULT_DATA and not file.with_name("train.jsonl").exists():
         return f"none in {config.data}, so the samples that come with the kit are taken"
+    if name == "eval.jsonl" and config.eval_steps:
+        raise no_held_out(config, f"there is no {file}")
     if name == "eval.jsonl":
         return f"no {file}; only an evaluation needs it"
     raise ConfigError(f"no {file}", PREPARE)

@@ -53,11 +53,18 @@ class JudgeReward:
         self._asking: set[asyncio.Task] = set()
         self._told: dict[str, float] | None = None  # the judge's usage when it was last logged
 
-    def begin(self, loop: asyncio.AbstractEventLoop, rows: Sequence[Mapping[str, Any]], completions: Sequence) -> None:
-        """Starts to judge completions whose scores are asked for later, in the same order."""
+    def begin(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        rows: Sequence[Mapping[str, Any]],
+        completions: Sequence,
+        is_next: bool = False,
+    ) -> None:
+        """Starts to judge completions whose scores are asked for later, in the same order, or before all others."""
         self._told = self._told or _usage(self._judge)
         asked = self._ask([row["id"] for row in rows], completions)
-        self._begun.append(asyncio.run_coroutine_threadsafe(asked, loop))
+        add = self._begun.appendleft if is_next else self._begun.append
+        add(asyncio.run_coroutine_threadsafe(asked, loop))
 
     async def __call__(self, completions, id, log_extra, log_metric, **_) -> list[float | None]:
         name, told = self.__name__, self._told or _usage(self._judge)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RUNS_DIR = Path("runs")
 LOST_AFTER_SECONDS = 60  # a running run whose heartbeat is older was killed
 LOG_FILE = "train.log"
+SCORES_FILE = "eval_scores.jsonl"  # the held-out answers of each evaluation while training
 OUTPUT_FILE = "worker.out"  # what a run's process on this machine printed; the last word of one that broke down
 REWARDS_FILE = "rewards.pkl"  # the reward functions that were given to the run, cloudpickled
 STOP_FILE = "stop"  # its presence asks the run to end at its next step
@@ -101,7 +102,8 @@ class RunDirectory:
     def __repr__(self) -> str:
         status = self.status
         where = "" if self.storage.backend == "local" else ", on Modal"
-        return f"Run({self.id}: {status['state']}, step {status['step']}/{status['max_steps']}{where})"
+        best = f", best {status['best_checkpoint']}" if status.get("best_checkpoint") else ""
+        return f"Run({self.id}: {status['state']}, step {status['step']}/{status['max_steps']}{best}{where})"
 
     @property
     def path(self) -> Path:
@@ -198,10 +200,18 @@ class RunDirectory:
         return sorted(found, key=checkpoint_step)
 
     def metrics(self) -> "pandas.DataFrame":
-        """A row per step, TRL's names as columns."""
+        """A row per step, TRL's names as columns; with eval_steps a row 0 too, which has only held-out scores."""
         import pandas
 
         return pandas.DataFrame(self._rows("metrics.jsonl", dict))
+
+    def held_out(self) -> "pandas.DataFrame":
+        """A row per held-out answer of each evaluation while training (eval_steps): step, sample_id, completion, score
+        as it is trained for, and the second judge's."""
+        import pandas
+
+        columns = ["step", "sample_id", "completion", "score", "second"]
+        return pandas.DataFrame(self._rows(SCORES_FILE, dict), columns=columns)
 
     def completions(self) -> "pandas.DataFrame":
         """A row per completion: step, sample, prompt, completion, scores by reward, advantage, reason.

@@ -25,6 +25,7 @@ from grpo_kit.runs.checkpoints import newest_whole
 from grpo_kit.runs.directory import (
     LOG_FILE,
     SCHEMA,
+    SCORES_FILE,
     SFT_METRICS,
     WORKER_FILE,
     Dollars,
@@ -161,12 +162,13 @@ class RunWriter:
         if (path := self.run.path / SFT_METRICS).exists():
             saved = checkpoint_step(warm) if warm else 0
             write_bytes(path, _as_lines(row for row in read_lines(path) if row["step"] <= saved))
-        for name, every in (("metrics.jsonl", 1), ("completions.jsonl", self.config.num_iterations)):
+        for name, every in (("metrics.jsonl", 1), ("completions.jsonl", self.config.num_iterations), (SCORES_FILE, 0)):
             path = self.run.path / name
-            kept = [row for row in read_lines(path) if row["step"] <= step]
-            if lost := step // every - len({row["step"] for row in kept}):
+            kept = [row for row in read_lines(path) if row["step"] <= step and checkpoint]  # step 0's is made again
+            if every and (lost := step // every - len({row["step"] for row in kept} - {0})):
                 self.warnings.append(f"{name} has lost {lost} of the {step // every} steps that were saved")
-            write_bytes(path, _as_lines(kept))
+            if every or path.exists():
+                write_bytes(path, _as_lines(kept))
         for name, problem in damaged.items():
             self.warnings.append(f"{name} is left, and called damaged-{name}: {problem}")
             shutil.rmtree(self.run.path / f"damaged-{name}", ignore_errors=True)
@@ -194,7 +196,7 @@ class RunWriter:
             write_json(self.run.path / "status.json", self.status)
 
     def append(self, name: str, rows: list[dict]) -> None:
-        """Adds rows to metrics.jsonl or completions.jsonl."""
+        """Adds rows to metrics.jsonl, completions.jsonl or eval_scores.jsonl."""
         with (self.run.path / name).open("ab") as file:
             file.write(_as_lines(rows))
 

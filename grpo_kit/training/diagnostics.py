@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import Problem
@@ -43,6 +43,8 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
         )
     if not scores_nearly_all and "reward" in metrics:
         yield from _flat(metrics["reward"].dropna(), config, slower, more_prompts)
+    if "eval_versus_best/high" in metrics:
+        yield from _overfitting(metrics, slower)
     if (share := now.get("thoughts/cut", 0.0)) > 0.2:
         yield Problem(
             f"Thoughts cut: {share:.0%} of completions still think at max_completion_length={longest}, and score 0",
@@ -95,6 +97,19 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
                 f"without a score, which take no part in learning",
                 "The reasons beside the completions say why",
             )
+
+
+def _overfitting(metrics: "pandas.DataFrame", slower: str) -> Iterator[Problem]:
+    """Whether the last held-out score is surely below the best, and the training reward above what it was then."""
+    scores, reward = metrics.set_index("step")["eval_reward"].dropna(), metrics.set_index("step")["reward"].dropna()
+    best, now = cast(int, scores.idxmax()), reward.tail(WINDOW).mean()
+    then = reward.loc[: max(best, WINDOW)].tail(WINDOW).mean()
+    if metrics["eval_versus_best/high"].dropna().iloc[-1] < 0 and now > then:
+        yield Problem(
+            f"Overfitting: the held-out score fell from {scores.max():.3f} (step {best}) to {scores.iloc[-1]:.3f}, "
+            f"while the training reward rose from {then:.3f} to {now:.3f}",
+            f"Use an earlier checkpoint, more prompts, {slower} or beta=0.04; early_stopping_patience ends such a run",
+        )
 
 
 def _flat(reward: "pandas.Series", config: TrainConfig, slower: str, more_prompts: str) -> Iterator[Problem]:

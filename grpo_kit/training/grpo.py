@@ -21,7 +21,7 @@ from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.checkpoints import adapted
 from grpo_kit.models.load import device_can_bf16, gpu_gib, load_model, load_tokenizer
-from grpo_kit.models.prompts import fit_prompts
+from grpo_kit.models.prompts import FittedPrompt, fit_prompts
 from grpo_kit.models.shapes import shape_of
 from grpo_kit.rewards.judge_reward import JudgeReward
 from grpo_kit.rewards.travel import RewardFunction
@@ -33,7 +33,8 @@ from grpo_kit.training.trainer import KitTrainer
 from grpo_kit.utils.environment import version_of
 
 # Settings that TRL has too, and that go to it under the same name.
-TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys() - {"report_to"})
+_TO_THE_KIT = {"report_to", "eval_steps"}  # TRL has them too, and they mean something else here
+TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys() - _TO_THE_KIT)
 
 
 def build_trainer(
@@ -47,16 +48,16 @@ def build_trainer(
     started, prompts, tools = time.monotonic(), [sample.prompt for sample in samples], [each.tools for each in samples]
     fitted = fit_prompts(prompts, tokenizer, config.max_prompt_length, tools, progress.say)
     seconds = round(time.monotonic() - started, 1)
-    rows = [
-        {"id": sample.id, "prompt": fit.prompt, "tools": sample.tools}  # rewards look the rest up by the id
-        for sample, fit in zip(samples, fitted, strict=True)
-    ]
+    rows = _rows(samples, fitted)
     shortened, too_long = sum(fit.is_shortened for fit in fitted), sum(fit.is_too_long for fit in fitted)
     if shortened:
         progress.say(f"{shortened} of {len(rows)} prompts lost old tool results or turns to fit max_prompt_length")
     if too_long:
         progress.say(f"{too_long} of {len(rows)} prompts are longer than max_prompt_length all the same")
-    arguments = grpo_arguments(config, progress.run.path, may_be_longer=bool(too_long))
+    asked = [sample.prompt for sample in progress.held_out], [sample.tools for sample in progress.held_out]
+    held_out = fit_prompts(asked[0], tokenizer, config.max_prompt_length, asked[1], progress.say)
+    longer = bool(too_long) or any(fit.is_too_long for fit in held_out)
+    arguments = grpo_arguments(config, progress.run.path, may_be_longer=longer)
     arguments.reward_weights = list(rewards.values())
     counted = {"prompts_shortened": shortened, "prompts_too_long": too_long, "fitting_seconds": seconds}
     progress.writer.update(**counted, fsdp=arguments.fsdp)
@@ -66,6 +67,7 @@ def build_trainer(
     model, adapter = starting_model(progress, arguments)
     trainer = KitTrainer(
         progress=progress,
+        held_out=_rows(progress.held_out, held_out),
         model=model,
         reward_funcs=list(rewards),
         args=arguments,
@@ -75,6 +77,13 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _rows(samples: Sequence[Sample], fitted: Sequence[FittedPrompt]) -> list[dict[str, Any]]:
+    return [
+        {"id": sample.id, "prompt": fit.prompt, "tools": sample.tools}  # rewards look the rest up by the id
+        for sample, fit in zip(samples, fitted, strict=True)
+    ]
 
 
 def starting_model(
@@ -160,6 +169,7 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
             run_name=run_dir.name,
             disable_tqdm=True,
             ddp_find_unused_parameters=False,
+            num_generations_eval=1,
         )
     except ValueError as error:
         raise ConfigError(f"TRL refuses trl={config.trl}: {error}") from None

@@ -24,6 +24,7 @@ from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weigh
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, RunDirectory, find_run, now, spent_on
 from grpo_kit.runs.resume import check_unchanged, config_to_resume, is_done, record_settings
 from grpo_kit.runs.writer import only_writer, open_run
+from grpo_kit.training.held_out import choose
 from grpo_kit.utils.environment import processes, version_of, versions
 from grpo_kit.utils.files import write_json
 from grpo_kit.utils.garbage import loading_libraries
@@ -41,6 +42,7 @@ class Plan:
 
     config: TrainConfig
     samples: list[Sample]
+    held_out: list[Sample]  # which are answered every eval_steps
     judges: dict[Judge, float]
     functions: dict[RewardFunction, float]
     about: dict[str, Any]  # what config.json holds beside the settings
@@ -95,7 +97,11 @@ def own_rewards(run: RunDirectory) -> bytes | None:
 def _read(config: TrainConfig, rewards: Rewards) -> Plan:
     data = data_folder(config.data).absolute()
     samples = list(read_samples(data / "train.jsonl"))
-    functions = plain_rewards(config, rewards, samples)
+    held_out: list[Sample] = []
+    if config.eval_steps:
+        found = list(read_samples(held_out_file(config)))
+        held_out = choose(found, config.eval_prompts, config.seed, {sample.id for sample in samples})
+    functions = plain_rewards(config, rewards, [*samples, *held_out])
     # An absolute folder, so that the run resumes from anywhere; the demo's is made anew where it is needed.
     folder = str(data) if data == Path(config.data).absolute() else config.data
     about = {
@@ -104,7 +110,20 @@ def _read(config: TrainConfig, rewards: Rewards) -> Plan:
         "reward_weights": [*config.judge.values(), *functions.values()],
         "judges": {},
     }
-    return Plan(config, samples, {}, functions, about)
+    return Plan(config, samples, held_out, {}, functions, about)
+
+
+def held_out_file(config: TrainConfig) -> Path:
+    """The eval.jsonl that eval_steps needs. Raises ConfigError where there is none."""
+    file = data_folder(config.data) / "eval.jsonl"
+    if not file.exists():
+        raise no_held_out(config, f"there is no {file}")
+    return file
+
+
+def no_held_out(config: TrainConfig, why: str) -> ConfigError:
+    fix = "`grpo-kit prepare` makes one beside train.jsonl; or leave eval_steps out"
+    return ConfigError(f"eval_steps={config.eval_steps} needs held-out prompts, and {why}", fix)
 
 
 def plain_rewards(config: TrainConfig, rewards: Rewards, samples: list[Sample]) -> dict[RewardFunction, float]:

@@ -2,25 +2,34 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
 from grpo_kit.costs.budget import Budget
+from grpo_kit.data.samples import Sample
 from grpo_kit.errors import RunStopped
-from grpo_kit.runs.directory import SFT_METRICS, STOP_FILE
+from grpo_kit.runs.directory import SCORES_FILE, SFT_METRICS, STOP_FILE
 from grpo_kit.runs.writer import RunWriter
+from grpo_kit.training.held_out import HeldOutScores, best_checkpoint, scores_in, versus_best, why_to_stop
 from grpo_kit.utils.environment import processes, rank
+from grpo_kit.utils.json_lines import read_lines
 
 
 class RunProgress:
     """A trainer calls it in this order: `begin` once all is loaded, then for each step `timed`, `should_stop` and
-    `record_step`, and `finish` after the last one. The step's completions go to `writer`."""
+    `record_step`, and `finish` after the last one. The step's completions go to `writer`.
 
-    def __init__(self, writer: RunWriter, echo: Callable[[str], None]):
+    With eval_steps it answers the `held_out` samples within `evaluating`, keeps their scores by `keep_scores`, and
+    calls `name_best` once a checkpoint is saved."""
+
+    def __init__(self, writer: RunWriter, echo: Callable[[str], None], held_out: Sequence[Sample] = ()):
         self.writer, self.config, self.run = writer, writer.config, writer.run
+        self.held_out = held_out
+        self.end_by = ""  # why an evaluation ends the run
+        self._evaluations: list[HeldOutScores] = []
         self.budget = Budget(writer)
         self.part = "loading"  # what the trainer is doing, for the advice when memory runs out
         self.agree: Callable[[Any], Any] = lambda value: value  # rank 0's value in all processes
@@ -39,6 +48,8 @@ class RunProgress:
         if self.agree(self.is_asked_to_stop):
             raise RunStopped(f"stopped before step {step + 1}, as asked; run_id {self.run.id} resumes it")
         self.writer.update(starting_seconds=round(self.writer.seconds - self.sft_seconds, 1))
+        self._evaluations = scores_in(read_lines(self.run.path / SCORES_FILE))
+        self.name_best()
         if step < self.config.max_steps and (unpaid := self.agree(self.budget.see_start())):
             raise RunStopped(f"{unpaid}. Stopped before a step; run_id {self.run.id} goes on")
         self._bar = tqdm(total=self.config.max_steps, unit="step", disable=True if rank() else None)
@@ -50,6 +61,36 @@ class RunProgress:
         yield
         self.part = "updating"
         self._seconds[part] += time.perf_counter() - started
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Counts the seconds and the cost of an evaluation apart from those of the steps."""
+        of_the_step = dict(self._seconds)
+        with self.budget.evaluating():
+            yield
+        self._seconds = of_the_step
+
+    def keep_scores(self, step: int, rows: list[dict]) -> dict[str, float]:
+        """Adds an evaluation to eval_scores.jsonl, and returns what it is compared with the best before it."""
+        self.writer.append(SCORES_FILE, rows)
+        if not (found := scores_in(rows)):  # no answer was judged
+            return {}
+        self._evaluations += found
+        self.end_by = why_to_stop(self._evaluations, self.config.early_stopping_patience, self.config.seed)
+        return versus_best(self._evaluations, self.config.seed)
+
+    def name_best(self) -> str | None:
+        """The best checkpoint by held-out score, which status.json gets too; None where there is none yet."""
+        best = best_checkpoint(self._evaluations, self.run.checkpoints)
+        if self._evaluations:
+            self.writer.update(best_checkpoint=best)
+        return best
+
+    def record_base(self, logs: dict[str, float]) -> None:
+        """Adds the evaluation before the first step to metrics.jsonl, as step 0."""
+        self.writer.append("metrics.jsonl", [{"step": 0, **logs}])
+        self.writer.update(eval_reward=logs.get("eval_reward"))
+        self.say(f"Before the first step:{_held_out(logs) or ' no held-out answer was judged'}")
 
     def record_step(self, step: int, logs: dict[str, float]) -> None:
         """Adds a step to metrics.jsonl and the status. `logs` are TRL's, with loss and step_time (seconds)."""
@@ -63,17 +104,19 @@ class RunProgress:
         # A step whose judgements all failed, or which learns from earlier completions again (num_iterations), has none.
         reward = logs.get("reward")
         is_known = reward is not None and not math.isnan(reward)
-        self.writer.update(step=step, **({"reward": reward} if is_known else {}))
+        held_out = {"eval_reward": logs["eval_reward"]} if "eval_reward" in logs else {}
+        self.writer.update(step=step, **({"reward": reward} if is_known else {}), **held_out)
         shown = f"{reward:.3f}" if is_known else "none"
-        self.say(f"Step {step}/{self.config.max_steps}: loss={logs['loss']:.3f} reward={shown}")
+        self.say(f"Step {step}/{self.config.max_steps}: loss={logs['loss']:.3f} reward={shown}{_held_out(logs)}")
         self._bar.update(step - self._bar.n)
 
     def should_stop(self, step: int) -> bool:
-        """Whether the run ends after this step, with a checkpoint: it was asked to, or max_usd is used up."""
+        """Whether the run ends after this step, with a checkpoint: it was asked to, max_usd is used up, or held-out
+        scores fall."""
         unpaid = self.budget.see_step(step)
         if step % self.config.num_iterations:
             return False  # a checkpoint between two updates on the same completions would not resume exactly
-        why = ", as asked" if self.is_asked_to_stop else f": {unpaid}" if unpaid else ""
+        why = ", as asked" if self.is_asked_to_stop else f": {unpaid or self.end_by}" if unpaid or self.end_by else ""
         self._why = self.agree(why)
         return bool(self._why)
 
@@ -84,8 +127,10 @@ class RunProgress:
     def finish(self, step: int) -> None:
         """Raises RunStopped where training ended before max_steps."""
         if step < self.config.max_steps:
-            saved = f"checkpoint-{step} is saved, run_id {self.run.id} resumes it"
-            raise RunStopped(f"stopped at step {step}{self._why}; {saved}")
+            best, saved = self.writer.status.get("best_checkpoint"), f"checkpoint-{step}"
+            named = f"{best} is the best; " if best not in (None, saved) else ""
+            kept = f"{saved} is saved, run_id {self.run.id} resumes it"
+            raise RunStopped(f"stopped at step {step}{self._why}; {named}{kept}")
 
     def stopped(self, why: str, step: int, failed: str = "", fix: str = "") -> RunStopped:
         """The error that ends a run within a step; `failed` says why the last whole step, `step`, is not saved."""
@@ -95,6 +140,11 @@ class RunProgress:
 
     def close(self) -> None:
         self._bar.close()
+
+
+def _held_out(logs: dict[str, float]) -> str:
+    """ " held-out=0.412"; empty where there is no such score."""
+    return f" held-out={logs['eval_reward']:.3f}" if "eval_reward" in logs else ""
 
 
 class SftProgress:

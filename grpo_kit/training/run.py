@@ -49,13 +49,13 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_tra
     with closing(plan), closing(RewardCache(run.path / CACHE_FILE)) as cache, ExitStack() as asking:
         writer.judged_usd, writer.peak_gib = plan.judged_usd, peak_gib
         watch = FailureWatch(config.max_failure_rate, config.failure_window)
-        samples = {sample.id: sample for sample in plan.samples}
+        samples = {sample.id: sample for sample in [*plan.samples, *plan.held_out]}
         judges = {JudgeReward(judge, cache, watch, samples): weight for judge, weight in plan.judges.items()}
         for reward in judges:
             asking.callback(reward.close)
         checkpoint = writer.rewind()
         try:
-            with closing(RunProgress(writer, echo)) as progress:
+            with closing(RunProgress(writer, echo, plan.held_out)) as progress:
                 if not rank():
                     _begin(plan, cache, watch, progress, checkpoint)
                 if config.sft_steps and not checkpoint:

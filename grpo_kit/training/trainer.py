@@ -3,6 +3,7 @@
 
 import json
 import traceback
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from grpo_kit.rewards.functions import RewardFailed
 from grpo_kit.rewards.judge_reward import JudgeReward, TooManyFailures
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.runs.directory import checkpoint_step
+from grpo_kit.training.evaluating import Evaluator
 from grpo_kit.training.failures import out_of_memory
 from grpo_kit.training.fsdp import gathered
 from grpo_kit.training.progress import RunProgress
@@ -38,7 +40,8 @@ class KitTrainer(SavesWhole, GRPOTrainer):
     model: PreTrainedModel
     train_dataset: Dataset
 
-    def __init__(self, *args, progress: RunProgress, **kwargs):
+    def __init__(self, *args, progress: RunProgress, held_out: Sequence[dict[str, Any]] = (), **kwargs):
+        """`held_out` are rows as those of the data set, which are answered every eval_steps."""
         with loading(progress.config.model_name):
             super().__init__(*args, **kwargs)
         if progress.config.load_in_4bit:
@@ -50,6 +53,7 @@ class KitTrainer(SavesWhole, GRPOTrainer):
         self._is_whole = True  # no weight has been changed without the others
         self._random_states = TemporaryDirectory()  # all that the next completions are drawn from
         self._ahead = Ahead(self, self._config.max_staleness) if self._config.max_staleness else None
+        self._evaluator = Evaluator(self, self._answered, held_out, progress) if held_out else None
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Trains to max_steps, from the checkpoint where there is one. Raises RunStopped where it ends before."""
@@ -98,6 +102,8 @@ class KitTrainer(SavesWhole, GRPOTrainer):
         self._stop(problem.what, problem.fix)
 
     def training_step(self, *args, **kwargs):
+        if self.state.global_step == 0 and self._step == 0:  # all is in place here, weights shared out too
+            self._evaluate_base()
         self._progress.part, self._is_whole = "updating", True
         loss = super().training_step(*args, **kwargs)
         self._is_whole = False  # the optimiser is next; log() is after it
@@ -137,6 +143,38 @@ class KitTrainer(SavesWhole, GRPOTrainer):
         texts = [completion_text(self.processing_class, *each) for each in zip(prompts, completion_ids, strict=True)]
         wholes = [_whole(*each) for each in zip(completions, texts, strict=True)]
         return prompt_ids, completion_ids, mask, wholes, *others
+
+    def _answered(self, rows: Sequence[dict[str, Any]]) -> tuple[list, torch.Tensor]:
+        """Completions of held-out prompts, one each, and the scores of all processes' by reward."""
+        self._rows, prompts = rows, [row["prompt"] for row in rows]
+        _, ids, _, completions, *_ = self._generate(prompts)
+        if self._ahead:  # else a judge would give the scores that were asked for before
+            for judge in self._judges:
+                judge.begin(self.async_loop, rows, completions, is_next=True)
+        with self._progress.timed("judging"):
+            return completions, self._scores_of_all(rows, prompts, completions, ids)
+
+    def _held_out_scores(self, step: int) -> dict[str, float]:
+        """Held-out scores where they are due after `step`; where they can't be had, that ends the run."""
+        if not self._evaluator or not self._config.is_evaluated(step):
+            return {}
+        try:
+            with self._progress.evaluating():
+                return self._evaluator.evaluate(step)
+        except (TooManyFailures, ConfigError, RewardFailed) as error:
+            self._progress.end_by = f"no held-out scores: {error}"
+            self._progress.say(f"Warning: {self._progress.end_by}")
+            return {}
+        finally:
+            self._load_rng_state(self._random_states.name)
+
+    def _evaluate_base(self) -> None:
+        self._save_rng_state(self._random_states.name)
+        if logs := self._held_out_scores(0):
+            super().log(logs)
+            self._progress.record_base(logs)
+        if self._progress.end_by:
+            self._stop(self._progress.end_by)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         if self._ahead:
@@ -229,15 +267,22 @@ class KitTrainer(SavesWhole, GRPOTrainer):
         raise failure or stopped from None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        super().log(logs, start_time)  # adds what TRL measured to `logs`
         self._save_rng_state(self._random_states.name)
-        self._is_whole, step = True, self.state.global_step
-        if "loss" not in logs:  # the summary of all steps
+        is_step, step = "loss" in logs, self.state.global_step  # else it is the summary of all steps
+        if is_step:
+            logs |= self._held_out_scores(step)
+        super().log(logs, start_time)  # adds what TRL measured to `logs`
+        self._is_whole = True
+        if not is_step:
             return
         if self._progress.should_stop(step):
             self.control.should_save = self.control.should_training_stop = True
         if self.is_world_process_zero():
             self._progress.record_step(step, logs)
+
+    def _superseded(self) -> list[Path]:
+        best = self._progress.name_best()  # which is kept
+        return [old for old in super()._superseded() if old.name != best]
 
 
 def distinct_share(completions: list[str], group: int) -> float:

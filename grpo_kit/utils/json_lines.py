@@ -9,7 +9,7 @@ from grpo_kit.errors import RunError
 from grpo_kit.utils.garbage import without_collector
 
 Row = TypeVar("Row")
-OF_STEPS = ("metrics.jsonl", "completions.jsonl", "sft_metrics.jsonl")
+OF_STEPS = ("metrics.jsonl", "completions.jsonl", "eval_scores.jsonl", "sft_metrics.jsonl")
 
 
 def read_lines(path: Path) -> list[dict]:

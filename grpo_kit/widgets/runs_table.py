@@ -19,7 +19,7 @@ LINES_SHOWN = 12
 DRAWN = 24  # more lines than colours and dashes tell apart
 WIDEST = 30  # characters of a column
 NUMBERS = "step reward minutes quoted_minutes usd quoted_usd learning_rate num_generations seed".split()
-HEADINGS = {"model_name": "model", "learning_rate": "rate", "num_generations": "group"}
+HEADINGS = {"model_name": "model", "best_checkpoint": "best", "learning_rate": "rate", "num_generations": "group"}
 # The list and the headings above it share one font of fixed width, so that columns stand straight.
 LOOK = """<style>
 .grpo-runs select, .grpo-runs pre { font: 12px/1.6 var(--jp-code-font-family, monospace); white-space: pre; margin: 0; }

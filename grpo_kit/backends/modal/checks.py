@@ -14,6 +14,7 @@ from grpo_kit.models.hub import GIVE_TOKEN
 from grpo_kit.models.load import SMOLLM2
 from grpo_kit.preflight import doctor
 from grpo_kit.preflight.doctor import OK, SECONDS, SECONDS_FOR_DATA, Checks, NotChecked, tried
+from grpo_kit.training.plan import no_held_out
 
 NEED = {GEMINI_SECRET: "runs that Gemini judges", HUB_SECRET: "gated and private models"}
 
@@ -59,6 +60,8 @@ def _data(config: TrainConfig, name: str) -> str:
     except (StopIteration, FileNotFoundError, modal.exception.NotFoundError):
         if samples is not None:
             raise ConfigError(f"not on the volume {DATA_VOLUME}, but in {here} ({samples} samples)", upload) from None
+        if name == "eval.jsonl" and config.eval_steps and not (is_default and config.model_name == "tiny"):
+            raise no_held_out(config, f"it is not on the volume {DATA_VOLUME}") from None
         if name == "eval.jsonl":
             return "none on the volume; only an evaluation needs it"
         if is_default and config.model_name == "tiny":
