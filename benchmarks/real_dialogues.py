@@ -1,4 +1,4 @@
-"""Makes the data of the study on real dialogues: turns to train on and to hold out whose prompts a small model can read.
+"""Makes the data of the study on real dialogues: turns to learn from, and held-out ones, with prompts that are short.
 
     make smollm2
     .venv/bin/python benchmarks/real_dialogues.py path/to/sgd data/real_dialogues

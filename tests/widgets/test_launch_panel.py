@@ -28,7 +28,7 @@ def test_every_setting_has_one_control_with_its_help_and_shows_what_it_is(panel)
     first, folded = panel.children[0].children[0].children
     laid_out = [control for group in (first, *folded.children) for control in group.children]
     assert sorted(control.description for control in laid_out) == sorted(kit.TrainConfig.model_fields)
-    assert sorted(panel.controls) == sorted(kit.TrainConfig.model_fields) and len(folded.children) == 7
+    assert sorted(panel.controls) == sorted(kit.TrainConfig.model_fields) and len(folded.children) == 8
     for name, control in panel.controls.items():
         assert control.tooltip == kit.TrainConfig.model_fields[name].description
     kinds = {name: type(panel.controls[name]).__name__ for name in ("learning_rate", "num_generations", "loss_type")}
