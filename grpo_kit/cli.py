@@ -11,6 +11,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from grpo_kit.config.base import Settings, names_where
 from grpo_kit.config.evaluation import EvalConfig
@@ -29,6 +30,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
+
+
+class BareFlags(TyperCommand):
+    """Takes a setting that is true or false without a value for true: `--filter-difficulty`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        switches = {name for each in self.params if "[true" in str(each.metavar) for name in each.opts}
+        nexts = [*args[1:], "-"]
+        pairs = zip(args, nexts, strict=True)
+        bare = [[arg, "true"] if arg in switches and after.startswith("-") else [arg] for arg, after in pairs]
+        return super().parse_args(ctx, [arg for part in bare for arg in part])
 
 
 def with_flags(command: Callable, model: type[Settings], leave_out: Container[str] = ()) -> Callable:
@@ -210,8 +222,8 @@ def doctor(**flags: str | None) -> None:
 
 
 app.command("prepare")(with_flags(prepare, JudgeConfig, leave_out=names_where(JudgeConfig, "judging")))
-app.command("doctor")(with_flags(doctor, TrainConfig))
-app.command("train")(with_flags(train, TrainConfig))
+app.command("doctor", cls=BareFlags)(with_flags(doctor, TrainConfig))
+app.command("train", cls=BareFlags)(with_flags(train, TrainConfig))
 app.command("eval")(with_flags(evaluate, EvalConfig))
 
 

@@ -84,6 +84,7 @@ def smoke(
     config, backend = (config or TrainConfig()).replace(**settings), backend or chosen_backend()
     steps = config.num_iterations  # which share their completions
     once = {"max_steps": steps, "save_steps": steps, "eval_steps": config.eval_steps and steps}
+    once |= {"filter_difficulty": False}
     trial = config.replace(run_id=f"smoke_{datetime.now():%Y%m%d_%H%M%S}", **once)
     run = watch(start(trial, rewards, runs_dir, on_modal=backend == "modal"))
     if (status := run.status)["state"] != "complete":

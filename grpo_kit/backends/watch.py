@@ -94,6 +94,8 @@ def _progress(status: dict[str, Any]) -> str:
     reward = "" if status.get("reward") is None else f"reward={status['reward']:.3f} "
     if status.get("eval_reward") is not None:
         reward += f"held-out={status['eval_reward']:.3f} "
+    measured = status.get("difficulty") or {}
+    reward += "measuring {measured}/{prompts} ".format(**measured) if "measured" in measured else ""
     usd = f"{dollars(status['usd'])} " if status["usd"] else ""
     warm = f"{warm_start_of(status)} ".lstrip()
     state = "" if status["state"] == "running" and status["step"] else status["state"]

@@ -133,6 +133,11 @@ class TrainConfig(JudgeConfig, ModalConfig):
     sft_batch_size: PositiveInt | None = warm(None, "Its samples a step; None: as many as GRPO has completions.")
 
     # Reward
+    filter_difficulty: bool = reward(
+        False,
+        "First leave out prompts whose completions by the start model all earn (nearly) the same.",
+        "scale",
+    )
     judge: Weights[JudgeName] = run(
         "offline",
         "Who scores the answers: offline, gemini (also where gemini_model is given), or several with weights.",
@@ -250,6 +255,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
             raise ConfigError(f"use_lora=False, and adapter={self.adapter!r} is one", "Leave one out")
         if self.load_in_4bit and (not self.use_lora or self.use_vllm is True or self.fsdp is True):
             raise ConfigError("load_in_4bit goes with a LoRA adapter, and with neither vLLM nor FSDP", "Leave one out")
+        if self.filter_difficulty and self.fsdp is True:
+            what = "filter_difficulty needs the whole model in each process, and fsdp=True shares it out"
+            raise ConfigError(what, "Leave one out")
         if self.fsdp is True and processes == 1:
             raise ConfigError("fsdp=True shares weights out among processes, and num_processes=1", "Leave one out")
         if "gemini" in self.judge and self.gemini_mode == "group" and self.completions_per_process % group:

@@ -72,6 +72,17 @@ class Budget:
         enough = max(spent.in_all + left * next_step.machine, whole)
         return str(_exceeded(self._config, spent, next_step, enough, "the warm start's next step") or "")
 
+    def see_measuring(self, batches_left: float) -> str:
+        """Called before the first batch of prompts whose difficulty is measured, with 0, and after each, with those
+        that are left: why the next can't be paid; empty where it can."""
+        spent, before = self._writer.dollars(), self._before
+        self._before, batch = spent, Dollars(spent.machine - before.machine, spent.judge - before.judge)
+        if not batches_left:
+            return ""
+        whole = (self._writer.status.get("quoted") or {}).get("usd") or 0.0
+        enough = max(spent.in_all + batches_left * batch.in_all, whole)
+        return str(_exceeded(self._config, spent, batch, enough, "measuring more prompts") or "")
+
     def see_step(self, step: int) -> str:
         """Called after each step: why the next one can't be paid; empty where it can, or where none is left."""
         if step % self._config.num_iterations:  # a judge is asked once for so many steps
@@ -108,10 +119,14 @@ def shortfall_at_start(
     quoted = status.get("quoted") or {}
     if not quoted.get("first_step"):
         return None
-    machine, judge = quoted["first_step"]
+    (machine, judge), which = quoted["first_step"], "the first step"
+    known = status.get("difficulty") or {"measured": 0, "prompts": 1}
+    if quoted.get("measuring") and (left := 1 - known.get("measured", 1) / known.get("prompts", 1)):
+        machine, judge = machine + left * quoted["measuring"][0], judge + left * quoted["measuring"][1]
+        which = "measuring difficulty and the first step"
     next_step = Dollars(max(0.0, machine - gone), judge)
     enough = spent.in_all + max((quoted["usd"] or 0.0) - gone, next_step.in_all)
-    return _exceeded(config, spent, next_step, enough, "by the quote the first step")
+    return _exceeded(config, spent, next_step, enough, f"by the quote {which}")
 
 
 def _shortfall(

@@ -88,7 +88,8 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         counting = status.get("fitting_seconds", 0.0) if about.get("machine") == HERE else 0.0
         before = None if started is None else max(0.0, started - counting)
         evaluating = sum(row.get("eval_runtime", 0.0) for row in lines)
-        beside = sum(times) + sum(warm) + evaluating
+        measuring = (status.get("difficulty") or {}).get("seconds", 0.0)
+        beside = sum(times) + sum(warm) + evaluating + measuring
         rest = status["seconds"] - started - beside if in_one_go and started is not None else 0.0
         between = max(0.0, rest) / max(1, len(times))
         parts = [f"seconds/{part}" for part in ("generating", "judging")]

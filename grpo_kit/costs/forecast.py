@@ -126,6 +126,18 @@ def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) 
     return times(rough_seconds(config.model_copy(update=lengths | batch | alone), shape, gpu, passes=0) / 60, ROUGH)
 
 
+def measuring_minutes(config: TrainConfig, prompts: int, gpu: str | None) -> Range | None:
+    """Minutes in which the start model answers so many prompts, and its answers are judged; very rough, as above."""
+    if (shape := shape_of(config.model_name)) is None or (gpu and not listed_gpu(gpu)):
+        return None
+    if gpu is None and device_of(config, gpu).is_gpu:
+        return None
+    batches = -(-prompts // config.prompts_per_step)
+    alone = {"max_steps": batches, "num_iterations": 1, "max_staleness": 0, "eval_steps": None}
+    seconds = rough_seconds(config.model_copy(update=alone), shape, gpu, passes=0) - _speed(config, gpu)[-1]
+    return times(seconds / 60, ROUGH)
+
+
 def models_evaluated(config: TrainConfig) -> int:
     """The base model, the warm start and a run's checkpoints."""
     return 1 + bool(config.sft_steps) + -(-config.max_steps // config.save_steps)
@@ -141,18 +153,20 @@ def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float, f
     return GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer, STARTING_SECONDS
 
 
-def judge_calls(config: TrainConfig) -> int:
-    """Calls to Gemini in the whole run, without retries; answers that are equal count each."""
+def judge_calls(config: TrainConfig, measured: int = 0) -> int:
+    """Calls to Gemini in the whole run, without retries, and for so many prompts whose difficulty is measured before;
+    answers that are equal count each."""
     if "gemini" not in config.judge:
         return 0
     answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
     answers *= -(-config.max_steps // config.num_iterations)
+    answers += measured * (1 if config.gemini_mode == "group" else config.num_generations)
     return (answers + config.evaluations() * config.eval_prompts) * config.gemini_samples
 
 
-def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun]) -> Estimate:
+def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun], measured: int = 0) -> Estimate:
     """Dollars for Gemini; (0, 0, 0) where it does not judge. Without canaries; what a cache holds is not taken off."""
-    if not (calls := judge_calls(config)):
+    if not (calls := judge_calls(config, measured)):
         return Estimate((0.0, 0.0, 0.0), "")
     alike = ("gemini_model", "gemini_mode", "num_generations", "gemini_input_price", "gemini_output_price")
     for run in runs:

@@ -70,7 +70,7 @@ class RewardCache:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+        self.path = path
         try:
             self._db = open_table(path, TABLE)
             _check_table(self._db, "main")
@@ -103,7 +103,7 @@ class RewardCache:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
                 raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from None
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from None
 
     def copy_from(self, path: Path) -> int:
         """Takes over the judgements of another cache that this one lacks, and returns how many.

@@ -26,9 +26,9 @@ from grpo_kit.config.gpus import (
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch, check_price_known, shortfall_at_start
 from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, like_run
-from grpo_kit.costs.forecast import judge_usd, minutes, times
+from grpo_kit.costs.forecast import Range, judge_usd, measuring_minutes, minutes, times
 from grpo_kit.costs.memory import FILLED, Device, decided, device_of, memory_needed, shortage, uses_vllm
-from grpo_kit.data.demo import DEFAULT_DATA
+from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import numbered_lines
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
@@ -67,7 +67,14 @@ def quote_remaining(
     runs, shape = [run for run in earlier_runs(runs_dir) if by in (None, run.id)], shape_of(config.model_name)
     gpu = config.gpu if on_modal else None
     device, same = device_of(config, gpu), like_run(config, runs, gpu, "step", "size")
+    prompts, measuring = _to_measure(config, status), None
     time, judge = minutes(config, runs, gpu), judge_usd(config, runs)
+    judged = judge
+    if prompts:
+        measuring, judge = measuring_minutes(config, prompts, gpu), judge_usd(config, runs, prompts)
+        if time.range and measuring:
+            low, likely, high = map(sum, zip(time.range, measuring, strict=True))
+            time = time._replace(range=(low, likely, high))
     hourly, price = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0, f"the price of {gpu} is not known"
     usd = times(hourly / 60, time.range) if time.range and hourly is not None else None
     if hourly is not None:
@@ -87,6 +94,9 @@ def quote_remaining(
         judge_usd=judge.range,
         judge_usd_from=judge.source,
         first_step=_first_step(config, runs, gpu, hourly),
+        to_measure=prompts,
+        measuring=measuring,
+        measuring_usd=_measuring_usd(measuring, judge.range, judged.range, hourly),
         checks=checks,
         fits=_fits(config, shape) if on_modal and shape else {},
         warnings=tuple(warnings_of(config, on_modal)),
@@ -111,6 +121,22 @@ def _first_step(config: TrainConfig, runs: list[EarlierRun], gpu: str | None, ho
     if config.eval_steps and times_two and judged_two:  # before that step; `evaluated` has one after it, too
         seconds, usd = seconds + 30 * (times_two[1] - time[1]), usd + (judged_two[1] - judged[1]) / 2
     return Dollars(round(hourly * seconds / 3600, 6), round(usd, 6))
+
+
+def _measuring_usd(measuring: Range | None, judge: Range | None, without: Range | None, hourly: float | None):
+    """Dollars for measuring difficulty; None where they are not known, or nothing is measured."""
+    if measuring is None or judge is None or without is None or hourly is None:
+        return None
+    return Dollars(round(hourly * measuring[1] / 60, 6), round(judge[1] - without[1], 6))
+
+
+def _to_measure(config: TrainConfig, status: dict[str, Any]) -> int | None:
+    """The prompts whose difficulty is still to be measured; None where the data is not here."""
+    known = status.get("difficulty") or {}
+    if not config.filter_difficulty or status.get("step") or "prompts_kept" in known:
+        return 0
+    train = data_folder(config.data) / "train.jsonl"
+    return _lines(train, train.stat().st_mtime_ns) - known.get("measured", 0) if train.exists() else None
 
 
 def _fits(config: TrainConfig, shape: Shape) -> dict[str, float]:

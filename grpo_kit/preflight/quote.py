@@ -45,7 +45,10 @@ class Quote:
     usd_from: str
     judge_usd: Range | None
     judge_usd_from: str
-    first_step: Dollars | None  # to its end
+    first_step: Dollars | None  # to its end, without measuring
+    to_measure: int | None  # prompts whose difficulty is measured before it; None: not known
+    measuring: Range | None  # minutes for that, which are among all
+    measuring_usd: Dollars | None
     fits: dict[str, float]  # on Modal: the GPUs that it fits on and their dollars an hour, by their price
     checks: tuple[Check, ...] = ()  # of data, hub, Modal and judge; empty where none was made
     warnings: tuple[str, ...] = ()  # what works, and may not be what was meant
@@ -80,6 +83,7 @@ class Quote:
             "usd_judge": self.judge_usd and round(self.judge_usd[1], 6),
             "memory_gib": self.memory_gib and round(self.memory_gib, 2),
             "first_step": self.first_step,
+            **({"measuring": self.measuring_usd} if self.to_measure else {}),
         }
 
     def in_short(self) -> str:
@@ -104,6 +108,7 @@ class Quote:
             *self._thinking(),
             ("a step", steps),
             *self._warm_start(),
+            *self._difficulty(),
             ("memory", self._memory()),
             ("time", time + self.minutes_from),
         ]
@@ -135,6 +140,19 @@ class Quote:
             return []
         samples = self.config.samples_per_sft_step
         return [("sft", f"{steps} steps of {samples} samples first, in the time and cost; memory as GRPO's or less")]
+
+    def _difficulty(self) -> list[tuple[str, str]]:
+        config, prompts = self.config, self.to_measure
+        if not config.filter_difficulty or prompts == 0:
+            return []
+        if prompts is None:
+            return [("measures", "every prompt's difficulty first; how many there are is not known here, nor the cost")]
+        made = f"{prompts:,} prompts first, {prompts * config.num_generations:,} completions, each judged"
+        time = "the time for it is not known, and not in what follows"
+        if self.measuring:
+            time = f"of the time {range_text(self.measuring, lambda value: duration(60 * value))}, very rough"
+        judge = f"; {dollars(usd.judge)} of the judge's" if (usd := self.measuring_usd) and usd.judge else ""
+        return [("measures", f"{made}: {time}{judge}. What was answered before is not again")]
 
     def _memory(self) -> str:
         gib, peak = f"{self.device.gib:.1f} GiB", f"{self.measured_gib:.1f}" if self.measured_gib else ""

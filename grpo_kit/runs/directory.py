@@ -26,6 +26,7 @@ LOG_FILE = "train.log"
 SCORES_FILE = "eval_scores.jsonl"  # the held-out answers of each evaluation while training
 OUTPUT_FILE = "worker.out"  # what a run's process on this machine printed; the last word of one that broke down
 REWARDS_FILE = "rewards.pkl"  # the reward functions that were given to the run, cloudpickled
+DIFFICULTY_FILE = "difficulty.jsonl"  # the start model's answers to each prompt, with their scores
 STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
 UNFINISHED = ("queued", "running")

@@ -33,7 +33,7 @@ class RunProgress:
         self.budget = Budget(writer)
         self.part = "loading"  # what the trainer is doing, for the advice when memory runs out
         self.agree: Callable[[Any], Any] = lambda value: value  # rank 0's value in all processes
-        self.sft_seconds = 0.0  # of the warm start, in this process
+        self.sft_seconds, self.measuring_seconds = 0.0, 0.0  # of a warm start and filter_difficulty, in this process
         self._echo, self._bar, self._why = echo, tqdm(disable=True), ""
         self._seconds = {"generating": 0.0, "judging": 0.0}
 
@@ -47,7 +47,9 @@ class RunProgress:
         asked to stop, or max_usd does not pay for the first step."""
         if self.agree(self.is_asked_to_stop):
             raise RunStopped(f"stopped before step {step + 1}, as asked; run_id {self.run.id} resumes it")
-        self.writer.update(starting_seconds=round(self.writer.seconds - self.sft_seconds, 1))
+        self._seconds = dict.fromkeys(self._seconds, 0.0)
+        before_steps = self.sft_seconds + self.measuring_seconds
+        self.writer.update(starting_seconds=round(self.writer.seconds - before_steps, 1))
         self._evaluations = scores_in(read_lines(self.run.path / SCORES_FILE))
         self.name_best()
         if step < self.config.max_steps and (unpaid := self.agree(self.budget.see_start())):

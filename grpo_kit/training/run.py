@@ -63,6 +63,10 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_tra
 
                     warm_up(plan.samples, progress)
                 trainer = build_trainer(plan.samples, {**judges, **plan.functions}, progress)
+                if config.filter_difficulty:
+                    from grpo_kit.training.difficulty import keep_what_teaches
+
+                    keep_what_teaches(trainer, plan, cache, progress)
                 trainer.train_from(checkpoint)
                 trainer.save_into_run()
         except KeyboardInterrupt:

@@ -1,0 +1,262 @@
+# pyright: basic, reportPrivateImportUsage=false
+"""Prompts that teach nothing are left out before the first step: filter_difficulty.
+
+The start model answers every prompt num_generations times, as it will in training, and the run's own judges and rewards
+score the answers. GRPO learns from differences within a group: a prompt whose answers all earn (nearly) the same, since
+they are always or never right, costs as much as any other and moves nothing. Its mean score alone does not tell: one
+right answer among many wrong ones is what there is to learn from. So the spread decides.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from math import isnan, nan
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.samples import fingerprint
+from grpo_kit.errors import ConfigError, RunStopped
+from grpo_kit.judges.cache import RewardCache, digest
+from grpo_kit.models.load import download_model, gpu_gib, is_of_gpu, is_out_of_memory
+from grpo_kit.rewards.judge_reward import TooManyFailures
+from grpo_kit.runs.directory import DIFFICULTY_FILE, START, RunDirectory
+from grpo_kit.training.failures import out_of_memory
+from grpo_kit.training.plan import Plan
+from grpo_kit.training.progress import RunProgress
+from grpo_kit.utils.environment import rank
+from grpo_kit.utils.files import CACHE, write_bytes, write_json
+from grpo_kit.utils.json_lines import read_lines
+from grpo_kit.utils.text import duration
+
+if TYPE_CHECKING:
+    from grpo_kit.training.trainer import KitTrainer
+
+TELL_SECONDS = 10  # between lines that say how far it is
+TIED = 0.05  # of the full score: what sets a prompt's answers apart by less is mostly the judge's taste
+AT_ONCE = 256  # completions for vLLM, which has room of its own for them; else as many as in a step
+KEPT, NEVER, ALWAYS, ALIKE = "kept", "left_out_too_hard", "left_out_too_easy", "left_out_alike"
+WORDS = {NEVER: "never earn anything", ALWAYS: "always the most", ALIKE: "always alike"}
+# The settings that decide the start model's answers.
+DRAWN_BY = """model_name load_in_4bit seed num_generations temperature top_p max_prompt_length max_completion_length
+    chat_template_kwargs trl""".split()
+
+
+def keep_what_teaches(trainer: "KitTrainer", plan: Plan, cache: RewardCache, progress: RunProgress) -> None:
+    """Leaves out of the trainer's data the prompts whose answers all earn the same, and records how many and why.
+
+    All processes take part. Each batch is in the run's folder as soon as it is judged, so that a run that is resumed
+    goes on there; the kit's cache has it for other runs. Raises RunStopped where the run is asked to stop, max_usd does
+    not pay for the next batch, or the judge fails, ConfigError where fewer prompts are left than a step takes.
+    """
+    if trainer.args.fsdp:
+        raise ConfigError(
+            "filter_difficulty needs the whole model in each process, and here weights are shared out (FSDP)",
+            "Use larger GPUs, or leave it out",
+        )
+    config, started = plan.config, time.monotonic()
+    with _kept_in_cache(plan, cache, progress) as (answered, scored):
+        _measure(trainer, config, progress, answered, scored)
+    kinds = [kind_of(scored[sample.id]["scores"], _full_score(trainer)) for sample in plan.samples]
+    count = Counter(kinds)
+    found = {"prompts_kept": count[KEPT], **{kind: count[kind] for kind in WORDS}}
+    why = ", ".join(f"{count[kind]:,} {words}" for kind, words in WORDS.items() if count[kind])
+    told = f"{count[KEPT]:,} of {len(kinds):,} prompts kept" + (f"; {why}" if why else "")
+    progress.say(f"filter_difficulty: {told}")
+    progress.measuring_seconds = time.monotonic() - started
+    progress.writer.update(difficulty={**found, "seconds": round(progress.measuring_seconds, 1)})
+    if not rank():
+        _record(plan, progress, found)
+    if count[KEPT] < config.prompts_per_step:
+        what = f"filter_difficulty: a step takes {config.prompts_per_step} prompts, and {told}"
+        fix = "Use other data, another model, smaller steps, or filter_difficulty=false"
+        raise ConfigError(what, fix)
+    trainer.train_dataset = trainer.train_dataset.select([i for i, kind in enumerate(kinds) if kind == KEPT])
+
+
+def kind_of(scores: Sequence[float | None], full: float) -> str:
+    """Whether a prompt is kept or why it is left out, by its answers' scores (None: not judged), of which `full` is the
+    highest. One with fewer than two scores tells nothing and is kept."""
+    known = [score for score in scores if score is not None]
+    if len(known) < 2 or max(known) - min(known) > TIED * full:
+        return KEPT
+    mean = fmean(known)
+    return NEVER if mean <= TIED * full else ALWAYS if mean >= (1 - TIED) * full else ALIKE
+
+
+def _full_score(trainer: "KitTrainer") -> float:
+    """The weighted sum of scores of 1."""
+    return sum(weight for weight in trainer.reward_weights.tolist() if weight > 0)
+
+
+@contextmanager
+def _kept_in_cache(plan: Plan, cache: RewardCache, progress: RunProgress) -> Iterator[tuple[dict, dict]]:
+    """Gives the completions that are known by sample, an earlier run's among them, and the run's own scored rows. What
+    was added, judgements too, is in the kit's cache after the block, also where that ended early."""
+    own, answers = progress.run.path / DIFFICULTY_FILE, _cache_file(plan, progress.run)
+    judgements, answered, scored = answers.with_suffix(".sqlite"), {}, {}
+    if not rank():
+        answered = {row["sample_id"]: row["completions"] for row in read_lines(answers)}
+        rows = read_lines(own)
+        write_bytes(own, _lines(rows))  # without a line that a kill cut short
+        scored = {row["sample_id"]: row for row in rows}
+        if judgements.exists():
+            cache.copy_from(judgements)
+    answered, scored = progress.agree((answered, scored))
+    before = len(scored)
+    try:
+        yield answered, scored
+    finally:
+        if not rank() and len(scored) > before:
+            answers.parent.mkdir(parents=True, exist_ok=True)
+            completions = answered | {each: row["completions"] for each, row in scored.items()}
+            write_bytes(answers, _lines({"sample_id": each, "completions": completions[each]} for each in completions))
+            with closing(RewardCache(judgements)) as kept:
+                kept.copy_from(cache.path)
+
+
+def _cache_file(plan: Plan, run: RunDirectory) -> Path:
+    """Where the kit keeps the start model's answers to this data; another file where anything that decides them is
+    another."""
+    folder = download_model(plan.config.model_name, weights=False)
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
+    # An adapter, or what a warm start has made, stands in the run's folder.
+    starts = [run.path / START, *map(Path, run.sft_checkpoints[-1:])]
+    weights = fingerprint(sorted(file for start in starts for file in start.glob("*.safetensors")))
+    settings = {name: getattr(plan.config, name) for name in DRAWN_BY}
+    key = digest([settings, files, weights, plan.about["data"]["fingerprint"]], size=16)
+    return CACHE / "difficulty" / f"{key}.jsonl"
+
+
+def _lines(rows) -> bytes:
+    return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+
+
+def _measure(
+    trainer: "KitTrainer",
+    config: TrainConfig,
+    progress: RunProgress,
+    answered: dict[str, list],
+    scored: dict[str, dict],
+) -> None:
+    """Adds to `scored`, and to the run's folder, a row for each prompt that has none: its completions and scores."""
+    from accelerate.utils import set_seed
+
+    rows: list[Any] = list(trainer.train_dataset)
+    todo = [(place, row) for place, row in enumerate(rows) if row["id"] not in scored]
+    if not todo:
+        return
+    group, count = config.num_generations, trainer.accelerator.num_processes
+    at_once = max(config.prompts_per_step, AT_ONCE // group if trainer.use_vllm else 0)
+    at_once = max(1, at_once // count) * count
+    known = sum(row["id"] in answered for _, row in todo)
+    before = f", {known:,} of which were answered before" if known else ""
+    progress.say(f"filter_difficulty: the start model answers {len(todo):,} prompts, {group} times each{before}")
+    stage = _Stage(progress, len(todo), len(rows))
+    trainer.model.eval()
+    try:
+        for start in range(0, len(todo), at_once):
+            batch = [row for _, row in todo[start : start + at_once]]
+            new = _answers(trainer, config, batch, answered, seed=config.seed + todo[start][0] * count)
+            scored.update({row["sample_id"]: row for row in new})
+            progress.writer.append(DIFFICULTY_FILE, new)
+            stage.measured(len(batch))
+    except (TooManyFailures, ConfigError) as error:
+        raise RunStopped(f"{error}. {stage.stopped}") from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        asked = config.model_copy(update={"use_vllm": trainer.use_vllm})
+        problem = out_of_memory(asked, progress.run.id, is_of_gpu(error), progress.part, 1, gpu_gib())
+        raise RunStopped(f"{problem.what}. {stage.stopped}", problem.fix) from None
+    finally:
+        trainer.model.train()
+        for kept in (trainer._metrics["eval"], trainer._pending_metrics, trainer._pending_extra_logs):
+            kept.clear()
+        set_seed(config.seed, device_specific=True)  # as TRL does: the first step draws alike, measured here or before
+
+
+class _Stage:
+    """How far measuring is."""
+
+    def __init__(self, progress: RunProgress, left: int, prompts: int):
+        self._progress, self._before, self._left, self._prompts = progress, prompts - left, left, prompts
+        self._began = self._told = time.monotonic()
+        progress.budget.see_measuring(0)
+
+    @property
+    def stopped(self) -> str:
+        done, run = self._prompts - self._left, self._progress.run.id
+        return f"Stopped before the first step; {done} of {self._prompts} prompts are measured, run_id {run} goes on"
+
+    def measured(self, batch: int) -> None:
+        """Called after each batch of so many prompts. Raises RunStopped where the run was asked to stop, or max_usd
+        does not pay for the next."""
+        progress, now = self._progress, time.monotonic()
+        self._left -= batch
+        done = self._prompts - self._left
+        progress.writer.update(difficulty={"measured": done, "prompts": self._prompts})
+        if not self._left:
+            return
+        if now - self._told > TELL_SECONDS:
+            self._told, seconds = now, (now - self._began) / (done - self._before) * self._left
+            told = f"{done:,} of {self._prompts:,} prompts measured, some {duration(seconds)} left"
+            progress.say(f"filter_difficulty: {told}")
+        unpaid = progress.budget.see_measuring(self._left / batch)
+        if why := progress.agree("stopped, as asked" if progress.is_asked_to_stop else unpaid):
+            raise RunStopped(f"{why}. {self.stopped}")
+
+
+def _answers(
+    trainer: "KitTrainer", config: TrainConfig, batch: list[dict[str, Any]], answered: dict[str, list], seed: int
+) -> list[dict[str, Any]]:
+    """A row for each prompt of the batch. Every process makes and judges as many, the last ones twice if need be."""
+    import torch
+    from accelerate.utils import gather_object
+
+    group, count, own = config.num_generations, trainer.accelerator.num_processes, trainer.accelerator.process_index
+    each = -(-len(batch) // count)
+    mine = (batch * count)[own * each : (own + 1) * each]
+    inputs = [row for row in mine for _ in range(group)]
+    prompts, trainer._rows = [row["prompt"] for row in inputs], inputs
+    if all(row["id"] in answered for row in batch):
+        completions = [completion for row in mine for completion in answered[row["id"]]]
+        texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+        tokenizer: Any = trainer.processing_class
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    else:
+        torch.manual_seed(seed + own)
+        _, ids, _, completions, *_ = trainer._generate(prompts)
+    by_reward = trainer._scores_of_all(inputs, prompts, completions, ids).cpu()
+    whole = (by_reward * trainer.reward_weights.cpu()).nansum(dim=1)
+    missing = by_reward[:, : len(config.judge)].isnan().any(dim=1) | by_reward.isnan().all(dim=1)
+    scores = [None if isnan(score) else round(score, 6) for score in whole.masked_fill(missing, nan).tolist()]
+    completions = gather_object(completions)
+    return [
+        {
+            "sample_id": row["id"],
+            "completions": completions[i * group : (i + 1) * group],
+            "scores": scores[i * group : (i + 1) * group],
+        }
+        for i, row in enumerate(batch)
+    ]
+
+
+def _record(plan: Plan, progress: RunProgress, found: dict[str, int]) -> None:
+    """Writes what was found into the run's config.json, and into the card of data that is the user's own."""
+    run, config, prompts = progress.run, plan.config, len(plan.samples)
+    about = run.about
+    write_json(run.path / "config.json", about | {"data": about["data"] | found})
+    card = Path(about["data"]["folder"]) / "data_card.json"
+    if card.is_absolute() and card.exists():
+        shares = {"never_right": NEVER, "always_right": ALWAYS, "always_alike": ALIKE}
+        told = {"model": config.model_name, "judge": config.judge, "num_generations": config.num_generations}
+        told |= {"prompts": prompts, "kept": found["prompts_kept"]}
+        told |= {f"share_{name}": round(found[kind] / prompts, 4) for name, kind in shares.items()}
+        with suppress(OSError):  # a folder that is only to be read
+            write_json(card, {**json.loads(card.read_text()), "difficulty": told})
