@@ -6,6 +6,7 @@ random weights, large enough to be moved by a few steps.
 
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,13 +21,15 @@ os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGI
 os.environ |= {"VLLM_USE_AOT_COMPILE": "0", "TORCHDYNAMO_DISABLE": "1"}
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from vllm import _custom_ops
 
 import grpo_kit as kit
 from grpo_kit.models.load import load_tokenizer
 
 pytestmark = pytest.mark.vllm
+_custom_ops._supports_onednn = False  # used where a processor has AVX-512; newer weights can't replace those it packs
 FAMILIES = {
     "gemma2": {"sliding_window": 64, "query_pre_attn_scalar": 32},
     "gemma3_text": {"sliding_window": 64, "query_pre_attn_scalar": 32},
@@ -119,7 +122,7 @@ def learnt(run: kit.Run) -> float:
 def test_training_learns_as_without_it(runs):
     with_vllm, without = learnt(runs["with"]), learnt(runs["without"])
     assert with_vllm > 0.05 and without > 0.05
-    assert 0.5 < with_vllm / without < 2
+    assert 1 / 3 < with_vllm / without < 3, "they draw other completions"
 
 
 def test_it_draws_from_the_model_that_is_trained(runs):
@@ -166,13 +169,9 @@ def test_whole_models_have_engines_of_their_own(runs, tmp_path):
 
 
 def test_what_it_cannot_take_transformers_answers(runs, tmp_path):
-    adapter = tmp_path / "odd"
-    adapter.mkdir()
-    trained = runs["with"].checkpoints[-1]
-    config = json.loads((trained / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(config | {"modules_to_save": ["norm"]}))
-    weights = load_file(trained / "adapter_model.safetensors")
-    save_file(weights | {"base_model.model.model.norm.weight": torch.ones(96)}, adapter / "adapter_model.safetensors")
+    adapter = Path(shutil.copytree(runs["with"].checkpoints[-1], tmp_path / "odd"))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"bias": "all"}))
     evaluation = kit.evaluate(adapter, n=4, data=runs["with"].config.data, use_vllm=True)
     assert evaluation.results["engine"] == "transformers"
     assert any("transformers generates: vLLM can't" in note for note in evaluation.results["notes"])

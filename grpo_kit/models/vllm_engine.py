@@ -63,6 +63,7 @@ def vllm_model(name: str, bf16: bool, longest: int, adapters: Sequence[Path] = (
 
     options: dict[str, Any] = {"dtype": "bfloat16" if bf16 else "float32", "max_model_len": longest}
     options |= {"skip_tokenizer_init": True, "language_model_only": True}  # prompts come as tokens, without images
+    options["use_tqdm_on_load"] = False
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         options["gpu_memory_utilization"] = GPU_SHARE * free / total
