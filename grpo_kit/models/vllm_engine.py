@@ -1,9 +1,9 @@
 # pyright: reportMissingImports=false
 """Generating with vLLM: an engine for a model and the adapters that were trained on it."""
 
-import gc
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from typing import Any
 
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.load import download_model
+from grpo_kit.utils.environment import processes
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, for which vLLM can make room
 GPU_SHARE = 0.9  # of the GPU's free memory
@@ -45,6 +46,20 @@ class VllmModel:
         return [list(output.outputs[0].token_ids) for output in outputs]
 
 
+def release_vllm() -> None:
+    """Takes out of this process what engines, TRL's among them, leave behind: their memory, and a process group of one
+    with its environment, in which a later trainer or engine would look for others."""
+    if "vllm" not in sys.modules or processes() > 1:
+        return
+    from accelerate.state import AcceleratorState
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+
+
 @contextmanager
 def vllm_model(name: str, bf16: bool, longest: int, adapters: Sequence[Path] = ()) -> Iterator[VllmModel]:
     """The model in an engine that reads and writes up to `longest` tokens; its memory is free again after the block.
@@ -58,12 +73,12 @@ def vllm_model(name: str, bf16: bool, longest: int, adapters: Sequence[Path] = (
     import torch
     from transformers import GenerationConfig
     from vllm import LLM
-    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
     from vllm.lora.request import LoRARequest
 
     options: dict[str, Any] = {"dtype": "bfloat16" if bf16 else "float32", "max_model_len": longest}
     options |= {"skip_tokenizer_init": True, "language_model_only": True}  # prompts come as tokens, without images
     options["use_tqdm_on_load"] = False
+    release_vllm()
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         options["gpu_memory_utilization"] = GPU_SHARE * free / total
@@ -85,6 +100,5 @@ def vllm_model(name: str, bf16: bool, longest: int, adapters: Sequence[Path] = (
     finally:
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
-        del llm
-        gc.collect()
-        cleanup_dist_env_and_memory()
+            vars(llm).clear()  # whoever still holds it
+        release_vllm()
