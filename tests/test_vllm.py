@@ -168,11 +168,13 @@ def test_it_answers_as_transformers_does(runs):
 def test_whole_models_have_engines_of_their_own(runs, tmp_path):
     run = runs["with"]
     merged = kit.merge(run, tmp_path / "merged")
-    quick = {"n": 8, "temperature": 0, "base_model": run.config.model_name, "data": run.config.data}
-    whole, adapted = (kit.evaluate(folder, **quick, use_vllm=True) for folder in (merged, run.checkpoints[-1]))
-    assert (whole.results["engine"], [model["name"] for model in whole.models]) == ("vllm", ["base", "merged"])
-    assert whole.samples()["base"].equals(adapted.samples()["base"])
-    assert not whole.samples()["merged"].equals(whole.samples()["base"])
+    quick = {"n": 8, "temperature": 0, "max_prompt_length": 64, "max_completion_length": 16, "data": run.config.data}
+    quick |= {"base_model": run.config.model_name}
+    by_vllm, expected = (kit.evaluate(merged, **quick, use_vllm=use_vllm) for use_vllm in (True, False))
+    assert (by_vllm.results["engine"], expected.results["engine"]) == ("vllm", "transformers")
+    for name in ("base", "merged"):
+        assert (by_vllm.samples()[name] == expected.samples()[name]).mean() > 0.8
+    assert not by_vllm.samples()["merged"].equals(by_vllm.samples()["base"])
 
 
 def test_what_it_cannot_take_transformers_answers(runs, tmp_path):
