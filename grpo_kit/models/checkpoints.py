@@ -98,10 +98,13 @@ class Checkpoints:
 
     def _models_of_vllm(self, bf16: bool, longest: int) -> Iterator[tuple[str, str, VllmModel]]:
         """One engine has the base and all adapters; each whole model has its own, one after the other."""
-        adapters, start = [folder for folder in self.folders if is_adapter(folder)], self.start
+        adapters = [folder for folder in self.folders if is_adapter(folder)]
         if self.base is not None:
-            with vllm_model(self.base, bf16, longest, [*adapters, *[start] * bool(start)]) as base:
-                yield (BASE, str(start), base.with_adapter(start)) if start else (BASE, self.base, base)
+            with vllm_model(self.base, bf16, longest, [*adapters, *filter(None, [self.start])]) as base:
+                if self.start:
+                    yield BASE, str(self.start), base.with_adapter(self.start)
+                else:
+                    yield BASE, self.base, base
                 for folder in adapters:
                     yield _name(folder), str(folder), base.with_adapter(folder)
         for folder in self.folders:
