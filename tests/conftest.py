@@ -122,6 +122,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: in a file of ten seconds or more")
+    config.addinivalue_line("markers", "vllm: needs vLLM's build for CPUs, which `make test-vllm` installs")
     config.addinivalue_line(
         "markers", "fault(kind, times=1): a row of `make faults`, and how many faults the test makes"
     )

@@ -5,6 +5,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from grpo_kit.config.base import Mapped, setting
 from grpo_kit.config.judge import JudgeConfig, JudgeName
 from grpo_kit.config.modal import ModalConfig
+from grpo_kit.config.train import Auto
 
 
 class EvalConfig(JudgeConfig, ModalConfig):
@@ -15,7 +16,8 @@ class EvalConfig(JudgeConfig, ModalConfig):
         None, "Sampling temperature; 0 takes the likeliest token; None: as the run was trained.", le=5
     )
     seed: NonNegativeInt = setting(7, "Chooses the prompts and seeds sampling, alike for every model.", lt=2**32)
-    batch_size: PositiveInt = setting(32, "Prompts decoded together.")
+    batch_size: PositiveInt = setting(32, "Prompts decoded together; vLLM decides that itself.")
+    use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU where it is installed.")
     max_prompt_length: int | None = setting(None, "Tokens; None: as the run was trained.", ge=16)
     max_completion_length: PositiveInt | None = setting(None, "Tokens; None: as the run was trained.")
     chat_template_kwargs: Mapped | None = setting(

@@ -122,7 +122,7 @@ def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) 
     lengths = {name: getattr(asked, name) or getattr(config, name) for name in names}
     batch = {"per_device_train_batch_size": asked.batch_size, "gradient_accumulation_steps": 1, "num_iterations": 1}
     batches = models_evaluated(config) * -(-asked.n // asked.batch_size)
-    alone = {"use_vllm": False, "judge": {}, "max_steps": batches, "eval_steps": None}
+    alone = {"use_vllm": asked.use_vllm, "judge": {}, "max_steps": batches, "eval_steps": None}
     return times(rough_seconds(config.model_copy(update=lengths | batch | alone), shape, gpu, passes=0) / 60, ROUGH)
 
 

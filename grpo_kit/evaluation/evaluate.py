@@ -18,6 +18,7 @@ from tqdm import tqdm
 from grpo_kit.config.base import names_where
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.costs.memory import decided, device_of
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
@@ -30,8 +31,10 @@ from grpo_kit.judges.cache import RewardCache, caches_to_start_from
 from grpo_kit.models.checkpoints import BASE, Checkpoints, checkpoints_of
 from grpo_kit.models.generate import generate
 from grpo_kit.models.load import check_model, load_tokenizer, no_template, torch_threads
-from grpo_kit.models.prompts import fit_prompts
+from grpo_kit.models.prompts import fit_prompts, prompt_tokens
+from grpo_kit.models.vllm_engine import VllmModel
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
+from grpo_kit.utils.environment import version_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,6 +83,8 @@ def evaluate(
     if asked.data is None and run and train.exists() and fingerprint([train]) != run.about["data"]["fingerprint"]:
         note(f"{data} is not what run {run.id} was trained on: it may have trained on some of these prompts")
     used = _as_trained(asked, subject)
+    if used.use_vllm is True and version_of("vllm") is None:
+        raise ConfigError("use_vllm=True, and vllm is not installed here", "`pip install vllm`, or leave it out")
     judge = make_judge(used.judge, used)
     judge.check()
     second = make_judge(used.second_judge, used) if used.second_judge else None
@@ -100,8 +105,9 @@ def evaluate(
     with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
         for path in caches_to_start_from(used.cache_from, runs_dir):
             echo(f"{cache.copy_from(path)} judgements taken over from {path}")
-        for name, source, model in subject.models():
-            started = time.perf_counter()
+        started, engine = time.perf_counter(), "transformers"
+        for name, source, model in subject.models(_longest(used, subject, tokenizer, samples), note):
+            engine = "vllm" if isinstance(model, VllmModel) else engine
             answers = generate(
                 model,
                 tokenizer,
@@ -127,7 +133,7 @@ def evaluate(
                 except RunError as error:  # the first judge's numbers stand without it
                     note(f"No second judgement of {name} by {second.name}: {error}")
             answered[name] = Answered(answers, verdicts, again)
-            numbers["seconds"] = round(time.perf_counter() - started, 1)
+            numbers["seconds"], started = round(time.perf_counter() - started, 1), time.perf_counter()
             models.append({"name": name, "source": source, **numbers})
             echo(f"{name}: mean score {numbers['mean']:.3f} on {len(samples)} prompts")
     results = {
@@ -135,6 +141,7 @@ def evaluate(
         "target": run.id if run else str(subject.home),
         "n": len(samples),
         "config": used.model_dump(),
+        "engine": engine,
         "data": {"file": str(data / "eval.jsonl"), "fingerprint": fingerprint([data / "eval.jsonl"])},
         "judge": _about(judge, run),
         "second_judge": _about(second, run) if second else None,
@@ -197,6 +204,15 @@ def _chosen(file: Path, config: Any, tokenizer: Any, note: Say, echo: Say) -> li
         note(f"{shortened} of {len(chosen)} prompts lost old tool results or turns to fit max_prompt_length")
     questions = [sample.replace(prompt=fit.prompt) for sample, fit in zip(chosen, fitted, strict=True)]
     return sorted(questions, key=lambda sample: len(str(sample.prompt)))  # a batch's prompts are padded to the longest
+
+
+def _longest(config: Any, subject: Checkpoints, tokenizer: Any, samples: list[Sample]) -> int | None:
+    """Tokens of the longest prompt with its answer, where vLLM is to generate; else None."""
+    device = device_of(subject.settings, gpu=None)
+    if not decided(config.use_vllm, device.is_gpu and device.has_vllm):
+        return None
+    prompts = (prompt_tokens(tokenizer, sample.prompt, sample.tools) for sample in samples)
+    return max(map(len, prompts)) + config.max_completion_length
 
 
 def _name(asked: EvalConfig, temperature: float, n: int) -> str:

@@ -1,8 +1,9 @@
 """The checkpoints to evaluate, merge or talk to: a run's, or the folder of one model, with their base model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.judges.cache import CACHE_FILE
 from grpo_kit.models.load import device_can_bf16, download_model, load_model
+from grpo_kit.models.vllm_engine import VllmModel, vllm_model
 from grpo_kit.runs.directory import START, RunDirectory, is_run
 
 if TYPE_CHECKING:
@@ -58,9 +60,24 @@ class Checkpoints:
                 return folder
         raise RunError(f"no {name} in {self.home}; there are: {', '.join(folder.name for folder in self.folders)}")
 
-    def models(self) -> Iterator[tuple[str, str, Any]]:
-        """Name, source and weights of each in turn. The base is loaded once: adapters are put on and taken off."""
+    def models(
+        self, longest: int | None = None, note: Callable[[str], None] = lambda text: None
+    ) -> Iterator[tuple[str, str, Any]]:
+        """Name, source and weights of each in turn. The base is loaded once: adapters are put on and taken off.
+
+        With `longest`, the tokens of the longest prompt with its answer, they are vLLM's; where it can't take the first
+        of them, or an adapter, `note` is told and all are transformers'. Raises ConfigError where one can't be loaded.
+        """
         bf16 = device_can_bf16() if self.settings.bf16 == "auto" else self.settings.bf16
+        if longest is not None:
+            by_vllm = self._models_of_vllm(bf16, longest)
+            try:
+                first = next(by_vllm)
+            except ConfigError as error:
+                note(f"transformers generates: {error.problem.what}")
+            else:
+                yield from chain([first], by_vllm)
+                return
         base: Any = None
         if self.base is not None:
             base = load_model(self.base, bf16)
@@ -71,14 +88,29 @@ class Checkpoints:
             else:
                 yield BASE, self.base, base
         for folder in self.folders:
-            name = folder.resolve().name if folder.resolve().name != BASE else "trained"
             if is_adapter(folder):
                 model = adapted(base, folder)
-                yield name, str(folder), model
+                yield _name(folder), str(folder), model
                 base = model.unload()
             else:
                 base = None  # makes room
-                yield name, str(folder), load_model(str(folder), bf16)
+                yield _name(folder), str(folder), load_model(str(folder), bf16)
+
+    def _models_of_vllm(self, bf16: bool, longest: int) -> Iterator[tuple[str, str, VllmModel]]:
+        """One engine has the base and all adapters; each whole model has its own, one after the other."""
+        adapters = [folder for folder in self.folders if is_adapter(folder)]
+        if self.base is not None:
+            with vllm_model(self.base, bf16, longest, [*adapters, *filter(None, [self.start])]) as base:
+                if self.start:
+                    yield BASE, str(self.start), base.with_adapter(self.start)
+                else:
+                    yield BASE, self.base, base
+                for folder in adapters:
+                    yield _name(folder), str(folder), base.with_adapter(folder)
+        for folder in self.folders:
+            if folder not in adapters:
+                with vllm_model(str(folder), bf16, longest) as model:
+                    yield _name(folder), str(folder), model
 
 
 def checkpoints_of(target: RunDirectory | str | Path, base_model: str | None, runs_dir: Path) -> Checkpoints:
@@ -119,6 +151,11 @@ def _lone_model(folder: Path, base_model: str | None) -> Checkpoints:
             raise ConfigError(f"the adapter in {folder} names no base model: give base_model (--base-model)")
     start = _start_of(run) if run and not base_model else None
     return Checkpoints(run, folder, folder / "eval" / CACHE_FILE, base, [folder], start)
+
+
+def _name(folder: Path) -> str:
+    name = folder.resolve().name
+    return name if name != BASE else "trained"
 
 
 def is_adapter(folder: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from grpo_kit.data.thoughts import CLOSE, OPEN
 from grpo_kit.models.chat_template import Tools, chat_template_of
 from grpo_kit.models.prompts import Prompt, prompt_tokens
+from grpo_kit.models.vllm_engine import VllmModel
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -45,21 +46,26 @@ def generate(
 ) -> list[str]:
     """One answer per prompt, its thought included, in order.
 
-    They are decoded in batches of `batch_size`; temperature 0 takes the likeliest token. `model` is a PreTrainedModel
-    or a PeftModel; `tools` are each prompt's JSON schemas. Every batch is seeded, so two models draw alike.
+    They are decoded in batches of `batch_size`; temperature 0 takes the likeliest token. `model` is a PreTrainedModel,
+    a PeftModel or vLLM's, which forms batches itself; `tools` are each prompt's JSON schemas. Every batch is seeded, so
+    two models draw alike.
     """
     import torch
     from transformers import GenerationConfig
 
+    asked = [prompt_tokens(tokenizer, *each) for each in zip(prompts, tools or [()] * len(prompts), strict=True)]
+    ends = end_tokens(model, tokenizer)
+    if isinstance(model, VllmModel):
+        answered = model.answers(asked, ends, max_completion_length, temperature, top_p, seed)
+        return [completion_text(tokenizer, *each) for each in zip(prompts, answered, strict=True)]
     tokenizer.padding_side = "left"
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     generation = GenerationConfig(  # as TRL generates: the model's own defaults for sampling stay out
         max_new_tokens=max_completion_length,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=end_tokens(model, tokenizer),
+        eos_token_id=ends,
         **sampling,
     )
-    asked = [prompt_tokens(tokenizer, *each) for each in zip(prompts, tools or [()] * len(prompts), strict=True)]
     answers: list[str] = []
     model.eval()
     for start in range(0, len(prompts), batch_size):

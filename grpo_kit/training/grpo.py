@@ -23,6 +23,7 @@ from grpo_kit.models.checkpoints import adapted
 from grpo_kit.models.load import device_can_bf16, gpu_gib, load_model, load_tokenizer
 from grpo_kit.models.prompts import FittedPrompt, fit_prompts
 from grpo_kit.models.shapes import shape_of
+from grpo_kit.models.vllm_engine import release_vllm
 from grpo_kit.rewards.judge_reward import JudgeReward
 from grpo_kit.rewards.travel import RewardFunction
 from grpo_kit.runs.checkpoints import newest_whole
@@ -43,6 +44,7 @@ def build_trainer(
     """The trainer of `progress.run`, with the model loaded. `rewards` have their weights, and the judges are the first
     of them. Raises ConfigError where the model can't be loaded."""
     config = progress.config
+    release_vllm()  # of an earlier run in this process
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()  # rank 0 has prepared the run
     tokenizer = load_tokenizer(config.model_name, config.chat_template_kwargs)
     started, prompts, tools = time.monotonic(), [sample.prompt for sample in samples], [each.tools for each in samples]

@@ -25,6 +25,7 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.models.generate import end_tokens
 from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, load_tokenizer, loading, torch_threads
 from grpo_kit.models.prompts import fit_prompts, prompt_tokens, reply_tokens
+from grpo_kit.models.vllm_engine import release_vllm
 from grpo_kit.runs.checkpoints import newest_whole
 from grpo_kit.runs.directory import checkpoint_step
 from grpo_kit.training.failures import out_of_memory
@@ -87,6 +88,7 @@ def warm_up(samples: Sequence[Sample], progress: RunProgress) -> None:
     """Makes the stage, or what is left of it: then the run's folder has its last checkpoint. Raises RunStopped where it
     ends before, ConfigError where the model can't be loaded."""
     config, run = progress.config, progress.run
+    release_vllm()  # of an earlier run in this process
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()  # rank 0 has prepared the run
     checkpoint, _ = newest_whole(run, run.sft_checkpoints)
     if checkpoint and checkpoint_step(checkpoint) >= config.sft_steps:

@@ -3,7 +3,7 @@
 
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +46,9 @@ class KitTrainer(SavesWhole, GRPOTrainer):
             super().__init__(*args, **kwargs)
         if progress.config.load_in_4bit:
             train_in_float32(self.model)
+        if self.args.use_vllm and progress.config.use_lora and not self.args.fsdp:
+            sync = self.vllm_generation.sync_weights
+            self.vllm_generation.sync_weights = partial(_sync_exactly, sync, _weights_under_adapter(self.model))
         self._judges = [reward for reward in self.reward_funcs if isinstance(reward, JudgeReward)]  # the first ones
         self._progress, self._config, self._run = progress, progress.config, progress.run
         progress.agree = lambda value: broadcast_object_list([value])[0]
@@ -308,3 +311,17 @@ def _travelling(problem: Exception | None) -> Exception | None:
     sent = RunError(f"{type(problem).__name__}: {problem}")
     sent.add_note("".join(traceback.format_exception(problem)))
     return sent
+
+
+def _weights_under_adapter(model: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Those that an adapter is merged into, each with a copy in the machine's memory."""
+    named = model.named_parameters()
+    return [(weight, weight.detach().to("cpu", copy=True)) for name, weight in named if ".base_layer." in name]
+
+
+def _sync_exactly(sync: Callable[[], None], kept: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """TRL's way of giving vLLM the weights, which adds the adapter to them and takes it off. What that rounds would add
+    up, step by step, and no checkpoint has it."""
+    sync()
+    for weight, before in kept:
+        weight.data.copy_(before)

@@ -27,6 +27,7 @@ from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.models.load import load_model, load_tokenizer
 from grpo_kit.plots import breakdown, evaluation_figure, length_against_score
 from grpo_kit.runs.writer import open_run
+from grpo_kit.utils.environment import version_of
 from grpo_kit.utils.statistics import bootstrap_interval
 
 QUICK = {"n": 6, "batch_size": 4, "max_completion_length": 12, "echo": lambda text: None}
@@ -145,6 +146,13 @@ def test_a_whole_model_is_compared_with_the_base_that_is_known(demo_data, tmp_pa
         evaluation = evaluate(target, **QUICK)
         assert [model["name"] for model in evaluation.models] == ["base", "checkpoint-5"]
         assert evaluation.trained["versus_base"]["difference"] == 0
+
+
+def test_it_says_who_generated(run, evaluation):
+    assert evaluation.results["engine"] == "transformers"
+    if version_of("vllm") is None:
+        with pytest.raises(ConfigError, match="use_vllm=True, and vllm is not installed here"):
+            evaluate(run, use_vllm=True, **QUICK)
 
 
 def test_it_says_what_is_not_as_asked(run, demo_data, tmp_path):
