@@ -115,14 +115,14 @@ def rows(run: kit.Run, name: str) -> list[dict]:
 
 
 def learnt(run: kit.Run) -> float:
+    """How much of what was missing at first is there in the end."""
     shares = [row["rewards/letters/mean"] for row in rows(run, "metrics.jsonl")]
-    return sum(shares[-5:]) / 5 - sum(shares[:5]) / 5
+    first, last = sum(shares[:5]) / 5, sum(shares[-5:]) / 5
+    return (last - first) / (1 - first)
 
 
 def test_training_learns_as_without_it(runs):
-    with_vllm, without = learnt(runs["with"]), learnt(runs["without"])
-    assert with_vllm > 0.05 and without > 0.05
-    assert 1 / 3 < with_vllm / without < 3, "they draw other completions"
+    assert learnt(runs["with"]) > 0.2 and learnt(runs["without"]) > 0.2
 
 
 def test_it_draws_from_the_model_that_is_trained(runs):
@@ -148,8 +148,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(runs):
 def test_it_answers_as_transformers_does(runs):
     run = runs["with"]
     likeliest, drawn = (
-        [kit.evaluate(run, n=24, temperature=temperature, use_vllm=use_vllm) for use_vllm in (True, False)]
-        for temperature in (0.0, 1.0)
+        [kit.evaluate(run, n=n, temperature=temperature, use_vllm=use_vllm) for use_vllm in (True, False)]
+        for n, temperature in ((24, 0.0), (128, 1.0))
     )
     for one, other in (likeliest, drawn):
         assert (one.results["engine"], other.results["engine"]) == ("vllm", "transformers")
@@ -160,22 +160,21 @@ def test_it_answers_as_transformers_does(runs):
     for name in names:
         assert (answers[name] == expected[name]).mean() >= 0.9, "of the likeliest tokens, two may be nearly as likely"
     shares = [evaluation.samples()["checkpoint-30"].map(share_of_letters) for evaluation in drawn]
-    noise = (sum(share.var() for share in shares) / 24) ** 0.5
+    noise = (sum(share.var() for share in shares) / 128) ** 0.5
     assert abs(shares[0].mean() - shares[1].mean()) < 3 * noise
-    assert kit.evaluate(run, n=24, temperature=1.0, use_vllm=True).samples().equals(drawn[0].samples())
+    assert kit.evaluate(run, n=128, temperature=1.0, use_vllm=True).samples().equals(drawn[0].samples())
 
 
 def test_whole_models_have_engines_of_their_own(runs, tmp_path):
     run = runs["with"]
-    base = run.config.model_name
-    family = json.loads(Path(base, "config.json").read_text())["model_type"]
-    other = make_model(family, tmp_path / "other", scale=3)
-    quick = {"n": 8, "temperature": 0, "max_prompt_length": 64, "max_completion_length": 16, "data": run.config.data}
-    by_vllm, expected = (kit.evaluate(other, base_model=base, use_vllm=each, **quick) for each in (True, False))
+    merged = kit.merge(run, tmp_path / "merged")
+    quick = {"n": 24, "temperature": 0, "max_prompt_length": 64, "max_completion_length": 16, "data": run.config.data}
+    quick |= {"base_model": run.config.model_name}
+    by_vllm, expected = (kit.evaluate(merged, use_vllm=each, **quick) for each in (True, False))
     assert (by_vllm.results["engine"], expected.results["engine"]) == ("vllm", "transformers")
-    for name in ("base", "other"):
-        assert (by_vllm.samples()[name] == expected.samples()[name]).mean() > 0.8
-    assert not by_vllm.samples()["other"].equals(by_vllm.samples()["base"])
+    for name in ("base", "merged"):
+        assert (by_vllm.samples()[name] == expected.samples()[name]).mean() >= 0.9
+    assert not by_vllm.samples()["merged"].equals(by_vllm.samples()["base"])
 
 
 def test_what_it_cannot_take_transformers_answers(runs, tmp_path):

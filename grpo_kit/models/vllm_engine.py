@@ -82,6 +82,8 @@ def vllm_model(name: str, bf16: bool, longest: int, adapters: Sequence[Path] = (
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         options["gpu_memory_utilization"] = GPU_SHARE * free / total
+    else:  # where a seeded prompt can't be read in parts
+        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
     llm: Any = None
     try:
         try:
