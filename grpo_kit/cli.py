@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -37,8 +38,7 @@ class BareFlags(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         switches = {name for each in self.params if "[true" in str(each.metavar) for name in each.opts}
-        nexts = [*args[1:], "-"]
-        pairs = zip(args, nexts, strict=True)
+        pairs = pairwise([*args, "-"])
         bare = [[arg, "true"] if arg in switches and after.startswith("-") else [arg] for arg, after in pairs]
         return super().parse_args(ctx, [arg for part in bare for arg in part])
 
