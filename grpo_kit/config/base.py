@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
 from grpo_kit.errors import ConfigError
@@ -143,7 +143,18 @@ def _mapping(value: Any) -> Any:
         found = read_yaml(text if text.startswith("{") else "{" + text.replace("=", ": ") + "}")
         if None not in found.values():  # as where the space after a colon is missing
             return found
-    raise ValueError("a mapping such as {enable_thinking: true}")
+    raise ValueError("a mapping such as {enable_thinking: true}, with a blank after the colon")
+
+
+# The words of a chat template, or of transformers' apply_chat_template, that the kit gives itself.
+_KITS_WORDS = {*"messages conversation tools chat_template add_generation_prompt continue_final_message".split()}
+_KITS_WORDS |= {*"tokenize padding truncation max_length return_tensors return_dict tokenizer_kwargs".split()}
+
+
+def _not_the_kits(words: dict[str, Any]) -> dict[str, Any]:
+    if own := sorted(_KITS_WORDS & words.keys()):
+        raise ValueError(f"words of the model's chat template, and {', '.join(own)} the kit gives itself")
+    return words
 
 
 def _listed(value: Any) -> Any:
@@ -158,6 +169,6 @@ def _absolute(value: Any) -> Any:
 
 Name = TypeVar("Name")
 Weights = Annotated[dict[Name, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_weights)]
-Mapped = Annotated[dict[str, Any], BeforeValidator(_mapping)]
+Mapped = Annotated[dict[str, Any], BeforeValidator(_mapping), AfterValidator(_not_the_kits)]
 Listed = Annotated[list[Name], BeforeValidator(_listed)]  # "a,b" as a shell types it
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]

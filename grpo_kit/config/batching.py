@@ -50,5 +50,6 @@ def filled_in(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, i
 
 
 def _number(value: Any) -> int:
-    """A whole number as Python or a shell gives it; 0 for anything else."""
-    return int(str(value)) if str(value).isdecimal() else 0
+    """A whole number as Python, YAML or a shell gives it (8, "8", 8.0); 0 for anything else."""
+    text = str(value).removesuffix(".0")
+    return int(text) if text.isdecimal() else 0

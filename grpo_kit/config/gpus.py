@@ -37,9 +37,10 @@ def most_gpus(name: str) -> int:
 def checked_gpu(name: str) -> str:
     """The name as Modal's list has it, whose letters may be small. Raises ValueError for a count that Modal refuses."""
     kind, count = gpu_and_count(name.strip())
-    kind = kind.upper() if kind.upper() in NAMES else kind
+    kind = kind.strip().upper() if kind.strip().upper() in NAMES else kind.strip()
     if not kind or not 1 <= count <= most_gpus(kind):
-        raise ValueError(f"{kind or 'A10'}, or {kind or 'A10'}:N for N of them, from 2 to {most_gpus(kind)}")
+        kind = kind or "A10"
+        raise ValueError(f"{kind}, or {kind}:N for N of them, from 2 to {most_gpus(kind)}")
     return kind if count == 1 else f"{kind}:{count}"
 
 

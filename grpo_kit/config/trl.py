@@ -7,6 +7,7 @@ it with the TRL that is installed; `scripts/trl_fields.py` writes it anew.
 import json
 from collections.abc import Collection
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def trl_from_text(value: Any) -> Any:
     is_yaml = value.lstrip().startswith("{")
     if not is_yaml and "=" not in value:
         raise ValueError("fields with values, such as epsilon_high=0.28")
+    if not is_yaml and any(not each.partition("=")[2].strip() for each in value.split(",") if "=" in each):
+        raise ValueError("fields with values, such as epsilon_high=0.28: one has none")
     return read_yaml(value if is_yaml else "{" + value.replace("=", ": ") + "}")
 
 
@@ -80,6 +83,8 @@ def _problem(name: str, value: Any, settings: Collection[str]) -> str:
     kinds = field["type"].split("|")
     if not any(isinstance(value, KINDS[kind]) and (kind == "bool" or type(value) is not bool) for kind in kinds):
         return f"{name} should be {' or '.join(kinds)}, and is {value!r}"
+    if isinstance(value, float) and not isfinite(value):
+        return f"{name} should be finite, and is {value}"
     if value in (choices := field.get("choices", [value])):
         return ""
     return f"{name} should be {', '.join(choices[:MANY])}{', …' * (len(choices) > MANY)}, and is {value!r}"

@@ -13,19 +13,27 @@ if TYPE_CHECKING:
 
     from grpo_kit.evaluation.result import Evaluation
 
+# Settings in which two evaluations must be alike.
+ALIKE = ("temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs")
+
 
 def compare(evaluation: "Evaluation", other: "Evaluation") -> "pandas.DataFrame":
     """A row for the base, each run's warm start and each one's newest checkpoint, by the first judge: mean with its 95%
     interval, and what `evaluation`'s newest checkpoint scores more on the same prompts, with its interval and their
     number. Both runs' bases have a row where they differ.
 
-    Raises RunError where the two have other judges, or no prompt in common.
+    Raises RunError where the two have other judges, data or sampling, or no prompt in common.
     """
     import pandas
 
     judges = evaluation.results["judge"], other.results["judge"]
     if any(judges[0][name] != judges[1][name] for name in ("name", "version")):
         raise RunError("the two evaluations were judged by different judges", "Evaluate one of them again")
+    both = evaluation.results, other.results
+    differ = [name for name in ALIKE if both[0]["config"].get(name) != both[1]["config"].get(name)]
+    differ += ["data"] * (both[0]["data"]["fingerprint"] != both[1]["data"]["fingerprint"])
+    if differ:
+        raise RunError(f"the two evaluations differ in {', '.join(differ)}", "Evaluate one of them again")
     rows: list[tuple[str, Any]] = []
     bases = [each.base for each in (other, evaluation) if each.base]
     for each in (other, evaluation):
@@ -36,8 +44,12 @@ def compare(evaluation: "Evaluation", other: "Evaluation") -> "pandas.DataFrame"
                 label = BASE
             else:
                 label = f"{run}: {name}"
-            if label not in [known for known, _ in rows]:
-                rows.append((label, scores[f"{name} score"]))
+            known = [each for each, _ in rows]
+            if label == BASE and label in known:
+                continue
+            if label in known:  # two evaluations of one run
+                label += f" ({each.path.stem})"
+            rows.append((label, scores[f"{name} score"]))
     newest, table = rows[-1][1], []
     for label, scores in rows:
         gain = (newest - scores).dropna().to_numpy()

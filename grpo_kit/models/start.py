@@ -28,7 +28,7 @@ def started(config: TrainConfig, runs_dir: str | Path) -> TrainConfig:
     weights.
     """
     name = config.adapter or config.model_name
-    if name in RECIPES:  # the kit's own models, whatever runs are called
+    if name in RECIPES and not config.adapter:  # the kit's own models, whatever runs are called
         return config
     if (folder := _folder_of(name, Path(runs_dir))) is None:
         if config.adapter or name.startswith(f"{RUNS_DIR}/"):

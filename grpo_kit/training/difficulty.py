@@ -73,8 +73,9 @@ def keep_what_teaches(trainer: "KitTrainer", plan: Plan, cache: RewardCache, pro
     if not rank():
         _record(plan, progress, found)
     if count[KEPT] < config.prompts_per_step:
-        what = f"filter_difficulty: a step takes {config.prompts_per_step} prompts, and {told}"
-        fix = "Use other data, another model, smaller steps, or filter_difficulty=false"
+        what = f"filter_difficulty: a step takes {config.prompts_per_step} prompt(s), and {told}"
+        smaller = "smaller steps, " if count[KEPT] else ""
+        fix = f"Use other data, another model, {smaller}or filter_difficulty=false, under another run_id"
         raise ConfigError(what, fix)
     trainer.train_dataset = trainer.train_dataset.select([i for i, kind in enumerate(kinds) if kind == KEPT])
 
@@ -255,8 +256,9 @@ def _record(plan: Plan, progress: RunProgress, found: dict[str, int]) -> None:
     card = Path(about["data"]["folder"]) / "data_card.json"
     if card.is_absolute() and card.exists():
         shares = {"never_right": NEVER, "always_right": ALWAYS, "always_alike": ALIKE}
-        told = {"model": config.model_name, "judge": config.judge, "num_generations": config.num_generations}
-        told |= {"prompts": prompts, "kept": found["prompts_kept"]}
+        names = ("adapter", "sft_steps", "judge", "num_generations")
+        told = {"model": config.model_name, **{name: getattr(config, name) for name in names}}
+        told |= {"run": run.id, "prompts": prompts, "kept": found["prompts_kept"]}
         told |= {f"share_{name}": round(found[kind] / prompts, 4) for name, kind in shares.items()}
         with suppress(OSError):  # a folder that is only to be read
             write_json(card, {**json.loads(card.read_text()), "difficulty": told})

@@ -311,6 +311,12 @@ def test_the_reference_judge_is_the_f1_of_words():
         ("$.50", "0.5", 1),
         ("-3", "It is −3.", 1),
         ("5", "3-5", 1),
+        ("5", "room-5", 1),
+        ("-$5", "-5", 1),
+        ("+5", "5.0", 1),
+        ("1e5", "It is 100,000.", 1),
+        ("0.5", "The answer is 1/2.", 1),
+        ("2", "1/2", 0),
         ("Paris", " paris.\n", 1),
         ("Paris", "Paris or Rome", 0),
         ("", "7", None),
@@ -319,7 +325,7 @@ def test_the_reference_judge_is_the_f1_of_words():
 def test_the_exact_judge_compares_the_final_answer(right, answer, score):
     assert judged("exact", [Sample(id="1", prompt="?", ground_truth=right)], [answer])[0].score == score
     explained = Sample(id="2", prompt="?", ground_truth="A long way to it", columns={"final_answer": right})
-    assert judged("exact", [explained], [answer])[0].score == score
+    assert judged("exact", [explained], [answer])[0].score == (score or 0), "an empty cell is no right answer"
 
 
 def test_the_second_judge_scores_the_same_answers(run, evaluation):

@@ -31,7 +31,7 @@ FORMATS = ("auto", *READERS)
 _FIELDS = {field for reader in ROW_READERS.values() for field in reader.fields}
 # A field of these may have its name in other letters, where a row has none of its group as it should be.
 _OF_CHATS = [_FIELDS, {*SYSTEMS, "systemInstruction"}, {"tools"}]
-_OF_PROMPTS = [*_OF_CHATS, {*ANSWERS}, *({name} for name in BESIDE)]
+_OF_PROMPTS = [*_OF_CHATS, {*ANSWERS}, {"final_answer"}, *({name} for name in BESIDE)]
 
 
 def read_traces(traces: Path, format: str, on_bad: OnBad, options: ReadOptions) -> Iterator[tuple[str, Trace]]:

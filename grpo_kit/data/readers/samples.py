@@ -37,6 +37,8 @@ class SampleReader(Reader):
             raise ValueError(_missing(*(("prompt", PROMPTS) if answered else ("answer", ANSWERS)), piece.content))
         if isinstance(answer, dict) and isinstance(answer.get("text"), list):  # SQuAD's, all of them right
             answer = next(iter(answer["text"]), "")
+            if not answer:
+                raise ValueError("the question has no answer: SQuAD's answers.text is empty")
         used = {asked, answered, *SYSTEMS, *_OWN}
         if asked in ("instruction", "question", "query") and not isinstance(prompt, list):
             about = BESIDE if asked == "instruction" else BESIDE[1:]
