@@ -54,12 +54,12 @@ def quote(
     on_modal = (backend or chosen_backend()) == "modal"
     with suppress(ConfigError, RunError):  # the quote of what was asked for has it as a problem
         if on_modal and ask:
-            from grpo_kit.backends.modal.start import known_on_modal, started_on_modal
+            from grpo_kit.backends.modal.storage import known_on_modal
 
-            config = started_on_modal(config)
+            config = _started(config, on_modal, runs_dir)
             known = known_on_modal(config.run_id)
         elif not on_modal:
-            config = started(config, runs_dir)
+            config = _started(config, on_modal, runs_dir)
             known = find_run(config.run_id, runs_dir)
         if known:  # on Modal its data has another name
             config, status = config_to_resume(known, config, check=not on_modal), known.status
@@ -103,19 +103,27 @@ def doctor(config: TrainConfig | None = None, **settings: Any) -> bool:
     account = "a Modal account is set up here" if on_modal else "no Modal account is set up here (`modal setup` does)"
     why = "chosen by kit.backend() or GRPO_KIT_BACKEND" if asked_backend() else account
     print(Check("backend", OK, f"{backend}: {why}"))
-    if on_modal:
-        from grpo_kit.backends.modal.start import started_on_modal
-
-        config = started_on_modal(config)
-    else:
-        config = started(config, RUNS_DIR)
     problems = []
+    try:
+        config = _started(config, on_modal, RUNS_DIR)
+    except (ConfigError, RunError) as problem:  # what does not depend on it is looked at all the same
+        print(Check("start", PROBLEM, str(problem)))
+        problems.append("start")
     for check in checks_of(config, on_modal):
         print(check, flush=True)
         problems += [check.name] if check.state == PROBLEM else []
     print(Check("versions", OK, ", ".join(f"{name} {number}" for name, number in versions().items())))
     print(f"\nTo be mended first: {', '.join(problems)}" if problems else "\nNothing stands in the way of this run")
     return not problems
+
+
+def _started(config: TrainConfig, on_modal: bool, runs_dir: str | Path) -> TrainConfig:
+    """The settings with the run or adapter that they start from taken apart, where it lies."""
+    if not on_modal:
+        return started(config, runs_dir)
+    from grpo_kit.backends.modal.start import started_on_modal
+
+    return started_on_modal(config)
 
 
 def checks_of(config: TrainConfig, on_modal: bool, rewards: Rewards = ()) -> Checks:
