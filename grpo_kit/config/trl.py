@@ -41,6 +41,7 @@ OWNED = {
     "train_sampling_strategy length_column_name dataloader_drop_last ddp_find_unused_parameters "
     "max_tool_calling_iterations",
 }
+_INSTEAD = {name: own for own, names in OWNED.items() for name in names.split()}
 
 
 @cache
@@ -73,7 +74,7 @@ def checked_trl(value: dict[str, Any], settings: Collection[str]) -> dict[str, A
 
 
 def _problem(name: str, value: Any, settings: Collection[str]) -> str:
-    own = next((own for own, names in OWNED.items() if name in names.split()), None)
+    own = _INSTEAD.get(name)
     if name in settings or own:
         return f"{name} is the kit's: use {name if name in settings else own}"
     if own == "":
