@@ -24,6 +24,7 @@ import tempfile
 import time
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
@@ -75,7 +76,8 @@ def make_model(name: str, folder: Path) -> None:
     tiny = json.loads((TINY_MODEL / "config.json").read_bytes()) | {"vocab_size": 4000}  # more than it has words
     config = AutoConfig.for_model(**json.loads(SHAPES.read_bytes())["models"].get(MODELS[name], tiny))
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     load_tokenizer("tiny").save_pretrained(folder)
 
 
@@ -279,7 +281,9 @@ def main() -> None:
         if "failed" in chip:
             sys.exit(f"The speed of {args.device} could not be measured: {chip['failed']}")
         for shape in args.shapes:
-            make_model(shape, model := Path(temporary) / shape)
+            model = Path(temporary) / shape
+            making = get_context("spawn").Process(target=make_model, args=(shape, model))  # leaves the GPU empty
+            making.start(), making.join()
             for case in args.cases:
                 title, told = f"{shape}: {case}", {"steps": args.steps, "memory_gb": args.memory_gb}
                 if (package := NEEDS.get(case)) and find_spec(package) is None:

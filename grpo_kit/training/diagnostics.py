@@ -41,6 +41,11 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
             else f"Try num_generations={2 * config.num_generations} {more_prompts}, or a judge that gives more than "
             f"all or nothing (02_prototype_rewards shows its scores)",
         )
+    if "grad_norm" in metrics and (skipped := metrics["grad_norm"].tail(WINDOW).isna().sum()):
+        yield Problem(
+            f"Steps skipped: the gradient was no number in {skipped} of the last {WINDOW} steps",
+            f"Try {slower}, or bf16=false",
+        )
     if not scores_nearly_all and "reward" in metrics:
         yield from _flat(metrics["reward"].dropna(), config, slower, more_prompts)
     if "eval_versus_best/high" in metrics:

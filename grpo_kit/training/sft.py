@@ -29,6 +29,7 @@ from grpo_kit.models.vllm_engine import release_vllm
 from grpo_kit.runs.checkpoints import newest_whole
 from grpo_kit.runs.directory import checkpoint_step
 from grpo_kit.training.failures import out_of_memory
+from grpo_kit.training.gradients import SkipsBadSteps
 from grpo_kit.training.grpo import grpo_arguments, starting_model
 from grpo_kit.training.plan import NO_SHARING_WITH_SFT
 from grpo_kit.training.progress import RunProgress, SftProgress
@@ -39,7 +40,7 @@ SHARED = """output_dir seed bf16 gradient_checkpointing use_cpu max_grad_norm we
     ddp_find_unused_parameters""".split()
 
 
-class WarmStartTrainer(SavesWhole, SFTTrainer):
+class WarmStartTrainer(SkipsBadSteps, SavesWhole, SFTTrainer):
     """TRL's, with the run's progress told, and checkpoints that are whole."""
 
     _prefix = "checkpoint-sft-"
@@ -49,7 +50,8 @@ class WarmStartTrainer(SavesWhole, SFTTrainer):
             super().__init__(*args, **kwargs)
         if progress.config.load_in_4bit:
             train_in_float32(self.model)
-        self._stage, self._run, self._config = SftProgress(progress), progress.run, progress.config
+        self._stage, self._progress = SftProgress(progress), progress
+        self._run, self._config = progress.run, progress.config
         progress.agree = lambda value: broadcast_object_list([value])[0]
         self._logged = time.perf_counter()
 

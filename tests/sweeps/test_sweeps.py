@@ -13,7 +13,7 @@ import nbformat
 import papermill
 import psutil
 import pytest
-from gemini_server import GeminiServer, judge
+from gemini_server import GeminiServer, error, judge
 from helpers import STANDIN, start, wait_until
 from modal_server import ModalServer
 
@@ -376,6 +376,10 @@ def test_a_budget_is_kept_by_all_runs_together(standin, tmp_path, demo_data, mon
         table = kit.sweep("03_launch_training", settings, tmp_path / "out", budget=2 * budget).results()
         assert table["state"].tolist() == ["complete"] * 2 and table["usd"].sum() <= 2 * budget
         assert table["usd"].sum() == pytest.approx(len(server.requests) * a_call)
+
+        server.reply = lambda request: error(400, "this prompt is refused", "INVALID_ARGUMENT")
+        table = kit.sweep("03_launch_training", settings | {"seed": 3}, tmp_path / "refused").results()
+        assert table["state"].tolist() == ["stopped"] and table["error"].str.contains("refused").all(), "at step 0"
 
 
 def test_runs_under_way_can_not_pass_a_budget_together_and_a_resumed_one_may_spend_more(tmp_path, monkeypatch):

@@ -21,6 +21,9 @@ PLANTED = {
     "Judge failing: offline left 6 completions of the last 2 steps": {
         "judge/offline/failures": np.where(np.arange(STEPS) % 10, np.nan, 3)  # as with num_iterations=10
     },
+    "Steps skipped: the gradient was no number in 2 of the last 5 steps": {
+        "grad_norm": np.where(np.arange(STEPS) < 18, 0.5, np.nan)
+    },
     "Entropy gone: 0.010 nats a token": {"entropy": np.where(np.arange(STEPS) < 10, 0.5, 0.01)},
     "Judge failing: offline left 15 completions of the last 5 steps": {"judge/offline/failures": 3},
     "Groups alike: 25% of a prompt's completions differ, 90% at first": {
