@@ -11,7 +11,7 @@ from grpo_kit.costs import forecast
 from grpo_kit.costs.budget import check_price_known
 from grpo_kit.costs.earlier import earlier_runs
 from grpo_kit.costs.forecast import Range, range_text, times
-from grpo_kit.errors import ConfigError
+from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.sweeps.run import PlannedRun
 from grpo_kit.utils.text import dollars, duration
@@ -74,6 +74,17 @@ class SweepQuote:
     def usd(self) -> Range:
         return _total(*(found.usd for found in self.quotes))
 
+    @property
+    def crowded(self) -> Problem | None:
+        """Where runs that are trained here at a time need more memory together than there is. Each quote is for one."""
+        trained = [found.training for found in self.quotes if found.training and not found.training.on_modal]
+        count, most = min(self.jobs, len(trained)), max((each.memory_gib or 0.0 for each in trained), default=0.0)
+        if not trained or count < 2 or count * most <= (device := trained[0].device).gib:
+            return None
+        whose = "GPU" if device.is_gpu else "machine"
+        what = f"{count} runs at a time need up to {count * most:.1f} GiB of the {whose}'s {device.gib:.1f}"
+        return Problem(what, f"Use --jobs {max(1, int(device.gib // most))}")
+
     def __str__(self) -> str:
         done = self.runs - len(self.quotes)
         rows = [("runs", f"{self.runs}, {self.jobs} at a time" + (f"; {done} are done" if done else ""))]
@@ -90,6 +101,7 @@ class SweepQuote:
         if self.budget is not None:
             rows.append(("budget", f"{dollars(self.budget)}, of which {dollars(self.spent)} is spent"))
         problems = dict.fromkeys(str(problem) for training in trained for problem in training.problems)
+        problems |= {str(self.crowded): None} if self.crowded else {}
         return "\n".join(f"{name:<8} {text}" for name, text in [*rows, *(("problem", text) for text in problems)])
 
 

@@ -20,6 +20,7 @@ from modal_server import ModalServer
 import grpo_kit as kit
 from grpo_kit import plots
 from grpo_kit.backends.modal import launch as launching
+from grpo_kit.costs.memory import Device
 from grpo_kit.sweeps import grid, quote
 from grpo_kit.sweeps.notebooks import notebook_folder
 from grpo_kit.sweeps.run import PlannedRun
@@ -444,3 +445,14 @@ def test_fields_of_trl_are_swept(tmp_path):
     assert runs[1].stages[0].parameters["other_settings"]["trl"] == {"epsilon_high": 0.28, "top_k": 9}
     with pytest.raises(kit.ConfigError, match="Did you mean epsilon_high"):
         kit.Sweep("03_launch_training", "{trl: {epsilon_hgh: 0.2}}", tmp_path)
+
+
+def test_runs_that_do_not_fit_side_by_side_are_said(tmp_path, demo_data, monkeypatch):
+    monkeypatch.setattr("grpo_kit.costs.memory._this_machine", lambda: Device(True, 2.5))
+    settings = {"data": str(demo_data), "seed": [1, 2, 3], "bf16": True}
+    quote = kit.Sweep("03", settings, tmp_path / "out", backend="local").quote
+    needed = quote(jobs=1).quotes[0].training.memory_gib
+    assert quote(jobs=1).crowded is None and 2.5 / 3 < needed < 2.5
+    crowded = quote(jobs=3)
+    assert f"3 runs at a time need up to {3 * needed:.1f} GiB of the GPU's 2.5" in str(crowded)
+    assert f"--jobs {int(2.5 // needed)}" in crowded.crowded.fix
