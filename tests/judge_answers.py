@@ -86,6 +86,7 @@ def greedy(turn: Sample, slots: list[str]) -> dict[str, str]:
         "reference, then asks for everything": f"{turn.ground_truth} What is the {', the '.join(names)}?",
         "reference three times": " ".join([turn.ground_truth] * 3),
         "all values": " ".join(value for act in turn.acts for value in act.values),
+        "all values, asked of the user": f"Can you find {' in '.join(v for act in turn.acts for v in act.values)}?",
         "assistant's turn before": before[-1] if before else "",
         **{f'"{answer}"': answer for answer in CATCH_ALLS},
     }

@@ -39,7 +39,7 @@ class OfflineJudge(Judge):
     """Judges answers by rules. Deterministic: equal sample and answer always get an equal verdict."""
 
     name = "offline"
-    version = "5"
+    version = "6"
     _latest: "_Brief | None" = None
 
     def caveat(self, samples: Sequence[Sample]) -> str:

@@ -79,5 +79,5 @@ def pleas(raw: str) -> set[str]:
 
 
 def speaks_for_others(text: Text) -> bool:
-    """Whether the reply holds another speaker's label, or a tag."""
+    """Whether the reply holds another speaker's label, a tag, or what only a user asks for."""
     return PATTERNS["other_speaker"].search(text.raw.lower()) is not None
