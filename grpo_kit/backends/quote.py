@@ -135,7 +135,7 @@ def checks_of(config: TrainConfig, on_modal: bool, rewards: Rewards = (), has_st
     if config.reward_funcs or rewards:
         yield tried("rewards", functions, config, rewards, on_modal, seconds=SECONDS_FOR_DATA)
     if config.trl:
-        yield tried("trl", trl, config, seconds=SECONDS_FOR_DATA)
+        yield tried("trl", trl, config, on_modal, seconds=SECONDS_FOR_DATA)
     if on_modal:
         from grpo_kit.backends.modal.checks import checks_on_modal
 

@@ -106,8 +106,8 @@ def functions(config: TrainConfig, rewards: Rewards, on_modal: bool) -> str:
     return ", ".join(each.__name__ for each in plain_rewards(config, rewards, list(read_samples(file))))
 
 
-def trl(config: TrainConfig) -> str:
-    check_trl(config)
+def trl(config: TrainConfig, on_modal: bool) -> str:
+    check_trl(config, may_have_vllm=on_modal, elsewhere=on_modal)
     return settings_text(config.trl)
 
 
