@@ -16,7 +16,7 @@ from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache, caches_to_start_from
-from grpo_kit.models.load import check_model, has_chat_template, no_template
+from grpo_kit.models.load import check_model, check_template, has_chat_template, no_template
 from grpo_kit.models.start import keep_start, started
 from grpo_kit.rewards.functions import reward_functions
 from grpo_kit.rewards.ready import READY
@@ -203,6 +203,8 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
     if not has_chat_template(config.model_name) and kind is list:
         yield no_template(config.model_name).problem
     check_model(config.model_name, config)
+    if kind is list:
+        check_template(config.model_name, config.chat_template_kwargs)
     check_trl(config, may_have_vllm=launch.machine != LOCAL.machine)
     if launch.machine == LOCAL.machine:
         yield from _problems_with_gpus(config)
