@@ -92,8 +92,8 @@ def template_error(folder: Path, problem: Exception) -> ConfigError:
 
 
 def try_template(folder: Path, given: Mapping[str, Any]) -> None:
-    """Has the template among a model's files write a question; a folder without one is left alone. Takes a second, as
-    nothing is loaded. Raises ConfigError where it is no Jinja, or can't."""
+    """Has the template among a model's files write a question; a folder without one is left alone. It takes a
+    second, and loads transformers without torch. Raises ConfigError where it is no Jinja, or can't."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     if template := default_template(folder):

@@ -281,20 +281,19 @@ def time_problems(quote: Quote) -> Problems:
 def model_problems(config: TrainConfig, runs_dir: Path, on_modal: bool) -> Problems:
     """Where what it starts from can't be taken apart, that alone: the rest would be about a folder that is no model. A
     folder of this machine is nothing that a container on Modal sees."""
-    name, is_here = config.model_name, Path(config.model_name).is_dir()
+    name = config.model_name
     try:
+        if on_modal and Path(name).is_dir():
+            return
         if not on_modal:
             started(config, runs_dir)
-        if not (on_modal and is_here):
-            check_model(name, config)
+        check_model(name, config)
     except KitError as error:
         yield replace(error.problem, where="model")
         return
-    if on_modal:
-        return
-    if name == SMOLLM2 and (problem := model_problem(name)):
+    if name == SMOLLM2 and not on_modal and (problem := model_problem(name)):
         yield replace(problem, where="model")
-    elif name not in ("tiny", SMOLLM2) and "/" not in name and not is_here:
+    elif not on_modal and name not in ("tiny", SMOLLM2) and "/" not in name and not Path(name).is_dir():
         what = f"There is no folder {name}, and models on the hub are called owner/name"
         yield Problem(what, "Set model_name to one of them", "model")
 

@@ -119,7 +119,8 @@ def test_what_cannot_work_is_refused_with_its_fix(folder, name):
         checked(folder)
     assert refused.value.problem.fix
     quoted = quote(TrainConfig(model_name=str(folder)), backend="local", ask=False)
-    assert [problem.what for problem in quoted.problems if problem.where == "model"] == [refused.value.problem.what]
+    (said,) = [problem.what for problem in quoted.problems if problem.where == "model"]
+    assert said == refused.value.problem.what or (name == "adapter" and "names no base model" in said)
 
 
 @pytest.mark.parametrize("name", WORKS)
