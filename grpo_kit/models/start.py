@@ -56,7 +56,7 @@ def as_it_started(config: TrainConfig, known: RunDirectory, named: Sequence[str]
     """The settings as a `known` run was started with, where it goes on from an adapter of one of these names: a copy
     lies in its folder. None elsewhere. Raises ConfigError where they contradict the adapter."""
     own = known.config
-    if own.adapter not in named or START not in known.storage.names():
+    if not own.adapter or own.adapter not in named or START not in known.storage.names():
         return None
     about = {theirs: getattr(own, setting) for setting, theirs in LORA.items()}
     return from_adapter(config, own.adapter, own.model_name, about)

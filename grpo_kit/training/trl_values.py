@@ -75,11 +75,13 @@ def _compile(arguments: GRPOConfig, asked: dict[str, Any]) -> None:
 
 
 def _checkpoint(arguments: GRPOConfig, asked: dict[str, Any]) -> None:
-    checkpoint(torch.nn.Identity(), torch.ones(1, requires_grad=True), **arguments.gradient_checkpointing_kwargs)
+    options: Any = arguments.gradient_checkpointing_kwargs
+    checkpoint(torch.nn.Identity(), torch.ones(1, requires_grad=True), **options)
 
 
 def _pad(arguments: GRPOConfig, asked: dict[str, Any]) -> None:
-    pad([torch.zeros(2)], pad_to_multiple_of=arguments.pad_to_multiple_of)
+    multiple: Any = arguments.pad_to_multiple_of
+    pad([torch.zeros(2)], pad_to_multiple_of=multiple)
 
 
 _TRIES = {
