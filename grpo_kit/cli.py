@@ -33,14 +33,24 @@ app = typer.Typer(
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
 
 
-class BareFlags(TyperCommand):
-    """Takes a setting that is true or false without a value for true: `--filter-difficulty`."""
+TRUTHS = {*"true false auto none yes no on off t f y n 1 0".split()}  # what may follow such a flag
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        switches = {name for each in self.params if "[true" in str(each.metavar) for name in each.opts}
-        pairs = pairwise([*args, "-"])
-        bare = [[arg, "true"] if arg in switches and after.startswith("-") else [arg] for arg, after in pairs]
-        return super().parse_args(ctx, [arg for part in bare for arg in part])
+
+def bare_flags(model: type[Settings]) -> type[TyperCommand]:
+    """A command that takes the model's settings that are true or false without a value for true: `--use-vllm`."""
+    switches = {f"--{name.replace('_', '-')}" for name, field in fields_of(model).items() if _is_bool(field.annotation)}
+
+    class BareFlags(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            pairs = pairwise([*args, "-"])
+            bare = [[arg, "true"] if arg in switches and after.lower() not in TRUTHS else [arg] for arg, after in pairs]
+            return super().parse_args(ctx, [arg for part in bare for arg in part])
+
+    return BareFlags
+
+
+def _is_bool(kind: Any) -> bool:
+    return kind is bool or any(map(_is_bool, get_args(kind)))
 
 
 def with_flags(command: Callable, model: type[Settings], leave_out: Container[str] = ()) -> Callable:
@@ -221,10 +231,11 @@ def doctor(**flags: str | None) -> None:
         raise typer.Exit(1)
 
 
-app.command("prepare")(with_flags(prepare, JudgeConfig, leave_out=names_where(JudgeConfig, "judging")))
-app.command("doctor", cls=BareFlags)(with_flags(doctor, TrainConfig))
-app.command("train", cls=BareFlags)(with_flags(train, TrainConfig))
-app.command("eval")(with_flags(evaluate, EvalConfig))
+_JUDGING = names_where(JudgeConfig, "judging")
+app.command("prepare", cls=bare_flags(JudgeConfig))(with_flags(prepare, JudgeConfig, leave_out=_JUDGING))
+app.command("doctor", cls=bare_flags(TrainConfig))(with_flags(doctor, TrainConfig))
+app.command("train", cls=bare_flags(TrainConfig))(with_flags(train, TrainConfig))
+app.command("eval", cls=bare_flags(EvalConfig))(with_flags(evaluate, EvalConfig))
 
 
 @contextmanager

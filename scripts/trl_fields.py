@@ -10,13 +10,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from transformers.training_args import trainer_log_levels
 from trl import GRPOConfig
 
 from grpo_kit.config import trl
 from grpo_kit.utils.environment import version_of
 
-# By TRL's source, which looks at these only at the first step.
+# By the source of TRL and transformers, which look at these only when the model is loaded.
 CHOICES = {
+    "log_level": [*trainer_log_levels],
+    "log_level_replica": [*trainer_log_levels],
     "importance_sampling_level": ["token", "sequence"],
     "multi_objective_aggregation": ["sum_then_normalize", "normalize_then_sum"],
     "vllm_importance_sampling_mode": ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"],

@@ -2,6 +2,7 @@
 
 import pytest
 from helpers import shell
+from typer.main import get_command
 
 from grpo_kit.cli import app
 from grpo_kit.config.evaluation import EvalConfig
@@ -49,6 +50,25 @@ def test_own_traces_take_the_place_of_the_demos(standin, tmp_path):
 def test_mistakes_get_one_message_and_leave_nothing(tmp_path, words, message):
     assert message in shell(tmp_path, *words, code=2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ("eval --use-vllm first", {"use_vllm": "true", "run": "first"}),
+        ("eval first --use-vllm", {"use_vllm": "true", "run": "first"}),
+        ("eval --use-vllm auto first", {"use_vllm": "auto", "run": "first"}),
+        ("eval --use-vllm=false first", {"use_vllm": "false", "run": "first"}),
+        ("train --use-lora false --warm-start", {"use_lora": "false", "warm_start": "true"}),
+        ("train --fsdp --bf16 AUTO", {"fsdp": "true", "bf16": "AUTO"}),
+        ("doctor --load-in-4bit --max-steps 3", {"load_in_4bit": "true", "max_steps": "3"}),
+    ],
+)
+def test_what_is_true_or_false_needs_no_value_in_any_command(words, read):
+    name, *others = words.split()
+    command = get_command(app).commands[name]
+    given = command.make_context(name, others).params
+    assert {each: given[each] for each in read} == read
 
 
 def test_every_setting_is_a_flag():

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +51,20 @@ def quote(
     alone. `backend`: "local" or "modal"; None: the chosen one. A run that exists already is quoted for the steps that
     are left (on Modal only with `ask`). Print it, or leave it as a cell's last line.
     """
-    config, known, status = config or TrainConfig(), None, {}
+    config, known, status, checks = config or TrainConfig(), None, {}, []
     on_modal = (backend or chosen_backend()) == "modal"
+    if ask or not on_modal:
+        config, checks = _started(config, on_modal, runs_dir)
     with suppress(ConfigError, RunError):  # the quote of what was asked for has it as a problem
         if on_modal and ask:
             from grpo_kit.backends.modal.storage import known_on_modal
 
-            config = _started(config, on_modal, runs_dir)
             known = known_on_modal(config.run_id)
         elif not on_modal:
-            config = _started(config, on_modal, runs_dir)
             known = find_run(config.run_id, runs_dir)
         if known:  # on Modal its data has another name
             config, status = config_to_resume(known, config, check=not on_modal), known.status
-    checks = tuple(checks_of(config, on_modal, rewards)) if ask else ()
+    checks = (*checks, *checks_of(config, on_modal, rewards, not checks)) if ask else ()
     return quote_remaining(config, status, runs_dir, on_modal, by, checks)
 
 
@@ -104,12 +105,8 @@ def doctor(config: TrainConfig | None = None, **settings: Any) -> bool:
     why = "chosen by kit.backend() or GRPO_KIT_BACKEND" if asked_backend() else account
     print(Check("backend", OK, f"{backend}: {why}"))
     problems = []
-    try:
-        config = _started(config, on_modal, RUNS_DIR)
-    except (ConfigError, RunError) as problem:  # what does not depend on it is looked at all the same
-        print(Check("start", PROBLEM, str(problem)))
-        problems.append("start")
-    for check in checks_of(config, on_modal):
+    config, start = _started(config, on_modal, RUNS_DIR)
+    for check in chain(start, checks_of(config, on_modal, has_start=not start)):
         print(check, flush=True)
         problems += [check.name] if check.state == PROBLEM else []
     print(Check("versions", OK, ", ".join(f"{name} {number}" for name, number in versions().items())))
@@ -117,28 +114,35 @@ def doctor(config: TrainConfig | None = None, **settings: Any) -> bool:
     return not problems
 
 
-def _started(config: TrainConfig, on_modal: bool, runs_dir: str | Path) -> TrainConfig:
-    """The settings with the run or adapter that they start from taken apart, where it lies."""
-    if not on_modal:
-        return started(config, runs_dir)
-    from grpo_kit.backends.modal.start import started_on_modal
+def _started(config: TrainConfig, on_modal: bool, runs_dir: str | Path) -> tuple[TrainConfig, list[Check]]:
+    """The settings with the run or adapter that they start from taken apart, where it lies; and as a check, why that
+    can't be done."""
+    try:
+        if not on_modal:
+            return started(config, runs_dir), []
+        from grpo_kit.backends.modal.start import started_on_modal
 
-    return started_on_modal(config)
+        return started_on_modal(config), []
+    except (ConfigError, RunError) as error:
+        if on_modal and isinstance(error, RunError):  # which the check of Modal's token says
+            return config, []
+        return config, [Check("start", PROBLEM, error.problem.what, error.problem.fix)]
 
 
-def checks_of(config: TrainConfig, on_modal: bool, rewards: Rewards = ()) -> Checks:
+def checks_of(config: TrainConfig, on_modal: bool, rewards: Rewards = (), has_start: bool = True) -> Checks:
     """Rewards, TRL's own settings, data, model, secrets and judge of a run here or on Modal, where no container is
-    started to answer."""
+    started to answer. Where what it starts from can't be taken apart, no model is known that could be looked at."""
     if config.reward_funcs or rewards:
         yield tried("rewards", functions, config, rewards, on_modal, seconds=SECONDS_FOR_DATA)
     if config.trl:
-        yield tried("trl", trl, config, seconds=SECONDS_FOR_DATA)
+        yield tried("trl", trl, config, on_modal, seconds=SECONDS_FOR_DATA)
     if on_modal:
         from grpo_kit.backends.modal.checks import checks_on_modal
 
-        yield from checks_on_modal(config)
+        yield from checks_on_modal(config, has_start)
         return
     for name in DATA_FILES:
         yield tried(name, data, config, name, seconds=SECONDS_FOR_DATA)
-    yield tried("model", model, config)
+    if has_start:
+        yield tried("model", model, config)
     yield tried("judge", judge, config)

@@ -8,7 +8,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from grpo_kit.costs.earlier import remember
 from grpo_kit.errors import OutOfReach, RunError
-from grpo_kit.runs.directory import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, RunDirectory, warm_start_of
+from grpo_kit.runs.directory import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, RunDirectory, place_of, warm_start_of
 from grpo_kit.utils.environment import in_notebook
 from grpo_kit.utils.text import dollars
 
@@ -49,7 +49,7 @@ def watch(run: RunDirectory, detached: str | None = None) -> RunDirectory:
             figure.settle()
     if status["state"] in ("failed", "lost"):
         how = "failed" if status["state"] == "failed" else "was lost"
-        raise RunError(f"run {run.id} {how} at step {status['step']}: {status['reason']}{_last_output(run, status)}")
+        raise RunError(f"run {run.id} {how} at {place_of(status)}: {status['reason']}{_last_output(run, status)}")
     print(f"Run {run.id} is {status['state']}: {status['reason'] or run.storage}")
     return run
 

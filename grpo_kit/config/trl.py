@@ -5,7 +5,7 @@ it with the TRL that is installed; `scripts/trl_fields.py` writes it anew.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cache
 from math import isfinite
 from pathlib import Path
@@ -41,6 +41,19 @@ OWNED = {
     "train_sampling_strategy length_column_name dataloader_drop_last ddp_find_unused_parameters "
     "max_tool_calling_iterations",
 }
+# What TRL looks at only in the step that needs it, if at all.
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "from 0 to below 1": (lambda value: 0 <= value < 1, "adam_beta1 adam_beta2"),
+    "from 0 to 1": (lambda value: 0 <= value <= 1, "min_p top_entropy_quantile ref_model_mixup_alpha"),
+    "above 0, and 1 at most": (lambda value: 0 < value <= 1, "vllm_gpu_memory_utilization"),
+    "0 or more": (lambda value: value >= 0, "adam_epsilon top_k epsilon_high dataloader_num_workers"),
+    "above 0": (
+        lambda value: value > 0,
+        "repetition_penalty delta sapo_temperature_neg sapo_temperature_pos "
+        "ref_model_sync_steps ddp_timeout ddp_bucket_cap_mb vllm_tensor_parallel_size vllm_server_port vllm_group_port",
+    ),
+}
+_RANGE = {name: (inside, words) for words, (inside, names) in _RANGES.items() for name in names.split()}
 _INSTEAD = {name: own for own, names in OWNED.items() for name in names.split()}
 
 
@@ -86,6 +99,9 @@ def _problem(name: str, value: Any, settings: Collection[str]) -> str:
         return f"{name} should be {' or '.join(kinds)}, and is {value!r}"
     if isinstance(value, float) and not isfinite(value):
         return f"{name} should be finite, and is {value}"
+    inside, words = _RANGE.get(name, (None, ""))
+    if inside and value is not None and not inside(value):
+        return f"{name} should be {words}, and is {value}"
     if value in (choices := field.get("choices", [value])):
         return ""
     return f"{name} should be {', '.join(choices[:MANY])}{', …' * (len(choices) > MANY)}, and is {value!r}"

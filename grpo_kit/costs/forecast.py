@@ -12,7 +12,7 @@ from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import listed_gpu
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import EarlierRun, like_run
-from grpo_kit.costs.memory import device_of, uses_vllm
+from grpo_kit.costs.memory import device_of, in_one_pass, prompts_at_once, uses_vllm
 from grpo_kit.judges.gemini.prices import gemini_prices, judge_price
 from grpo_kit.models.shapes import Shape, shape_of
 
@@ -132,9 +132,12 @@ def measuring_minutes(config: TrainConfig, prompts: int, gpu: str | None) -> Ran
         return None
     if gpu is None and device_of(config, gpu).is_gpu:
         return None
-    batches = -(-prompts // config.prompts_per_step)
-    alone = {"max_steps": batches, "num_iterations": 1, "max_staleness": 0, "eval_steps": None}
-    seconds = rough_seconds(config.model_copy(update=alone), shape, gpu, passes=0) - _speed(config, gpu)[-1]
+    together = min(max(1, prompts), prompts_at_once(config, shape, device_of(config, gpu)))
+    alone = {"max_steps": -(-prompts // together), "num_iterations": 1, "max_staleness": 0, "eval_steps": None}
+    seconds = (
+        rough_seconds(in_one_pass(config, together).model_copy(update=alone), shape, gpu, passes=0)
+        - _speed(config, gpu)[-1]
+    )
     return times(seconds / 60, ROUGH)
 
 

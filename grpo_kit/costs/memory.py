@@ -3,10 +3,11 @@
 import math
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from grpo_kit.config.batching import BATCH, PASSES
 from grpo_kit.config.gpus import listed_gpu
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.models.shapes import Shape
@@ -17,6 +18,7 @@ FILLED = 0.9  # of the memory may be planned with; the rest is lost between bloc
 HEAD_TILE = 4096, 32768  # tokens and words that TRL's fused head looks at together (trl/kernels/chunked_logprob.py)
 CPU_TILES = 7.25  # copies of a tile that it makes on the way back where there is no Triton kernel
 GPU_OVERHEAD, CPU_OVERHEAD = 1.0, 0.6  # GiB: CUDA's context and libraries; Python, torch and TRL
+AT_ONCE, AT_ONCE_BY_VLLM = 64, 256  # completions, where no step says how many; vLLM has room of its own for them
 VLLM_SHARE = 0.3  # of the GPU's memory: TRL's vllm_gpu_memory_utilization
 VLLM_OVERHEAD = 0.5  # GiB of its share that are neither weights nor cache
 
@@ -75,6 +77,29 @@ class Memory:
     def phase(self) -> str:
         """The part of a step with the peak, as training.failures names it."""
         return "updating" if self.updating >= self.generating else "generating"
+
+
+def prompts_at_once(config: TrainConfig, shape: Shape | None, device: Device) -> int:
+    """How many prompts the start model answers together where difficulty is measured: those of a step, or more where a
+    step has few and their completions fit."""
+    group, least = config.num_generations, config.prompts_per_step
+    if uses_vllm(config, device):
+        return max(least, AT_ONCE_BY_VLLM // group)
+    together = max(least, AT_ONCE // group)
+    memory = memory_needed(config, shape, device) if shape else None
+    while shape and memory and together > least:
+        bf16 = decided(config.bf16, device.is_gpu)
+        generating = _generating_bytes(in_one_pass(config, together), shape, device, bf16, memory.shares) / GIB
+        if not shortage(replace(memory, updating=0.0, generating=generating), device):
+            break
+        together = max(least, together // 2)
+    return together
+
+
+def in_one_pass(config: TrainConfig, prompts: int) -> TrainConfig:
+    """The settings with so many prompts a step, all of whose completions a process makes in one pass."""
+    each = -(-prompts * config.num_generations // config.num_processes)
+    return config.model_copy(update={BATCH: each, PASSES: 1})
 
 
 def decided(setting: bool | str, auto: bool) -> bool:

@@ -17,6 +17,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from grpo_kit.data.samples import CalledFunction, Message, ToolCall, said_in
 from grpo_kit.data.thoughts import OPEN
 from grpo_kit.errors import ConfigError
+from grpo_kit.models.files import default_template, special_tokens
 
 Tools = Sequence[dict[str, Any]]  # JSON schemas, as Sample.tools
 THINKING = "enable_thinking"  # by which most templates switch it on and off
@@ -49,13 +50,7 @@ class ChatTemplate:
             try:
                 return self._write(*self.adapted(messages, tools, calls=False), is_answered)
             except TemplateError as problem:
-                raise self._error(f"refuses a prompt: {problem}") from None
-
-    def _error(self, what: str) -> ConfigError:
-        folder = Path(self.tokenizer.name_or_path)
-        files = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
-        file = next((each for each in files if each.exists()), folder)
-        return ConfigError(f"the chat template in {file} {what}", "Mend it, or copy the base model's")
+                raise template_error(Path(self.tokenizer.name_or_path), problem) from None
 
     def adapted(self, messages: Sequence[Message], tools: Tools, calls: bool) -> tuple[list[Message], Tools]:
         """The messages and tools that the template is given; where not `calls`, with calls and results as text."""
@@ -80,10 +75,34 @@ class ChatTemplate:
         try:
             text = self._write(messages, tools)
         except TemplateSyntaxError as problem:
-            raise self._error(f"can't be read, at its line {problem.lineno}: {problem.message}") from None
+            raise template_error(Path(self.tokenizer.name_or_path), problem) from None
         except (TemplateError, TypeError):  # DeepSeek-V3's adds a call's arguments to a text
             return False
         return all(word in text for word in words)
+
+
+def template_error(folder: Path, problem: Exception) -> ConfigError:
+    """The error of a model whose template is no Jinja, or refuses to write a prompt."""
+    told = f"refuses a prompt: {problem}"
+    if isinstance(problem, TemplateSyntaxError):
+        told = f"can't be read, at its line {problem.lineno}: {problem.message}"
+    files = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
+    file = next((each for each in files if each.exists()), folder)
+    return ConfigError(f"the chat template in {file} {told}", "Mend it, or copy the base model's")
+
+
+def try_template(folder: Path, given: Mapping[str, Any]) -> None:
+    """Has the template among a model's files write a question; a folder without one is left alone. It takes a
+    second, and loads transformers without torch. Raises ConfigError where it is no Jinja, or can't."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    if template := default_template(folder):
+        asks = [[{"role": "user", "content": USER}]]
+        tokens, told = special_tokens(folder), template_kwargs(template, given)
+        try:
+            render_jinja_template(asks, chat_template=template, add_generation_prompt=True, **tokens, **told)  # pyright: ignore[reportArgumentType]
+        except Exception as problem:  # what a template does may raise anything
+            raise template_error(folder, problem) from None
 
 
 def chat_template_of(tokenizer: Any) -> ChatTemplate:

@@ -36,6 +36,23 @@ def templates_in(folder: Path) -> str:
     return "".join(file.read_text("utf-8") for file in files if file.is_file()) + str(kept)
 
 
+def default_template(folder: Path) -> str:
+    """The chat template that is taken where none is named; "" where there is none."""
+    if (file := folder / "chat_template.jinja").is_file():
+        return file.read_text("utf-8")
+    kept = read_object(folder / "tokenizer_config.json").get("chat_template") or ""
+    named = {each["name"]: each["template"] for each in kept} if isinstance(kept, list) else {"default": kept}
+    return named.get("default", "")
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """The tokens that a template may name, as the model's files have them; "" where they are left to its class."""
+    about = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")
+    usual = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "")
+    named = {name: token for name, token in about.items() if name.endswith("_token") and isinstance(token, str | dict)}
+    return usual | {name: token["content"] if isinstance(token, dict) else token for name, token in named.items()}
+
+
 def problems_in(folder: Path, with_weights: bool = True) -> Iterator[Problem]:
     """The problems of the model in `folder`, of which an earlier one may cause later ones. Raises ConfigError for a
     file that holds no JSON object."""

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError, Problem
-from grpo_kit.models.chat_template import THINKING, template_kwargs
+from grpo_kit.models.chat_template import THINKING, template_kwargs, try_template
 from grpo_kit.models.files import COPY, problems_in, templates_in
 from grpo_kit.models.hub import OLD_WEIGHTS, READ, WEIGHTS, fetch_from_hub, hub_problem
 from grpo_kit.models.shapes import TINY_MODEL, config_file, listed, positions_of
@@ -53,6 +53,13 @@ def check_model(name: str, config: Any) -> None:
         if not re.search(rf"\b{re.escape(word)}\b", template):
             fix = did_you_mean(word, [THINKING] if THINKING in template else []).strip() or "Leave it out"
             raise ConfigError(f"chat_template_kwargs: the chat template of {name} does not read {word!r}", fix)
+
+
+def check_template(name: str, given: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the model's chat template, if it is here, can't write a question; `given` are the
+    chat_template_kwargs. Only for prompts that are conversations: others need none."""
+    if (file := config_file(name)) and name != "tiny":  # the kit's own, for which nothing need be loaded
+        try_template(file.parent, given)
 
 
 def template_of(name: str) -> str:

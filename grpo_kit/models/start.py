@@ -5,6 +5,7 @@ one that it goes on from. A run that trained all weights is a model folder like 
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.files import read_object
 from grpo_kit.runs.checkpoints import newest_whole
-from grpo_kit.runs.directory import RUNS_DIR, START, RunDirectory, is_run
+from grpo_kit.runs.directory import RUNS_DIR, START, RunDirectory, find_run, is_run
 from grpo_kit.utils.files import replacing
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
@@ -23,14 +24,22 @@ LORA = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout
 def started(config: TrainConfig, runs_dir: str | Path) -> TrainConfig:
     """The settings with the run or adapter that model_name or adapter names taken apart: `adapter` is its name under
     `runs_dir` or its folder, model_name its base, and LoRA's settings are its own. Others are returned as they are.
+    Where the run is there already and started from that, what it started from is taken, whatever became of it since.
 
     Raises ConfigError for settings that contradict the adapter, for one that names no base, and for a run without
     weights.
     """
-    name = config.adapter or config.model_name
+    name, runs_dir = config.adapter or config.model_name, Path(runs_dir)
     if name in RECIPES and not config.adapter:  # the kit's own models, whatever runs are called
         return config
-    if (folder := _folder_of(name, Path(runs_dir))) is None:
+    if known := find_run(config.run_id, runs_dir):
+        named = [_known_as(folder, runs_dir) for folder in (runs_dir / name, Path(name))]
+        if resumed := as_it_started(config, known, named):
+            return resumed
+        whole, checkpoints = known.config.model_name, tuple(f"{each}/checkpoint-" for each in named)
+        if (own := _known_as(Path(whole), runs_dir)) in named or own.startswith(checkpoints):
+            return config.replace(model_name=whole)  # of a run that has trained on since, too
+    if (folder := _folder_of(name, runs_dir)) is None:
         if config.adapter or name.startswith(f"{RUNS_DIR}/"):
             what = f"{name} is no run under {runs_dir} and no folder with an adapter_config.json"
             raise ConfigError(what, "Name one of them")
@@ -40,20 +49,28 @@ def started(config: TrainConfig, runs_dir: str | Path) -> TrainConfig:
         if config.adapter:
             raise ConfigError(f"adapter={name!r} is a whole model, and no adapter", f"Set model_name={name!r}")
         return config.replace(model_name=str(weights.absolute()))
-    base = about.get("base_model_name_or_path")
+    return from_adapter(config, _known_as(folder, runs_dir), about.get("base_model_name_or_path"), about)
+
+
+def as_it_started(config: TrainConfig, known: RunDirectory, named: Sequence[str]) -> TrainConfig | None:
+    """The settings as a `known` run was started with, where it goes on from an adapter of one of these names: a copy
+    lies in its folder. None elsewhere. Raises ConfigError where they contradict the adapter."""
+    own = known.config
+    if not own.adapter or own.adapter not in named or START not in known.storage.names():
+        return None
+    about = {theirs: getattr(own, setting) for setting, theirs in LORA.items()}
+    return from_adapter(config, own.adapter, own.model_name, about)
+
+
+def from_adapter(config: TrainConfig, name: str, base: str | None, about: dict[str, Any]) -> TrainConfig:
+    """The settings for going on with an adapter; `about` is what its adapter_config.json says, `base` what it was made
+    for, in whose place model_name is taken where it is given beside it. Raises ConfigError where they contradict the
+    adapter, or no base is known."""
     if config.adapter and "model_name" in config.given:
         base = config.model_name
     if not base:
         fix = "Give it as adapter, and its base as model_name"
-        raise ConfigError(f"the adapter in {weights} names no base model", fix)
-    inside = folder.resolve().is_relative_to(Path(runs_dir).resolve())
-    known = str(folder.resolve().relative_to(Path(runs_dir).resolve()) if inside else folder.resolve())
-    return from_adapter(config, known, base, about)
-
-
-def from_adapter(config: TrainConfig, name: str, base: str, about: dict[str, Any]) -> TrainConfig:
-    """The settings for going on with an adapter; `about` is what its adapter_config.json says. Raises ConfigError where
-    they contradict it."""
+        raise ConfigError(f"the adapter {name} names no base model", fix)
     if about.get("peft_type", "LORA") != "LORA":
         fix = "Merge it into its base, and train from that model"
         raise ConfigError(
@@ -103,6 +120,12 @@ def _folder_of(name: str, runs_dir: Path) -> Path | None:
         if _is_checkpoint(folder) and folder.is_dir():
             return folder
     return None
+
+
+def _known_as(folder: Path, runs_dir: Path) -> str:
+    """What settings call a folder, there or not: its name under `runs_dir`, or its whole path."""
+    folder, inside = folder.resolve(), runs_dir.resolve()
+    return str(folder.relative_to(inside) if folder.is_relative_to(inside) else folder)
 
 
 def _is_checkpoint(folder: Path) -> bool:

@@ -172,11 +172,7 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
 def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
     """All problems that this machine finds; `quote` is without them, `spent` what the run has cost before."""
     config, found = quote.config, [*checkpoint_problems(quote.config), *thinking_problems(quote.config)]
-    found += memory_problems(quote)
-    try:
-        check_model(config.model_name, config)
-    except ConfigError as error:
-        found.append(replace(error.problem, where="model"))
+    found += [*memory_problems(quote), *model_problems(config, runs_dir, quote.on_modal)]
     if quote.on_modal:
         found += [*modal_problems(quote), *time_problems(quote)]
     else:
@@ -282,8 +278,28 @@ def time_problems(quote: Quote) -> Problems:
         yield Problem(what, f"Use timeout={min(LONGEST_TIMEOUT, int(seconds * 1.25) // 60 * 60 + 60)}")
 
 
+def model_problems(config: TrainConfig, runs_dir: Path, on_modal: bool) -> Problems:
+    """Where what it starts from can't be taken apart, that alone: the rest would be about a folder that is no model. A
+    folder of this machine is nothing that a container on Modal sees."""
+    name = config.model_name
+    try:
+        if on_modal and Path(name).is_dir():
+            return
+        if not on_modal:
+            started(config, runs_dir)
+        check_model(name, config)
+    except KitError as error:
+        yield replace(error.problem, where="model")
+        return
+    if name == SMOLLM2 and not on_modal and (problem := model_problem(name)):
+        yield replace(problem, where="model")
+    elif not on_modal and name not in ("tiny", SMOLLM2) and "/" not in name and not Path(name).is_dir():
+        what = f"There is no folder {name}, and models on the hub are called owner/name"
+        yield Problem(what, "Set model_name to one of them", "model")
+
+
 def local_problems(config: TrainConfig, device: Device) -> Problems:
-    train, name = Path(config.data) / "train.jsonl", config.model_name
+    train = Path(config.data) / "train.jsonl"
     if train.exists():
         yield from too_few_samples(config, _lines(train, train.stat().st_mtime_ns))
     elif config.data != DEFAULT_DATA:  # in whose place the demo's is taken
@@ -295,11 +311,6 @@ def local_problems(config: TrainConfig, device: Device) -> Problems:
         yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline", "judge")
     if missing := missing_package(config):
         yield missing
-    if name == SMOLLM2 and (problem := model_problem(name)):
-        yield replace(problem, where="model")
-    elif name not in ("tiny", SMOLLM2) and "/" not in name and not Path(name).is_dir():
-        what = f"There is no folder {name}, and models on the hub are called owner/name"
-        yield Problem(what, "Set model_name to one of them", "model")
 
 
 @lru_cache(8)
@@ -310,7 +321,6 @@ def _lines(path: Path, modified: int) -> int:
 def earlier_run_problems(config: TrainConfig, runs_dir: Path) -> Problems:
     try:
         caches_to_start_from(config.cache_from, runs_dir)
-        started(config, runs_dir)
         if (known := find_run(config.run_id, runs_dir)) and is_done(known.status, config_to_resume(known, config)):
             fix = "Give it another run_id, or a larger max_steps"
             yield Problem(f"run {config.run_id} is complete: nothing would be done", fix)

@@ -6,6 +6,7 @@ They ask what training would ask, change nothing and wait for no answer for long
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from grpo_kit.data.samples import read_samples
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.base import make_judge
 from grpo_kit.models.files import templates_in
-from grpo_kit.models.load import check_model, model_problem, no_template
+from grpo_kit.models.load import check_model, check_template, model_problem, no_template
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.training.plan import check_trl, no_held_out, plain_rewards
 from grpo_kit.utils.text import settings_text
@@ -106,8 +107,8 @@ def functions(config: TrainConfig, rewards: Rewards, on_modal: bool) -> str:
     return ", ".join(each.__name__ for each in plain_rewards(config, rewards, list(read_samples(file))))
 
 
-def trl(config: TrainConfig) -> str:
-    check_trl(config)
+def trl(config: TrainConfig, on_modal: bool) -> str:
+    check_trl(config, may_have_vllm=on_modal, elsewhere=on_modal)
     return settings_text(config.trl)
 
 
@@ -115,10 +116,13 @@ def model(config: TrainConfig) -> str:
     if problem := model_problem(config.model_name):
         raise ConfigError(problem.what, problem.fix)
     check_model(config.model_name, config)
-    if (folder := Path(config.model_name)).is_dir() and not templates_in(folder):
+    first = None
+    with suppress(KitError, OSError):  # which the check of the data says
         first = next(read_samples(data_folder(config.data) / "train.jsonl"), None)
-        if first and not isinstance(first.prompt, str):
+    if first and not isinstance(first.prompt, str):
+        if (folder := Path(config.model_name)).is_dir() and not templates_in(folder):
             raise no_template(config.model_name)
+        check_template(config.model_name, config.chat_template_kwargs)
     return config.model_name
 
 

@@ -69,6 +69,13 @@ def warm_start_of(status: dict[str, Any]) -> str:
     return f"warm start {made}/{steps}" if made < steps and not status["step"] else ""
 
 
+def place_of(status: dict[str, Any]) -> str:
+    """ "step 3", or before the first one "warm start 5/20" or "step 0, with 12 of 24 prompts measured"."""
+    measured = status.get("difficulty") or {}
+    far = ", with {measured:,} of {prompts:,} prompts measured".format(**measured) if "measured" in measured else ""
+    return warm_start_of(status) or f"step {status['step']}{far}"
+
+
 class _CompletionRow(msgspec.Struct, gc=False):
     """A row of completions.jsonl."""
 

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.costs.memory import device_of, prompts_at_once
 from grpo_kit.data.samples import fingerprint
 from grpo_kit.errors import ConfigError, RunStopped
 from grpo_kit.judges.cache import RewardCache, digest
 from grpo_kit.models.load import download_model, gpu_gib, is_of_gpu, is_out_of_memory
+from grpo_kit.models.shapes import shape_of
 from grpo_kit.rewards.judge_reward import TooManyFailures
 from grpo_kit.runs.directory import DIFFICULTY_FILE, START, RunDirectory
 from grpo_kit.training.failures import out_of_memory
@@ -39,10 +41,9 @@ if TYPE_CHECKING:
 
 TELL_SECONDS = 10  # between lines that say how far it is
 TIED = 0.05  # of the full score: what sets a prompt's answers apart by less is mostly the judge's taste
-AT_ONCE = 256  # completions for vLLM, which has room of its own for them; else as many as in a step
 KEPT, NEVER, ALWAYS, ALIKE = "kept", "left_out_too_hard", "left_out_too_easy", "left_out_alike"
 WORDS = {NEVER: "never earn anything", ALWAYS: "always the most", ALIKE: "always alike"}
-# The settings that decide the start model's answers.
+# The settings that decide the start model's answers, beside what "auto" comes to on this machine.
 DRAWN_BY = """model_name load_in_4bit seed num_generations temperature top_p max_prompt_length max_completion_length
     chat_template_kwargs trl""".split()
 
@@ -60,7 +61,8 @@ def keep_what_teaches(trainer: "KitTrainer", plan: Plan, cache: RewardCache, pro
             "Use larger GPUs, or leave it out",
         )
     config, started = plan.config, time.monotonic()
-    with _kept_in_cache(plan, cache, progress) as (answered, scored):
+    decided = {"use_vllm": trainer.use_vllm, "bf16": bool(trainer.args.bf16)}
+    with _kept_in_cache(_cache_file(plan, progress.run, decided), cache, progress) as (answered, scored):
         _measure(trainer, config, progress, answered, scored)
     kinds = [kind_of(scored[sample.id]["scores"], _full_score(trainer)) for sample in plan.samples]
     count = Counter(kinds)
@@ -96,10 +98,10 @@ def _full_score(trainer: "KitTrainer") -> float:
 
 
 @contextmanager
-def _kept_in_cache(plan: Plan, cache: RewardCache, progress: RunProgress) -> Iterator[tuple[dict, dict]]:
+def _kept_in_cache(answers: Path, cache: RewardCache, progress: RunProgress) -> Iterator[tuple[dict, dict]]:
     """Gives the completions that are known by sample, an earlier run's among them, and the run's own scored rows. What
     was added, judgements too, is in the kit's cache after the block, also where that ended early."""
-    own, answers = progress.run.path / DIFFICULTY_FILE, _cache_file(plan, progress.run)
+    own = progress.run.path / DIFFICULTY_FILE
     judgements, answered, scored = answers.with_suffix(".sqlite"), {}, {}
     if not rank():
         answered = {row["sample_id"]: row["completions"] for row in read_lines(answers)}
@@ -121,7 +123,7 @@ def _kept_in_cache(plan: Plan, cache: RewardCache, progress: RunProgress) -> Ite
                 kept.copy_from(cache.path)
 
 
-def _cache_file(plan: Plan, run: RunDirectory) -> Path:
+def _cache_file(plan: Plan, run: RunDirectory, decided: dict[str, bool]) -> Path:
     """Where the kit keeps the start model's answers to this data; another file where anything that decides them is
     another."""
     folder = download_model(plan.config.model_name, weights=False)
@@ -129,7 +131,7 @@ def _cache_file(plan: Plan, run: RunDirectory) -> Path:
     # An adapter, or what a warm start has made, stands in the run's folder.
     starts = [run.path / START, *map(Path, run.sft_checkpoints[-1:])]
     weights = fingerprint(sorted(file for start in starts for file in start.glob("*.safetensors")))
-    settings = {name: getattr(plan.config, name) for name in DRAWN_BY}
+    settings = {name: getattr(plan.config, name) for name in DRAWN_BY} | decided
     key = digest([settings, files, weights, plan.about["data"]["fingerprint"]], size=16)
     return CACHE / "difficulty" / f"{key}.jsonl"
 
@@ -153,17 +155,21 @@ def _measure(
     if not todo:
         return
     group, count = config.num_generations, trainer.accelerator.num_processes
-    at_once = max(config.prompts_per_step, AT_ONCE // group if trainer.use_vllm else 0)
+    asked = config.model_copy(update={"use_vllm": trainer.use_vllm})
+    at_once = prompts_at_once(asked, shape_of(config.model_name), device_of(config, None))
     at_once = max(1, at_once // count) * count
-    known = sum(row["id"] in answered for _, row in todo)
-    before = f", {known:,} of which were answered before" if known else ""
+    # In batches of their own, so that none is answered again beside one that was not.
+    known = [each for each in todo if each[1]["id"] in answered]
+    parts = known, [each for each in todo if each[1]["id"] not in answered]
+    batches = [part[start : start + at_once] for part in parts for start in range(0, len(part), at_once)]
+    before = f", {len(known):,} of which were answered before" if known else ""
     progress.say(f"filter_difficulty: the start model answers {len(todo):,} prompts, {group} times each{before}")
     stage = _Stage(progress, len(todo), len(rows))
     trainer.model.eval()
     try:
-        for start in range(0, len(todo), at_once):
-            batch = [row for _, row in todo[start : start + at_once]]
-            new = _answers(trainer, config, batch, answered, seed=config.seed + todo[start][0] * count)
+        for placed in batches:
+            batch = [row for _, row in placed]
+            new = _answers(trainer, config, batch, answered, seed=config.seed + placed[0][0] * count)
             scored.update({row["sample_id"]: row for row in new})
             progress.writer.append(DIFFICULTY_FILE, new)
             stage.measured(len(batch))
@@ -172,7 +178,6 @@ def _measure(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        asked = config.model_copy(update={"use_vllm": trainer.use_vllm})
         problem = out_of_memory(asked, progress.run.id, is_of_gpu(error), progress.part, 1, gpu_gib())
         raise RunStopped(f"{problem.what}. {stage.stopped}", problem.fix) from None
     finally:
@@ -225,7 +230,7 @@ def _answers(
     mine = (batch * count)[own * each : (own + 1) * each]
     inputs = [row for row in mine for _ in range(group)]
     prompts, trainer._rows = [row["prompt"] for row in inputs], inputs
-    if all(row["id"] in answered for row in batch):
+    if batch[0]["id"] in answered:  # and so are the others
         completions = [completion for row in mine for completion in answered[row["id"]]]
         texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
         tokenizer: Any = trainer.processing_class

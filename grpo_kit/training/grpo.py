@@ -173,7 +173,7 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
             ddp_find_unused_parameters=False,
             num_generations_eval=1,
         )
-    except ValueError as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"TRL refuses trl={config.trl}: {error}") from None
     arguments._n_gpu = min(1, arguments.n_gpu)  # else one process would spread its batch over all GPUs that it sees
     return arguments

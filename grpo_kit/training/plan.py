@@ -16,7 +16,7 @@ from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache, caches_to_start_from
-from grpo_kit.models.load import check_model, has_chat_template, no_template
+from grpo_kit.models.load import check_model, check_template, has_chat_template, no_template
 from grpo_kit.models.start import keep_start, started
 from grpo_kit.rewards.functions import reward_functions
 from grpo_kit.rewards.ready import READY
@@ -203,7 +203,9 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
     if not has_chat_template(config.model_name) and kind is list:
         yield no_template(config.model_name).problem
     check_model(config.model_name, config)
-    check_trl(config)
+    if kind is list:
+        check_template(config.model_name, config.chat_template_kwargs)
+    check_trl(config, may_have_vllm=launch.machine != LOCAL.machine)
     if launch.machine == LOCAL.machine:
         yield from _problems_with_gpus(config)
 
@@ -227,12 +229,16 @@ def too_few_samples(config: TrainConfig, there: int) -> Iterator[Problem]:
         yield Problem(what, f"Use more samples{fewer}")
 
 
-def check_trl(config: TrainConfig) -> None:
-    """Has TRL itself look at `trl`, whose fields may not go together; loading TRL takes seconds. Raises ConfigError."""
+def check_trl(config: TrainConfig, may_have_vllm: bool = False, elsewhere: bool = False) -> None:
+    """Has TRL itself look at `trl`, whose fields may not go together, and at their values what TRL hands them on to;
+    loading these takes seconds. `may_have_vllm`: where it trains, `elsewhere` if not here. Raises ConfigError."""
     if config.trl:
         with loading_libraries():
             from grpo_kit.training.grpo import grpo_arguments
-        grpo_arguments(config, Path(config.run_id or "run"))
+            from grpo_kit.training.trl_values import check_values
+        arguments = grpo_arguments(config, Path(config.run_id or "run"))
+        with_vllm = arguments.use_vllm or (may_have_vllm and config.use_vllm == "auto")
+        check_values(arguments, config.trl, with_vllm, elsewhere)
 
 
 def missing_package(config: TrainConfig) -> Problem | None:
@@ -240,6 +246,7 @@ def missing_package(config: TrainConfig) -> Problem | None:
     needed = {f"report_to={name}": name for name in config.report_to}
     needed |= {"use_vllm=True": "vllm"} if config.use_vllm is True else {}
     needed |= {"load_in_4bit=True": "bitsandbytes"} if config.load_in_4bit else {}
+    needed |= {"trl=use_liger_kernel=True": "liger-kernel"} if config.trl.get("use_liger_kernel") else {}
     for setting, name in needed.items():
         if version_of(name) is None and (name != "tensorboard" or version_of("tensorboardX") is None):
             return Problem(f"{setting}, and {name} is not installed here", f"`pip install {name}`, or leave it out")

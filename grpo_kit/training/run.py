@@ -15,7 +15,7 @@ from grpo_kit.judges.batch import run_async
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.canaries import complaint, try_canaries
 from grpo_kit.rewards.judge_reward import FailureWatch, JudgeReward, TooManyFailures
-from grpo_kit.runs.directory import UNFINISHED, RunDirectory
+from grpo_kit.runs.directory import UNFINISHED, RunDirectory, place_of
 from grpo_kit.runs.writer import NullRunWriter, RunWriter, only_writer
 from grpo_kit.training.peak_memory import peak_gib, start_peak
 from grpo_kit.training.plan import Plan
@@ -70,7 +70,7 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_tra
                 trainer.train_from(checkpoint)
                 trainer.save_into_run()
         except KeyboardInterrupt:
-            echo(f"Stopped at step {writer.status['step']}. To go on: grpo-kit train --run-id {run.id}")
+            echo(f"Stopped at {place_of(writer.status)}. To go on: grpo-kit train --run-id {run.id}")
             raise
 
 

@@ -2,6 +2,7 @@
 container entry point. What the server cannot show, GPUs and memory, is read off what was asked for."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -313,15 +314,16 @@ def test_a_run_starts_from_one_on_the_volume_and_goes_on_to_more_steps(server, h
     name = "adapter_model.safetensors"
     assert second.storage.read(f"start/{name}") == first.storage.read(name)
     assert kit.evaluate.remote(second, n=2).base["source"].endswith(f"{second.id}/start")
-    longer = kit.train.remote(run_id=second.id, max_steps=2)
-    assert longer.status["state"] == "complete" and steps_of(longer) == [1, 2]
-
     before = len(server.asked("FunctionBindParams"))
     with pytest.raises(kit.ConfigError, match=r"runs/nobody is no run on the volume .*modal volume put"):
         kit.train.spawn(model_name="runs/nobody")
     with pytest.raises(kit.ConfigError, match=r"lora_r=4 \(it has 16\)"):
         kit.train.spawn(model_name=first.id, lora_r=4)
     assert len(server.asked("FunctionBindParams")) == before
+
+    shutil.rmtree(server.volume(RUNS_VOLUME) / "runs" / first.id)
+    longer = kit.train.remote(model_name=f"runs/{first.id}", run_id=second.id, max_steps=2)
+    assert longer.status["state"] == "complete" and steps_of(longer) == [1, 2], "it has a copy of what it started from"
 
 
 def test_gemini_judges_there_with_the_secret(server, hold, gemini, monkeypatch, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,7 +119,8 @@ def test_what_cannot_work_is_refused_with_its_fix(folder, name):
         checked(folder)
     assert refused.value.problem.fix
     quoted = quote(TrainConfig(model_name=str(folder)), backend="local", ask=False)
-    assert [problem.what for problem in quoted.problems if problem.where == "model"] == [refused.value.problem.what]
+    (said,) = [problem.what for problem in quoted.problems if problem.where == "model"]
+    assert said == refused.value.problem.what or (name == "adapter" and "names no base model" in said)
 
 
 @pytest.mark.parametrize("name", WORKS)
@@ -150,3 +153,37 @@ def test_a_model_without_a_chat_template_is_refused_for_conversations_alone(fold
     texts.mkdir()
     (texts / "train.jsonl").write_text('{"prompt": "Hello", "ground_truth": "Hi."}\n')
     assert doctor.model(config.replace(data=str(texts))) == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{% for message in messages %}{{ message.content }}", r"chat_template.jinja can't be read, at its line 1"),
+        ("{{ raise_exception('Only images, please') }}", "refuses a prompt: Only images, please"),
+        ("{{ messages[0].content + tokens }}", "refuses a prompt: 'tokens' is undefined"),
+    ],
+)
+def test_a_chat_template_that_cannot_write_a_question_is_said_before_a_run_begins(folder, demo_data, template, told):
+    (folder / "chat_template.jinja").write_text(template)
+    config = TrainConfig(model_name=str(folder), data=str(demo_data))
+    with pytest.raises(ConfigError, match=told) as refused:
+        doctor.model(config)
+    (problem,) = quote(config, folder, backend="local").problems
+    assert problem.what == refused.value.problem.what and problem.fix.startswith("Mend it")
+    with pytest.raises(ConfigError, match=told):
+        train.local(config, runs_dir=folder)
+
+
+def test_a_chat_template_writes_its_own_tokens_and_marks_and_no_torch_is_loaded(folder, tmp_path, demo_data):
+    written = "{{ bos_token + messages[0].content + eos_token }}{% generation %}{% endgeneration %}{% break %}"
+    named = [{"name": "default", "template": f"{{% for each in messages %}}{written}{{% endfor %}}"}]
+    without("chat_template.jinja")(folder)
+    edit("tokenizer_config.json", chat_template=[*named, {"name": "tools", "template": "{% if"}], bos_token=...)(folder)
+    asks = f"doctor.model(TrainConfig(model_name={str(folder)!r}, data={str(demo_data)!r}))"
+    code = f"import sys; from grpo_kit import TrainConfig; from grpo_kit.preflight import doctor; {asks}"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "train.jsonl").write_text('{"prompt": "Hello", "ground_truth": "Hi."}\n')
+    edit("tokenizer_config.json", chat_template="{% if")(folder)
+    assert doctor.model(TrainConfig(model_name=str(folder), data=str(texts))), "texts need none"

@@ -9,8 +9,10 @@ from gemini_server import A_CALL
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunStopped, TrainConfig, read_samples
 from grpo_kit.costs.budget import LOCAL
+from grpo_kit.costs.memory import Device, prompts_at_once
 from grpo_kit.judges.base import Verdict
 from grpo_kit.judges.offline.judge import OfflineJudge
+from grpo_kit.models.shapes import shape_of
 from grpo_kit.training.difficulty import ALIKE, ALWAYS, KEPT, NEVER, kind_of
 from grpo_kit.training.launch import plan_and_train
 from grpo_kit.training.trainer import KitTrainer
@@ -24,6 +26,7 @@ SHORT = {"max_completion_length": 16, "max_steps": 2, "save_steps": 1, "canaries
 def data(tmp_path, demo_data, monkeypatch):
     """24 prompts with a card, and an empty cache."""
     monkeypatch.setattr("grpo_kit.training.difficulty.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("grpo_kit.costs.memory.AT_ONCE", 16)  # as many as in a step of SIZES
     folder = tmp_path / "data"
     folder.mkdir()
     lines = (demo_data / "train.jsonl").read_text().splitlines(keepends=True)
@@ -73,6 +76,7 @@ def test_killed_runs_measure_on_and_another_run_takes_it_over(data, tmp_path, mo
         kit.train(run_id="first", **settings)
     run = Run("first", tmp_path / "runs")
     assert run.status["difficulty"] == {"measured": 12, "prompts": 24}
+    assert "Stopped at step 0, with 12 of 24 prompts measured. To go on" in capsys.readouterr().out
     with (run.path / "difficulty.jsonl").open("a") as file:
         file.write('{"sample_id": "dem')  # as a kill may leave it
     with pytest.raises(KeyboardInterrupt):
@@ -103,6 +107,12 @@ def test_killed_runs_measure_on_and_another_run_takes_it_over(data, tmp_path, mo
     assert set(judged[before:]).isdisjoint(
         (row["sample_id"], message[0]["content"]) for row in rows for message in row["completions"]
     )
+
+    (answers,) = (tmp_path / "cache/difficulty").glob("*.jsonl")
+    kept = [line for line, each in zip(answers.read_text().splitlines(), ids, strict=True) if each not in ids[2::9]]
+    answers.write_text("\n".join(kept) + "\n")
+    kit.train(run_id="third", **settings)
+    assert generated[12:] == [12, 16, 16], "the three that are not known, and its two steps"
 
 
 def test_fewer_prompts_than_a_step_takes_are_refused_with_what_was_found(data, tmp_path, monkeypatch):
@@ -138,3 +148,32 @@ def test_the_quote_and_the_budget_count_it(data, gemini, tmp_path):
     measured = [(row["sample_id"], each[0]["content"]) for row in rows for each in row["completions"]]
     trained = list(zip(run.completions()["sample_id"], run.completions()["completion"], strict=True))
     assert len(gemini.requests) == len({*measured, *trained}), "no answer is judged twice"
+
+
+def test_prompts_are_answered_together_where_a_step_has_few_and_their_answers_are_kept_by_what_drew_them(
+    data, tmp_path, monkeypatch
+):
+    generated = []
+
+    def generate(self, prompts, own=KitTrainer._generate):
+        generated.append(len(prompts))
+        return own(self, prompts)
+
+    monkeypatch.setattr(KitTrainer, "_generate", generate)
+    settings = {"data": str(data), **SHORT, **SIZES, "per_device_train_batch_size": 4, "max_steps": 1}
+    quoted = [kit.quote(TrainConfig(**settings), tmp_path, "local", ask=False).measuring[1]]
+    monkeypatch.setattr("grpo_kit.costs.memory.AT_ONCE", 4)
+    quoted.append(kit.quote(TrainConfig(**settings), tmp_path, "local", ask=False).measuring[1])
+    assert quoted[0] < quoted[1], "one prompt at a time takes longer"
+    monkeypatch.setattr("grpo_kit.costs.memory.AT_ONCE", 64)
+    for bf16 in (False, True):
+        kit.train(runs_dir=tmp_path / "runs", bf16=bf16, **settings)
+    assert generated == [64, 32, 4] * 2, "16 prompts and 8 together, then a step; other numbers draw other answers"
+
+
+def test_as_many_are_answered_together_as_fit():
+    config = TrainConfig(model_name="google/gemma-2-2b-it", **SIZES, num_processes=2, gpu="A10:2")
+    assert prompts_at_once(config, None, Device(False, 1)) == 16, "of a model that is not known"
+    sizes = [prompts_at_once(config, shape_of(config.model_name), Device(True, gib)) for gib in (5, 8, 80)]
+    assert sizes[0] == config.prompts_per_step == 8 <= sizes[1] <= sizes[2] == 16
+    assert prompts_at_once(config, None, Device(True, 80, has_vllm=True)) == 64

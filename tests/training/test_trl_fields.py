@@ -13,6 +13,7 @@ import grpo_kit as kit
 from grpo_kit import ConfigError, RunError, TrainConfig, train
 from grpo_kit.config.trl import OWNED, trl_fields
 from grpo_kit.training.grpo import grpo_arguments
+from grpo_kit.training.plan import check_trl
 from grpo_kit.training.trainer import distinct_share
 
 LOSSES = get_args(TrainConfig.model_fields["loss_type"].annotation)
@@ -75,6 +76,49 @@ def test_fields_that_trl_refuses_together_are_said_before_anything_is_made(tmp_p
     assert not (tmp_path / "runs").exists()
     (problem,) = kit.quote(TrainConfig(data=str(demo_data), trl=clips), tmp_path, "local").problems
     assert "must be less than" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("trl", "told"),
+    [
+        ({"adam_beta1": 2}, "adam_beta1 should be from 0 to below 1, and is 2"),
+        ({"top_k": -5}, "top_k should be 0 or more, and is -5"),
+        ({"top_entropy_quantile": -0.5}, "top_entropy_quantile should be from 0 to 1"),
+        ({"log_level": "loud"}, "log_level should be detail, debug"),
+        ({"cache_implementation": "none"}, "cache_implementation='none' can't be used: .*Choose one of"),
+        ({"generation_kwargs": {"num_beams": -1}}, "generation_kwargs=.*can't be used"),
+        ({"optim": "sgd", "optim_args": "momentum=-1"}, "optim_args='momentum=-1' can't be used: Invalid momentum"),
+        ({"optim": "lomo"}, "You need to install `lomo_optim`"),
+        ({"lr_scheduler_kwargs": {"power": 2}}, "unexpected keyword argument 'power'"),
+        ({"dataloader_persistent_workers": True}, "needs num_workers > 0"),
+        ({"torch_compile_mode": "quick"}, "Unrecognized mode=quick"),
+        ({"gradient_checkpointing_kwargs": {"reentrant": True}}, "Unexpected keyword arguments: reentrant"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of=0 can't be used"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_value_that_would_be_refused_once_the_model_is_loaded_is_refused_before(trl, told):
+    with pytest.raises(ConfigError, match=told):
+        check_trl(TrainConfig(trl=trl))
+
+
+def test_values_that_work_or_may_work_elsewhere_are_not_refused():
+    check_trl(TrainConfig(trl={"optim": "adafactor", "top_k": 50, "min_p": 0.1, "pad_to_multiple_of": 8}))
+    check_trl(TrainConfig(trl={"optim": "lomo"}), elsewhere=True)
+    check_trl(TrainConfig(trl={"generation_kwargs": {"num_beams": -1}}), may_have_vllm=True)
+
+
+def test_training_and_a_quote_refuse_them_before_anything_is_made(tmp_path, demo_data):
+    for trl, told in (
+        ({"dataloader_persistent_workers": True}, "num_workers > 0"),
+        ({"use_liger_kernel": True}, "liger"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            train(data=str(demo_data), runs_dir=tmp_path / "runs", trl=trl)
+        config = TrainConfig(data=str(demo_data), trl=trl)
+        problems = kit.quote(config, tmp_path, "local", ask="dataloader_persistent_workers" in trl).problems
+        assert [told in problem.what for problem in problems] == [True]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_share_of_distinct_completions_is_counted_in_groups():

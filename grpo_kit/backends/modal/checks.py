@@ -19,8 +19,9 @@ from grpo_kit.training.plan import no_held_out
 NEED = {GEMINI_SECRET: "runs that Gemini judges", HUB_SECRET: "gated and private models"}
 
 
-def checks_on_modal(config: TrainConfig) -> Checks:
-    """Secrets and data are looked at where Modal takes the token; the hub and the judge are asked in any case."""
+def checks_on_modal(config: TrainConfig, has_start: bool = True) -> Checks:
+    """Secrets and data are looked at where Modal takes the token; the judge is asked in any case, and the hub where
+    it is known what the run starts from."""
     token = tried("Modal token", _workspace, seconds=SECONDS / 2)
     yield token
     if token.state == OK:
@@ -28,7 +29,8 @@ def checks_on_modal(config: TrainConfig) -> Checks:
         yield tried(HUB_SECRET, _secret, HUB_SECRET)
         for name in DATA_FILES:
             yield tried(name, _data, config, name, seconds=SECONDS_FOR_DATA)
-    yield tried("model", _model, config.model_name, token.state == OK)
+    if has_start:
+        yield tried("model", _model, config.model_name, token.state == OK)
     yield tried("judge", _judge, config)
 
 

@@ -8,7 +8,7 @@ from grpo_kit.backends.modal.storage import known_on_modal
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError
-from grpo_kit.models.start import from_adapter
+from grpo_kit.models.start import as_it_started, from_adapter
 from grpo_kit.runs.directory import RUNS_DIR, is_run
 
 
@@ -21,6 +21,8 @@ def started_on_modal(config: TrainConfig) -> TrainConfig:
     name = asked.removeprefix("runs/")
     run_id, _, checkpoint = name.partition("/")
     may_be_run = re.fullmatch(r"[^/]+(/checkpoint-(sft-)?\d+)?", name) and name not in RECIPES
+    if may_be_run and (known := known_on_modal(config.run_id)) and (resumed := as_it_started(config, known, [name])):
+        return resumed
     if may_be_run and (run := known_on_modal(run_id)):
         there = [path.name for path in [*run.sft_checkpoints, *run.checkpoints]]
         if checkpoint not in there if checkpoint else not there:
@@ -30,8 +32,7 @@ def started_on_modal(config: TrainConfig) -> TrainConfig:
         if not own.use_lora and not config.adapter:
             return config.replace(model_name=name)
         about = {"r": own.lora_r, "lora_alpha": own.lora_alpha, "lora_dropout": own.lora_dropout}
-        base = config.model_name if config.adapter and "model_name" in config.given else own.model_name
-        return from_adapter(config, name, base, about)
+        return from_adapter(config, name, own.model_name, about)
     is_here = any(is_run(each) or (each / "adapter_config.json").is_file() for each in (RUNS_DIR / name, Path(asked)))
     if config.adapter or name != asked or (is_here and name not in RECIPES):
         what = f"{asked} is no run on the volume {RUNS_VOLUME}, which is what containers see"
