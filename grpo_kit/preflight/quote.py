@@ -13,6 +13,7 @@ from grpo_kit.errors import Problem
 from grpo_kit.models.load import thinks
 from grpo_kit.models.shapes import Shape
 from grpo_kit.preflight.doctor import Check
+from grpo_kit.preflight.verdict import Verdict
 from grpo_kit.runs.directory import Dollars
 from grpo_kit.utils.text import dollars, duration, settings_text
 
@@ -50,6 +51,7 @@ class Quote:
     measuring: Range | None  # minutes for that, which are among all
     measuring_usd: Dollars | None
     fits: dict[str, float]  # on Modal: the GPUs that it fits on and their dollars an hour, by their price
+    verdict: Verdict  # whether it will learn
     checks: tuple[Check, ...] = ()  # of data, hub, Modal and judge; empty where none was made
     warnings: tuple[str, ...] = ()  # what works, and may not be what was meant
     problems: tuple[Problem, ...] = ()
@@ -91,7 +93,8 @@ class Quote:
         rows = dict(self.rows())
         lines = [f"Quote ({self.where}): {rows['time']}; memory {rows['memory']}"]
         lines += [f"Quote: {name} {rows[name]}" for name in ("Modal", "judge") if name in rows]
-        return "\n".join([*lines, *(f"Warning: {text}" for text in [*self.warnings, *self.problems])])
+        lines += [f"Warning: {text}" for text in [*self.warnings, *self.problems]]
+        return "\n".join([*lines, f"Data: {self.verdict.data}", *(f"{name}: {text}" for name, text in self._learns())])
 
     def rows(self) -> list[tuple[str, str]]:
         """All that it says apart from problems: a name and a text each."""
@@ -104,6 +107,7 @@ class Quote:
         steps += filled_in_text(config)
         rows = [
             ("where", self.where),
+            ("data", self.verdict.data),
             ("model", config.model_name + parameters),
             *self._thinking(),
             ("a step", steps),
@@ -127,6 +131,10 @@ class Quote:
         if self.fits:
             rows.append(("fits on", ", ".join(f"{gpu} (${usd:.2f}/h)" for gpu, usd in list(self.fits.items())[:4])))
         return rows
+
+    def _learns(self) -> list[tuple[str, str]]:
+        """The verdict's lines, the first of which has its level."""
+        return [(f"Will it learn? {self.verdict.level.capitalize()}", "; ".join(self.verdict.lines()))]
 
     def _thinking(self) -> list[tuple[str, str]]:
         on = "on: the judge and rewards see what follows the thought"

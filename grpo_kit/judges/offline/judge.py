@@ -117,6 +117,8 @@ class _Brief:
                 done = max(done, len(self.telling & text.set) / len(self.telling))
             notes.append(f"{label}: {'yes' if done >= 0.95 else 'no' if done < 0.25 else 'partly'}")
             total += done
+        if not total and self.sample.acts:
+            notes.append("so nothing that is asked for is there (a sample with acts is judged by them, not its reference)")
         return total / len(self.checks)
 
     def _shared_content(self, text: Text) -> float:
