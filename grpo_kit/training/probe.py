@@ -250,7 +250,9 @@ def _answered(
     for i, sample in enumerate(samples):
         own = answers[i * group : (i + 1) * group]
         cut = [answer.is_cut for answer in own]
-        rows.append({"sample_id": sample.id, "asked": last_turn(sample.prompt), "answers": [*map(str, own)], "cut": cut})
+        rows.append(
+            {"sample_id": sample.id, "asked": last_turn(sample.prompt), "answers": [*map(str, own)], "cut": cut}
+        )
     return rows
 
 
