@@ -12,7 +12,7 @@ _made = set[Path]()  # by this process: a quote asks for the folder at every cli
 
 
 def data_folder(data: str) -> Path:
-    """The folder of prepared samples that `data` names; where the default folder has none, the demo's, made once in a process."""
+    """The folder of prepared samples that `data` names; where the default folder has none, the demo's."""
     folder = Path(data)
     if data == DEFAULT_DATA and not (folder / "train.jsonl").exists():
         from grpo_kit.data.prepare import prepare
