@@ -1,4 +1,4 @@
-"""Whether a run will learn: a bicycle shop's conversations, by command as a new user would, and each reason by itself."""
+"""Whether a run will learn: a bicycle shop, by command as a new user would, and each reason by itself."""
 
 import json
 from pathlib import Path

@@ -118,9 +118,7 @@ class _Brief:
             notes.append(f"{label}: {'yes' if done >= 0.95 else 'no' if done < 0.25 else 'partly'}")
             total += done
         if not total and self.sample.acts:
-            notes.append(
-                "so nothing that is asked for is there (a sample with acts is judged by them, not its reference)"
-            )
+            notes.append("no act is performed (a sample with acts is judged by its acts, not by its reference)")
         return total / len(self.checks)
 
     def _shared_content(self, text: Text) -> float:
