@@ -206,4 +206,7 @@ def _reasons_in(probe: Probe, config: TrainConfig) -> Iterator[tuple[Level, Prob
     if probe.cut > MANY_CUT:
         longest = config.max_completion_length
         what = f"{probe.cut:.0%} of {probe.model}'s completions are cut at max_completion_length={longest}"
-        yield "amber", Problem(what, f"Use max_completion_length={2 * longest}, or an instruction-tuned model")
+        yield (
+            "amber",
+            Problem(what, f"Use max_completion_length={2 * longest}; a model that never ends is not instruction-tuned"),
+        )
