@@ -67,7 +67,8 @@ class Seen(NamedTuple):
     """A train.jsonl, as far as it was looked at."""
 
     count: int  # of all samples
-    samples: tuple[Sample, ...]  # at most LOOKED_AT of them
+    samples: list[Sample]  # at most LOOKED_AT of them, evenly
+    foreign: float  # share of words that the tiny model does not know
 
 
 def will_it_learn(
@@ -84,14 +85,15 @@ def will_it_learn(
     try:
         if not on_modal:
             folder = data_folder(config.data)
-        seen = _seen(folder / "train.jsonl", (folder / "train.jsonl").stat().st_mtime_ns)
+        train, judges = folder / "train.jsonl", tuple(config.judge.items())
+        seen = _seen(train, modified := train.stat().st_mtime_ns)
+        measures = _measures(judges, train, modified)
     except (KitError, OSError, ValueError):
-        seen = Seen(0, ())
-    if not seen.samples:
+        seen, measures = None, Counter[Measure]()
+    if not seen or not seen.samples:
         where = f"{folder}/train.jsonl"
         problem = Problem("nothing is known of the data, which is not here or can't be read")
         return Verdict(where, "not looked at", (("amber", problem),), is_of_data=data_only)
-    measures = Counter(_measure(config, sample) for sample in seen.samples)
     reasons, found = list(_reasons_in_data(config, seen, measures)), None
     if not data_only:
         with suppress(KitError, OSError):
@@ -106,7 +108,22 @@ def _seen(path: Path, modified: int) -> Seen:
     count = sum(1 for _ in numbered_lines(path))
     every = count // LOOKED_AT + 1
     lines = (line for i, (_, line) in enumerate(numbered_lines(path)) if i % every == 0)
-    return Seen(count, tuple(sample_from(line, default_id=str(i)) for i, line in enumerate(lines)))
+    samples = [sample_from(line, default_id=str(i)) for i, line in enumerate(lines)]
+    found = [word for sample in samples[:: len(samples) // 200 + 1] for word in _words(sample)]
+    return Seen(count, samples, sum(word not in _words_of_tiny() for word in found) / max(1, len(found)))
+
+
+@lru_cache(32)
+def _measures(judges: tuple[tuple[str, float], ...], path: Path, modified: int) -> Counter[Measure]:
+    """Of how many samples most weight of the judges goes by what; by word overlap or nothing only where none goes by
+    more."""
+    found = Counter[Measure]()
+    for sample in _seen(path, modified).samples:
+        weights = Counter[Measure]()
+        for name, weight in judges:
+            weights[measure_of(name, sample)] += weight
+        found[max(weights, key=lambda each: (each != "nothing", each != "words", weights[each]))] += 1
+    return found
 
 
 def _data_text(config: TrainConfig, folder: Path, seen: Seen) -> str:
@@ -131,16 +148,6 @@ def _share(count: int, seen: Seen) -> str:
     return "all" if count == len(seen.samples) else f"{count / len(seen.samples):.0%}"
 
 
-def _measure(config: TrainConfig, sample: Sample) -> Measure:
-    """By what most weight of the judges goes; word overlap or nothing only where none goes by more."""
-    weights = Counter[Measure]()
-    for name, weight in config.judge.items():
-        weights[measure_of(name, sample)] += weight
-    better = {measure: weight for measure, weight in weights.items() if measure not in ("words", "nothing")}
-    left: dict[Measure, float] = better or dict(weights)
-    return max(left, key=lambda measure: (measure != "nothing", left[measure]))
-
-
 def _judged_text(config: TrainConfig, measures: Counter[Measure]) -> str:
     """ "judged by offline: 75% by dialogue acts, 25% by word overlap alone"."""
     shares = ((measure, count / measures.total()) for measure, count in measures.most_common())
@@ -163,12 +170,8 @@ def _reasons_in_data(config: TrainConfig, seen: Seen, measures: Counter[Measure]
 
 
 def _reasons_of_tiny(config: TrainConfig, seen: Seen) -> Iterator[tuple[Level, Problem]]:
-    if config.model_name != "tiny":
-        return
-    found = [word for sample in seen.samples[:: len(seen.samples) // 200 + 1] for word in _words(sample)]
-    foreign = sum(word not in _words_of_tiny() for word in found) / max(1, len(found))
-    if foreign > FOREIGN:
-        what = f"tiny speaks of the demo's world alone, and does not know {foreign:.0%} of the words of this data"
+    if config.model_name == "tiny" and seen.foreign > FOREIGN:
+        what = f"tiny speaks of the demo's world alone, and does not know {seen.foreign:.0%} of the words of this data"
         fix = "Use a pretrained model, such as model_name=SmolLM2-135M-Instruct (`make smollm2`), or one from the hub"
         yield "red", Problem(what, fix)
 

@@ -7,12 +7,10 @@ on, so that quotes, launches and evaluations can show it.
 
 import gc
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from pkgutil import resolve_name
@@ -24,6 +22,7 @@ from grpo_kit.config.judge import JUDGES, JudgeConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import earlier_runs
 from grpo_kit.costs.forecast import STARTING_HERE_SECONDS, judge_usd, measuring_minutes
+from grpo_kit.costs.memory import decided
 from grpo_kit.data.demo import data_folder
 from grpo_kit.data.samples import Sample, fingerprint, last_turn, read_samples
 from grpo_kit.errors import ConfigError
@@ -43,7 +42,6 @@ from grpo_kit.utils.text import dollars, duration
 
 PROMPTS = 8
 BINS = 10
-FOLDER = "probes"
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,8 +51,6 @@ class Probe:
 
     model: str
     judge: str
-    seconds: float
-    usd: float | None  # None: a price is not known
     rows: list[dict[str, Any]]
 
     @property
@@ -142,36 +138,29 @@ def probe(
     config = started((config or TrainConfig()).replace(**settings), runs_dir)
     if (known := known_probe(config, runs_dir)) and len(known.scores) == known.answers:
         return known
-    began = time.monotonic()
-    samples = _drawn(config)
-    judges = {make_judge(name, config): weight for name, weight in config.judge.items()}
-    for judge in judges:
-        judge.check()
-    check_model(config.model_name, config)
-    echo(cost_of_probe(config, runs_dir))
-    asked = [sample for sample in samples for _ in range(config.num_generations)]
-    rows = known.rows if known else _answered(config, samples, asked, runs_dir)
-    answers = [answer for row in rows for answer in row["answers"]]
-    (CACHE / FOLDER).mkdir(parents=True, exist_ok=True)
-    with closing(RewardCache(CACHE / FOLDER / "judgements.sqlite")) as cache:
+    samples, group = _drawn(config), config.num_generations
+    with ExitStack() as ending:
+        judges = [make_judge(name, config) for name in config.judge]
+        for judge in judges:
+            ending.callback(judge.close)
+            judge.check()
+        check_model(config.model_name, config)
+        echo(cost_of_probe(config, runs_dir))
+        rows = known.rows if known else _answered(config, samples, runs_dir, echo)
+        file = _file_of(config, runs_dir)
+        cache = ending.enter_context(closing(RewardCache(file.with_name("judgements.sqlite"))))
+        asked = [sample for sample in samples for _ in range(group)]
+        answers = [answer for row in rows for answer in row["answers"]]
         verdicts = [run_async(judge_batch(judge, cache, asked, answers)).verdicts for judge in judges]
-    for judge in judges:
-        judge.close()
-    scores: list[float | None] = []
-    for each in zip(*verdicts, strict=True):
-        told = [(verdict.score, weight) for verdict, weight in zip(each, judges.values(), strict=True)]
-        known_all = all(score is not None for score, _ in told)
-        whole = sum(weight * (score or 0.0) for score, weight in told) / sum(judges.values())
-        scores.append(round(whole, 6) if known_all else None)
-    reasons = ["; ".join(verdict.reason for verdict in each) for each in zip(*verdicts, strict=True)]
-    group = config.num_generations
+    each = list(zip(*verdicts, strict=True))
+    told = [[verdict.score for verdict in own if verdict.score is not None] for own in each]
+    weights = list(config.judge.values())
+    scores = [round(fmean(own, weights), 6) if len(own) == len(judges) else None for own in told]
+    reasons = ["; ".join(verdict.reason for verdict in own) for own in each]
     for i, row in enumerate(rows):
         row |= {"scores": scores[i * group : (i + 1) * group], "reasons": reasons[i * group : (i + 1) * group]}
-    spent = [judge.usage.usd for judge in judges if judge.usage]
-    usd = None if None in spent else sum(each or 0.0 for each in spent)
-    names = ", ".join(config.judge)
-    made = Probe(config.adapter or config.model_name, names, round(time.monotonic() - began, 1), usd, rows)
-    write_json(_file_of(config, runs_dir), {"made": f"{datetime.now():%Y-%m-%d %H:%M}", **vars(made)})
+    made = Probe(config.adapter or config.model_name, ", ".join(config.judge), rows)
+    write_json(file, vars(made))
     return made
 
 
@@ -179,11 +168,9 @@ def known_probe(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> Probe |
     """The probe of these settings that was made before; None where there is none, or the data is not here. `config` has
     its start taken apart, as `started` does it."""
     try:
-        kept = json.loads(_file_of(config, runs_dir).read_text())
+        return Probe(**json.loads(_file_of(config, runs_dir).read_text()))
     except (OSError, ValueError):
         return None
-    del kept["made"]
-    return Probe(**kept)
 
 
 def cost_of_probe(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> str:
@@ -210,22 +197,20 @@ def _drawn(config: TrainConfig) -> list[Sample]:
 
 
 def _answered(
-    config: TrainConfig, samples: Sequence[Sample], asked: Sequence[Sample], runs_dir: str | Path
+    config: TrainConfig, samples: Sequence[Sample], runs_dir: str | Path, echo: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """A row for each sample, as yet without scores. The model leaves memory with it."""
     with loading_libraries():
         import torch
 
-        from grpo_kit.costs.memory import decided
         from grpo_kit.models.checkpoints import adapted
         from grpo_kit.models.generate import generate
         from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer, torch_threads
         from grpo_kit.models.prompts import fit_prompts
-    tokenizer = load_tokenizer(config.model_name, config.chat_template_kwargs)
+    tokenizer, group = load_tokenizer(config.model_name, config.chat_template_kwargs), config.num_generations
     tools = [sample.tools for sample in samples]
-    fitted = fit_prompts([sample.prompt for sample in samples], tokenizer, config.max_prompt_length, tools, print)
-    prompts = {sample.id: fit.prompt for sample, fit in zip(samples, fitted, strict=True)}
-    bf16 = bool(decided(config.bf16, device_can_bf16())) and config.use_lora
+    fitted = fit_prompts([sample.prompt for sample in samples], tokenizer, config.max_prompt_length, tools, echo)
+    bf16 = decided(config.bf16, device_can_bf16()) and config.use_lora
     with torch_threads(config.torch_threads):
         model: Any = load_model(config.model_name, bf16, config.load_in_4bit)
         if config.adapter:
@@ -233,27 +218,27 @@ def _answered(
         answers = generate(
             model,
             tokenizer,
-            [prompts[sample.id] for sample in asked],
-            [sample.tools for sample in asked],
+            [fit.prompt for fit in fitted for _ in range(group)],
+            [schemas for schemas in tools for _ in range(group)],
             max_completion_length=config.max_completion_length,
             temperature=config.temperature,
             top_p=config.top_p,
             seed=config.seed,
-            batch_size=max(config.per_device_train_batch_size, 32),
         )
     del model
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    group = config.num_generations
-    rows = []
-    for i, sample in enumerate(samples):
-        own = answers[i * group : (i + 1) * group]
-        cut = [answer.is_cut for answer in own]
-        rows.append(
-            {"sample_id": sample.id, "asked": last_turn(sample.prompt), "answers": [*map(str, own)], "cut": cut}
-        )
-    return rows
+    each = [answers[i * group : (i + 1) * group] for i in range(len(samples))]
+    return [
+        {
+            "sample_id": sample.id,
+            "asked": last_turn(sample.prompt),
+            "answers": [*map(str, own)],
+            "cut": [answer.is_cut for answer in own],
+        }
+        for sample, own in zip(samples, each, strict=True)
+    ]
 
 
 def _file_of(config: TrainConfig, runs_dir: str | Path) -> Path:
@@ -271,7 +256,7 @@ def _file_of(config: TrainConfig, runs_dir: str | Path) -> Path:
     rules = [getattr(resolve_name(JUDGES[name]), "version", "") for name in config.judge if name in RULES]
     train = data_folder(config.data) / "train.jsonl"
     data = _fingerprint(train, train.stat().st_mtime_ns)
-    return CACHE / FOLDER / f"{digest([settings, stats, rules, data, version_of('grpo_kit')], size=16)}.json"
+    return CACHE / "probes" / f"{digest([settings, stats, rules, data, version_of('grpo_kit')], size=16)}.json"
 
 
 RULES = ("offline", "reference", "exact")  # judges that are rules, with one version

@@ -96,7 +96,7 @@ def probed(*groups: list[float | None], cut: bool = False) -> Probe:
         }
         for i, scores in enumerate(groups)
     ]
-    return Probe("SmolLM2-135M-Instruct", "offline", 1.0, 0.0, rows)
+    return Probe("SmolLM2-135M-Instruct", "offline", rows)
 
 
 @pytest.mark.parametrize(
