@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from grpo_kit.judges.prepare import prepare as prepare
     from grpo_kit.models.chat import chat as chat
     from grpo_kit.models.merge import merge as merge
+    from grpo_kit.preflight.verdict import will_it_learn as will_it_learn
     from grpo_kit.sweeps import Sweep as Sweep, sweep as sweep, sweep_results as sweep_results
+    from grpo_kit.training.probe import probe as probe
 
 _NAMES = {
     "backends.api": "evaluate train upload_data",
@@ -49,7 +51,9 @@ _NAMES = {
     "judges.prepare": "prepare",
     "models.chat": "chat",
     "models.merge": "merge",
+    "preflight.verdict": "will_it_learn",
     "sweeps": "Sweep sweep sweep_results",
+    "training.probe": "probe",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -124,8 +124,6 @@ def prepare(
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
     if card["answerable"]["turns"]:
         print(answerable_in_words(card))
-    if not card["acts"]:
-        print("no sample has dialogue acts, so the offline judge compares an answer with the reply in the trace")
     if card["repairs"]:
         print("repaired: " + ", ".join(f"{name} {count}" for name, count in card["repairs"].items()))
     for reason, count in card["skipped"]["reasons"].items():
@@ -134,6 +132,12 @@ def prepare(
         from grpo_kit.judges.rubric_writer import in_words
 
         print(in_words(card["rubrics"]))
+    from grpo_kit.preflight.verdict import will_it_learn
+
+    # By who judges unless another is asked for; whoever has rubrics written wants them read.
+    print(
+        will_it_learn(TrainConfig(data=str(out), judge="gemini" if rubric == "gemini" else "offline"), data_only=True)
+    )
 
 
 @app.command("runs")
@@ -223,11 +227,14 @@ def sweep(
         raise typer.Exit(1)
 
 
-def doctor(**flags: str | None) -> None:
-    """Look for what could keep a run with these settings from its end, here and on Modal. Changes nothing."""
+def doctor(
+    probe: Annotated[bool, typer.Option("--probe", help="Have the model answer 8 prompts here, judged.")] = False,
+    **flags: str | None,
+) -> None:
+    """Look for what could keep a run with these settings from its end, here and on Modal, and whether it will learn."""
     from grpo_kit.backends.quote import doctor
 
-    if not doctor(TrainConfig.from_text(flags)):
+    if not doctor(TrainConfig.from_text(flags), with_probe=probe):
         raise typer.Exit(1)
 
 

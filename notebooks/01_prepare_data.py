@@ -69,6 +69,16 @@ told = {
 pd.Series(told, name="").to_frame()
 
 # %% [markdown]
+# ## Will it learn?
+#
+# Which judge this data allows, said before anything is trained. Dialogue acts let the offline judge check what an
+# answer does; a rubric lets a judge that reads check it; without either, only the words that an answer shares with the
+# reply in the trace are rewarded. Green, amber or red: each reason says what would change it.
+
+# %%
+print(kit.will_it_learn(kit.TrainConfig(data=out), data_only=True))
+
+# %% [markdown]
 # ## One dialogue
 #
 # Each assistant turn becomes a sample. Read a few: is the reply one you would want? Does the rubric say what makes it

@@ -321,6 +321,18 @@ functions = [politeness, *(READY[name] for name in ("length", "format", "repetit
 pd.DataFrame(try_rewards(functions, [turn] * len(texts), texts), index=texts).round(2)
 
 # %% [markdown]
+# ## Will it learn?
+#
+# The verdict on data, judge and model together, as `grpo-kit doctor`, the launch panel and every launch give it. The
+# probe is eight groups sampled from the model and judged; it is kept, so the notebooks after this one know it too.
+
+# %%
+judged_by = judge_name.split()[0]
+about = kit.TrainConfig(model_name=model_name, data=data, judge=judged_by, seed=config.seed, **gemini_settings)
+print(kit.probe(about))
+print(kit.will_it_learn(about))
+
+# %% [markdown]
 # ## The result, in a figure and a file
 #
 # Train with this judge if the reply in the trace lies far to the right of the others, the canaries pass, and most

@@ -59,6 +59,10 @@ if interactive is None:
 # Beside the controls is the quote: memory on the GPU, minutes, dollars, and each problem with its fix. Below it are the
 # same settings as code: copy the line, or run `panel.config`, to repeat the run in a batch.
 #
+# `learns` is the verdict: red, amber or green, with its reasons and what would change them. **Probe** has the model
+# answer eight prompts here, which are judged as in training; its first click says what that takes and costs, the second
+# makes it. Where the verdict is red, **Launch** wants a second click.
+#
 # **Launch** checks everything again and starts the run in its own process, here or on a Modal GPU. The kernel stays
 # free, so you can run other cells. **Stop** ends the run at its next step with a checkpoint, **Resume** continues from
 # there. Closing the page or restarting the kernel does not end the run: `widgets.monitor(run_id, runs_dir)` comes back

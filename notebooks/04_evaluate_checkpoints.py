@@ -22,7 +22,7 @@ second_judge = "reference"  # or "offline" or "gemini"; None: no second judge
 seed = 7
 compare_with = None  # another run's name: its models beside this run's, on the same prompts
 merge_to = "merged"  # a folder in the run's own, unless the path is absolute; None: nothing is merged
-chat_with = ["I would like a table, please.", "Please book a room in Paris.", "Which movies are on tonight?"]
+chat_with = None  # messages to talk to the models with; None: what users say in three held-out prompts
 result_file = None  # None: result.json beside the evaluation
 
 # %%
@@ -92,6 +92,8 @@ compared
 # possible *reward hacking*; if the second judge's interval lies below 0, the warning is stronger. There are warnings,
 # too, for answers more than twice as long as the base model's, and for many answers without a score.
 #
+# Where all models score near nothing, or both judges only compare words on these samples, that is a warning too.
+#
 # Compare the signs of the two judges' gains, not their sizes: the scales differ.
 
 # %%
@@ -99,6 +101,13 @@ evaluation.judges().round(3)
 
 # %%
 print("\n\n".join(evaluation.warnings()) or "No warnings.")
+
+# %% [markdown]
+# What could be known before training: the verdict on the run's data, judge and start model, with the probe where one
+# was made.
+
+# %%
+print(kit.will_it_learn(run.config, runs_dir=runs_dir, on_modal=run.storage.backend != "local"))
 
 # %% [markdown]
 # ## Where the gain comes from
@@ -199,13 +208,15 @@ else:
 # %% [markdown]
 # ## Talk to it
 #
-# The base model and the chosen checkpoint answer the same messages. Ask something that no held-out prompt asks:
-# something off topic, a change of mind, a question back. A model that has learnt one trick shows it here sooner than in
+# The base model and the chosen checkpoint answer the same messages. By default they are asked what users
+# say in held-out prompts, without what was said before. Set `chat_with` to what no held-out prompt asks: something off
+# topic, a change of mind, a question back. A model that has learnt one trick shows it here sooner than in
 # any mean. A list of messages is one conversation; another `seed` samples other answers, `temperature=0` takes the most
 # likely ones.
 
 # %%
 checkpoint = last if best["name"] == "base" else best["name"]
+chat_with = chat_with or list(dict.fromkeys(samples["asked"]))[:3]
 if is_here:
     talk = kit.chat(run, chat_with, checkpoint=checkpoint, temperature=temperature, seed=seed)
 else:

@@ -29,9 +29,11 @@ from grpo_kit.preflight.doctor import (
     trl,
 )
 from grpo_kit.preflight.quote import Quote
+from grpo_kit.preflight.verdict import will_it_learn
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR, find_run
 from grpo_kit.runs.resume import config_to_resume
+from grpo_kit.training.probe import probe
 from grpo_kit.utils.environment import versions
 from grpo_kit.utils.text import duration
 
@@ -97,8 +99,12 @@ def smoke(
     return quote(config, runs_dir, backend, by=run.id, ask=False)
 
 
-def doctor(config: TrainConfig | None = None, **settings: Any) -> bool:
-    """Prints each check of a run with these settings as it is made. Returns whether no problem was found."""
+def doctor(config: TrainConfig | None = None, *, with_probe: bool = False, **settings: Any) -> bool:
+    """Prints each check of a run with these settings as it is made, and the verdict: whether it will learn.
+
+    `with_probe` has the start model answer eight prompts here, which are judged; what that takes and costs is said
+    before, and it is not done where a problem was found. Returns whether none was: the verdict, even red, is none.
+    """
     config, backend = (config or TrainConfig()).replace(**settings), chosen_backend()
     on_modal = backend == "modal"
     account = "a Modal account is set up here" if on_modal else "no Modal account is set up here (`modal setup` does)"
@@ -110,7 +116,17 @@ def doctor(config: TrainConfig | None = None, **settings: Any) -> bool:
         print(check, flush=True)
         problems += [check.name] if check.state == PROBLEM else []
     print(Check("versions", OK, ", ".join(f"{name} {number}" for name, number in versions().items())))
-    print(f"\nTo be mended first: {', '.join(problems)}" if problems else "\nNothing stands in the way of this run")
+    print()
+    if with_probe and not problems:
+        print(probe(config, echo=lambda line: print(line, flush=True)), end="\n\n")
+    elif with_probe:
+        print("No probe is made before this is mended", end="\n\n")
+    verdict = will_it_learn(config, on_modal=on_modal)
+    print(verdict, end="\n\n")
+    ends = "Nothing stands in the way of this run" + (
+        ", but it would learn nothing: see above" * (verdict.level == "red")
+    )
+    print(f"To be mended first: {', '.join(problems)}" if problems else ends)
     return not problems
 
 

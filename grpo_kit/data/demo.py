@@ -8,14 +8,17 @@ TRACES = Path(__file__).parent / "demo_traces"  # a Schema-Guided Dialogue folde
 EVAL_FRACTION = 0.3  # of the demo's dialogues, so that enough prompts are held out to measure with
 DEFAULT_DATA = "data/processed"
 DATA_FILES = ("train.jsonl", "eval.jsonl")  # in a folder of prepared samples
+_made = set[Path]()  # by this process: a quote asks for the folder at every click
 
 
 def data_folder(data: str) -> Path:
-    """The folder of prepared samples that `data` names; where the default folder has none, the demo's, made now."""
+    """The folder of prepared samples that `data` names; where the default folder has none, the demo's."""
     folder = Path(data)
     if data == DEFAULT_DATA and not (folder / "train.jsonl").exists():
         from grpo_kit.data.prepare import prepare
 
         folder = CACHE / "demo"
-        prepare(TRACES, folder, eval_fraction=EVAL_FRACTION)
+        if not (_made and (folder / "train.jsonl").exists()):
+            prepare(TRACES, folder, eval_fraction=EVAL_FRACTION)
+            _made.add(folder)
     return folder

@@ -28,6 +28,7 @@ from grpo_kit.evaluation.statistics import Answered, compare, describe
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
+from grpo_kit.judges.measures import is_mostly_words
 from grpo_kit.models.checkpoints import BASE, Checkpoints, checkpoints_of
 from grpo_kit.models.generate import generate
 from grpo_kit.models.load import check_model, load_tokenizer, no_template, torch_threads
@@ -90,7 +91,7 @@ def evaluate(
     second = make_judge(used.second_judge, used) if used.second_judge else None
     if second:
         second.check()
-        if _about(second, run)["trained_with"]:
+        if run and second.name in run.config.judge:
             note(f"{second.name} is no held-out judge here: the run was trained with it")
     source = subject.source
     check_model(source, used)
@@ -143,8 +144,8 @@ def evaluate(
         "config": used.model_dump(),
         "engine": engine,
         "data": {"file": str(data / "eval.jsonl"), "fingerprint": fingerprint([data / "eval.jsonl"])},
-        "judge": _about(judge, run),
-        "second_judge": _about(second, run) if second else None,
+        "judge": _about(judge, run, samples),
+        "second_judge": _about(second, run, samples) if second else None,
         "notes": notes,
         "models": models,
     }
@@ -156,11 +157,13 @@ def evaluate(
     return evaluation
 
 
-def _about(judge: Judge, run: RunDirectory | None) -> dict[str, Any]:
-    """Who judged and what was used for it; `trained_with` is None where that is not known."""
+def _about(judge: Judge, run: RunDirectory | None, samples: list[Sample]) -> dict[str, Any]:
+    """Who judged and what was used for it; `trained_with` is None where that is not known, `by_words` says whether most
+    of the samples were judged by word overlap alone."""
     trained_with = judge.name in run.config.judge if run else None
     usage = asdict(judge.usage) if judge.usage else {}
-    return {"name": judge.name, "version": judge.version, "trained_with": trained_with, **usage}
+    by_words = is_mostly_words(judge.name, samples)
+    return {"name": judge.name, "version": judge.version, "trained_with": trained_with, "by_words": by_words, **usage}
 
 
 def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:

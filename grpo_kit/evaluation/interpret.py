@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MANY_UNJUDGED = 0.1  # of a model's answers
 RUNS_AWAY = 2  # times as many words as the base
+NEAR_NOTHING = 0.05  # of the full score, which no mean exceeds
 
 Numbers = dict[str, Any]  # of a model: see statistics.describe
 
@@ -28,10 +29,27 @@ def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[st
       the first judge trained the model, as far as is known, and the second did not.
     - Length runs away: the newest checkpoint writes more than twice as many words as the base.
     - Many unjudged: a judge gave no score to more than a tenth of a model's answers.
+    - Near nothing: no model's mean is above 0.05 by the first judge, so that a gain is none, however sure.
+    - Second judge of the first one's kind: on these samples both go by word overlap with the reference.
     - Few prompts: fewer than 10 were judged, so that an interval is too narrow, and of one there is none.
     """
     found = _disagreement(models, judge, second_judge) if second_judge else []
     base, trained = models[0], models[-1]
+    if is_near_nothing(models):
+        means = ", ".join(
+            f"{model['name']} {model['mean']:.3f}" for model in {m["name"]: m for m in (base, trained)}.values()
+        )
+        found.append(
+            f"Near nothing: {judge['name']} scores {means} of 1, so hardly an answer is worth anything and there is no "
+            f"gain to speak of. Imitate the traces first (sft_steps), or take another model or judge: see "
+            f"kit.will_it_learn"
+        )
+    if second_judge and judge.get("by_words") and second_judge.get("by_words"):
+        found.append(
+            f"The second judge is of the first one's kind: on these samples {judge['name']} only compares words with "
+            f"the reply in the trace, as {second_judge['name']} does, so it is no second opinion. Take a judge that "
+            f"reads (--second-judge gemini), or read the samples"
+        )
     if trained["words"] > RUNS_AWAY * base["words"]:
         found.append(
             f"Length runs away: {trained['name']} writes {trained['words']:.0f} words on average, the base "
@@ -50,6 +68,11 @@ def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[st
                     f"score. The rest may not stand for all: evaluate again, and only what is missing is judged"
                 )
     return found
+
+
+def is_near_nothing(models: list[Numbers]) -> bool:
+    """Whether no model's mean score is worth speaking of."""
+    return max(model["mean"] for model in models) <= NEAR_NOTHING
 
 
 def _disagreement(models: list[Numbers], judge: dict[str, Any], second_judge: dict[str, Any]) -> list[str]:
@@ -111,10 +134,12 @@ def best(models: list[Numbers], samples: "pandas.DataFrame", judge: str, second_
     where the base is named, training gained nothing that is sure.
 
     The one-standard-error rule is Breiman, Friedman, Olshen and Stone's, Classification and Regression Trees (1984),
-    section 3.4.3; pairing is ours.
+    section 3.4.3; pairing is ours. Where all are near nothing, none is better than the first.
     """
     if min(model["judged"] for model in models) < 2:
         return {**models[-1], "why": "the newest: one prompt tells nothing of which is best"}
+    if is_near_nothing(models):
+        return {**models[0], "why": f"no model scores above {NEAR_NOTHING} by {judge}, so none is worth taking"}
     out = [model for model in models if _is_surely_worse(model)]
     left = [model for model in models if model not in out]
     top = max(left, key=lambda model: model["mean"])

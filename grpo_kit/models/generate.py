@@ -32,6 +32,12 @@ def completion_text(tokenizer: Any, prompt: Prompt, tokens: Sequence[int]) -> st
     return "".join([f"{OPEN}\n"] * is_open + parts)
 
 
+class Answer(str):
+    """An answer's text; `is_cut` where the model had not ended it at max_completion_length."""
+
+    is_cut = False
+
+
 def generate(
     model: Any,
     tokenizer: Any,
@@ -43,7 +49,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     batch_size: int = 32,
-) -> list[str]:
+) -> list[Answer]:
     """One answer per prompt, its thought included, in order.
 
     They are decoded in batches of `batch_size`; temperature 0 takes the likeliest token. `model` is a PreTrainedModel,
@@ -55,9 +61,15 @@ def generate(
 
     asked = [prompt_tokens(tokenizer, *each) for each in zip(prompts, tools or [()] * len(prompts), strict=True)]
     ends = end_tokens(model, tokenizer)
+
+    def answer(prompt: Prompt, tokens: Sequence[int]) -> Answer:
+        told = Answer(completion_text(tokenizer, prompt, tokens))
+        told.is_cut = len(tokens) == max_completion_length and not set(ends) & set(tokens)
+        return told
+
     if isinstance(model, VllmModel):
         answered = model.answers(asked, ends, max_completion_length, temperature, top_p, seed)
-        return [completion_text(tokenizer, *each) for each in zip(prompts, answered, strict=True)]
+        return [answer(*each) for each in zip(prompts, answered, strict=True)]
     tokenizer.padding_side = "left"
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     generation = GenerationConfig(  # as TRL generates: the model's own defaults for sampling stay out
@@ -66,7 +78,7 @@ def generate(
         eos_token_id=ends,
         **sampling,
     )
-    answers: list[str] = []
+    answers: list[Answer] = []
     model.eval()
     for start in range(0, len(prompts), batch_size):
         batch = tokenizer.pad({"input_ids": asked[start : start + batch_size]}, return_tensors="pt").to(model.device)
@@ -75,5 +87,5 @@ def generate(
             output: Any = model.generate(**batch, generation_config=generation)
         made = output[:, batch["input_ids"].shape[1] :].tolist()
         asking = prompts[start : start + batch_size]
-        answers += [completion_text(tokenizer, *each) for each in zip(asking, made, strict=True)]
+        answers += [answer(*each) for each in zip(asking, made, strict=True)]
     return answers

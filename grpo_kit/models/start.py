@@ -104,7 +104,7 @@ def keep_start(run: RunDirectory, adapter: str, runs_dir: str | Path) -> None:
     """Copies the adapter that a new run goes on from into its folder."""
     if (run.path / START).exists():
         return
-    weights = weights_in(_folder_of(adapter, Path(runs_dir)) or Path(adapter))
+    weights = adapter_weights(adapter, runs_dir)
     with replacing(run.path / START) as partial:
         partial.mkdir()
         for name in ADAPTER_FILES:
@@ -130,3 +130,8 @@ def _known_as(folder: Path, runs_dir: Path) -> str:
 
 def _is_checkpoint(folder: Path) -> bool:
     return folder.name.startswith("checkpoint-") and is_run(folder.parent)
+
+
+def adapter_weights(adapter: str, runs_dir: str | Path) -> Path:
+    """The folder of weights that `adapter` names, which `started` gave. Raises ConfigError as weights_in does."""
+    return weights_in(_folder_of(adapter, Path(runs_dir)) or Path(adapter))

@@ -37,6 +37,7 @@ from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.models.start import started
 from grpo_kit.preflight.doctor import PREPARE, Check
 from grpo_kit.preflight.quote import Quote
+from grpo_kit.preflight.verdict import will_it_learn
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
 from grpo_kit.runs.resume import config_to_resume, is_done
 from grpo_kit.training.failures import Fix, memory_fixes
@@ -99,6 +100,7 @@ def quote_remaining(
         measuring_usd=_measuring_usd(measuring, judge.range, judged.range, hourly),
         checks=checks,
         fits=_fits(config, shape) if on_modal and shape else {},
+        verdict=will_it_learn(config, runs_dir=runs_dir, on_modal=on_modal),
         warnings=tuple(warnings_of(config, on_modal)),
     )
     problems = problems_of(quote, Path(runs_dir), spent_on(status))

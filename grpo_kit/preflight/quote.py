@@ -13,8 +13,16 @@ from grpo_kit.errors import Problem
 from grpo_kit.models.load import thinks
 from grpo_kit.models.shapes import Shape
 from grpo_kit.preflight.doctor import Check
+from grpo_kit.preflight.verdict import Verdict
 from grpo_kit.runs.directory import Dollars
 from grpo_kit.utils.text import dollars, duration, settings_text
+
+# In JupyterLab's own colours.
+LEVEL_LOOKS = {
+    "green": "color: var(--jp-success-color1, #388e3c)",
+    "amber": "color: var(--jp-warn-color1, #f57c00)",
+    "red": "color: var(--jp-error-color1, #d32f2f)",
+}
 
 
 def filled_in_text(config: TrainConfig) -> str:
@@ -50,6 +58,7 @@ class Quote:
     measuring: Range | None  # minutes for that, which are among all
     measuring_usd: Dollars | None
     fits: dict[str, float]  # on Modal: the GPUs that it fits on and their dollars an hour, by their price
+    verdict: Verdict  # whether it will learn
     checks: tuple[Check, ...] = ()  # of data, hub, Modal and judge; empty where none was made
     warnings: tuple[str, ...] = ()  # what works, and may not be what was meant
     problems: tuple[Problem, ...] = ()
@@ -87,11 +96,12 @@ class Quote:
         }
 
     def in_short(self) -> str:
-        """The lines that every launch says: time and memory, dollars where it costs any, and the problems."""
+        """The lines that every launch says: time and memory, dollars where it costs any, problems and the verdict."""
         rows = dict(self.rows())
         lines = [f"Quote ({self.where}): {rows['time']}; memory {rows['memory']}"]
         lines += [f"Quote: {name} {rows[name]}" for name in ("Modal", "judge") if name in rows]
-        return "\n".join([*lines, *(f"Warning: {text}" for text in [*self.warnings, *self.problems])])
+        lines += [f"Warning: {text}" for text in [*self.warnings, *self.problems]]
+        return "\n".join([*lines, str(self.verdict)])
 
     def rows(self) -> list[tuple[str, str]]:
         """All that it says apart from problems: a name and a text each."""
@@ -104,6 +114,7 @@ class Quote:
         steps += filled_in_text(config)
         rows = [
             ("where", self.where),
+            ("data", self.verdict.data),
             ("model", config.model_name + parameters),
             *self._thinking(),
             ("a step", steps),
@@ -170,14 +181,20 @@ class Quote:
     def __str__(self) -> str:
         lines = [f"{name:<8} {text}" for name, text in self.rows()]
         lines += [f"warning  {text}" for text in self.warnings]
-        return "\n".join([*lines, *(f"problem  {problem}" for problem in self.problems)])
+        lines += [f"problem  {problem}" for problem in self.problems]
+        learns = [self.verdict.level.capitalize(), *self.verdict.lines()]
+        return "\n".join(
+            [*lines, *(f"{name:<8} {text}" for name, text in zip(["learns", *[""] * 9], learns, strict=False))]
+        )
 
     def _repr_html_(self) -> str:
         """A small table, in the page's own colours."""
         cell = 'style="text-align: left; vertical-align: top; padding: 0.1em 0.6em 0.1em 0'
         rows = [(name, "opacity: 0.7", text) for name, text in self.rows()]
-        rows += [("warning", "color: var(--jp-warn-color1, #f57c00)", text) for text in self.warnings]
-        rows += [("problem", "color: var(--jp-error-color1, #d32f2f)", str(problem)) for problem in self.problems]
+        rows += [("warning", LEVEL_LOOKS["amber"], text) for text in self.warnings]
+        rows += [("problem", LEVEL_LOOKS["red"], str(problem)) for problem in self.problems]
+        learns = "\n".join([self.verdict.level.capitalize(), *self.verdict.lines()])
+        rows.append(("learns", f"white-space: pre-line; {LEVEL_LOOKS[self.verdict.level]}", learns))
         body = [f'<tr><td {cell}; {look}">{name}</td><td {cell}">{escape(text)}</td></tr>' for name, look, text in rows]
         look = "border: 0; background: none; color: inherit; font: inherit; line-height: 1.4"
         return f'<table style="{look}">{"".join(body)}</table>'

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import Problem
+from grpo_kit.judges.measures import EARNS
 
 if TYPE_CHECKING:
     import pandas
@@ -18,11 +19,34 @@ EVEN_SCORE = 0.95  # a judge's, at which there is little left to gain
 
 
 def diagnose(metrics: "pandas.DataFrame", config: TrainConfig) -> list[Problem]:
-    """The problems that a run's metrics (Run.metrics()) show; none before its first WINDOW steps."""
-    return list(_problems(metrics, config)) if len(metrics) >= WINDOW else []
+    """The problems that a run's metrics (Run.metrics()) show; none before its first WINDOW steps, or its last one."""
+    if len(metrics) < min(WINDOW, config.max_steps):
+        return []
+    nothing = _nothing_earned(metrics, config)
+    return [*nothing, *(_problems(metrics, config, bool(nothing)) if len(metrics) >= WINDOW else ())]
 
 
-def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Problem]:
+def _nothing_earned(metrics: "pandas.DataFrame", config: TrainConfig) -> list[Problem]:
+    """Whether the judges' mean score was near 0 at every step. No other learning rate helps against that."""
+    names = {name: f"rewards/{name}/mean" for name in config.judge}
+    if not metrics.columns.isin(list(names.values())).any():
+        return []
+    judged = sum(weight * metrics[names[name]] for name, weight in config.judge.items() if names[name] in metrics)
+    judged = cast("pandas.Series", judged).dropna() / sum(config.judge.values())
+    if judged.empty or judged.max() > EARNS:
+        return []
+    warm = "" if config.sft_steps else "Imitate the traces first (sft_steps=20), take "
+    return [
+        Problem(
+            f"No answer earns anything: the mean score was {judged.mean():.3f} and never above {judged.max():.3f}, so "
+            f"there is nothing that the model could do more of",
+            f"{warm or 'Take '}another model, or a judge that gives credit for a part; `grpo-kit doctor --probe` tells "
+            f"beforehand whether answers earn anything",
+        )
+    ]
+
+
+def _problems(metrics: "pandas.DataFrame", config: TrainConfig, earns_nothing: bool) -> Iterator[Problem]:
     # A step that learns from an earlier step's completions again has their metrics.
     first, now = (part.mean(numeric_only=True) for part in (metrics.head(WINDOW), metrics.ffill().tail(WINDOW)))
     # The highest score of other rewards is not known; the judges score from 0 to 1.
@@ -33,7 +57,7 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
     batch, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
     more_prompts = f"per_device_train_batch_size={batch} gradient_accumulation_steps={2 * passes}"
 
-    if (share := now.get("frac_reward_zero_std", 0.0)) > 0.5:
+    if (share := now.get("frac_reward_zero_std", 0.0)) > 0.5 and not earns_nothing:
         yield Problem(
             f"No spread: in {share:.0%} of groups all completions score the same, so nothing is learnt from them",
             "They score nearly all there is: harder prompts would teach more"
@@ -46,7 +70,7 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig) -> Iterator[Prob
             f"Steps skipped: the gradient was no number in {skipped} of the last {WINDOW} steps",
             f"Try {slower}, or bf16=false",
         )
-    if not scores_nearly_all and "reward" in metrics:
+    if not (scores_nearly_all or earns_nothing) and "reward" in metrics:
         yield from _flat(metrics["reward"].dropna(), config, slower, more_prompts)
     if "eval_versus_best/high" in metrics:
         yield from _overfitting(metrics, slower)

@@ -368,6 +368,20 @@ def test_reward_hacking_is_said_and_an_honest_gain_is_not(tmp_path):
     assert "hacking" not in Evaluation(tmp_path / "planted.json", results).warnings()[0]
 
 
+def test_scores_near_nothing_and_a_second_judge_of_the_first_ones_kind_are_said(tmp_path):
+    nothing = {BASE: [0.0] * 60, "checkpoint-20": [0.0, 0.02] * 30}
+    evaluation = planted(tmp_path, nothing, nothing)
+    (told,) = evaluation.warnings()
+    assert told.startswith("Near nothing: offline scores base 0.000, checkpoint-20 0.010 of 1") and "sft_steps" in told
+    assert evaluation.best()["name"] == BASE and "none is worth taking" in evaluation.best()["why"]
+    up = {BASE: noisy(0.3, 0), "checkpoint-20": noisy(0.7, 2)}
+    results = planted(tmp_path, up, up).results
+    for judge in ("judge", "second_judge"):
+        results[judge]["by_words"] = True
+    (told,) = Evaluation(tmp_path / "planted.json", results).warnings()
+    assert told.startswith("The second judge is of the first one's kind") and "--second-judge gemini" in told
+
+
 def test_answers_that_run_away_or_are_not_judged_are_said(tmp_path):
     scores = {BASE: noisy(0.3, 0), "checkpoint-20": [None] * 20 + noisy(0.3, 1, n=40)}
     long, unjudged = planted(tmp_path, scores, {}, **{"checkpoint-20": "so " * 9}).warnings()

@@ -288,6 +288,16 @@ def test_the_reason_says_what_was_done_and_what_was_not():
     assert all(0 <= part <= 1 for part in verdict.criteria.values())
 
 
+def test_an_act_that_is_added_to_a_chat_takes_the_references_place_and_the_reason_says_so():
+    chat = sample("Bring the bike in before four, and we will check its chain.", [], "My chain slips.")
+    more = chat.replace(ground_truth=f"{chat.ground_truth} Anything else?", acts=[Act("", "REQ_MORE")])
+    assert score(chat, chat.ground_truth) == 1
+    verdict = JUDGE.judge_one(more, chat.ground_truth)
+    assert verdict.score == 0
+    assert verdict.reason.startswith("asks what else: no; like the reference, and yet no act is performed")
+    assert "like the reference" not in JUDGE.judge_one(more, "Which day suits you?").reason
+
+
 def test_judging_many_keeps_the_order_and_leaves_out_what_cannot_be_judged():
     unjudgeable = Sample("none", "Hello.", "")
     turns = [GOODBYE, ASK_CITY, unjudgeable]

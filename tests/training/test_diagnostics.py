@@ -55,6 +55,18 @@ def test_what_goes_wrong_is_said_with_what_to_try(going_well, text):
     assert text in str(sign) and any(help in sign.fix for help in ("Try ", "try ", "would teach more", "say why"))
 
 
+def test_a_reward_near_0_all_the_time_is_no_matter_of_the_learning_rate(going_well):
+    nothing = going_well.assign(**{"rewards/offline/mean": 0.004, "reward": 0.004, "frac_reward_zero_std": 1.0})
+    (sign,) = diagnose(nothing, TrainConfig())
+    assert sign.what.startswith("No answer earns anything: the mean score was 0.004") and "sft_steps=20" in sign.fix
+    assert "learning_rate" not in str(sign) and "sft_steps" not in diagnose(nothing, TrainConfig(sft_steps=5))[0].fix
+    assert diagnose(nothing.head(2), TrainConfig(max_steps=2)) == [sign], "a run that is over is told, however short"
+    rising = nothing.assign(**{"rewards/offline/mean": 0.004 * (1 + 3 * (nothing["step"] > 15))})
+    assert [each.what for each in diagnose(rising, TrainConfig())] == [
+        sign.what.replace("0.004 and", "0.007 and").replace("above 0.004", "above 0.016")
+    ]
+
+
 def test_kl_that_runs_away_is_a_sign_where_it_is_part_of_the_loss(going_well):
     metrics = going_well.assign(kl=np.linspace(0.01, 0.9, STEPS))
     (sign,) = diagnose(metrics, TrainConfig(beta=0.04))

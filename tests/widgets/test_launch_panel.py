@@ -7,7 +7,7 @@ import ipywidgets
 import pandas
 import psutil
 import pytest
-from helpers import wait_until
+from helpers import ROOT, wait_until
 
 import grpo_kit as kit
 from grpo_kit import widgets
@@ -142,6 +142,32 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(standin, panel,
     shown._follower.join()
     assert f"Run {trained.id} is complete" in shown.message.value and "20/20" in shown._progress.value
     run.kill()
+
+
+def test_red_wants_a_second_click_and_a_probe_is_quoted_before_it_is_made(standin, panel, tmp_path, monkeypatch):
+    monkeypatch.setattr("grpo_kit.training.probe.CACHE", tmp_path / "cache")
+    kit.prepare(ROOT / "tests" / "data" / "bicycle_shop.jsonl", tmp_path / "shop", eval_fraction=0.3)
+    assert "Green" in panel._quote.value and "the demo&#x27;s" in panel._quote.value
+    panel.controls["data"].value = str(tmp_path / "shop")
+    panel.controls["max_completion_length"].value = 8
+    assert "tiny speaks of the demo&#x27;s world alone" in panel._quote.value and "prepared from" in panel._quote.value
+
+    said = panel.monitor.message
+    panel.probe_button.click()
+    assert "64 completions of tiny" in said.value and "Click Probe again" in said.value
+    panel.probe_button.click()
+    wait_until(lambda: "64 answers of tiny" in said.value)
+    wait_until(lambda: not panel.probe_button.disabled)
+    assert "probe: 64 answers of tiny to 8 prompts" in panel._quote.value
+
+    panel.launch_button.click()
+    assert "Will it learn? Red" in said.value and "Click Launch again" in said.value and panel.run is None
+    panel.controls["max_steps"].value = 3
+    panel.launch_button.click()
+    assert "Click Launch again" in said.value and panel.run is None, "other settings are asked about anew"
+    panel.launch_button.click()
+    wait_until(lambda: panel.run and panel.run.status["state"] == "complete")
+    panel.monitor._follower.join()
 
 
 def test_what_a_model_wrote_is_no_markup():

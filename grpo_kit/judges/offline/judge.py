@@ -117,6 +117,8 @@ class _Brief:
                 done = max(done, len(self.telling & text.set) / len(self.telling))
             notes.append(f"{label}: {'yes' if done >= 0.95 else 'no' if done < 0.25 else 'partly'}")
             total += done
+        if not total and self.sample.acts and self._shared_content(text) > 0.5:
+            notes.append("like the reference, and yet no act is performed, by which alone a sample with acts is judged")
         return total / len(self.checks)
 
     def _shared_content(self, text: Text) -> float:
