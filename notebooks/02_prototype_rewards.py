@@ -11,12 +11,13 @@
 
 # %% tags=["parameters"]
 data = "data/processed"  # where there is none, the samples that come with the kit
-out = "runs/prototype"  # keeps the judgements, and a table to label
+out = "runs/prototype"  # keeps the judgements, and people's labels
 model_name = "tiny"
 judge_name = "offline"  # whose reasons to read: offline, gemini absolute or gemini group
 use_gemini = None  # None: where GEMINI_API_KEY is set
 gemini_settings = {}  # such as {"gemini_model": "gemini-3.5-flash"}
-labels = None  # the table, once people have labelled it
+labels = None  # a CSV file of people's labels; None: labels.csv in out
+interactive = None  # whether somebody can label; None: yes in JupyterLab, no in a batch
 n = 64
 repeats = 4
 seed = 0
@@ -33,7 +34,7 @@ import pandas as pd
 from IPython.display import display
 
 import grpo_kit as kit
-from grpo_kit import plots
+from grpo_kit import plots, widgets
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.demo import data_folder
 from grpo_kit.data.samples import Act, Sample
@@ -42,6 +43,7 @@ from grpo_kit.judges.base import make_judge
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.canaries import try_canaries
+from grpo_kit.judges.labels import scored
 from grpo_kit.models import load as models
 from grpo_kit.models.generate import generate
 from grpo_kit.rewards.functions import try_rewards
@@ -210,33 +212,42 @@ spread.round(2)
 # %% [markdown]
 # ## Does it agree with people?
 #
-# `to_label.csv` holds answers of every kind, in random order and without scores. Let people write 0 to 1 into its
-# column `label`, and run this again with `labels` set to it; blank rows are skipped. Until then **stand-in labels** are
-# used, which no person gave: 1 for the reply in the trace, 0 for its first half and for the reply to another turn.
+# Score answers from 1 to 5, or choose between two, by keyboard: click the panel, then press a key. It does not say who
+# wrote an answer or what a judge said of it. Where judges differ comes first. Each label is saved in `labels.csv` at
+# once; two people use two names. Then run this again from the next cell on. Until there are labels, **stand-in labels**
+# are used, which no person gave: 1 for the reply in the trace, 0 for its first half and for the reply to another turn.
 
 # %%
 pairs = rng.sample(list(zip(asked, told, strict=True)), min(60, len(asked)))
-written = calibration.write_label_table(Path(out) / "to_label.csv", *zip(*pairs, strict=True))
-print(f"{out}/to_label.csv {'is written' if written else 'was there and is left as it is'}")
-if labels:
-    asked, told, worth = zip(*calibration.read_label_table(Path(labels), samples), strict=True)
+to_label = {sample.id: [text for other, text in pairs if other is sample] for sample, _ in pairs}
+given = {}
+for name in judges:
+    rows = zip(asked, told, (score for kind in kinds for score in scores[name][kind]), strict=True)
+    given[name] = {(sample.id, text): score for sample, text, score in rows}
+panel = widgets.labels(samples, to_label, labels or Path(out) / "labels.csv", given, interactive=interactive)
+panel
+
+# %%
+if people := scored(panel.labels, samples):
+    asked, told, worth = zip(*people, strict=True)
     judged = {name: await judge_batch(judges[name], cache, asked, told) for name in judges}
     labelled = {name: [verdict.score for verdict in found.verdicts] for name, found in judged.items()}
-    print(f"{len(worth)} labels from {labels}")
+    print(f"{len(worth)} answers that people scored")
 else:
     worth = [1.0] * len(some) + [0.0] * 2 * len(some)
     labelled = {name: [score for kind in (RIGHT, HALF, WRONG) for score in scores[name][kind]] for name in judges}
     print("STAND-IN LABELS, no person's: the numbers below show what you would see, not what the judge is worth")
 
 # %% [markdown]
-# Spearman: does the judge rank answers as people do? Cohen's kappa: does it pass (0.5 or more) the answers that they
-# pass, beyond chance? Accuracy matters only by its `gain` over always guessing the more frequent label. If an interval
-# is too wide to decide, label more answers.
+# Spearman: does the judge rank answers as people do? Weighted kappa: how near do its scores come to theirs, beyond
+# chance (Cohen's, with quadratic weights)? Kappa: does it pass (0.5 or more) the answers that they pass (3 or more)?
+# Accuracy matters only by its `gain` over always guessing the more frequent label. If an interval is too wide to
+# decide, label more answers.
 
 # %%
 agreed = {name: calibration.agreement(worth, labelled[name], seed) for name in judges}
 display(pd.DataFrame({name: vars(found) for name, found in agreed.items()}).T)
-shown = {"Spearman": "spearman", "Cohen's kappa": "kappa", "accuracy": "accuracy"}
+shown = {"Spearman": "spearman", "weighted kappa": "weighted", "accuracy": "accuracy"}
 panels = {title: {name: getattr(found, what) for name, found in agreed.items()} for title, what in shown.items()}
 panels["accuracy"]["a constant guess"] = agreed[judge_name].constant
 plots.intervals(panels)

@@ -1,28 +1,23 @@
 """Measures of a judge: its agreement with people and with itself, its biases and its price. Needs no torch."""
 
 import asyncio
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import nan
-from pathlib import Path
 
 import numpy as np
 
 from grpo_kit.data.samples import Sample
 from grpo_kit.data.thoughts import answer_in
-from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.judges.cache import RewardCache
-from grpo_kit.utils.files import replacing
 from grpo_kit.utils.statistics import bootstrap_interval
-from grpo_kit.utils.text import did_you_mean
 from grpo_kit.utils.words import words
 
 PASS = 0.5  # a label or a score from here on says that the answer is good enough
 FEWEST = 3  # answers to compare; two always agree perfectly or not at all
-NEEDED = ("sample", "answer", "label")  # a label table's columns; others are for those who label
+STEPS = 4  # from the worst label to the best, by which weighted kappa compares
 PADDING = "Thank you so much for reaching out to me today! I am really very happy to be able to help you with this."
 
 
@@ -40,12 +35,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The agreement of scores with labels. `constant` is the accuracy of always guessing the commoner label, `gain` the
-    accuracy less that, answer by answer; `problem` says why something is not defined."""
+    """The agreement of scores with labels. `weighted` is kappa by how far apart they are, `constant` the accuracy of
+    always guessing the commonest label, `gain` the accuracy less that, answer by answer; `problem` says why something
+    is not defined."""
 
     answers: int
     left_out: int  # answers that were not judged
     spearman: Estimate = Estimate()
+    weighted: Estimate = Estimate()
     kappa: Estimate = Estimate()
     accuracy: Estimate = Estimate()
     constant: Estimate = Estimate()
@@ -74,66 +71,12 @@ class Price:
     note: str
 
 
-def write_label_table(path: Path, samples: Sequence[Sample], answers: Sequence[str]) -> bool:
-    """Writes a CSV file of answers whose column `label` people fill in. Returns False, and leaves the file as it is,
-    where there is one: labels may be in it."""
-    if path.exists():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pairs = zip(samples, answers, strict=True)
-    rows = [[sample.id, sample.conversation, sample.rubric, answer, ""] for sample, answer in pairs]
-    # utf-8-sig begins with the mark by which Excel knows UTF-8.
-    with replacing(path) as partial, partial.open("w", encoding="utf-8-sig", newline="") as file:
-        csv.writer(file).writerows([["sample", "conversation", "rubric", "answer", "label"], *rows])
-    return True
-
-
-def read_label_table(path: Path, samples: Sequence[Sample]) -> list[tuple[Sample, str, float]]:
-    """Sample, answer and label of each row of a CSV file that has a label, from 0, worthless, to 1, as good as can be.
-    The samples are found by the column `sample`, which holds ids.
-
-    Raises ConfigError, naming file and line, for a table that can't be used.
-    """
-    import pandas
-
-    by_id = {sample.id: sample for sample in samples}
-    labelled, line = [], 1
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, restval="", strict=True)
-            there = table.fieldnames or []
-            for name in NEEDED:
-                if name not in there:
-                    what = f"{path}:1: no column {name!r}; it has: {', '.join(there) or 'none'}"
-                    raise ConfigError(what, did_you_mean(name, there).strip())
-            for row in table:
-                line = table.line_num
-                where = f"{path}:{line}"
-                if None in row:
-                    raise ConfigError(f"{where}: more cells than columns; put double quotes around text with commas")
-                name, answer, written = (row[column] for column in NEEDED)
-                if not written.strip():
-                    continue
-                if name not in by_id:
-                    raise ConfigError(f"{where}: no sample {name!r} in the data; use the data it was made from")
-                label = pandas.to_numeric(written.strip(), errors="coerce")
-                if not 0 <= label <= 1:
-                    raise ConfigError(f"{where}: label {written!r} should be a number from 0 to 1, or blank")
-                labelled.append((by_id[name], answer, float(label)))
-    except csv.Error as error:
-        raise ConfigError(f"{path}:{line + 1}: not CSV ({error})", "Mend it, or export it again") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read ({error}); it should be a CSV file in UTF-8") from None
-    if not labelled:
-        raise ConfigError(f"{path}: no label yet; write numbers from 0 to 1 into the column label")
-    return labelled
-
-
 def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int) -> Agreement:
     """Compares scores with people's labels, both in [0, 1]. Scores of None are left out and counted.
 
-    Kappa and accuracy ask whether both say the same of an answer: good enough, from 0.5 on, or not. The intervals come
-    from resampling answers, which count as independent of each other.
+    Kappa and accuracy ask whether both say the same of an answer: good enough, from 0.5 on, or not. Weighted kappa
+    compares the nearest of five equal steps. The intervals come from resampling answers, which count as independent of
+    each other.
     """
     judged = _both_judged(labels, scores)
     left_out = len(labels) - len(judged)
@@ -142,7 +85,6 @@ def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int
         return Agreement(len(judged), left_out, problem=problem)
     label, score = np.array(judged, dtype=float).T
     passes, passed = label >= PASS, score >= PASS
-    right, guessed = passes == passed, passes == (passes.mean() >= 0.5)
     problems = []
     if len(set(label)) == 1:
         problems.append(f"all {len(label)} labels are {label[0]:g}: label answers of other worth too")
@@ -150,15 +92,42 @@ def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int
         problems.append(f"all labels lie on one side of {PASS}: without others kappa says nothing")
     if len(set(score)) == 1:
         problems.append(f"all {len(score)} scores are {score[0]:g}")
+    steps = [np.rint(values * STEPS) for values in (label, score)]
+    weighted = _resampled(weighted_kappa, *steps, seed) if len(set(label)) > 1 else Estimate()
+    found = _compared(label, score, passes, passed, passes.mean() >= 0.5, seed)
+    return replace(found, left_out=left_out, weighted=weighted, problem="; ".join(problems))
+
+
+def choice_agreement(choices: Sequence[float], margins: Sequence[float | None], seed: int) -> Agreement:
+    """Compares people's choices between two answers with a judge's scores of both.
+
+    `choices` are 1 where the first answer was chosen, -1 for the second, 0 for a tie; `margins` the first answer's
+    score less the second's, whose sign is the judge's choice. Margins of None are left out and counted.
+    """
+    judged = _both_judged(choices, margins)
+    left_out = len(choices) - len(judged)
+    if len(judged) < FEWEST:
+        problem = f"{len(judged)} choices with both answers' scores: choose at least {FEWEST} times, better 50"
+        return Agreement(len(judged), left_out, problem=problem)
+    choice, margin = np.array(judged, dtype=float).T
+    values, counts = np.unique(choice, return_counts=True)
+    found = _compared(choice, margin, choice, np.sign(margin), values[counts.argmax()], seed)
+    return replace(found, left_out=left_out, problem="all choices are the same" if len(values) == 1 else "")
+
+
+def _compared(
+    label: np.ndarray, score: np.ndarray, said: np.ndarray, judged: np.ndarray, guess: float, seed: int
+) -> Agreement:
+    """Compares labels with scores by their ranks, and as what people and judge make of them: `said` and `judged`."""
+    right, guessed = said == judged, said == guess
     return Agreement(
         len(label),
-        left_out,
+        0,
         spearman=_resampled(spearman, label, score, seed),
-        kappa=_resampled(cohens_kappa, passes, passed, seed) if len(set(passes)) > 1 else Estimate(),
+        kappa=_resampled(cohens_kappa, said, judged, seed) if len(set(said)) > 1 else Estimate(),
         accuracy=mean(right, seed),
         constant=mean(guessed, seed),
         gain=mean(right.astype(float) - guessed, seed),
-        problem="; ".join(problems),
     )
 
 
@@ -177,16 +146,27 @@ def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def cohens_kappa(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Agreement of two yes-or-no verdicts beyond chance, row by row: booleans of shapes (rows, n) -> (rows,).
+    """Agreement of two raters' verdicts beyond chance, row by row: shapes (rows, n) -> (rows,).
 
-    (observed - expected) / (1 - expected), where expected is what two raters with these shares of yes would agree by
-    chance; NaN where both always say the same. Cohen, A coefficient of agreement for nominal scales, Educational and
-    Psychological Measurement 20 (1960).
+    (observed - expected) / (1 - expected), where expected is what two raters with these shares of each verdict would
+    agree by chance; NaN where both always say the same. Cohen, A coefficient of agreement for nominal scales,
+    Educational and Psychological Measurement 20 (1960).
     """
-    yes, also = one.mean(axis=1), other.mean(axis=1)
-    observed, expected = (one == other).mean(axis=1), yes * also + (1 - yes) * (1 - also)
+    verdicts = np.unique([one, other])
+    expected = sum((one == verdict).mean(axis=1) * (other == verdict).mean(axis=1) for verdict in verdicts)
     with np.errstate(invalid="ignore"):
-        return (observed - expected) / (1 - expected)
+        return ((one == other).mean(axis=1) - expected) / (1 - expected)
+
+
+def weighted_kappa(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Cohen's kappa of two raters' numbers with quadratic weights, row by row: shapes (rows, n) -> (rows,).
+
+    1 less the mean squared difference of the two over that of each of one rater's numbers from each of the other's;
+    NaN where both always say the same. Cohen, Weighted kappa, Psychological Bulletin 70 (1968).
+    """
+    by_chance = one.var(axis=1) + other.var(axis=1) + (one.mean(axis=1) - other.mean(axis=1)) ** 2
+    with np.errstate(invalid="ignore"):
+        return 1 - ((one - other) ** 2).mean(axis=1) / by_chance
 
 
 def mean(values: Sequence[float | None] | np.ndarray, seed: int) -> Estimate:

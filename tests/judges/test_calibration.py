@@ -1,6 +1,5 @@
 """Shows that calibration finds what is wrong with a judge, and nothing where nothing is, and that notebook 02 runs."""
 
-import csv
 import json
 import math
 import sys
@@ -16,7 +15,6 @@ from helpers import ROOT
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample, read_samples
-from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import run_async
 from grpo_kit.judges.cache import RewardCache
@@ -28,11 +26,11 @@ from grpo_kit.judges.calibration import (
     length_bias,
     padding_gain,
     position_bias,
-    read_label_table,
     self_consistency,
     spearman,
-    write_label_table,
+    weighted_kappa,
 )
+from grpo_kit.judges.labels import Label, LabelFile
 from grpo_kit.plots.judges import intervals
 from grpo_kit.sweeps.notebooks import PAPERMILL
 
@@ -80,6 +78,10 @@ def test_statistics_of_known_answer():
     one = np.array([True] * 25 + [False] * 25)[None]
     other = np.array([True] * 20 + [False] * 5 + [True] * 10 + [False] * 15)[None]
     assert cohens_kappa(one, other) == pytest.approx([0.4])
+    # 3 of 4 alike, and 5 / 16 by chance: 1/2 * 1/4 + 1/4 * 1/4 + 1/4 * 1/2.
+    assert cohens_kappa(np.array([[-1, -1, 0, 1]]), np.array([[-1, 1, 0, 1]])) == pytest.approx([7 / 11])
+    # Mean squares: (0 + 1 + 0 + 4) / 4 of the differences, 60 / 16 of those of each from each.
+    assert weighted_kappa(np.array([[0, 1, 3, 4]]), np.array([[0, 2, 3, 2]])) == pytest.approx([1 - 5 / 15])
     # Ranks 1, 2.5, 2.5, 4 against 1, 3, 2, 4: covariance 4.5, squares 4.5 and 5.
     assert spearman(np.array([[1, 2, 2, 9]]), np.array([[0, 5, 4, 7]])) == pytest.approx([4.5 / math.sqrt(4.5 * 5)])
 
@@ -114,71 +116,18 @@ def test_intervals_are_drawn_and_what_is_not_defined_is_written():
 @pytest.mark.parametrize(
     ("labels", "scores", "undefined", "says"),
     [
-        ([], [], "spearman kappa accuracy constant gain", "0 answers with both"),
-        ([1, 0, 1, 0], [0.5, 0.5, None, None], "spearman kappa accuracy constant gain", "label at least 3"),
-        ([1, 1, 1], [0.9, 0.2, 0.6], "spearman kappa", "all 3 labels are 1: label answers of other worth"),
+        ([], [], "spearman weighted kappa accuracy constant gain", "0 answers with both"),
+        ([1, 0, 1, 0], [0.5, 0.5, None, None], "spearman weighted kappa accuracy constant gain", "label at least 3"),
+        ([1, 1, 1], [0.9, 0.2, 0.6], "spearman weighted kappa", "all 3 labels are 1: label answers of other worth"),
         ([0.6, 0.9, 0.7], [0.9, 0.2, 0.6], "kappa", "all labels lie on one side of 0.5"),
         ([1, 0, 1], [0.7, 0.7, 0.7], "spearman", "all 3 scores are 0.7"),
     ],
 )
 def test_what_is_not_defined_is_said(labels, scores, undefined, says):
     found = agreement(labels, scores, seed=0)
-    estimates = ("spearman", "kappa", "accuracy", "constant", "gain")
+    estimates = ("spearman", "weighted", "kappa", "accuracy", "constant", "gain")
     assert " ".join(name for name in estimates if str(getattr(found, name)) == "not defined") == undefined
     assert says in found.problem
-
-
-def test_labels_come_back_as_people_wrote_them(tmp_path):
-    path = tmp_path / "new" / "to_label.csv"
-    answers = ['He said "7, or 8"', "Two\nlines, ünïcode", "", "left blank"]
-    assert write_label_table(path, SAMPLES[:4], answers)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert rows[0]["conversation"] == "user: Book, please, 0" and {row["label"] for row in rows} == {""}
-    with pytest.raises(ConfigError, match="no label yet; write numbers from 0 to 1"):
-        read_label_table(path, SAMPLES)
-    for row, label in zip(rows, ["1", " 0.5", "0", ""], strict=True):
-        row["label"] = label
-    with path.open("w", newline="") as file:
-        (table := csv.DictWriter(file, rows[0])).writeheader()
-        table.writerows(rows)
-    labelled = [(sample.id, answer, label) for sample, answer, label in read_label_table(path, SAMPLES)]
-    assert labelled == [("s0", answers[0], 1.0), ("s1", answers[1], 0.5), ("s2", "", 0.0)]
-    before = path.read_bytes()
-    assert not write_label_table(path, SAMPLES[:1], ["other"]) and path.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("sample,answer,label\ns1,Hi,\ns1,Hi,good\n", ":3: label 'good' should be a number from 0 to 1, or blank"),
-        ("sample,answer,label\ns1,Hi,7\n", ":2: label '7' should be"),
-        ("sample,answer,label\ns1,Hi,nan\n", ":2: label 'nan' should be"),
-        ("sample,answer,label\ns99,Hi,1\n", ":2: no sample 's99' in the data"),
-        ("sample,answer,label\ns1,Yes, I do,1\n", ":2: more cells than columns; put double quotes"),
-        ("sample;answer;label\ns1;Hi;1\n", ":1: no column 'sample'"),
-        (
-            "sample,answer,lable\ns1,Hi,1\n",
-            ":1: no column 'label'; it has: sample, answer, lable. Did you mean lable?",
-        ),
-        ('sample,answer,label\ns1,"Hi,1\n', ":2: not CSV"),
-        ("", ":1: no column 'sample'; it has: none"),
-    ],
-)
-def test_a_label_table_that_cannot_be_used(tmp_path, text, problem):
-    path = tmp_path / "labels.csv"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as error:
-        read_label_table(path, SAMPLES)
-    assert str(error.value).startswith(f"{path}{problem}")
-
-
-def test_a_label_table_that_is_not_there_or_not_utf8(tmp_path):
-    with pytest.raises(ConfigError, match=r"no\.csv: can.t be read"):
-        read_label_table(tmp_path / "no.csv", SAMPLES)
-    (tmp_path / "latin.csv").write_bytes("sample,answer,label\ns1,Grüße,1\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match="should be a CSV file in UTF-8"):
-        read_label_table(tmp_path / "latin.csv", SAMPLES)
 
 
 def test_position_bias_is_found_where_it_is():
@@ -278,16 +227,12 @@ def run_notebook(folder: Path, demo_data: Path, name: str, **parameters) -> tupl
 def test_the_notebook_without_a_key_and_with_labels(standin, demo_data, tmp_path, monkeypatch):
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     samples, labels = list(read_samples(demo_data / "train.jsonl"))[:20], tmp_path / "labels.csv"
-    write_label_table(labels, samples, [samples[i - i % 2].ground_truth for i in range(20)])
-    lines = labels.read_text(encoding="utf-8-sig").splitlines()  # a row ends with a blank label, after a comma
-    ends = [i for i, line in enumerate(lines) if line.endswith(",")]
-    for row, i in enumerate(ends):
-        lines[i] += str(1 - row % 2)
-    labels.write_text("\n".join(lines))
+    for i, sample in enumerate(samples):
+        LabelFile(labels).save(Label(sample.id, samples[i - i % 2].ground_truth, label=5 - 4 * (i % 2), labeller="Ann"))
     _, text = run_notebook(tmp_path, demo_data, "executed", labels=str(labels))
     assert "Gemini is left out: set GEMINI_API_KEY" in text and "gemini absolute  " not in text
-    assert f"20 labels from {labels}" in text and "STAND-IN" not in text
-    assert "to_label.csv is written" in text and "offline passes 8 of 8" in text
+    assert f"20 labels in {labels}, by Ann" in text and "20 answers that people scored" in text
+    assert "STAND-IN" not in text and "offline passes 8 of 8" in text
 
 
 def test_the_notebook_with_a_key_compares_all_judges_and_never_pays_twice(server, standin, demo_data, tmp_path):

@@ -11,20 +11,35 @@ import sys
 import nbformat
 import papermill
 import pytest
-from helpers import ROOT, STANDIN
+from helpers import ROOT
 from jupyter_lab import CHROMIUM, SECONDS, Lab, jupyter_lab
 from playwright.sync_api import expect
 
 import grpo_kit as kit
 from grpo_kit.backends.run import Run
 from grpo_kit.data.samples import read_samples
+from grpo_kit.judges.labels import LabelFile
 from grpo_kit.runs.directory import checkpoint_step
 
 sys.path.insert(0, str(ROOT / "notebooks"))
-from build import read_text_notebook
+from build import KERNEL, read_text_notebook
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here; apt-get install chromium brings it")
 expect.set_options(timeout=SECONDS * 1000)
+
+
+# Two judges, who differ more and more on twelve answers to six prompts.
+LABELLING = """
+from grpo_kit import widgets
+from grpo_kit.data.samples import read_samples
+
+samples = list(read_samples("{data}/eval.jsonl"))[:6]
+answers = {{sample.id: [sample.ground_truth, f"Well, {{sample.ground_truth}}"] for sample in samples}}
+keys = [(name, text) for name, texts in answers.items() for text in texts]
+scores = {{"offline": {{key: i / 11 for i, key in enumerate(keys)}}, "other": {{key: 0.5 for key in keys}}}}
+panel = widgets.labels(samples, answers, scores=scores, labeller="Ann")
+panel
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +56,10 @@ def opened(tmp_path_factory, demo_data, trained):
         path = folder / f"{name}.ipynb"
         nbformat.write(read_text_notebook(ROOT / "notebooks" / f"{name}.py"), path)
         papermill.execute_notebook(path, path, parameters=values, prepare_only=True)
+    asking = nbformat.v4.new_code_cell(LABELLING.format(data=demo_data))
+    nbformat.write(nbformat.v4.new_notebook(cells=[asking], metadata={"kernelspec": KERNEL}), folder / "labels.ipynb")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"STANDIN": "trainer", "PYTHONPATH": str(STANDIN), "STANDIN_SECONDS": "0.5"}.items():
+        for name, value in {"STANDIN": "trainer", "STANDIN_SECONDS": "0.5"}.items():
             patch.setenv(name, value)
         with jupyter_lab(folder, tmp_path_factory.mktemp("jupyter")) as lab:
             yield lab
@@ -98,6 +115,51 @@ def test_02_scores_again_after_its_rubric_was_edited_and_data_are_searched(lab, 
     search.blur()  # else Control+s is the search box's
     lab.show(browsing)
     lab.screenshot("02-data")
+
+
+def test_labels_are_given_by_keyboard_past_a_reload_and_judges_agree_with_them(lab):
+    lab.open("labels.ipynb")
+    lab.run_all()
+    assert_nothing_failed(lab)
+    file, number_of_cells = LabelFile(lab.folder / "labels.csv"), len(lab.cells())
+    panel = lab.notebook.locator(".grpo-kit-keys")
+    page, count, agreed = (panel.locator(f".grpo-kit-{name}") for name in ("page", "count", "agreement"))
+
+    def press(keys: str, labelled: int, of: int = 12) -> None:
+        """Presses the keys, and waits after each for another answer."""
+        for key in keys:
+            shown = page.inner_text()
+            lab.page.keyboard.press(key)
+            expect(page).not_to_have_text(shown, use_inner_text=True)
+        expect(count).to_contain_text(f"{labelled} of {of} labelled")
+
+    count.click()
+    press("5142", 4)
+    lab.page.keyboard.press("x")  # would cut the cell
+    lab.page.keyboard.press("n")
+    lab.page.keyboard.type("as it was said: 5")
+    lab.page.keyboard.press("Enter")
+    press("3", 5)
+    lab.screenshot("labels")
+
+    lab.save()
+    lab.reload()
+    expect(count).to_contain_text("5 of 12 labelled")
+    count.click()
+    press("2su", 6)
+    press("4513", 10)
+    rows = file.read()
+    assert [row.label for row in rows] == [5, 1, 4, 2, 3, 2, 4, 5, 1, 3]
+    assert [row.note for row in rows] == [*[""] * 4, "as it was said: 5", *[""] * 5]
+    assert {row.labeller for row in rows} == {"Ann"} and len({row.question for row in rows}) == 10
+    expect(agreed).to_contain_text(re.compile(r"offline\s*10\s*-?\d\.\d\d \["))
+
+    panel.get_by_role("button", name="choose a or b").click()
+    expect(count).to_contain_text("0 of 6 labelled")
+    press("atb", 3, 6)
+    lab.screenshot("labels-choices")
+    assert [row.preference for row in file.read()[10:]] == ["a", "tie", "b"]
+    assert len(lab.cells()) == number_of_cells, "JupyterLab hears no a and no x from the panel"
 
 
 def test_04_shows_the_figure_and_ends_with_the_comparison(lab, trained):

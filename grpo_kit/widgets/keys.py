@@ -1,0 +1,36 @@
+"""The keyboard for a panel: ipywidgets itself hears no keys."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anywidget
+import ipywidgets
+import traitlets
+
+KEYS = "grpo-kit-keys"  # the class of a panel whose keys are heard,
+NOTE = "grpo-kit-note"  # and of the text field in it that n goes to
+
+
+class Keys(anywidget.AnyWidget):
+    """A page of HTML, and the keys that are pressed in the panel around it once that is clicked or reached by Tab.
+
+    `pressed` is given a key that is one of `heard`, where the page that it was pressed at is still the newest. "n" goes
+    to the text field `note`.
+    """
+
+    _esm = Path(__file__).with_suffix(".js")
+    _css = Path(__file__).with_suffix(".css")
+    heard = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    page = traitlets.Unicode().tag(sync=True)
+    number = traitlets.Int(0).tag(sync=True)  # of the page
+
+    def __init__(self, panel: ipywidgets.Box, note: ipywidgets.Text, pressed: Callable[[str], object]):
+        super().__init__(layout={"width": "auto"})
+        panel.add_class(KEYS)
+        note.add_class(NOTE)
+        self.on_msg(lambda _, said, __: pressed(said["key"]) if said["number"] == self.number else None)
+
+    def show(self, page: str) -> None:
+        """Shows the next page; the browser gets it and its number at once."""
+        with self.hold_sync():
+            self.page, self.number = page, self.number + 1
