@@ -85,7 +85,7 @@ def one_by_one(judge: GeminiJudge, count: int = 16) -> float:
 
 def sent(mode: str) -> dict[str, int]:
     """Calls and tokens of one step's judgements in that mode."""
-    judge = GeminiJudge(JudgeConfig(gemini_mode=mode))
+    judge = GeminiJudge(JudgeConfig(judge_mode=mode))
     samples = [sample for sample in SAMPLES for _ in range(8)]
     answers = [f"Answer {i}: what kind of food would you like to eat tonight?" for i in range(JUDGEMENTS)]
     groups = [answers[i : i + 8] for i in range(0, JUDGEMENTS, 8)] if mode == "group" else [[each] for each in answers]

@@ -51,7 +51,7 @@ def step_seconds(folder: Path, max_staleness: int, latency: float) -> float:
         max_steps=STEPS,
         save_steps=STEPS,
         judge="gemini",
-        gemini_max_in_flight=256,
+        judge_max_in_flight=256,
         canaries="off",
         max_staleness=max_staleness,
         echo=lambda line: None,

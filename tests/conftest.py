@@ -95,7 +95,7 @@ def trained(tmp_path_factory, demo_data):
 @pytest.fixture
 def gemini(monkeypatch):
     """Gemini on loopback, with a key in the environment."""
-    monkeypatch.setattr("grpo_kit.judges.gemini.client.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("grpo_kit.judges.chat.client.FIRST_WAIT", 0.01)
     with GeminiServer() as server:
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         monkeypatch.setenv("GEMINI_API_KEY", KEY)

@@ -164,7 +164,7 @@ def _about(judge: Judge, run: RunDirectory | None) -> dict[str, Any]:
 
 
 def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
-    """`config` with the settings that it leaves open, and Gemini's that it does not name, taken from the run."""
+    """`config` with the settings that it leaves open, and the judge's that it does not name, taken from the run."""
     trained = subject.settings
     names = ("temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs")
     taken = {name: getattr(trained, name) for name in names if getattr(config, name) is None}
@@ -175,7 +175,7 @@ def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
             raise ConfigError(f"second_judge={config.second_judge} is the first judge already", "Name another, or None")
         taken["second_judge"] = None
     # Each answer is judged by itself here, and caches are no part of how it is judged.
-    asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"gemini_mode", "cache_from"}
+    asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"judge_mode", "cache_from"}
     return config.replace(**{name: getattr(trained, name) for name in asked_alike}, **taken)
 
 

@@ -23,6 +23,7 @@ from grpo_kit.config.gpus import (
     most_gpus,
     unknown_gpu,
 )
+from grpo_kit.config.judge import CLOUD
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch, check_price_known, shortfall_at_start
 from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, like_run
@@ -32,6 +33,8 @@ from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import numbered_lines
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
+from grpo_kit.judges.chat.provider import is_local, needs_key
+from grpo_kit.judges.families import of_one_family
 from grpo_kit.models.load import SMOLLM2, check_model, model_problem, thinks
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.models.start import started
@@ -186,6 +189,7 @@ def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
 
 def warnings_of(config: TrainConfig, on_modal: bool) -> Iterator[str]:
     """What works, and may not be what was meant: a GPU that the list lacks; a loss without what its paper sets."""
+    yield from of_one_family(config, config.model_name)
     loss, ratio_of = config.loss_type, config.trl.get("importance_sampling_level", "token")
     if on_modal and (unknown := unknown_gpu(config.gpu)):
         yield unknown
@@ -249,6 +253,9 @@ def _memory_fixes(config: TrainConfig, shape: Shape, device: Device) -> list[Fix
 
 def modal_problems(quote: Quote) -> Problems:
     config = quote.config
+    if "openai" in config.judge and config.judge_base_url and is_local(config.judge_base_url):
+        what = f"judge_base_url={config.judge_base_url} is of this machine or network, which containers don't see"
+        yield Problem(what, "Use an address that they can reach", "judge")
     if problem := too_many_gpus(config):
         yield problem
     host = quote.memory.host + LOADING_GIB if quote.memory else 0.0
@@ -291,8 +298,10 @@ def local_problems(config: TrainConfig, device: Device) -> Problems:
         yield Problem(f"There is no {train}", fix, "train.jsonl")
     if train.exists() and config.eval_steps and not (held_out := train.with_name("eval.jsonl")).exists():
         yield replace(no_held_out(config, f"there is no {held_out}").problem, where="eval.jsonl")
-    if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY", "").strip():
-        yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline", "judge")
+    for judge in config.cloud_judges:
+        if needs_key(judge, config) and not any(os.environ.get(key, "").strip() for key in CLOUD[judge].keys):
+            what = f"{CLOUD[judge].keys[0]} is not set, which judge={judge} needs"
+            yield Problem(what, "Set it, or use judge=offline", "judge")
     if missing := missing_package(config):
         yield missing
     if name == SMOLLM2 and (problem := model_problem(name)):

@@ -326,8 +326,8 @@ def test_a_run_starts_from_one_on_the_volume_and_goes_on_to_more_steps(server, h
 
 def test_gemini_judges_there_with_the_secret(server, hold, gemini, monkeypatch, tmp_path):
     monkeypatch.setitem(server.secrets, "gemini-secret", {"GEMINI_API_KEY": "AIza-of-the-secret"})
-    (tmp_path / "prompt.txt").write_text((Path(kit.__file__).parent / "judges/gemini/absolute.txt").read_text())
-    settings = {"judge": "gemini", "max_steps": 1, "save_steps": 1, "canaries": "off", "gemini_prompt": "prompt.txt"}
+    (tmp_path / "prompt.txt").write_text((Path(kit.__file__).parent / "judges/chat/absolute.txt").read_text())
+    settings = {"judge": "gemini", "max_steps": 1, "save_steps": 1, "canaries": "off", "judge_prompt": "prompt.txt"}
     first = kit.train.remote(**settings)
     assert first.status["state"] == "complete" and first.metrics()["judge/gemini/calls"].item() > 0
     assert "AIza-of-the-secret" not in server.logs() + json.dumps([first.about, first.status])

@@ -84,7 +84,7 @@ GEMMA = {"model_name": "google/gemma-2-2b-it"}  # which has no recipe: 8 complet
         ({"gpu": "A10:4"}, 8, 1),
         ({"num_processes": 2, "per_device_train_batch_size": 4}, 4, 4),
         ({"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}, 8, 1),
-        (GEMMA | {"num_processes": 8, "judge": "gemini", "gemini_mode": "group"}, 8, 1),  # whole groups in a process
+        (GEMMA | {"num_processes": 8, "judge": "gemini", "judge_mode": "group"}, 8, 1),  # whole groups in a process
     ],
 )
 def test_what_is_filled_in_keeps_a_step_as_large_as_before(given, batch, passes):

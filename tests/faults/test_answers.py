@@ -34,7 +34,7 @@ def sdk(request) -> str:
 
 def asked(sdk: str, **settings) -> tuple[Verdict, GeminiJudge]:
     """The verdict on one answer, and the judge that gave it."""
-    judge = GeminiJudge(JudgeConfig(**{"gemini_sdk": sdk, "gemini_max_retries": 0, **settings}))
+    judge = GeminiJudge(JudgeConfig(**{"gemini_sdk": sdk, "judge_max_retries": 0, **settings}))
     return asyncio.run(judge.judge(TURN, ["In Paris."]))[0], judge
 
 
@@ -63,7 +63,7 @@ MALFORMED = {
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_a_malformed_answer_is_a_failed_call_that_is_tried_again(gemini, sdk, kind):
     gemini.first = [MALFORMED[kind]]
-    verdict, judge = asked(sdk, gemini_max_retries=1)
+    verdict, judge = asked(sdk, judge_max_retries=1)
     assert verdict.score is not None and (judge.usage.calls, judge.usage.retries) == (2, 1)
     gemini.first = [MALFORMED[kind]]
     verdict, judge = asked(sdk)
@@ -73,7 +73,7 @@ def test_a_malformed_answer_is_a_failed_call_that_is_tried_again(gemini, sdk, ki
 def test_an_answer_that_drips_is_given_up_in_time(gemini, sdk):
     gemini.reply = lambda request: Reply(well(request).body, drips=0.2)
     started = time.monotonic()
-    verdict, _ = asked(sdk, gemini_timeout=1)
+    verdict, _ = asked(sdk, judge_timeout=1)
     assert verdict.score is None and "not whole after 1 s" in verdict.reason
     assert time.monotonic() - started < 60, "and not after the hundreds of bytes that there are"
 

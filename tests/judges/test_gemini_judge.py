@@ -90,7 +90,7 @@ def rows(tmp_path: Path) -> int:
 
 
 def gemini(sdk: str, **settings) -> GeminiJudge:
-    return GeminiJudge(JudgeConfig(**{"gemini_sdk": sdk, "gemini_max_retries": 1, **settings}))
+    return GeminiJudge(JudgeConfig(**{"gemini_sdk": sdk, "judge_max_retries": 1, **settings}))
 
 
 def judged(judge: GeminiJudge, cache: RewardCache | None, answers: list[str], samples: list[Sample] | None = None):
@@ -109,7 +109,7 @@ def turns(count: int) -> list[Sample]:
 
 
 def test_a_verdict_has_the_models_score_reason_criteria_and_tokens(server, sdk, mode):
-    judge = gemini(sdk, gemini_mode=mode)
+    judge = gemini(sdk, judge_mode=mode)
     verdicts = judged(judge, None, TWO).verdicts
     tokens = [125, 125] if mode == "absolute" else sorted(v.tokens for v in verdicts)
     assert verdicts == [
@@ -138,13 +138,13 @@ def test_a_shuffled_batch_of_many_prompts_comes_back_in_order_and_duplicates_are
     batch = [(turn, letters[: 1 + (n + 3 * k) % 20]) for n, turn in enumerate(turns(15)) for k in range(4)] * 2
     rng.shuffle(batch)
     samples, answers = [sample for sample, _ in batch], [answer for _, answer in batch]
-    judge = gemini(sdk, gemini_mode=mode)
+    judge = gemini(sdk, judge_mode=mode)
     result = judged(judge, cache, answers, samples)
     assert scores(result) == [score_of(answer) for answer in answers]
     assert [v.reason for v in result.verdicts] == [f"It says {answer!r}." for answer in answers]
     assert len(server.requests) == judge.usage.calls == (60 if mode == "absolute" else 15)
     assert (len(result.fresh), result.hits) == (60, 0)
-    again = judged(gemini(sdk, gemini_mode=mode), cache, answers[::-1], samples[::-1])
+    again = judged(gemini(sdk, judge_mode=mode), cache, answers[::-1], samples[::-1])
     assert again.verdicts == result.verdicts[::-1] and (again.fresh, again.hits) == ([], 120)
     assert len(server.requests) == judge.usage.calls
 
@@ -222,7 +222,7 @@ BAD = {  # the reply, how many tries it is worth where one more is allowed, and 
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_judged_is_none_with_its_cause_and_is_not_kept(server, sdk, mode, cache, tmp_path, name):
     server.reply, tries, cause = BAD[name]
-    judge = gemini(sdk, gemini_mode=mode)
+    judge = gemini(sdk, judge_mode=mode)
     result = judged(judge, cache, TWO)
     assert scores(result) == [None, None] and len(result.fresh) == 2 and result.hits == 0
     for verdict in result.verdicts:
@@ -255,7 +255,7 @@ NOT_SURE = {
 def test_what_stands_around_a_judgement_is_left_aside_unless_it_may_be_another(server, mode, cache, text):
     said = json.dumps(SAID if mode == "absolute" else {"answers": [SAID]})
     server.reply = always(says(text.replace("SAID", said)))
-    verdict = judged(gemini(OLD, gemini_mode=mode, gemini_max_retries=0), cache, ["In which city?"]).verdicts[0]
+    verdict = judged(gemini(OLD, judge_mode=mode, judge_max_retries=0), cache, ["In which city?"]).verdicts[0]
     is_read = text in AROUND.values()
     assert verdict.score == (1.0 if is_read else None) and len(server.requests) == 1
     assert verdict.reason == "It asks {who}." if is_read else verdict.reason.startswith("not judged")
@@ -275,7 +275,7 @@ def test_what_stands_around_a_judgement_is_left_aside_unless_it_may_be_another(s
 )
 def test_a_group_is_judged_whole_or_not_at_all(server, sdk, cache, tmp_path, change):
     server.reply = altered(change)
-    result = judged(gemini(sdk, gemini_mode="group"), cache, [*TWO, "Sure, done."])
+    result = judged(gemini(sdk, judge_mode="group"), cache, [*TWO, "Sure, done."])
     assert scores(result) == [None] * 3 and len(server.requests) == 2 and rows(tmp_path) == 0
     assert "3 answers were to be judged once each" in result.verdicts[0].reason
 
@@ -283,12 +283,12 @@ def test_a_group_is_judged_whole_or_not_at_all(server, sdk, cache, tmp_path, cha
 def test_a_groups_verdicts_are_matched_by_number_not_by_place(server, sdk):
     server.reply = altered(lambda entries: entries.reverse())
     answers = [*TWO, "Sure, done."]
-    assert scores(judged(gemini(sdk, gemini_mode="group"), None, answers)) == [score_of(answer) for answer in answers]
+    assert scores(judged(gemini(sdk, judge_mode="group"), None, answers)) == [score_of(answer) for answer in answers]
 
 
 def test_an_answer_that_takes_too_long_is_given_up(server, sdk, cache, tmp_path):
     server.reply = lambda request: replace(well(request), seconds=3)
-    judge = gemini(sdk, gemini_timeout=0.5)
+    judge = gemini(sdk, judge_timeout=0.5)
     (verdict,) = judged(judge, cache, TWO[:1]).verdicts
     assert verdict.score is None and "timed out" in verdict.reason.lower()
     assert len(server.requests) == judge.usage.calls == 2 and rows(tmp_path) == 0
@@ -296,14 +296,14 @@ def test_an_answer_that_takes_too_long_is_given_up(server, sdk, cache, tmp_path)
 
 def test_what_failed_in_passing_is_judged_in_the_end_and_kept(server, sdk, mode, cache, tmp_path):
     server.first = [error(503, "Overloaded", "UNAVAILABLE"), error(503, "Overloaded", "UNAVAILABLE")]
-    judge = gemini(sdk, gemini_mode=mode, gemini_max_retries=2)
+    judge = gemini(sdk, judge_mode=mode, judge_max_retries=2)
     assert scores(judged(judge, cache, TWO[:1])) == [score_of(TWO[0])]
     assert len(server.requests) == 3
     assert (judge.usage.calls, judge.usage.retries, judge.usage.failures) == (3, 2, 0) and rows(tmp_path) == 1
 
 
 def test_after_a_failure_the_next_step_asks_again_and_fills_the_cache(server, sdk, mode, cache, tmp_path):
-    judge = gemini(sdk, gemini_mode=mode, gemini_max_retries=0)
+    judge = gemini(sdk, judge_mode=mode, judge_max_retries=0)
     server.first = [error(500, "An internal error", "INTERNAL")]
     assert scores(judged(judge, cache, TWO[:1])) == [None] and rows(tmp_path) == 0
     assert scores(judged(judge, cache, TWO[:1])) == [score_of(TWO[0])] and rows(tmp_path) == 1
@@ -314,7 +314,7 @@ def test_after_a_failure_the_next_step_asks_again_and_fills_the_cache(server, sd
 def test_an_answer_cut_by_its_token_limit_is_asked_for_again_with_twice_as_many(server, sdk, mode, written):
     server.first = [says(written, "MAX_TOKENS"), says(written, "MAX_TOKENS")]
     answers = TWO if mode == "group" else TWO[:1]
-    judge = gemini(sdk, gemini_mode=mode, gemini_max_retries=2)
+    judge = gemini(sdk, judge_mode=mode, judge_max_retries=2)
     assert scores(judged(judge, None, answers)) == [score_of(answer) for answer in answers]
     limits = [request.config["maxOutputTokens"] for request in server.requests]
     assert limits == [limits[0], 2 * limits[0], 4 * limits[0]] and limits[0] >= 512 * len(answers)
@@ -355,7 +355,7 @@ def test_a_server_that_asks_for_too_long_a_wait_is_given_up_at_once(server, sdk,
     details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{seconds:.0f}s"}]
     refusal = error(429, "Daily quota exceeded", "RESOURCE_EXHAUSTED", header, details if asked == "body" else [])
     server.reply = always(refusal)
-    (verdict,) = judged(gemini(sdk, gemini_max_retries=5), cache, TWO[:1]).verdicts
+    (verdict,) = judged(gemini(sdk, judge_max_retries=5), cache, TWO[:1]).verdicts
     assert verdict.score is None and "Daily quota exceeded" in verdict.reason
     assert len(server.requests) == 1 and rows(tmp_path) == 0
 
@@ -384,7 +384,7 @@ def test_a_wait_that_makes_no_sense_is_no_reason_not_to_try_again(server, sdk, n
 )
 def test_a_wrong_key_stops_everything_after_one_call(server, sdk, mode, cache, tmp_path, refusal):
     server.reply, server.model_list = always(refusal), refusal
-    judge = gemini(sdk, gemini_mode=mode, gemini_max_retries=5)
+    judge = gemini(sdk, judge_mode=mode, judge_max_retries=5)
     message = refusal.body["error"]["message"]
     for act in (judge.check, lambda: judged(judge, cache, TWO[:1])):
         with pytest.raises(ConfigError, match=re.escape(message)) as caught:
@@ -394,7 +394,7 @@ def test_a_wrong_key_stops_everything_after_one_call(server, sdk, mode, cache, t
 
 
 def test_a_model_that_is_gone_is_named_beside_those_that_are_there(server, sdk, mode, cache, tmp_path):
-    judge = gemini(sdk, gemini_mode=mode, gemini_model="gemini-1.5-pro-latest", gemini_max_retries=5)
+    judge = gemini(sdk, judge_mode=mode, gemini_model="gemini-1.5-pro-latest", judge_max_retries=5)
     for act in (judge.check, lambda: judged(judge, cache, TWO[:1])):
         with pytest.raises(ConfigError, match=r"no model gemini_model='gemini-1\.5-pro-latest'") as caught:
             act()
@@ -453,7 +453,7 @@ def test_a_prompt_file_that_cannot_be_used_is_refused(tmp_path, content, problem
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=problem):
-        gemini(OLD, gemini_prompt=str(path))
+        gemini(OLD, judge_prompt=str(path))
 
 
 # Speed
@@ -471,7 +471,7 @@ def test_calls_in_flight_are_bounded_over_all_judges_and_event_loops(server, sdk
     samples = turns(20)
 
     def run(own: list[Sample]) -> list[float | None]:
-        return scores(judged(gemini(sdk, gemini_max_in_flight=5, gemini_max_retries=0), None, ["Ok."] * 10, own))
+        return scores(judged(gemini(sdk, judge_max_in_flight=5, judge_max_retries=0), None, ["Ok."] * 10, own))
 
     with ThreadPoolExecutor(2) as loops:
         assert list(loops.map(run, [samples[:10], samples[10:]])) == [[score_of("Ok.")] * 10] * 2
@@ -484,7 +484,7 @@ def test_no_minute_holds_more_calls_than_are_allowed_over_all_judges(server, sdk
     server.models += [f"together-{sdk}", f"one-by-one-{sdk}"]  # whose last minute is empty
 
     def run(model: str, samples: list[Sample]) -> None:
-        judge = gemini(sdk, gemini_model=f"{model}-{sdk}", gemini_requests_per_minute=3, gemini_timeout=2.5)
+        judge = gemini(sdk, gemini_model=f"{model}-{sdk}", judge_requests_per_minute=3, judge_timeout=2.5)
         assert None not in scores(judged(judge, None, ["Ok."] * len(samples), samples))
 
     samples, began = turns(10), time.monotonic()
@@ -517,9 +517,9 @@ def test_a_judgement_is_made_anew_only_where_something_that_it_depends_on_change
     assert (calls(), calls()) == (1, 0)
     for change in (
         {"gemini_model": MODELS[1]},
-        {"gemini_mode": "group"},
-        {"gemini_temperature": 0.5},
-        {"gemini_prompt": str(own)},
+        {"judge_mode": "group"},
+        {"judge_temperature": 0.5},
+        {"judge_prompt": str(own)},
         {"sample": TURN.replace(prompt="A table for two, please.")},
         {"sample": TURN.replace(rubric="ask for: the time")},
         {"sample": TURN.replace(ground_truth="Where?")},
@@ -528,13 +528,13 @@ def test_a_judgement_is_made_anew_only_where_something_that_it_depends_on_change
     ):
         assert (calls(**change), calls(**change)) == (1, 0), change
     own.write_text("Judge strictly $conversation $answers")
-    assert (calls(gemini_prompt=str(own)), calls(gemini_prompt=str(own))) == (1, 0)
-    assert [calls(gemini_samples=count) for count in (2, 2, 3, 2)] == [2, 0, 1, 0]  # at temperature 1
-    assert calls(gemini_temperature=1) == 0  # the first of those three
+    assert (calls(judge_prompt=str(own)), calls(judge_prompt=str(own))) == (1, 0)
+    assert [calls(judge_samples=count) for count in (2, 2, 3, 2)] == [2, 0, 1, 0]  # at temperature 1
+    assert calls(judge_temperature=1) == 0  # the first of those three
     for same in (
         {"sample": TURN.replace(id="b", dialogue_id="d", turn_index=3)},
-        {"gemini_timeout": 9, "gemini_max_retries": 3, "gemini_max_in_flight": 3},
-        {"gemini_temperature": 0},
+        {"judge_timeout": 9, "judge_max_retries": 3, "judge_max_in_flight": 3},
+        {"judge_temperature": 0},
         {"gemini_model": f"models/{MODELS[0]}"},
         {"sdk": OLD},
     ):
@@ -545,17 +545,17 @@ def test_a_judgement_is_made_anew_only_where_something_that_it_depends_on_change
 def test_repeated_judgements_are_averaged_and_kept_apart(server, sdk, cache, tmp_path):
     given = iter([0.2, 0.4, 0.9])
     server.reply = lambda request: altered(lambda entries: entries[0].update(score=next(given)))(request)
-    judge = gemini(sdk, gemini_samples=3)
+    judge = gemini(sdk, judge_samples=3)
     (verdict,) = judged(judge, cache, TWO[:1]).verdicts
     assert verdict.score == pytest.approx(0.5) and verdict.criteria == {"the task": 0.5} and verdict.tokens == 375
     assert len(server.requests) == rows(tmp_path) == 3
     assert [request.config["temperature"] for request in server.requests] == [1, 1, 1]
-    assert judged(gemini(sdk, gemini_samples=3), cache, TWO[:1]).verdicts == [verdict] and len(server.requests) == 3
+    assert judged(gemini(sdk, judge_samples=3), cache, TWO[:1]).verdicts == [verdict] and len(server.requests) == 3
 
 
 def test_one_failed_repeat_leaves_the_mean_of_the_others_and_is_asked_again(server, sdk, cache, tmp_path):
     server.first = [error(500, "An internal error", "INTERNAL")]
-    judge = gemini(sdk, gemini_samples=3, gemini_max_retries=0)
+    judge = gemini(sdk, judge_samples=3, judge_max_retries=0)
     assert scores(judged(judge, cache, TWO[:1])) == [pytest.approx(score_of(TWO[0]))] and rows(tmp_path) == 2
     again = judged(judge, cache, TWO[:1])
     assert (len(server.requests), rows(tmp_path), len(again.fresh), again.hits) == (4, 3, 1, 0)
@@ -564,7 +564,7 @@ def test_one_failed_repeat_leaves_the_mean_of_the_others_and_is_asked_again(serv
 def test_a_group_is_asked_about_in_one_call_and_in_an_order_that_is_shuffled_alike_each_time(server, sdk, cache):
     answers = [f"Reply {letter * 3}." for letter in "abcdef"]
     samples = [turn for turn in turns(8) for _ in answers]
-    settings = {"gemini_mode": "group", "gemini_samples": 2}
+    settings = {"judge_mode": "group", "judge_samples": 2}
     judged(gemini(sdk, **settings), cache, answers * 8, samples)
     asked = sorted((request.prompt, request.replies) for request in server.requests)
     orders = [tuple(replies) for _, replies in asked]
@@ -584,7 +584,7 @@ def test_a_group_is_asked_about_in_one_call_and_in_an_order_that_is_shuffled_ali
 def test_an_answer_cannot_leave_its_fence(server, sdk, mode):
     def ask(answers: list[str]) -> tuple[Request, str]:
         server.requests.clear()
-        judged(gemini(sdk, gemini_mode=mode), None, answers)
+        judged(gemini(sdk, judge_mode=mode), None, answers)
         (request,) = server.requests
         (mark,) = set(re.findall(r"^</reply(?: \d+)? (\w+)>$", request.prompt, re.MULTILINE)[-1:])
         return request, mark
@@ -655,7 +655,7 @@ from grpo_kit.judges.gemini.judge import GeminiJudge
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.data.samples import Sample
 cache, turns = RewardCache(Path(sys.argv[1])), json.loads(sys.argv[2])
-judge = GeminiJudge(JudgeConfig(gemini_sdk="google-generativeai", gemini_max_in_flight=4))
+judge = GeminiJudge(JudgeConfig(gemini_sdk="google-generativeai", judge_max_in_flight=4))
 samples, answers = [Sample(**sample) for sample, _ in turns], [answer for _, answer in turns]
 judged = asyncio.run(judge_batch(judge, cache, samples, answers))
 print(json.dumps([verdict.score for verdict in judged.verdicts]))

@@ -113,7 +113,7 @@ def test_each_sample_gets_its_own_rubric_and_the_next_run_asks_for_none(tmp_path
     out = tmp_path / "out"
     prepare(traces, tmp_path / "plain", eval_fraction=0.3)
     plain = samples_in(tmp_path / "plain")
-    card = prepare(traces, out, **settings(sdk, gemini_max_in_flight=6))
+    card = prepare(traces, out, **settings(sdk, judge_max_in_flight=6))
 
     assert samples_in(out) == [sample.replace(rubric=rubric_of(sample)) for sample in plain]
     calls = len(server.requests)
@@ -165,7 +165,7 @@ def test_where_gemini_fails_a_sample_keeps_its_own_and_is_asked_again_by_the_nex
         return write(request)
 
     server.reply = fails
-    card = prepare(chats, tmp_path / "out", **settings(gemini_max_retries=1))
+    card = prepare(chats, tmp_path / "out", **settings(judge_max_retries=1))
     rubrics = {sample.ground_truth: sample.rubric for sample in samples_in(tmp_path / "out")}
     assert (rubrics["Hi 2."], rubrics["Hi 3."], rubrics["Hi 5."]) == (
         "",
@@ -211,7 +211,7 @@ def test_an_answer_that_is_no_rubric_is_asked_for_again(tmp_path, server):
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     server.first = [says(answer) for answer in BAD_ANSWERS.values()]
-    card = prepare(path, tmp_path / "out", **settings(gemini_max_retries=1))
+    card = prepare(path, tmp_path / "out", **settings(judge_max_retries=1))
     assert (card["rubrics"]["fallback"], card["rubrics"]["calls"]) == (0, 20 + len(BAD_ANSWERS))
     assert all(sample.rubric == rubric_of(sample) for sample in samples_in(tmp_path / "out"))
 
@@ -221,7 +221,7 @@ def test_an_answer_that_is_no_rubric_is_asked_for_again(tmp_path, server):
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, traces, server):
-    out, words = tmp_path / "out", ["--rubric", "gemini", "--gemini-max-in-flight", "4"]
+    out, words = tmp_path / "out", ["--rubric", "gemini", "--judge-max-in-flight", "4"]
 
     def slowly(request: Request) -> Reply:
         return replace(write(request), seconds=0.1)
@@ -289,8 +289,8 @@ def test_a_wrong_key_changes_nothing(tmp_path, chats, server, sdk, code, at_once
         ("", [], "GEMINI_API_KEY is not set"),
         (KEY, [], "refuses the key in GEMINI_API_KEY"),
         (KEY, ["--gemini-sdk", "google-generativeai"], "refuses the key in GEMINI_API_KEY"),
-        (KEY, ["--gemini-model", "gemini-0"], f"no model gemini_model='gemini-0'. There are: {', '.join(MODELS)}"),
-        (KEY, ["--gemini-timeout", "0"], "gemini_timeout='0'"),
+        (KEY, ["--judge-model", "gemini-0"], f"no model gemini_model='gemini-0'. There are: {', '.join(MODELS)}"),
+        (KEY, ["--judge-timeout", "0"], "judge_timeout='0'"),
         (KEY, ["--rubric", "gemni"], "no rubric 'gemni'; there are: schema, gemini. Did you mean gemini?"),
     ],
     ids=["no key", "wrong key", "wrong key, other SDK", "no such model", "bad setting", "misspelt"],

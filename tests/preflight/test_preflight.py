@@ -350,10 +350,10 @@ def judged_by_gemini(trained, folder, **used):
 
 
 def test_the_judges_dollars_are_assumed_and_then_known_from_a_run(tmp_path, trained):
-    settings = {"judge": "gemini", "gemini_input_price": 1.0, "gemini_output_price": 1.0}
+    settings = {"judge": "gemini", "judge_input_price": 1.0, "judge_output_price": 1.0}
     quote = here(tmp_path, max_steps=10, save_steps=5, **settings)
     assert "320 calls" in quote.judge_usd_from and "assumed" in quote.judge_usd_from
-    assert here(tmp_path, max_steps=10, gemini_mode="group", **settings).judge_usd_from.startswith("40 calls")
+    assert here(tmp_path, max_steps=10, judge_mode="group", **settings).judge_usd_from.startswith("40 calls")
     unknown = here(tmp_path, judge="gemini", gemini_model="gemini-9")
     assert unknown.judge_usd is None and "gemini-9 has no price" in unknown.judge_usd_from
 
@@ -419,7 +419,7 @@ def test_the_judges_real_dollars_go_before_assumed_tokens(tmp_path, trained):
     judged_by_gemini(trained, tmp_path / "judged", calls=32.0, usd=0.32)
     quote = here(tmp_path, judge="gemini", max_steps=10, save_steps=5)
     assert quote.judge_usd[1] == pytest.approx(320 * 0.01) and "$0.01 a call, as in judged" in quote.judge_usd_from
-    dearer = {"gemini_input_price": 1.0, "gemini_output_price": 1.0}  # than when those dollars were counted
+    dearer = {"judge_input_price": 1.0, "judge_output_price": 1.0}  # than when those dollars were counted
     assert "assumed" in here(tmp_path, judge="gemini", max_steps=10, **dearer).judge_usd_from
 
 

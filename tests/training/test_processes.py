@@ -64,7 +64,7 @@ def runs_dir(tmp_path_factory):
                 "per_device_train_batch_size": 4,
                 "gradient_accumulation_steps": 1,
                 "judge": "gemini",
-                "gemini_mode": "group",
+                "judge_mode": "group",
             },
             "each process judges its own completions, which are 4",
         ),
@@ -88,7 +88,7 @@ def test_a_gpu_is_written_as_modal_writes_it_and_costs_as_many():
     assert all(gpu.endswith(":4") for gpu in quote.fits)
 
 
-JUDGED = {"judge": "gemini", "gemini_max_in_flight": 3, "canaries": "off"}
+JUDGED = {"judge": "gemini", "judge_max_in_flight": 3, "canaries": "off"}
 
 
 def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted(demo_data, runs_dir, gemini):

@@ -1,0 +1,89 @@
+"""What OpenAI's and Anthropic's libraries, which one generator makes, have in common: errors and clients."""
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import SecretStr
+
+from grpo_kit.errors import ConfigError
+from grpo_kit.judges.chat.provider import CallFailed, Provider, Question, Reply, failure
+from grpo_kit.utils.environment import version_of
+
+
+class LibraryProvider(Provider):
+    """Asks through such a library, which retries nothing here."""
+
+    # Parts of a request that some models and servers refuse, which are then left out, by what their refusal names.
+    optional: ClassVar[Mapping[str, str]]
+    _client: Any  # AsyncOpenAI or AsyncAnthropic
+
+    def __init__(self, package: Any, key: SecretStr):
+        self._key, self._refused = key, set[str]()
+        # A redirect would take the key to another host.
+        self._options = {
+            "api_key": key.get_secret_value(),
+            "max_retries": 0,
+            "http_client": package.DefaultAsyncHttpxClient(follow_redirects=False),
+        }
+
+    @abstractmethod
+    def request(self, model: str, question: Question) -> dict[str, Any]:
+        """The library's arguments for a question."""
+
+    @abstractmethod
+    async def send(self, request: dict[str, Any]) -> Reply:
+        """Makes the call, and reads its answer. Raises what the library does, or CallFailed."""
+
+    @abstractmethod
+    async def there(self, model: str, seconds: float) -> list[str] | None:
+        """As `lacks`; raises what the library does."""
+
+    async def generate(self, model: str, question: Question, seconds: float) -> Reply:
+        request = {**self.request(model, question), "timeout": seconds}
+        while True:
+            asked = {name: value for name, value in request.items() if name not in self._refused}
+            try:
+                return await self.send(asked)
+            except CallFailed:
+                raise
+            except Exception as error:
+                if not (refused := self._refused_in(error, asked)):
+                    raise self._failed(error) from None
+                self._refused |= refused
+
+    async def lacks(self, model: str, seconds: float) -> list[str] | None:
+        try:
+            return await self.there(model, seconds)
+        except Exception as error:
+            raise self._failed(error) from None
+
+    def schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """With its fields in the order to write them, and no others."""
+        own = {**schema, **({"items": self.schema(schema["items"])} if "items" in schema else {})}
+        if fields := schema.get("properties"):
+            own["properties"] = {name: self.schema(fields[name]) for name in schema["required"]}
+            own["additionalProperties"] = False
+        return own
+
+    def _refused_in(self, error: Exception, asked: dict[str, Any]) -> set[str]:
+        """What the server refuses of an optional part of the request."""
+        if getattr(error, "status_code", None) not in (400, 422):
+            return set()
+        said = getattr(error, "param", None) or str(error)
+        return {name for name, pattern in self.optional.items() if name in asked and re.search(pattern, said)}
+
+    def _failed(self, error: Exception) -> CallFailed:
+        failed, said = failure(error, self._key), str(error)
+        if failed.code == 402 or "insufficient_quota" in said or "credit balance is too low" in said:
+            failed.quota = "the account's credit"
+        elif failed.code == 429 and re.search(r"per day|\b[RT]PD\b", said):
+            failed.quota = "the day's quota"
+        return failed
+
+
+def check_installed(package: str) -> None:
+    """Raises ConfigError where a judge's library is not there."""
+    if not version_of(package):
+        raise ConfigError(f"judge={package} needs the package {package}", fix=f"pip install {package}")

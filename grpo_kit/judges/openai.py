@@ -1,0 +1,80 @@
+"""A judge behind OpenAI's chat completions: OpenAI's own models, or any server that speaks them, such as vLLM's."""
+
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.data.thoughts import answer_in
+from grpo_kit.judges.chat.judge import ChatJudge
+from grpo_kit.judges.chat.library import LibraryProvider, check_installed
+from grpo_kit.judges.chat.provider import (
+    CallFailed,
+    Question,
+    Reply,
+    checked_address,
+    key_of,
+    missing_key,
+    needs_key,
+    tokens,
+)
+
+
+class OpenAI(LibraryProvider):
+    optional: ClassVar = {
+        "response_format": "response_format|json_schema|schema|structured|guided|grammar",
+        "temperature": "temperature",
+        "max_tokens": "max_tokens",
+    }
+
+    def __init__(self, config: JudgeConfig):
+        """Raises ConfigError where the library or the key is missing, before anything is sent."""
+        check_installed("openai")
+        import openai
+
+        key, address = key_of("openai"), config.judge_base_url
+        self.place = checked_address(address, "judge_base_url") if address else "OpenAI's endpoint"
+        if key is None and needs_key("openai", config):
+            raise missing_key("openai")
+        if address and urlsplit(address).path in ("", "/"):
+            address = f"{address.rstrip('/')}/v1"
+        super().__init__(openai, key or SecretStr("no-key-is-needed"))
+        self._client = openai.AsyncOpenAI(base_url=address, **self._options)
+        self._limit = "max_tokens" if address else "max_completion_tokens"  # which OpenAI's own models take alone
+
+    def request(self, model: str, question: Question) -> dict[str, Any]:
+        named = {"name": "judgement", "strict": True, "schema": question.schema}
+        return {
+            "model": model,
+            "messages": [{"role": "user", "content": question.prompt}],
+            "response_format": {"type": "json_schema", "json_schema": named},
+            "temperature": question.temperature,
+            self._limit: question.max_tokens,
+        }
+
+    async def send(self, request: dict[str, Any]) -> Reply:
+        answer = await self._client.chat.completions.create(**request)
+        if isinstance(answer, str):
+            raise CallFailed("the answer is no JSON", retry=True)
+        used = answer.usage
+        billed = tokens(used.prompt_tokens, used.completion_tokens) if used else (0, 0)
+        if not answer.choices:
+            raise CallFailed("the answer is empty (no choice)", retry=True, tokens=billed)
+        message, reason = answer.choices[0].message, answer.choices[0].finish_reason
+        if reason == "content_filter" or message.refusal:
+            raise CallFailed(f"the answer was withheld ({reason})", tokens=billed)
+        text = answer_in(message.content or "") or ""
+        if not text and reason != "length":
+            raise CallFailed(f"the answer is empty ({reason})", retry=True, tokens=billed)
+        return Reply(text, billed, is_cut=reason == "length")
+
+    async def there(self, model: str, seconds: float) -> list[str] | None:
+        found = [each.id for each in (await self._client.models.list(timeout=seconds)).data]
+        plain = {name.partition(":")[0] for name in found}  # Ollama's tags and OpenRouter's variants stand behind it
+        return found if found and model.partition(":")[0] not in plain else None
+
+
+class OpenAIJudge(ChatJudge):
+    name = "openai"
+    provider = OpenAI
