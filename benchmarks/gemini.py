@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/gemini.py
 
-A server on loopback (tests/gemini_server.py, a process of its own) takes 0.2 s for each answer. 256 judgements with 32
+A server on loopback (tests/judge_server.py, a process of its own) takes 0.2 s for each answer. 256 judgements with 32
 in flight then take 1.6 s at best. In one run, in turn, they are made by plain sockets that do nothing else, and by the
 kit through each of Google's SDKs; what counts is the ratio to 1.6 s (goal: 1.15), with the sockets' to see what the
 machine itself takes. The loop that scripts usually have, one call after the other, is made for 16 judgements and
@@ -120,7 +120,7 @@ def cached(count: int = 10_000) -> float:
 
 
 def main() -> None:
-    command = [sys.executable, ROOT / "tests" / "gemini_server.py", "--seconds", str(SECONDS)]
+    command = [sys.executable, ROOT / "tests" / "judge_server.py", "--seconds", str(SECONDS)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = server.stdout.readline().strip()

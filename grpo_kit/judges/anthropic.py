@@ -11,7 +11,7 @@ from grpo_kit.judges.chat.provider import CallFailed, Question, Reply, checked_a
 
 class Anthropic(LibraryProvider):
     optional: ClassVar = {
-        "output_config": "output_config|output_format|json_schema|schema",
+        "output_config": "output_config|output_format|schema",
         "extra_body": "temperature",
     }
 

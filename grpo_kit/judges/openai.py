@@ -17,6 +17,7 @@ from grpo_kit.judges.chat.provider import (
     key_of,
     missing_key,
     needs_key,
+    openai_address,
     tokens,
 )
 
@@ -33,8 +34,8 @@ class OpenAI(LibraryProvider):
         check_installed("openai")
         import openai
 
-        key, address = key_of("openai"), config.judge_base_url
-        self.place = checked_address(address, "judge_base_url") if address else "OpenAI's endpoint"
+        key, address = key_of("openai"), openai_address(config)
+        self.place = checked_address(address, "judge_base_url" if config.judge_base_url else "OPENAI_BASE_URL") if address else "OpenAI's endpoint"
         if key is None and needs_key("openai", config):
             raise missing_key("openai")
         if address and urlsplit(address).path in ("", "/"):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import modal
 import pytest
-from gemini_server import GeminiServer
 from helpers import STANDIN, wait_for_step, wait_until
+from judge_server import JudgeServer
 from modal_server import ModalServer
 from safetensors.torch import load, load_file
 
@@ -27,7 +27,7 @@ STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16, "g
 
 @pytest.fixture(scope="module")
 def gemini():
-    with GeminiServer() as server:
+    with JudgeServer() as server:
         yield server
 
 

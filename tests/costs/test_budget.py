@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from gemini_server import A_CALL
 from helpers import shell
+from judge_server import A_CALL
 from safetensors.torch import load_file
 
 import grpo_kit as kit

@@ -10,12 +10,13 @@ import time
 import zlib
 
 import pytest
-from gemini_server import KEY, GeminiServer, Reply, judge as well, says
+from judge_server import KEY, JudgeServer, Reply, judge as well, says
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import Verdict
-from grpo_kit.judges.gemini.judge import LONGEST_REASON, GeminiJudge
+from grpo_kit.judges.chat.judge import LONGEST_REASON
+from grpo_kit.judges.gemini.judge import GeminiJudge
 from grpo_kit.judges.gemini.sdk import MOST_BYTES
 
 TURN = Sample(id="turn", prompt=[{"role": "user", "content": "Where?"}], ground_truth="There.")
@@ -40,7 +41,7 @@ def asked(sdk: str, **settings) -> tuple[Verdict, GeminiJudge]:
 
 def body_of(text: str) -> bytes:
     """An answer of the server's in which the model has written `text`."""
-    return json.dumps(says(text).body).encode()
+    return json.dumps(says(text).body.to("gemini")).encode()
 
 
 MALFORMED = {
@@ -80,7 +81,7 @@ def test_an_answer_that_drips_is_given_up_in_time(gemini, sdk):
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(gemini, sdk, code):
-    with GeminiServer() as elsewhere:
+    with JudgeServer() as elsewhere:
         gemini.reply = lambda _: Reply({}, code, {"Location": f"{elsewhere.url}/v1beta/models/x:generateContent"})
         verdict, _ = asked(sdk)
         assert verdict.score is None and KEY not in verdict.reason and elsewhere.requests == []

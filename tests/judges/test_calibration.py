@@ -11,8 +11,8 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
-from gemini_server import GeminiServer, judge, says
 from helpers import ROOT
+from judge_server import JudgeServer, judge, says
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample, read_samples
@@ -69,7 +69,7 @@ class SomeJudge:
 
 @pytest.fixture
 def server(monkeypatch):
-    with GeminiServer() as server:
+    with JudgeServer() as server:
         monkeypatch.setenv("GEMINI_API_KEY", KEY)
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         yield server
@@ -195,7 +195,7 @@ def test_position_bias_is_found_where_it_is():
 def test_gemini_position_bias_is_found_through_its_own_shuffle(server, tmp_path):
     def likes_the_first(request):
         reply = judge(request)
-        body = json.loads(reply.body["candidates"][0]["content"]["parts"][0]["text"])
+        body = json.loads(reply.body.text)
         for entry in body["answers"]:
             entry["score"] = 0.9 if entry["answer"] <= len(body["answers"]) / 2 else 0.4
         return says(json.dumps(body))

@@ -5,8 +5,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from gemini_server import A_CALL, KEY, Reply, error, judge, says
 from helpers import shell, start, wait_until
+from judge_server import A_CALL, KEY, Reply, error, judge, says
 from safetensors.torch import load_file
 
 from grpo_kit import ConfigError, Run, evaluate, train

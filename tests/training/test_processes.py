@@ -9,8 +9,8 @@ import sys
 
 import psutil
 import pytest
-from gemini_server import A_CALL, KEY, GeminiServer, error, judge
 from helpers import wait_for_step, wait_until
+from judge_server import A_CALL, KEY, JudgeServer, error, judge
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunError, RunStopped
@@ -131,7 +131,7 @@ def ended(demo_data, runs_dir):
         return error(400, "not today", "INVALID_ARGUMENT") if outage.exists() else judge(request)
 
     outage, settings = runs_dir / "outage", {"num_processes": 2, "use_lora": False, "rewards": [reward], **JUDGED}
-    with GeminiServer(answer) as server, pytest.MonkeyPatch.context() as patch:
+    with JudgeServer(answer) as server, pytest.MonkeyPatch.context() as patch:
         environment = {"GOOGLE_GEMINI_BASE_URL": server.url, "GEMINI_API_KEY": KEY, "OUTAGE_IN": "4", "FAILS_IN": ""}
         for name, value in environment.items():
             patch.setenv(name, value)

@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 
 import pytest
-from gemini_server import A_CALL, error, judge
+from judge_server import A_CALL, error, judge
 from trl import GRPOTrainer
 
 from grpo_kit import ConfigError, Run, TrainConfig, train

@@ -84,8 +84,13 @@ def key_of(judge: str) -> SecretStr | None:
 
 def needs_key(judge: str, config: JudgeConfig) -> bool:
     """Whether a judge can't do without a key: a server on this machine or network mostly asks for none."""
-    address = config.judge_base_url if judge == "openai" else None
+    address = openai_address(config) if judge == "openai" else None
     return judge in CLOUD and not (address and is_local(address))
+
+
+def openai_address(config: JudgeConfig) -> str | None:
+    """The server that judge=openai asks; None: OpenAI's own."""
+    return config.judge_base_url or os.environ.get("OPENAI_BASE_URL") or None
 
 
 def is_local(address: str) -> bool:

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gemini_server import A_CALL, MODELS, GeminiServer, Reply, Request, error, says
 from helpers import wait_until
+from judge_server import A_CALL, MODELS, JudgeServer, Reply, Request, error, says
 
 from grpo_kit import prepare, read_samples
 from grpo_kit.config.judge import JudgeConfig
@@ -31,7 +31,7 @@ SDKS = ["google-generativeai", "google-genai"]
 
 @pytest.fixture
 def server(monkeypatch):
-    with GeminiServer(write) as server:
+    with JudgeServer(write) as server:
         monkeypatch.setenv("GEMINI_API_KEY", KEY)
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         yield server
