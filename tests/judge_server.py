@@ -46,7 +46,7 @@ class Request:
 
     @property
     def is_group(self) -> bool:
-        return "answers" in (self.schema or {"properties": []})["properties"]
+        return "answers" in self.schema["properties"] if self.schema else '"answers": a list' in self.prompt
 
     @property
     def schema(self) -> dict | None:

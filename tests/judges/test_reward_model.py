@@ -28,8 +28,8 @@ def make(folder, labels: int = 1, template: bool = True):
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    pad = tokenizer.pad_token_id
-    config = LlamaConfig(len(tokenizer), num_labels=labels, max_position_embeddings=256, pad_token_id=pad, **sizes)
+    sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "pad_token_id": tokenizer.pad_token_id}
+    config = LlamaConfig(num_labels=labels, **sizes)
     model = LlamaForSequenceClassification(config).eval()
     model.score.weight.data *= 30  # so that scores differ
     model.save_pretrained(folder)
@@ -95,5 +95,6 @@ def test_it_trains(tmp_path, demo_data):
     settings = {"max_steps": 1, "save_steps": 1, "judge": "reward_model", "judge_model": str(tmp_path / "model")}
     run = train(data=str(demo_data), runs_dir=tmp_path, canaries="off", **settings)
     rows = run.completions()
-    assert run.status["state"] == "complete" and rows["reward"].between(0, 1).all() and rows["reward"].nunique() > 1
+    rewards = [row["reward_model"] for row in rows["rewards"]]
+    assert run.status["state"] == "complete" and min(rewards) >= 0 and max(rewards) <= 1 and len(set(rewards)) > 1
     assert rows["reason"].str.startswith("reward_model: the model's logit is").all()
