@@ -139,7 +139,9 @@ class RewardModelJudge(Judge):
         """In bfloat16 on the GPU that this process trains on, in float32 on a CPU."""
         import torch
         from transformers import AutoModelForSequenceClassification
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         has_gpu = torch.cuda.is_available()
         model = AutoModelForSequenceClassification.from_pretrained(
             self._model_name, dtype=torch.bfloat16 if has_gpu else torch.float32

@@ -253,6 +253,9 @@ def _memory_fixes(config: TrainConfig, shape: Shape, device: Device) -> list[Fix
 
 def modal_problems(quote: Quote) -> Problems:
     config = quote.config
+    if "reward_model" in config.judge and Path(config.model_of("reward_model")).is_dir():
+        what = f"judge_model={config.model_of('reward_model')} is a folder of this machine, which containers don't see"
+        yield Problem(what, "Push it to the Hugging Face hub and name it owner/name", "judge")
     if "openai" in config.judge and config.judge_base_url and is_local(config.judge_base_url):
         what = f"judge_base_url={config.judge_base_url} is of this machine or network, which containers don't see"
         yield Problem(what, "Use an address that they can reach", "judge")

@@ -7,6 +7,7 @@ import pytest
 
 from grpo_kit import ConfigError, TrainConfig
 from grpo_kit.config.gpus import larger_gpu, listed_gpu, modal_usd_per_hour, unknown_gpu
+from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.train import ReadyReward
 from grpo_kit.rewards.ready import READY
@@ -139,6 +140,29 @@ def test_settings_survive_json():
 
 def test_settings_name_the_ready_rewards_that_there_are():
     assert set(get_args(ReadyReward)) == READY.keys()
+
+
+def test_judge_model_is_gemini_s_where_gemini_is_the_only_judge_that_has_one():
+    models = [("gemini", "a", {}, "gemini", "a"), ("gemini,openai", "a", {}, "openai", "a")]
+    models += [("gemini,openai", "a", {}, "gemini", "gemini-3.5-flash-lite"), (None, None, {}, "gemini", "b")]
+    models += [("gemini,openai", "a", {"gemini_model": "b"}, "gemini", "b"), ("offline", "a", {}, "openai", "a")]
+    models += [("openai,anthropic", "openai=a,anthropic=models/b", {}, "anthropic", "models/b")]
+    for judge, model, more, name, expected in models:
+        given = {"judge": judge, "judge_model": model, **more} if judge else {"gemini_model": "models/b"}
+        assert TrainConfig(**given).model_of(name) == expected
+    assert TrainConfig(judge="gemini", judge_model="a").replace(judge_model="b").gemini_model == "b"
+    assert JudgeConfig(judge_model="a").model_of("gemini") == JudgeConfig(judge_model="a").model_of("openai") == "a"
+    for wrong, said in (("openai", "judge=openai needs the name"), ("openai,anthropic", "judge_model=anthropic=NAME")):
+        with pytest.raises(ConfigError, match=said):
+            TrainConfig(judge=wrong, judge_model="openai=a" if "," in wrong else None)
+
+
+def test_settings_keep_the_names_that_they_had_when_gemini_was_the_only_model_that_judged():
+    config = TrainConfig.from_text({"gemini_mode": "group", "gemini_temperature": "none"})
+    assert config.judge_mode == "group" and config.given == {"judge_mode": "group", "judge_temperature": None}
+    assert config.replace(gemini_mode="absolute").judge_mode == "absolute"
+    with pytest.raises(ConfigError, match="gemini_mode is the former name of judge_mode"):
+        TrainConfig(gemini_mode="group", judge_mode="group")
 
 
 @pytest.mark.parametrize("wrong", ["gemni", "offline=0", "", "offline,offline"])

@@ -75,7 +75,7 @@ def places(tmp_path):
 def test_a_first_run_in_an_empty_account_needs_nothing_and_the_doctor_makes_nothing(places):
     found = places.doctor(is_well=True)
     assert "test-workspace" in found["Modal token"] and "come with the kit" in found["train.jsonl"]
-    assert "only runs that Gemini judges need it" in found["gemini-secret"]
+    assert "only runs with judge=gemini need it" in found["gemini-secret"]
     assert "only gated and private models need it" in found["huggingface-secret"]
     assert not places.modal.volumes and not places.modal.apps and not places.modal.secrets
 
