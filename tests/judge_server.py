@@ -208,7 +208,7 @@ class JudgeServer:
             @property
             def key(self) -> str:
                 names = ("x-goog-api-key", "x-api-key", "Authorization")
-                return next(self.headers[name] for name in names if name in self.headers).removeprefix("Bearer ")
+                return next((self.headers[name] for name in names if name in self.headers), "").removeprefix("Bearer ")
 
             def do_GET(self) -> None:
                 path, there = self.path.split("?")[0], server.of[self.dialect]

@@ -36,11 +36,7 @@ class OpenAI(LibraryProvider):
 
         key, address = key_of("openai"), openai_address(config)
         name = "judge_base_url" if config.judge_base_url else "OPENAI_BASE_URL"
-        self.place = (
-            checked_address(address, "judge_base_url" if config.judge_base_url else "OPENAI_BASE_URL")
-            if address
-            else "OpenAI's endpoint"
-        )
+        self.place = checked_address(address, name) if address else "OpenAI's endpoint"
         if key is None and needs_key("openai", config):
             raise missing_key("openai")
         if address and urlsplit(address).path in ("", "/"):

@@ -166,9 +166,8 @@ class ChatModel:
 
     def _refuse_model(self, there: list[str]) -> NoReturn:
         name = "gemini_model" if self.name == "gemini" else "judge_model"
-        models = (
-            f"There are: {', '.join(there)}" if there else f"{self._provider.place} does not say which ones there are"
-        )
+        unsaid = f"{self._provider.place} does not say which ones there are"
+        models = f"There are: {', '.join(there)}" if there else unsaid
         raise ConfigError(f"there is no model {name}={self.model!r}", models) from None
 
 
