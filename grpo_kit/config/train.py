@@ -140,7 +140,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     )
     judge: Weights[JudgeName] = run(
         "offline",
-        "Who scores: offline, gemini, openai, anthropic, reward_model, exact or reference; several: gemini,offline=0.3.",
+        "Who scores: offline, gemini, openai, anthropic, reward_model, exact or reference; several: gemini,offline=1.",
         "step",
         "scale",
         suggested=[*JUDGES, "gemini=0.7,offline=0.3"],

@@ -10,10 +10,7 @@ from grpo_kit.judges.chat.provider import CallFailed, Question, Reply, checked_a
 
 
 class Anthropic(LibraryProvider):
-    optional: ClassVar = {
-        "output_config": "output_config|output_format|schema",
-        "extra_body": "temperature",
-    }
+    optional: ClassVar = {"output_config": "output_config|output_format|schema", "temperature": "temperature"}
 
     def __init__(self, config: JudgeConfig):
         """Raises ConfigError where the library or the key is missing, before anything is sent."""
@@ -27,17 +24,12 @@ class Anthropic(LibraryProvider):
         super().__init__(anthropic, key)
         self._client = anthropic.AsyncAnthropic(base_url=address, **self._options)
 
-    def request(self, model: str, question: Question) -> dict[str, Any]:
-        return {
-            "model": model,
-            "messages": [{"role": "user", "content": question.prompt}],
-            "max_tokens": question.max_tokens,
-            "output_config": {"format": {"type": "json_schema", "schema": question.schema}},
-            "extra_body": {"temperature": question.temperature},  # no argument of the library's: newer models refuse it
-        }
+    def extra(self, question: Question) -> dict[str, Any]:
+        schema = {"type": "json_schema", "schema": question.schema}
+        return {"output_config": {"format": schema}, "temperature": question.temperature}
 
-    async def send(self, request: dict[str, Any]) -> Reply:
-        answer = await self._client.messages.create(**request)
+    async def send(self, about: dict[str, Any], max_tokens: int) -> Reply:
+        answer = await self._client.messages.create(**about, max_tokens=max_tokens)
         if isinstance(answer, str):
             raise CallFailed("the answer is no JSON", retry=True)
         used, reason = answer.usage, answer.stop_reason

@@ -45,18 +45,16 @@ class OpenAI(LibraryProvider):
         self._client = openai.AsyncOpenAI(base_url=address, **self._options)
         self._limit = "max_tokens" if address else "max_completion_tokens"  # which OpenAI's own models take alone
 
-    def request(self, model: str, question: Question) -> dict[str, Any]:
+    def extra(self, question: Question) -> dict[str, Any]:
         named = {"name": "judgement", "strict": True, "schema": question.schema}
         return {
-            "model": model,
-            "messages": [{"role": "user", "content": question.prompt}],
             "response_format": {"type": "json_schema", "json_schema": named},
             "temperature": question.temperature,
             self._limit: question.max_tokens,
         }
 
-    async def send(self, request: dict[str, Any]) -> Reply:
-        answer = await self._client.chat.completions.create(**request)
+    async def send(self, about: dict[str, Any], max_tokens: int) -> Reply:
+        answer = await self._client.chat.completions.create(**about)
         if isinstance(answer, str):
             raise CallFailed("the answer is no JSON", retry=True)
         used = answer.usage

@@ -29,23 +29,25 @@ class LibraryProvider(Provider):
         }
 
     @abstractmethod
-    def request(self, model: str, question: Question) -> dict[str, Any]:
-        """The library's arguments for a question."""
+    def extra(self, question: Question) -> dict[str, Any]:
+        """The parts of a request beside model and prompt, as they are sent: the libraries' own conversion of a schema
+        takes as long as half of the rest of a call."""
 
     @abstractmethod
-    async def send(self, request: dict[str, Any]) -> Reply:
-        """Makes the call, and reads its answer. Raises what the library does, or CallFailed."""
+    async def send(self, about: dict[str, Any], max_tokens: int) -> Reply:
+        """Makes the call with these arguments, and reads its answer. Raises what the library does, or CallFailed."""
 
     @abstractmethod
     async def there(self, model: str, seconds: float) -> list[str] | None:
         """As `lacks`; raises what the library does."""
 
     async def generate(self, model: str, question: Question, seconds: float) -> Reply:
-        request = {**self.request(model, question), "timeout": seconds}
+        about = {"model": model, "messages": [{"role": "user", "content": question.prompt}], "timeout": seconds}
+        extra = self.extra(question)
         while True:
-            asked = {name: value for name, value in request.items() if name not in self._refused}
+            asked = {name: value for name, value in extra.items() if name not in self._refused}
             try:
-                return await self.send(asked)
+                return await self.send({**about, "extra_body": asked}, question.max_tokens)
             except CallFailed:
                 raise
             except Exception as error:
