@@ -5,7 +5,6 @@ its fix; a problem's `where` names the check of doctor.py that would find it too
 """
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -23,7 +22,6 @@ from grpo_kit.config.gpus import (
     most_gpus,
     unknown_gpu,
 )
-from grpo_kit.config.judge import CLOUD
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch, check_price_known, shortfall_at_start
 from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, like_run
@@ -33,12 +31,11 @@ from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import numbered_lines
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
-from grpo_kit.judges.chat.provider import is_local, needs_key
-from grpo_kit.judges.families import of_one_family
 from grpo_kit.models.load import SMOLLM2, check_model, model_problem, thinks
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.models.start import started
 from grpo_kit.preflight.doctor import PREPARE, Check
+from grpo_kit.preflight.judges import judge_problems, of_one_family
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
 from grpo_kit.runs.resume import config_to_resume, is_done
@@ -175,7 +172,7 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
 def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
     """All problems that this machine finds; `quote` is without them, `spent` what the run has cost before."""
     config, found = quote.config, [*checkpoint_problems(quote.config), *thinking_problems(quote.config)]
-    found += memory_problems(quote)
+    found += [*memory_problems(quote), *judge_problems(config, quote.on_modal)]
     try:
         check_model(config.model_name, config)
     except ConfigError as error:
@@ -253,12 +250,6 @@ def _memory_fixes(config: TrainConfig, shape: Shape, device: Device) -> list[Fix
 
 def modal_problems(quote: Quote) -> Problems:
     config = quote.config
-    if "reward_model" in config.judge and Path(config.model_of("reward_model")).is_dir():
-        what = f"judge_model={config.model_of('reward_model')} is a folder of this machine, which containers don't see"
-        yield Problem(what, "Push it to the Hugging Face hub and name it owner/name", "judge")
-    if "openai" in config.judge and config.judge_base_url and is_local(config.judge_base_url):
-        what = f"judge_base_url={config.judge_base_url} is of this machine or network, which containers don't see"
-        yield Problem(what, "Use an address that they can reach", "judge")
     if problem := too_many_gpus(config):
         yield problem
     host = quote.memory.host + LOADING_GIB if quote.memory else 0.0
@@ -301,10 +292,6 @@ def local_problems(config: TrainConfig, device: Device) -> Problems:
         yield Problem(f"There is no {train}", fix, "train.jsonl")
     if train.exists() and config.eval_steps and not (held_out := train.with_name("eval.jsonl")).exists():
         yield replace(no_held_out(config, f"there is no {held_out}").problem, where="eval.jsonl")
-    for judge in config.cloud_judges:
-        if needs_key(judge, config) and not any(os.environ.get(key, "").strip() for key in CLOUD[judge].keys):
-            what = f"{CLOUD[judge].keys[0]} is not set, which judge={judge} needs"
-            yield Problem(what, "Set it, or use judge=offline", "judge")
     if missing := missing_package(config):
         yield missing
     if name == SMOLLM2 and (problem := model_problem(name)):

@@ -16,9 +16,9 @@ from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import read_samples
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.base import make_judge
-from grpo_kit.judges.families import of_one_family
 from grpo_kit.models.files import templates_in
 from grpo_kit.models.load import check_model, model_problem, no_template
+from grpo_kit.preflight.judges import of_one_family
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.training.plan import check_trl, no_held_out, plain_rewards
 from grpo_kit.utils.text import settings_text

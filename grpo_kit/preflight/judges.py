@@ -1,12 +1,15 @@
-"""Families of models: one that judges its own kind tends to prefer what it would have written."""
+"""What can be told of a run's judges before one is made: keys that are missing, what Modal can't reach, families."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from grpo_kit.config.judge import NEED_MODEL
+from grpo_kit.config.judge import CLOUD, NEED_MODEL
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import Problem
+from grpo_kit.judges.chat.provider import is_local, needs_key
 
 FAMILIES = {  # by how their models are called
     "Google's Gemma and Gemini": r"gemma|gemini",
@@ -22,8 +25,22 @@ FAMILIES = {  # by how their models are called
 }
 
 
+def judge_problems(config: TrainConfig, on_modal: bool) -> Iterator[Problem]:
+    """Those that this machine finds without asking."""
+    for judge in [] if on_modal else config.cloud_judges:
+        if needs_key(judge, config) and not any(os.environ.get(key, "").strip() for key in CLOUD[judge].keys):
+            what = f"{CLOUD[judge].keys[0]} is not set, which judge={judge} needs"
+            yield Problem(what, "Set it, or use judge=offline", "judge")
+    unseen = "of this machine or network, which containers don't see"
+    if on_modal and "reward_model" in config.judge and Path(name := config.model_of("reward_model")).is_dir():
+        yield Problem(f"judge_model={name} is {unseen}", "Push it to the Hugging Face hub and name it so", "judge")
+    if on_modal and "openai" in config.judge and (address := config.judge_base_url) and is_local(address):
+        yield Problem(f"judge_base_url={address} is {unseen}", "Use an address that they can reach", "judge")
+
+
 def of_one_family(config: TrainConfig, model_name: str) -> Iterator[str]:
-    """A warning for each judge whose model is of the family of the model that is trained."""
+    """A warning for each judge whose model is of the family of the model that is trained: it tends to prefer what it
+    would have written."""
     for judge in sorted(NEED_MODEL & config.judge.keys()):
         for family in sorted(_families(model_name) & _families(config.model_of(judge))):
             yield (
