@@ -65,7 +65,10 @@ class JudgeConfig(Settings):
         min_length=1,
     )
     judge_base_url: str | None = judge(
-        None, "The server that judge=openai asks, such as http://localhost:8000/v1; None: OpenAI's.", "resume"
+        None,
+        "The server that judge=openai asks, such as http://localhost:8000/v1; None: OpenAI's.",
+        "resume",
+        pattern="^https?://[^@]+$",  # with no password, as settings are shown and kept
     )
     judge_mode: Literal["absolute", "group"] = judge(
         "absolute",

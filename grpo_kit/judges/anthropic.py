@@ -3,6 +3,8 @@
 import os
 from typing import Any, ClassVar
 
+from pydantic import SecretStr
+
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.judges.chat.judge import ChatJudge
 from grpo_kit.judges.chat.library import LibraryProvider, check_installed
@@ -10,6 +12,7 @@ from grpo_kit.judges.chat.provider import CallFailed, Question, Reply, checked_a
 
 
 class Anthropic(LibraryProvider):
+    path = "/v1/messages"
     optional: ClassVar = {"output_config": "output_config|output_format|schema", "temperature": "temperature"}
 
     def __init__(self, config: JudgeConfig):
@@ -19,24 +22,25 @@ class Anthropic(LibraryProvider):
 
         if not (key := key_of("anthropic")):
             raise missing_key("anthropic")
-        address = os.environ.get("ANTHROPIC_BASE_URL") or None
+        address = SecretStr(os.environ.get("ANTHROPIC_BASE_URL", ""))  # it may hold a password
         self.place = checked_address(address, "ANTHROPIC_BASE_URL") if address else "Anthropic's endpoint"
         super().__init__(anthropic, key)
-        self._client = anthropic.AsyncAnthropic(base_url=address, **self._options)
+        self._client = anthropic.AsyncAnthropic(base_url=address.get_secret_value() or None, **self._options)
 
-    def extra(self, question: Question) -> dict[str, Any]:
+    def body(self, question: Question) -> dict[str, Any]:
         schema = {"type": "json_schema", "schema": question.schema}
-        return {"output_config": {"format": schema}, "temperature": question.temperature}
+        return {
+            "output_config": {"format": schema},
+            "temperature": question.temperature,
+            "max_tokens": question.max_tokens,
+        }
 
-    async def send(self, about: dict[str, Any], max_tokens: int) -> Reply:
-        answer = await self._client.messages.create(**about, max_tokens=max_tokens)
-        if isinstance(answer, str):
-            raise CallFailed("the answer is no JSON", retry=True)
-        used, reason = answer.usage, answer.stop_reason
-        billed = tokens(used.input_tokens, used.output_tokens) if used else (0, 0)
+    def reply(self, answer: dict[str, Any]) -> Reply:
+        used, reason = answer.get("usage") or {}, answer.get("stop_reason")
+        billed = tokens(used.get("input_tokens"), used.get("output_tokens"))
         if reason == "refusal":
             raise CallFailed("the answer was withheld (refusal)", tokens=billed)
-        text = "".join(part.text for part in answer.content or [] if part.type == "text")
+        text = "".join(part["text"] for part in answer.get("content") or [] if part["type"] == "text")
         if not text and reason != "max_tokens":
             raise CallFailed(f"the answer is empty ({reason or 'no content'})", retry=True, tokens=billed)
         return Reply(text, billed, is_cut=reason == "max_tokens")

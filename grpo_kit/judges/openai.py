@@ -23,6 +23,7 @@ from grpo_kit.judges.chat.provider import (
 
 
 class OpenAI(LibraryProvider):
+    path = "/chat/completions"
     optional: ClassVar = {
         "response_format": "response_format|json_schema|schema|structured|guided|grammar",
         "temperature": "temperature",
@@ -34,18 +35,18 @@ class OpenAI(LibraryProvider):
         check_installed("openai")
         import openai
 
-        key, address = key_of("openai"), openai_address(config)
+        key, address = key_of("openai"), SecretStr(openai_address(config) or "")  # it may hold a password
         name = "judge_base_url" if config.judge_base_url else "OPENAI_BASE_URL"
         self.place = checked_address(address, name) if address else "OpenAI's endpoint"
         if key is None and needs_key("openai", config):
             raise missing_key("openai")
-        if address and urlsplit(address).path in ("", "/"):
-            address = f"{address.rstrip('/')}/v1"
+        if address and urlsplit(self.place).path in ("", "/"):
+            address = SecretStr(f"{address.get_secret_value().rstrip('/')}/v1")
         super().__init__(openai, key or SecretStr("no-key-is-needed"))
-        self._client = openai.AsyncOpenAI(base_url=address, **self._options)
+        self._client = openai.AsyncOpenAI(base_url=address.get_secret_value() or None, **self._options)
         self._limit = "max_tokens" if address else "max_completion_tokens"  # which OpenAI's own models take alone
 
-    def extra(self, question: Question) -> dict[str, Any]:
+    def body(self, question: Question) -> dict[str, Any]:
         named = {"name": "judgement", "strict": True, "schema": question.schema}
         return {
             "response_format": {"type": "json_schema", "json_schema": named},
@@ -53,18 +54,15 @@ class OpenAI(LibraryProvider):
             self._limit: question.max_tokens,
         }
 
-    async def send(self, about: dict[str, Any], max_tokens: int) -> Reply:
-        answer = await self._client.chat.completions.create(**about)
-        if isinstance(answer, str):
-            raise CallFailed("the answer is no JSON", retry=True)
-        used = answer.usage
-        billed = tokens(used.prompt_tokens, used.completion_tokens) if used else (0, 0)
-        if not answer.choices:
+    def reply(self, answer: dict[str, Any]) -> Reply:
+        used = answer.get("usage") or {}
+        billed = tokens(used.get("prompt_tokens"), used.get("completion_tokens"))
+        if not answer.get("choices"):
             raise CallFailed("the answer is empty (no choice)", retry=True, tokens=billed)
-        message, reason = answer.choices[0].message, answer.choices[0].finish_reason
-        if reason == "content_filter" or message.refusal:
+        message, reason = answer["choices"][0]["message"], answer["choices"][0].get("finish_reason")
+        if reason == "content_filter" or message.get("refusal"):
             raise CallFailed(f"the answer was withheld ({reason})", tokens=billed)
-        text = answer_in(message.content or "") or ""
+        text = answer_in(message.get("content") or "") or ""
         if not text and reason != "length":
             raise CallFailed(f"the answer is empty ({reason})", retry=True, tokens=billed)
         return Reply(text, billed, is_cut=reason == "length")

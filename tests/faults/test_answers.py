@@ -111,28 +111,32 @@ def test_a_body_has_its_bounds(gemini, sdk):
 
 VERBOSE = """
 import os, sys, traceback
-os.environ["GEMINI_API_KEY"] = "AIza-planted-key"
+for name in ("GEMINI", "OPENAI", "ANTHROPIC"):
+    os.environ[f"{name}_API_KEY"] = "AIza-planted-key"
 from IPython.core.ultratb import VerboseTB
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.judges.base import make_judge
+library = sys.argv[1]
+own = {"gemini_sdk": library} if library.startswith("google") else {"judge_model": "some"}
 try:
-    judge = make_judge("gemini", JudgeConfig(gemini_sdk=sys.argv[1]))
+    judge = make_judge("gemini" if "gemini_sdk" in own else library, JudgeConfig(**own))
     judge.check()
 except Exception:
     print(VerboseTB(color_scheme="NoColor", include_vars=True).text(*sys.exc_info()))
 """
+ADDRESSES = ("GOOGLE_GEMINI_BASE_URL", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL")
+AMISS = {
+    "address": (dict.fromkeys(ADDRESSES, "ftp://me:word@example.com"), "ftp://example.com should begin"),
+    "reach": (dict.fromkeys(ADDRESSES, "http://me:word@127.0.0.1:9"), "can't be reached at http://127.0.0.1:9"),
+    "certificates": (dict.fromkeys(["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"], "/none"), "ConfigError"),
+}
+LIBRARIES = {"google-generativeai": AMISS, "google-genai": AMISS, "openai": AMISS, "anthropic": ["reach"]}
 
 
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({"GOOGLE_GEMINI_BASE_URL": "ftp://me:word@example.com"}, "ftp://example.com should begin"),
-        ({"GOOGLE_GEMINI_BASE_URL": "http://me:word@127.0.0.1:9"}, "can't be reached at http://127.0.0.1:9"),
-        ({"SSL_CERT_FILE": "/nowhere", "REQUESTS_CA_BUNDLE": "/nowhere", "CURL_CA_BUNDLE": "/nowhere"}, "ConfigError"),
-    ],
-)
-def test_a_verbose_traceback_shows_no_key_and_no_password(sdk, environment, said):
-    command = [sys.executable, "-c", VERBOSE, sdk]
+@pytest.mark.parametrize(("library", "amiss"), [(name, each) for name, tried in LIBRARIES.items() for each in tried])
+def test_a_verbose_traceback_shows_no_key_and_no_password(library, amiss):
+    environment, said = AMISS[amiss]
+    command = [sys.executable, "-c", VERBOSE, library]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=300)
     assert said in done.stdout, done.stdout + done.stderr
     assert "planted" not in done.stdout + done.stderr and "me:word" not in done.stdout

@@ -97,4 +97,4 @@ def test_it_trains(tmp_path, demo_data):
     rows = run.completions()
     rewards = [row["reward_model"] for row in rows["rewards"]]
     assert run.status["state"] == "complete" and min(rewards) >= 0 and max(rewards) <= 1 and len(set(rewards)) > 1
-    assert rows["reason"].str.startswith("reward_model: the model's logit is").all()
+    assert rows["reason"].str.startswith("the model's logit is").all()

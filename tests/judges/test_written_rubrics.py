@@ -291,7 +291,11 @@ def test_a_wrong_key_changes_nothing(tmp_path, chats, server, sdk, code, at_once
         (KEY, ["--gemini-sdk", "google-generativeai"], "refuses the key in GEMINI_API_KEY"),
         (KEY, ["--judge-model", "gemini-0"], f"no model gemini_model='gemini-0'. There are: {', '.join(MODELS)}"),
         (KEY, ["--judge-timeout", "0"], "judge_timeout='0'"),
-        (KEY, ["--rubric", "gemni"], "no rubric 'gemni'; there are: schema, gemini. Did you mean gemini?"),
+        (
+            KEY,
+            ["--rubric", "gemni"],
+            "no rubric 'gemni'; there are: schema, gemini, openai, anthropic. Did you mean gemini?",
+        ),
     ],
     ids=["no key", "wrong key", "wrong key, other SDK", "no such model", "bad setting", "misspelt"],
 )

@@ -15,39 +15,41 @@ from grpo_kit.utils.environment import version_of
 class LibraryProvider(Provider):
     """Asks through such a library, which retries nothing here."""
 
+    path: ClassVar[str]  # of its endpoint
     # Parts of a request that some models and servers refuse, which are then left out, by what their refusal names.
     optional: ClassVar[Mapping[str, str]]
     _client: Any  # AsyncOpenAI or AsyncAnthropic
 
     def __init__(self, package: Any, key: SecretStr):
         self._key, self._refused = key, set[str]()
-        # A redirect would take the key to another host.
-        self._options = {
-            "api_key": key.get_secret_value(),
-            "max_retries": 0,
-            "http_client": package.DefaultAsyncHttpxClient(follow_redirects=False),
-        }
+        try:  # a redirect would take the key to another host
+            http = package.DefaultAsyncHttpxClient(follow_redirects=False)
+        except Exception as error:  # such as for want of a certificate
+            raise ConfigError(f"{package.__name__} can't be used ({type(error).__name__}: {error})") from None
+        self._options = {"api_key": key.get_secret_value(), "max_retries": 0, "http_client": http}
 
     @abstractmethod
-    def extra(self, question: Question) -> dict[str, Any]:
-        """The parts of a request beside model and prompt, as they are sent: the libraries' own conversion of a schema
-        takes as long as half of the rest of a call."""
+    def body(self, question: Question) -> dict[str, Any]:
+        """The parts of a request beside model and messages."""
 
     @abstractmethod
-    async def send(self, about: dict[str, Any], max_tokens: int) -> Reply:
-        """Makes the call with these arguments, and reads its answer. Raises what the library does, or CallFailed."""
+    def reply(self, answer: dict[str, Any]) -> Reply:
+        """What the model wrote. Raises CallFailed where that is nothing, anything where the answer is malformed."""
 
     @abstractmethod
     async def there(self, model: str, seconds: float) -> list[str] | None:
         """As `lacks`; raises what the library does."""
 
     async def generate(self, model: str, question: Question, seconds: float) -> Reply:
-        about = {"model": model, "messages": [{"role": "user", "content": question.prompt}], "timeout": seconds}
-        extra = self.extra(question)
+        body = {"model": model, "messages": [{"role": "user", "content": question.prompt}], **self.body(question)}
         while True:
-            asked = {name: value for name, value in extra.items() if name not in self._refused}
+            asked = {name: value for name, value in body.items() if name not in self._refused}
             try:
-                return await self.send({**about, "extra_body": asked}, question.max_tokens)
+                # Not by the endpoint's own method, whose conversions take as long as half of the rest of a call.
+                answer = await self._client.post(self.path, cast_to=object, body=asked, options={"timeout": seconds})
+                if not isinstance(answer, dict):
+                    raise CallFailed("the answer is no JSON object", retry=True)
+                return self.reply(answer)
             except CallFailed:
                 raise
             except Exception as error:

@@ -75,10 +75,10 @@ def key_of(judge: str) -> SecretStr | None:
     """The key of a judge of CLOUD, which a verbose traceback shows as stars; None where its variable is not set.
     Raises ConfigError for one that can be no key."""
     for name in CLOUD[judge].keys:
-        if key := os.environ.get(name, "").strip():
-            if not re.fullmatch("[!-~]+", key):
+        if key := SecretStr(os.environ.get(name, "").strip()):
+            if not re.fullmatch("[!-~]+", key.get_secret_value()):
                 raise ConfigError(f"{name} holds characters that are in no key, such as a line break", "Set it anew")
-            return SecretStr(key)
+            return key
     return None
 
 
@@ -108,10 +108,10 @@ def missing_key(judge: str) -> ConfigError:
     return ConfigError(what, fix)
 
 
-def checked_address(address: str, setting: str) -> str:
-    """The address as it may be shown. Raises ConfigError where it is none."""
-    shown = re.sub("//[^/]*@", "//", address)  # without a password
-    if not address.startswith(("http://", "https://")):
+def checked_address(address: SecretStr, setting: str) -> str:
+    """The address as it may be shown, without a password. Raises ConfigError where it is none."""
+    shown = re.sub("//[^/]*@", "//", address.get_secret_value())
+    if not shown.startswith(("http://", "https://")):
         raise ConfigError(f"{setting}={shown} should begin with https:// (or http://)")
     return shown
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
+from pydantic import SecretStr
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.judges.chat.judge import ChatJudge
@@ -22,9 +23,9 @@ class Gemini(Provider):
         """Raises ConfigError where no key is set, before anything is sent."""
         if not (key := key_of("gemini")):
             raise missing_key("gemini")
-        endpoint = os.environ.get("GOOGLE_GEMINI_BASE_URL") or None
+        endpoint = SecretStr(os.environ.get("GOOGLE_GEMINI_BASE_URL", ""))  # it may hold a password
         self.place = checked_address(endpoint, "GOOGLE_GEMINI_BASE_URL") if endpoint else "Google's endpoint"
-        self._sdk = open_sdk(config.gemini_sdk, key, endpoint, config.judge_max_in_flight)
+        self._sdk = open_sdk(config.gemini_sdk, key, endpoint.get_secret_value() or None, config.judge_max_in_flight)
 
     async def generate(self, model: str, question: Question, seconds: float) -> Reply:
         asked = generation_config(question.schema, question.temperature, question.max_tokens)
