@@ -12,7 +12,7 @@ from grpo_kit.judges.chat.provider import CallFailed, Question, Reply, checked_a
 
 
 class Anthropic(LibraryProvider):
-    path = "/v1/messages"
+    path, endpoint = "/v1/messages", "https://api.anthropic.com"
     optional: ClassVar = {"output_config": "output_config|output_format|schema", "temperature": "temperature"}
 
     def __init__(self, config: JudgeConfig):
@@ -24,8 +24,7 @@ class Anthropic(LibraryProvider):
             raise missing_key("anthropic")
         address = SecretStr(os.environ.get("ANTHROPIC_BASE_URL", ""))  # it may hold a password
         self.place = checked_address(address, "ANTHROPIC_BASE_URL") if address else "Anthropic's endpoint"
-        super().__init__(anthropic, key)
-        self._client = anthropic.AsyncAnthropic(base_url=address.get_secret_value() or None, **self._options)
+        super().__init__(anthropic, anthropic.Anthropic, key, address)
 
     def body(self, question: Question) -> dict[str, Any]:
         schema = {"type": "json_schema", "schema": question.schema}
@@ -45,13 +44,13 @@ class Anthropic(LibraryProvider):
             raise CallFailed(f"the answer is empty ({reason or 'no content'})", retry=True, tokens=billed)
         return Reply(text, billed, is_cut=reason == "max_tokens")
 
-    async def there(self, model: str, seconds: float) -> list[str] | None:
+    def there(self, model: str, seconds: float) -> list[str] | None:
         import anthropic
 
         try:  # an alias, such as claude-sonnet-5-5, is on no list
-            await self._client.models.retrieve(model, timeout=seconds)
+            self._client.models.retrieve(model, timeout=seconds)
         except anthropic.NotFoundError:
-            return [each.id for each in (await self._client.models.list(limit=100, timeout=seconds)).data]
+            return [each.id for each in (self._client.models.list(limit=100, timeout=seconds)).data]
         return None
 
 

@@ -23,7 +23,7 @@ from grpo_kit.judges.chat.provider import (
 
 
 class OpenAI(LibraryProvider):
-    path = "/chat/completions"
+    path, endpoint = "/chat/completions", "https://api.openai.com/v1"
     optional: ClassVar = {
         "response_format": "response_format|json_schema|schema|structured|guided|grammar",
         "temperature": "temperature",
@@ -42,8 +42,7 @@ class OpenAI(LibraryProvider):
             raise missing_key("openai")
         if address and urlsplit(self.place).path in ("", "/"):
             address = SecretStr(f"{address.get_secret_value().rstrip('/')}/v1")
-        super().__init__(openai, key or SecretStr("no-key-is-needed"))
-        self._client = openai.AsyncOpenAI(base_url=address.get_secret_value() or None, **self._options)
+        super().__init__(openai, openai.OpenAI, key or SecretStr("no-key-is-needed"), address)
         self._limit = "max_tokens" if address else "max_completion_tokens"  # which OpenAI's own models take alone
 
     def body(self, question: Question) -> dict[str, Any]:
@@ -67,8 +66,8 @@ class OpenAI(LibraryProvider):
             raise CallFailed(f"the answer is empty ({reason})", retry=True, tokens=billed)
         return Reply(text, billed, is_cut=reason == "length")
 
-    async def there(self, model: str, seconds: float) -> list[str] | None:
-        found = [each.id for each in (await self._client.models.list(timeout=seconds)).data]
+    def there(self, model: str, seconds: float) -> list[str] | None:
+        found = [each.id for each in (self._client.models.list(timeout=seconds)).data]
         plain = {name.partition(":")[0] for name in found}  # Ollama's tags and OpenRouter's variants stand behind it
         return found if found and model.partition(":")[0] not in plain else None
 

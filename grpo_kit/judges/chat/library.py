@@ -3,12 +3,14 @@
 import re
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import SecretStr
 
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.chat.provider import CallFailed, Provider, Question, Reply, failure
+from grpo_kit.judges.chat.threads import on_thread, thread_transport
 from grpo_kit.utils.environment import version_of
 
 
@@ -18,15 +20,24 @@ class LibraryProvider(Provider):
     path: ClassVar[str]  # of its endpoint
     # Parts of a request that some models and servers refuse, which are then left out, by what their refusal names.
     optional: ClassVar[Mapping[str, str]]
-    _client: Any  # AsyncOpenAI or AsyncAnthropic
+    endpoint: ClassVar[str]  # the cloud's own
 
-    def __init__(self, package: Any, key: SecretStr):
+    def __init__(self, package: Any, client: type, key: SecretStr, address: SecretStr):
+        """`client` is the library's plain one: its asynchronous one takes longer than threads. `address` may be empty.
+        Raises ConfigError where it does not start."""
         self._key, self._refused = key, set[str]()
+        transport = thread_transport()
         try:  # a redirect would take the key to another host
-            http = package.DefaultAsyncHttpxClient(follow_redirects=False)
+            own = transport(address.get_secret_value() or self.endpoint)
+            http = package.DefaultHttpxClient(transport=own, follow_redirects=False)
         except Exception as error:  # such as for want of a certificate
             raise ConfigError(f"{package.__name__} can't be used ({type(error).__name__}: {error})") from None
-        self._options = {"api_key": key.get_secret_value(), "max_retries": 0, "http_client": http}
+        self._client: Any = client(
+            api_key=key.get_secret_value(),
+            base_url=address.get_secret_value() or self.endpoint,
+            max_retries=0,
+            http_client=http,
+        )
 
     @abstractmethod
     def body(self, question: Question) -> dict[str, Any]:
@@ -37,7 +48,7 @@ class LibraryProvider(Provider):
         """What the model wrote. Raises CallFailed where that is nothing, anything where the answer is malformed."""
 
     @abstractmethod
-    async def there(self, model: str, seconds: float) -> list[str] | None:
+    def there(self, model: str, seconds: float) -> list[str] | None:
         """As `lacks`; raises what the library does."""
 
     async def generate(self, model: str, question: Question, seconds: float) -> Reply:
@@ -46,7 +57,8 @@ class LibraryProvider(Provider):
             asked = {name: value for name, value in body.items() if name not in self._refused}
             try:
                 # Not by the endpoint's own method, whose conversions take as long as half of the rest of a call.
-                answer = await self._client.post(self.path, cast_to=object, body=asked, options={"timeout": seconds})
+                post = partial(self._client.post, self.path, cast_to=object, body=asked, options={"timeout": seconds})
+                answer = await on_thread(post)
                 if not isinstance(answer, dict):
                     raise CallFailed("the answer is no JSON object", retry=True)
                 return self.reply(answer)
@@ -59,7 +71,7 @@ class LibraryProvider(Provider):
 
     async def lacks(self, model: str, seconds: float) -> list[str] | None:
         try:
-            return await self.there(model, seconds)
+            return await on_thread(partial(self.there, model, seconds))
         except Exception as error:
             raise self._failed(error) from None
 

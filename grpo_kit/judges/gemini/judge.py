@@ -1,21 +1,16 @@
 """Gemini's own part of a chat judge: its SDKs on threads, its form of a schema, its key and address."""
 
-import math
 import os
-from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from pydantic import SecretStr
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.judges.chat.judge import ChatJudge
 from grpo_kit.judges.chat.provider import Provider, Question, Reply, checked_address, key_of, missing_key
+from grpo_kit.judges.chat.threads import on_thread
 from grpo_kit.judges.gemini.sdk import generation_config, open_sdk
-
-T = TypeVar("T")
-_NO_LIMIT = CapacityLimiter(math.inf)  # of threads: calls under way are limited already
 
 
 class Gemini(Provider):
@@ -29,10 +24,10 @@ class Gemini(Provider):
 
     async def generate(self, model: str, question: Question, seconds: float) -> Reply:
         asked = generation_config(question.schema, question.temperature, question.max_tokens)
-        return await _on_thread(partial(self._sdk.generate, model, question.prompt, asked, seconds))
+        return await on_thread(partial(self._sdk.generate, model, question.prompt, asked, seconds))
 
     async def lacks(self, model: str, seconds: float) -> list[str] | None:
-        there = await _on_thread(partial(self._sdk.models, seconds))
+        there = await on_thread(partial(self._sdk.models, seconds))
         return there if there and "/" not in model and model not in there else None
 
     def schema(self, schema: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +42,3 @@ class Gemini(Provider):
 class GeminiJudge(ChatJudge):
     name = "gemini"
     provider = Gemini
-
-
-async def _on_thread(call: Callable[[], T]) -> T:
-    return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=_NO_LIMIT)

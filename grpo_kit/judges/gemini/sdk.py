@@ -8,25 +8,21 @@ than its plain ones on threads. Neither retries here: the old one's own retries 
 import json
 import os
 import re
-import threading
-import time
 import warnings
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from requests.utils import get_environ_proxies
 
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.chat.provider import CallFailed, Reply, failure, tokens
+from grpo_kit.judges.chat.threads import body_of, thread_transport
 from grpo_kit.utils.environment import version_of
 
 WITHHELD = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")
-MOST_BYTES = 2**22  # of an answer; the longest that a model writes has a quarter of it
 GOOGLE = "https://generativelanguage.googleapis.com"
 OLD, NEW = "google-generativeai", "google-genai"
 
@@ -47,28 +43,12 @@ def open_sdk(name: str, api_key: SecretStr, base_url: str | None, in_flight: int
 
 class _GenAI:
     def __init__(self, api_key: SecretStr, base_url: str | None, in_flight: int):
-        import httpx2
         from google import genai
         from google.genai import types
 
         self._types, self._key = types, api_key
-        secure, own = httpx2.create_ssl_context(), threading.local()
-        proxy = get_environ_proxies(base_url or GOOGLE).get(urlsplit(base_url or GOOGLE).scheme)
-
-        class ThreadTransport(httpx2.BaseTransport):
-            """Connections of each thread's own: a shared pool looks at every one of them before every call."""
-
-            def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-                if not hasattr(own, "transport"):
-                    own.transport = httpx2.HTTPTransport(verify=secure, proxy=proxy)
-                answer = own.transport.handle_request(request)
-                with closing(answer):
-                    content = _body(answer.iter_raw(), answer.headers, request.extensions["timeout"]["read"])
-                answer.headers.pop("Content-Encoding", None)
-                return httpx2.Response(answer.status_code, headers=answer.headers, content=content)
-
         # A redirect would take the key to another host.
-        client = {"transport": ThreadTransport(), "follow_redirects": False}
+        client = {"transport": thread_transport()(base_url or GOOGLE), "follow_redirects": False}
         options = types.HttpOptions(base_url=base_url, api_version="v1beta", client_args=client)
         self._client = genai.Client(api_key=api_key.get_secret_value(), vertexai=False, http_options=options)
         self._config = lru_cache(self._make_config)
@@ -111,7 +91,7 @@ class _GenerativeAI:
                 parts = iter(partial(answer.raw.read1, 2**16, decode_content=False), b"")
                 seconds = timeout[-1] if isinstance(timeout, tuple) else timeout
                 with closing(answer):
-                    answer._content, answer._content_consumed = _body(parts, answer.headers, seconds), True
+                    answer._content, answer._content_consumed = body_of(parts, answer.headers, seconds), True
                 return answer
 
         self._genai, self._key = genai, api_key
@@ -152,20 +132,6 @@ def generation_config(schema: dict, temperature: float, max_output_tokens: int) 
     propertyOrdering."""
     limits = {"temperature": temperature, "maxOutputTokens": max_output_tokens}
     return json.dumps({**limits, "responseMimeType": "application/json", "responseSchema": schema})
-
-
-def _body(parts: Iterable[bytes], headers: Mapping[str, str], seconds: float) -> bytes:
-    """An answer's body, unpacked. Raises OSError for one too long or too slow: an SDK's own time-out is for
-    each read."""
-    body, deadline = bytearray(), time.monotonic() + seconds
-    unpack = zlib.decompressobj(wbits=47) if headers.get("Content-Encoding") in ("gzip", "deflate") else None
-    for part in parts:
-        body += unpack.decompress(part, MOST_BYTES) if unpack else part
-        if len(body) > MOST_BYTES or (unpack and unpack.unconsumed_tail):
-            raise OSError(f"the answer is longer than {MOST_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the answer was not whole after {seconds:g} s")
-    return bytes(body)
 
 
 def _reply(answer: Any) -> Reply:
