@@ -19,7 +19,7 @@ from safetensors import safe_open
 from grpo_kit import Run
 
 GUIDE = (
-    'modal run grpo_kit/app.py::train --model-name "google/gemma-2-2b-it" --judge-model "gemini-1.5-pro-latest" '
+    'modal run grpo_kit/app.py::train --model-name "google/gemma-2-2b-it" --gemini-model "gemini-1.5-pro-latest" '
     "--max-steps 100 --learning-rate 5e-6 --per-device-train-batch-size 1 --num-generations 2 --use-lora true "
     "--lora-r 16 --lora-alpha 32"
 )

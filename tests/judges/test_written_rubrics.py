@@ -289,7 +289,7 @@ def test_a_wrong_key_changes_nothing(tmp_path, chats, server, sdk, code, at_once
         ("", [], "GEMINI_API_KEY is not set"),
         (KEY, [], "refuses the key in GEMINI_API_KEY"),
         (KEY, ["--gemini-sdk", "google-generativeai"], "refuses the key in GEMINI_API_KEY"),
-        (KEY, ["--judge-model", "gemini-0"], f"no model gemini_model='gemini-0'. There are: {', '.join(MODELS)}"),
+        (KEY, ["--gemini-model", "gemini-0"], f"no model gemini_model='gemini-0'. There are: {', '.join(MODELS)}"),
         (KEY, ["--judge-timeout", "0"], "judge_timeout='0'"),
         (
             KEY,
