@@ -35,7 +35,7 @@ from grpo_kit.models.load import SMOLLM2, check_model, model_problem, thinks
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.models.start import started
 from grpo_kit.preflight.doctor import PREPARE, Check
-from grpo_kit.preflight.judges import judge_problems, of_one_family
+from grpo_kit.preflight.judges import judge_problems, of_one_family, unused_model
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
 from grpo_kit.runs.resume import config_to_resume, is_done
@@ -186,7 +186,7 @@ def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
 
 def warnings_of(config: TrainConfig, on_modal: bool) -> Iterator[str]:
     """What works, and may not be what was meant: a GPU that the list lacks; a loss without what its paper sets."""
-    yield from of_one_family(config, config.model_name)
+    yield from [*of_one_family(config, config.model_name), *unused_model(config)]
     loss, ratio_of = config.loss_type, config.trl.get("importance_sampling_level", "token")
     if on_modal and (unknown := unknown_gpu(config.gpu)):
         yield unknown

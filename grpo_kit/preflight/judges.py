@@ -38,6 +38,11 @@ def judge_problems(config: TrainConfig, on_modal: bool) -> Iterator[Problem]:
         yield Problem(f"judge_base_url={address} is {unseen}", "Use an address that they can reach", "judge")
 
 
+def unused_model(config: TrainConfig) -> Iterator[str]:
+    if config.judge_model and not NEED_MODEL & config.judge.keys():
+        yield f"judge_model={config.judge_model} is not asked: judge={', '.join(config.judge)} has no model"
+
+
 def of_one_family(config: TrainConfig, model_name: str) -> Iterator[str]:
     """A warning for each judge whose model is of the family of the model that is trained: it tends to prefer what it
     would have written."""

@@ -1,15 +1,18 @@
 """Settings: wrong ones are refused with the fix, recipes fill in, and what was given wins."""
 
 import json
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 
 from grpo_kit import ConfigError, TrainConfig
+from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import larger_gpu, listed_gpu, modal_usd_per_hour, unknown_gpu
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.train import ReadyReward
+from grpo_kit.evaluation.evaluate import _as_trained
 from grpo_kit.rewards.ready import READY
 
 
@@ -155,6 +158,18 @@ def test_judge_model_is_gemini_s_where_gemini_is_the_only_judge_that_has_one():
     for wrong, said in (("openai", "judge=openai needs the name"), ("openai,anthropic", "judge_model=anthropic=NAME")):
         with pytest.raises(ConfigError, match=said):
             TrainConfig(judge=wrong, judge_model="openai=a" if "," in wrong else None)
+
+
+def test_an_evaluation_asks_the_runs_model_unless_it_asks_another_judge():
+    run = SimpleNamespace(settings=TrainConfig(judge="openai", judge_model="a", judge_base_url="http://localhost:8/v1"))
+    by_run = _as_trained(EvalConfig(), run)
+    assert (by_run.judge, by_run.model_of("openai"), by_run.judge_base_url) == ("openai", "a", "http://localhost:8/v1")
+    by_gemini = _as_trained(EvalConfig(judge="gemini", second_judge="offline"), run)
+    assert by_gemini.model_of("gemini") == "gemini-3.5-flash-lite"
+    both = _as_trained(EvalConfig(second_judge="gemini", gemini_model="b"), run)
+    assert (both.model_of("openai"), both.model_of("gemini")) == ("a", "b")
+    of_gemini = SimpleNamespace(settings=TrainConfig(judge="gemini"))
+    assert _as_trained(EvalConfig(judge_model="c"), of_gemini).model_of("gemini") == "c"
 
 
 def test_settings_keep_the_names_that_they_had_when_gemini_was_the_only_model_that_judged():

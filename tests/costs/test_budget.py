@@ -61,7 +61,7 @@ def test_what_does_not_pay_for_a_first_step_is_refused_before_anything_is_writte
         kit.train(max_usd=0.001, **settings)
     gemini.models.append("gemini-9")
     with pytest.raises(
-        ConfigError, match=r"can't be kept: gemini-9 has no price .*Give judge_input_price and gemini_out"
+        ConfigError, match=r"can't be kept: gemini-9 has no price .*Give judge_input_price and judge_out"
     ):
         kit.train(max_usd=1, gemini_model="gemini-9", **settings)
     assert gemini.requests == [] and not (tmp_path / "runs").exists()

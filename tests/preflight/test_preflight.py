@@ -397,6 +397,11 @@ def test_a_judge_of_the_models_own_family_is_warned_of(tmp_path, model, judge, f
     assert [f"are both of {family}" in warning for warning in warnings] == [True] * bool(family)
 
 
+def test_a_model_that_no_judge_asks_is_warned_of(tmp_path):
+    (warning,) = here(tmp_path, judge_model="gpt-5").warnings
+    assert warning == "judge_model=gpt-5 is not asked: judge=offline has no model"
+
+
 def test_an_unknown_model_is_said_to_be_unknown_and_no_text_is_markup(tmp_path):
     quote = on_modal(tmp_path, model_name="<b>me</b>/|mine")
     assert quote.memory is None and quote.memory_gib is None and quote.minutes is None and not quote.fits

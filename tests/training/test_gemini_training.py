@@ -177,7 +177,7 @@ def test_the_days_quota_stops_the_run_at_once_with_its_checkpoint(standin, gemin
     used_up = error(429, "Quota exceeded", "RESOURCE_EXHAUSTED", details=[quota])
     asked = SHORT | {"data": str(demo_data), "judge": "gemini", "canaries": "off", "runs_dir": tmp_path}
     gemini.reply = lambda request: used_up if len(gemini.requests) > 20 else judge(request)
-    with pytest.raises(RunStopped, match="the day's quota of judge=gemini is used up .*quota GenerateRequestsPerDay"):
+    with pytest.raises(RunStopped, match=r"the day's quota of judge=gemini is used up .*quota GenerateRequestsPerDay"):
         train(run_id="run", **asked)
     run = Run("run", tmp_path)
     assert run.status["state"] == "stopped" and run.checkpoints and len(gemini.requests) < 20 + 32
