@@ -64,7 +64,7 @@ class RewardModelJudge(Judge):
         loop = asyncio.get_running_loop()
         asked = [loop.create_future() for _ in answers]
         self._waiting += [(sample, answer, own) for answer, own in zip(answers, asked, strict=True)]
-        if self._working is None:  # begins when all that ask at this moment have done so
+        if self._working is None or self._working.done():  # begins when all that ask at this moment have done so
             self._working = loop.create_task(self._work())
         logits = await asyncio.gather(*asked)
         return [Verdict(_sigmoid(logit), f"the model's logit is {logit:.3f}") for logit in logits]
