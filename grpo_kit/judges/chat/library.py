@@ -91,7 +91,7 @@ class LibraryProvider(Provider):
         return {name for name, pattern in self.optional.items() if name in asked and re.search(pattern, said)}
 
     def _failed(self, error: Exception) -> CallFailed:
-        failed, said = failure(error, self._key), str(error)
+        failed, said = failure(error, self._key), f"{error} {getattr(error, 'code', '')}"
         if failed.code == 402 or "insufficient_quota" in said or "credit balance is too low" in said:
             failed.quota = "the account's credit"
         elif failed.code == 429 and re.search(r"per day|\b[RT]PD\b", said):

@@ -6,6 +6,7 @@ than its plain ones on threads. Neither retries here: the old one's own retries 
 """
 
 import json
+import logging
 import os
 import re
 import warnings
@@ -50,6 +51,7 @@ class _GenAI:
         # A redirect would take the key to another host.
         client = {"transport": thread_transport()(base_url or GOOGLE), "follow_redirects": False}
         options = types.HttpOptions(base_url=base_url, api_version="v1beta", client_args=client)
+        logging.getLogger("google_genai._api_client").setLevel(logging.ERROR)  # it would say that it takes another key
         self._client = genai.Client(api_key=api_key.get_secret_value(), vertexai=False, http_options=options)
         self._config = lru_cache(self._make_config)
 
