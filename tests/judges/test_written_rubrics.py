@@ -1,4 +1,4 @@
-"""Rubrics by Gemini: one call a sample, many at once, none paid for twice, failures counted, whole after a kill."""
+"""Rubrics by a chat model: one call a sample, many at once, none paid for twice, failures counted, whole after a kill."""
 
 import json
 import os
@@ -102,6 +102,19 @@ def kept(out: Path) -> int:
 
 def settings(sdk: str = "google-genai", **changes) -> dict:
     return {"rubric": "gemini", "judge_config": JudgeConfig(gemini_sdk=sdk, **changes), "eval_fraction": 0.3}
+
+
+@pytest.mark.parametrize(("judge", "model"), [("openai", "gpt-5-mini"), ("anthropic", "claude-haiku-4-5")])
+def test_another_cloud_writes_them_as_well(server, chats, tmp_path, monkeypatch, judge, model):
+    for name in ("OPENAI", "ANTHROPIC"):
+        monkeypatch.setenv(f"{name}_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+    asked = {"rubric": judge, "judge_config": JudgeConfig(judge_model=model), "eval_fraction": 0.3}
+    card = prepare(chats, tmp_path / "out", **asked)
+    assert (card["rubrics"]["by"], card["rubrics"]["model"], card["rubrics"]["fallback"]) == (judge, model, 0)
+    assert all(sample.rubric == rubric_of(sample) for sample in samples_in(tmp_path / "out"))
+    assert {request.schema["additionalProperties"] for request in server.requests} == {False}
 
 
 def command(*words: object) -> list[str]:
