@@ -50,7 +50,7 @@ def of_one_family(config: TrainConfig, model_name: str) -> Iterator[str]:
         for family in sorted(_families(model_name) & _families(config.model_of(judge))):
             yield (
                 f"judge={judge} ({config.model_of(judge)}) and {model_name} are both of {family}: a model tends to "
-                "prefer its own kind's wording. Set a second judge of another family beside it in the evaluation"
+                "prefer its own kind's wording. Evaluate with a second judge of another family"
             )
 
 

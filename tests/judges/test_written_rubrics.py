@@ -1,4 +1,4 @@
-"""Rubrics by a chat model: one call a sample, many at once, none paid for twice, failures counted, kept after a kill."""
+"""Rubrics by a chat model: one call a sample, many at once, none paid for twice, failures counted, kills survived."""
 
 import json
 import os

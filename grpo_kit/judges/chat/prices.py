@@ -31,5 +31,7 @@ def unknown_price(config: JudgeConfig, judges: list[str]) -> Problem | None:
     for judge in judges:
         if judge in CLOUD and None in judge_price(config, judge):
             fix = "Give judge_input_price and judge_output_price (dollars per million tokens; 0 where it is free)"
-            return Problem(f"{config.model_of(judge)} has no price in {PRICES_FILE}", fix)
+            is_own = judge == "openai" and config.judge_base_url
+            where = "on a server that judge_base_url names" if is_own else f"in {PRICES_FILE}"
+            return Problem(f"{config.model_of(judge)} has no price {where}", fix)
     return None
