@@ -341,6 +341,22 @@ def test_an_answer_that_takes_too_long_is_given_up(server, sdk, cache, tmp_path)
     assert len(server.requests) == judge.usage.calls == 2 and rows(tmp_path) == 0
 
 
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])  # tests/faults/test_answers.py has Google's
+def test_an_answer_has_its_bounds_and_a_redirect_is_not_followed(server, sdk):
+    with JudgeServer() as elsewhere:
+        location = {"Location": f"{elsewhere.url}/v1/chat/completions"}
+        odd = {
+            "not whole after 0.5 s": lambda request: replace(well(request), drips=0.1),
+            "longer than 4194304 bytes": lambda _: says("x" * 5_000_000),
+            "HTTP 307": lambda _: Reply({}, 307, location),
+        }
+        for cause, reply in odd.items():
+            server.reply = reply
+            (verdict,) = judged(asks(sdk, judge_max_retries=0, judge_timeout=0.5), None, TWO[:1]).verdicts
+            assert verdict.score is None and re.search(cause, verdict.reason), verdict.reason
+        assert not elsewhere.requests
+
+
 def test_what_failed_in_passing_is_judged_in_the_end_and_kept(server, sdk, mode, cache, tmp_path):
     server.first = [error(503, "Overloaded", "UNAVAILABLE"), error(503, "Overloaded", "UNAVAILABLE")]
     judge = asks(sdk, judge_mode=mode, judge_max_retries=2)

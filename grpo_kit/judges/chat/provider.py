@@ -123,12 +123,13 @@ def failure(error: Exception, key: SecretStr, quota: str = "") -> CallFailed:
     body = body.get("error", body) if isinstance(body, dict) else None
     told = body.get("message") if isinstance(body, dict) else None
     said = str(told or getattr(error, "message", None) or error) or type(error).__name__
+    cause = error.__cause__ or error.__context__
+    if cause and said.endswith("error."):  # "Connection error." alone says little
+        said = f"{said} {type(cause).__name__}: {cause}"
     said = re.sub(r"\s+", " ", said).strip().replace(key.get_secret_value(), "[key]")
     said = re.sub(r"^(GET|POST) \S+: ", "", said)
     if code is None:
-        cause = error.__cause__ or error.__context__  # "Connection error." alone says little
-        more = f" ({type(cause).__name__})" if cause and said.endswith("error.") else ""
-        return CallFailed(f"{type(error).__name__}: {said}{more}"[:500], retry=True)
+        return CallFailed(f"{type(error).__name__}: {said}"[:500], retry=True)
     retry = code in (408, 409, 429) or code >= 500
     problem = f"HTTP {int(code)}{f', {quota}' if quota else ''}: {said}"[:500]
     return CallFailed(problem, int(code), retry, _wait(error) if retry else None)
