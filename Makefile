@@ -70,8 +70,8 @@ LOCK := uv pip compile pyproject.toml --python-version 3.11 --python-platform x8
 	--no-annotate --no-header -q
 
 lock:
-	$(LOCK) --extra gpu --extra genai -o requirements-gpu.lock
-	$(LOCK) --extra dev --extra genai --extra halving --extra smollm2 -c requirements-gpu.lock -o requirements.lock
+	$(LOCK) --extra gpu --extra genai --extra openai --extra anthropic -o requirements-gpu.lock
+	$(LOCK) --extra dev --extra genai --extra openai --extra anthropic --extra halving --extra smollm2 -c requirements-gpu.lock -o requirements.lock
 	sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock
 
 clean:

@@ -1,11 +1,11 @@
-"""How long Gemini's judgements take beside the best that could be, and how long cached ones do.
+"""How long chat models' judgements take beside the best that could be, and how long cached ones do.
 
     .venv/bin/python benchmarks/gemini.py
 
-A server on loopback (tests/gemini_server.py, a process of its own) takes 0.2 s for each answer. 256 judgements with 32
+A server on loopback (tests/judge_server.py, a process of its own) takes 0.2 s for each answer. 256 judgements with 32
 in flight then take 1.6 s at best. In one run, in turn, they are made by plain sockets that do nothing else, and by the
-kit through each of Google's SDKs; what counts is the ratio to 1.6 s (goal: 1.15), with the sockets' to see what the
-machine itself takes. The loop that scripts usually have, one call after the other, is made for 16 judgements and
+kit through each of the clouds' libraries; what counts is the ratio to 1.6 s (goal: 1.15), with the sockets' to see what
+the machine itself takes. The loop that scripts usually have, one call after the other, is made for 16 judgements and
 counted for all. Absolute and group mode are compared by their calls and by what they send for 256 answers in groups of
 8, a token counted as 4 letters. Then 10,000 cached judgements are looked up (goal: 0.3 s). Writes
 benchmarks/gemini.json.
@@ -26,9 +26,10 @@ from pathlib import Path
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
-from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache
+from grpo_kit.judges.chat.judge import ChatJudge
 from grpo_kit.judges.gemini.judge import GeminiJudge
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +66,7 @@ def by_sockets(url: str, request: bytes) -> float:
     return seconds
 
 
-def by_kit(judge: GeminiJudge, name: str) -> float:
+def by_kit(judge: ChatJudge, name: str) -> float:
     samples = [sample for sample in SAMPLES for _ in range(8)]
     answers = [f"Answer {i} of {name}: which food?" for i in range(JUDGEMENTS)]
     started = time.perf_counter()
@@ -75,7 +76,7 @@ def by_kit(judge: GeminiJudge, name: str) -> float:
     return seconds
 
 
-def one_by_one(judge: GeminiJudge, count: int = 16) -> float:
+def one_by_one(judge: ChatJudge, count: int = 16) -> float:
     """Seconds for all judgements in a loop, by `count` of them."""
     started = time.perf_counter()
     for i in range(count):
@@ -85,7 +86,7 @@ def one_by_one(judge: GeminiJudge, count: int = 16) -> float:
 
 def sent(mode: str) -> dict[str, int]:
     """Calls and tokens of one step's judgements in that mode."""
-    judge = GeminiJudge(JudgeConfig(gemini_mode=mode))
+    judge = GeminiJudge(JudgeConfig(judge_mode=mode))
     samples = [sample for sample in SAMPLES for _ in range(8)]
     answers = [f"Answer {i}: what kind of food would you like to eat tonight?" for i in range(JUDGEMENTS)]
     groups = [answers[i : i + 8] for i in range(0, JUDGEMENTS, 8)] if mode == "group" else [[each] for each in answers]
@@ -120,12 +121,15 @@ def cached(count: int = 10_000) -> float:
 
 
 def main() -> None:
-    command = [sys.executable, ROOT / "tests" / "gemini_server.py", "--seconds", str(SECONDS)]
+    command = [sys.executable, ROOT / "tests" / "judge_server.py", "--seconds", str(SECONDS)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = server.stdout.readline().strip()
-        os.environ |= {"GOOGLE_GEMINI_BASE_URL": url, "GEMINI_API_KEY": "none"}
+        os.environ |= {"GOOGLE_GEMINI_BASE_URL": url, "OPENAI_BASE_URL": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
+        os.environ |= {"GEMINI_API_KEY": "none", "OPENAI_API_KEY": "none", "ANTHROPIC_API_KEY": "none"}
         judges = {name: GeminiJudge(JudgeConfig(gemini_sdk=name)) for name in ("google-generativeai", "google-genai")}
+        others = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
+        judges |= {name: make_judge(name, JudgeConfig(judge_model=model)) for name, model in others.items()}
         prompt = judges["google-genai"].prompt(SAMPLES[0], ["Which food?"])
         content = {
             "contents": [{"parts": [{"text": prompt}]}],

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/judge_time.py
 
-A server on loopback (tests/gemini_server.py, a process of its own) plays Gemini and takes so many seconds for each
+A server on loopback (tests/judge_server.py, a process of its own) plays Gemini and takes so many seconds for each
 answer. The tiny model is trained with it, 32 completions a step, all asked for at once, so that a step waits for one
 answer's time. What counts is the mean of 12 steps, the first and the last ones apart, in which nothing was ahead yet or
 any more; with max_staleness=2 every third step waits, so that single steps say little. Hidden is the share of the
@@ -32,7 +32,7 @@ STEPS = FIRST + COUNTED + max(STALENESS)
 @contextmanager
 def gemini(seconds: float):
     server = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "gemini_server.py", "--seconds", str(seconds)],
+        [sys.executable, ROOT / "tests" / "judge_server.py", "--seconds", str(seconds)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -51,7 +51,7 @@ def step_seconds(folder: Path, max_staleness: int, latency: float) -> float:
         max_steps=STEPS,
         save_steps=STEPS,
         judge="gemini",
-        gemini_max_in_flight=256,
+        judge_max_in_flight=256,
         canaries="off",
         max_staleness=max_staleness,
         echo=lambda line: None,

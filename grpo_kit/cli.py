@@ -59,10 +59,12 @@ def with_flags(command: Callable, model: type[Settings], leave_out: Container[st
     Their texts go to pydantic as they are, which knows the types and the ranges.
     """
     parameters = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    former = {present: [before] for before, present in model.renamed.items()}
     for name, field in fields_of(model).items():
         if name not in leave_out:
             help = f"{field.description} [default: {defaults_of(model, name)}]"
-            option = typer.Option(help=help, metavar=_metavar(field.annotation), show_default=False)
+            called = [f"--{each.replace('_', '-')}" for each in (name, *former.get(name, ()))]
+            option = typer.Option(*called, help=help, metavar=_metavar(field.annotation), show_default=False)
             kind = Annotated[str | None, option]
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None))
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
@@ -110,7 +112,7 @@ def prepare(
     max_results: Annotated[int, typer.Option(min=1, help="How many of a call's results a prompt holds.")] = 3,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be repaired.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
-    rubric: Annotated[str, typer.Option(help="Who writes rubrics: schema (by the traces' acts) or gemini.")] = "schema",
+    rubric: Annotated[str, typer.Option(help="Who writes rubrics: schema, gemini, openai or anthropic.")] = "schema",
     **flags: str | None,
 ) -> None:
     """Turn dialogue traces into training samples."""
@@ -128,7 +130,7 @@ def prepare(
         print("repaired: " + ", ".join(f"{name} {count}" for name, count in card["repairs"].items()))
     for reason, count in card["skipped"]["reasons"].items():
         print(f"skipped {count}: {reason}")
-    if rubric == "gemini":
+    if rubric != "schema":
         from grpo_kit.judges.rubric_writer import in_words
 
         print(in_words(card["rubrics"]))

@@ -135,7 +135,7 @@ if judge_name == "offline":
 else:
     mode = judge_name.removeprefix("gemini ")
     own = Path(out) / f"gemini_{mode}.txt"
-    shipped = Path(kit.__file__).parent / "judges" / "gemini" / f"{mode}.txt"
+    shipped = Path(kit.__file__).parent / "judges" / "chat" / f"{mode}.txt"
     own.write_text(f"{shipped.read_text()}\nA reply that asks for what the user has said already scores at most 0.3.\n")
     settings = {**gemini_settings, "gemini_mode": mode, "gemini_prompt": str(own)}
     display(await reasons(make_judge("gemini", JudgeConfig(**settings)), sample))

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 from filelock import FileLock
-from gemini_server import KEY, GeminiServer
 from helpers import SGD, STANDIN, wait_until
+from judge_server import KEY, JudgeServer
 
 # Files of ten seconds or more, which `make test-quick` leaves out; the longest first.
 LONG = """
@@ -95,8 +95,8 @@ def trained(tmp_path_factory, demo_data):
 @pytest.fixture
 def gemini(monkeypatch):
     """Gemini on loopback, with a key in the environment."""
-    monkeypatch.setattr("grpo_kit.judges.gemini.client.FIRST_WAIT", 0.01)
-    with GeminiServer() as server:
+    monkeypatch.setattr("grpo_kit.judges.chat.client.FIRST_WAIT", 0.01)
+    with JudgeServer() as server:
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         monkeypatch.setenv("GEMINI_API_KEY", KEY)
         yield server

@@ -67,7 +67,7 @@ def test_folders_and_modules_stay_small():
     # 13,200 until prompts could hold tools and results, and every common format was read, repaired and grounded; then
     # came warm starts, thinking models, TRL's other settings, vLLM in evaluations, held-out scores while training, more
     # judges, people's labels, and a verdict on whether a run will learn, with a probe of its model.
-    assert sum(lengths.values()) <= 20_200, "what is added is paid for by what is simplified"
+    assert sum(lengths.values()) <= 20_400, "what is added is paid for by what is simplified"
 
 
 def test_a_room_imports_only_rooms_above_it():

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
@@ -22,7 +22,7 @@ Group = Literal[
     "Warm start",
     "Optimiser",
     "Reward",
-    "Gemini",
+    "Judge",
     "Saving and the machine",
 ]
 Role = Literal[
@@ -31,7 +31,7 @@ Role = Literal[
     "step",  # seconds and memory of a step don't compare between runs that differ in it
     "size",  # seconds of a step grow with it
     "scale",  # rewards don't compare between runs that differ in it
-    "judging",  # how answers are judged; of no meaning where Gemini writes rubrics
+    "judging",  # how answers are judged; of no meaning where a model writes rubrics
 ]
 
 
@@ -55,7 +55,7 @@ def setting(
 
 run, batches = partial(setting, group="Run"), partial(setting, group="Batches and lengths")
 grpo, lora, optimiser = (partial(setting, group=group) for group in ("GRPO", "LoRA", "Optimiser"))
-reward, gemini, warm = (partial(setting, group=group) for group in ("Reward", "Gemini", "Warm start"))
+reward, judge, warm = (partial(setting, group=group) for group in ("Reward", "Judge", "Warm start"))
 
 
 def about(field: FieldInfo) -> dict[str, Any]:
@@ -74,8 +74,10 @@ class Settings(BaseModel):
     # Built when first used, which keeps `import grpo_kit` quick.
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    renamed: ClassVar[Mapping[str, str]] = {}  # present names by former ones, which keep working
 
     def __init__(self, **settings: Any):
+        settings = self.present_names(settings)
         try:
             super().__init__(**settings)
         except ValidationError as invalid:
@@ -85,6 +87,23 @@ class Settings(BaseModel):
             told = {str(error["loc"][0]): self._told(error, settings) for error in errors}
             raise ConfigError("\n".join(told.values())) from None
         self._given = {name: getattr(self, name) for name in settings}
+
+    @classmethod
+    def present_names(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings under their present names. Raises ConfigError for one that is given under both."""
+        found: dict[str, Any] = {}
+        for name, value in settings.items():
+            present = cls.renamed.get(name, name)
+            if present in found:
+                former = next(former for former, now in cls.renamed.items() if now == present)
+                raise ConfigError(f"{former} is the former name of {present}, and both are given", "Leave one out")
+            found[present] = value
+        return found
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """All names that are taken: the settings' own and former ones."""
+        return {*cls.model_fields, *cls.renamed}
 
     @classmethod
     def _told(cls, error: Any, settings: dict[str, Any]) -> str:
@@ -111,7 +130,7 @@ class Settings(BaseModel):
     @classmethod
     def from_text(cls, flags: Mapping[str, str | None]) -> Self:
         """Settings as a shell gives them. Only what was typed counts, so that recipes fill in the rest."""
-        given: dict[str, Any] = {name: text for name, text in flags.items() if text is not None}
+        given = cls.present_names({name: text for name, text in flags.items() if text is not None})
         for name in given.keys() & cls.model_fields.keys():
             if given[name] == "none" and type(None) in get_args(cls.model_fields[name].annotation):
                 given[name] = None
@@ -119,7 +138,7 @@ class Settings(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """The same settings but for `changes`; checked as if typed anew."""
-        return type(self)(**{**self.given, **changes})
+        return type(self)(**{**self.given, **self.present_names(changes)})
 
 
 def _weights(value: Any) -> Any:

@@ -40,8 +40,8 @@ def filled_in(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, i
     if len(asked) == 2 or not processes or not group or 0 in asked.values():
         return {}
     per_step = usual[BATCH] * usual[PASSES]
-    # Gemini compares whole groups, which then can't span processes.
-    whole = group * processes if given.get("gemini_mode") == "group" else math.lcm(group, processes)
+    # A judge compares whole groups, which then can't span processes.
+    whole = group * processes if given.get("judge_mode") == "group" else math.lcm(group, processes)
     if not asked:
         return batches(nearest_multiple(per_step, whole) // processes, usual[BATCH])
     [(name, value)] = asked.items()

@@ -1,19 +1,42 @@
 """The settings of the judge."""
 
-from typing import TYPE_CHECKING, Literal
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from grpo_kit.config.base import AbsolutePath, Listed, Settings, gemini, reward
+from grpo_kit.config.base import AbsolutePath, Listed, Settings, judge, reward
+from grpo_kit.errors import ConfigError
 
-# All judges by name. A new one is a file with its class, and its entry here. The class is imported when one is made:
-# Google's SDKs take their time.
+# All judges by name. A new one is a file with its class, and its entry here; one that is asked over the network has an
+# entry in CLOUD as well. The class is imported when one is made: the libraries behind it take their time.
 JUDGES = {
     "offline": "grpo_kit.judges.offline.judge:OfflineJudge",
     "gemini": "grpo_kit.judges.gemini.judge:GeminiJudge",
+    "openai": "grpo_kit.judges.openai:OpenAIJudge",
+    "anthropic": "grpo_kit.judges.anthropic:AnthropicJudge",
+    "reward_model": "grpo_kit.judges.reward_model:RewardModelJudge",
     "exact": "grpo_kit.judges.exact:ExactJudge",
     "reference": "grpo_kit.judges.reference:ReferenceJudge",
 }
+
+
+class Cloud(NamedTuple):
+    """A judge that is asked over the network."""
+
+    keys: tuple[str, ...]  # environment variables; the first that is set has its key
+    key_page: str  # where one gets a key
+
+
+CLOUD = {
+    "gemini": Cloud(("GEMINI_API_KEY", "GOOGLE_API_KEY"), "https://aistudio.google.com/apikey"),
+    "openai": Cloud(("OPENAI_API_KEY",), "https://platform.openai.com/api-keys"),
+    "anthropic": Cloud(("ANTHROPIC_API_KEY",), "https://console.anthropic.com/settings/keys"),
+}
+NEED_MODEL = {*CLOUD, "reward_model"}
+_SHARED = "mode samples temperature prompt timeout max_retries max_in_flight requests_per_minute input_price"
+_NAMED = re.compile(rf"(?:{'|'.join(JUDGES)})=")
 if TYPE_CHECKING:
     JudgeName = str
 else:
@@ -21,42 +44,89 @@ else:
 
 
 class JudgeConfig(Settings):
-    """How Gemini is asked, wherever it judges or writes rubrics. The key comes from GEMINI_API_KEY."""
+    """How a model is asked, wherever one judges or writes rubrics. Keys come from the environment: see CLOUD."""
 
-    gemini_model: str = gemini("gemini-3.5-flash-lite", "The Gemini model to ask.", "step", "scale", min_length=1)
-    gemini_mode: Literal["absolute", "group"] = gemini(
+    renamed: ClassVar[Mapping[str, str]] = {
+        f"gemini_{name}": f"judge_{name}" for name in [*_SHARED.split(), "output_price"]
+    }
+
+    judge_model: str | None = judge(
+        None,
+        "The model that judges; of reward_model a folder or a hub's name. For several: openai=NAME,anthropic=NAME.",
+        "step",
+        "scale",
+        min_length=1,
+    )
+    gemini_model: str = judge(
+        "gemini-3.5-flash-lite",
+        "The Gemini model to ask: judge_model where gemini is the only judge that has one.",
+        "step",
+        "scale",
+        min_length=1,
+    )
+    judge_base_url: str | None = judge(
+        None,
+        "The server that judge=openai asks, such as http://localhost:8000/v1; None: OpenAI's.",
+        "resume",
+        pattern="^https?://[^@]+$",  # with no password, as settings are shown and kept
+    )
+    judge_mode: Literal["absolute", "group"] = judge(
         "absolute",
         "absolute: an answer a call; group: all of a prompt's in one call, against each other.",
         "step",
         "judging",
         "scale",
     )
-    gemini_samples: PositiveInt = gemini(1, "Judgements per answer; their mean is its score.", "step", "judging", le=32)
-    gemini_temperature: NonNegativeFloat | None = gemini(
-        None, "The judge's sampling temperature; None: 0, or 1 where gemini_samples is above 1.", "judging", le=2
+    judge_samples: PositiveInt = judge(1, "Judgements per answer; their mean is its score.", "step", "judging", le=32)
+    judge_temperature: NonNegativeFloat | None = judge(
+        None, "The judge's sampling temperature; None: 0, or 1 where judge_samples is above 1.", "judging", le=2
     )
-    gemini_prompt: AbsolutePath | None = gemini(
-        None, "A text file to ask with, in place of judges/gemini/absolute.txt or group.txt.", "judging", "scale"
+    judge_prompt: AbsolutePath | None = judge(
+        None, "A text file to ask with, in place of judges/chat/absolute.txt or group.txt.", "judging", "scale"
     )
-    gemini_timeout: PositiveFloat = gemini(
+    judge_timeout: PositiveFloat = judge(
         30.0, "Seconds that a call waits for the server before it counts as failed.", "resume", le=600
     )
-    gemini_max_retries: NonNegativeInt = gemini(5, "Further tries of a call that failed in passing.", "resume", le=20)
-    gemini_max_in_flight: PositiveInt = gemini(
+    judge_max_retries: NonNegativeInt = judge(5, "Further tries of a call that failed in passing.", "resume", le=20)
+    judge_max_in_flight: PositiveInt = judge(
         32, "Calls to the model under way at a time, over all runs of a process.", "resume", le=256
     )
-    gemini_requests_per_minute: PositiveInt | None = gemini(
+    judge_requests_per_minute: PositiveInt | None = judge(
         None, "Calls in any minute, over all runs of the process; None: no limit of our own.", "resume"
     )
-    gemini_input_price: NonNegativeFloat | None = gemini(
-        None, "Dollars per million tokens read; None: as in grpo_kit/judges/gemini/prices.json.", "resume"
+    judge_input_price: NonNegativeFloat | None = judge(
+        None, "Dollars per million tokens read; None: as in grpo_kit/judges/chat/prices.json.", "resume"
     )
-    gemini_output_price: NonNegativeFloat | None = gemini(
-        None, "Dollars per million tokens written; None: as in grpo_kit/judges/gemini/prices.json.", "resume"
+    judge_output_price: NonNegativeFloat | None = judge(
+        None, "Dollars per million tokens written; None: as in grpo_kit/judges/chat/prices.json.", "resume"
     )
-    gemini_sdk: Literal["auto", "google-genai", "google-generativeai"] = gemini(
+    gemini_sdk: Literal["auto", "google-genai", "google-generativeai"] = judge(
         "auto", "Google's library to call with; auto: google-genai where it is installed.", "resume"
     )
     cache_from: Listed[str] = reward(
         [], "Runs, folders or .sqlite files whose judgements are taken over, not paid for again.", "resume", "judging"
     )
+
+    @classmethod
+    def present_names(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """As Settings has it; where gemini is the only judge with a model, judge_model is gemini_model."""
+        found = super().present_names(settings)
+        model = found.get("judge_model")
+        if model is None or _NAMED.match(str(model)):
+            return found
+        if not {"judge", "second_judge"} & cls.model_fields.keys():  # whichever judge is made asks this model
+            return {"gemini_model": model} | found
+        asked = " ".join(str(found.get(each)) for each in ("judge", "second_judge"))
+        judges = {*re.findall(r"\w+", asked)} & NEED_MODEL or ({"gemini"} if "gemini_model" in found else set())
+        return found | {"gemini_model": found.pop("judge_model")} if judges == {"gemini"} else found
+
+    def model_of(self, judge: str) -> str:
+        """The model that a judge of NEED_MODEL asks. Raises ConfigError where none is named."""
+        named, given = {}, self.judge_model or ""
+        if _NAMED.match(given):
+            named = dict(part.strip().split("=", 1) for part in given.split(",") if "=" in part)
+        usual = self.gemini_model.removeprefix("models/") if judge == "gemini" else None if named else given
+        if not (model := named.get(judge) or usual):
+            fix = f"Give judge_model={judge}=NAME beside the others" if named else "Give judge_model too"
+            raise ConfigError(f"judge={judge} needs the name of a model", fix)
+        return model

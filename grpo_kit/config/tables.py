@@ -10,7 +10,7 @@ from grpo_kit.config.train import TrainConfig
 
 
 def fields_of(model: type[Settings]) -> dict[str, FieldInfo]:
-    """A model's settings in the order to show them: its own first, then Modal's, then those of how Gemini is asked."""
+    """A model's settings in the order to show them: its own first, then Modal's, then those of how a judge is asked."""
     places = dict.fromkeys(ModalConfig.model_fields, 1) | dict.fromkeys(JudgeConfig.model_fields, 2)
     return dict(sorted(model.model_fields.items(), key=lambda field: places.get(field[0], 0)))
 

@@ -19,7 +19,7 @@ from pydantic import (
 from grpo_kit.config.base import Listed, Mapped, Weights, batches, grpo, lora, optimiser, reward, run, setting, warm
 from grpo_kit.config.batching import filled_in, nearest_batches
 from grpo_kit.config.gpus import gpu_and_count, most_gpus
-from grpo_kit.config.judge import JUDGES, JudgeConfig, JudgeName
+from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeName
 from grpo_kit.config.modal import ModalConfig, processes_and_gpus
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.trl import checked_trl, trl_from_text
@@ -140,7 +140,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     )
     judge: Weights[JudgeName] = run(
         "offline",
-        "Who scores the answers: offline, gemini (also where gemini_model is given), or several with weights.",
+        "Who scores: offline, gemini, openai, anthropic, reward_model, exact or reference; several: gemini,offline=1.",
         "step",
         "scale",
         suggested=[*JUDGES, "gemini=0.7,offline=0.3"],
@@ -232,9 +232,11 @@ class TrainConfig(JudgeConfig, ModalConfig):
         if self.early_stopping_patience and not self.eval_steps:
             what = "early_stopping_patience goes by held-out scores, of which eval_steps=None has none"
             raise ConfigError(what, f"Use eval_steps={self.save_steps} too")
-        if self.eval_steps and "gemini" in self.judge and self.gemini_mode == "group":
-            what = "eval_steps has each answer judged by itself, and gemini_mode=group compares several"
-            raise ConfigError(what, "Use gemini_mode=absolute, or leave eval_steps out")
+        for name in NEED_MODEL & self.judge.keys():
+            self.model_of(name)
+        if self.eval_steps and self.cloud_judges and self.judge_mode == "group":
+            what = "eval_steps has each answer judged by itself, and judge_mode=group compares several"
+            raise ConfigError(what, "Use judge_mode=absolute, or leave eval_steps out")
         corrects_by = self.trl.get("vllm_importance_sampling_mode", "")
         if self.loss_type == "vespo" and self.use_vllm and not corrects_by.startswith("token_"):
             fix = "Use trl=vllm_importance_sampling_mode=token_truncate"
@@ -260,11 +262,16 @@ class TrainConfig(JudgeConfig, ModalConfig):
             raise ConfigError(what, "Leave one out")
         if self.fsdp is True and processes == 1:
             raise ConfigError("fsdp=True shares weights out among processes, and num_processes=1", "Leave one out")
-        if "gemini" in self.judge and self.gemini_mode == "group" and self.completions_per_process % group:
+        if self.cloud_judges and self.judge_mode == "group" and self.completions_per_process % group:
             own = f"each process judges its own completions, which are {self.completions_per_process}"
-            fix = f"Make that a multiple of num_generations={group}, or use gemini_mode=absolute"
-            raise ConfigError(f"gemini_mode=group compares whole groups, and {own}", fix)
+            fix = f"Make that a multiple of num_generations={group}, or use judge_mode=absolute"
+            raise ConfigError(f"judge_mode=group compares whole groups, and {own}", fix)
         return self
+
+    @property
+    def cloud_judges(self) -> list[str]:
+        """Those of its judges that are asked over the network."""
+        return [name for name in self.judge if name in CLOUD]
 
     @property
     def completions_per_process(self) -> int:

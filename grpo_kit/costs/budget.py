@@ -13,8 +13,9 @@ from typing import Any
 
 from grpo_kit.config.gpus import GPUS
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.costs.earlier import judged
 from grpo_kit.errors import ConfigError, Problem
-from grpo_kit.judges.gemini.prices import judge_price
+from grpo_kit.judges.chat.prices import unknown_price
 from grpo_kit.runs.directory import SFT_METRICS, Dollars
 from grpo_kit.runs.writer import RunWriter
 from grpo_kit.utils.json_lines import read_lines
@@ -98,10 +99,8 @@ def check_price_known(config: TrainConfig, usd_per_hour: float | None = 0.0) -> 
     if config.max_usd is not None and usd_per_hour is None:
         what = f"max_usd={config.max_usd:g} can't be kept: the price of gpu={config.gpu} is not known"
         raise ConfigError(what, f"Use one of {', '.join(GPUS)}, or add its price to grpo_kit/config/gpus.json")
-    if config.max_usd is not None and "gemini" in config.judge and None in judge_price(config):
-        why = f"{config.gemini_model} has no price in grpo_kit/judges/gemini/prices.json"
-        fix = "Give gemini_input_price and gemini_output_price (dollars per million tokens)"
-        raise ConfigError(f"max_usd={config.max_usd:g} can't be kept: {why}", fix)
+    if config.max_usd is not None and (why := unknown_price(config, config.cloud_judges)):
+        raise ConfigError(f"max_usd={config.max_usd:g} can't be kept: {why.what}", why.fix)
 
 
 def shortfall_at_start(
@@ -169,12 +168,12 @@ def _exceeded(config: TrainConfig, spent: Dollars, next_step: Dollars, enough: f
 def _evaluation_in(rows: Sequence[dict], usd_per_hour: float) -> Dollars:
     """The cost of the last evaluation in metrics.jsonl; 0 where there is none."""
     last = next((row for row in reversed(rows) if "eval_runtime" in row), {})
-    return Dollars(usd_per_hour * last.get("eval_runtime", 0.0) / 3600, last.get("eval_judge/gemini/usd") or 0.0)
+    return Dollars(usd_per_hour * last.get("eval_runtime", 0.0) / 3600, judged(last, "usd", "eval_judge"))
 
 
 def _cycles(rows: Sequence[dict], every: int, usd_per_hour: float) -> list[Dollars]:
     """The cost of each `every` steps of metrics.jsonl, which share their completions."""
     made = [row for row in rows if row.get("step_time")]
-    steps = [(usd_per_hour * row["step_time"] / 3600, row.get("judge/gemini/usd") or 0.0) for row in made]
+    steps = [(usd_per_hour * row["step_time"] / 3600, judged(row, "usd", "judge")) for row in made]
     cycles = [steps[start : start + every] for start in range(0, len(steps), every)]
     return [Dollars(*map(sum, zip(*cycle, strict=True))) for cycle in cycles]

@@ -36,7 +36,7 @@ class EarlierRun(NamedTuple):
     answering: float  # seconds in which a step's completions are generated and judged
     is_resumed: bool
     sft_seconds: float | None  # a step of its warm start, the mean; None where it made none
-    calls: float  # to Gemini
+    calls: float  # to its judges
     usd: float  # for them
     memory_gib: float | None  # its peak
 
@@ -72,6 +72,11 @@ def remember(run: RunDirectory, runs_dir: str | Path) -> None:
             write_bytes(folder / name, content.encode())
 
 
+def judged(row: dict, what: str, *kinds: str) -> float:
+    """The "calls" or "usd" of all judges in a row of metrics.jsonl, of these kinds: "judge", "eval_judge"."""
+    return sum(row.get(name) or 0.0 for name in row if name.endswith(f"/{what}") and name.split("/")[0] in kinds)
+
+
 @lru_cache(4 * NEWEST)
 def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> EarlierRun | None:
     """None where it is no run, or one that is being made or broken."""
@@ -79,7 +84,7 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         about, status = (json.loads(LocalStorage(folder).read(name)) for name in ("config.json", "status.json"))
         lines = read_lines(folder / "metrics.jsonl")
         rows = [row for row in lines if "step_time" in row]  # step 0 has held-out scores alone
-        settings, every = about["settings"], about["settings"]["num_iterations"]
+        settings, every = TrainConfig.present_names(about["settings"]), about["settings"]["num_iterations"]
         times = [row["step_time"] for row in rows]
         cycles = tuple(mean(times[start : start + every]) for start in range(0, len(times), every))
         in_one_go = status["state"] == "complete" and not status.get("resumed")  # else steps were made twice
@@ -94,8 +99,7 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         between = max(0.0, rest) / max(1, len(times))
         parts = [f"seconds/{part}" for part in ("generating", "judging")]
         answering = sum(row.get(part, 0.0) for row in rows for part in parts) / max(1, len(cycles))
-        names = [[f"judge/gemini/{name}", f"eval_judge/gemini/{name}"] for name in ("calls", "usd")]
-        calls, usd = (sum(row.get(name) or 0.0 for row in lines for name in both) for both in names)
+        calls, usd = (sum(judged(row, name, "judge", "eval_judge") for row in lines) for name in ("calls", "usd"))
         peak = (status.get("actual") or {}).get("memory_gib")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):
         return None

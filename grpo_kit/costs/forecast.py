@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import listed_gpu
+from grpo_kit.config.judge import CLOUD
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import EarlierRun, like_run
 from grpo_kit.costs.memory import device_of, in_one_pass, prompts_at_once, uses_vllm
-from grpo_kit.judges.gemini.prices import gemini_prices, judge_price
+from grpo_kit.judges.chat.prices import judge_price, prices_of, unknown_price
 from grpo_kit.models.shapes import Shape, shape_of
 
 Range = tuple[float, float, float]  # low, likely, high
@@ -22,10 +23,10 @@ Range = tuple[float, float, float]  # low, likely, high
 ROUGH, SCALED, SAME, ONE_STEP = (1 / 3, 1, 3), (1 / 2, 1, 2), (0.8, 1, 1.25), (1 / 2, 1, 1.25)
 GPU_SHARE = 0.3  # of a GPU's published speed that training comes to
 PASSES = 3  # over a step's tokens: there, back, and once more for checkpointing or the probabilities that drew them
-GEMINI_SECONDS = 2.0  # of a call
+CALL_SECONDS = 2.0  # of a call to a judge
 STARTING_SECONDS, STARTING_HERE_SECONDS = 150.0, 10.0  # of a container with its model and vLLM; of a process here
 SFT_SHARE = 0.6  # of a GRPO step's seconds, for as many samples: no generating, and no judging
-TOKENS_ASKED, TOKENS_WRITTEN = 560, 160  # of a judgement: gemini/absolute.txt at 4 letters a token, and a rubric
+TOKENS_ASKED, TOKENS_WRITTEN = 560, 160  # of a judgement: chat/absolute.txt at 4 letters a token, and a rubric
 
 
 class Estimate(NamedTuple):
@@ -107,7 +108,7 @@ def rough_seconds(config: TrainConfig, shape: Shape, gpu: str | None, passes: in
     a_sequence = passes * weights * (prompt + config.max_completion_length) / operations
     training, warm = together * a_sequence, config.sft_steps * config.samples_per_sft_step / config.num_processes
     computing = training + generating / config.num_iterations
-    judging = GEMINI_SECONDS * judge_calls(config) / config.max_steps / config.gemini_max_in_flight
+    judging = CALL_SECONDS * judge_calls(config) / config.max_steps / config.judge_max_in_flight
     a_step = max(computing, judging) if config.max_staleness else computing + judging
     beside = warm * a_sequence + config.evaluations() * _evaluation_share(config) * generating
     return starting + config.max_steps * a_step + beside
@@ -157,32 +158,32 @@ def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float, f
 
 
 def judge_calls(config: TrainConfig, measured: int = 0) -> int:
-    """Calls to Gemini in the whole run, without retries, and for so many prompts whose difficulty is measured before;
+    """Calls to judges in the whole run, without retries, and for so many prompts whose difficulty is measured before;
     answers that are equal count each."""
-    if "gemini" not in config.judge:
-        return 0
-    answers = config.prompts_per_step if config.gemini_mode == "group" else config.completions_per_step
+    answers = config.prompts_per_step if config.judge_mode == "group" else config.completions_per_step
     answers *= -(-config.max_steps // config.num_iterations)
-    answers += measured * (1 if config.gemini_mode == "group" else config.num_generations)
-    return (answers + config.evaluations() * config.eval_prompts) * config.gemini_samples
+    answers += measured * (1 if config.judge_mode == "group" else config.num_generations)
+    return len(config.cloud_judges) * (answers + config.evaluations() * config.eval_prompts) * config.judge_samples
 
 
 def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun], measured: int = 0) -> Estimate:
-    """Dollars for Gemini; (0, 0, 0) where it does not judge. Without canaries; what a cache holds is not taken off."""
+    """Dollars for judges; (0, 0, 0) where none is paid. Without canaries; what a cache holds is not taken off."""
     if not (calls := judge_calls(config, measured)):
         return Estimate((0.0, 0.0, 0.0), "")
-    alike = ("gemini_model", "gemini_mode", "num_generations", "gemini_input_price", "gemini_output_price")
+    alike = ("judge_model", "gemini_model", "judge_mode", "num_generations", "judge_input_price", "judge_output_price")
     for run in runs:
-        if run.usd and all(run.settings.get(name) == getattr(config, name) for name in alike):
+        same_judges = CLOUD.keys() & run.settings["judge"] == CLOUD.keys() & config.judge
+        if run.usd and same_judges and all(run.settings.get(name) == getattr(config, name) for name in alike):
             usd = run.usd / run.calls
             return Estimate(times(calls * usd, (0.7, 1, 1.2)), f"{calls:,} calls; ${usd:.2g} a call, as in {run.id}")
-    input_price, output_price = judge_price(config)
-    if input_price is None or output_price is None:
-        missing = f"{config.gemini_model} has no price in grpo_kit/judges/gemini/prices.json"
-        return Estimate(None, f"{missing}: give gemini_input_price and gemini_output_price")
-    answers = config.num_generations if config.gemini_mode == "group" else 1
+    if unknown := unknown_price(config, config.cloud_judges):
+        return Estimate(None, f"{unknown.what}: g{unknown.fix[1:]}")
+    answers = config.num_generations if config.judge_mode == "group" else 1
     read = TOKENS_ASKED + (config.max_prompt_length + config.max_completion_length * (answers + 1)) // 2
     written = TOKENS_WRITTEN * answers
+    prices = [judge_price(config, judge) for judge in config.cloud_judges]
+    a_call = mean(read * (price[0] or 0.0) + written * (price[1] or 0.0) for price in prices) / 1e6
     source = f"{calls:,} calls; assumed: {read:,} tokens read and {written:,} written a call, without thinking"
-    source += "" if config.gemini_input_price is not None else f", prices of {gemini_prices()['as_of']}"
-    return Estimate(times(calls * (read * input_price + written * output_price) / 1e6, (0.5, 1, 2)), source)
+    dates = ", ".join(dict.fromkeys(prices_of(judge)["as_of"] for judge in config.cloud_judges))
+    source += "" if config.judge_input_price is not None else f", prices of {dates}"
+    return Estimate(times(calls * a_call, (0.5, 1, 2)), source)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from grpo_kit.config.base import names_where
 from grpo_kit.config.evaluation import EvalConfig
-from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.judge import NEED_MODEL, JudgeConfig
 from grpo_kit.costs.memory import decided, device_of
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
@@ -167,7 +167,7 @@ def _about(judge: Judge, run: RunDirectory | None, samples: list[Sample]) -> dic
 
 
 def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
-    """`config` with the settings that it leaves open, and Gemini's that it does not name, taken from the run."""
+    """`config` with the settings that it leaves open, and the judge's that it does not name, taken from the run."""
     trained = subject.settings
     names = ("temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs")
     taken = {name: getattr(trained, name) for name in names if getattr(config, name) is None}
@@ -178,7 +178,9 @@ def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
             raise ConfigError(f"second_judge={config.second_judge} is the first judge already", "Name another, or None")
         taken["second_judge"] = None
     # Each answer is judged by itself here, and caches are no part of how it is judged.
-    asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"gemini_mode", "cache_from"}
+    asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"judge_mode", "cache_from"}
+    if not {taken.get(name, getattr(config, name)) for name in ("judge", "second_judge")} & NEED_MODEL - {"gemini"}:
+        asked_alike -= {"judge_model"}  # that of a judge which is not asked here
     return config.replace(**{name: getattr(trained, name) for name in asked_alike}, **taken)
 
 

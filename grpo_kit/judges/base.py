@@ -72,5 +72,5 @@ class Judge(ABC):
 
 
 def make_judge(name: str, config: JudgeConfig | None = None) -> Judge:
-    """The judge of that name, of JUDGES in config/judge.py. Raises ConfigError for a Gemini judge that can't work."""
+    """The judge of that name, of JUDGES in config/judge.py. Raises ConfigError for one that can't work."""
     return resolve_name(JUDGES[name])(config or JudgeConfig())

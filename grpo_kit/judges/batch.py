@@ -128,8 +128,8 @@ def _digest_of(sample: Sample) -> str:
 
 
 def _key(judge: Judge, sample_digest: str, answer: str, company: str, repeat: int) -> str:
-    """A hash of all that the judgement depends on: judge, version (model, prompt, mode and temperature for Gemini), the
-    sample's content, which repetition it is, the answers it is compared with, and the answer."""
+    """A hash of all that the judgement depends on: judge, version (a chat model's name, prompt, mode and
+    temperature), the sample's content, which repetition it is, the answers it is compared with, and the answer."""
     content = "\0".join([judge.name, judge.version, sample_digest, str(repeat), company, answer])
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 

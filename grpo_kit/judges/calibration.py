@@ -265,7 +265,7 @@ async def judge_and_price(
     elif not made:
         price = Price(0, None, None, "all failed" if judged.fresh else "nothing paid: all was in the cache")
     else:
-        usd, note = None, "no price is known: set gemini_input_price and gemini_output_price"
+        usd, note = None, "no price is known: set judge_input_price and judge_output_price"
         if before.usd is not None and after.usd is not None:
             usd, note = 1000 * (after.usd - before.usd) / made, ""
         price = Price(made, (after.tokens - before.tokens) / made, usd, note)

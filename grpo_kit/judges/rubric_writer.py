@@ -1,4 +1,4 @@
-"""Rubrics by Gemini: what a good reply must do, for each sample of a prepared file; one call each, many at once.
+"""Rubrics by a chat model: what a good reply must do, for each sample of a prepared file; one call each, many at once.
 
 The prompt is rubric_writer.txt. Each rubric goes into an SQLite file as soon as it is there, so that none is paid for
 twice, and a run that was killed goes on where it was.
@@ -22,9 +22,8 @@ from grpo_kit.data.samples import Sample, read_samples, to_lines
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.batch import all_of, run_async
 from grpo_kit.judges.cache import digest, open_table
-from grpo_kit.judges.gemini.client import Gemini
-from grpo_kit.judges.gemini.judge import fences, object_in
-from grpo_kit.judges.gemini.sdk import CallFailed
+from grpo_kit.judges.chat.judge import an_object, chat_model, fences, object_in
+from grpo_kit.judges.chat.provider import CallFailed
 from grpo_kit.utils.files import replacing
 
 CACHE_FILE = "rubrics.cache.sqlite"
@@ -36,27 +35,25 @@ MAX_OUTPUT_TOKENS = 1024
 TABLE = """
 create table if not exists rubrics (key text primary key, model text not null, rubric text not null) without rowid
 """
-SCHEMA = {
-    "type": "OBJECT",
-    "properties": {"criteria": {"type": "ARRAY", "items": {"type": "STRING"}}},
-    "required": ["criteria"],
-}
+SCHEMA = an_object({"criteria": {"type": "array", "items": {"type": "string"}}})
 
 
 class RubricWriter:
-    """Asks Gemini for rubrics, and counts what came of it."""
+    """Asks a chat model for rubrics, and counts what came of it."""
 
-    def __init__(self, config: JudgeConfig, cache: Path):
-        """`cache` is the SQLite file. Raises ConfigError for a missing or wrong key and a model that is not there."""
-        self._gemini = Gemini(config)
-        self._gemini.check()
+    def __init__(self, config: JudgeConfig, cache: Path, judge: str = "gemini"):
+        """`cache` is the SQLite file, `judge` one of CLOUD. Raises ConfigError for a missing or wrong key and a model
+        that is not there."""
+        self._model = chat_model(judge, config)
+        self._model.check()
+        self._schema = self._model.schema(SCHEMA)
         self._template = Template(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8"))
         self._cache = cache
         self._counts = {"written": 0, "from_cache": 0, "fallback": 0}
         self._last_failure: str | None = None
 
     def rewrite(self, files: Iterable[Path]) -> dict:
-        """Gives each sample of prepared files its rubric by Gemini. Where that fails, a sample keeps the one it has.
+        """Gives each sample of prepared files its rubric by the model. Where that fails, a sample keeps the one it has.
 
         Returns an entry for the data card: how many samples have a rubric written now, from the cache, or of their own
         (and why the last of these), and what was used for it; `usd` is None where the model's price is not known.
@@ -70,10 +67,10 @@ class RubricWriter:
                     while chunk := list(islice(samples, CHUNK)):
                         rubrics = run_async(self._rubrics(chunk, cache))
                         file.write(to_lines([old.replace(rubric=new) for old, new in zip(chunk, rubrics, strict=True)]))
-        usage = self._gemini.usage
+        usage = self._model.usage
         return {
-            "by": "gemini",
-            "model": self._gemini.model,
+            "by": self._model.name,
+            "model": self._model.model,
             **self._counts,
             "last_failure": self._last_failure,
             "calls": usage.calls,
@@ -84,20 +81,20 @@ class RubricWriter:
     async def _rubrics(self, samples: Sequence[Sample], cache: "_Cache") -> list[str]:
         """A rubric for each sample, in order. Those that the cache lacks are asked for at once, equal prompts once."""
         prompts = [self._prompt(sample) for sample in samples]
-        keys = [digest([self._gemini.model, SCHEMA, prompt], size=20) for prompt in prompts]
+        keys = [digest([self._model.model, self._schema, prompt], size=20) for prompt in prompts]
         rubrics = cache.get(keys)
         missing = {key: i for i, key in enumerate(keys) if key not in rubrics}
 
         async def ask(key: str, i: int) -> None:
             parse = partial(_parse, reply=samples[i].ground_truth)
             try:
-                rubric, _ = await self._gemini.ask(
-                    lambda: prompts[i], SCHEMA, parse, temperature=0.0, max_tokens=MAX_OUTPUT_TOKENS
+                rubric, _ = await self._model.ask(
+                    lambda: prompts[i], self._schema, parse, temperature=0.0, max_tokens=MAX_OUTPUT_TOKENS
                 )
             except CallFailed as failed:
                 self._last_failure = str(failed)
             else:
-                cache.put(key, self._gemini.model, rubric)
+                cache.put(key, self._model.model, rubric)
                 rubrics[key] = rubric
 
         await all_of(ask(key, i) for key, i in missing.items())

@@ -5,7 +5,6 @@ its fix; a problem's `where` names the check of doctor.py that would find it too
 """
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -36,6 +35,7 @@ from grpo_kit.models.load import SMOLLM2, check_model, model_problem, thinks
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.models.start import started
 from grpo_kit.preflight.doctor import PREPARE, Check
+from grpo_kit.preflight.judges import judge_problems, of_one_family, unused_model
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.preflight.verdict import will_it_learn
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
@@ -174,7 +174,8 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
 def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
     """All problems that this machine finds; `quote` is without them, `spent` what the run has cost before."""
     config, found = quote.config, [*checkpoint_problems(quote.config), *thinking_problems(quote.config)]
-    found += [*memory_problems(quote), *model_problems(config, runs_dir, quote.on_modal)]
+    found += [*memory_problems(quote), *judge_problems(config, quote.on_modal)]
+    found += model_problems(config, runs_dir, quote.on_modal)
     if quote.on_modal:
         found += [*modal_problems(quote), *time_problems(quote)]
     else:
@@ -184,6 +185,7 @@ def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
 
 def warnings_of(config: TrainConfig, on_modal: bool) -> Iterator[str]:
     """What works, and may not be what was meant: a GPU that the list lacks; a loss without what its paper sets."""
+    yield from [*of_one_family(config, config.model_name), *unused_model(config)]
     loss, ratio_of = config.loss_type, config.trl.get("importance_sampling_level", "token")
     if on_modal and (unknown := unknown_gpu(config.gpu)):
         yield unknown
@@ -309,8 +311,6 @@ def local_problems(config: TrainConfig, device: Device) -> Problems:
         yield Problem(f"There is no {train}", fix, "train.jsonl")
     if train.exists() and config.eval_steps and not (held_out := train.with_name("eval.jsonl")).exists():
         yield replace(no_held_out(config, f"there is no {held_out}").problem, where="eval.jsonl")
-    if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY", "").strip():
-        yield Problem("GEMINI_API_KEY is not set, which judge=gemini needs", "Set it, or use judge=offline", "judge")
     if missing := missing_package(config):
         yield missing
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from grpo_kit.config.judge import NEED_MODEL
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import read_samples
@@ -18,6 +19,7 @@ from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.base import make_judge
 from grpo_kit.models.files import templates_in
 from grpo_kit.models.load import check_model, check_template, model_problem, no_template
+from grpo_kit.preflight.judges import of_one_family
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.training.plan import check_trl, no_held_out, plain_rewards
 from grpo_kit.utils.text import settings_text
@@ -127,9 +129,10 @@ def model(config: TrainConfig) -> str:
 
 
 def judge(config: TrainConfig) -> str:
-    quick = config.replace(gemini_timeout=min(config.gemini_timeout, SECONDS / 4))
+    quick = config.replace(judge_timeout=min(config.judge_timeout, SECONDS / 4))
     for name in config.judge:
         judge = make_judge(name, quick)
         judge.check()
         judge.close()
-    return ", ".join(f"{name} ({config.gemini_model})" if name == "gemini" else name for name in config.judge)
+    names = [f"{name} ({config.model_of(name)})" if name in NEED_MODEL else name for name in config.judge]
+    return "\n".join([", ".join(names), *of_one_family(config, config.model_name)])

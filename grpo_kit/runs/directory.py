@@ -131,7 +131,7 @@ class RunDirectory:
 
     @property
     def config(self) -> TrainConfig:
-        settings = self.about["settings"]
+        settings = TrainConfig.present_names(self.about["settings"])
         if unknown := settings.keys() - TrainConfig.model_fields.keys():
             names = ", ".join(sorted(unknown))
             say_once(f"Run {self.id}: settings of another version of the kit are left aside: {names}")

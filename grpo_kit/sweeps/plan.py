@@ -56,7 +56,7 @@ def plan(notebook: Path, grid: Mapping[str, Any], out: Path, backend: str | None
         if config:
             left_out = ("run_id", *names_where(TrainConfig, "resume"))
             parts.append({name: value for name, value in config.given.items() if name not in left_out})
-            parts.append(config.gemini_prompt and file_key(Path(config.gemini_prompt)))
+            parts.append(config.judge_prompt and file_key(Path(config.judge_prompt)))
             parts.append(data_key(config, DATA_FILES[0]))
         keys.append(_key(*parts))
     prefix = f"{out.name}-" if backend == "modal" and trains else ""  # on Modal all runs lie on one volume
@@ -87,7 +87,7 @@ def _check_names(notebook: Path, known: Settings, rows: list[Settings], evaluati
     if not isinstance(evaluation, Mapping):
         raise ConfigError(f"{EVALUATION}: {evaluation!r} should be settings of 04, such as {EVALUATION}: {{n: 256}}")
     if trains:
-        problems = [*_wrong_names(notebook, names, known, GIVEN_TO_TRAINING, TrainConfig.model_fields)]
+        problems = [*_wrong_names(notebook, names, known, GIVEN_TO_TRAINING, TrainConfig.names())]
         of_04 = _wrong_names(EVALUATING, evaluation, parameters_of(EVALUATING), GIVEN_TO_EVALUATION)
         problems += [f"{EVALUATION}: {text}" for text in of_04]
     else:
@@ -134,13 +134,13 @@ def _training_parameters(row: Settings, known: Settings) -> Settings:
 
 def _training_config(parameters: Settings) -> TrainConfig:
     """The config that 03 makes of its parameters."""
-    own = {name: parameters[name] for name in TrainConfig.model_fields if parameters.get(name) is not None}
+    own = {name: parameters[name] for name in TrainConfig.names() if parameters.get(name) is not None}
     return TrainConfig(**{**own, **parameters["other_settings"]})
 
 
 def _evaluation_config(parameters: Settings) -> EvalConfig:
     """The config that 04 makes of its parameters."""
-    return EvalConfig(**{name: parameters[name] for name in EvalConfig.model_fields if name in parameters})
+    return EvalConfig(**{name: parameters[name] for name in EvalConfig.names() if name in parameters})
 
 
 def _names(rows: list[Settings], keys: list[str], out: Path, prefix: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 
 from grpo_kit.backends.quote import quote
 from grpo_kit.config.gpus import modal_usd_per_hour
+from grpo_kit.config.judge import CLOUD
 from grpo_kit.costs import forecast
 from grpo_kit.costs.budget import check_price_known
 from grpo_kit.costs.earlier import earlier_runs
@@ -43,9 +44,10 @@ def quote_of(run: PlannedRun) -> RunQuote:
     minutes = forecast.evaluation_minutes(config, asked, gpu) or UNKNOWN
     hourly = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0
     evaluation = UNKNOWN if hourly is None else times(hourly / 60, minutes) if gpu else NOTHING
-    if count := [asked.judge or max(config.judge, key=config.judge.__getitem__), asked.second_judge].count("gemini"):
-        as_judge = config.replace(judge="gemini", gemini_mode="absolute", gemini_samples=1)
-        answers = count * forecast.models_evaluated(config) * asked.n
+    for judge in {asked.judge or max(config.judge, key=config.judge.__getitem__), asked.second_judge} & CLOUD.keys():
+        own = {name: asked.given[name] for name in ("judge_model", "gemini_model") if name in asked.given}
+        as_judge = config.replace(judge=judge, judge_mode="absolute", judge_samples=1, **own)
+        answers = forecast.models_evaluated(config) * asked.n
         known = forecast.judge_usd(as_judge, earlier_runs(run.folder.parent)).range  # a call costs as in training
         evaluation = _total(evaluation, times(answers / forecast.judge_calls(as_judge), known or UNKNOWN))
     starting = times(NOTEBOOK_MINUTES, (1, 1, 1) if is_trained else (2, 2, 2))

@@ -135,7 +135,7 @@ def plain_rewards(config: TrainConfig, rewards: Rewards, samples: list[Sample]) 
 def _add_judges(plan: Plan) -> None:
     """Makes the judges, with this process's share of the limits. Raises ConfigError where one is not there."""
     config, count = plan.config, processes()
-    limits = {name: getattr(config, name) for name in ("gemini_max_in_flight", "gemini_requests_per_minute")}
+    limits = {name: getattr(config, name) for name in ("judge_max_in_flight", "judge_requests_per_minute")}
     share = config.model_copy(update={name: limit and max(1, limit // count) for name, limit in limits.items()})
     for name, weight in config.judge.items():
         judge = make_judge(name, share)

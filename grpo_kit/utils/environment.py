@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]  # the folder grpo_kit
 PACKAGES = """
     torch transformers trl peft datasets accelerate vllm liger-kernel bitsandbytes
-    google-genai google-generativeai modal
+    google-genai google-generativeai openai anthropic modal
 """.split()
 WORD_SECONDS = 10  # how long the other processes wait for the first that failed to record the reason
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import modal
 import pytest
-from gemini_server import GeminiServer
 from helpers import STANDIN, wait_for_step, wait_until
+from judge_server import JudgeServer
 from modal_server import ModalServer
 from safetensors.torch import load, load_file
 
@@ -28,7 +28,7 @@ STEPS = {"max_steps": 12, "save_steps": 3, "per_device_train_batch_size": 16, "g
 
 @pytest.fixture(scope="module")
 def gemini():
-    with GeminiServer() as server:
+    with JudgeServer() as server:
         yield server
 
 
@@ -328,8 +328,8 @@ def test_a_run_starts_from_one_on_the_volume_and_goes_on_to_more_steps(server, h
 
 def test_gemini_judges_there_with_the_secret(server, hold, gemini, monkeypatch, tmp_path):
     monkeypatch.setitem(server.secrets, "gemini-secret", {"GEMINI_API_KEY": "AIza-of-the-secret"})
-    (tmp_path / "prompt.txt").write_text((Path(kit.__file__).parent / "judges/gemini/absolute.txt").read_text())
-    settings = {"judge": "gemini", "max_steps": 1, "save_steps": 1, "canaries": "off", "gemini_prompt": "prompt.txt"}
+    (tmp_path / "prompt.txt").write_text((Path(kit.__file__).parent / "judges/chat/absolute.txt").read_text())
+    settings = {"judge": "gemini", "max_steps": 1, "save_steps": 1, "canaries": "off", "judge_prompt": "prompt.txt"}
     first = kit.train.remote(**settings)
     assert first.status["state"] == "complete" and first.metrics()["judge/gemini/calls"].item() > 0
     assert "AIza-of-the-secret" not in server.logs() + json.dumps([first.about, first.status])

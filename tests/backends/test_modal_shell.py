@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from gemini_server import GeminiServer
 from helpers import ROOT, STANDIN, wait_until
 from hub_server import LET_IN, TINY, HubServer, Repository
+from judge_server import JudgeServer
 from modal_server import HOME, ModalServer
 from safetensors import safe_open
 
@@ -65,7 +65,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def gemini():
-    with GeminiServer() as server:
+    with JudgeServer() as server:
         yield server
 
 

@@ -1,14 +1,18 @@
 """Settings: wrong ones are refused with the fix, recipes fill in, and what was given wins."""
 
 import json
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 
 from grpo_kit import ConfigError, TrainConfig
+from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import larger_gpu, listed_gpu, modal_usd_per_hour, unknown_gpu
+from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.train import ReadyReward
+from grpo_kit.evaluation.evaluate import _as_trained
 from grpo_kit.rewards.ready import READY
 
 
@@ -84,7 +88,7 @@ GEMMA = {"model_name": "google/gemma-2-2b-it"}  # which has no recipe: 8 complet
         ({"gpu": "A10:4"}, 8, 1),
         ({"num_processes": 2, "per_device_train_batch_size": 4}, 4, 4),
         ({"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}, 8, 1),
-        (GEMMA | {"num_processes": 8, "judge": "gemini", "gemini_mode": "group"}, 8, 1),  # whole groups in a process
+        (GEMMA | {"num_processes": 8, "judge": "gemini", "judge_mode": "group"}, 8, 1),  # whole groups in a process
     ],
 )
 def test_what_is_filled_in_keeps_a_step_as_large_as_before(given, batch, passes):
@@ -139,6 +143,41 @@ def test_settings_survive_json():
 
 def test_settings_name_the_ready_rewards_that_there_are():
     assert set(get_args(ReadyReward)) == READY.keys()
+
+
+def test_judge_model_is_gemini_s_where_gemini_is_the_only_judge_that_has_one():
+    models = [("gemini", "a", {}, "gemini", "a"), ("gemini,openai", "a", {}, "openai", "a")]
+    models += [("gemini,openai", "a", {}, "gemini", "gemini-3.5-flash-lite"), (None, None, {}, "gemini", "b")]
+    models += [("gemini,openai", "a", {"gemini_model": "b"}, "gemini", "b"), ("offline", "a", {}, "openai", "a")]
+    models += [("openai,anthropic", "openai=a,anthropic=models/b", {}, "anthropic", "models/b")]
+    for judge, model, more, name, expected in models:
+        given = {"judge": judge, "judge_model": model, **more} if judge else {"gemini_model": "models/b"}
+        assert TrainConfig(**given).model_of(name) == expected
+    assert TrainConfig(judge="gemini", judge_model="a").replace(judge_model="b").gemini_model == "b"
+    assert JudgeConfig(judge_model="a").model_of("gemini") == JudgeConfig(judge_model="a").model_of("openai") == "a"
+    for wrong, said in (("openai", "judge=openai needs the name"), ("openai,anthropic", "judge_model=anthropic=NAME")):
+        with pytest.raises(ConfigError, match=said):
+            TrainConfig(judge=wrong, judge_model="openai=a" if "," in wrong else None)
+
+
+def test_an_evaluation_asks_the_runs_model_unless_it_asks_another_judge():
+    run = SimpleNamespace(settings=TrainConfig(judge="openai", judge_model="a", judge_base_url="http://localhost:8/v1"))
+    by_run = _as_trained(EvalConfig(), run)
+    assert (by_run.judge, by_run.model_of("openai"), by_run.judge_base_url) == ("openai", "a", "http://localhost:8/v1")
+    by_gemini = _as_trained(EvalConfig(judge="gemini", second_judge="offline"), run)
+    assert by_gemini.model_of("gemini") == "gemini-3.5-flash-lite"
+    both = _as_trained(EvalConfig(second_judge="gemini", gemini_model="b"), run)
+    assert (both.model_of("openai"), both.model_of("gemini")) == ("a", "b")
+    of_gemini = SimpleNamespace(settings=TrainConfig(judge="gemini"))
+    assert _as_trained(EvalConfig(judge_model="c"), of_gemini).model_of("gemini") == "c"
+
+
+def test_settings_keep_the_names_that_they_had_when_gemini_was_the_only_model_that_judged():
+    config = TrainConfig.from_text({"gemini_mode": "group", "gemini_temperature": "none"})
+    assert config.judge_mode == "group" and config.given == {"judge_mode": "group", "judge_temperature": None}
+    assert config.replace(gemini_mode="absolute").judge_mode == "absolute"
+    with pytest.raises(ConfigError, match="gemini_mode is the former name of judge_mode"):
+        TrainConfig(gemini_mode="group", judge_mode="group")
 
 
 @pytest.mark.parametrize("wrong", ["gemni", "offline=0", "", "offline,offline"])

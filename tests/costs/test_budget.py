@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from gemini_server import A_CALL
 from helpers import shell
+from judge_server import A_CALL
 from safetensors.torch import load_file
 
 import grpo_kit as kit
@@ -61,7 +61,7 @@ def test_what_does_not_pay_for_a_first_step_is_refused_before_anything_is_writte
         kit.train(max_usd=0.001, **settings)
     gemini.models.append("gemini-9")
     with pytest.raises(
-        ConfigError, match=r"can't be kept: gemini-9 has no price .*Give gemini_input_price and gemini_out"
+        ConfigError, match=r"can't be kept: gemini-9 has no price .*Give judge_input_price and judge_out"
     ):
         kit.train(max_usd=1, gemini_model="gemini-9", **settings)
     assert gemini.requests == [] and not (tmp_path / "runs").exists()
@@ -80,7 +80,7 @@ def test_canaries_that_spend_the_budget_stop_the_run_before_the_model_is_loaded(
     gemini, tmp_path, demo_data, monkeypatch
 ):
     monkeypatch.setattr("grpo_kit.training.grpo.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
-    settings = {**SHORT, "canaries": "warn", "gemini_input_price": 1e4, "gemini_output_price": 0.0}  # a dollar a call
+    settings = {**SHORT, "canaries": "warn", "judge_input_price": 1e4, "judge_output_price": 0.0}  # a dollar a call
     likely = kit.quote(kit.TrainConfig(**settings), tmp_path, "local", ask=False).first_step.judge
     with pytest.raises(RunStopped, match="Stopped before anything was loaded"):
         kit.train(run_id="canaries", max_usd=likely, data=str(demo_data), runs_dir=tmp_path, **settings)

@@ -10,13 +10,14 @@ import time
 import zlib
 
 import pytest
-from gemini_server import KEY, GeminiServer, Reply, judge as well, says
+from judge_server import KEY, JudgeServer, Reply, judge as well, says
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import Verdict
-from grpo_kit.judges.gemini.judge import LONGEST_REASON, GeminiJudge
-from grpo_kit.judges.gemini.sdk import MOST_BYTES
+from grpo_kit.judges.chat.judge import LONGEST_REASON
+from grpo_kit.judges.chat.threads import MOST_BYTES
+from grpo_kit.judges.gemini.judge import GeminiJudge
 
 TURN = Sample(id="turn", prompt=[{"role": "user", "content": "Where?"}], ground_truth="There.")
 GOOD = {"analysis": "Fine.", "criteria": [], "score": 0.5}
@@ -34,13 +35,13 @@ def sdk(request) -> str:
 
 def asked(sdk: str, **settings) -> tuple[Verdict, GeminiJudge]:
     """The verdict on one answer, and the judge that gave it."""
-    judge = GeminiJudge(JudgeConfig(**{"gemini_sdk": sdk, "gemini_max_retries": 0, **settings}))
+    judge = GeminiJudge(JudgeConfig(**{"gemini_sdk": sdk, "judge_max_retries": 0, **settings}))
     return asyncio.run(judge.judge(TURN, ["In Paris."]))[0], judge
 
 
 def body_of(text: str) -> bytes:
     """An answer of the server's in which the model has written `text`."""
-    return json.dumps(says(text).body).encode()
+    return json.dumps(says(text).body.to("gemini")).encode()
 
 
 MALFORMED = {
@@ -63,7 +64,7 @@ MALFORMED = {
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_a_malformed_answer_is_a_failed_call_that_is_tried_again(gemini, sdk, kind):
     gemini.first = [MALFORMED[kind]]
-    verdict, judge = asked(sdk, gemini_max_retries=1)
+    verdict, judge = asked(sdk, judge_max_retries=1)
     assert verdict.score is not None and (judge.usage.calls, judge.usage.retries) == (2, 1)
     gemini.first = [MALFORMED[kind]]
     verdict, judge = asked(sdk)
@@ -73,14 +74,14 @@ def test_a_malformed_answer_is_a_failed_call_that_is_tried_again(gemini, sdk, ki
 def test_an_answer_that_drips_is_given_up_in_time(gemini, sdk):
     gemini.reply = lambda request: Reply(well(request).body, drips=0.2)
     started = time.monotonic()
-    verdict, _ = asked(sdk, gemini_timeout=1)
+    verdict, _ = asked(sdk, judge_timeout=1)
     assert verdict.score is None and "not whole after 1 s" in verdict.reason
     assert time.monotonic() - started < 60, "and not after the hundreds of bytes that there are"
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(gemini, sdk, code):
-    with GeminiServer() as elsewhere:
+    with JudgeServer() as elsewhere:
         gemini.reply = lambda _: Reply({}, code, {"Location": f"{elsewhere.url}/v1beta/models/x:generateContent"})
         verdict, _ = asked(sdk)
         assert verdict.score is None and KEY not in verdict.reason and elsewhere.requests == []
@@ -110,28 +111,32 @@ def test_a_body_has_its_bounds(gemini, sdk):
 
 VERBOSE = """
 import os, sys, traceback
-os.environ["GEMINI_API_KEY"] = "AIza-planted-key"
+for name in ("GEMINI", "OPENAI", "ANTHROPIC"):
+    os.environ[f"{name}_API_KEY"] = "AIza-planted-key"
 from IPython.core.ultratb import VerboseTB
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.judges.base import make_judge
+library = sys.argv[1]
+own = {"gemini_sdk": library} if library.startswith("google") else {"judge_model": "some"}
 try:
-    judge = make_judge("gemini", JudgeConfig(gemini_sdk=sys.argv[1]))
+    judge = make_judge("gemini" if "gemini_sdk" in own else library, JudgeConfig(**own))
     judge.check()
 except Exception:
     print(VerboseTB(color_scheme="NoColor", include_vars=True).text(*sys.exc_info()))
 """
+ADDRESSES = ("GOOGLE_GEMINI_BASE_URL", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL")
+AMISS = {
+    "address": (dict.fromkeys(ADDRESSES, "ftp://me:word@example.com"), "ftp://example.com should begin"),
+    "reach": (dict.fromkeys(ADDRESSES, "http://me:word@127.0.0.1:9"), "can't be reached at http://127.0.0.1:9"),
+    "certificates": (dict.fromkeys(["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"], "/none"), "ConfigError"),
+}
+LIBRARIES = {"google-generativeai": AMISS, "google-genai": AMISS, "openai": AMISS, "anthropic": ["reach"]}
 
 
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({"GOOGLE_GEMINI_BASE_URL": "ftp://me:word@example.com"}, "ftp://example.com should begin"),
-        ({"GOOGLE_GEMINI_BASE_URL": "http://me:word@127.0.0.1:9"}, "can't be reached at http://127.0.0.1:9"),
-        ({"SSL_CERT_FILE": "/nowhere", "REQUESTS_CA_BUNDLE": "/nowhere", "CURL_CA_BUNDLE": "/nowhere"}, "ConfigError"),
-    ],
-)
-def test_a_verbose_traceback_shows_no_key_and_no_password(sdk, environment, said):
-    command = [sys.executable, "-c", VERBOSE, sdk]
+@pytest.mark.parametrize(("library", "amiss"), [(name, each) for name, tried in LIBRARIES.items() for each in tried])
+def test_a_verbose_traceback_shows_no_key_and_no_password(library, amiss):
+    environment, said = AMISS[amiss]
+    command = [sys.executable, "-c", VERBOSE, library]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=300)
     assert said in done.stdout, done.stdout + done.stderr
     assert "planted" not in done.stdout + done.stderr and "me:word" not in done.stdout

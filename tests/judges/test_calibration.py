@@ -10,8 +10,8 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
-from gemini_server import GeminiServer, judge, says
 from helpers import ROOT
+from judge_server import JudgeServer, judge, says
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample, read_samples
@@ -67,7 +67,7 @@ class SomeJudge:
 
 @pytest.fixture
 def server(monkeypatch):
-    with GeminiServer() as server:
+    with JudgeServer() as server:
         monkeypatch.setenv("GEMINI_API_KEY", KEY)
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         yield server
@@ -144,13 +144,13 @@ def test_position_bias_is_found_where_it_is():
 def test_gemini_position_bias_is_found_through_its_own_shuffle(server, tmp_path):
     def likes_the_first(request):
         reply = judge(request)
-        body = json.loads(reply.body["candidates"][0]["content"]["parts"][0]["text"])
+        body = json.loads(reply.body.text)
         for entry in body["answers"]:
             entry["score"] = 0.9 if entry["answer"] <= len(body["answers"]) / 2 else 0.4
         return says(json.dumps(body))
 
     server.reply = likes_the_first
-    gemini = make_judge("gemini", JudgeConfig(gemini_mode="group"))
+    gemini = make_judge("gemini", JudgeConfig(judge_mode="group"))
     cache = RewardCache(tmp_path / "cache.sqlite")
     for _ in range(2):  # the second time all comes from the cache
         found = run_async(position_bias(gemini, cache, GROUPS[:6], repeats=4, seed=0))
@@ -177,7 +177,7 @@ def test_self_consistency_of_a_gemini_that_wavers(server):
         return says(json.dumps({"analysis": "", "criteria": [], "score": score}))
 
     server.reply = wavers
-    gemini = make_judge("gemini", JudgeConfig(gemini_max_in_flight=1))
+    gemini = make_judge("gemini", JudgeConfig(judge_max_in_flight=1))
     answers = ["steady", "steady too", "wavers", "wavers too"]
     found = run_async(self_consistency(gemini, None, SAMPLES[:4], answers, repeats=4, seed=0))
     assert (found.answers, found.left_out) == (4, 0) and len(server.requests) == 16
@@ -185,14 +185,14 @@ def test_self_consistency_of_a_gemini_that_wavers(server):
     assert found.deviation.value == pytest.approx(np.std([0.4, 0.6, 0.4, 0.6], ddof=1) / 2)
 
     server.reply = lambda request: says("no JSON")
-    gone = make_judge("gemini", JudgeConfig(gemini_max_retries=0))
+    gone = make_judge("gemini", JudgeConfig(judge_max_retries=0))
     found = run_async(self_consistency(gone, None, SAMPLES[:2], answers[:2], repeats=2, seed=0))
     assert (found.answers, found.left_out, str(found.flips)) == (0, 2, "not defined")
 
 
 def test_price_counts_what_was_paid_for(server, tmp_path):
     cache = RewardCache(tmp_path / "cache.sqlite")
-    gemini = make_judge("gemini", JudgeConfig(gemini_input_price=2.0, gemini_output_price=8.0))
+    gemini = make_judge("gemini", JudgeConfig(judge_input_price=2.0, judge_output_price=8.0))
     answers = [f"answer {sample.id}" for sample in SAMPLES]
     run_async(judge_and_price(gemini, cache, SAMPLES[:6], answers[:6]))
     _, price = run_async(judge_and_price(gemini, cache, SAMPLES, answers))
@@ -203,9 +203,9 @@ def test_price_counts_what_was_paid_for(server, tmp_path):
     server.models.append("gemini-of-tomorrow")
     unknown = make_judge("gemini", JudgeConfig(gemini_model="gemini-of-tomorrow"))
     _, price = run_async(judge_and_price(unknown, None, SAMPLES, answers))
-    assert price.usd is None and "gemini_input_price" in price.note
+    assert price.usd is None and "judge_input_price" in price.note
     server.reply = lambda request: says("no JSON")
-    failing = make_judge("gemini", JudgeConfig(gemini_max_retries=0))
+    failing = make_judge("gemini", JudgeConfig(judge_max_retries=0))
     _, price = run_async(judge_and_price(failing, None, SAMPLES[:2], answers[:2]))
     assert (price.judgements, price.usd, price.note) == (0, None, "all failed")
     _, price = run_async(judge_and_price(make_judge("offline"), None, SAMPLES, answers))

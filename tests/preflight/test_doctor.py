@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from gemini_server import GeminiServer, error
 from hub_server import GATED, LET_IN, MODEL, HubServer
+from judge_server import JudgeServer, error
 from modal_server import ModalServer
 
 # Modal's library tries for a minute to connect.
@@ -19,7 +19,7 @@ IMPATIENT = "import grpo_kit.backends.modal.checks as it; it.SECONDS = 2; from g
 class Places:
     """Modal, the hub and Gemini, each on loopback, and the folder that the doctor is called in."""
 
-    def __init__(self, folder: Path, modal: ModalServer, hub: HubServer, gemini: GeminiServer):
+    def __init__(self, folder: Path, modal: ModalServer, hub: HubServer, gemini: JudgeServer):
         self.folder, self.modal, self.hub, self.gemini = folder, modal, hub, gemini
         ours = ("HF_TOKEN", "GEMINI_API_KEY", "GRPO_KIT_BACKEND", "HF_HUB_OFFLINE")
         self.environment = {name: value for name, value in os.environ.items() if name not in ours} | {
@@ -66,7 +66,7 @@ class Places:
 def places(tmp_path):
     folder = tmp_path / "project"
     folder.mkdir()
-    with HubServer() as hub, GeminiServer() as gemini:
+    with HubServer() as hub, JudgeServer() as gemini:
         container_env = {"HF_ENDPOINT": hub.url, "GOOGLE_GEMINI_BASE_URL": gemini.url}
         with ModalServer(tmp_path / "modal", container_env=container_env) as modal:
             yield Places(folder, modal, hub, gemini)
@@ -75,7 +75,7 @@ def places(tmp_path):
 def test_a_first_run_in_an_empty_account_needs_nothing_and_the_doctor_makes_nothing(places):
     found = places.doctor(is_well=True)
     assert "test-workspace" in found["Modal token"] and "come with the kit" in found["train.jsonl"]
-    assert "only runs that Gemini judges need it" in found["gemini-secret"]
+    assert "only runs with judge=gemini need it" in found["gemini-secret"]
     assert "only gated and private models need it" in found["huggingface-secret"]
     assert not places.modal.volumes and not places.modal.apps and not places.modal.secrets
 

@@ -310,6 +310,7 @@ def test_more_of_anything_needs_more(tmp_path):
     [
         ({"data": "nowhere"}, "There is no nowhere/train.jsonl", "grpo-kit prepare"),
         ({"judge": "gemini"}, "GEMINI_API_KEY is not set", "judge=offline"),
+        ({"judge": "openai", "judge_model": "gpt-5"}, "OPENAI_API_KEY is not set", "judge=offline"),
         ({"max_steps": 9}, "save_steps=20 is more than max_steps=9", "save_steps=4"),
         ({"model_name": "gemma"}, "no folder gemma", "model_name"),
         ({"use_vllm": True}, "vllm is not installed", "leave it out"),
@@ -350,12 +351,55 @@ def judged_by_gemini(trained, folder, **used):
 
 
 def test_the_judges_dollars_are_assumed_and_then_known_from_a_run(tmp_path, trained):
-    settings = {"judge": "gemini", "gemini_input_price": 1.0, "gemini_output_price": 1.0}
+    settings = {"judge": "gemini", "judge_input_price": 1.0, "judge_output_price": 1.0}
     quote = here(tmp_path, max_steps=10, save_steps=5, **settings)
     assert "320 calls" in quote.judge_usd_from and "assumed" in quote.judge_usd_from
-    assert here(tmp_path, max_steps=10, gemini_mode="group", **settings).judge_usd_from.startswith("40 calls")
+    assert here(tmp_path, max_steps=10, judge_mode="group", **settings).judge_usd_from.startswith("40 calls")
     unknown = here(tmp_path, judge="gemini", gemini_model="gemini-9")
     assert unknown.judge_usd is None and "gemini-9 has no price" in unknown.judge_usd_from
+
+
+def test_each_paid_judge_is_counted(tmp_path):
+    settings = {"judge": "gemini,anthropic", "judge_model": "claude-haiku-4-5", "max_steps": 10}
+    both = here(tmp_path, **settings)
+    assert "640 calls" in both.judge_usd_from and "prices of 2026-10-07, 2026-10-10" in both.judge_usd_from
+    alone = [
+        here(tmp_path, **settings | each).judge_usd[1]
+        for each in ({"judge": "anthropic"}, {"judge": "gemini", "judge_model": "gemini-3.5-flash-lite"})
+    ]
+    assert both.judge_usd[1] == pytest.approx(sum(alone))
+    local = {"judge": "openai", "judge_model": "gpt-5", "judge_base_url": "http://localhost:8000/v1"}
+    quote = here(tmp_path, **local)
+    assert not quote.problems and "gpt-5 has no price" in quote.judge_usd_from
+    assert here(tmp_path, judge_input_price=0, judge_output_price=0, **local).judge_usd == (0, 0, 0)
+    (problem,) = on_modal(tmp_path, model_name=GEMMA, **local).problems
+    assert "which containers don't see" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("model", "judge", "family"),
+    [
+        (GEMMA, {"judge": "gemini"}, "Google's Gemma and Gemini"),
+        ("Qwen/Qwen3-0.6B", {"judge": "openai", "judge_model": "qwen3:14b"}, "Qwen"),
+        ("openai/gpt-oss-20b", {"judge": "openai", "judge_model": "gpt-5-mini"}, "OpenAI's GPT"),
+        (
+            "meta-llama/Llama-3.2-1B",
+            {"judge": "reward_model", "judge_model": "Sky/RM-Llama-3.1-8B"},
+            "Meta's Llama",
+        ),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", {"judge": "openai", "judge_model": "deepseek-chat"}, "DeepSeek"),
+        (GEMMA, {"judge": "openai", "judge_model": "gpt-5"}, ""),
+        ("tiny", {"judge": "gemini"}, ""),
+    ],
+)
+def test_a_judge_of_the_models_own_family_is_warned_of(tmp_path, model, judge, family):
+    warnings = here(tmp_path, model_name=model, **judge).warnings
+    assert [f"are both of {family}" in warning for warning in warnings] == [True] * bool(family)
+
+
+def test_a_model_that_no_judge_asks_is_warned_of(tmp_path):
+    (warning,) = here(tmp_path, judge_model="gpt-5").warnings
+    assert warning == "judge_model=gpt-5 is not asked: judge=offline has no model"
 
 
 def test_an_unknown_model_is_said_to_be_unknown_and_no_text_is_markup(tmp_path):
@@ -419,7 +463,7 @@ def test_the_judges_real_dollars_go_before_assumed_tokens(tmp_path, trained):
     judged_by_gemini(trained, tmp_path / "judged", calls=32.0, usd=0.32)
     quote = here(tmp_path, judge="gemini", max_steps=10, save_steps=5)
     assert quote.judge_usd[1] == pytest.approx(320 * 0.01) and "$0.01 a call, as in judged" in quote.judge_usd_from
-    dearer = {"gemini_input_price": 1.0, "gemini_output_price": 1.0}  # than when those dollars were counted
+    dearer = {"judge_input_price": 1.0, "judge_output_price": 1.0}  # than when those dollars were counted
     assert "assumed" in here(tmp_path, judge="gemini", max_steps=10, **dearer).judge_usd_from
 
 

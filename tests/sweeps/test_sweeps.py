@@ -13,8 +13,8 @@ import nbformat
 import papermill
 import psutil
 import pytest
-from gemini_server import GeminiServer, error, judge
 from helpers import STANDIN, start, wait_until
+from judge_server import JudgeServer, Reply, error, judge
 from modal_server import ModalServer
 
 import grpo_kit as kit
@@ -359,13 +359,12 @@ def test_a_budget_is_kept_by_all_runs_together(standin, tmp_path, demo_data, mon
     def answer(request):
         reply = judge(request)
         tokens = {"promptTokenCount": 900, "candidatesTokenCount": 150, "totalTokenCount": 1050}
-        reply.body["usageMetadata"] = tokens
-        return reply
+        return Reply(reply.body.to("gemini") | {"usageMetadata": tokens})
 
     a_call = (900 * 0.30 + 150 * 2.50) / 1e6
     settings = {"seed": [1, 2], "data": str(demo_data), "judge": "gemini", **SHORT}
     settings["evaluation"] = EVALUATION | {"judge": "offline"}
-    with GeminiServer(answer) as server:
+    with JudgeServer(answer) as server:
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         monkeypatch.setenv("GEMINI_API_KEY", "key")
         budget = 1.5 * 32 * a_call

@@ -4,7 +4,7 @@ import json
 from zlib import crc32
 
 import pytest
-from gemini_server import A_CALL
+from judge_server import A_CALL
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunStopped, TrainConfig, read_samples

@@ -5,8 +5,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from gemini_server import A_CALL, KEY, Reply, error, judge, says
 from helpers import shell, start, wait_until
+from judge_server import A_CALL, KEY, Reply, error, judge, says
 from safetensors.torch import load_file
 
 from grpo_kit import ConfigError, Run, evaluate, train
@@ -50,13 +50,13 @@ def test_what_is_spent_counts_whatever_ended_the_run_and_an_unknown_price_is_no_
     settings = {"data": str(demo_data), "judge": "gemini", "canaries": "off", "runs_dir": tmp_path, "max_steps": 3}
     gemini.reply = lambda request: DOWN if len(gemini.requests) > 10 else judge(request)
     with pytest.raises(RunStopped):
-        train(run_id="stopped", gemini_max_retries=0, **settings)
+        train(run_id="stopped", judge_max_retries=0, **settings)
     assert Run("stopped", tmp_path).status["usd"] == pytest.approx(10 * A_CALL)
     gemini.reply = judge
     resumed = train(
-        run_id="stopped", gemini_max_retries=3, gemini_requests_per_minute=6000, runs_dir=tmp_path, max_failure_rate=1
+        run_id="stopped", judge_max_retries=3, judge_requests_per_minute=6000, runs_dir=tmp_path, max_failure_rate=1
     )
-    assert resumed.status["state"] == "complete" and resumed.config.gemini_max_retries == 3
+    assert resumed.status["state"] == "complete" and resumed.config.judge_max_retries == 3
     gemini.models.append("gemini-9")
     unknown = train(gemini_model="gemini-9", **settings)
     assert unknown.status["usd"] is None and "judge/gemini/usd" not in unknown.metrics()
@@ -69,10 +69,10 @@ def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(standin, gemini, 
 
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("$conversation $answers")
-    settings = {"data": str(demo_data), "judge": "gemini", "gemini_prompt": str(prompt), "canaries": "off"}
+    settings = {"data": str(demo_data), "judge": "gemini", "judge_prompt": str(prompt), "canaries": "off"}
     with pytest.raises(RunStopped):
         gemini.reply = lambda _: DOWN
-        train(run_id="run", rewards={short: 0.5}, gemini_max_retries=0, runs_dir=tmp_path, **settings)
+        train(run_id="run", rewards={short: 0.5}, judge_max_retries=0, runs_dir=tmp_path, **settings)
     with pytest.raises(RunError, match=r"short=0.5, and not with gemini, short=5"):
         train(run_id="run", rewards={short: 5}, runs_dir=tmp_path)
     prompt.write_text("$conversation $answers Be kind.")
@@ -81,7 +81,7 @@ def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(standin, gemini, 
 
 
 def test_group_mode_makes_one_call_for_a_prompts_answers(standin, gemini, tmp_path, demo_data):
-    run = train(data=str(demo_data), judge="gemini", gemini_mode="group", runs_dir=tmp_path, **SHORT)
+    run = train(data=str(demo_data), judge="gemini", judge_mode="group", runs_dir=tmp_path, **SHORT)
     assert len(gemini.requests) == 3 * 2, "2 prompts a step"
     assert run.metrics()["judge/gemini/failures"].sum() == 0
 
@@ -138,7 +138,7 @@ def test_an_outage_stops_the_run_with_its_checkpoint_and_it_goes_on_as_if_nothin
     three_steps = int(calls[:3].sum())
     gemini.reply = lambda request: DOWN if len(gemini.requests) > three_steps else judge(request)
     with pytest.raises(RunStopped, match=r"judgements by gemini failed.*HTTP 503: overloaded.*checkpoint-3 is saved"):
-        train(runs_dir=tmp_path, run_id="outage", gemini_max_retries=1, failure_window=8, **settings)
+        train(runs_dir=tmp_path, run_id="outage", judge_max_retries=1, failure_window=8, **settings)
     run = Run("outage", tmp_path)
     assert run.status["state"] == "stopped" and "HTTP 503" in run.status["reason"] and run.status["step"] == 3
     assert [path.name for path in run.checkpoints] == ["checkpoint-2", "checkpoint-3"]
@@ -159,7 +159,7 @@ def test_a_step_whose_judgements_all_fail_is_not_learnt_from_and_the_run_goes_on
     first, second = int(calls[0]), int(calls[:2].sum())
     gemini.requests.clear()
     gemini.reply = lambda request: DOWN if first < len(gemini.requests) <= second else judge(request)
-    run = train(run_id="gap", gemini_max_retries=0, **settings)
+    run = train(run_id="gap", judge_max_retries=0, **settings)
     assert run.status["state"] == "complete" and run.metrics()["reward"].isna().tolist() == [False, True, False]
     assert (run.completions().query("step == 2")["advantage"] == 0).all()
     assert (run.metrics()["grad_norm"] > 0).tolist() == [True, False, True]
@@ -170,6 +170,19 @@ def test_a_key_that_is_revoked_stops_the_run_at_once(standin, gemini, tmp_path, 
     with pytest.raises(RunStopped, match=r"refuses the key in GEMINI_API_KEY.*no step was made") as stopped:
         train(data=str(demo_data), judge="gemini", runs_dir=tmp_path, **SHORT)
     assert KEY not in str(stopped.value) and len(gemini.requests) <= 32 + 48
+
+
+def test_the_days_quota_stops_the_run_at_once_with_its_checkpoint(standin, gemini, tmp_path, demo_data):
+    quota = {"violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}
+    used_up = error(429, "Quota exceeded", "RESOURCE_EXHAUSTED", details=[quota])
+    asked = SHORT | {"data": str(demo_data), "judge": "gemini", "canaries": "off", "runs_dir": tmp_path}
+    gemini.reply = lambda request: used_up if len(gemini.requests) > 20 else judge(request)
+    with pytest.raises(RunStopped, match=r"the day's quota of judge=gemini is used up .*quota GenerateRequestsPerDay"):
+        train(run_id="run", **asked)
+    run = Run("run", tmp_path)
+    assert run.status["state"] == "stopped" and run.checkpoints and len(gemini.requests) < 20 + 32
+    gemini.reply = judge
+    assert train(run_id="run", runs_dir=tmp_path).status["state"] == "complete"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +220,7 @@ def test_a_judge_that_rewards_anything_is_told_of_and_can_block_the_launch(
 def test_the_key_is_in_no_output_and_no_file(standin, gemini, tmp_path, demo_data):
     gemini.first = [error(429, f"quota of {KEY} exceeded", "RESOURCE_EXHAUSTED", {"Retry-After": "0"})] * 3
     gemini.first += [error(400, f"key {KEY}: bad prompt", "INVALID_ARGUMENT")] * 3
-    command = "train --judge gemini --gemini-model gemini-3.5-flash --max-steps 2 --run-id run --data".split()
+    command = "train --judge gemini --judge-model gemini-3.5-flash --max-steps 2 --run-id run --data".split()
     said = shell(tmp_path, *command, demo_data)
     assert {request.key for request in gemini.requests} == {KEY}
     assert {request.model for request in gemini.requests} == {"gemini-3.5-flash"}

@@ -9,8 +9,8 @@ import sys
 
 import psutil
 import pytest
-from gemini_server import A_CALL, KEY, GeminiServer, error, judge
 from helpers import wait_for_step, wait_until
+from judge_server import A_CALL, KEY, JudgeServer, error, judge
 
 import grpo_kit as kit
 from grpo_kit import ConfigError, Run, RunError, RunStopped
@@ -64,7 +64,7 @@ def runs_dir(tmp_path_factory):
                 "per_device_train_batch_size": 4,
                 "gradient_accumulation_steps": 1,
                 "judge": "gemini",
-                "gemini_mode": "group",
+                "judge_mode": "group",
             },
             "each process judges its own completions, which are 4",
         ),
@@ -88,7 +88,7 @@ def test_a_gpu_is_written_as_modal_writes_it_and_costs_as_many():
     assert all(gpu.endswith(":4") for gpu in quote.fits)
 
 
-JUDGED = {"judge": "gemini", "gemini_max_in_flight": 3, "canaries": "off"}
+JUDGED = {"judge": "gemini", "judge_max_in_flight": 3, "canaries": "off"}
 
 
 def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted(demo_data, runs_dir, gemini):
@@ -131,7 +131,7 @@ def ended(demo_data, runs_dir):
         return error(400, "not today", "INVALID_ARGUMENT") if outage.exists() else judge(request)
 
     outage, settings = runs_dir / "outage", {"num_processes": 2, "use_lora": False, "rewards": [reward], **JUDGED}
-    with GeminiServer(answer) as server, pytest.MonkeyPatch.context() as patch:
+    with JudgeServer(answer) as server, pytest.MonkeyPatch.context() as patch:
         environment = {"GOOGLE_GEMINI_BASE_URL": server.url, "GEMINI_API_KEY": KEY, "OUTAGE_IN": "4", "FAILS_IN": ""}
         for name, value in environment.items():
             patch.setenv(name, value)

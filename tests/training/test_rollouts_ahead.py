@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 
 import pytest
-from gemini_server import A_CALL, error, judge
+from judge_server import A_CALL, error, judge
 from trl import GRPOTrainer
 
 from grpo_kit import ConfigError, Run, TrainConfig, train
@@ -113,7 +113,7 @@ def test_two_processes_make_theirs_in_the_same_order(tmp_path, demo_data, traine
 def test_what_is_quoted_and_refused():
     with pytest.raises(ConfigError, match="Use one of the two"):
         TrainConfig(max_staleness=1, num_iterations=2, save_steps=2)
-    slow = {"judge": "gemini", "gemini_max_in_flight": 1}
+    slow = {"judge": "gemini", "judge_max_in_flight": 1}
     beside, after = (rough_seconds(TrainConfig(max_staleness=n, **slow), shape_of("tiny"), None) for n in (1, 0))
     assert beside < after
 

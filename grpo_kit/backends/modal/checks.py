@@ -5,8 +5,9 @@ from pathlib import Path, PurePosixPath
 
 import modal
 
-from grpo_kit.backends.modal.client import DATA_VOLUME, GEMINI_SECRET, HUB_SECRET, KEYS, kit_errors, missing_secret
+from grpo_kit.backends.modal.client import DATA_VOLUME, HUB_SECRET, JUDGE_SECRETS, KEYS, kit_errors, missing_secret
 from grpo_kit.backends.modal.storage import known_on_modal
+from grpo_kit.config.judge import CLOUD
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.errors import ConfigError
@@ -16,7 +17,7 @@ from grpo_kit.preflight import doctor
 from grpo_kit.preflight.doctor import OK, SECONDS, SECONDS_FOR_DATA, Checks, NotChecked, tried
 from grpo_kit.training.plan import no_held_out
 
-NEED = {GEMINI_SECRET: "runs that Gemini judges", HUB_SECRET: "gated and private models"}
+NEED = {HUB_SECRET: "gated and private models"} | {JUDGE_SECRETS[name]: f"runs with judge={name}" for name in CLOUD}
 
 
 def checks_on_modal(config: TrainConfig, has_start: bool = True) -> Checks:
@@ -25,7 +26,8 @@ def checks_on_modal(config: TrainConfig, has_start: bool = True) -> Checks:
     token = tried("Modal token", _workspace, seconds=SECONDS / 2)
     yield token
     if token.state == OK:
-        yield tried(GEMINI_SECRET, _secret, GEMINI_SECRET, "gemini" in config.judge)
+        for judge in dict.fromkeys(["gemini", *config.cloud_judges]):
+            yield tried(JUDGE_SECRETS[judge], _secret, JUDGE_SECRETS[judge], judge in config.judge)
         yield tried(HUB_SECRET, _secret, HUB_SECRET)
         for name in DATA_FILES:
             yield tried(name, _data, config, name, seconds=SECONDS_FOR_DATA)
@@ -97,6 +99,8 @@ def _model(name: str, can_ask_modal: bool) -> str:
 
 
 def _judge(config: TrainConfig) -> str:
-    if "gemini" in config.judge and not os.environ.get("GEMINI_API_KEY"):
-        raise NotChecked("no GEMINI_API_KEY here, so Gemini is asked on Modal, when the run begins")
+    for judge in config.cloud_judges:
+        if not any(map(os.environ.get, CLOUD[judge].keys)):
+            key = CLOUD[judge].keys[0]
+            raise NotChecked(f"no {key} here, so {judge} is asked on Modal, when the run begins")
     return doctor.judge(config)

@@ -6,14 +6,16 @@ from pathlib import PurePosixPath
 
 import modal
 
+from grpo_kit.config.judge import CLOUD
 from grpo_kit.errors import ConfigError, OutOfReach, Problem, RunError
 
 APP = "grpo-training"
 DATA_VOLUME, RUNS_VOLUME, MODELS_VOLUME = "training-data", "grpo-checkpoints", "huggingface-cache"
 LEASES = "grpo-claims"  # a modal.Dict: which call may write which run
 RUNS = PurePosixPath("/runs")  # on the runs' volume
-GEMINI_SECRET, HUB_SECRET = "gemini-secret", "huggingface-secret"
-KEYS = {GEMINI_SECRET: "GEMINI_API_KEY", HUB_SECRET: "HF_TOKEN"}
+HUB_SECRET = "huggingface-secret"
+JUDGE_SECRETS = {judge: f"{judge}-secret" for judge in CLOUD}
+KEYS = {HUB_SECRET: "HF_TOKEN"} | {secret: CLOUD[judge].keys[0] for judge, secret in JUDGE_SECRETS.items()}
 NO_ANSWER = (modal.exception.ServiceError, modal.exception.InternalError, modal.exception.ResourceExhaustedError)
 
 
@@ -70,10 +72,11 @@ def missing_secret(name: str) -> Problem | None:
 def required_secrets(judges: Collection[str | None], model_name: str) -> list[modal.Secret]:
     """The secrets that a run needs; the hub's only where it is there, since most models are free to download.
     Raises ConfigError for one that is missing."""
-    names = [GEMINI_SECRET] if "gemini" in judges else []
-    if names and (missing := missing_secret(GEMINI_SECRET)):
-        fix = f"{missing.fix} (a key: https://aistudio.google.com/apikey), or take judge=offline"
-        raise ConfigError(f"{missing.what}, which judge=gemini needs", fix)
+    names = [secret for judge, secret in JUDGE_SECRETS.items() if judge in judges]
+    for judge in CLOUD.keys() & judges:
+        if missing := missing_secret(JUDGE_SECRETS[judge]):
+            fix = f"{missing.fix} (a key: {CLOUD[judge].key_page}), or take judge=offline"
+            raise ConfigError(f"{missing.what}, which judge={judge} needs", fix)
     if "/" in model_name and not missing_secret(HUB_SECRET):
         names.append(HUB_SECRET)
     return [modal.Secret.from_name(name) for name in names]

@@ -157,10 +157,10 @@ def _call_id() -> str:
 def _with_prompt_file(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The settings, with the judge's prompt, which came as its text, in a file in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not settings.get("gemini_prompt"):
+    if not settings.get("judge_prompt"):
         return settings
-    (folder / "gemini_prompt.txt").write_text(settings["gemini_prompt"])
-    return settings | {"gemini_prompt": str(folder / "gemini_prompt.txt")}
+    (folder / "judge_prompt.txt").write_text(settings["judge_prompt"])
+    return settings | {"judge_prompt": str(folder / "judge_prompt.txt")}
 
 
 def _data_folder(config: TrainConfig) -> Path | None:

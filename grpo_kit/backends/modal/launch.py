@@ -130,5 +130,5 @@ def _result(call: modal.FunctionCall, interrupted: str) -> Any:
 
 def _given(config: JudgeConfig) -> dict[str, Any]:
     """The settings that were given; in the place of a file's name its text, which must travel too."""
-    prompt = config.gemini_prompt
-    return config.given | ({"gemini_prompt": Path(prompt).read_text()} if prompt else {})
+    prompt = config.judge_prompt
+    return config.given | ({"judge_prompt": Path(prompt).read_text()} if prompt else {})

@@ -1,1 +1,1 @@
-"""The judge that asks Gemini, through either of Google's SDKs."""
+"""Gemini as a judge, through either of Google's SDKs."""

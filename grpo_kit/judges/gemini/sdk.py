@@ -6,54 +6,26 @@ than its plain ones on threads. Neither retries here: the old one's own retries 
 """
 
 import json
+import logging
 import os
 import re
-import threading
-import time
 import warnings
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from requests.utils import get_environ_proxies
-from urllib3.exceptions import InvalidHeader
-from urllib3.util import Retry
 
 from grpo_kit.errors import ConfigError
+from grpo_kit.judges.chat.provider import CallFailed, Reply, failure, tokens
+from grpo_kit.judges.chat.threads import body_of, thread_transport
 from grpo_kit.utils.environment import version_of
 
 WITHHELD = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")
-MOST_BYTES = 2**22  # of an answer; the longest that a model writes has a quarter of it
 GOOGLE = "https://generativelanguage.googleapis.com"
 OLD, NEW = "google-generativeai", "google-genai"
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The text that the model wrote."""
-
-    text: str
-    tokens: tuple[int, int]  # input and output, its thinking too, as they are billed
-    finish_reason: str  # STOP, MAX_TOKENS, SAFETY, ...
-
-
-@dataclass(eq=False)
-class CallFailed(Exception):
-    """One call that gave no answer."""
-
-    problem: str  # holds no key
-    code: int | None = None  # the HTTP status, where there was one
-    retry: bool = False  # the same call may yet succeed
-    wait: float | None = None  # seconds that the server asked to wait, if it did
-    tokens: tuple[int, int] = (0, 0)  # input and output, billed all the same
-
-    def __str__(self) -> str:
-        return self.problem
 
 
 def open_sdk(name: str, api_key: SecretStr, base_url: str | None, in_flight: int) -> "_GenAI | _GenerativeAI":
@@ -72,29 +44,14 @@ def open_sdk(name: str, api_key: SecretStr, base_url: str | None, in_flight: int
 
 class _GenAI:
     def __init__(self, api_key: SecretStr, base_url: str | None, in_flight: int):
-        import httpx2
         from google import genai
         from google.genai import types
 
         self._types, self._key = types, api_key
-        secure, own = httpx2.create_ssl_context(), threading.local()
-        proxy = get_environ_proxies(base_url or GOOGLE).get(urlsplit(base_url or GOOGLE).scheme)
-
-        class ThreadTransport(httpx2.BaseTransport):
-            """Connections of each thread's own: a shared pool looks at every one of them before every call."""
-
-            def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-                if not hasattr(own, "transport"):
-                    own.transport = httpx2.HTTPTransport(verify=secure, proxy=proxy)
-                answer = own.transport.handle_request(request)
-                with closing(answer):
-                    content = _body(answer.iter_raw(), answer.headers, request.extensions["timeout"]["read"])
-                answer.headers.pop("Content-Encoding", None)
-                return httpx2.Response(answer.status_code, headers=answer.headers, content=content)
-
         # A redirect would take the key to another host.
-        client = {"transport": ThreadTransport(), "follow_redirects": False}
+        client = {"transport": thread_transport()(base_url or GOOGLE), "follow_redirects": False}
         options = types.HttpOptions(base_url=base_url, api_version="v1beta", client_args=client)
+        logging.getLogger("google_genai._api_client").setLevel(logging.ERROR)  # it would say that it takes another key
         self._client = genai.Client(api_key=api_key.get_secret_value(), vertexai=False, http_options=options)
         self._config = lru_cache(self._make_config)
 
@@ -136,7 +93,7 @@ class _GenerativeAI:
                 parts = iter(partial(answer.raw.read1, 2**16, decode_content=False), b"")
                 seconds = timeout[-1] if isinstance(timeout, tuple) else timeout
                 with closing(answer):
-                    answer._content, answer._content_consumed = _body(parts, answer.headers, seconds), True
+                    answer._content, answer._content_consumed = body_of(parts, answer.headers, seconds), True
                 return answer
 
         self._genai, self._key = genai, api_key
@@ -179,38 +136,23 @@ def generation_config(schema: dict, temperature: float, max_output_tokens: int) 
     return json.dumps({**limits, "responseMimeType": "application/json", "responseSchema": schema})
 
 
-def _body(parts: Iterable[bytes], headers: Mapping[str, str], seconds: float) -> bytes:
-    """An answer's body, unpacked. Raises OSError for one too long or too slow: an SDK's own time-out is for
-    each read."""
-    body, deadline = bytearray(), time.monotonic() + seconds
-    unpack = zlib.decompressobj(wbits=47) if headers.get("Content-Encoding") in ("gzip", "deflate") else None
-    for part in parts:
-        body += unpack.decompress(part, MOST_BYTES) if unpack else part
-        if len(body) > MOST_BYTES or (unpack and unpack.unconsumed_tail):
-            raise OSError(f"the answer is longer than {MOST_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the answer was not whole after {seconds:g} s")
-    return bytes(body)
-
-
 def _reply(answer: Any) -> Reply:
     """Both SDKs' answers have the same fields. Raises CallFailed where there is no text in it."""
     usage = answer.usage_metadata
     read, total = (usage.prompt_token_count or 0, usage.total_token_count or 0) if usage else (0, 0)
-    written = max(total - read, (usage.candidates_token_count or 0) if usage else 0)
-    tokens = min(max(read, 0), MOST_BYTES), min(max(written, 0), MOST_BYTES)  # a server may say anything
+    billed = tokens(read, max(total - read, (usage.candidates_token_count or 0) if usage else 0))
     feedback = answer.prompt_feedback
     if feedback and (blocked := _enum_name(feedback.block_reason)):
-        raise CallFailed(f"the prompt was blocked ({blocked})", tokens=tokens)
+        raise CallFailed(f"the prompt was blocked ({blocked})", tokens=billed)
     candidates = answer.candidates or []
     finish_reason = _enum_name(candidates[0].finish_reason) if candidates else ""
     parts = (candidates[0].content.parts or []) if candidates and candidates[0].content else []
     text = "".join(part.text or "" for part in parts if not getattr(part, "thought", False))
     if finish_reason in WITHHELD:  # once, and again the next time, whatever words came before
-        raise CallFailed(f"the answer was withheld ({finish_reason})", tokens=tokens)
+        raise CallFailed(f"the answer was withheld ({finish_reason})", tokens=billed)
     if not text and finish_reason != "MAX_TOKENS":  # thinking may use up the limit before the first word
-        raise CallFailed(f"the answer is empty ({finish_reason or 'no candidate'})", retry=True, tokens=tokens)
-    return Reply(text, tokens, finish_reason)
+        raise CallFailed(f"the answer is empty ({finish_reason or 'no candidate'})", retry=True, tokens=billed)
+    return Reply(text, billed, is_cut=finish_reason == "MAX_TOKENS")
 
 
 def _enum_name(value: Any) -> str:
@@ -227,22 +169,14 @@ def _failures(key: SecretStr) -> Iterator[None]:
     except CallFailed:
         raise
     except Exception as error:
-        code = int(error.code) if isinstance(getattr(error, "code", None), int) else None  # type: ignore[attr-defined]
-        text = re.sub(r"\s+", " ", str(getattr(error, "message", None) or error)).strip()
-        text = re.sub(r"^(GET|POST) \S+: ", "", text or type(error).__name__).replace(key.get_secret_value(), "[key]")
-        if code is None:
-            raise CallFailed(f"{type(error).__name__}: {text}"[:500], retry=True) from None
-        retry = code in (408, 429) or code >= 500
-        raise CallFailed(f"HTTP {code}: {text}"[:500], code, retry, _wait(error) if retry else None) from None
+        quotas = _quotas(error)
+        is_daily = any("PerDay" in name for name in quotas)
+        failed = failure(error, key, f"quota {', '.join(quotas)}" if quotas else "")
+        failed.quota = "the day's quota" if is_daily and failed.code == 429 else ""
+        raise failed from None
 
 
-def _wait(error: Exception) -> float | None:
-    """Seconds to wait by the Retry-After header, or by google.rpc.RetryInfo in the error's body."""
+def _quotas(error: Exception) -> list[str]:
+    """The quotas that a 429 says are used up, such as GenerateRequestsPerDayPerProjectPerModel-FreeTier."""
     response = getattr(error, "response", None)
-    if response is None:
-        return None
-    with suppress(InvalidHeader, ValueError, OverflowError):
-        if header := response.headers.get("Retry-After"):
-            return Retry().parse_retry_after(header)
-    delay = re.search(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"', response.text)
-    return float(delay[1]) if delay else None
+    return sorted({*re.findall(r'"quotaId":\s*"([\w-]{1,100})"', response.text)}) if response is not None else []

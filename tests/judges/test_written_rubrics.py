@@ -1,4 +1,4 @@
-"""Rubrics by Gemini: one call a sample, many at once, none paid for twice, failures counted, whole after a kill."""
+"""Rubrics by a chat model: one call a sample, many at once, none paid for twice, failures counted, kills survived."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gemini_server import A_CALL, MODELS, GeminiServer, Reply, Request, error, says
 from helpers import wait_until
+from judge_server import A_CALL, MODELS, JudgeServer, Reply, Request, error, says
 
 from grpo_kit import prepare, read_samples
 from grpo_kit.config.judge import JudgeConfig
@@ -31,7 +31,7 @@ SDKS = ["google-generativeai", "google-genai"]
 
 @pytest.fixture
 def server(monkeypatch):
-    with GeminiServer(write) as server:
+    with JudgeServer(write) as server:
         monkeypatch.setenv("GEMINI_API_KEY", KEY)
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         yield server
@@ -104,6 +104,19 @@ def settings(sdk: str = "google-genai", **changes) -> dict:
     return {"rubric": "gemini", "judge_config": JudgeConfig(gemini_sdk=sdk, **changes), "eval_fraction": 0.3}
 
 
+@pytest.mark.parametrize(("judge", "model"), [("openai", "gpt-5-mini"), ("anthropic", "claude-haiku-4-5")])
+def test_another_cloud_writes_them_as_well(server, chats, tmp_path, monkeypatch, judge, model):
+    for name in ("OPENAI", "ANTHROPIC"):
+        monkeypatch.setenv(f"{name}_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+    asked = {"rubric": judge, "judge_config": JudgeConfig(judge_model=model), "eval_fraction": 0.3}
+    card = prepare(chats, tmp_path / "out", **asked)
+    assert (card["rubrics"]["by"], card["rubrics"]["model"], card["rubrics"]["fallback"]) == (judge, model, 0)
+    assert all(sample.rubric == rubric_of(sample) for sample in samples_in(tmp_path / "out"))
+    assert {request.schema["additionalProperties"] for request in server.requests} == {False}
+
+
 def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "grpo_kit.cli", "prepare", *map(str, words), "--eval-fraction", "0.3"]
 
@@ -113,7 +126,7 @@ def test_each_sample_gets_its_own_rubric_and_the_next_run_asks_for_none(tmp_path
     out = tmp_path / "out"
     prepare(traces, tmp_path / "plain", eval_fraction=0.3)
     plain = samples_in(tmp_path / "plain")
-    card = prepare(traces, out, **settings(sdk, gemini_max_in_flight=6))
+    card = prepare(traces, out, **settings(sdk, judge_max_in_flight=6))
 
     assert samples_in(out) == [sample.replace(rubric=rubric_of(sample)) for sample in plain]
     calls = len(server.requests)
@@ -165,7 +178,7 @@ def test_where_gemini_fails_a_sample_keeps_its_own_and_is_asked_again_by_the_nex
         return write(request)
 
     server.reply = fails
-    card = prepare(chats, tmp_path / "out", **settings(gemini_max_retries=1))
+    card = prepare(chats, tmp_path / "out", **settings(judge_max_retries=1))
     rubrics = {sample.ground_truth: sample.rubric for sample in samples_in(tmp_path / "out")}
     assert (rubrics["Hi 2."], rubrics["Hi 3."], rubrics["Hi 5."]) == (
         "",
@@ -211,7 +224,7 @@ def test_an_answer_that_is_no_rubric_is_asked_for_again(tmp_path, server):
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     server.first = [says(answer) for answer in BAD_ANSWERS.values()]
-    card = prepare(path, tmp_path / "out", **settings(gemini_max_retries=1))
+    card = prepare(path, tmp_path / "out", **settings(judge_max_retries=1))
     assert (card["rubrics"]["fallback"], card["rubrics"]["calls"]) == (0, 20 + len(BAD_ANSWERS))
     assert all(sample.rubric == rubric_of(sample) for sample in samples_in(tmp_path / "out"))
 
@@ -221,7 +234,7 @@ def test_an_answer_that_is_no_rubric_is_asked_for_again(tmp_path, server):
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, traces, server):
-    out, words = tmp_path / "out", ["--rubric", "gemini", "--gemini-max-in-flight", "4"]
+    out, words = tmp_path / "out", ["--rubric", "gemini", "--judge-max-in-flight", "4"]
 
     def slowly(request: Request) -> Reply:
         return replace(write(request), seconds=0.1)
@@ -290,8 +303,12 @@ def test_a_wrong_key_changes_nothing(tmp_path, chats, server, sdk, code, at_once
         (KEY, [], "refuses the key in GEMINI_API_KEY"),
         (KEY, ["--gemini-sdk", "google-generativeai"], "refuses the key in GEMINI_API_KEY"),
         (KEY, ["--gemini-model", "gemini-0"], f"no model gemini_model='gemini-0'. There are: {', '.join(MODELS)}"),
-        (KEY, ["--gemini-timeout", "0"], "gemini_timeout='0'"),
-        (KEY, ["--rubric", "gemni"], "no rubric 'gemni'; there are: schema, gemini. Did you mean gemini?"),
+        (KEY, ["--judge-timeout", "0"], "judge_timeout='0'"),
+        (
+            KEY,
+            ["--rubric", "gemni"],
+            "no rubric 'gemni'; there are: schema, gemini, openai, anthropic. Did you mean gemini?",
+        ),
     ],
     ids=["no key", "wrong key", "wrong key, other SDK", "no such model", "bad setting", "misspelt"],
 )

@@ -1,4 +1,4 @@
-"""Gemini as the judge, through both of Google's SDKs against a real server: what good answers and bad ones come to."""
+"""Chat models as judges, by the clouds' real libraries against a real server: what answers, good and bad, come to."""
 
 import asyncio
 import functools
@@ -23,19 +23,33 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from gemini_server import A_CALL, EMBEDDER, MODELS, GeminiServer, Reply, Request, error, judge as well, says, score_of
 from helpers import wait_until
+from judge_server import (
+    A_CALL,
+    EMBEDDER,
+    MODELS,
+    JudgeServer,
+    Reply,
+    Request,
+    Said,
+    error,
+    judge as well,
+    says,
+    score_of,
+)
 
-from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.judge import CLOUD, JudgeConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError
-from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import Judged, judge_batch
 from grpo_kit.judges.cache import RewardCache
-from grpo_kit.judges.gemini import client, limits as gate
-from grpo_kit.judges.gemini.judge import GeminiJudge
+from grpo_kit.judges.chat import client, limits as gate
+from grpo_kit.judges.chat.judge import ChatJudge
 
 OLD, NEW = "google-generativeai", "google-genai"
+LIBRARIES = [OLD, NEW, "openai", "anthropic"]
+MODEL = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5", OLD: MODELS[0], NEW: MODELS[0]}
 KEY = "PLANTED-KEY-123"
 TURN = Sample(
     id="turn",
@@ -53,21 +67,35 @@ TWO = ["Which city do you have in mind?", "Ok."]
 @pytest.fixture(autouse=True)
 def quick_and_keyed(monkeypatch):
     monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
-    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    for cloud in CLOUD.values():
+        monkeypatch.setenv(cloud.keys[0], KEY)
     monkeypatch.setattr(ssl, "create_default_context", tls)
 
 
 @pytest.fixture
 def server(monkeypatch):
-    with GeminiServer() as server:
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+    with JudgeServer() as server:
+        at(server, monkeypatch)
         yield server
 
 
-@pytest.fixture(params=[OLD, NEW])
+def at(server: JudgeServer, monkeypatch) -> None:
+    """Has all libraries ask this server."""
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")  # openai's own variable, in place of judge_base_url
+
+
+@pytest.fixture(params=LIBRARIES)
 def sdk(request) -> str:
-    if request.param == NEW:
-        pytest.importorskip("google.genai", reason="google-genai, the extra genai, is not installed")
+    """The library to ask with."""
+    module = {NEW: "google.genai", OLD: "google.generativeai"}.get(request.param, request.param)
+    pytest.importorskip(module, reason=f"{request.param}, an extra, is not installed")
+    return request.param
+
+
+@pytest.fixture(params=[OLD, NEW])
+def of_google(request) -> str:
     return request.param
 
 
@@ -89,11 +117,19 @@ def rows(tmp_path: Path) -> int:
         return database.execute("select count(*) from judgements").fetchone()[0]
 
 
-def gemini(sdk: str, **settings) -> GeminiJudge:
-    return GeminiJudge(JudgeConfig(**{"gemini_sdk": sdk, "gemini_max_retries": 1, **settings}))
+def name_of(sdk: str) -> str:
+    """The judge's."""
+    return "gemini" if sdk in (OLD, NEW) else sdk
 
 
-def judged(judge: GeminiJudge, cache: RewardCache | None, answers: list[str], samples: list[Sample] | None = None):
+def asks(sdk: str, **settings) -> ChatJudge:
+    own = {"gemini_sdk": sdk} if sdk in (OLD, NEW) else {}
+    return make_judge(
+        name_of(sdk), JudgeConfig(**{"judge_model": MODEL[sdk], "judge_max_retries": 1, **own, **settings})
+    )
+
+
+def judged(judge: ChatJudge, cache: RewardCache | None, answers: list[str], samples: list[Sample] | None = None):
     return asyncio.run(judge_batch(judge, cache, samples or [TURN] * len(answers), answers))
 
 
@@ -109,7 +145,7 @@ def turns(count: int) -> list[Sample]:
 
 
 def test_a_verdict_has_the_models_score_reason_criteria_and_tokens(server, sdk, mode):
-    judge = gemini(sdk, gemini_mode=mode)
+    judge = asks(sdk, judge_mode=mode)
     verdicts = judged(judge, None, TWO).verdicts
     tokens = [125, 125] if mode == "absolute" else sorted(v.tokens for v in verdicts)
     assert verdicts == [
@@ -121,10 +157,11 @@ def test_a_verdict_has_the_models_score_reason_criteria_and_tokens(server, sdk, 
     usage = judge.usage
     assert (usage.calls, usage.retries, usage.failures) == (calls, 0, 0) and len(server.requests) == calls
     assert (usage.input_tokens, usage.output_tokens) == (100 * calls, 25 * calls)
-    assert usage.usd == pytest.approx(calls * A_CALL)  # as prices.json has them
+    price = {"openai": (100 * 0.25 + 25 * 2.0) / 1e6, "anthropic": (100 + 25 * 5) / 1e6}.get(sdk, A_CALL)
+    assert usage.usd == pytest.approx(calls * price)  # as prices.json has them
     for request in server.requests:
-        assert request.key == KEY and request.model == "gemini-3.5-flash-lite" and request.is_group == (mode == "group")
-        assert request.config["temperature"] == 0 and request.config["responseMimeType"] == "application/json"
+        assert request.key == KEY and request.model == MODEL[sdk] and request.is_group == (mode == "group")
+        assert request.config["temperature"] == 0 and request.schema
 
 
 def test_a_shuffled_batch_of_many_prompts_comes_back_in_order_and_duplicates_are_judged_once(server, sdk, mode, cache):
@@ -138,13 +175,13 @@ def test_a_shuffled_batch_of_many_prompts_comes_back_in_order_and_duplicates_are
     batch = [(turn, letters[: 1 + (n + 3 * k) % 20]) for n, turn in enumerate(turns(15)) for k in range(4)] * 2
     rng.shuffle(batch)
     samples, answers = [sample for sample, _ in batch], [answer for _, answer in batch]
-    judge = gemini(sdk, gemini_mode=mode)
+    judge = asks(sdk, judge_mode=mode)
     result = judged(judge, cache, answers, samples)
     assert scores(result) == [score_of(answer) for answer in answers]
     assert [v.reason for v in result.verdicts] == [f"It says {answer!r}." for answer in answers]
     assert len(server.requests) == judge.usage.calls == (60 if mode == "absolute" else 15)
     assert (len(result.fresh), result.hits) == (60, 0)
-    again = judged(gemini(sdk, gemini_mode=mode), cache, answers[::-1], samples[::-1])
+    again = judged(asks(sdk, judge_mode=mode), cache, answers[::-1], samples[::-1])
     assert again.verdicts == result.verdicts[::-1] and (again.fresh, again.hits) == ([], 120)
     assert len(server.requests) == judge.usage.calls
 
@@ -156,7 +193,7 @@ def altered(change: Callable[[list[dict]], object]) -> Callable[[Request], Reply
     """A good answer's entries, changed."""
 
     def reply(request: Request) -> Reply:
-        content = json.loads(well(request).body["candidates"][0]["content"]["parts"][0]["text"])
+        content = json.loads(well(request).body.text)
         entries = content["answers"] if request.is_group else [content]
         change(entries)
         return says(json.dumps(content))
@@ -168,21 +205,22 @@ def always(reply: Reply) -> Callable[[Request], Reply]:
     return lambda _: reply
 
 
-def candidate(finish_reason: str) -> dict:
-    return {"candidates": [{"content": {"role": "model"}, "finishReason": finish_reason}]}
+def candidate(finish_reason: str) -> Said:
+    return Said(None, finish_reason)
 
 
+WITHHELD = r"withheld \((SAFETY|content_filter|refusal)\)"
 BAD = {  # the reply, how many tries it is worth where one more is allowed, and what the reason should say
-    "429": (always(error(429, "Quota exceeded", "RESOURCE_EXHAUSTED")), 2, "HTTP 429: Quota exceeded"),
+    "429": (always(error(429, "Too many requests", "RESOURCE_EXHAUSTED")), 2, "HTTP 429: Too many requests"),
     "500": (always(error(500, "An internal error", "INTERNAL")), 2, "HTTP 500: An internal error"),
     "503": (always(error(503, "Overloaded", "UNAVAILABLE")), 2, "HTTP 503: Overloaded"),
     "502, a gateway's page": (always(Reply(b"<html>Bad Gateway</html>", 502)), 2, r"HTTP 502|JSONDecodeError"),
     "400": (always(error(400, "Unsupported location", "INVALID_ARGUMENT")), 1, "HTTP 400: Unsupported location"),
-    "closed connection": (always(Reply(None)), 2, "closed connection|disconnected"),
+    "closed connection": (always(Reply(None)), 2, "closed connection|disconnected|Connection error"),
     "connection closed halfway": (
         lambda request: replace(well(request), is_cut=True),
         2,
-        "(?i)incomplete|closed connection|not completed",
+        "(?i)incomplete|closed connection|not completed|connection error",
     ),
     "body that is no JSON": (always(Reply(b'{"candidates": [')), 2, "JSON|parse"),
     "truncated JSON": (always(says('{"analysis": "It as')), 2, "not the JSON that was asked for: Unterminated string"),
@@ -211,18 +249,27 @@ BAD = {  # the reply, how many tries it is worth where one more is allowed, and 
         "prompt was blocked",
     ),
     "no candidates": (always(Reply({"candidates": []})), 2, "the answer is empty"),
-    "empty answer": (always(Reply(candidate("STOP"))), 2, r"the answer is empty \(STOP\)"),
-    "empty text": (always(says("")), 2, r"the answer is empty \(STOP\)"),
-    "SAFETY": (always(Reply(candidate("SAFETY"))), 1, r"SAFETY"),
-    "SAFETY after some words": (always(says('{"analysis": "It', "SAFETY")), 1, "SAFETY"),
+    "empty answer": (always(Reply(candidate("STOP"))), 2, r"the answer is empty \((STOP|stop|end_turn)\)"),
+    "empty text": (always(says("")), 2, r"the answer is empty \((STOP|stop|end_turn)\)"),
+    "SAFETY": (always(Reply(candidate("SAFETY"))), 1, WITHHELD),
+    "SAFETY after some words": (
+        always(says('{"analysis": "It', "SAFETY")),
+        1,
+        "withheld .(SAFETY|content_filter|refusal)",
+    ),
     "MAX_TOKENS": (always(says('{"analysis": "It goes on and on', "MAX_TOKENS")), 2, "cut by its token limit"),
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+OF_GOOGLE = ("blocked prompt", "no candidates")
+ASKED = [*itertools.product((OLD, NEW), ("absolute", "group"), BAD)]
+ASKED += itertools.product(("openai", "anthropic"), ("absolute",), [name for name in BAD if name not in OF_GOOGLE])
+
+
+@pytest.mark.parametrize(("sdk", "mode", "name"), ASKED)
 def test_what_cannot_be_judged_is_none_with_its_cause_and_is_not_kept(server, sdk, mode, cache, tmp_path, name):
     server.reply, tries, cause = BAD[name]
-    judge = gemini(sdk, gemini_mode=mode)
+    judge = asks(sdk, judge_mode=mode)
     result = judged(judge, cache, TWO)
     assert scores(result) == [None, None] and len(result.fresh) == 2 and result.hits == 0
     for verdict in result.verdicts:
@@ -255,7 +302,7 @@ NOT_SURE = {
 def test_what_stands_around_a_judgement_is_left_aside_unless_it_may_be_another(server, mode, cache, text):
     said = json.dumps(SAID if mode == "absolute" else {"answers": [SAID]})
     server.reply = always(says(text.replace("SAID", said)))
-    verdict = judged(gemini(OLD, gemini_mode=mode, gemini_max_retries=0), cache, ["In which city?"]).verdicts[0]
+    verdict = judged(asks(OLD, judge_mode=mode, judge_max_retries=0), cache, ["In which city?"]).verdicts[0]
     is_read = text in AROUND.values()
     assert verdict.score == (1.0 if is_read else None) and len(server.requests) == 1
     assert verdict.reason == "It asks {who}." if is_read else verdict.reason.startswith("not judged")
@@ -275,7 +322,7 @@ def test_what_stands_around_a_judgement_is_left_aside_unless_it_may_be_another(s
 )
 def test_a_group_is_judged_whole_or_not_at_all(server, sdk, cache, tmp_path, change):
     server.reply = altered(change)
-    result = judged(gemini(sdk, gemini_mode="group"), cache, [*TWO, "Sure, done."])
+    result = judged(asks(sdk, judge_mode="group"), cache, [*TWO, "Sure, done."])
     assert scores(result) == [None] * 3 and len(server.requests) == 2 and rows(tmp_path) == 0
     assert "3 answers were to be judged once each" in result.verdicts[0].reason
 
@@ -283,27 +330,43 @@ def test_a_group_is_judged_whole_or_not_at_all(server, sdk, cache, tmp_path, cha
 def test_a_groups_verdicts_are_matched_by_number_not_by_place(server, sdk):
     server.reply = altered(lambda entries: entries.reverse())
     answers = [*TWO, "Sure, done."]
-    assert scores(judged(gemini(sdk, gemini_mode="group"), None, answers)) == [score_of(answer) for answer in answers]
+    assert scores(judged(asks(sdk, judge_mode="group"), None, answers)) == [score_of(answer) for answer in answers]
 
 
 def test_an_answer_that_takes_too_long_is_given_up(server, sdk, cache, tmp_path):
     server.reply = lambda request: replace(well(request), seconds=3)
-    judge = gemini(sdk, gemini_timeout=0.5)
+    judge = asks(sdk, judge_timeout=0.5)
     (verdict,) = judged(judge, cache, TWO[:1]).verdicts
     assert verdict.score is None and "timed out" in verdict.reason.lower()
     assert len(server.requests) == judge.usage.calls == 2 and rows(tmp_path) == 0
 
 
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])  # tests/faults/test_answers.py has Google's
+def test_an_answer_has_its_bounds_and_a_redirect_is_not_followed(server, sdk):
+    with JudgeServer() as elsewhere:
+        location = {"Location": f"{elsewhere.url}/v1/chat/completions"}
+        odd = {
+            "not whole after 0.5 s": lambda request: replace(well(request), drips=0.1),
+            "longer than 4194304 bytes": lambda _: says("x" * 5_000_000),
+            "HTTP 307": lambda _: Reply({}, 307, location),
+        }
+        for cause, reply in odd.items():
+            server.reply = reply
+            (verdict,) = judged(asks(sdk, judge_max_retries=0, judge_timeout=0.5), None, TWO[:1]).verdicts
+            assert verdict.score is None and re.search(cause, verdict.reason), verdict.reason
+        assert not elsewhere.requests
+
+
 def test_what_failed_in_passing_is_judged_in_the_end_and_kept(server, sdk, mode, cache, tmp_path):
     server.first = [error(503, "Overloaded", "UNAVAILABLE"), error(503, "Overloaded", "UNAVAILABLE")]
-    judge = gemini(sdk, gemini_mode=mode, gemini_max_retries=2)
+    judge = asks(sdk, judge_mode=mode, judge_max_retries=2)
     assert scores(judged(judge, cache, TWO[:1])) == [score_of(TWO[0])]
     assert len(server.requests) == 3
     assert (judge.usage.calls, judge.usage.retries, judge.usage.failures) == (3, 2, 0) and rows(tmp_path) == 1
 
 
 def test_after_a_failure_the_next_step_asks_again_and_fills_the_cache(server, sdk, mode, cache, tmp_path):
-    judge = gemini(sdk, gemini_mode=mode, gemini_max_retries=0)
+    judge = asks(sdk, judge_mode=mode, judge_max_retries=0)
     server.first = [error(500, "An internal error", "INTERNAL")]
     assert scores(judged(judge, cache, TWO[:1])) == [None] and rows(tmp_path) == 0
     assert scores(judged(judge, cache, TWO[:1])) == [score_of(TWO[0])] and rows(tmp_path) == 1
@@ -314,9 +377,9 @@ def test_after_a_failure_the_next_step_asks_again_and_fills_the_cache(server, sd
 def test_an_answer_cut_by_its_token_limit_is_asked_for_again_with_twice_as_many(server, sdk, mode, written):
     server.first = [says(written, "MAX_TOKENS"), says(written, "MAX_TOKENS")]
     answers = TWO if mode == "group" else TWO[:1]
-    judge = gemini(sdk, gemini_mode=mode, gemini_max_retries=2)
+    judge = asks(sdk, judge_mode=mode, judge_max_retries=2)
     assert scores(judged(judge, None, answers)) == [score_of(answer) for answer in answers]
-    limits = [request.config["maxOutputTokens"] for request in server.requests]
+    limits = [request.limit for request in server.requests]
     assert limits == [limits[0], 2 * limits[0], 4 * limits[0]] and limits[0] >= 512 * len(answers)
     assert judge.usage.tokens == 3 * 125  # cut answers are billed too
 
@@ -325,12 +388,14 @@ def test_the_wait_is_as_long_as_the_server_asks(server, sdk):
     """Its three ways of asking, side by side. Only lower bounds: a busy machine may wait for longer."""
     until, came = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2), {}
     retry_info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.2s"}
-    limited = ["Quota exceeded", "RESOURCE_EXHAUSTED"]
+    limited = ["Too many requests", "RESOURCE_EXHAUSTED"]
     refusals = {
         "seconds": error(429, *limited, headers={"Retry-After": "1"}),
         "date": error(503, *limited, headers={"Retry-After": format_datetime(until, usegmt=True)}),
         "body": error(429, *limited, details=[retry_info]),
     }
+    if sdk not in (OLD, NEW):  # the others have no such details
+        del refusals["body"]
 
     def reply(request: Request) -> Reply:
         (answer,) = request.replies
@@ -340,14 +405,17 @@ def test_the_wait_is_as_long_as_the_server_asks(server, sdk):
 
     server.reply = reply
     answers = list(refusals)
-    assert scores(judged(gemini(sdk), None, answers)) == [score_of(answer) for answer in answers]
-    assert [len(times) for times in came.values()] == [2, 2, 2]
+    assert scores(judged(asks(sdk), None, answers)) == [score_of(answer) for answer in answers]
+    assert [len(times) for times in came.values()] == [2] * len(answers)
     assert came["seconds"][1][0] - came["seconds"][0][0] >= 1
-    assert came["body"][1][0] - came["body"][0][0] >= 1.2
+    assert "body" not in came or came["body"][1][0] - came["body"][0][0] >= 1.2
     assert came["date"][1][1] >= until - timedelta(milliseconds=20)  # two clocks
 
 
-@pytest.mark.parametrize("asked", ["seconds", "date", "body"])
+TOO_LONG = [*itertools.product(LIBRARIES, ("seconds", "date")), (OLD, "body"), (NEW, "body")]
+
+
+@pytest.mark.parametrize(("sdk", "asked"), TOO_LONG)
 def test_a_server_that_asks_for_too_long_a_wait_is_given_up_at_once(server, sdk, cache, tmp_path, asked):
     seconds = client.LONGEST_RETRY_AFTER + 60
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
@@ -355,7 +423,7 @@ def test_a_server_that_asks_for_too_long_a_wait_is_given_up_at_once(server, sdk,
     details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{seconds:.0f}s"}]
     refusal = error(429, "Daily quota exceeded", "RESOURCE_EXHAUSTED", header, details if asked == "body" else [])
     server.reply = always(refusal)
-    (verdict,) = judged(gemini(sdk, gemini_max_retries=5), cache, TWO[:1]).verdicts
+    (verdict,) = judged(asks(sdk, judge_max_retries=5), cache, TWO[:1]).verdicts
     assert verdict.score is None and "Daily quota exceeded" in verdict.reason
     assert len(server.requests) == 1 and rows(tmp_path) == 0
 
@@ -364,13 +432,106 @@ def test_a_server_that_asks_for_too_long_a_wait_is_given_up_at_once(server, sdk,
 def test_a_wait_that_makes_no_sense_is_no_reason_not_to_try_again(server, sdk, nonsense):
     refusal = error(503, "Overloaded", "UNAVAILABLE", {"Retry-After": nonsense})
     server.first, server.model_list = [refusal], refusal
-    judge = gemini(sdk)
+    judge = asks(sdk)
     assert scores(judged(judge, None, TWO[:1])) == [score_of(TWO[0])] and len(server.requests) == 2
     judge.check()  # it passes: a server too busy to list its models may well judge
     assert server.model_lists == 2
 
 
 # What no further call could help
+
+PER_DAY, PER_MINUTE = (f"GenerateRequestsPer{time}PerProjectPerModel-FreeTier" for time in ("Day", "Minute"))
+
+
+def quota(name: str) -> Reply:
+    """Gemini's 429, which says of each quota the same words."""
+    failure = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": name}]}
+    retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.01s"}
+    return error(429, "You exceeded your current quota", "RESOURCE_EXHAUSTED", details=[failure, retry])
+
+
+USED_UP = {
+    OLD: (quota(PER_DAY), f"the day's quota of judge=gemini is used up .HTTP 429, quota {PER_DAY}"),
+    NEW: (quota(PER_DAY), f"the day's quota of judge=gemini is used up .HTTP 429, quota {PER_DAY}"),
+    "openai": (error(429, "Rate limit reached on requests per day (RPD): 200", "requests"), "the day's quota of"),
+    "openai, unpaid": (error(429, "Check your plan", "insufficient_quota"), "the account's credit of judge=openai"),
+    "anthropic": (error(400, "Your credit balance is too low", "invalid_request_error"), "the account's credit of"),
+}
+
+
+@pytest.mark.parametrize("case", USED_UP)
+def test_a_quota_that_is_used_up_for_the_day_stops_everything_after_one_call(server, cache, tmp_path, case):
+    refusal, said = USED_UP[case]
+    server.reply = always(refusal)
+    judge = asks(case.partition(",")[0], judge_max_retries=5)
+    with pytest.raises(ConfigError, match=said) as caught:
+        judged(judge, cache, TWO[:1])
+    assert "same run_id goes on" in str(caught.value) and (len(server.requests), rows(tmp_path)) == (1, 0)
+
+
+def test_a_quota_of_a_minute_is_named_and_tried_again(server, of_google):
+    server.first = [quota(PER_MINUTE)]
+    assert scores(judged(asks(of_google), None, TWO[:1])) == [score_of(TWO[0])]
+    server.reply = always(quota(PER_MINUTE))
+    (verdict,) = judged(asks(of_google), None, TWO[:1]).verdicts
+    assert f"HTTP 429, quota {PER_MINUTE}: You exceeded" in verdict.reason and len(server.requests) == 4
+
+
+# What some servers refuse or add
+
+REFUSALS = {
+    "openai": [
+        error(400, "'response_format' of type 'json_schema' is not supported", "invalid_request_error"),
+        error(400, "Unsupported value: 'temperature' does not support 0 with this model", "unsupported_value"),
+        error(422, "max_tokens: extra fields are not permitted", "value_error"),
+    ],
+    "anthropic": [
+        error(400, "output_config: Extra inputs are not permitted", "invalid_request_error"),
+        error(400, "`temperature` is deprecated for this model", "invalid_request_error"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_a_server_refuses_of_a_request_is_left_out_from_then_on(server, mode, name):
+    server.first = list(REFUSALS[name])
+    judge = asks(name, judge_mode=mode, judge_max_retries=0)
+    assert scores(judged(judge, None, TWO[:1])) == [score_of(TWO[0])]
+    known = len(server.requests)
+    assert known == 1 + len(REFUSALS[name]) and judge.usage.retries == 0
+    assert scores(judged(judge, None, TWO[1:])) == [score_of(TWO[1])] and len(server.requests) == known + 1
+    sent = server.requests[-1].config
+    assert not {"response_format", "output_config", "temperature"} & sent.keys() and ("max_tokens" in sent) == (
+        name == "anthropic"
+    )
+    assert "response_format" in server.requests[0].config or "output_config" in server.requests[0].config
+
+
+def test_a_server_on_this_machine_needs_no_key_and_no_path(server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    server.of["openai"][:] = ["qwen3:4b", "llama3:latest"]
+    server.reply = lambda request: says(f"<think>Is it {{good}}?</think>\n{well(request).body.text}")
+    judge = asks("openai", judge_base_url=server.url, judge_model="llama3")
+    judge.check()
+    server.of["openai"].append("llama3")
+    assert scores(judged(judge, None, TWO[:1])) == [score_of(TWO[0])]
+    assert server.requests[0].key == "no-key-is-needed" and judge.usage.usd is None
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set"):
+        asks("openai", judge_base_url="https://elsewhere.example/v1")
+
+
+def test_google_s_own_variable_holds_the_key_where_gemini_s_is_not_set(server, of_google, monkeypatch):
+    monkeypatch.setenv("GOOGLE_API_KEY", "the-other")
+    for key in (KEY, "the-other"):
+        judged(asks(of_google), None, TWO[:1])
+        assert server.requests[-1].key == key
+        monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+
+
+def test_judgements_that_were_paid_for_before_there_were_other_judges_still_count():
+    versions = [make_judge("gemini", JudgeConfig(gemini_mode=mode)).version for mode in ("absolute", "group")]
+    assert versions == ["e32e7c1041e73391", "f62fdeddd6c685a3"]
 
 
 @pytest.mark.parametrize(
@@ -384,45 +545,48 @@ def test_a_wait_that_makes_no_sense_is_no_reason_not_to_try_again(server, sdk, n
 )
 def test_a_wrong_key_stops_everything_after_one_call(server, sdk, mode, cache, tmp_path, refusal):
     server.reply, server.model_list = always(refusal), refusal
-    judge = gemini(sdk, gemini_mode=mode, gemini_max_retries=5)
-    message = refusal.body["error"]["message"]
+    judge = asks(sdk, judge_mode=mode, judge_max_retries=5)
+    message = refusal.body.message
     for act in (judge.check, lambda: judged(judge, cache, TWO[:1])):
         with pytest.raises(ConfigError, match=re.escape(message)) as caught:
             act()
-        assert "GEMINI_API_KEY" in str(caught.value) and client.KEY_PAGE in str(caught.value)
+        cloud = CLOUD[name_of(sdk)]
+        assert cloud.keys[0] in str(caught.value) and cloud.key_page in str(caught.value)
     assert (server.model_lists, len(server.requests), rows(tmp_path)) == (1, 1, 0)
 
 
 def test_a_model_that_is_gone_is_named_beside_those_that_are_there(server, sdk, mode, cache, tmp_path):
-    judge = gemini(sdk, gemini_mode=mode, gemini_model="gemini-1.5-pro-latest", gemini_max_retries=5)
+    judge = asks(sdk, judge_mode=mode, judge_model="gemini-1.5-pro-latest", judge_max_retries=5)
     for act in (judge.check, lambda: judged(judge, cache, TWO[:1])):
-        with pytest.raises(ConfigError, match=r"no model gemini_model='gemini-1\.5-pro-latest'") as caught:
+        with pytest.raises(ConfigError, match=r"no model (gemini|judge)_model='gemini-1\.5-pro-latest'") as caught:
             act()
-        assert f"There are: {', '.join(MODELS)}" in str(caught.value) and EMBEDDER not in str(caught.value)
-    assert (server.model_lists, len(server.requests), rows(tmp_path)) == (2, 1, 0)
-    gemini(sdk, gemini_model=f"models/{MODELS[1]}").check()
+        there = server.of[name_of(sdk)]
+        assert f"There are: {', '.join(there)}" in str(caught.value) and EMBEDDER not in str(caught.value)
+    looks = 4 if sdk == "anthropic" else 2  # it is asked for the model first, as aliases are on no list
+    assert (server.model_lists, len(server.requests), rows(tmp_path)) == (looks, 1, 0)
+    asks(sdk, judge_model=f"models/{MODELS[1]}" if sdk in (OLD, NEW) else there[1]).check()
 
 
 def test_an_endpoint_without_a_list_of_models_passes_the_check(server, sdk):
     server.model_list = error(404, "no such page", "NOT_FOUND")
-    judge = gemini(sdk, gemini_model="gone")
+    judge = asks(sdk, judge_model="gone")
     judge.check()
-    with pytest.raises(ConfigError, match=f"'gone'. {re.escape(server.url)} does not say which ones there are"):
+    with pytest.raises(ConfigError, match=f"'gone'. {re.escape(server.url)}(/v1)? does not say which ones there are"):
         judged(judge, None, TWO[:1])
-    assert scores(judged(gemini(sdk), None, TWO[:1])) == [score_of(TWO[0])]
+    assert scores(judged(asks(sdk), None, TWO[:1])) == [score_of(TWO[0])]
 
 
 def test_an_endpoint_that_cannot_be_reached_is_named(sdk, cache, tmp_path, monkeypatch):
-    with GeminiServer() as closed:
+    with JudgeServer() as closed:
         pass
-    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", closed.url)
-    judge = gemini(sdk)
+    at(closed, monkeypatch)
+    judge = asks(sdk)
     with pytest.raises(ConfigError, match=f"can't be reached at {re.escape(closed.url)}"):
         judge.check()
     (verdict,) = judged(judge, cache, TWO[:1]).verdicts
     assert (
         verdict.score is None
-        and re.search("new connection|refused|annot connect", verdict.reason)
+        and re.search("new connection|refused|annot connect|ConnectError", verdict.reason)
         and rows(tmp_path) == 0
     )
     assert judge.usage.calls == 2
@@ -430,9 +594,12 @@ def test_an_endpoint_that_cannot_be_reached_is_named(sdk, cache, tmp_path, monke
 
 @pytest.mark.parametrize("key", [None, "", "  "])
 def test_a_missing_key_is_told_before_anything_is_sent(server, sdk, monkeypatch, key):
-    monkeypatch.delenv("GEMINI_API_KEY") if key is None else monkeypatch.setenv("GEMINI_API_KEY", key)
-    with pytest.raises(ConfigError, match="GEMINI_API_KEY is not set"):
-        gemini(sdk)
+    name = CLOUD[name_of(sdk)].keys[0]
+    monkeypatch.delenv(name) if key is None else monkeypatch.setenv(name, key)
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    with pytest.raises(ConfigError, match=f"{name} is not set"):
+        asks(sdk)
     assert (server.model_lists, server.requests) == (0, [])
 
 
@@ -453,7 +620,7 @@ def test_a_prompt_file_that_cannot_be_used_is_refused(tmp_path, content, problem
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=problem):
-        gemini(OLD, gemini_prompt=str(path))
+        asks(OLD, judge_prompt=str(path))
 
 
 # Speed
@@ -471,20 +638,21 @@ def test_calls_in_flight_are_bounded_over_all_judges_and_event_loops(server, sdk
     samples = turns(20)
 
     def run(own: list[Sample]) -> list[float | None]:
-        return scores(judged(gemini(sdk, gemini_max_in_flight=5, gemini_max_retries=0), None, ["Ok."] * 10, own))
+        return scores(judged(asks(sdk, judge_max_in_flight=5, judge_max_retries=0), None, ["Ok."] * 10, own))
 
     with ThreadPoolExecutor(2) as loops:
         assert list(loops.map(run, [samples[:10], samples[10:]])) == [[score_of("Ok.")] * 10] * 2
     assert server.most_in_flight == 5 and len(server.requests) == 20
 
 
+@pytest.mark.parametrize("sdk", [OLD, "openai"])
 def test_no_minute_holds_more_calls_than_are_allowed_over_all_judges(server, sdk, monkeypatch):
     """Lower bounds only: of calls that are allowed three a minute, the seventh is at least two minutes late."""
     monkeypatch.setattr(gate, "MINUTE", 1.0)
-    server.models += [f"together-{sdk}", f"one-by-one-{sdk}"]  # whose last minute is empty
+    server.of[name_of(sdk)] += [f"together-{sdk}", f"one-by-one-{sdk}"]  # whose last minute is empty
 
     def run(model: str, samples: list[Sample]) -> None:
-        judge = gemini(sdk, gemini_model=f"{model}-{sdk}", gemini_requests_per_minute=3, gemini_timeout=2.5)
+        judge = asks(sdk, judge_model=f"{model}-{sdk}", judge_requests_per_minute=3, judge_timeout=2.5)
         assert None not in scores(judged(judge, None, ["Ok."] * len(samples), samples))
 
     samples, began = turns(10), time.monotonic()
@@ -508,7 +676,7 @@ def test_no_minute_holds_more_calls_than_are_allowed_over_all_judges(server, sdk
 def test_a_judgement_is_made_anew_only_where_something_that_it_depends_on_changes(server, sdk, cache, tmp_path):
     def calls(sample: Sample = TURN, answer: str = TWO[0], **settings) -> int:
         before = len(server.requests)
-        (verdict,) = judged(gemini(settings.pop("sdk", sdk), **settings), cache, [answer], [sample]).verdicts
+        (verdict,) = judged(asks(settings.pop("sdk", sdk), **settings), cache, [answer], [sample]).verdicts
         assert verdict.score == pytest.approx(score_of(answer))
         return len(server.requests) - before
 
@@ -516,10 +684,10 @@ def test_a_judgement_is_made_anew_only_where_something_that_it_depends_on_change
     own.write_text("Judge $conversation $answers")
     assert (calls(), calls()) == (1, 0)
     for change in (
-        {"gemini_model": MODELS[1]},
-        {"gemini_mode": "group"},
-        {"gemini_temperature": 0.5},
-        {"gemini_prompt": str(own)},
+        {"judge_model": server.of[name_of(sdk)][1]},
+        {"judge_mode": "group"},
+        {"judge_temperature": 0.5},
+        {"judge_prompt": str(own)},
         {"sample": TURN.replace(prompt="A table for two, please.")},
         {"sample": TURN.replace(rubric="ask for: the time")},
         {"sample": TURN.replace(ground_truth="Where?")},
@@ -528,15 +696,14 @@ def test_a_judgement_is_made_anew_only_where_something_that_it_depends_on_change
     ):
         assert (calls(**change), calls(**change)) == (1, 0), change
     own.write_text("Judge strictly $conversation $answers")
-    assert (calls(gemini_prompt=str(own)), calls(gemini_prompt=str(own))) == (1, 0)
-    assert [calls(gemini_samples=count) for count in (2, 2, 3, 2)] == [2, 0, 1, 0]  # at temperature 1
-    assert calls(gemini_temperature=1) == 0  # the first of those three
+    assert (calls(judge_prompt=str(own)), calls(judge_prompt=str(own))) == (1, 0)
+    assert [calls(judge_samples=count) for count in (2, 2, 3, 2)] == [2, 0, 1, 0]  # at temperature 1
+    assert calls(judge_temperature=1) == 0  # the first of those three
     for same in (
         {"sample": TURN.replace(id="b", dialogue_id="d", turn_index=3)},
-        {"gemini_timeout": 9, "gemini_max_retries": 3, "gemini_max_in_flight": 3},
-        {"gemini_temperature": 0},
-        {"gemini_model": f"models/{MODELS[0]}"},
-        {"sdk": OLD},
+        {"judge_timeout": 9, "judge_max_retries": 3, "judge_max_in_flight": 3},
+        {"judge_temperature": 0},
+        *([{"judge_model": f"models/{MODELS[0]}"}, {"sdk": OLD}] if sdk == NEW else []),
     ):
         assert calls(**same) == 0, same
     assert rows(tmp_path) == len(server.requests)
@@ -545,17 +712,17 @@ def test_a_judgement_is_made_anew_only_where_something_that_it_depends_on_change
 def test_repeated_judgements_are_averaged_and_kept_apart(server, sdk, cache, tmp_path):
     given = iter([0.2, 0.4, 0.9])
     server.reply = lambda request: altered(lambda entries: entries[0].update(score=next(given)))(request)
-    judge = gemini(sdk, gemini_samples=3)
+    judge = asks(sdk, judge_samples=3)
     (verdict,) = judged(judge, cache, TWO[:1]).verdicts
     assert verdict.score == pytest.approx(0.5) and verdict.criteria == {"the task": 0.5} and verdict.tokens == 375
     assert len(server.requests) == rows(tmp_path) == 3
     assert [request.config["temperature"] for request in server.requests] == [1, 1, 1]
-    assert judged(gemini(sdk, gemini_samples=3), cache, TWO[:1]).verdicts == [verdict] and len(server.requests) == 3
+    assert judged(asks(sdk, judge_samples=3), cache, TWO[:1]).verdicts == [verdict] and len(server.requests) == 3
 
 
 def test_one_failed_repeat_leaves_the_mean_of_the_others_and_is_asked_again(server, sdk, cache, tmp_path):
     server.first = [error(500, "An internal error", "INTERNAL")]
-    judge = gemini(sdk, gemini_samples=3, gemini_max_retries=0)
+    judge = asks(sdk, judge_samples=3, judge_max_retries=0)
     assert scores(judged(judge, cache, TWO[:1])) == [pytest.approx(score_of(TWO[0]))] and rows(tmp_path) == 2
     again = judged(judge, cache, TWO[:1])
     assert (len(server.requests), rows(tmp_path), len(again.fresh), again.hits) == (4, 3, 1, 0)
@@ -564,27 +731,27 @@ def test_one_failed_repeat_leaves_the_mean_of_the_others_and_is_asked_again(serv
 def test_a_group_is_asked_about_in_one_call_and_in_an_order_that_is_shuffled_alike_each_time(server, sdk, cache):
     answers = [f"Reply {letter * 3}." for letter in "abcdef"]
     samples = [turn for turn in turns(8) for _ in answers]
-    settings = {"gemini_mode": "group", "gemini_samples": 2}
-    judged(gemini(sdk, **settings), cache, answers * 8, samples)
+    settings = {"judge_mode": "group", "judge_samples": 2}
+    judged(asks(sdk, **settings), cache, answers * 8, samples)
     asked = sorted((request.prompt, request.replies) for request in server.requests)
     orders = [tuple(replies) for _, replies in asked]
     assert len(orders) == 16 and all(sorted(order) == answers for order in orders)
     assert len(set(orders)) > 12  # of 720 that there are: a repeat has an order of its own too
 
     server.requests.clear()
-    judged(gemini(sdk, **settings), None, answers[::-1] * 8, samples)
+    judged(asks(sdk, **settings), None, answers[::-1] * 8, samples)
     assert sorted((request.prompt, request.replies) for request in server.requests) == asked
     server.requests.clear()
-    assert judged(gemini(sdk, **settings), cache, answers[::-1] * 8, samples).hits == 48
+    assert judged(asks(sdk, **settings), cache, answers[::-1] * 8, samples).hits == 48
     assert server.requests == []
-    judged(gemini(sdk, **settings), cache, answers[:5], samples[:5])
+    judged(asks(sdk, **settings), cache, answers[:5], samples[:5])
     assert [sorted(request.replies) for request in server.requests] == [answers[:5]] * 2
 
 
 def test_an_answer_cannot_leave_its_fence(server, sdk, mode):
     def ask(answers: list[str]) -> tuple[Request, str]:
         server.requests.clear()
-        judged(gemini(sdk, gemini_mode=mode), None, answers)
+        judged(asks(sdk, judge_mode=mode), None, answers)
         (request,) = server.requests
         (mark,) = set(re.findall(r"^</reply(?: \d+)? (\w+)>$", request.prompt, re.MULTILINE)[-1:])
         return request, mark
@@ -610,7 +777,7 @@ def test_no_key_is_in_a_log_an_error_a_verdict_or_the_cache(sdk, cache, tmp_path
     caplog.set_level(logging.DEBUG, "grpo_kit")
     seen: list[str] = []
 
-    def attempt(judge: GeminiJudge) -> None:
+    def attempt(judge: ChatJudge) -> None:
         for act in (judge.check, lambda: judged(judge, cache, TWO)):
             try:
                 seen.append(repr(act()))
@@ -618,21 +785,21 @@ def test_no_key_is_in_a_log_an_error_a_verdict_or_the_cache(sdk, cache, tmp_path
                 seen.extend(["raised", repr(failure), *traceback.format_exception(failure)])
         seen.extend([repr(judge), repr(vars(judge)), repr(judge.usage)])
 
-    with GeminiServer() as server:
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+    with JudgeServer() as server:
+        at(server, monkeypatch)
         replies = [error(code, f"the key {KEY} will not do", "STATUS") for code in (400, 401, 403, 404, 429, 500, 503)]
         replies += [Reply(f"<html>{KEY}</html>".encode(), code) for code in (403, 500)]
         replies += [error(400, f"API key {KEY} not valid", "INVALID_ARGUMENT"), Reply(None), says("no JSON")]
         for reply in replies:
             server.reply, server.model_list = always(reply), reply
-            attempt(gemini(sdk))
+            attempt(asks(sdk))
         server.reply = well
-        attempt(gemini(sdk))
-        attempt(gemini(sdk, gemini_model="gone"))
+        attempt(asks(sdk))
+        attempt(asks(sdk, judge_model="gone"))
         assert {request.key for request in server.requests} == {KEY}
-    attempt(gemini(sdk))  # nobody there
+    attempt(asks(sdk))  # nobody there
 
-    config = JudgeConfig(gemini_sdk=sdk)
+    config = JudgeConfig(judge_model=MODEL[sdk])
     seen += [repr(config), config.model_dump_json(), str(config.given)]
     said = "\n".join(seen)
     assert said.count("raised") >= 9 and said.count("[key]") >= 12  # its place is to be seen
@@ -650,12 +817,12 @@ CHILD = """
 import asyncio, json, sys
 from pathlib import Path
 from grpo_kit.judges.cache import RewardCache
-from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.judge import CLOUD, JudgeConfig
 from grpo_kit.judges.gemini.judge import GeminiJudge
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.data.samples import Sample
 cache, turns = RewardCache(Path(sys.argv[1])), json.loads(sys.argv[2])
-judge = GeminiJudge(JudgeConfig(gemini_sdk="google-generativeai", gemini_max_in_flight=4))
+judge = GeminiJudge(JudgeConfig(gemini_sdk="google-generativeai", judge_max_in_flight=4))
 samples, answers = [Sample(**sample) for sample, _ in turns], [answer for _, answer in turns]
 judged = asyncio.run(judge_batch(judge, cache, samples, answers))
 print(json.dumps([verdict.score for verdict in judged.verdicts]))
@@ -694,23 +861,24 @@ def test_processes_share_a_cache_and_a_kill_loses_no_more_than_the_calls_under_w
 
     asked = len(server.requests)
     assert rows(tmp_path) == 90 and 94 <= asked <= 94 + 20  # both may have asked about the turns that they share
-    result = judged(gemini(OLD), cache, answers, samples)
+    result = judged(asks(OLD), cache, answers, samples)
     assert scores(result) == [score_of(answer) for answer in answers]
     assert (result.hits, len(server.requests) - asked, rows(tmp_path)) == (90, 10, 100)
 
 
 @pytest.mark.parametrize("key", ["PLANTED\nKEY", "PLANTED KEY", "PLANTÉD"])
 def test_a_key_with_odd_characters_is_refused_and_not_shown(sdk, monkeypatch, key):
-    monkeypatch.setenv("GEMINI_API_KEY", key)
+    monkeypatch.setenv(CLOUD[name_of(sdk)].keys[0], key)
     with pytest.raises(ConfigError, match="characters that are in no key") as refused:
-        gemini(sdk)
+        asks(sdk)
     assert "PLANT" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_an_endpoint_without_a_scheme_is_refused(sdk, monkeypatch):
-    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "127.0.0.1:1")
+    for name in ("GOOGLE_GEMINI_BASE_URL", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
+        monkeypatch.setenv(name, "127.0.0.1:1")
     with pytest.raises(ConfigError, match="should begin with https"):
-        gemini(sdk)
+        asks(sdk)
 
 
 def test_the_gate_hands_room_on_whatever_limits_and_cancelled_callers_there_are():

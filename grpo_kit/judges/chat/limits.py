@@ -27,7 +27,7 @@ def in_loop(work: Coroutine[Any, Any, T]) -> "Future[T]":
 def _loop() -> asyncio.AbstractEventLoop:
     """A daemon's loop, whose worker threads are daemons too: after Ctrl-C the process does not wait for answers."""
     loop, forever = asyncio.new_event_loop(), asyncio.Event().wait()  # anyio keeps its threads as long as this lasts
-    threading.Thread(target=loop.run_until_complete, args=[forever], daemon=True, name="gemini").start()
+    threading.Thread(target=loop.run_until_complete, args=[forever], daemon=True, name="judges").start()
     return loop
 
 
