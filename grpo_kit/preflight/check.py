@@ -31,11 +31,12 @@ from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import numbered_lines
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
-from grpo_kit.models.load import SMOLLM2, check_model, model_problem, thinks
+from grpo_kit.models.load import check_model
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.models.start import started
 from grpo_kit.preflight.doctor import PREPARE, Check
 from grpo_kit.preflight.judges import judge_problems, of_one_family, unused_model
+from grpo_kit.preflight.models import model_problems, thinking_problems
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.preflight.verdict import will_it_learn
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
@@ -45,7 +46,6 @@ from grpo_kit.training.plan import NO_SHARING_WITH_SFT, missing_package, no_held
 from grpo_kit.utils.text import dollars, duration, settings_text
 
 LONGEST_TIMEOUT = 86400  # seconds, Modal's
-LONG_ENOUGH = 512  # tokens of a completion that is thought and answer
 LOADING_GIB = 4.0  # of a container's memory, beside the weights, which pass through it
 Problems = Iterator[Problem]
 
@@ -205,12 +205,6 @@ def checkpoint_problems(config: TrainConfig) -> Problems:
         yield Problem(what, f"Use save_steps={saves}")
 
 
-def thinking_problems(config: TrainConfig) -> Problems:
-    if thinks(config) and config.max_completion_length < LONG_ENOUGH:
-        what = f"The model thinks first, and max_completion_length={config.max_completion_length} may cut the thought, "
-        yield Problem(f"{what}which leaves no answer and scores 0", f"Use max_completion_length={2 * LONG_ENOUGH}")
-
-
 def memory_problems(quote: Quote) -> Problems:
     """An earlier run's peak is believed more than what was counted."""
     if quote.config.sft_steps and quote.memory and quote.memory.shares > 1:
@@ -280,26 +274,6 @@ def time_problems(quote: Quote) -> Problems:
         yield Problem(what, f"Use fewer steps or a larger GPU; timeout may be {LONGEST_TIMEOUT} at most")
     else:
         yield Problem(what, f"Use timeout={min(LONGEST_TIMEOUT, int(seconds * 1.25) // 60 * 60 + 60)}")
-
-
-def model_problems(config: TrainConfig, runs_dir: Path, on_modal: bool) -> Problems:
-    """Where what it starts from can't be taken apart, that alone: the rest would be about a folder that is no model. A
-    folder of this machine is nothing that a container on Modal sees."""
-    name = config.model_name
-    try:
-        if on_modal and Path(name).is_dir():
-            return
-        if not on_modal:
-            started(config, runs_dir)
-        check_model(name, config)
-    except KitError as error:
-        yield replace(error.problem, where="model")
-        return
-    if name == SMOLLM2 and not on_modal and (problem := model_problem(name)):
-        yield replace(problem, where="model")
-    elif not on_modal and name not in ("tiny", SMOLLM2) and "/" not in name and not Path(name).is_dir():
-        what = f"There is no folder {name}, and models on the hub are called owner/name"
-        yield Problem(what, "Set model_name to one of them", "model")
 
 
 def local_problems(config: TrainConfig, device: Device) -> Problems:
