@@ -250,7 +250,7 @@ def _file_of(config: TrainConfig, runs_dir: str | Path) -> Path:
     if config.adapter:
         folders.append(adapter_weights(config.adapter, runs_dir))
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()) if file.is_file()]
-    files += [Path(config.gemini_prompt)] if config.gemini_prompt else []
+    files += [Path(config.judge_prompt)] if config.judge_prompt else []
     stats = [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
     # A judge whose rules have changed judges anew; one that is asked over a network has its settings among those above.
     rules = [getattr(resolve_name(JUDGES[name]), "version", "") for name in config.judge if name in RULES]
