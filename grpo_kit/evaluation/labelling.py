@@ -89,7 +89,7 @@ class Labelling:
         for one, other in combinations(sorted({name for values in said.values() for name in values}), 2):
             both = [(values[one], values[other]) for values in said.values() if one in values and other in values]
             if both:
-                found[f"{one} and {other}"] = compare(*zip(*both, strict=True), seed)
+                found[f"{one} and {other}"] = compare([a for a, _ in both], [b for _, b in both], seed)
         return found
 
     def _ranks(self) -> list[dict[tuple[str, str], float]]:
@@ -97,7 +97,8 @@ class Labelling:
         import pandas
 
         there = [{key: score for key, score in own.items() if score is not None} for own in self.scores.values()]
-        return [pandas.Series(own, dtype=float).rank(pct=True).to_dict() for own in there]
+        ranked = [pandas.Series(own.values(), dtype=float).rank(pct=True) for own in there]
+        return [dict(zip(own, ranks, strict=True)) for own, ranks in zip(there, ranked, strict=True)]
 
 
 def next_item(items: Sequence[Item], labels: Iterable[Label], labeller: str) -> Item | None:
@@ -134,8 +135,8 @@ def _evaluated(evaluation: Evaluation) -> tuple[dict[str, list[str]], dict[str, 
 def _score(own: Mapping[tuple[str, str], float | None], question: Question) -> float | None:
     """A judge's score of the answer, or how much higher the first of two scores than the second; None if unjudged."""
     name, texts = question
-    scores = [own.get((name, text)) for text in texts]
-    if None in scores:
+    scores = [score for text in texts if (score := own.get((name, text))) is not None]
+    if len(scores) < len(texts):
         return None
     return scores[0] if len(scores) == 1 else scores[0] - scores[1]
 

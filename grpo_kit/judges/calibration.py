@@ -92,8 +92,8 @@ def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int
         problems.append(f"all labels lie on one side of {PASS}: without others kappa says nothing")
     if len(set(score)) == 1:
         problems.append(f"all {len(score)} scores are {score[0]:g}")
-    steps = [np.rint(values * STEPS) for values in (label, score)]
-    weighted = _resampled(weighted_kappa, *steps, seed) if len(set(label)) > 1 else Estimate()
+    steps, judged_steps = np.rint(label * STEPS), np.rint(score * STEPS)
+    weighted = _resampled(weighted_kappa, steps, judged_steps, seed) if len(set(label)) > 1 else Estimate()
     found = _compared(label, score, passes, passed, passes.mean() >= 0.5, seed)
     return replace(found, left_out=left_out, weighted=weighted, problem="; ".join(problems))
 

@@ -244,4 +244,5 @@ def _label(row: Mapping[str, Any], where: str) -> Label:
         seconds = float(cells["seconds"]) if cells["seconds"] else None
     except ValueError:
         raise ConfigError(f"{where}: seconds {cells['seconds']!r} should be a number, or blank") from None
-    return Label(**cells | {"label": number, "preference": preference, "seconds": seconds})
+    told: dict[str, Any] = {**cells, "label": number, "preference": preference, "seconds": seconds}
+    return Label(**told)

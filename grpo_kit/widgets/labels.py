@@ -78,6 +78,10 @@ class LabelPanel(Panel):
         self._begin()
 
     @property
+    def _choosing(self) -> bool:
+        return bool(self.kind.value)
+
+    @property
     def labels(self) -> list[Label]:
         """All labels in the file, of all people, skips left out."""
         return [label for label in self.file.read() if not label.is_skip]
@@ -85,8 +89,8 @@ class LabelPanel(Panel):
     def agreement(self) -> pd.DataFrame:
         """A row per judge, and per two people who labelled the same, with 95% intervals, of what is asked now: scores
         or choices."""
-        found = self.labelling.agreement(self.labels, self.kind.value, self._seed)
-        kappa = "kappa" if self.kind.value else "weighted"
+        found = self.labelling.agreement(self.labels, self._choosing, self._seed)
+        kappa = "kappa" if self._choosing else "weighted"
         shown = {kappa: "kappa", "spearman": "Spearman", "accuracy": "accuracy", "constant": "constant guess"}
         rows = [
             {"agreement of": name, "labels": each.answers}
@@ -115,24 +119,22 @@ class LabelPanel(Panel):
 
     def _begin(self) -> None:
         """Shows what fits the kind of question and the labeller."""
-        meanings = CHOICES if self.kind.value else SCORES
+        meanings = CHOICES if self._choosing else SCORES
         self._verbs.children = [self.buttons[key] for key in meanings | OTHERS] + [self.note]
         self.keyboard.heard = list(meanings | OTHERS)
         self._show()
 
     def _answer(self, key: str) -> None:
-        items, who = self._items[self.kind.value], self.labeller.value.strip()
+        items, who = self._items[self._choosing], self.labeller.value.strip()
         if key == "u":
             undone = self.file.undo(who, [item.question for item in items])
             self.note.value = undone.note if undone else ""
         elif self._item:
-            said = {"label": int(key)} if key in SCORES else {"preference": {"t": "tie"}.get(key, key)}
-            other = self._item.answers[1] if self.kind.value else ""
             label = Label(
                 self._item.sample.id,
-                self._item.answers[0],
-                other,
-                **said if key != "s" else {},
+                *self._item.answers,
+                label=int(key) if key in SCORES else None,
+                preference={"t": "tie"}.get(key, key) if key in CHOICES else "",
                 labeller=who,
                 seconds=round(time.monotonic() - self._since, 1),
                 note=self.note.value.strip(),
@@ -144,7 +146,7 @@ class LabelPanel(Panel):
 
     def _show(self) -> None:
         """Shows the next question, how far this person is, and soon the agreement."""
-        items, who, rows = self._items[self.kind.value], self.labeller.value.strip(), self.file.read()
+        items, who, rows = self._items[self._choosing], self.labeller.value.strip(), self.file.read()
         self._item, self._since = next_item(items, rows, who), time.monotonic()
         self.keyboard.show(item_html(self._item) if self._item else note_html("Nothing is left to label."))
         done, skipped = progress(items, rows, who)
@@ -155,7 +157,7 @@ class LabelPanel(Panel):
     def _measure(self, number: int) -> None:
         if number == self.keyboard.number:  # else a newer one follows
             try:
-                self.figures.value = agreement_html(self.agreement(), self.kind.value, str(self.file.path))
+                self.figures.value = agreement_html(self.agreement(), self._choosing, str(self.file.path))
             except Exception as error:  # in a thread nobody else would show it
                 self.figures.value = error_html(error)
 
