@@ -138,7 +138,9 @@ def prepare(
 
     # By who judges unless another is asked for; whoever has rubrics written wants them read.
     print(
-        will_it_learn(TrainConfig(data=str(out), judge="gemini" if rubric == "gemini" else "offline"), data_only=True)
+        will_it_learn(
+            TrainConfig(data=str(out), judge={"gemini" if rubric == "gemini" else "offline": 1.0}), data_only=True
+        )
     )
 
 

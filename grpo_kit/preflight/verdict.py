@@ -47,7 +47,7 @@ class Verdict:
 
     @property
     def level(self) -> Level:
-        return max((level for level, _ in self.reasons), key=LEVELS.index, default="green")
+        return LEVELS[max((LEVELS.index(level) for level, _ in self.reasons), default=0)]
 
     def lines(self) -> list[str]:
         """Judge and model in a line, then each reason, the worst first."""
@@ -66,7 +66,7 @@ class Verdict:
 class Seen(NamedTuple):
     """A train.jsonl, as far as it was looked at."""
 
-    count: int  # of all samples
+    total: int  # of all samples
     samples: list[Sample]  # at most LOOKED_AT of them, evenly
     foreign: float  # share of words that the tiny model does not know
 
@@ -119,9 +119,10 @@ def _measures(judges: tuple[tuple[str, float], ...], path: Path, modified: int) 
     more."""
     found = Counter[Measure]()
     for sample in _seen(path, modified).samples:
-        weights = Counter[Measure]()
+        weights: dict[Measure, float] = {}
         for name, weight in judges:
-            weights[measure_of(name, sample)] += weight
+            measure = measure_of(name, sample)
+            weights[measure] = weights.get(measure, 0.0) + weight
         found[max(weights, key=lambda each: (each != "nothing", each != "words", weights[each]))] += 1
     return found
 
@@ -141,7 +142,7 @@ def _data_text(config: TrainConfig, folder: Path, seen: Seen) -> str:
     rubric = f"{_share(count, seen)} with a rubric{writer}" if count else "no rubric"
     empty = sum(not words_of(sample.ground_truth) for sample in seen.samples)
     lacks = f", {_share(empty, seen)} without a reference" if empty else ""
-    return f"{where}: {seen.count:,} samples{source}, {rubric}{lacks}"
+    return f"{where}: {seen.total:,} samples{source}, {rubric}{lacks}"
 
 
 def _share(count: int, seen: Seen) -> str:
@@ -150,8 +151,8 @@ def _share(count: int, seen: Seen) -> str:
 
 def _judged_text(config: TrainConfig, measures: Counter[Measure]) -> str:
     """ "judged by offline: 75% by dialogue acts, 25% by word overlap alone"."""
-    shares = ((measure, count / measures.total()) for measure, count in measures.most_common())
-    told = ", ".join(f"{'all' if share == 1 else f'{share:.0%}'} {IN_WORDS[measure]}" for measure, share in shares)
+    shares = ((IN_WORDS[measure], count / measures.total()) for measure, count in measures.most_common())
+    told = ", ".join(f"{'all' if share == 1 else f'{share:.0%}'} {how}" for how, share in shares)
     return f"judged by {', '.join(config.judge)}: {told}"
 
 
