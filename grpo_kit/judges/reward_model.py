@@ -74,11 +74,12 @@ class RewardModelJudge(Judge):
         try:
             logits = await to_thread.run_sync(self._logits, [(sample, answer) for sample, answer, _ in taken])
         except Exception as error:
-            for _, _, own in taken:
-                own.done() or own.set_exception(error)
+            for own in (own for _, _, own in taken if not own.done()):  # one that was cancelled is done
+                own.set_exception(error)
         else:
             for (_, _, own), logit in zip(taken, logits, strict=True):
-                own.done() or own.set_result(logit)  # one that was cancelled is done
+                if not own.done():
+                    own.set_result(logit)
 
     def _logits(self, asked: Sequence[tuple[Sample, str]]) -> list[float]:
         with self._one_at_a_time:

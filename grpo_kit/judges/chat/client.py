@@ -126,8 +126,9 @@ class ChatModel:
 
     def _retrying(self, max_retries: int) -> AsyncRetrying:
         def may_help(error: BaseException) -> bool:
-            is_passing = isinstance(error, CallFailed) and error.retry and not error.quota
-            return is_passing and (error.wait or 0) <= LONGEST_RETRY_AFTER
+            if not isinstance(error, CallFailed):
+                return False
+            return error.retry and not error.quota and (error.wait or 0) <= LONGEST_RETRY_AFTER
 
         def count(_: RetryCallState) -> None:
             self.usage.retries += 1
