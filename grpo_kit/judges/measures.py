@@ -9,7 +9,7 @@ from grpo_kit.judges.offline.language import is_english
 from grpo_kit.judges.reference import words_of
 
 EARNS = 0.02  # a score above it is worth something
-Measure = Literal["acts", "words", "exact", "calls", "rubric", "reply", "nothing"]
+Measure = Literal["acts", "words", "exact", "calls", "rubric", "reply", "model", "nothing"]
 IN_WORDS: dict[Measure, str] = {
     "acts": "by dialogue acts",
     "words": "by word overlap alone",
@@ -17,6 +17,7 @@ IN_WORDS: dict[Measure, str] = {
     "calls": "by their tool calls",
     "rubric": "by a rubric",
     "reply": "without a rubric, beside the reply in the trace",
+    "model": "by a reward model, beside what was said before",
     "nothing": "not at all",
 }
 
@@ -32,6 +33,8 @@ def measure_of(judge: str, sample: Sample) -> Measure:
         return "calls"
     if judge == "exact":
         return "exact" if sample.ground_truth.strip() else "nothing"
+    if judge == "reward_model":
+        return "model"
     if judge not in ("offline", "reference"):
         return "rubric" if sample.rubric.strip() else "reply"
     if judge == "offline" and sample.acts and is_english(sample):
