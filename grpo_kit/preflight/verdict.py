@@ -91,9 +91,9 @@ def will_it_learn(
     except (KitError, OSError, ValueError):
         seen, measures = None, Counter[Measure]()
     if not seen or not seen.samples:
-        where = f"{folder}/train.jsonl"
+        where = f"data: {folder}/train.jsonl"
         problem = Problem("nothing is known of the data, which is not here or can't be read")
-        return Verdict(where, "not looked at", (("amber", problem),), is_of_data=data_only)
+        return Verdict(where, "judged by: not known without it", (("amber", problem),), is_of_data=data_only)
     reasons, found = list(_reasons_in_data(config, seen, measures)), None
     if not data_only:
         with suppress(KitError, OSError):

@@ -15,10 +15,14 @@ def made_up(seed: str, prompt: str) -> str:
     return " ".join(draw.choices([*WORDS, *prompt.split()[-8:]], k=draw.randint(3, 12)))
 
 
-def generate(model, tokenizer, prompts, tools=(), *, seed: int = 0, **_) -> list[str]:
+class Answer(str):
+    is_cut = False
+
+
+def generate(model, tokenizer, prompts, tools=(), *, seed: int = 0, **_) -> list[Answer]:
     weights = Path(model.folder, "adapter_model.safetensors").read_bytes() if model.folder else b""
     state = hashlib.sha256(weights + str(seed).encode()).hexdigest()
-    return [made_up(f"{state} {number}", str(prompt)) for number, prompt in enumerate(prompts)]
+    return [Answer(made_up(f"{state} {number}", str(prompt))) for number, prompt in enumerate(prompts)]
 
 
 # By module of the kit, what is there in place of its own.
