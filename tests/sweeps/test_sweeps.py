@@ -454,7 +454,8 @@ def test_runs_that_do_not_fit_side_by_side_are_said(tmp_path, demo_data, monkeyp
 
 
 def test_a_run_that_stopped_before_its_first_step_says_why(tmp_path, demo_data, monkeypatch):
+    status = {"state": "stopped", "step": 0, "max_steps": 40, "reason": "memory is full"}
     monkeypatch.setattr(papermill, "execute_notebook", lambda *_, **__: None)
-    monkeypatch.setattr(PlannedRun, "status", lambda run: {"state": "stopped", "step": 0, "reason": "memory is full"})
+    monkeypatch.setattr(PlannedRun, "status", lambda run: status)
     table = kit.sweep("03", {"data": str(demo_data), "seed": [1]}, tmp_path / "out").results()
     assert table[["state", "error"]].to_numpy().tolist() == [["stopped", "memory is full"]]
