@@ -24,7 +24,6 @@ import tempfile
 import time
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
@@ -236,6 +235,8 @@ def child(folder: Path, **told) -> dict:
 
 
 def in_child(told: dict) -> None:
+    if "make" in told:
+        return make_model(told["make"], Path(told["folder"]))
     try:
         found = run_case(told) if "changes" in told else limits(told["device"])
     except Exception as error:  # whatever it is: the other cases are not to end with it
@@ -282,8 +283,8 @@ def main() -> None:
             sys.exit(f"The speed of {args.device} could not be measured: {chip['failed']}")
         for shape in args.shapes:
             model = Path(temporary) / shape
-            making = get_context("spawn").Process(target=make_model, args=(shape, model))  # leaves the GPU empty
-            making.start(), making.join()
+            told = {"make": shape, "folder": str(model)}  # in a process of its own, which leaves the GPU empty
+            subprocess.run([sys.executable, __file__, "--child", json.dumps(told)], check=True)
             for case in args.cases:
                 title, told = f"{shape}: {case}", {"steps": args.steps, "memory_gb": args.memory_gb}
                 if (package := NEEDS.get(case)) and find_spec(package) is None:
