@@ -52,7 +52,7 @@ def chat(
     asked = [messages_of(prompt) if tokenizer.chat_template else prompt for prompt in prompts]
     schemas = [tools] * len(asked)
     fitted = [fit.prompt for fit in fit_prompts(asked, tokenizer, trained.max_prompt_length, schemas)]
-    table = {"prompt": [last_turn(prompt) for prompt in prompts]}
+    table: dict[str, Sequence[str]] = {"prompt": [last_turn(prompt) for prompt in prompts]}
     with torch_threads(trained.torch_threads):
         for name, _, model in replace(checkpoints, folders=[folder]).models():
             table[BASE if name == BASE else "trained"] = generate(
