@@ -182,10 +182,8 @@ class Quote:
         lines = [f"{name:<8} {text}" for name, text in self.rows()]
         lines += [f"warning  {text}" for text in self.warnings]
         lines += [f"problem  {problem}" for problem in self.problems]
-        learns = [self.verdict.level.capitalize(), *self.verdict.lines()]
-        return "\n".join(
-            [*lines, *(f"{name:<8} {text}" for name, text in zip(["learns", *[""] * 9], learns, strict=False))]
-        )
+        lines.append(f"learns   {self.verdict.level.capitalize()}")
+        return "\n".join([*lines, *(f"{'':<8} {text}" for text in self.verdict.lines())])
 
     def _repr_html_(self) -> str:
         """A small table, in the page's own colours."""
@@ -194,7 +192,8 @@ class Quote:
         rows += [("warning", LEVEL_LOOKS["amber"], text) for text in self.warnings]
         rows += [("problem", LEVEL_LOOKS["red"], str(problem)) for problem in self.problems]
         learns = "\n".join([self.verdict.level.capitalize(), *self.verdict.lines()])
-        rows.append(("learns", f"white-space: pre-line; {LEVEL_LOOKS[self.verdict.level]}", learns))
-        body = [f'<tr><td {cell}; {look}">{name}</td><td {cell}">{escape(text)}</td></tr>' for name, look, text in rows]
+        rows.append(("learns", LEVEL_LOOKS[self.verdict.level], learns))
+        told = f"{cell}; white-space: pre-line"
+        body = [f'<tr><td {cell}; {look}">{name}</td><td {told}">{escape(text)}</td></tr>' for name, look, text in rows]
         look = "border: 0; background: none; color: inherit; font: inherit; line-height: 1.4"
         return f'<table style="{look}">{"".join(body)}</table>'
