@@ -102,8 +102,8 @@ class SweepQuote:
             rows.append(("time", "not known: these notebooks train nothing that could be quoted"))
         if self.budget is not None:
             rows.append(("budget", f"{dollars(self.budget)}, of which {dollars(self.spent)} is spent"))
-        problems = dict.fromkeys(str(problem) for training in trained for problem in training.problems)
-        problems |= {str(self.crowded): None} if self.crowded else {}
+        found = [*(problem for training in trained for problem in training.problems), self.crowded]
+        problems = dict.fromkeys(str(problem) for problem in found if problem)
         return "\n".join(f"{name:<8} {text}" for name, text in [*rows, *(("problem", text) for text in problems)])
 
 

@@ -42,6 +42,7 @@ from grpo_kit.utils.text import dollars, duration
 
 PROMPTS = 8
 BINS = 10
+RULES = ("offline", "reference", "exact")  # judges that are rules, with one version
 
 
 @dataclass(frozen=True, repr=False)
@@ -257,9 +258,6 @@ def _file_of(config: TrainConfig, runs_dir: str | Path) -> Path:
     train = data_folder(config.data) / "train.jsonl"
     data = _fingerprint(train, train.stat().st_mtime_ns)
     return CACHE / "probes" / f"{digest([settings, stats, rules, data, version_of('grpo_kit')], size=16)}.json"
-
-
-RULES = ("offline", "reference", "exact")  # judges that are rules, with one version
 
 
 @lru_cache(8)

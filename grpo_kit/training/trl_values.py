@@ -45,11 +45,9 @@ def _optimise(arguments: GRPOConfig, asked: dict[str, Any]) -> None:
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
     except ValueError as error:
-        if "pass a model" in str(
-            error
-        ):  # it depends on the model's layers; its package and arguments are as they should
-            return
-        raise
+        if "pass a model" not in str(error):
+            raise
+        return  # it depends on the model's layers; its package and arguments are as they should
     optimizer = kind([torch.nn.Parameter(torch.zeros(2, 2))], **options)
     warmup, steps, more = int(arguments.warmup_steps), arguments.max_steps, arguments.lr_scheduler_kwargs
     get_scheduler(arguments.lr_scheduler_type, optimizer, warmup, steps, more)  # pyright: ignore[reportArgumentType]
