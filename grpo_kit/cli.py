@@ -137,11 +137,8 @@ def prepare(
     from grpo_kit.preflight.verdict import will_it_learn
 
     # By who judges unless another is asked for; whoever has rubrics written wants them read.
-    print(
-        will_it_learn(
-            TrainConfig(data=str(out), judge={"gemini" if rubric == "gemini" else "offline": 1.0}), data_only=True
-        )
-    )
+    reads = {} if rubric == "schema" else {**config.given, "judge": rubric}
+    print(will_it_learn(TrainConfig(data=str(out), **reads), data_only=True))
 
 
 @app.command("runs")

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import rubric_judge
 from helpers import ROOT, shell
+from judge_server import KEY, JudgeServer
 
 import grpo_kit as kit
 from grpo_kit.training.diagnostics import diagnose
@@ -45,6 +47,14 @@ def test_a_bicycle_shop_with_the_tiny_model_is_told_the_truth_at_every_place(tmp
     assert "Near nothing: offline scores base 0.0" in evaluated
     assert "The second judge is of the first one's kind" in evaluated
     assert "so none is worth taking" in kit.Evaluation.load(next(run.path.glob("eval/*.json"))).best()["why"]
+
+
+def test_rubrics_that_a_judge_wrote_are_what_it_goes_by(tmp_path):
+    with JudgeServer(rubric_judge.reply) as server:
+        asked = ("--judge-model", "gpt-5-mini", "--judge-base-url", f"{server.url}/v1")
+        said = shell(tmp_path, "prepare", SHOP, "--rubric", "openai", *asked, OPENAI_API_KEY=KEY)
+        assert "57 written, 0 from the cache, 0 failed" in said and KEY not in said
+        assert "Will it learn? Green" in said and "judged by openai: all by a rubric" in said
 
 
 @pytest.fixture(scope="module")
