@@ -16,6 +16,7 @@ from trl.trainer.utils import pad
 
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.load import load_model
+from grpo_kit.utils.text import did_you_mean
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "cache_implementation")
 
@@ -54,8 +55,11 @@ def _optimise(arguments: GRPOConfig, asked: dict[str, Any]) -> None:
 
 
 def _sample(arguments: GRPOConfig, asked: dict[str, Any]) -> None:
-    """Draws one token from the model that comes with the kit."""
-    fields = {name: getattr(arguments, name) for name in SAMPLING} | asked.get("generation_kwargs", {})
+    """Draws one token from the model that comes with the kit. transformers itself takes any name, and ignores it."""
+    own, known = asked.get("generation_kwargs", {}), GenerationConfig().to_dict()
+    for name in own.keys() - known.keys():
+        raise ValueError(f"a GenerationConfig has no {name}.{did_you_mean(name, known)}")
+    fields = {name: getattr(arguments, name) for name in SAMPLING} | own
     fields = {"do_sample": True, "disable_compile": True} | fields | {"max_new_tokens": 1}
     model: Any = load_model("tiny", bf16=False, to_gpu=False)
     with torch.random.fork_rng(devices=[]):

@@ -87,6 +87,7 @@ def test_fields_that_trl_refuses_together_are_said_before_anything_is_made(tmp_p
         ({"log_level": "loud"}, "log_level should be detail, debug"),
         ({"cache_implementation": "none"}, "cache_implementation='none' can't be used: .*Choose one of"),
         ({"generation_kwargs": {"num_beams": -1}}, "generation_kwargs=.*can't be used"),
+        ({"generation_kwargs": {"num_beam": 1}}, "has no num_beam. Did you mean num_beams"),
         ({"optim": "sgd", "optim_args": "momentum=-1"}, "optim_args='momentum=-1' can't be used: Invalid momentum"),
         ({"optim": "lomo"}, "You need to install `lomo_optim`"),
         ({"lr_scheduler_kwargs": {"power": 2}}, "unexpected keyword argument 'power'"),
