@@ -169,8 +169,9 @@ class RunDirectory:
             msgspec.convert(found, _STATUS)
             return found
         except UNREADABLE as error:
-            say_once(f"{self.storage.root}/status.json can't be read ({error}): made up from the run's other files")
-        rows, config = self._rows("metrics.jsonl", dict), self.config
+            problem = error
+        rows, config = self._rows("metrics.jsonl", dict), self.config  # without which there is no run to tell of
+        say_once(f"{self.storage.root}/status.json can't be read ({problem}): made up from the run's other files")
         times = re.findall(r"^\d{4}-\d\d-\d\dT\S+(?= )", self.read_text(LOG_FILE), re.MULTILINE) or [now()]
         step, seconds = max([row["step"] for row in rows], default=0), sum(row.get("step_time", 0.0) for row in rows)
         is_complete = step == config.max_steps and any(name.endswith(".safetensors") for name in self.storage.names())

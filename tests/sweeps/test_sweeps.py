@@ -40,16 +40,49 @@ Path(result_file).write_text(json.dumps({"score": x + 0.1 * seed, "words": "many
 """
 
 
+# 03 and 04 without what they show, which takes most of a kernel's time.
+TRAIN = """
+from pathlib import Path
+import grpo_kit as kit
+from grpo_kit.utils.files import write_json
+own = {name: globals()[name] for name in kit.TrainConfig.names() if globals().get(name) is not None}
+run = kit.train.remote(**own | other_settings, runs_dir=runs_dir)
+write_json(Path(result_file), {"run": run.id} | run.status)
+"""
+EVALUATE = """
+from pathlib import Path
+import grpo_kit as kit
+from grpo_kit.utils.files import write_json
+settings = {"n": n, "temperature": temperature, "judge": judge, "second_judge": second_judge, "seed": seed}
+write_json(Path(result_file), kit.evaluate.remote(kit.Run(run, runs_dir), **settings).result())
+"""
+
+
+def written(path: Path, parameters: str, code: str) -> Path:
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(code)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory) -> Path:
     """Somebody's own notebook, which takes a second."""
     parameters = 'x = 0\nseed = 0\nfails_at = None\nwaits_for = ""\nresult_file = None'
-    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(QUICK)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    path = tmp_path_factory.mktemp("own") / "quick.ipynb"
-    nbformat.write(notebook, path)
-    return path
+    return written(tmp_path_factory.mktemp("own") / "quick.ipynb", parameters, QUICK)
+
+
+@pytest.fixture
+def lean(tmp_path, monkeypatch) -> Path:
+    """Somebody's own 03, and a 04, that only train and evaluate."""
+
+    def parameters(name: str) -> str:
+        cells = json.loads((notebook_folder() / f"{name}.ipynb").read_text())["cells"]
+        return next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+
+    four = written(tmp_path / "04_lean.ipynb", parameters("04_evaluate_checkpoints"), EVALUATE)
+    monkeypatch.setattr("grpo_kit.sweeps.plan.EVALUATING", four)
+    return written(tmp_path / "03_lean.ipynb", parameters("03_launch_training"), TRAIN)
 
 
 def state_of(folder: Path) -> str:
@@ -292,14 +325,14 @@ def test_an_interrupt_ends_what_is_under_way_and_says_how_to_go_on(quick, tmp_pa
     assert process.returncode == 0 and "1 are done" in said and "3 complete" in said, said
 
 
-def test_halving_stops_those_that_are_behind_and_leaves_them(standin, tmp_path, demo_data, monkeypatch):
+def test_halving_stops_those_that_are_behind_and_leaves_them(standin, lean, tmp_path, demo_data, monkeypatch):
     monkeypatch.setenv("STANDIN_HOLD", "4")
     settings = {"learning_rate": [3e-3, 1e-7], "data": str(demo_data), "canaries": "off", "max_steps": 12}
     settings |= {"save_steps": 12, "evaluation": EVALUATION}
-    first = kit.Sweep("03", settings, tmp_path / "out").runs[0].folder
+    first = kit.Sweep(lean, settings, tmp_path / "out").runs[0].folder
     first.mkdir(parents=True)
     (first / "go").touch()  # while the other waits to be stopped
-    sweep = kit.sweep("03", settings, tmp_path / "out", jobs=1, halving=4)
+    sweep = kit.sweep(lean, settings, tmp_path / "out", jobs=1, halving=4)
     table = sweep.results().set_index("learning_rate")
     assert table["state"].to_dict() == {3e-3: "complete", 1e-7: "pruned"}
     assert "is not in the better half" in table.loc[1e-7, "error"] and table["trained"].notna().tolist() == [
@@ -308,7 +341,7 @@ def test_halving_stops_those_that_are_behind_and_leaves_them(standin, tmp_path, 
     ]
     stopped = kit.Run(table.loc[1e-7, "run"], tmp_path / "out").status["step"]
     assert stopped == 5
-    again = kit.sweep("03", settings, tmp_path / "out", halving=4)
+    again = kit.sweep(lean, settings, tmp_path / "out", halving=4)
     assert again.results()["state"].tolist() == ["complete", "pruned"] and not again.quote(halving=4).quotes
     assert len(again.quote().quotes) == 1, "without halving it would be gone on with"
     with pytest.raises(kit.ConfigError, match="those of runs with another data do not compare"):
@@ -355,7 +388,7 @@ def test_a_sweep_of_three_one_of_which_fails_killed_and_gone_on_with(standin, tm
     assert kit.TrainConfig(**config).max_steps == 1
 
 
-def test_a_budget_is_kept_by_all_runs_together(standin, tmp_path, demo_data, monkeypatch):
+def test_a_budget_is_kept_by_all_runs_together(standin, lean, tmp_path, demo_data, monkeypatch):
     def answer(request):
         reply = judge(request)
         tokens = {"promptTokenCount": 900, "candidatesTokenCount": 150, "totalTokenCount": 1050}
@@ -368,12 +401,12 @@ def test_a_budget_is_kept_by_all_runs_together(standin, tmp_path, demo_data, mon
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         monkeypatch.setenv("GEMINI_API_KEY", "key")
         budget = 1.5 * 32 * a_call
-        sweep = kit.sweep("03_launch_training", settings, tmp_path / "out", jobs=1, budget=budget)
+        sweep = kit.sweep(lean, settings, tmp_path / "out", jobs=1, budget=budget)
         assert sweep.results()["state"].tolist() == ["complete", "not run: budget"]
         spent = sweep.results()["usd"].sum()
         assert spent == pytest.approx(len(server.requests) * a_call) and budget / 2 < spent <= budget
         assert kit.Run("seed-1", tmp_path / "out").config.max_usd <= budget
-        table = kit.sweep("03_launch_training", settings, tmp_path / "out", budget=2 * budget).results()
+        table = kit.sweep(lean, settings, tmp_path / "out", budget=2 * budget).results()
         assert table["state"].tolist() == ["complete"] * 2 and table["usd"].sum() <= 2 * budget
         assert table["usd"].sum() == pytest.approx(len(server.requests) * a_call)
 
@@ -392,7 +425,7 @@ def test_runs_under_way_can_not_pass_a_budget_together_and_a_resumed_one_may_spe
     assert pool.reserve(first) == pytest.approx(0.7), "0.3 in all are spent, and 0.5 are left"
 
 
-def test_containers_at_once_on_modal(tmp_path, demo_data, monkeypatch):
+def test_containers_at_once_on_modal(lean, tmp_path, demo_data, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRPO_KIT_BACKEND", "modal")
     monkeypatch.setattr(launching, "_deployed", None)  # another test's server may have had it deployed
@@ -405,7 +438,7 @@ def test_containers_at_once_on_modal(tmp_path, demo_data, monkeypatch):
             return [c for c in server.containers if c.function_name == "train" and c.ended is None]
 
         with ThreadPoolExecutor() as pool:
-            swept = pool.submit(kit.sweep, "03_launch_training", settings, "out")
+            swept = pool.submit(kit.sweep, lean, settings, "out")
             wait_until(lambda: swept.done() or len(training()) == 2, "two containers at once")
             for container in training():
                 runs = container.folder / "rootfs/tmp/grpo_kit/runs"
@@ -418,6 +451,7 @@ def test_containers_at_once_on_modal(tmp_path, demo_data, monkeypatch):
         assert table["trained"].notna().all() and (table["usd"] > 0).all()
         assert len([container for container in server.containers if container.function_name == "train"]) == 2
         assert len(server.asked("AppPublish")) == 1, "deployed once, and not by each kernel"
+        assert "can't be read" not in capsys.readouterr().out, "of runs that are yet to be made"
 
 
 def test_05_shows_a_sweep_that_runs_inside_papermill(quick, tmp_path, monkeypatch):
