@@ -1,5 +1,5 @@
 # make demo: the whole loop on this machine.  make test: every test.  Both set .venv up first where that is not done.
-.PHONY: setup demo test test-quick test-vllm faults bench notebooks lint lock smollm2 clean
+.PHONY: setup demo test test-quick test-wide test-vllm faults bench notebooks lint lock smollm2 clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,6 +28,10 @@ test: setup .venv/4bit
 # bitsandbytes apart from the rest, for its one test: wherever PEFT finds it, loading takes a second more.
 .venv/4bit: | setup
 	$(BIN)/pip install -q --no-deps --target $@ $$(grep '^bitsandbytes==' requirements-gpu.lock)
+
+# All tests, also those that nearly repeat others and take long: before a release.
+test-wide: setup .venv/4bit
+	$(BIN)/python -m pytest --wide
 
 # For the inner loop: without the files of ten seconds and more.
 test-quick: setup

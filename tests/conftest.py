@@ -117,7 +117,7 @@ def standin(monkeypatch):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle-files", type=int, help="run the files in an order that this seed draws")
-    parser.addoption("--wide", action="store_true", help="try all cases of faults, and print a table of them")
+    parser.addoption("--wide", action="store_true", help="try all cases, and print a table of the faults among them")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -126,6 +126,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "fault(kind, times=1): a row of `make faults`, and how many faults the test makes"
     )
+    config.addinivalue_line("markers", "wide: what another test nearly shows too, at a price; run with --wide alone")
     config.addinivalue_line("markers", "cases(some, all): parametrizes `case` by all with --wide, else by a drawn few")
     os.environ.setdefault(MARK, str(uuid.uuid4()))
 
@@ -146,6 +147,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.stem in LONG:
             item.add_marker("long")
+        if item.get_closest_marker("wide") and not config.getoption("--wide"):
+            item.add_marker(pytest.mark.skip(reason="`make test-wide` runs it"))
     order = {stem: place for place, stem in enumerate(LONG)}
     if (seed := config.getoption("--shuffle-files")) is not None:
         stems = sorted({item.path.stem for item in items})

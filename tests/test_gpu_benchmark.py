@@ -34,6 +34,7 @@ def call(gpu, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.wide
 def test_a_case_trains_and_its_numbers_agree(call, tmp_path):
     out = tmp_path / "gpu.json"
     said = call("--device", "cpu", "--shapes", "tiny", "--cases", "compiled", "--steps", "1", "--out", str(out))

@@ -89,7 +89,11 @@ CASES = {  # family; hidden, layers, MLP, heads, key-value heads, vocabulary; wh
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+def with_marks(name: str):
+    return pytest.param(name, marks=pytest.mark.wide if "to two" in name else ())
+
+
+@pytest.mark.parametrize("name", [*map(with_marks, CASES)])
 def test_what_is_foretold_is_within_15_percent_of_what_is_measured(tmp_path, name):
     family, sizes, others, settings, where = CASES[name]
     names = "hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads vocab_size"

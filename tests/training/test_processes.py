@@ -163,6 +163,7 @@ def test_it_goes_on_with_another_number_of_processes(ended, runs_dir):
     assert run.config.num_processes == 1 and run.config.completions_per_step == 24
 
 
+@pytest.mark.wide
 def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(ended, runs_dir):
     whole, shared = Run("moved", runs_dir), Run("shared", runs_dir)
     assert (whole.status["fsdp"], shared.status["fsdp"]) == (False, True)

@@ -96,6 +96,7 @@ def test_an_outage_stops_it_with_its_last_step_saved(gemini, tmp_path, demo_data
     assert 0 < step < 5 and run.metrics()["step"].tolist() == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.wide
 def test_two_processes_make_theirs_in_the_same_order(tmp_path, demo_data, trained):
     def stops(completions, trainer_state, **_):
         if trainer_state.global_step == 3:
