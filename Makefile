@@ -21,7 +21,7 @@ setup: .venv/.done
 demo: setup
 	$(BIN)/grpo-kit demo
 
-test: setup .venv/4bit
+test: setup .venv/4bit .venv/trackio
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
@@ -29,8 +29,13 @@ test: setup .venv/4bit
 .venv/4bit: | setup
 	$(BIN)/pip install -q --no-deps --target $@ $$(grep '^bitsandbytes==' requirements-gpu.lock)
 
+# trackio apart too, with what it needs beside the rest: it wants an older Pillow, and TRL would load it in every process.
+.venv/trackio: | setup
+	$(BIN)/pip install -q --no-deps --target $@ trackio==0.43.0 gradio-client==2.7.2 brotli==1.2.1 \
+		python-multipart==0.0.34 starlette==1.10.0 uvicorn==0.54.0
+
 # All tests, also those that nearly repeat others and take long: before a release.
-test-wide: setup .venv/4bit
+test-wide: setup .venv/4bit .venv/trackio
 	$(BIN)/python -m pytest --wide
 
 # For the inner loop: without the files of ten seconds and more.

@@ -173,6 +173,7 @@ def train(
         if quoted.problems:
             raise typer.Exit(1)
     else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
         (api.train.remote if backend == "modal" else api.train.local)(config, runs_dir=runs_dir)
 
 
@@ -230,12 +231,13 @@ def sweep(
 
 def doctor(
     probe: Annotated[bool, typer.Option("--probe", help="Have the model answer 8 prompts here, judged.")] = False,
+    test_message: Annotated[bool, typer.Option("--test-message", help="Send one to the webhook of --notify.")] = False,
     **flags: str | None,
 ) -> None:
     """Look for what could keep a run with these settings from its end, here and on Modal, and whether it will learn."""
     from grpo_kit.backends.quote import doctor
 
-    if not doctor(TrainConfig.from_text(flags), with_probe=probe):
+    if not doctor(TrainConfig.from_text(flags), with_probe=probe, with_message=test_message):
         raise typer.Exit(1)
 
 

@@ -32,6 +32,13 @@ class ConfigError(KitError, ValueError):
     """A setting that cannot work. The message names the setting and what would work."""
 
 
+class SecretGiven(ConfigError):
+    """A setting that may be a secret. A notebook shows the message alone: a traceback would show what was given."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"ConfigError: {self}"]
+
+
 class BadTrace(KitError, ValueError):
     """Traces or samples that cannot be used; `where` is "path:line", or a path and the dialogue in it."""
 

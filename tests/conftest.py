@@ -22,13 +22,14 @@ import pytest
 from filelock import FileLock
 from helpers import SGD, STANDIN, wait_until
 from judge_server import KEY, JudgeServer
+from webhook_server import WebhookServer
 
 # Files of ten seconds or more, which `make test-quick` leaves out; the longest first.
 LONG = """
     test_sweeps test_browser test_modal_shell test_processes test_modal_runs test_resume test_rollouts_ahead
-    test_calibration test_memory test_gemini_training test_notebooks test_doctor test_failures test_run_folders
-    test_four_bits test_gpu_benchmark test_each_family test_thinking test_spawn test_modal_server test_training
-    test_evaluation test_difficulty test_budget test_verdict
+    test_calibration test_memory test_gemini_training test_alarms test_notebooks test_doctor test_failures
+    test_run_folders test_four_bits test_gpu_benchmark test_each_family test_thinking test_spawn test_modal_server
+    test_training test_evaluation test_difficulty test_budget test_verdict
 """.split()
 MARK = "GRPO_KIT_TEST_SESSION"
 IS_MAIN = MARK not in os.environ  # not a worker of pytest-xdist, nor tests that a test runs
@@ -99,6 +100,14 @@ def gemini(monkeypatch):
     with JudgeServer() as server:
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         monkeypatch.setenv("GEMINI_API_KEY", KEY)
+        yield server
+
+
+@pytest.fixture
+def webhook(monkeypatch):
+    """A webhook on loopback, with its URL in TEAM_URL."""
+    with WebhookServer() as server:
+        monkeypatch.setenv("TEAM_URL", server.url)
         yield server
 
 

@@ -18,13 +18,16 @@ from grpo_kit.preflight.check import quote_remaining
 from grpo_kit.preflight.doctor import (
     OK,
     PROBLEM,
+    SECONDS,
     SECONDS_FOR_DATA,
     Check,
     Checks,
     data,
     functions,
     judge,
+    message,
     model,
+    notify,
     tried,
     trl,
 )
@@ -87,7 +90,7 @@ def smoke(
     config, backend = (config or TrainConfig()).replace(**settings), backend or chosen_backend()
     steps = config.num_iterations  # which share their completions
     once = {"max_steps": steps, "save_steps": steps, "eval_steps": config.eval_steps and steps}
-    once |= {"filter_difficulty": False}
+    once |= {"filter_difficulty": False, "notify": None}
     trial = config.replace(run_id=f"smoke_{datetime.now():%Y%m%d_%H%M%S}", **once)
     run = watch(start(trial, rewards, runs_dir, on_modal=backend == "modal"))
     if (status := run.status)["state"] != "complete":
@@ -99,11 +102,14 @@ def smoke(
     return quote(config, runs_dir, backend, by=run.id, ask=False)
 
 
-def doctor(config: TrainConfig | None = None, *, with_probe: bool = False, **settings: Any) -> bool:
+def doctor(
+    config: TrainConfig | None = None, *, with_probe: bool = False, with_message: bool = False, **settings: Any
+) -> bool:
     """Prints each check of a run with these settings as it is made, and the verdict: whether it will learn.
 
     `with_probe` has the start model answer eight prompts here, which are judged; what that takes and costs is said
-    before, and it is not done where a problem was found. Returns whether none was: the verdict, even red, is none.
+    before, and it is not done where a problem was found. `with_message` sends one to the webhook of `notify`. Returns
+    whether no problem was found: the verdict, even red, is none.
     """
     config, backend = (config or TrainConfig()).replace(**settings), chosen_backend()
     on_modal = backend == "modal"
@@ -112,7 +118,8 @@ def doctor(config: TrainConfig | None = None, *, with_probe: bool = False, **set
     print(Check("backend", OK, f"{backend}: {why}"))
     problems = []
     config, start = _started(config, on_modal, RUNS_DIR)
-    for check in chain(start, checks_of(config, on_modal, has_start=not start)):
+    sent = (tried("message", message, config, seconds=2 * SECONDS) for _ in range(with_message))
+    for check in chain(start, checks_of(config, on_modal, has_start=not start), sent):
         print(check, flush=True)
         problems += [check.name] if check.state == PROBLEM else []
     print(Check("versions", OK, ", ".join(f"{name} {number}" for name, number in versions().items())))
@@ -157,6 +164,8 @@ def checks_of(config: TrainConfig, on_modal: bool, rewards: Rewards = (), has_st
 
         yield from checks_on_modal(config, has_start)
         return
+    if config.notify:
+        yield tried("notify", notify, config)
     for name in DATA_FILES:
         yield tried(name, data, config, name, seconds=SECONDS_FOR_DATA)
     if has_start:

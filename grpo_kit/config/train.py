@@ -4,6 +4,7 @@ Command-line flags, widgets, papermill parameters and the README's tables come f
 wherever TRL has the setting.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,7 +24,7 @@ from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeN
 from grpo_kit.config.modal import ModalConfig, processes_and_gpus
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.trl import checked_trl, trl_from_text
-from grpo_kit.errors import ConfigError
+from grpo_kit.errors import ConfigError, SecretGiven
 
 Auto = Literal["auto"]
 ReadyReward = Literal["length", "format", "repetition", "tool_call"]  # the functions of rewards/ready.py
@@ -167,6 +168,11 @@ class TrainConfig(JudgeConfig, ModalConfig):
         "resume",
         suggested=["trackio", "wandb", "tensorboard"],
     )
+    notify: str | None = setting(
+        None,
+        "Environment variable with a webhook's URL (Slack, Discord, Mattermost), which is told ends and signs.",
+        "resume",
+    )
     eval_steps: PositiveInt | None = setting(
         None, "Steps between held-out scores, from before the first to the last; None: none while training.", "resume"
     )
@@ -187,6 +193,12 @@ class TrainConfig(JudgeConfig, ModalConfig):
     @model_validator(mode="before")
     @classmethod
     def _recipe(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if not re.fullmatch("[A-Z_][A-Z0-9_]*", str(given.get("notify") or "NONE")):
+            raise SecretGiven(
+                "notify should be the name of an environment variable, in capitals. A webhook's URL is a secret, and "
+                "settings are written down",
+                "`export GRPO_KIT_NOTIFY_URL=https://…`, and notify=GRPO_KIT_NOTIFY_URL",
+            )
         recipe = RECIPES.get(given.get("model_name", cls.model_fields["model_name"].default), {})
         # Whoever names a Gemini model wants it to judge.
         judge = {"judge": "gemini"} if "gemini_model" in given and "judge" not in given else {}

@@ -39,6 +39,7 @@ from grpo_kit.preflight.judges import judge_problems, of_one_family, unused_mode
 from grpo_kit.preflight.models import model_problems, thinking_problems
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.preflight.verdict import will_it_learn
+from grpo_kit.runs.alarms import webhook_problem
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
 from grpo_kit.runs.resume import config_to_resume, is_done
 from grpo_kit.training.failures import Fix, memory_fixes
@@ -285,8 +286,7 @@ def local_problems(config: TrainConfig, device: Device) -> Problems:
         yield Problem(f"There is no {train}", fix, "train.jsonl")
     if train.exists() and config.eval_steps and not (held_out := train.with_name("eval.jsonl")).exists():
         yield replace(no_held_out(config, f"there is no {held_out}").problem, where="eval.jsonl")
-    if missing := missing_package(config):
-        yield missing
+    yield from filter(None, (missing_package(config), webhook_problem(config)))
 
 
 @lru_cache(8)

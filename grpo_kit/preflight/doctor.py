@@ -3,6 +3,7 @@
 They ask what training would ask, change nothing and wait for no answer for long. backends/modal/checks.py asks Modal.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -21,6 +22,7 @@ from grpo_kit.models.files import templates_in
 from grpo_kit.models.load import check_model, check_template, model_problem, no_template
 from grpo_kit.preflight.judges import of_one_family
 from grpo_kit.rewards.travel import Rewards
+from grpo_kit.runs.alarms import post, webhook_problem, why
 from grpo_kit.training.plan import check_trl, no_held_out, plain_rewards
 from grpo_kit.utils.text import settings_text
 
@@ -126,6 +128,27 @@ def model(config: TrainConfig) -> str:
             raise no_template(config.model_name)
         check_template(config.model_name, config.chat_template_kwargs)
     return config.model_name
+
+
+def notify(config: TrainConfig) -> str:
+    if problem := webhook_problem(config):
+        raise ConfigError(problem.what, problem.fix)
+    return f"{config.notify} holds a URL; doctor --test-message has it told"
+
+
+def message(config: TrainConfig) -> str:
+    """Raises ConfigError where the webhook does not take a message, without its URL."""
+    if not config.notify:
+        raise ConfigError("notify names no environment variable that has a webhook's URL", "notify=GRPO_KIT_NOTIFY_URL")
+    notify(config)
+    try:
+        post(
+            os.environ[config.notify].strip(), "grpo-kit doctor: here a run says how it ended, and what signs it shows"
+        )
+    except Exception as error:
+        what = f"the webhook in {config.notify} did not take a message ({why(error)})"
+        raise ConfigError(what, "Look at its settings, and at the variable") from None
+    return f"the webhook in {config.notify} took one"
 
 
 def judge(config: TrainConfig) -> str:

@@ -20,7 +20,8 @@ import orjson
 from filelock import FileLock, Timeout
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import BeingTrained, RunError, RunStopped
+from grpo_kit.errors import BeingTrained, Problem, RunError, RunStopped
+from grpo_kit.runs.alarms import Alarms, kind_of
 from grpo_kit.runs.checkpoints import newest_whole
 from grpo_kit.runs.directory import (
     LOG_FILE,
@@ -36,11 +37,13 @@ from grpo_kit.runs.directory import (
 )
 from grpo_kit.runs.resume import check_unchanged, config_to_resume
 from grpo_kit.runs.storage import LocalStorage
+from grpo_kit.utils.environment import processes
 from grpo_kit.utils.files import write_bytes, write_json
 from grpo_kit.utils.json_lines import read_lines
 
 HEARTBEAT_SECONDS = 5
 ROOM_FILE, ROOM = ".room", 2**16  # a file of so many bytes, in whose place the reason can be written on a full disk
+WHY_INTERRUPTED = "GRPO_KIT_WHY_INTERRUPTED"  # set where an interrupt is not the user's
 LOCK_SECONDS = 2  # whoever only queues a run holds it for a moment
 
 
@@ -119,6 +122,7 @@ class RunWriter:
         What earlier processes took is in status.json, up to their last heartbeat where they were killed.
         """
         self.run, self.config, self.usd_per_hour = run, config, usd_per_hour
+        self.alarms = Alarms(run, config, self.log)
         self._before = run.status
         self.status = self._before | {"state": "running", "max_steps": config.max_steps, "reason": None}
         self.judged_usd: Callable[[], float | None] = lambda: 0.0  # of the judges; None where it is not known
@@ -204,6 +208,13 @@ class RunWriter:
         with (self.run.path / LOG_FILE).open("a") as file:
             file.write(f"{now()} {text}\n")
 
+    def show_sign(self, sign: Problem) -> None:
+        """Tells a sign of trouble, the first of its kind in all the run."""
+        kind, known = kind_of(sign), self.status.get("signs", [])
+        if kind not in known:
+            self.update(signs=[*known, kind])
+            self.alarms.tell_sign(sign, self.status["step"])
+
     def _beat(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):  # a full disk, which may have room again for the next
@@ -231,13 +242,19 @@ class RunWriter:
         if error is None:
             self.update(state="complete")
         elif isinstance(error, KeyboardInterrupt):
-            self.update(state="stopped", reason=f"interrupted; run_id {self.run.id} resumes it")
+            taken = os.environ.get(WHY_INTERRUPTED) or f"interrupted; run_id {self.run.id} resumes it"
+            self.update(state="stopped", reason=taken)
         elif isinstance(error, RunStopped):
             self.update(state="stopped", reason=str(error))
         else:
             with suppress(OSError):  # the reason is worth more
                 self.log("".join(traceback.format_exception(error)))
             self.update(state="failed", reason=f"{type(error).__name__}: {error}")
+        with self.alarms.harmless():
+            if isinstance(error, Exception):
+                self.alarms.tell_failure(self.status)
+            if processes() == 1:  # else their launcher tells it, since it may end this one at once
+                self.alarms.tell_end(self.status)
 
 
 def _as_lines(rows: Iterable[dict]) -> bytes:

@@ -24,6 +24,7 @@ from grpo_kit.costs.budget import Launch
 from grpo_kit.errors import BeingTrained, RunError, RunStopped
 from grpo_kit.rewards.travel import Rewards, pickled_rewards
 from grpo_kit.runs.directory import REWARDS_FILE, UNFINISHED, RunDirectory
+from grpo_kit.runs.writer import RunWriter
 from grpo_kit.training.plan import make_plan, open_planned, plan_of
 from grpo_kit.training.run import record_end, train_planned
 from grpo_kit.utils.environment import WORD_SECONDS, processes, rank
@@ -174,11 +175,16 @@ def _main(run: RunDirectory, since: str = "") -> None:
 
         record(_take_part)(run, since)
     elif since:
+        is_told = False
         try:
             _launch(run, since)
         except (KeyboardInterrupt, RunError) as error:
-            record_end(run, error)
+            is_told = record_end(run, error)
+        if not is_told and (status := run.status)["state"] not in UNFINISHED:
+            with (alarms := RunWriter(run, run.config).alarms).harmless():
+                alarms.tell_end(status)
     else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that ends may still record and tell it
         work_on(run, echo=partial(print, flush=True))
 
 

@@ -21,6 +21,7 @@ from grpo_kit.models.start import keep_start, started
 from grpo_kit.rewards.functions import reward_functions
 from grpo_kit.rewards.ready import READY
 from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weighted
+from grpo_kit.runs.alarms import webhook_problem
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, RunDirectory, find_run, now, spent_on
 from grpo_kit.runs.resume import check_unchanged, config_to_resume, is_done, record_settings
 from grpo_kit.runs.writer import only_writer, open_run
@@ -197,7 +198,7 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
     if count > 1:
         what = f"{config.data}: {count} samples have the id {commonest}, by which rewards are given"
         yield Problem(what, "Give each sample its own id, or leave the ids out")
-    if problem := _unpaid(config, known, launch) or missing_package(config):
+    if problem := _unpaid(config, known, launch) or missing_package(config) or webhook_problem(config):
         yield problem
     # has_chat_template comes first: it also finds that there is no such model.
     if not has_chat_template(config.model_name) and kind is list:

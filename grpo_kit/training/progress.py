@@ -11,8 +11,10 @@ from tqdm import tqdm
 from grpo_kit.costs.budget import Budget
 from grpo_kit.data.samples import Sample
 from grpo_kit.errors import RunStopped
+from grpo_kit.runs.alarms import kind_of
 from grpo_kit.runs.directory import SCORES_FILE, SFT_METRICS, STOP_FILE
 from grpo_kit.runs.writer import RunWriter
+from grpo_kit.training.diagnostics import WINDOW, diagnose
 from grpo_kit.training.held_out import HeldOutScores, best_checkpoint, scores_in, versus_best, why_to_stop
 from grpo_kit.utils.environment import processes, rank
 from grpo_kit.utils.json_lines import read_lines
@@ -36,6 +38,7 @@ class RunProgress:
         self.sft_seconds, self.measuring_seconds = 0.0, 0.0  # of a warm start and filter_difficulty, in this process
         self._echo, self._bar, self._why = echo, tqdm(disable=True), ""
         self._seconds = {"generating": 0.0, "judging": 0.0}
+        self._stood: dict[str, int] = {}  # for how many steps in a row each kind of sign was seen
 
     def say(self, text: str) -> None:
         """Shows a line to the user and adds it to the run's log."""
@@ -111,6 +114,18 @@ class RunProgress:
         shown = f"{reward:.3f}" if is_known else "none"
         self.say(f"Step {step}/{self.config.max_steps}: loss={logs['loss']:.3f} reward={shown}{_held_out(logs)}")
         self._bar.update(step - self._bar.n)
+        if self.writer.alarms.are_wanted:
+            with self.writer.alarms.harmless():
+                self._tell_signs(step)
+
+    def _tell_signs(self, step: int) -> None:
+        """Tells a sign that has stood for WINDOW steps, or that the run ends with: one that goes well may show a sign
+        for a step or two."""
+        signs = {kind_of(sign): sign for sign in diagnose(self.run.metrics(), self.config)}
+        self._stood = {kind: self._stood.get(kind, 0) + 1 for kind in signs}
+        for kind, sign in signs.items():
+            if self._stood[kind] >= WINDOW or step == self.config.max_steps:
+                self.writer.show_sign(sign)
 
     def should_stop(self, step: int) -> bool:
         """Whether the run ends after this step, with a checkpoint: it was asked to, max_usd is used up, or held-out

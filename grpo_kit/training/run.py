@@ -35,11 +35,14 @@ def train_planned(run: RunDirectory, plan: Plan, echo: Callable[[str], None], si
     echo(f"Done in {run.status['seconds']:.0f} s: {run.path}")
 
 
-def record_end(run: RunDirectory, error: BaseException) -> None:
-    """Writes down that `error` ended the run, unless its end is known already or another process trains it."""
+def record_end(run: RunDirectory, error: BaseException) -> bool:
+    """Writes down, and tells, that `error` ended the run, unless its end is known already or another process trains it.
+    Returns whether it did."""
     with suppress(BeingTrained), only_writer(run):
         if run.status["state"] in UNFINISHED:
             RunWriter(run, run.config).end(error)
+            return True
+    return False
 
 
 def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_trainer: Callable) -> None:

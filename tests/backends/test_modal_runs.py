@@ -16,6 +16,7 @@ from helpers import STANDIN, wait_for_step, wait_until
 from judge_server import JudgeServer
 from modal_server import ModalServer
 from safetensors.torch import load, load_file
+from webhook_server import assert_not_told
 
 import grpo_kit as kit
 from grpo_kit import widgets
@@ -138,12 +139,16 @@ def broken(completions, **_):
 
 
 def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(
-    server, hold, undisturbed, demo_data, tmp_path
+    server, hold, undisturbed, demo_data, tmp_path, webhook, monkeypatch
 ):
+    monkeypatch.delenv("TEAM_URL")
+    with pytest.raises(kit.ConfigError, match="modal secret create --force notify-secret TEAM_URL="):
+        kit.train.spawn(notify="TEAM_URL")
+    monkeypatch.setitem(server.secrets, "notify-secret", {"TEAM_URL": webhook.url})
     kit.upload_data.remote(demo_data, name="own")
     (tmp_path / "train.jsonl").write_text("".join((demo_data / "train.jsonl").read_text().splitlines(True)[:200]))
     hold(4)
-    run = kit.train.spawn(data="own", timeout=600, retries=1, **STEPS)
+    run = kit.train.spawn(data="own", timeout=600, retries=1, notify="TEAM_URL", **STEPS)
     wait_until(lambda: run.checkpoints)
     first = containers_of(server, run)[-1]
     server.background_commit(first)  # Modal commits whenever it likes
@@ -165,6 +170,9 @@ def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(
     assert written.groupby("step").size().tolist() == [16] * 12
     log = run.storage.read("train.log").decode()
     assert log.count("resumed from checkpoint-") == len(reasons) - 1
+    taken = "8 of 12: its container was taken away; where Modal starts another, that resumes the run"
+    assert taken in webhook.lines[0] and "finished: 12 of 12 steps" in webhook.lines[-1], webhook.lines
+    assert_not_told(log, server.logs(), below=server.volume(RUNS_VOLUME))
     hourly = modal_usd_per_hour("A10", run.config.memory)
     status = run.status
     rounded = 0.05 * len(reasons)  # seconds, of what each container adds

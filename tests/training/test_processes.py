@@ -183,11 +183,12 @@ def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(ended, runs
     assert kit.evaluate.local(run, n=8, echo=lambda text: None).models[-1]["name"] == "checkpoint-4"
 
 
-def test_they_end_together_and_the_run_goes_on(standin, demo_data, runs_dir, tmp_path, monkeypatch):
+def test_they_end_together_and_the_run_goes_on(standin, demo_data, runs_dir, tmp_path, monkeypatch, webhook):
     monkeypatch.setenv("GRPO_KIT_BACKEND", "local")
     monkeypatch.setenv("STANDIN_HOLD", "3")
     sizes = {"per_device_train_batch_size": 12, "gradient_accumulation_steps": 1}
-    settings = sizes | {"num_processes": 2, "max_steps": 500, "save_steps": 2}
+    settings = sizes | {"num_processes": 2, "max_steps": 500, "save_steps": 2, "notify": "TEAM_URL"}
+    monkeypatch.setenv("TEAM_URL", webhook.url)
     run = kit.train.spawn(data=str(demo_data), runs_dir=runs_dir, run_id="ended", **settings)
 
     # One of a run in the background is killed, as for want of memory.
@@ -198,6 +199,7 @@ def test_they_end_together_and_the_run_goes_on(standin, demo_data, runs_dir, tmp
     with pytest.raises(RunError, match=r"of 2: Signal 9 \(SIGKILL\)"):
         run.watch()
     assert not any(rank.is_running() for rank in ranks) and run.status["state"] == "failed"
+    assert "failed at step 3 of 500: RunError: process 2 of 2: Signal 9" in webhook.wait_for("ended")
     # The run is killed, all of it.
     monkeypatch.setenv("STANDIN_HOLD", "4")
     run.resume()
@@ -225,6 +227,7 @@ def test_they_end_together_and_the_run_goes_on(standin, demo_data, runs_dir, tmp
     assert not any(rank.is_running() for rank in ranks)
     assert run.status["state"] == "stopped" and "interrupted" in run.status["reason"]
     assert run.metrics()["step"].tolist() == [1, 2, 3, 4, 5, 6], "each step once, whatever ended it"
+    assert webhook.lines[1:] == ["ended stopped at step 6 of 500: interrupted; run_id ended resumes it"]
 
 
 def test_one_that_misses_its_interrupt_is_ended_all_the_same(standin, demo_data, runs_dir):

@@ -5,7 +5,15 @@ from pathlib import Path, PurePosixPath
 
 import modal
 
-from grpo_kit.backends.modal.client import DATA_VOLUME, HUB_SECRET, JUDGE_SECRETS, KEYS, kit_errors, missing_secret
+from grpo_kit.backends.modal.client import (
+    DATA_VOLUME,
+    HUB_SECRET,
+    JUDGE_SECRETS,
+    KEYS,
+    NOTIFY_SECRET,
+    kit_errors,
+    missing_secret,
+)
 from grpo_kit.backends.modal.storage import known_on_modal
 from grpo_kit.config.judge import CLOUD
 from grpo_kit.config.train import TrainConfig
@@ -29,6 +37,8 @@ def checks_on_modal(config: TrainConfig, has_start: bool = True) -> Checks:
         for judge in dict.fromkeys(["gemini", *config.cloud_judges]):
             yield tried(JUDGE_SECRETS[judge], _secret, JUDGE_SECRETS[judge], judge in config.judge)
         yield tried(HUB_SECRET, _secret, HUB_SECRET)
+        if config.notify:
+            yield tried(NOTIFY_SECRET, _secret, NOTIFY_SECRET, True, config.notify)
         for name in DATA_FILES:
             yield tried(name, _data, config, name, seconds=SECONDS_FOR_DATA)
     if has_start:
@@ -41,12 +51,12 @@ def _workspace() -> str:
         return f"workspace {modal.Workspace.from_context().hydrate().name}"
 
 
-def _secret(name: str, is_needed: bool = False) -> str:
-    if missing := missing_secret(name):
+def _secret(name: str, is_needed: bool = False, key: str = "") -> str:
+    if missing := missing_secret(name, key):
         if is_needed:
             raise ConfigError(missing.what, missing.fix)
         return f"not there; only {NEED[name]} need it"
-    return f"there, with {KEYS[name]}"
+    return f"there, with {key or KEYS[name]}"
 
 
 def _data(config: TrainConfig, name: str) -> str:

@@ -13,7 +13,7 @@ APP = "grpo-training"
 DATA_VOLUME, RUNS_VOLUME, MODELS_VOLUME = "training-data", "grpo-checkpoints", "huggingface-cache"
 LEASES = "grpo-claims"  # a modal.Dict: which call may write which run
 RUNS = PurePosixPath("/runs")  # on the runs' volume
-HUB_SECRET = "huggingface-secret"
+HUB_SECRET, NOTIFY_SECRET = "huggingface-secret", "notify-secret"
 JUDGE_SECRETS = {judge: f"{judge}-secret" for judge in CLOUD}
 KEYS = {HUB_SECRET: "HF_TOKEN"} | {secret: CLOUD[judge].keys[0] for judge, secret in JUDGE_SECRETS.items()}
 NO_ANSWER = (modal.exception.ServiceError, modal.exception.InternalError, modal.exception.ResourceExhaustedError)
@@ -58,18 +58,19 @@ def call_exit_reason(call_id: str) -> str | None:
     return f"its container ended without a word {logs}"
 
 
-def missing_secret(name: str) -> Problem | None:
+def missing_secret(name: str, key: str = "") -> Problem | None:
     """The secret that is not on Modal, or is without its key; None where all is there."""
+    key = key or KEYS[name]
     try:
         with kit_errors():
-            modal.Secret.from_name(name, required_keys=[KEYS[name]]).hydrate()
+            modal.Secret.from_name(name, required_keys=[key]).hydrate()
     except modal.exception.NotFoundError:
-        make = f"modal secret create --force {name} {KEYS[name]}=…"
-        return Problem(f"there is no Modal secret {name} with {KEYS[name]}", f"Make it with `{make}`")
+        make = f"modal secret create --force {name} {key}=…"
+        return Problem(f"there is no Modal secret {name} with {key}", f"Make it with `{make}`")
     return None
 
 
-def required_secrets(judges: Collection[str | None], model_name: str) -> list[modal.Secret]:
+def required_secrets(judges: Collection[str | None], model_name: str, notify: str | None = None) -> list[modal.Secret]:
     """The secrets that a run needs; the hub's only where it is there, since most models are free to download.
     Raises ConfigError for one that is missing."""
     names = [secret for judge, secret in JUDGE_SECRETS.items() if judge in judges]
@@ -77,6 +78,10 @@ def required_secrets(judges: Collection[str | None], model_name: str) -> list[mo
         if missing := missing_secret(JUDGE_SECRETS[judge]):
             fix = f"{missing.fix} (a key: {CLOUD[judge].key_page}), or take judge=offline"
             raise ConfigError(f"{missing.what}, which judge={judge} needs", fix)
+    if notify:
+        if missing := missing_secret(NOTIFY_SECRET, notify):
+            raise ConfigError(f"{missing.what}, which notify={notify} needs", f"{missing.fix}, or notify=None")
+        names.append(NOTIFY_SECRET)
     if "/" in model_name and not missing_secret(HUB_SECRET):
         names.append(HUB_SECRET)
     return [modal.Secret.from_name(name) for name in names]

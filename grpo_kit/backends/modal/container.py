@@ -24,7 +24,7 @@ from grpo_kit.judges.cache import CACHE_FILE
 from grpo_kit.models.load import download_model
 from grpo_kit.rewards.travel import PYTHON, TRUSTED, load_rewards
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step, is_run
-from grpo_kit.runs.writer import RunWriter
+from grpo_kit.runs.writer import WHY_INTERRUPTED, RunWriter
 from grpo_kit.training.launch import work_on
 from grpo_kit.training.plan import own_rewards, queue
 from grpo_kit.utils.files import as_json, write_bytes, write_json
@@ -41,6 +41,7 @@ def returns_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def returning(*args: Any, **options: Any) -> Any:
         os.environ[TRUSTED] = "1"  # for the processes of a run too
+        os.environ[WHY_INTERRUPTED] = "its container was taken away; where Modal starts another, that resumes the run"
         try:
             return function(*args, **options)
         except KitError as error:
@@ -115,8 +116,8 @@ def train_run(run_id: str) -> None:
         try:
             work_on(run, print, since=datetime.fromtimestamp(psutil.Process().create_time(), UTC))
         except KeyboardInterrupt:
-            reason = "its container was taken away; where Modal starts another, that resumes the run"
-            write_json(run.path / "status.json", run.status | {"state": "queued", "reason": reason})
+            queued = {"state": "queued", "reason": os.environ[WHY_INTERRUPTED]}
+            write_json(run.path / "status.json", run.status | queued)
             raise
 
 

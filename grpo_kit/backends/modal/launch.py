@@ -47,7 +47,7 @@ def start_on_modal(
         config, known = started_on_modal(config), known_on_modal(config.run_id)
         planned = config_to_resume(known, config, check=False) if known else config
         launch = launch_of(planned, runs_dir, "modal", known)
-        secrets = required_secrets(planned.judge, planned.model_name)
+        secrets = required_secrets(planned.judge, planned.model_name, planned.notify)
         call = find("open_run").with_options(secrets=secrets).spawn(_given(config), rewards, PYTHON, launch)
         run_id, is_complete = _result(call, "Interrupted: no run was started")
         run = RunDirectory.at(VolumeStorage(run_id))
