@@ -25,7 +25,6 @@ from grpo_kit.preflight.doctor import (
     data,
     functions,
     judge,
-    message,
     model,
     notify,
     tried,
@@ -118,7 +117,7 @@ def doctor(
     print(Check("backend", OK, f"{backend}: {why}"))
     problems = []
     config, start = _started(config, on_modal, RUNS_DIR)
-    sent = (tried("message", message, config, seconds=2 * SECONDS) for _ in range(with_message))
+    sent = (tried("message", notify, config, True, seconds=2 * SECONDS) for _ in range(with_message))
     for check in chain(start, checks_of(config, on_modal, has_start=not start), sent):
         print(check, flush=True)
         problems += [check.name] if check.state == PROBLEM else []

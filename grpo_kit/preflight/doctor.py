@@ -130,25 +130,20 @@ def model(config: TrainConfig) -> str:
     return config.model_name
 
 
-def notify(config: TrainConfig) -> str:
+def notify(config: TrainConfig, sends: bool = False) -> str:
+    """Looks at the form of the webhook's URL, and with `sends` has it take a message."""
     if problem := webhook_problem(config):
         raise ConfigError(problem.what, problem.fix)
-    return f"{config.notify} holds a URL; doctor --test-message has it told"
-
-
-def message(config: TrainConfig) -> str:
-    """Raises ConfigError where the webhook does not take a message, without its URL."""
-    if not config.notify:
-        raise ConfigError("notify names no environment variable that has a webhook's URL", "notify=GRPO_KIT_NOTIFY_URL")
-    notify(config)
+    if not (name := config.notify):
+        raise ConfigError("notify names no environment variable with a webhook's URL", "notify=GRPO_KIT_NOTIFY_URL")
+    if not sends:
+        return f"{name} holds a URL, to which doctor --test-message sends a line"
     try:
-        post(
-            os.environ[config.notify].strip(), "grpo-kit doctor: here a run says how it ended, and what signs it shows"
-        )
+        post(os.environ[name].strip(), "grpo-kit doctor: here a run says how it ended, and what signs it shows")
     except Exception as error:
-        what = f"the webhook in {config.notify} did not take a message ({why(error)})"
+        what = f"the webhook in {name} did not take a message ({why(error)})"
         raise ConfigError(what, "Look at its settings, and at the variable") from None
-    return f"the webhook in {config.notify} took one"
+    return f"the webhook in {name} took one"
 
 
 def judge(config: TrainConfig) -> str:

@@ -159,8 +159,10 @@ def _end_line(run: RunDirectory, status: dict[str, Any]) -> str:
     """ "first finished: 40 of 40 steps, reward from 0.31 to 0.74, $0.12"; or why it ended, and how it goes on."""
     place = f"{status['step']} of {status['max_steps']}"
     if status["state"] != "complete":
-        reason = status["reason"].splitlines()[0].removeprefix(f"stopped at step {status['step']}").lstrip(" ,:;")
-        again = "" if "run_id" in reason else f"; run_id {run.id} resumes it"
+        reason = (
+            str(status["reason"]).partition("\n")[0].removeprefix(f"stopped at step {status['step']}").lstrip(" ,:;")
+        )
+        again = "" if re.search("run_id|resumes", reason) else f"; run_id {run.id} resumes it"
         return f"{run.id} {status['state']} at step {place}: {reason}{again}"
     rewards = [row["reward"] for row in read_lines(run.path / "metrics.jsonl") if row.get("reward") is not None]
     reward = f", reward from {fmean(rewards[:FEW]):.2f} to {fmean(rewards[-FEW:]):.2f}" if rewards else ""
