@@ -54,7 +54,7 @@ def webhook_problem(config: TrainConfig) -> Problem | None:
 class _NoRedirects(HTTPRedirectHandler):
     """A redirect is an error: what would follow it is a request without the message."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
         return None
 
 
@@ -159,9 +159,8 @@ def _end_line(run: RunDirectory, status: dict[str, Any]) -> str:
     """ "first finished: 40 of 40 steps, reward from 0.31 to 0.74, $0.12"; or why it ended, and how it goes on."""
     place = f"{status['step']} of {status['max_steps']}"
     if status["state"] != "complete":
-        reason = (
-            str(status["reason"]).partition("\n")[0].removeprefix(f"stopped at step {status['step']}").lstrip(" ,:;")
-        )
+        reason = str(status["reason"]).partition("\n")[0]
+        reason = reason.removeprefix(f"stopped at step {status['step']}").lstrip(" ,:;")
         again = "" if re.search("run_id|resumes", reason) else f"; run_id {run.id} resumes it"
         return f"{run.id} {status['state']} at step {place}: {reason}{again}"
     rewards = [row["reward"] for row in read_lines(run.path / "metrics.jsonl") if row.get("reward") is not None]
