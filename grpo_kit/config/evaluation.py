@@ -23,7 +23,9 @@ class EvalConfig(JudgeConfig, ModalConfig):
     chat_template_kwargs: Mapped | None = setting(
         None, "What the chat template is told, such as {enable_thinking: true}; None: as the run was trained."
     )
-    judge: JudgeName | None = setting(None, "Who scores the answers; None: the run's own judge (its weightiest).")
+    judge: JudgeName | None = setting(
+        None, "Who scores, such as offline or gemini; None: the run's own judge (its weightiest)."
+    )
     second_judge: JudgeName | None = setting(
         "reference", "A second judge the run was not trained with; reference: words shared with the trace's reply."
     )

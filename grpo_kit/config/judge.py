@@ -1,13 +1,14 @@
 """The settings of the judge."""
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from grpo_kit.config.base import AbsolutePath, Listed, Settings, judge, reward
 from grpo_kit.errors import ConfigError
+from grpo_kit.utils.text import did_you_mean
 
 # All judges by name. A new one is a file with its class, and its entry here; one that is asked over the network has an
 # entry in CLOUD as well. The class is imported when one is made: the libraries behind it take their time.
@@ -20,6 +21,7 @@ JUDGES = {
     "exact": "grpo_kit.judges.exact:ExactJudge",
     "reference": "grpo_kit.judges.reference:ReferenceJudge",
 }
+LADDER = "grpo_kit.judges.ladder:LadderJudge"  # of several of them, by names such as offline>gemini
 
 
 class Cloud(NamedTuple):
@@ -37,10 +39,36 @@ CLOUD = {
 NEED_MODEL = {*CLOUD, "reward_model"}
 _SHARED = "mode samples temperature prompt timeout max_retries max_in_flight requests_per_minute input_price"
 _NAMED = re.compile(rf"(?:{'|'.join(JUDGES)})=")
-if TYPE_CHECKING:
-    JudgeName = str
-else:
-    JudgeName = Literal[tuple(JUDGES)]
+
+
+def rungs(judges: Iterable[str | None]) -> list[str]:
+    """The judges of JUDGES that these names mean, each once: of a ladder, such as offline>gemini, its rungs."""
+    return list(dict.fromkeys(rung for name in judges if name for rung in name.split(">")))
+
+
+def shared_rungs(judges: Iterable[str | None], others: Iterable[str | None]) -> str:
+    """The judges that both mean, in words; "" where there is none."""
+    return ", ".join(sorted({*rungs(judges)} & {*rungs(others)}))
+
+
+def _known(name: str) -> str:
+    found = [rung.strip() for rung in name.split(">")]
+    if len(set(found)) < len(found):
+        raise ValueError("a ladder of judges, each once, such as offline>gemini")
+    for rung in found:
+        if rung not in JUDGES:
+            hint = did_you_mean(rung, JUDGES)
+            raise ValueError(f"one of {', '.join(JUDGES)}, or a ladder of them, such as offline>gemini.{hint}")
+    return ">".join(found)
+
+
+def _in_order(bounds: list[float]) -> list[float]:
+    if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+        raise ValueError("two scores from 0 to 1, the lower one first, such as 0.2,0.8")
+    return bounds
+
+
+JudgeName = Annotated[str, AfterValidator(_known)]
 
 
 class JudgeConfig(Settings):
@@ -73,6 +101,13 @@ class JudgeConfig(Settings):
     judge_mode: Literal["absolute", "group"] = judge(
         "absolute",
         "absolute: an answer a call; group: all of a prompt's in one call, against each other.",
+        "step",
+        "judging",
+        "scale",
+    )
+    judge_ladder_bounds: Annotated[Listed[float], AfterValidator(_in_order)] = judge(
+        [0.2, 0.8],
+        "Of a ladder such as offline>gemini: answers that one judge scores from here to there go up to the next.",
         "step",
         "judging",
         "scale",

@@ -20,7 +20,7 @@ from pydantic import (
 from grpo_kit.config.base import Listed, Mapped, Weights, batches, grpo, lora, optimiser, reward, run, setting, warm
 from grpo_kit.config.batching import filled_in, nearest_batches
 from grpo_kit.config.gpus import gpu_and_count, most_gpus
-from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeName
+from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeName, rungs
 from grpo_kit.config.modal import ModalConfig, processes_and_gpus
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.trl import checked_trl, trl_from_text
@@ -141,10 +141,11 @@ class TrainConfig(JudgeConfig, ModalConfig):
     )
     judge: Weights[JudgeName] = run(
         "offline",
-        "Who scores: offline, gemini, openai, anthropic, reward_model, exact or reference; several: gemini,offline=1.",
+        "Who scores: offline, gemini, openai, anthropic, reward_model, exact or reference; several: gemini,offline=1; "
+        "'offline>gemini' asks gemini where offline is unsure.",
         "step",
         "scale",
-        suggested=[*JUDGES, "gemini=0.7,offline=0.3"],
+        suggested=[*JUDGES, "offline>gemini", "gemini=0.7,offline=0.3"],
         validate_default=True,
     )
     reward_funcs: Weights[ReadyReward] = reward(
@@ -244,7 +245,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
         if self.early_stopping_patience and not self.eval_steps:
             what = "early_stopping_patience goes by held-out scores, of which eval_steps=None has none"
             raise ConfigError(what, f"Use eval_steps={self.save_steps} too")
-        for name in NEED_MODEL & self.judge.keys():
+        for name in NEED_MODEL.intersection(self.rungs):
             self.model_of(name)
         if self.eval_steps and self.cloud_judges and self.judge_mode == "group":
             what = "eval_steps has each answer judged by itself, and judge_mode=group compares several"
@@ -281,9 +282,18 @@ class TrainConfig(JudgeConfig, ModalConfig):
         return self
 
     @property
+    def rungs(self) -> list[str]:
+        """Its judges, those that its ladders consist of among them."""
+        return rungs(self.judge)
+
+    @property
+    def has_ladder(self) -> bool:
+        return any(">" in name for name in self.judge)
+
+    @property
     def cloud_judges(self) -> list[str]:
-        """Those of its judges that are asked over the network."""
-        return [name for name in self.judge if name in CLOUD]
+        """Those of them that are asked over the network."""
+        return [name for name in self.rungs if name in CLOUD]
 
     @property
     def completions_per_process(self) -> int:

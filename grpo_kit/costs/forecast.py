@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import listed_gpu
-from grpo_kit.config.judge import CLOUD
+from grpo_kit.config.judge import CLOUD, rungs
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import EarlierRun, like_run
 from grpo_kit.costs.memory import device_of, in_one_pass, prompts_at_once, uses_vllm
@@ -167,15 +167,19 @@ def judge_calls(config: TrainConfig, measured: int = 0) -> int:
 
 
 def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun], measured: int = 0) -> Estimate:
-    """Dollars for judges; (0, 0, 0) where none is paid. Without canaries; what a cache holds is not taken off."""
+    """Dollars for judges; (0, 0, 0) where none is paid. Without canaries; what a cache holds or a
+    ladder settles below is not taken off."""
     if not (calls := judge_calls(config, measured)):
         return Estimate((0.0, 0.0, 0.0), "")
+    # Of a ladder only the first rung is asked about every answer.
+    surely = len(CLOUD.keys() & {name.split(">")[0] for name in config.judge}) / len(config.cloud_judges)
+    told = f"{calls:,} calls" if surely == 1 else f"at most {calls:,} calls, if every answer goes up the ladder"
     alike = ("judge_model", "gemini_model", "judge_mode", "num_generations", "judge_input_price", "judge_output_price")
     for run in runs:
-        same_judges = CLOUD.keys() & run.settings["judge"] == CLOUD.keys() & config.judge
+        same_judges = CLOUD.keys() & rungs(run.settings["judge"]) == {*config.cloud_judges}
         if run.usd and same_judges and all(run.settings.get(name) == getattr(config, name) for name in alike):
             usd = run.usd / run.calls
-            return Estimate(times(calls * usd, (0.7, 1, 1.2)), f"{calls:,} calls; ${usd:.2g} a call, as in {run.id}")
+            return Estimate(times(calls * usd, (0.7 * surely, 1, 1.2)), f"{told}; ${usd:.2g} a call, as in {run.id}")
     if unknown := unknown_price(config, config.cloud_judges):
         return Estimate(None, f"{unknown.what}: g{unknown.fix[1:]}")
     answers = config.num_generations if config.judge_mode == "group" else 1
@@ -183,7 +187,7 @@ def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun], measured: int = 0
     written = TOKENS_WRITTEN * answers
     prices = [judge_price(config, judge) for judge in config.cloud_judges]
     a_call = mean(read * (price[0] or 0.0) + written * (price[1] or 0.0) for price in prices) / 1e6
-    source = f"{calls:,} calls; assumed: {read:,} tokens read and {written:,} written a call, without thinking"
+    source = f"{told}; assumed: {read:,} tokens read and {written:,} written a call, without thinking"
     dates = ", ".join(dict.fromkeys(prices_of(judge)["as_of"] for judge in config.cloud_judges))
     source += "" if config.judge_input_price is not None else f", prices of {dates}"
-    return Estimate(times(calls * a_call, (0.5, 1, 2)), source)
+    return Estimate(times(calls * a_call, (0.5 * surely, 1, 2)), source)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from grpo_kit.config.base import names_where
 from grpo_kit.config.evaluation import EvalConfig
-from grpo_kit.config.judge import NEED_MODEL, JudgeConfig
+from grpo_kit.config.judge import NEED_MODEL, JudgeConfig, rungs, shared_rungs
 from grpo_kit.costs.memory import decided, device_of
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
@@ -91,8 +91,8 @@ def evaluate(
     second = make_judge(used.second_judge, used) if used.second_judge else None
     if second:
         second.check()
-        if run and second.name in run.config.judge:
-            note(f"{second.name} is no held-out judge here: the run was trained with it")
+        if shared := run and shared_rungs([second.name], run.config.judge):
+            note(f"{second.name} is no held-out judge here: the run was trained with {shared}")
     source = subject.source
     check_model(source, used)
     tokenizer = load_tokenizer(source, used.chat_template_kwargs)
@@ -137,6 +137,10 @@ def evaluate(
             numbers["seconds"], started = round(time.perf_counter() - started, 1), time.perf_counter()
             models.append({"name": name, "source": source, **numbers})
             echo(f"{name}: mean score {numbers['mean']:.3f} on {len(samples)} prompts")
+    for each in filter(None, (judge, second)):
+        if each.usage and each.usage.settled is not None:
+            new = f"{each.usage.settled} new answers needed no judgement by its last judge"
+            note(f"{each.name}: {new}; {each.usage.calls} calls were made for the others")
     results = {
         "made": now(),
         "target": run.id if run else str(subject.home),
@@ -160,7 +164,7 @@ def evaluate(
 def _about(judge: Judge, run: RunDirectory | None, samples: list[Sample]) -> dict[str, Any]:
     """Who judged and what was used for it; `trained_with` is None where that is not known, `by_words` says whether most
     of the samples were judged by word overlap alone."""
-    trained_with = judge.name in run.config.judge if run else None
+    trained_with = bool(shared_rungs([judge.name], run.config.judge)) if run else None
     usage = asdict(judge.usage) if judge.usage else {}
     by_words = is_mostly_words(judge.name, samples)
     return {"name": judge.name, "version": judge.version, "trained_with": trained_with, "by_words": by_words, **usage}
@@ -179,7 +183,8 @@ def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
         taken["second_judge"] = None
     # Each answer is judged by itself here, and caches are no part of how it is judged.
     asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"judge_mode", "cache_from"}
-    if not {taken.get(name, getattr(config, name)) for name in ("judge", "second_judge")} & NEED_MODEL - {"gemini"}:
+    asked = rungs(taken.get(name, getattr(config, name)) for name in ("judge", "second_judge"))
+    if not NEED_MODEL.intersection(asked) - {"gemini"}:
         asked_alike -= {"judge_model"}  # that of a judge which is not asked here
     return config.replace(**{name: getattr(trained, name) for name in asked_alike}, **taken)
 
@@ -225,10 +230,11 @@ def _name(asked: EvalConfig, temperature: float, n: int) -> str:
     name = f"n{n}_t{temperature}_seed{asked.seed}"
     left_out = {"n", "temperature", "seed", *names_where(EvalConfig, "resume")}
     others = asked.model_dump(exclude=left_out, exclude_defaults=True)
-    shown = {setting: str(value) if not isinstance(value, dict) else _pairs(value) for setting, value in others.items()}
-    return name + "".join(f"_{setting}-{Path(text).name}" for setting, text in shown.items())
+    return name + "".join(f"_{setting}-{_short(value)}" for setting, value in others.items())
 
 
-def _pairs(value: dict[str, Any]) -> str:
-    """ "enable_thinking=true" """
-    return re.sub(r'[{}"/\s]', "", json.dumps(value)).replace(":", "=")
+def _short(value: Any) -> str:
+    """ "enable_thinking=true", "offline-gemini", "0.1,0.9"; a path's last part."""
+    if isinstance(value, dict | list):
+        return re.sub(r'[][{}"/\s]', "", json.dumps(value)).replace(":", "=")
+    return Path(str(value)).name.replace(">", "-")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from grpo_kit.config.judge import shared_rungs
 from grpo_kit.judges.calibration import spearman
 from grpo_kit.models.checkpoints import BASE
 from grpo_kit.utils.statistics import FEW, bootstrap_interval, interval_text
@@ -30,7 +31,8 @@ def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[st
     - Length runs away: the newest checkpoint writes more than twice as many words as the base.
     - Many unjudged: a judge gave no score to more than a tenth of a model's answers.
     - Near nothing: no model's mean is above 0.05 by the first judge, so that a gain is none, however sure.
-    - Second judge of the first one's kind: on these samples both go by word overlap with the reference.
+    - Second judge of the first one's kind: on these samples both go by word overlap with the reference; or one is a
+      ladder that asks the other.
     - Few prompts: fewer than 10 were judged, so that an interval is too narrow, and of one there is none.
     """
     found = _disagreement(models, judge, second_judge) if second_judge else []
@@ -44,12 +46,19 @@ def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[st
             f"gain to speak of. Imitate the traces first (sft_steps), or take another model or judge: see "
             f"kit.will_it_learn"
         )
-    if second_judge and judge.get("by_words") and second_judge.get("by_words"):
-        found.append(
-            f"The second judge is of the first one's kind: on these samples {judge['name']} only compares words with "
-            f"the reply in the trace, as {second_judge['name']} does, so it is no second opinion. Take a judge that "
-            f"reads (--second-judge gemini), or read the samples"
-        )
+    if second_judge:
+        one, other = judge["name"], second_judge["name"]
+        of_one_kind, take = "", "another judge"
+        if shared := shared_rungs([one], [other]):
+            of_one_kind = f"{one} and {other} both ask {shared}"
+        elif judge.get("by_words") and second_judge.get("by_words"):
+            of_one_kind = f"on these samples {one} only compares words with the reply in the trace, as {other} does"
+            take = "a judge that reads (--second-judge gemini)"
+        if of_one_kind:
+            found.append(
+                f"The second judge is of the first one's kind: {of_one_kind}, so it is no second opinion. Take {take}, "
+                f"or read the samples"
+            )
     if trained["words"] > RUNS_AWAY * base["words"]:
         found.append(
             f"Length runs away: {trained['name']} writes {trained['words']:.0f} words on average, the base "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
 
-from grpo_kit.config.judge import JUDGES, JudgeConfig
+from grpo_kit.config.judge import JUDGES, LADDER, JudgeConfig, rungs
 from grpo_kit.data.samples import Sample
 
 
@@ -19,6 +19,7 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float | None = 0.0
+    settled: int | None = None  # of a ladder: new answers that needed no judgement by its last rung
 
     @property
     def tokens(self) -> int:
@@ -37,6 +38,24 @@ class Verdict:
     reason: str = ""
     criteria: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
+    by: str = ""  # of a ladder: the rung that gave it
+
+
+CUT = Verdict(0.0, "the thought was cut, so there is no answer: max_completion_length is too short for it")
+
+
+@dataclass(repr=False)  # asyncio.run asks for it
+class Judged:
+    """The result of a batch."""
+
+    verdicts: list[Verdict]  # one for each answer
+    known: list[bool]  # whether the answer needed no judging
+    fresh: list[Verdict]  # the new judgements
+    each: list[list[Verdict]]  # every answer's judgements in the order of their repeats; its verdict is their mean
+
+    @property
+    def hits(self) -> int:
+        return sum(self.known)
 
 
 class Judge(ABC):
@@ -72,5 +91,10 @@ class Judge(ABC):
 
 
 def make_judge(name: str, config: JudgeConfig | None = None) -> Judge:
-    """The judge of that name, of JUDGES in config/judge.py. Raises ConfigError for one that can't work."""
-    return resolve_name(JUDGES[name])(config or JudgeConfig())
+    """The judge of that name, of JUDGES in config/judge.py, or the ladder of several, such as offline>gemini. Raises
+    ConfigError for one that can't work."""
+    config = config or JudgeConfig()
+    if ">" in name:
+        judges = [make_judge(rung, config) for rung in rungs([name])]
+        return resolve_name(LADDER)(judges, config.judge_ladder_bounds)
+    return resolve_name(JUDGES[name])(config)

@@ -12,11 +12,11 @@ from anyio.from_thread import start_blocking_portal
 from grpo_kit.data.samples import Sample
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.data.tool_calls import TOOL_CALLS, call_score, is_to_call
-from grpo_kit.judges.base import Judge, Verdict
+from grpo_kit.judges.base import CUT, Judge, Judged, Verdict
 from grpo_kit.judges.cache import RewardCache, digest
+from grpo_kit.judges.ladder import LadderJudge
 
 T = TypeVar("T")
-CUT = Verdict(0.0, "the thought was cut, so there is no answer: max_completion_length is too short for it")
 _REASONS = {1.0: "makes the call of the trace", 0.0: "does not make the call of the trace"}
 
 
@@ -37,16 +37,6 @@ async def all_of(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         raise errors.exceptions[0] from None
 
 
-@dataclass(repr=False)  # asyncio.run asks for it
-class Judged:
-    """The result of a batch."""
-
-    verdicts: list[Verdict]  # one for each answer
-    hits: int  # answers that needed no judging
-    fresh: list[Verdict]  # the new judgements
-    each: list[list[Verdict]]  # every answer's judgements in the order of their repeats; its verdict is their mean
-
-
 async def judge_batch(
     judge: Judge, cache: RewardCache | None, samples: Sequence[Sample], answers: Sequence[str], repeats: int = 0
 ) -> Judged:
@@ -56,12 +46,19 @@ async def judge_batch(
     verdicts are kept as soon as they are there, so that a kill loses no more than the calls under way. `repeats` asks
     that many times in place of the judge's own number. A sample whose reference is a tool call is not given to the
     judge, but compared: 1 where the answer makes that call, else 0. Of a model that thinks, only what follows its
-    thought is judged; a thought that was cut is no answer, which scores 0. Raises what the judge raises.
+    thought is judged; a thought that was cut is no answer, which scores 0. A ladder's rungs are asked in turn, and what
+    they judge is theirs, as if each had been asked alone. Raises what the judge raises.
     """
+    if isinstance(judge, LadderJudge):
+
+        async def ask(rung: Judge, samples: Sequence[Sample], answers: Sequence[str]) -> Judged:
+            return await judge_batch(rung, cache, samples, answers, repeats)
+
+        return await judge.climb(samples, answers, ask)
     questions, keys = _questions(judge, samples, [answer_in(text) for text in answers], repeats or judge.samples)
     known = cache.get(key for own in keys for key in own) if cache else {}
     missing = [question for question in questions if any(key not in known for key in question.keys)]
-    hits = sum(all(key in known for key in own) for own in keys)
+    were_known = [all(key in known for key in own) for own in keys]
     fresh: list[Verdict] = []
 
     async def ask(question: _Question) -> None:
@@ -79,7 +76,7 @@ async def judge_batch(
 
     await all_of(map(ask, missing))
     each = [[known[key] for key in own] or [CUT] for own in keys]
-    return Judged([_mean(own) for own in each], hits, fresh, each)
+    return Judged([_mean(own) for own in each], were_known, fresh, each)
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """Measures of a judge: its agreement with people and with itself, its biases and its price. Needs no torch."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import nan
+from statistics import fmean
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from grpo_kit.data.thoughts import answer_in
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.judges.cache import RewardCache
+from grpo_kit.judges.ladder import LadderJudge
 from grpo_kit.utils.statistics import bootstrap_interval
 from grpo_kit.utils.words import words
 
@@ -78,12 +81,9 @@ def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int
     compares the nearest of five equal steps. The intervals come from resampling answers, which count as independent of
     each other.
     """
-    judged = _both_judged(labels, scores)
-    left_out = len(labels) - len(judged)
-    if len(judged) < FEWEST:
-        problem = f"{len(judged)} answers with both a label and a score: label at least {FEWEST}, better 50"
-        return Agreement(len(judged), left_out, problem=problem)
-    label, score = np.array(judged, dtype=float).T
+    label, score, found = _enough(labels, scores, "answers with both a label and a score: label at least {}")
+    if found.problem:
+        return found
     passes, passed = label >= PASS, score >= PASS
     problems = []
     if len(set(label)) == 1:
@@ -94,8 +94,8 @@ def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int
         problems.append(f"all {len(score)} scores are {score[0]:g}")
     steps, judged_steps = np.rint(label * STEPS), np.rint(score * STEPS)
     weighted = _resampled(weighted_kappa, steps, judged_steps, seed) if len(set(label)) > 1 else Estimate()
-    found = _compared(label, score, passes, passed, passes.mean() >= 0.5, seed)
-    return replace(found, left_out=left_out, weighted=weighted, problem="; ".join(problems))
+    compared = _compared(label, score, passes, passed, passes.mean() >= 0.5, seed)
+    return replace(found, **compared, weighted=weighted, problem="; ".join(problems))
 
 
 def choice_agreement(choices: Sequence[float], margins: Sequence[float | None], seed: int) -> Agreement:
@@ -104,31 +104,36 @@ def choice_agreement(choices: Sequence[float], margins: Sequence[float | None], 
     `choices` are 1 where the first answer was chosen, -1 for the second, 0 for a tie; `margins` the first answer's
     score less the second's, whose sign is the judge's choice. Margins of None are left out and counted.
     """
-    judged = _both_judged(choices, margins)
-    left_out = len(choices) - len(judged)
-    if len(judged) < FEWEST:
-        problem = f"{len(judged)} choices with both answers' scores: choose at least {FEWEST} times, better 50"
-        return Agreement(len(judged), left_out, problem=problem)
-    choice, margin = np.array(judged, dtype=float).T
+    choice, margin, found = _enough(choices, margins, "choices with both answers' scores: choose at least {} times")
+    if found.problem:
+        return found
     values, counts = np.unique(choice, return_counts=True)
-    found = _compared(choice, margin, choice, np.sign(margin), values[counts.argmax()], seed)
-    return replace(found, left_out=left_out, problem="all choices are the same" if len(values) == 1 else "")
+    compared = _compared(choice, margin, choice, np.sign(margin), values[counts.argmax()], seed)
+    return replace(found, **compared, problem="all choices are the same" if len(values) == 1 else "")
+
+
+def _enough(
+    said: Sequence[float], scores: Sequence[float | None], few: str
+) -> tuple[np.ndarray, np.ndarray, Agreement]:
+    """What people said and the scores, of what was judged, and how many that are; `few` is the problem of too few."""
+    judged = _both_judged(said, scores)
+    one, other = np.array(judged, dtype=float).reshape(-1, 2).T
+    problem = f"{len(judged)} {few.format(FEWEST)}, better 50" if len(judged) < FEWEST else ""
+    return one, other, Agreement(len(judged), len(said) - len(judged), problem=problem)
 
 
 def _compared(
     label: np.ndarray, score: np.ndarray, said: np.ndarray, judged: np.ndarray, guess: float, seed: int
-) -> Agreement:
+) -> dict[str, Estimate]:
     """Compares labels with scores by their ranks, and as what people and judge make of them: `said` and `judged`."""
     right, guessed = said == judged, said == guess
-    return Agreement(
-        len(label),
-        0,
-        spearman=_resampled(spearman, label, score, seed),
-        kappa=_resampled(cohens_kappa, said, judged, seed) if len(set(said)) > 1 else Estimate(),
-        accuracy=mean(right, seed),
-        constant=mean(guessed, seed),
-        gain=mean(right.astype(float) - guessed, seed),
-    )
+    return {
+        "spearman": _resampled(spearman, label, score, seed),
+        "kappa": _resampled(cohens_kappa, said, judged, seed) if len(set(said)) > 1 else Estimate(),
+        "accuracy": mean(right, seed),
+        "constant": mean(guessed, seed),
+        "gain": mean(right.astype(float) - guessed, seed),
+    }
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -253,6 +258,38 @@ async def position_bias(
     return mean([difference for difference in differences if not np.isnan(difference)], seed)
 
 
+async def ladder_effect(
+    ladder: LadderJudge,
+    cache: RewardCache,
+    samples: Sequence[Sample],
+    answers: Sequence[str],
+    labels: Sequence[float] = (),
+    seed: int = 0,
+) -> str:
+    """What a ladder saves and changes on these answers, in words, and how it and each of its rungs alone agree with
+    people's `labels` of them, from 0 to 1, if there are any. All rungs judge all of them for it, once: `cache` keeps
+    that."""
+    judged = {judge.name: await judge_batch(judge, cache, samples, answers) for judge in (*ladder.rungs, ladder)}
+    scores = {name: [verdict.score for verdict in found.verdicts] for name, found in judged.items()}
+    *cheaper, dear = [rung.name for rung in ladder.rungs]
+    by = Counter(verdict.by for verdict in judged[ladder.name].verdicts)
+    settled = ", ".join(f"{name} settles {by[name]} ({by[name] / max(1, len(answers)):.0%})" for name in cheaper)
+    pairs = _both_judged(scores[ladder.name], scores[dear])
+    changed = [abs(one - other) for one, other in pairs if one != other]
+    lines = [
+        f"{ladder.name}, unsure from {ladder.low:g} to {ladder.high:g}: of {len(answers)} answers {settled}; "
+        f"{by[dear]} go up to {dear}",
+        f"{len(changed)} of {len(pairs)} scores are not {dear}'s: "
+        f"{fmean(changed or [0]):.2f} apart on average, {max(changed, default=0):.2f} at most; "
+        f"{sum((one >= PASS) != (other >= PASS) for one, other in pairs)} pass by one and fail by the other",
+    ]
+    for name in scores if len(labels) else ():
+        found = agreement(labels, scores[name], seed)
+        shown = f"Spearman {found.spearman}, weighted kappa {found.weighted}, accuracy {found.accuracy}"
+        lines.append(f"{name} and people: {shown}" + f" ({found.problem})" * bool(found.problem))
+    return "\n".join(lines)
+
+
 async def judge_and_price(
     judge: Judge, cache: RewardCache | None, samples: Sequence[Sample], answers: Sequence[str]
 ) -> tuple[list[Verdict], Price]:
@@ -260,6 +297,8 @@ async def judge_and_price(
     before = replace(judge.usage) if judge.usage else None
     judged = await judge_batch(judge, cache, samples, answers)
     made, after = sum(verdict.score is not None for verdict in judged.fresh), judge.usage
+    settled = (after.settled or 0) - (before.settled or 0) if before and after else 0
+    made += settled
     if before is None or after is None:
         price = Price(made, None, 0.0, "free")
     elif not made:
@@ -267,6 +306,6 @@ async def judge_and_price(
     else:
         usd, note = None, "no price is known: set judge_input_price and judge_output_price"
         if before.usd is not None and after.usd is not None:
-            usd, note = 1000 * (after.usd - before.usd) / made, ""
+            usd, note = 1000 * (after.usd - before.usd) / made, f"{settled} settled by a cheaper judge" * bool(settled)
         price = Price(made, (after.tokens - before.tokens) / made, usd, note)
     return judged.verdicts, price

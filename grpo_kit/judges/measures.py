@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
+from grpo_kit.config.judge import rungs
 from grpo_kit.data.samples import Sample
 from grpo_kit.data.tool_calls import is_to_call
 from grpo_kit.judges.offline.language import is_english
@@ -23,7 +24,7 @@ IN_WORDS: dict[Measure, str] = {
 
 
 def measure_of(judge: str, sample: Sample) -> Measure:
-    """By what the judge of that name scores answers to the sample.
+    """By what the judge of that name scores answers to the sample; a ladder by what its first rung does that can.
 
     The offline judge goes by the sample's acts, and without any, or in another language than English, by the words that
     an answer shares with the reference; the reference judge always does. Judges that read take the rubric, where there
@@ -31,6 +32,9 @@ def measure_of(judge: str, sample: Sample) -> Measure:
     """
     if is_to_call(sample):
         return "calls"
+    if ">" in judge:
+        found = [measure_of(rung, sample) for rung in rungs([judge])]
+        return next((measure for measure in found if measure != "nothing"), "nothing")
     if judge == "exact":
         return "exact" if sample.ground_truth.strip() else "nothing"
     if judge == "reward_model":
@@ -43,6 +47,6 @@ def measure_of(judge: str, sample: Sample) -> Measure:
 
 
 def is_mostly_words(judge: str, samples: Iterable[Sample]) -> bool:
-    """Whether more than half of the samples are judged by word overlap alone."""
-    measures = [measure_of(judge, sample) for sample in samples]
-    return 2 * measures.count("words") > len(measures)
+    """Whether more than half of the samples are judged by word overlap alone, whichever rung judges."""
+    measures = [{measure_of(rung, sample) for rung in rungs([judge])} for sample in samples]
+    return 2 * measures.count({"words"}) > len(measures)

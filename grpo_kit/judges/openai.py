@@ -27,7 +27,8 @@ class OpenAI(LibraryProvider):
     optional: ClassVar = {
         "response_format": "response_format|json_schema|schema|structured|guided|grammar",
         "temperature": "temperature",
-        "max_tokens": "max_tokens",
+        "max_tokens": "max_(completion_)?tokens",
+        "max_completion_tokens": "max_(completion_)?tokens",
     }
 
     def __init__(self, config: JudgeConfig):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from grpo_kit.config.judge import NEED_MODEL
+from grpo_kit.config.judge import NEED_MODEL, rungs
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import read_samples
@@ -152,5 +152,6 @@ def judge(config: TrainConfig) -> str:
         judge = make_judge(name, quick)
         judge.check()
         judge.close()
-    names = [f"{name} ({config.model_of(name)})" if name in NEED_MODEL else name for name in config.judge]
+    told = {rung: f"{rung} ({config.model_of(rung)})" if rung in NEED_MODEL else rung for rung in config.rungs}
+    names = [">".join(told[rung] for rung in rungs([name])) for name in config.judge]
     return "\n".join([", ".join(names), *of_one_family(config, config.model_name)])

@@ -32,21 +32,21 @@ def judge_problems(config: TrainConfig, on_modal: bool) -> Iterator[Problem]:
             what = f"{CLOUD[judge].keys[0]} is not set, which judge={judge} needs"
             yield Problem(what, "Set it, or use judge=offline", "judge")
     unseen = "of this machine or network, which containers don't see"
-    if on_modal and "reward_model" in config.judge and Path(name := config.model_of("reward_model")).is_dir():
+    if on_modal and "reward_model" in config.rungs and Path(name := config.model_of("reward_model")).is_dir():
         yield Problem(f"judge_model={name} is {unseen}", "Push it to the Hugging Face hub and name it so", "judge")
-    if on_modal and "openai" in config.judge and (address := config.judge_base_url) and is_local(address):
+    if on_modal and "openai" in config.rungs and (address := config.judge_base_url) and is_local(address):
         yield Problem(f"judge_base_url={address} is {unseen}", "Use an address that they can reach", "judge")
 
 
 def unused_model(config: TrainConfig) -> Iterator[str]:
-    if config.judge_model and not NEED_MODEL & config.judge.keys():
+    if config.judge_model and not NEED_MODEL.intersection(config.rungs):
         yield f"judge_model={config.judge_model} is not asked: judge={', '.join(config.judge)} has no model"
 
 
 def of_one_family(config: TrainConfig, model_name: str) -> Iterator[str]:
     """A warning for each judge whose model is of the family of the model that is trained: it tends to prefer what it
     would have written."""
-    for judge in sorted(NEED_MODEL & config.judge.keys()):
+    for judge in sorted(NEED_MODEL.intersection(config.rungs)):
         for family in sorted(_families(model_name) & _families(config.model_of(judge))):
             yield (
                 f"judge={judge} ({config.model_of(judge)}) and {model_name} are both of {family}: a model tends to "

@@ -153,6 +153,7 @@ def _judged_text(config: TrainConfig, measures: Counter[Measure]) -> str:
     """ "judged by offline: 75% by dialogue acts, 25% by word overlap alone"."""
     shares = ((IN_WORDS[measure], count / measures.total()) for measure, count in measures.most_common())
     told = ", ".join(f"{'all' if share == 1 else f'{share:.0%}'} {how}" for how, share in shares)
+    told += ", and where unsure as the next judge does" * config.has_ladder
     return f"judged by {', '.join(config.judge)}: {told}"
 
 
@@ -162,8 +163,10 @@ def _reasons_in_data(config: TrainConfig, seen: Seen, measures: Counter[Measure]
         yield "red", Problem(f"{names} can judge nothing here: no sample has acts or a reference", "Add ground_truth")
     elif 2 * measures["words"] > total:
         share = "" if measures["words"] == total else f" on {measures['words'] / total:.0%} of the samples"
-        lacks = "for want of dialogue acts" if "offline" in config.judge else "and by nothing else"
+        lacks = "for want of dialogue acts" if "offline" in config.rungs else "and by nothing else"
         what = f"only word overlap with the reply in the trace is rewarded{share}, {lacks}"
+        if config.has_ladder:
+            what = f"word overlap with the reply in the trace tells which answers go up the ladder{share}, {lacks}"
         write = "Have rubrics written (`grpo-kit prepare … --rubric gemini`), and use a judge that reads them"
         has_rubrics = any(sample.rubric.strip() for sample in seen.samples)
         fix = "Use a judge that reads the rubrics" if has_rubrics else write

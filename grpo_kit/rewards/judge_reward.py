@@ -114,6 +114,7 @@ async def _cancel(task: asyncio.Task) -> None:
 
 
 def _usage(judge: Judge) -> dict[str, float]:
-    """The calls, retries, tokens and dollars of a paid judge so far; dollars only where their price is known."""
-    used = {kind: getattr(judge.usage, kind, None) for kind in ("calls", "retries", "tokens", "usd")}
+    """The calls, retries, tokens and dollars of a paid judge so far, dollars only where their price is known; of a
+    ladder also the answers that its last rung was spared."""
+    used = {kind: getattr(judge.usage, kind, None) for kind in ("calls", "retries", "tokens", "usd", "settled")}
     return {kind: value for kind, value in used.items() if value is not None}

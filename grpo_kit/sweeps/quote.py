@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 
 from grpo_kit.backends.quote import quote
 from grpo_kit.config.gpus import modal_usd_per_hour
-from grpo_kit.config.judge import CLOUD
+from grpo_kit.config.judge import CLOUD, rungs
 from grpo_kit.costs import forecast
 from grpo_kit.costs.budget import check_price_known
 from grpo_kit.costs.earlier import earlier_runs
@@ -44,7 +44,8 @@ def quote_of(run: PlannedRun) -> RunQuote:
     minutes = forecast.evaluation_minutes(config, asked, gpu) or UNKNOWN
     hourly = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0
     evaluation = UNKNOWN if hourly is None else times(hourly / 60, minutes) if gpu else NOTHING
-    for judge in {asked.judge or max(config.judge, key=config.judge.__getitem__), asked.second_judge} & CLOUD.keys():
+    first = asked.judge or max(config.judge, key=config.judge.__getitem__)
+    for judge in CLOUD.keys() & rungs([first, asked.second_judge]):
         own = {name: asked.given[name] for name in ("judge_model", "gemini_model") if name in asked.given}
         as_judge = config.replace(judge=judge, judge_mode="absolute", judge_samples=1, **own)
         answers = forecast.models_evaluated(config) * asked.n

@@ -48,7 +48,7 @@ def choose(samples: Sequence[Sample], n: int, seed: int, taken: Collection[str])
 def second_judge(config: TrainConfig) -> Judge | None:
     """The judge that evaluations ask besides, which costs nothing; None where the run is trained with it."""
     name = EvalConfig().second_judge
-    return make_judge(name) if name and name not in config.judge else None
+    return make_judge(name) if name and name not in config.rungs else None
 
 
 def scores_in(rows: Iterable[dict]) -> list[HeldOutScores]:

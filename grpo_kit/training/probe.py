@@ -254,7 +254,7 @@ def _file_of(config: TrainConfig, runs_dir: str | Path) -> Path:
     files += [Path(config.judge_prompt)] if config.judge_prompt else []
     stats = [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
     # A judge whose rules have changed judges anew; one that is asked over a network has its settings among those above.
-    rules = [getattr(resolve_name(JUDGES[name]), "version", "") for name in config.judge if name in RULES]
+    rules = [getattr(resolve_name(JUDGES[name]), "version", "") for name in config.rungs if name in RULES]
     train = data_folder(config.data) / "train.jsonl"
     data = _fingerprint(train, train.stat().st_mtime_ns)
     return CACHE / "probes" / f"{digest([settings, stats, rules, data, version_of('grpo_kit')], size=16)}.json"

@@ -35,7 +35,7 @@ def checks_on_modal(config: TrainConfig, has_start: bool = True) -> Checks:
     yield token
     if token.state == OK:
         for judge in dict.fromkeys(["gemini", *config.cloud_judges]):
-            yield tried(JUDGE_SECRETS[judge], _secret, JUDGE_SECRETS[judge], judge in config.judge)
+            yield tried(JUDGE_SECRETS[judge], _secret, JUDGE_SECRETS[judge], judge in config.cloud_judges)
         yield tried(HUB_SECRET, _secret, HUB_SECRET)
         if config.notify:
             yield tried(NOTIFY_SECRET, _secret, NOTIFY_SECRET, True, config.notify)

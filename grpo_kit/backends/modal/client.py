@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import modal
 
-from grpo_kit.config.judge import CLOUD
+from grpo_kit.config.judge import CLOUD, rungs
 from grpo_kit.errors import ConfigError, OutOfReach, Problem, RunError
 
 APP = "grpo-training"
@@ -73,8 +73,9 @@ def missing_secret(name: str, key: str = "") -> Problem | None:
 def required_secrets(judges: Collection[str | None], model_name: str, notify: str | None = None) -> list[modal.Secret]:
     """The secrets that a run needs; the hub's only where it is there, since most models are free to download.
     Raises ConfigError for one that is missing."""
-    names = [secret for judge, secret in JUDGE_SECRETS.items() if judge in judges]
-    for judge in CLOUD.keys() & judges:
+    asked = [judge for judge in rungs(judges) if judge in CLOUD]
+    names = [JUDGE_SECRETS[judge] for judge in asked]
+    for judge in asked:
         if missing := missing_secret(JUDGE_SECRETS[judge]):
             fix = f"{missing.fix} (a key: {CLOUD[judge].key_page}), or take judge=offline"
             raise ConfigError(f"{missing.what}, which judge={judge} needs", fix)

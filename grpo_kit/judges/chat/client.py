@@ -144,7 +144,9 @@ class ChatModel:
             what = f"{failed.quota} of judge={self.name} is used up ({failed})"
             fix = "The same run_id goes on when there is more; judgements that are made are kept"
             raise ConfigError(what, fix) from None
-        if failed.code in (401, 403) or (failed.code == 400 and "api key" in str(failed).lower()):
+        said = str(failed).lower()
+        is_refused = failed.code in (401, 403) and "flagged" not in said  # which OpenRouter says of a prompt
+        if is_refused or (failed.code == 400 and "api key" in said):
             keys, page = CLOUD[self.name]
             what = f"{self._provider.place} refuses the key in {' or '.join(keys)} ({failed})"
             raise ConfigError(what, f"{page} makes one") from None

@@ -14,6 +14,7 @@ from anyio import CapacityLimiter, to_thread
 
 T = TypeVar("T")
 MOST_BYTES = 2**22  # of an answer; the longest that a model writes has a quarter of it
+GZIP = "gzip, deflate"  # what body_of unpacks; libraries ask for more where Brotli or Zstandard is installed
 _NO_LIMIT = CapacityLimiter(math.inf)  # of threads: calls under way are limited already
 
 
@@ -38,6 +39,7 @@ def thread_transport() -> type:
             own = self._own
             if not hasattr(own, "transport"):
                 own.transport = httpx2.HTTPTransport(verify=self._secure, proxy=self._proxy)
+            request.headers["Accept-Encoding"] = GZIP
             answer = own.transport.handle_request(request)
             with closing(answer):
                 content = body_of(answer.iter_raw(), answer.headers, request.extensions["timeout"]["read"])

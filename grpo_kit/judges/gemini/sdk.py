@@ -20,7 +20,7 @@ from requests.utils import get_environ_proxies
 
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.chat.provider import CallFailed, Reply, failure, tokens
-from grpo_kit.judges.chat.threads import body_of, thread_transport
+from grpo_kit.judges.chat.threads import GZIP, body_of, thread_transport
 from grpo_kit.utils.environment import version_of
 
 WITHHELD = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")
@@ -89,6 +89,7 @@ class _GenerativeAI:
 
         class BoundedAdapter(HTTPAdapter):
             def send(self, request, stream=False, timeout: Any = None, verify=True, cert=None, proxies=None):
+                request.headers["Accept-Encoding"] = GZIP
                 answer = super().send(request, True, timeout, verify, cert, proxies)
                 parts = iter(partial(answer.raw.read1, 2**16, decode_content=False), b"")
                 seconds = timeout[-1] if isinstance(timeout, tuple) else timeout
