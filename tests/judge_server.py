@@ -157,6 +157,7 @@ class JudgeServer:
     def __init__(self, reply: Callable[[Request], Reply] = judge, port: int = 0):
         self.reply, self.first, self.requests = reply, [], []
         self.models, self.model_lists = list(MODELS), 0
+        self.encodings: list[str | None] = []  # that lists of models were asked for in
         self.of = {"gemini": self.models} | {dialect: list(models) for dialect, models in OTHERS.items()}
         self.model_list: Reply | None = None
         self.in_flight = self.most_in_flight = 0
@@ -213,6 +214,7 @@ class JudgeServer:
             def do_GET(self) -> None:
                 path, there = self.path.split("?")[0], server.of[self.dialect]
                 server.model_lists += 1
+                server.encodings.append(self.headers["Accept-Encoding"])
                 if server.model_list:
                     return self._send(server.model_list)
                 if path == "/v1beta/models":

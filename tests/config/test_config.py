@@ -42,6 +42,12 @@ from grpo_kit.rewards.ready import READY
         ),
         ({"trl": "{a"}, "expected ',' or '}'"),
         ({"trl": "epsilon_high"}, "such as epsilon_high=0.28"),
+        ({"judge": "offline>gemni=0.7"}, "or a ladder of them, such as offline>gemini. Did you mean gemini?"),
+        ({"judge": "offline>gemini>offline"}, "a ladder of judges, each once"),
+        ({"judge": "offline>openai"}, "judge=openai needs the name of a model"),
+        ({"judge_ladder_bounds": "0.8,0.2"}, "judge_ladder_bounds='0.8,0.2': should be two scores from 0 to 1"),
+        ({"judge_ladder_bounds": [0.5, 1.1]}, "the lower one first"),
+        ({"judge_ladder_bounds": "0.5"}, "such as 0.2,0.8"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_the_fix(settings, message):
@@ -149,6 +155,7 @@ def test_judge_model_is_gemini_s_where_gemini_is_the_only_judge_that_has_one():
     models = [("gemini", "a", {}, "gemini", "a"), ("gemini,openai", "a", {}, "openai", "a")]
     models += [("gemini,openai", "a", {}, "gemini", "gemini-3.5-flash-lite"), (None, None, {}, "gemini", "b")]
     models += [("gemini,openai", "a", {"gemini_model": "b"}, "gemini", "b"), ("offline", "a", {}, "openai", "a")]
+    models += [("offline > gemini", "a", {}, "gemini", "a"), ("offline>openai", "a", {}, "openai", "a")]
     models += [("openai,anthropic", "openai=a,anthropic=models/b", {}, "anthropic", "models/b")]
     for judge, model, more, name, expected in models:
         given = {"judge": judge, "judge_model": model, **more} if judge else {"gemini_model": "models/b"}
@@ -183,5 +190,8 @@ def test_settings_keep_the_names_that_they_had_when_gemini_was_the_only_model_th
 @pytest.mark.parametrize("wrong", ["gemni", "offline=0", "", "offline,offline"])
 def test_a_run_is_trained_by_known_judges_with_weights_above_0(wrong):
     assert TrainConfig(judge="gemini=0.7,reference").judge == {"gemini": 0.7, "reference": 1}
+    ladder = TrainConfig.from_text({"judge": "offline > gemini=0.7,reference", "judge_ladder_bounds": "0,0.5"})
+    assert ladder.judge == {"offline>gemini": 0.7, "reference": 1} and ladder.judge_ladder_bounds == [0, 0.5]
+    assert (ladder.rungs, ladder.cloud_judges) == (["offline", "gemini", "reference"], ["gemini"])
     with pytest.raises(ConfigError, match=r"judge.* should be"):
         TrainConfig(judge=wrong)

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import logging
+import os
 import random
 import re
 import sqlite3
@@ -215,6 +216,7 @@ BAD = {  # the reply, how many tries it is worth where one more is allowed, and 
     "500": (always(error(500, "An internal error", "INTERNAL")), 2, "HTTP 500: An internal error"),
     "503": (always(error(503, "Overloaded", "UNAVAILABLE")), 2, "HTTP 503: Overloaded"),
     "502, a gateway's page": (always(Reply(b"<html>Bad Gateway</html>", 502)), 2, r"HTTP 502|JSONDecodeError"),
+    "403 of a moderated prompt": (always(error(403, "your input was flagged", "forbidden")), 1, "input was flagged"),
     "400": (always(error(400, "Unsupported location", "INVALID_ARGUMENT")), 1, "HTTP 400: Unsupported location"),
     "closed connection": (always(Reply(None)), 2, "closed connection|disconnected|Connection error"),
     "connection closed halfway": (
@@ -505,6 +507,24 @@ def test_what_a_server_refuses_of_a_request_is_left_out_from_then_on(server, mod
         name == "anthropic"
     )
     assert "response_format" in server.requests[0].config or "output_config" in server.requests[0].config
+
+
+def test_a_limit_that_openai_s_own_model_refuses_is_left_out(server, monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    monkeypatch.setattr("grpo_kit.judges.openai.OpenAI.endpoint", f"{server.url}/v1")
+    server.first = [error(400, "max_tokens is too large: 32768. This model supports at most 16384", "invalid_value")]
+    assert scores(judged(asks("openai", judge_mode="group"), None, TWO)) == [*map(score_of, TWO)]
+    assert ["max_completion_tokens" in request.config for request in server.requests] == [True, False]
+
+
+def test_only_what_can_be_unpacked_is_asked_for_where_brotli_is_installed(server, tmp_path):
+    """Libraries ask for Brotli too where its package is there, and what they get goes past their own unpacking."""
+    (tmp_path / "brotli.py").write_text("error, Decompressor = ValueError, type('D', (), {'process': None})")
+    asked = "from grpo_kit.config.judge import JudgeConfig as C; from grpo_kit.judges.base import make_judge as m; "
+    asked += f"m('openai', C(judge_model='gpt-5-mini')).check(); m('gemini', C(gemini_sdk={OLD!r})).check()"
+    paths = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    subprocess.run([sys.executable, "-c", asked], env=os.environ | {"PYTHONPATH": paths}, check=True)
+    assert server.encodings == ["gzip, deflate"] * 2
 
 
 def test_a_server_on_this_machine_needs_no_key_and_no_path(server, monkeypatch):

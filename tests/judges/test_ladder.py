@@ -4,9 +4,8 @@ import asyncio
 import json
 
 import pytest
-from judge_server import A_CALL, KEY, JudgeServer, error, score_of
+from judge_server import KEY, JudgeServer, error, score_of
 
-from grpo_kit import evaluate, train
 from grpo_kit.backends.modal import client as modal_client
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
@@ -131,25 +130,6 @@ def test_what_it_saves_and_changes_is_said_beside_people_s_labels(server, cache)
     _, price = asyncio.run(judge_and_price(ladder(), None, [TURN] * 4, answers))
     assert price.judgements == 4 and price.note == "2 settled by a cheaper judge"
     assert price.usd == pytest.approx(1000 * 2 / 4 * (100 * 0.25 + 25 * 2.0) / 1e6)
-
-
-def test_a_run_counts_what_was_settled_and_its_evaluation_says_who_judged(standin, server, demo_data, tmp_path):
-    sizes = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1, "max_steps": 3, "save_steps": 3}
-    settings = {"data": str(demo_data), "judge": "offline>gemini", "judge_ladder_bounds": "0.02,0.6", "canaries": "off"}
-    run = train(runs_dir=tmp_path, run_id="run", **sizes, **settings)
-    metrics, made = run.metrics(), run.completions()
-    settled, calls = (metrics[f"judge/offline>gemini/{name}"].sum() for name in ("settled", "calls"))
-    by = made["reason"].str.partition(":")[0]
-    assert set(by) == {"offline", "gemini"} and calls == len(server.requests) == made[by == "gemini"]["completion"].size
-    each = made[by == "offline"].drop_duplicates(["sample_id", "completion"])
-    assert settled == len(each) and run.status["usd_judge"] == pytest.approx(calls * A_CALL)
-
-    shared = evaluate(run, n=4, second_judge="gemini")
-    assert any("gemini is no held-out judge here" in note for note in shared.results["notes"])
-    assert any("needed no judgement by its last judge" in note for note in shared.results["notes"])
-    assert any("offline>gemini and gemini both ask gemini" in told for told in shared.warnings())
-    named = evaluate(run, n=4, judge="offline>gemini", second_judge="offline", judge_ladder_bounds=[0.1, 0.9])
-    assert "_judge-offline-gemini" in named.path.name and "bounds-0.1,0.9" in named.path.name
 
 
 def test_a_rung_s_secret_is_asked_for_on_modal(monkeypatch):

@@ -310,6 +310,7 @@ def test_more_of_anything_needs_more(tmp_path):
     [
         ({"data": "nowhere"}, "There is no nowhere/train.jsonl", "grpo-kit prepare"),
         ({"judge": "gemini"}, "GEMINI_API_KEY is not set", "judge=offline"),
+        ({"judge": "offline>gemini"}, "GEMINI_API_KEY is not set", "judge=offline"),
         ({"judge": "openai", "judge_model": "gpt-5"}, "OPENAI_API_KEY is not set", "judge=offline"),
         ({"max_steps": 9}, "save_steps=20 is more than max_steps=9", "save_steps=4"),
         ({"model_name": "gemma"}, "no folder gemma", "model_name"),
@@ -354,6 +355,9 @@ def test_the_judges_dollars_are_assumed_and_then_known_from_a_run(tmp_path, trai
     settings = {"judge": "gemini", "judge_input_price": 1.0, "judge_output_price": 1.0}
     quote = here(tmp_path, max_steps=10, save_steps=5, **settings)
     assert "320 calls" in quote.judge_usd_from and "assumed" in quote.judge_usd_from
+    at_most = here(tmp_path, max_steps=10, save_steps=5, **settings | {"judge": "offline>gemini"})
+    assert at_most.judge_usd_from.startswith("at most 320 calls, if every answer goes up the ladder; assumed")
+    assert at_most.judge_usd == (0, *quote.judge_usd[1:])
     assert here(tmp_path, max_steps=10, judge_mode="group", **settings).judge_usd_from.startswith("40 calls")
     unknown = here(tmp_path, judge="gemini", gemini_model="gemini-9")
     assert unknown.judge_usd is None and "gemini-9 has no price" in unknown.judge_usd_from
@@ -379,7 +383,7 @@ def test_each_paid_judge_is_counted(tmp_path):
 @pytest.mark.parametrize(
     ("model", "judge", "family"),
     [
-        (GEMMA, {"judge": "gemini"}, "Google's Gemma and Gemini"),
+        (GEMMA, {"judge": "offline>gemini"}, "Google's Gemma and Gemini"),
         ("Qwen/Qwen3-0.6B", {"judge": "openai", "judge_model": "qwen3:14b"}, "Qwen"),
         ("openai/gpt-oss-20b", {"judge": "openai", "judge_model": "gpt-5-mini"}, "OpenAI's GPT"),
         (

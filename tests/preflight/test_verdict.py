@@ -83,6 +83,9 @@ def test_which_judge_the_data_allows(shop, tmp_path, monkeypatch, demo_data):
     assert "Use a judge that reads the rubrics" in verdict(with_rubric, **model)
     assert "all without a rubric, beside the reply" in verdict(shop, judge="gemini", **model)
     assert "? Green" in verdict(demo_data) and "all by dialogue acts" in verdict(demo_data)
+    up = verdict(shop, judge="offline>gemini", **model)
+    assert "? Amber" in up and "word overlap with the reply in the trace tells which answers go up the ladder" in up
+    assert "all by dialogue acts, and where unsure as the next judge does" in verdict(demo_data, judge="offline>gemini")
     both = verdict(demo_data, judge="offline=0.5,reference=0.5")
     assert "judged by offline, reference: all by dialogue acts" in both
 

@@ -114,6 +114,26 @@ def test_judges_ready_rewards_and_own_functions_add_up_with_their_weights(gemini
         train(run_id=run.id, runs_dir=tmp_path)
 
 
+def test_a_ladder_counts_what_it_settles_and_its_evaluation_says_who_judged(gemini, tmp_path, demo_data):
+    settings = {"judge": "offline>gemini", "judge_ladder_bounds": "0.02,0.6", "runs_dir": tmp_path}
+    run = train(data=str(demo_data), **settings, **SHORT)
+    metrics, made = run.metrics(), run.completions()
+    by = made["reason"].str.partition(":")[0]
+    assert set(by) == {"offline", "gemini"}
+    new = made.assign(by=by).drop_duplicates(["sample_id", "completion"])["by"].value_counts()
+    counted = [metrics[f"judge/offline>gemini/{name}"].sum() for name in ("settled", "calls")]
+    assert counted == [new["offline"], new["gemini"]] and new["gemini"] == len(gemini.requests)
+    assert run.status["usd_judge"] == pytest.approx(len(gemini.requests) * A_CALL)
+
+    again = {"judge": "offline>gemini", "judge_ladder_bounds": [0.1, 0.9], "second_judge": "gemini"}
+    evaluation = evaluate(run, n=4, **again)
+    assert evaluation.path.name.endswith("_judge-offline-gemini_second_judge-gemini.json"), evaluation.path.name
+    notes = " ".join(evaluation.results["notes"])
+    assert "gemini is no held-out judge here: the run was trained with gemini" in notes
+    assert f"offline>gemini: {evaluation.results['judge']['settled']} new answers needed no judgement" in notes
+    assert any("offline>gemini and gemini both ask gemini" in told for told in evaluation.warnings())
+
+
 def test_an_answer_that_one_judge_failed_on_takes_no_part(gemini, tmp_path, demo_data):
     gemini.reply = lambda request: (
         error(400, "too odd", "INVALID_ARGUMENT") if "?" in request.replies[0] else judge(request)
