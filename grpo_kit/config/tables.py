@@ -18,7 +18,7 @@ def fields_of(model: type[Settings]) -> dict[str, FieldInfo]:
 def defaults_of(model: type[Settings], name: str) -> str:
     """A setting's default in words, with what recipes put in its place: "40; tiny: 60"."""
     field = model.model_fields[name]
-    plain = "none" if field.default in (None, [], {}) else str(field.default)
+    plain = "none" if field.default in (None, [], {}) else str(field.default).strip("[]")
     plain = plain.lower() if field.annotation is bool else plain
     recipes = RECIPES.items() if model is TrainConfig else ()
     return "; ".join([plain, *(f"{model_name}: {recipe[name]}" for model_name, recipe in recipes if name in recipe)])

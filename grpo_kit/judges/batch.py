@@ -51,10 +51,10 @@ async def judge_batch(
     """
     if isinstance(judge, LadderJudge):
 
-        async def ask(rung: Judge, samples: Sequence[Sample], answers: Sequence[str]) -> Judged:
+        async def ask_rung(rung: Judge, samples: Sequence[Sample], answers: Sequence[str]) -> Judged:
             return await judge_batch(rung, cache, samples, answers, repeats)
 
-        return await judge.climb(samples, answers, ask)
+        return await judge.climb(samples, answers, ask_rung)
     questions, keys = _questions(judge, samples, [answer_in(text) for text in answers], repeats or judge.samples)
     known = cache.get(key for own in keys for key in own) if cache else {}
     missing = [question for question in questions if any(key not in known for key in question.keys)]

@@ -1,7 +1,6 @@
 """Measures of a judge: its agreement with people and with itself, its biases and its price. Needs no torch."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import nan
@@ -81,21 +80,20 @@ def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int
     compares the nearest of five equal steps. The intervals come from resampling answers, which count as independent of
     each other.
     """
-    label, score, found = _enough(labels, scores, "answers with both a label and a score: label at least {}")
+    found = _compared(labels, scores, seed, lambda each: each >= PASS, "answers with both a label and a score: label")
     if found.problem:
         return found
-    passes, passed = label >= PASS, score >= PASS
+    label, score = np.array(_both_judged(labels, scores), dtype=float).T
     problems = []
     if len(set(label)) == 1:
         problems.append(f"all {len(label)} labels are {label[0]:g}: label answers of other worth too")
-    elif len(set(passes)) == 1:
+    elif len(set(label >= PASS)) == 1:
         problems.append(f"all labels lie on one side of {PASS}: without others kappa says nothing")
     if len(set(score)) == 1:
         problems.append(f"all {len(score)} scores are {score[0]:g}")
     steps, judged_steps = np.rint(label * STEPS), np.rint(score * STEPS)
     weighted = _resampled(weighted_kappa, steps, judged_steps, seed) if len(set(label)) > 1 else Estimate()
-    compared = _compared(label, score, passes, passed, passes.mean() >= 0.5, seed)
-    return replace(found, **compared, weighted=weighted, problem="; ".join(problems))
+    return replace(found, weighted=weighted, problem="; ".join(problems))
 
 
 def choice_agreement(choices: Sequence[float], margins: Sequence[float | None], seed: int) -> Agreement:
@@ -104,36 +102,36 @@ def choice_agreement(choices: Sequence[float], margins: Sequence[float | None], 
     `choices` are 1 where the first answer was chosen, -1 for the second, 0 for a tie; `margins` the first answer's
     score less the second's, whose sign is the judge's choice. Margins of None are left out and counted.
     """
-    choice, margin, found = _enough(choices, margins, "choices with both answers' scores: choose at least {} times")
-    if found.problem:
-        return found
-    values, counts = np.unique(choice, return_counts=True)
-    compared = _compared(choice, margin, choice, np.sign(margin), values[counts.argmax()], seed)
-    return replace(found, **compared, problem="all choices are the same" if len(values) == 1 else "")
-
-
-def _enough(
-    said: Sequence[float], scores: Sequence[float | None], few: str
-) -> tuple[np.ndarray, np.ndarray, Agreement]:
-    """What people said and the scores, of what was judged, and how many that are; `few` is the problem of too few."""
-    judged = _both_judged(said, scores)
-    one, other = np.array(judged, dtype=float).reshape(-1, 2).T
-    problem = f"{len(judged)} {few.format(FEWEST)}, better 50" if len(judged) < FEWEST else ""
-    return one, other, Agreement(len(judged), len(said) - len(judged), problem=problem)
+    found = _compared(choices, margins, seed, np.sign, "choices with both answers' scores: choose")
+    return found if found.constant.value != 1 else replace(found, problem="all choices are the same")
 
 
 def _compared(
-    label: np.ndarray, score: np.ndarray, said: np.ndarray, judged: np.ndarray, guess: float, seed: int
-) -> dict[str, Estimate]:
-    """Compares labels with scores by their ranks, and as what people and judge make of them: `said` and `judged`."""
-    right, guessed = said == judged, said == guess
-    return {
-        "spearman": _resampled(spearman, label, score, seed),
-        "kappa": _resampled(cohens_kappa, said, judged, seed) if len(set(said)) > 1 else Estimate(),
-        "accuracy": mean(right, seed),
-        "constant": mean(guessed, seed),
-        "gain": mean(right.astype(float) - guessed, seed),
-    }
+    labels: Sequence[float],
+    scores: Sequence[float | None],
+    seed: int,
+    verdict: Callable[[np.ndarray], np.ndarray],
+    few: str,
+) -> Agreement:
+    """Compares labels with scores by their ranks, and by the verdicts that people and judge come to with them. Of too
+    few, `few` begins the problem."""
+    judged = _both_judged(labels, scores)
+    left_out = len(labels) - len(judged)
+    if len(judged) < FEWEST:
+        return Agreement(len(judged), left_out, problem=f"{len(judged)} {few} at least {FEWEST}, better 50")
+    label, score = np.array(judged, dtype=float).T
+    said, found = verdict(label), verdict(score)
+    values, counts = np.unique(said, return_counts=True)
+    right, guessed = said == found, said == values[counts.argmax()]
+    return Agreement(
+        len(label),
+        left_out,
+        spearman=_resampled(spearman, label, score, seed),
+        kappa=_resampled(cohens_kappa, said, found, seed) if len(values) > 1 else Estimate(),
+        accuracy=mean(right, seed),
+        constant=mean(guessed, seed),
+        gain=mean(right.astype(float) - guessed, seed),
+    )
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -267,26 +265,29 @@ async def ladder_effect(
     seed: int = 0,
 ) -> str:
     """What a ladder saves and changes on these answers, in words, and how it and each of its rungs alone agree with
-    people's `labels` of them, from 0 to 1, if there are any. All rungs judge all of them for it, once: `cache` keeps
-    that."""
+    people's `labels` of them, from 0 to 1, if there are any; also on those alone that a rung settles. All rungs judge
+    all of them for it, once: `cache` keeps that."""
     judged = {judge.name: await judge_batch(judge, cache, samples, answers) for judge in (*ladder.rungs, ladder)}
     scores = {name: [verdict.score for verdict in found.verdicts] for name, found in judged.items()}
     *cheaper, dear = [rung.name for rung in ladder.rungs]
-    by = Counter(verdict.by for verdict in judged[ladder.name].verdicts)
-    settled = ", ".join(f"{name} settles {by[name]} ({by[name] / max(1, len(answers)):.0%})" for name in cheaper)
+    by = [verdict.by for verdict in judged[ladder.name].verdicts]
+    settled = ", ".join(f"{name} settles {by.count(name)} ({by.count(name) / (len(by) or 1):.0%})" for name in cheaper)
     pairs = _both_judged(scores[ladder.name], scores[dear])
     changed = [abs(one - other) for one, other in pairs if one != other]
     lines = [
         f"{ladder.name}, unsure from {ladder.low:g} to {ladder.high:g}: of {len(answers)} answers {settled}; "
-        f"{by[dear]} go up to {dear}",
+        f"{by.count(dear)} go up to {dear}",
         f"{len(changed)} of {len(pairs)} scores are not {dear}'s: "
         f"{fmean(changed or [0]):.2f} apart on average, {max(changed, default=0):.2f} at most; "
         f"{sum((one >= PASS) != (other >= PASS) for one, other in pairs)} pass by one and fail by the other",
     ]
-    for name in scores if len(labels) else ():
-        found = agreement(labels, scores[name], seed)
+    for name in cheaper:
+        told = zip(scores[name], by, strict=True)
+        scores[f"what {name} settles"] = [score if rung == name else None for score, rung in told]
+    for name, own in scores.items() if len(labels) else ():
+        found = agreement(labels, own, seed)
         shown = f"Spearman {found.spearman}, weighted kappa {found.weighted}, accuracy {found.accuracy}"
-        lines.append(f"{name} and people: {shown}" + f" ({found.problem})" * bool(found.problem))
+        lines.append(f"{name} and the labels: {shown}" + f" ({found.problem})" * bool(found.problem))
     return "\n".join(lines)
 
 
@@ -294,18 +295,16 @@ async def judge_and_price(
     judge: Judge, cache: RewardCache | None, samples: Sequence[Sample], answers: Sequence[str]
 ) -> tuple[list[Verdict], Price]:
     """The batch's verdicts, and the price of the judgements made for it: failed calls and retries are part of it."""
-    before = replace(judge.usage) if judge.usage else None
+    before = judge.usage and replace(judge.usage)
     judged = await judge_batch(judge, cache, samples, answers)
     made, after = sum(verdict.score is not None for verdict in judged.fresh), judge.usage
-    settled = (after.settled or 0) - (before.settled or 0) if before and after else 0
-    made += settled
     if before is None or after is None:
-        price = Price(made, None, 0.0, "free")
-    elif not made:
-        price = Price(0, None, None, "all failed" if judged.fresh else "nothing paid: all was in the cache")
-    else:
-        usd, note = None, "no price is known: set judge_input_price and judge_output_price"
-        if before.usd is not None and after.usd is not None:
-            usd, note = 1000 * (after.usd - before.usd) / made, f"{settled} settled by a cheaper judge" * bool(settled)
-        price = Price(made, (after.tokens - before.tokens) / made, usd, note)
-    return judged.verdicts, price
+        return judged.verdicts, Price(made, None, 0.0, "free")
+    made += (settled := (after.settled or 0) - (before.settled or 0))
+    if not made:
+        note = "all failed" if judged.fresh else "nothing paid: all was in the cache"
+        return judged.verdicts, Price(0, None, None, note)
+    usd, note = None, "no price is known: set judge_input_price and judge_output_price"
+    if before.usd is not None and after.usd is not None:
+        usd, note = 1000 * (after.usd - before.usd) / made, f"{settled} settled by a cheaper judge" * bool(settled)
+    return judged.verdicts, Price(made, (after.tokens - before.tokens) / made, usd, note)

@@ -33,8 +33,9 @@ def measure_of(judge: str, sample: Sample) -> Measure:
     if is_to_call(sample):
         return "calls"
     if ">" in judge:
-        found = [measure_of(rung, sample) for rung in rungs([judge])]
-        return next((measure for measure in found if measure != "nothing"), "nothing")
+        first, _, rest = judge.partition(">")
+        found = measure_of(first, sample)
+        return measure_of(rest, sample) if found == "nothing" else found
     if judge == "exact":
         return "exact" if sample.ground_truth.strip() else "nothing"
     if judge == "reward_model":

@@ -153,7 +153,7 @@ def _judged_text(config: TrainConfig, measures: Counter[Measure]) -> str:
     """ "judged by offline: 75% by dialogue acts, 25% by word overlap alone"."""
     shares = ((IN_WORDS[measure], count / measures.total()) for measure, count in measures.most_common())
     told = ", ".join(f"{'all' if share == 1 else f'{share:.0%}'} {how}" for how, share in shares)
-    told += ", and where unsure as the next judge does" * config.has_ladder
+    told += ", and by the next judge where it is unsure" * config.has_ladder
     return f"judged by {', '.join(config.judge)}: {told}"
 
 

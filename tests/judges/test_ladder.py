@@ -125,7 +125,9 @@ def test_what_it_saves_and_changes_is_said_beside_people_s_labels(server, cache)
         f"2 of 4 scores are not openai's: {sum(apart) / 2:.2f} apart on average, {max(apart):.2f} at most; "
         f"1 pass by one and fail by the other"
     )
-    assert [line.split(" and people: Spearman")[0] for line in told[2:]] == ["reference", "openai", "reference>openai"]
+    named = ["reference", "openai", "reference>openai", "what reference settles"]
+    assert [line.split(" and the labels: Spearman")[0] for line in told[2:]] == named
+    assert told[-1].endswith("(2 answers with both a label and a score: label at least 3, better 50)")
     assert len(server.requests) == 4, "the ladder itself pays for nothing more"
     _, price = asyncio.run(judge_and_price(ladder(), None, [TURN] * 4, answers))
     assert price.judgements == 4 and price.note == "2 settled by a cheaper judge"

@@ -85,7 +85,8 @@ def test_which_judge_the_data_allows(shop, tmp_path, monkeypatch, demo_data):
     assert "? Green" in verdict(demo_data) and "all by dialogue acts" in verdict(demo_data)
     up = verdict(shop, judge="offline>gemini", **model)
     assert "? Amber" in up and "word overlap with the reply in the trace tells which answers go up the ladder" in up
-    assert "all by dialogue acts, and where unsure as the next judge does" in verdict(demo_data, judge="offline>gemini")
+    up = verdict(demo_data, judge="offline>gemini")
+    assert "all by dialogue acts, and by the next judge where it is unsure" in up
     both = verdict(demo_data, judge="offline=0.5,reference=0.5")
     assert "judged by offline, reference: all by dialogue acts" in both
 
