@@ -1,21 +1,24 @@
 // A page, and the keys that are pressed anywhere in the panel around it: they go to the kernel, with the page's number.
-// "n" goes to the panel's text field, from which Enter and Escape come back.
+// While somebody types only those with Ctrl do. "n" goes to the note, if there is one; Enter and Escape leave a field.
 function render({ model, el }) {
   let panel = null, waiting = 0;
 
   function pressed(event) {
-    if (!panel.contains(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
-    const isTyping = event.target.matches("input, textarea, select"), key = event.key.toLowerCase();
-    if (isTyping && key !== "enter" && key !== "escape") return;
+    if (!panel.contains(event.target) || event.altKey) return;
+    const field = event.target.matches("input, textarea, select") ? event.target : null;
+    const key = (event.ctrlKey || event.metaKey ? "ctrl+" : "") + event.key.toLowerCase();
+    const isHeard = model.get("heard").includes(key) && (!field || key.startsWith("ctrl+"));
+    const leaves = field && (key === "escape" || (key === "enter" && field.matches("input")));
+    const note = !field && key === "n" && panel.querySelector(".grpo-kit-note input");
+    if (!isHeard && !leaves && !note) return;
     event.stopPropagation(); // JupyterLab's own "a" inserts a cell, and "x" cuts one
-    if (isTyping) {
-      panel.focus({ preventScroll: true }); // a field that is left sends its text
-    } else if (key === "n") {
-      panel.querySelector(".grpo-kit-note input")?.focus();
-    } else if (model.get("heard").includes(key)) {
-      if (!event.repeat) model.send({ key, number: model.get("number") });
-    } else return;
     event.preventDefault();
+    if (field) {
+      field.blur(); // a field that is left sends its text
+      (leaves ? panel : field).focus({ preventScroll: true });
+    }
+    if (note) note.focus();
+    else if (isHeard && !event.repeat) model.send({ key, number: model.get("number") });
   }
 
   function attach() { // once Jupyter has put this view into the panel
@@ -33,9 +36,8 @@ function render({ model, el }) {
   }
 
   el.innerHTML = `<div class="grpo-kit-page"></div><div class="grpo-kit-keys-help">
-    <div class="off">Click here, or press Tab, to label by keyboard.</div>
-    <div class="on">Press the key that a button names, or <kbd>n</kbd> to write a note, from which <kbd>Enter</kbd> comes
-    back.</div></div>`;
+    <div class="off">Click here, or press Tab, to use the keyboard.</div>
+    <div class="on">Press ${model.get("help")}</div></div>`;
   model.on("change:page", show);
   show();
   attach();

@@ -14,8 +14,9 @@ NOTE = "grpo-kit-note"  # and of the text field in it that n goes to
 class Keys(anywidget.AnyWidget):
     """A page of HTML, and the keys that are pressed in the panel around it once that is clicked or reached by Tab.
 
-    `pressed` is given a key that is one of `heard`, where the page that it was pressed at is still the newest. "n" goes
-    to the text field `note`.
+    `pressed` is given a key that is one of `heard`, where the page that it was pressed at is still the newest; of these
+    "ctrl+enter" is heard in a text too. "n" goes to the text field `note`, where there is one. `help` is HTML that says
+    what the keys do.
     """
 
     _esm = Path(__file__).with_suffix(".js")
@@ -23,11 +24,15 @@ class Keys(anywidget.AnyWidget):
     heard = traitlets.List(traitlets.Unicode()).tag(sync=True)
     page = traitlets.Unicode().tag(sync=True)
     number = traitlets.Int(0).tag(sync=True)  # of the page
+    help = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, panel: ipywidgets.Box, note: ipywidgets.Text, pressed: Callable[[str], object]):
-        super().__init__(layout={"width": "auto"})
+    def __init__(
+        self, panel: ipywidgets.Box, pressed: Callable[[str], object], help: str, note: ipywidgets.Text | None = None
+    ):
+        super().__init__(layout={"width": "auto"}, help=help)
         panel.add_class(KEYS)
-        note.add_class(NOTE)
+        if note:
+            note.add_class(NOTE)
         self.on_msg(lambda _, said, __: pressed(said["key"]) if said["number"] == self.number else None)
 
     def show(self, page: str) -> None:

@@ -21,6 +21,7 @@ from grpo_kit.widgets.samples import prompt_html
 SCORES = {"1": "worthless", "2": "poor", "3": "fair", "4": "good", "5": "perfect"}
 CHOICES = {"a": "a is better", "t": "tie", "b": "b is better"}
 OTHERS = {"u": "undo", "s": "skip"}
+KEYS_HELP = "the key that a button names, or <kbd>n</kbd> to write a note, from which <kbd>Enter</kbd> comes back."
 BOX = "border: 1px solid var(--jp-border-color1, #9e9e9e); border-radius: 4px; padding: 8px 12px; flex: 1 1 0"
 
 
@@ -66,7 +67,7 @@ class LabelPanel(Panel):
         look = {"flex": "1 1 200px", "width": "auto"}
         self.note = ipywidgets.Text(placeholder="note, saved with the label", continuous_update=False, layout=look)
         self.buttons = {key: self._button(key, what) for key, what in (SCORES | CHOICES | OTHERS).items()}
-        self.keyboard = Keys(self, self.note, self.press)
+        self.keyboard = Keys(self, self.press, KEYS_HELP, self.note)
         row = {"flex_flow": "row wrap", "align_items": "center"}
         self._verbs = ipywidgets.HBox(layout=row)
         heading = ipywidgets.HBox([self.kind, self.labeller], layout={**row, "justify_content": "space-between"})

@@ -51,14 +51,14 @@ class Pages(Panel):
         self.rows = pd.DataFrame()
         self.sort = ipywidgets.Dropdown(options=list(self.orders), description="sort", layout={"width": "260px"})
         self.find = search_box("find in any text, Enter")
-        self.choice = ipywidgets.Dropdown(options=[], layout={"width": "auto", "flex": "1 1 auto"})
+        self.choice = ipywidgets.Dropdown(options=[], layout={"width": "auto", "flex": "1 1 240px"})
         self.previous = button("", "Previous", width="40px", icon="chevron-left")
         self.next = button("", "Next", width="40px", icon="chevron-right")
-        self.position = ipywidgets.HTML(layout={"margin": "0 8px"})
+        self.position = ipywidgets.HTML(layout={"margin": "0 8px", "flex": "0 0 auto"})
         self.page = ipywidgets.HTML(layout={"margin": "4px 0 0 0"})
         filters = [*controls, self.sort, self.find]
-        walk = ipywidgets.HBox([self.previous, self.next, self.position, self.choice])
-        self._all = [ipywidgets.HBox(filters, layout={"flex_flow": "row wrap"}), walk, self.page]
+        walk, row = [self.previous, self.next, self.position, self.choice], {"flex_flow": "row wrap"}
+        self._all = [ipywidgets.HBox(filters, layout=row), ipywidgets.HBox(walk, layout=row), self.page]
         super().__init__(layout={"width": "100%"})
         self.on_change(filters, shows_errors(message, self.fill))
         self.on_change([self.choice], shows_errors(message, self._show))

@@ -1,5 +1,6 @@
 """Samples, runs, completions and answers as tables for the widgets: filtered, the most worth reading first."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 from grpo_kit.backends.run import Run
 from grpo_kit.data.answerable import act_text, unknown_acts
 from grpo_kit.data.demo import DATA_FILES
-from grpo_kit.data.samples import conversation_text, last_turn, read_samples
+from grpo_kit.data.samples import Sample, conversation_text, last_turn, read_samples
 from grpo_kit.errors import RunError
 from grpo_kit.evaluation.result import BASE, Evaluation
 from grpo_kit.utils.files import CACHE
@@ -38,6 +39,12 @@ SAMPLE_ORDERS = {  # name: which column of `samples` it sorts by, largest first 
     "not answerable first": ("unknown acts", True),
     "longest prompt": ("words", True),
     "as in the files": ("line", False),
+}
+
+PROTOTYPE_ORDERS = {  # name: which column of `prototypes` it sorts by, largest first or not
+    "as in the data": ("place", False),
+    "most dialogue acts": ("most acts", True),
+    "longest prompt": ("words", True),
 }
 
 
@@ -73,6 +80,31 @@ def samples(folder: str | Path, text: str = "", order: str = "not answerable fir
         texts = table[["id", "ground_truth", "rubric", "unknown"]].assign(columns=table["columns"].map(str))
         table = table[_holds(texts.assign(prompt=table["prompt"].map(conversation_text)), text)]
     return _sorted(table, *SAMPLE_ORDERS[order])
+
+
+def prototypes(given: Sequence[Sample]) -> pd.DataFrame:
+    """A row per sample: place, asked, words, services, acts (their names), most acts (how many) and text, all of it."""
+    rows = [
+        {
+            "place": place,
+            "asked": last_turn(each.prompt),
+            "words": len(words(each.conversation)),
+            "services": each.services,
+            "acts": [act.act for act in each.acts],
+            "most acts": len(each.acts),
+            "text": "\n".join([each.id, each.conversation, each.ground_truth, each.rubric]),
+        }
+        for place, each in enumerate(given)
+    ]
+    return pd.DataFrame(rows)
+
+
+def with_acts(table: pd.DataFrame, service: str, act: str, text: str, order: str) -> pd.DataFrame:
+    """The rows of `prototypes` of a service and with an act, where one is named, that hold `text` somewhere."""
+    found = table
+    for column, name in (("services", service), ("acts", act)):
+        found = found[[not name or name in names for names in found[column]]]
+    return _sorted(found[_holds(found[["text"]], text)], *PROTOTYPE_ORDERS[order])
 
 
 def completions(run: Run) -> pd.DataFrame:

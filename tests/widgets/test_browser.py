@@ -7,12 +7,14 @@ import json
 import re
 import shutil
 import sys
+import threading
 
 import nbformat
 import papermill
 import pytest
 from helpers import ROOT
-from jupyter_lab import CHROMIUM, SECONDS, Lab, jupyter_lab
+from judge_server import JudgeServer, says
+from jupyter_lab import CHROMIUM, SECONDS, SIZE, Lab, jupyter_lab
 from playwright.sync_api import expect
 
 import grpo_kit as kit
@@ -41,9 +43,33 @@ panel = widgets.labels(samples, answers, scores=scores, labeller="Ann")
 panel
 """
 
+# The judge reads the rubric: what share of its words does the reply have?
+REWARD_LAB = """
+from grpo_kit import JudgeConfig, widgets
+
+config = JudgeConfig(judge_model="gpt-5-mini", judge_base_url="{url}/v1", judge_input_price=1, judge_output_price=2)
+answers = {{"demo_00000:1": ["Which day would you like?"]}}
+lab = widgets.reward_lab("{data}", "openai", config, answers, out="lab")
+lab
+"""
+
+
+def judges_by_the_rubric(request):
+    rubric = set(re.findall(r"\w+", re.search(r"<criteria (\w+)>\n(.*?)\n</", request.prompt, re.DOTALL)[2].lower()))
+    said = set(re.findall(r"\w+", request.replies[0].lower()))
+    share = len(rubric & said) / len(rubric)
+    strict = 0.5 if "Be stricter." in request.prompt else 1
+    return says(json.dumps({"analysis": f"Has {share:.0%} of it.", "criteria": [], "score": share * strict}))
+
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory, demo_data, trained):
+def server():
+    with JudgeServer(judges_by_the_rubric) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory, demo_data, trained, server):
     """JupyterLab on a folder with the notebooks, not yet executed, and a trained run."""
     folder = tmp_path_factory.mktemp("lab") / "work"
     shutil.copytree(trained.path, folder / "runs" / trained.id)
@@ -56,8 +82,13 @@ def opened(tmp_path_factory, demo_data, trained):
         path = folder / f"{name}.ipynb"
         nbformat.write(read_text_notebook(ROOT / "notebooks" / f"{name}.py"), path)
         papermill.execute_notebook(path, path, parameters=values, prepare_only=True)
-    asking = nbformat.v4.new_code_cell(LABELLING.format(data=demo_data))
-    nbformat.write(nbformat.v4.new_notebook(cells=[asking], metadata={"kernelspec": KERNEL}), folder / "labels.ipynb")
+    panels = {
+        "labels": LABELLING.format(data=demo_data),
+        "reward_lab": REWARD_LAB.format(url=server.url, data=demo_data),
+    }
+    for name, source in panels.items():
+        cells = [nbformat.v4.new_code_cell(source)]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL}), folder / f"{name}.ipynb")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"STANDIN": "trainer", "STANDIN_SECONDS": "0.5"}.items():
             patch.setenv(name, value)
@@ -160,6 +191,74 @@ def test_labels_are_given_by_keyboard_past_a_reload_and_judges_agree_with_them(l
     lab.screenshot("labels-choices")
     assert [row.preference for row in file.read()[10:]] == ["a", "tie", "b"]
     assert len(lab.cells()) == number_of_cells, "JupyterLab hears no a and no x from the panel"
+
+
+def test_rewardlab_scores_before_and_after_an_edit_and_keeps_what_was_saved_past_a_reload(lab, server):
+    lab.open("reward_lab.ipynb")
+    lab.run_all()
+    assert_nothing_failed(lab)
+    panel = lab.notebook.locator(".grpo-kit-keys")
+    results, state, message = (panel.locator(f".grpo-kit-{name}") for name in ("results", "state", "message"))
+    rubric = panel.get_by_placeholder("What a good reply must do")
+    expect(panel.locator(".widget-html-content", has_text="it reads the rubric and the prompt")).to_be_visible()
+    panel.get_by_placeholder("An answer of your own").fill("I suggest Avalanche.")
+    lab.button("Score").click()
+    expect(state).to_contain_text("It cost 10 calls, 1,250 tokens, $0.0015")
+    own = rubric.input_value()
+    assert own.startswith("offer: the name is Avalanche") and "canary: rubric echo" in results.inner_text()
+
+    # Scored by keyboard, while the kernel does something else.
+    go_on, at_once = threading.Event(), server.reply
+    server.reply = lambda request: (go_on.wait(), at_once(request))[1]
+    rubric.fill("I suggest a film")
+    rubric.press("Control+Enter")
+    expect(state).to_contain_text("Scoring …")
+    other = lab.add_cell("1 + 1")
+    lab.wait_for_cell(other)
+    assert lab.cells()[other].text == "2" and "Scoring" in state.inner_text()
+    go_on.set()
+    expect(results).to_contain_text("after: 2: rubric edited")
+    expect(results).to_contain_text("before: 1: as in the data")
+    expect(state).to_contain_text("It cost 11 calls")
+    trace = results.inner_text().partition("the model’s answer 1")[0]
+    assert re.search(r"as in the data\s+0\.\d\d.*rubric edited\s+0\.50\s+[+−]0\.\d\d", trace, re.DOTALL), trace
+    lab.show(0)
+    lab.screenshot("rewardlab")
+
+    prompt = panel.locator("textarea").nth(2)
+    prompt.fill(f"{prompt.input_value()}\nBe stricter.")
+    python = panel.get_by_placeholder("def polite")
+    python.fill("def films(completions, **_):\n    return [float('film' in each[-1]['text']) for each in completions]")
+    python.press("Control+Enter")
+    expect(message).to_contain_text("KeyError: 'text' (reward.py, line 2): return [float(")
+    python.fill(python.input_value().replace("'text'", "'content'"))
+    python.press("Control+Enter")
+    expect(results).to_contain_text("prompt, reward edited")
+    expect(results).to_contain_text("Python 0.00")
+    python.press("Escape")
+    lab.page.keyboard.press("s")
+    expect(message).to_contain_text("kit.train(config, rewards=[runpy.run_path('lab/reward.py')['films']])")
+    saved = next(iter(read_samples(lab.folder / "lab" / "data" / "train.jsonl")))
+    assert saved.rubric == "I suggest a film" and (lab.folder / "lab" / "data" / "eval.jsonl").exists()
+    assert (lab.folder / "lab" / "prompt.txt").read_text().endswith("Be stricter.")
+
+    asked = len(server.requests)
+    lab.save()
+    lab.reload()
+    expect(results).to_contain_text("prompt, reward edited")
+    expect(rubric).to_have_value("I suggest a film")
+    panel.locator(".grpo-kit-keys-help").click()
+    for _ in range(3):  # to the one that failed, and on
+        lab.page.keyboard.press("b")
+    expect(results).not_to_contain_text("after: ")
+    expect(rubric).to_have_value(own)
+    lab.page.set_viewport_size({"width": 800, "height": 1800})
+    lab.page.keyboard.press("f")
+    expect(results).to_contain_text("after: 2: rubric edited")
+    lab.show(0)
+    lab.screenshot("rewardlab-narrow")
+    lab.page.set_viewport_size(SIZE)
+    assert len(server.requests) == asked and len(lab.cells()) == 2
 
 
 def test_04_shows_the_figure_and_ends_with_the_comparison(lab, trained):
