@@ -1,7 +1,7 @@
 """`reward_lab(samples, judge)`: a reward is edited in place, and the same answers are scored before and after it."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample, read_samples
 from grpo_kit.errors import ConfigError
-from grpo_kit.evaluation.labelling import Answers, Labelling
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.rewards.travel import RewardFunction
 from grpo_kit.rewards.trials import TYPED, Trial, Trials, answers_to
@@ -49,20 +48,20 @@ class RewardLab(Pages):
         samples: Sequence[Sample] | str | Path,
         judge: str = "offline",
         judge_config: JudgeConfig | None = None,
-        answers: Answers | Callable[[Sample], Sequence[str]] | None = None,
+        answers: Mapping[str, Sequence[str]] | Callable[[Sample], Sequence[str]] | None = None,
         out: str | Path = "runs/prototype",
         interactive: bool | None = None,
     ):
-        """`samples` are the kit's, or a data folder, whose train.jsonl is read. `answers` are the model's: an
-        Evaluation, texts by the sample's id, or a function of a sample, called where it is scored.
+        """`samples` are the kit's, or a data folder, whose train.jsonl is read. `answers` are the model's: texts by the
+        sample's id, or a function of a sample, called where that is scored.
 
         Where `interactive` is False, in a batch, there is no panel; None: unless this is JupyterLab. Raises ConfigError
-        for a judge that can't work, or an answer without a sample.
+        for a judge that can't work.
         """
         self.message, self.out = ipywidgets.HTML(layout={"margin": "0"}), Path(out)
         self._source = Path(samples) if isinstance(samples, str | Path) else None
         self._samples = list(read_samples(self._source / "train.jsonl") if self._source else samples)  # pyright: ignore
-        self._answers = answers if callable(answers) else Labelling.of(self._samples, answers or {}).answers
+        self._answers = answers if callable(answers) else lambda sample: (answers or {}).get(sample.id, ())
         self._bench = Bench(judge, judge_config or JudgeConfig(), RewardCache(self.out / CACHE_FILE))
         self._trials, self._table = Trials(self.out, self._bench), tables.prototypes(self._samples)
         self._sample = next(iter(self._samples))
@@ -206,10 +205,8 @@ class RewardLab(Pages):
     def _tell(self) -> None:
         """Says by what the judge goes, and what is edited since it scored."""
         edits = self._edits()
-        said = (
-            f"Not scored yet: {', '.join(edits)} edited." if edits else "" if self._trial.scored else "Not scored yet."
-        )
-        self.state.value = note_html(said)
+        what = f": {', '.join(edits)} edited" * bool(edits)
+        self.state.value = note_html(f"Not scored yet{what}." if edits or not self._trial.scored else "")
         try:
             asked = self._version().applied(self._sample)
         except ConfigError:  # acts that are said to be none where they are scored
@@ -266,8 +263,7 @@ class RewardLab(Pages):
     def _work(self, trial: Trial, sample: Sample, typed: str) -> None:
         said, before = "", self._bench.spent()
         try:
-            models = self._answers(sample) if callable(self._answers) else self._answers.get(sample.id, ())
-            self._trials.score(trial, sample, answers_to(sample, trial.version, models, typed))
+            self._trials.score(trial, sample, answers_to(sample, trial.version, self._answers(sample), typed))
             said = note_html(self._bench.spent().since(before))
         except Exception as error:  # in a thread nobody else would show it
             self.message.value = error_html(error)
