@@ -1,18 +1,18 @@
 """Figures of judges: the scores that they give, and how well they agree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grpo_kit.plots.style import COLOURS, NotebookFigure, name_rows, styled
+from grpo_kit.plots.style import COLOURS, DARK, NotebookFigure, name_rows, styled
 
 if TYPE_CHECKING:
     from grpo_kit.judges.calibration import Estimate
 
 
 @styled()
-def score_distributions(scores: dict[str, Sequence[float | None]]) -> NotebookFigure:
+def score_distributions(scores: Mapping[str, Sequence[float | None]]) -> NotebookFigure:
     """A curve for each kind of answer in `scores`: for each score, the share of answers that got at least that."""
     figure = NotebookFigure(7, 3.2)
     axes = figure.subplots()
@@ -41,4 +41,25 @@ def intervals(panels: dict[str, dict[str, "Estimate"]]) -> NotebookFigure:
         axes.update_datalim([(0, 0), (1, 0)])
         name_rows(axes, names)
     figure.supxlabel("95% intervals", fontsize=8)
+    return figure
+
+
+@styled()
+def score_dots(
+    rows: Mapping[str, Mapping[str, Sequence[float | None]]], ceiling: float | None = None
+) -> NotebookFigure:
+    """A row of dots for each name in `rows`, a colour for each of those who scored; `ceiling` is a line not to pass."""
+    figure = NotebookFigure(7, 1.1 + 0.3 * len(rows))
+    axes, judges = figure.subplots(), list(dict.fromkeys(judge for row in rows.values() for judge in row))
+    for number, judge in enumerate(judges):
+        offset = 0.5 * ((number + 0.5) / len(judges) - 0.5)
+        points = [(score, y + offset) for y, row in enumerate(rows.values()) for score in row.get(judge, ())]
+        there = [(x, y) for x, y in points if x is not None and not np.isnan(x)]
+        axes.plot(*np.reshape(there, (-1, 2)).T, "o", color=COLOURS[number % 6], alpha=0.6, label=judge, clip_on=False)
+    if ceiling is not None:
+        axes.axvline(ceiling, color=DARK, lw=1, ls=":")
+    axes.set(xlabel="score", xlim=(0, 1))
+    name_rows(axes, list(rows))
+    if len(judges) > 1:
+        figure.legend(loc="outside right upper")
     return figure

@@ -84,6 +84,6 @@ def answers_to(sample: Sample, version: Version, models: Sequence[str], typed: s
     """The answers to score, by what they are: the trace's, the one that was typed, if any, the model's, the canaries of
     the edited sample."""
     found = {TRACE: sample.ground_truth} | ({TYPED: typed} if typed else {})
-    found |= {f"the model’s answer {number}": text for number, text in enumerate(models, 1)}
+    found |= {f"the model’s answer {number}": str(text) for number, text in enumerate(models, 1)}
     tried = canaries(version.applied(sample))
     return found | {f"{CANARY}{name}": text for name, text in tried.items() if name != REFERENCE}

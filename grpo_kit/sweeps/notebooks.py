@@ -84,7 +84,7 @@ def run_demo(out: Path, **training: Any) -> None:
     preparing = {"traces": str(TRACES), "out": str(out / "data"), "eval_fraction": EVAL_FRACTION}
     parameters = {
         "01_prepare_data": preparing,
-        "02_prototype_rewards": {"data": str(out / "data"), "out": str(out / "prototype"), "use_gemini": False},
+        "02_prototype_rewards": {"data": str(out / "data"), "out": str(out / "prototype"), "judges": ["offline"]},
         "03_launch_training": {"data": str(out / "data"), "backend": "local", "interactive": False, **run, **training},
         "04_evaluate_checkpoints": {"run": run["run_id"], "runs_dir": str(out)},
     }

@@ -58,11 +58,13 @@ class RewardLab(Pages):
         Where `interactive` is False, in a batch, there is no panel; None: unless this is JupyterLab. Raises ConfigError
         for a judge that can't work.
         """
+        judge_config = judge_config or JudgeConfig()
+        TrainConfig(judge={judge: 1.0}, **judge_config.given)  # raises for a judge that there is not
         self.message, self.out = ipywidgets.HTML(layout={"margin": "0"}), Path(out)
         self._source = Path(samples) if isinstance(samples, str | Path) else None
         self._samples = list(read_samples(self._source / "train.jsonl") if self._source else samples)  # pyright: ignore
         self._answers = answers if callable(answers) else lambda sample: (answers or {}).get(sample.id, ())
-        self._bench = Bench(judge, judge_config or JudgeConfig(), RewardCache(self.out / CACHE_FILE))
+        self._bench = Bench(judge, judge_config, RewardCache(self.out / CACHE_FILE))
         self._trials, self._table = Trials(self.out, self._bench), tables.prototypes(self._samples)
         self._sample = next(iter(self._samples))
         self._trial = self._trials.of(self._sample)[-1]

@@ -13,6 +13,7 @@ import pytest
 from helpers import ROOT
 from judge_server import JudgeServer, judge, says
 
+from grpo_kit import ConfigError, prototype
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample, read_samples
 from grpo_kit.judges.base import Verdict, make_judge
@@ -31,7 +32,8 @@ from grpo_kit.judges.calibration import (
     weighted_kappa,
 )
 from grpo_kit.judges.labels import Label, LabelFile
-from grpo_kit.plots.judges import intervals
+from grpo_kit.plots.judges import intervals, score_dots
+from grpo_kit.preflight.known_answers import RIGHT, WRONG
 from grpo_kit.sweeps.notebooks import PAPERMILL
 
 sys.path.insert(0, str(ROOT / "notebooks"))
@@ -111,6 +113,8 @@ def test_intervals_are_drawn_and_what_is_not_defined_is_written():
     assert [label.get_text() for label in one.get_yticklabels()] == ["a", "b", "c"]
     assert [text.xy for text in two.texts] == [(0.5, 2)] and one.get_xlim() == two.get_xlim()
     assert one.get_xlim()[0] < -0.4 and one.get_xlim()[1] > 1
+    (axes,) = score_dots({"a": {"x": [0.2, None], "y": [1.0]}, "b": {"y": [math.nan, 0.4]}}, ceiling=0.2).axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.2], [1.0, 0.4], [0.2, 0.2]]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +224,7 @@ def run_notebook(folder: Path, demo_data: Path, name: str, **parameters) -> tupl
     papermill.execute_notebook(source, executed, parameters=values, **PAPERMILL)
     outputs = [o for cell in nbformat.read(executed, as_version=4).cells for o in cell.get("outputs", [])]
     text = "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs)
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 4
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 9
     return executed.read_text(), text
 
 
@@ -230,19 +234,47 @@ def test_the_notebook_without_a_key_and_with_labels(standin, demo_data, tmp_path
     for i, sample in enumerate(samples):
         LabelFile(labels).save(Label(sample.id, samples[i - i % 2].ground_truth, label=5 - 4 * (i % 2), labeller="Ann"))
     _, text = run_notebook(tmp_path, demo_data, "executed", labels=str(labels))
-    assert "Gemini is left out: set GEMINI_API_KEY" in text and "gemini absolute  " not in text
+    assert "Gemini is left out: set GEMINI_API_KEY" in text and "gemini absolute" not in text
+    assert "The reward panel is for JupyterLab" in text
+    assert "Of 8 turns offline puts the trace's reply above another turn's in 94% [81%, 100%]" in text
     assert f"20 labels in {labels}, by Ann" in text and "20 answers that people scored" in text
     assert "STAND-IN" not in text and "offline passes 8 of 8" in text
 
 
 def test_the_notebook_with_a_key_compares_all_judges_and_never_pays_twice(server, standin, demo_data, tmp_path):
-    content, text = run_notebook(tmp_path, demo_data, "first", judge_name="gemini group")
+    content, text = run_notebook(tmp_path, demo_data, "first", judge="gemini group")
     for name in ("offline", "gemini absolute", "gemini group"):
-        assert f"\n{name}  " in text or f"\n{name} " in text
-    assert "Gemini is left out" not in text and "STAND-IN LABELS" in text and "gained by standing early" in text
-    assert "The replies to judge" in text and "gemini absolute passes 3 of 8" in text
+        assert f"{name} passes" in text and f"{name}'s scores scatter by 0.00" in text
+    assert "Gemini is left out" not in text and "STAND-IN LABELS" in text and "The replies to judge" in text
+    assert "gemini absolute passes 3 of 8, all but" in text and "judgements, which cost: gemini group $0." in text
     assert KEY not in content
     asked = len(server.requests)
     assert asked > 100
-    content, text = run_notebook(tmp_path, demo_data, "second", judge_name="gemini group")
+    content, text = run_notebook(tmp_path, demo_data, "second", judge="gemini group")
     assert len(server.requests) == asked and "nothing paid" in text and KEY not in content
+
+
+def test_a_prototype_says_what_its_numbers_say(server, standin, demo_data, tmp_path):
+    def by_length(request):
+        return says(json.dumps({"analysis": "", "criteria": [], "score": min(1, len(request.replies[0]) / 100)}))
+
+    server.reply = by_length
+    study = prototype(demo_data, "gemini", ["offline"], {"judge_max_retries": 0}, out=tmp_path, n=12, repeats=2)
+    assert study.config.judge == {"gemini": 1.0} and list(study.judges) == ["gemini", "offline"]
+    own, known = study.scores["gemini"], study.known_answers()
+    above = np.mean([(a > b) + (a == b) / 2 for a, b in zip(own[RIGHT], own[WRONG], strict=True)])
+    assert f"Of 12 turns gemini puts the trace's reply above another turn's in {above:.0%} [" in known.says
+    assert f"{RIGHT} {np.mean(own[RIGHT]):.2f} [" in known.says and str(known) == known.says
+    bias = study.biases()
+    assert f"length: {RIGHT} (gemini) 0.9" in bias.says and "gained by padding (offline) -0." in bias.says
+    assert "gained by padding (gemini) 0.6" in bias.says and "standing early" not in bias.table
+    rewards = study.rewards([lambda completions, **_: [len(each[-1]["content"]) for each in completions], "length"])
+    assert list(rewards.table.index) == ["<lambda>", "length"] and "; length 1" not in rewards.says
+    server.reply = lambda request: says("no JSON")
+    failing = prototype(demo_data, "gemini", ["offline"], {"judge_max_retries": 0}, out=tmp_path / "2", n=3, repeats=2)
+    assert "gemini failed 12 times." in failing.compare().says and "in not defined" in failing.known_answers().says
+    for finding in (failing.reasons(), failing.spread(), failing.consistency(), failing.agreement([]), failing.save()):
+        assert "gemini" in finding.says or "tiny" in finding.says
+    for name, said in {"gemini twice": "its mode, absolute or group", "gemin": "should be 'offline', 'gemini'"}.items():
+        with pytest.raises(ConfigError, match=said):
+            prototype(demo_data, name, out=tmp_path)

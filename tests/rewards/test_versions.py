@@ -9,6 +9,7 @@ import pytest
 import grpo_kit as kit
 from grpo_kit import ConfigError, JudgeConfig, RunError, widgets
 from grpo_kit.data.samples import Act, Sample, read_samples
+from grpo_kit.models.generate import Answer
 from grpo_kit.rewards.functions import RewardFailed
 from grpo_kit.rewards.versions import Bench, Version, acts_in, acts_text
 
@@ -62,7 +63,7 @@ def test_errors_in_a_persons_python_say_the_line(source, said):
 
 def test_an_edit_is_scored_explained_kept_and_trains(standin, demo_data, tmp_path):
     out = tmp_path / "lab"
-    lab = widgets.reward_lab(demo_data, answers=lambda sample: ["Which day?"], out=out, interactive=True)
+    lab = widgets.reward_lab(demo_data, answers=lambda sample: [Answer("Which day?")], out=out, interactive=True)
     assert "by dialogue acts" in text(lab.reads) and "does not read the rubric: edit those two" in text(lab.reads)
     assert "the reply in the trace I found 6. I suggest Avalanche in Station. 1.00" in score(lab)
     lab.fields["acts"].value += "\nREQ_MORE"

@@ -109,36 +109,29 @@ def assert_nothing_failed(lab: Lab) -> None:
     assert all(cell.count for cell in cells if cell.is_code)
 
 
-def scores(table: str) -> dict[str, float]:
-    """The scores by answer, from a table of scores and reasons as pandas prints it."""
-    return {name: float(score) for name, score in re.findall(r"^(\w.*?)\s+(\d\.\d+)\s*$", table, re.MULTILINE)}
-
-
-def test_02_scores_again_after_its_rubric_was_edited_and_data_are_searched(lab, demo_data):
+def test_02_scores_again_after_an_edit_in_its_panel_and_data_are_searched(lab, demo_data):
     lab.open("02_prototype_rewards.ipynb")
     lab.run_all()
     assert_nothing_failed(lab)
-    rubric = lab.find("changed = sample.replace")
-    before = scores(lab.cells()[rubric].text)
-    lab.show(rubric)
-    lab.screenshot("02-rubric")
-    lab.replace_word(rubric, "REQ_MORE", "GOODBYE")
-    lab.run_from(rubric)
-    assert_nothing_failed(lab)
-    after = scores(lab.cells()[rubric].text)
-    lab.show(rubric)
-    lab.screenshot("02-rubric-edited")
-    # The reply in the trace does not ask what else is wanted, but it closes well enough.
-    assert len(before) == len(after) == 6 and before["the reply, and more"] == after["the reply, and more"] == 1
-    assert before["the reply in the trace"] < after["the reply in the trace"]
     assert lab.cells()[-2].figures
+    lab.show(lab.find("widgets.reward_lab("))
+    panel = lab.notebook.locator(".grpo-kit-keys", has=lab.page.locator(".grpo-kit-results"))
+    results, acts = panel.locator(".grpo-kit-results"), panel.get_by_placeholder("REQUEST city")
+    acts.press("Control+Enter")
+    expect(results).to_contain_text("the model’s answer 2")
+    panel.locator("textarea").nth(1).fill("I found 6. I suggest Avalanche in Station. Is there anything else?")
+    acts.fill(f"{acts.input_value()}\nREQ_MORE")
+    acts.press("Control+Enter")
+    expect(results).to_contain_text(re.compile("before: 1: as in the data1.00.*after: 2: reference, acts edited0.75"))
+    expect(results).to_contain_text("asks what else: no")
+    lab.screenshot("02-panel")
 
     *_, wanted = read_samples(demo_data / "train.jsonl")
     browsing = lab.add_cell(f"from grpo_kit import widgets\nwidgets.data({str(demo_data)!r})")
     page = lab.notebook.locator(".widget-html-content", has_text="(train.jsonl, line ")
     expect(page).to_be_visible()
     expect(page).not_to_contain_text(f"{wanted.id} (")
-    search = lab.notebook.get_by_placeholder("find in any text, Enter")
+    search = lab.notebook.get_by_placeholder("find in any text, Enter").last
     search.fill(wanted.id)
     search.press("Enter")
     expect(page).to_contain_text(f"{wanted.id} (train.jsonl, line ")
