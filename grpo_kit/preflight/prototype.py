@@ -14,7 +14,7 @@ from grpo_kit.data.answerable import act_text
 from grpo_kit.data.samples import Sample, last_turn
 from grpo_kit.judges import calibration
 from grpo_kit.judges.batch import run_async
-from grpo_kit.judges.calibration import Estimate
+from grpo_kit.judges.calibration import Estimate, Price
 from grpo_kit.judges.canaries import CEILING, Canary, try_canaries
 from grpo_kit.judges.labels import Label, scored
 from grpo_kit.plots.judges import intervals, score_distributions, score_dots
@@ -177,7 +177,7 @@ class Prototype(KnownAnswers):
     def costs(self) -> Finding:
         """What the judgements of known answers cost, without cached ones, and what a run's would."""
         run = self.config.max_steps * self.config.completions_per_step
-        said = [f"{name} {each.note or dollars((each.usd or 0) * run / 1000)}" for name, each in self.prices.items()]
+        said = [f"{name} {_cost(each, run)}" for name, each in self.prices.items()]
         says = f"{self.config.max_steps} steps of {self.config.completions_per_step} completions are at most {run:,} "
         says += f"judgements, which cost: {'; '.join(said)}."
         return Finding(says, _by_judge(self.prices).rename(columns={"usd": "usd for 1,000"}))
@@ -245,6 +245,13 @@ def _by_judge(found: Mapping[str, Any]) -> pd.DataFrame:
 def _panels(found: Mapping[str, Any], shown: Mapping[str, str]) -> dict[str, dict[str, Estimate]]:
     """For each title the estimates of one name, by judge."""
     return {title: {name: getattr(each, what) for name, each in found.items()} for title, what in shown.items()}
+
+
+def _cost(price: Price, judgements: int) -> str:
+    """What so many cost: "$1.20", "$0.40 (7 settled by a cheaper judge)", "free"."""
+    if not price.usd:
+        return price.note
+    return dollars(price.usd * judgements / 1000) + f" ({price.note})" * bool(price.note)
 
 
 def _two(score: float | None) -> str:

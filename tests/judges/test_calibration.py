@@ -15,7 +15,7 @@ from judge_server import JudgeServer, judge, says
 
 from grpo_kit import ConfigError, prototype
 from grpo_kit.config.judge import JudgeConfig
-from grpo_kit.data.samples import Sample, read_samples
+from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import run_async
 from grpo_kit.judges.cache import RewardCache
@@ -31,7 +31,7 @@ from grpo_kit.judges.calibration import (
     spearman,
     weighted_kappa,
 )
-from grpo_kit.judges.labels import Label, LabelFile
+from grpo_kit.judges.labels import Label
 from grpo_kit.plots.judges import intervals, score_dots
 from grpo_kit.preflight.known_answers import RIGHT, WRONG
 from grpo_kit.sweeps.notebooks import PAPERMILL
@@ -228,30 +228,28 @@ def run_notebook(folder: Path, demo_data: Path, name: str, **parameters) -> tupl
     return executed.read_text(), text
 
 
-def test_the_notebook_without_a_key_and_with_labels(standin, demo_data, tmp_path, monkeypatch):
-    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
-    samples, labels = list(read_samples(demo_data / "train.jsonl"))[:20], tmp_path / "labels.csv"
-    for i, sample in enumerate(samples):
-        LabelFile(labels).save(Label(sample.id, samples[i - i % 2].ground_truth, label=5 - 4 * (i % 2), labeller="Ann"))
-    _, text = run_notebook(tmp_path, demo_data, "executed", labels=str(labels))
-    assert "Gemini is left out: set GEMINI_API_KEY" in text and "gemini absolute" not in text
-    assert "The reward panel is for JupyterLab" in text
-    assert "Of 8 turns offline puts the trace's reply above another turn's in 94% [81%, 100%]" in text
-    assert f"20 labels in {labels}, by Ann" in text and "20 answers that people scored" in text
-    assert "STAND-IN" not in text and "offline passes 8 of 8" in text
-
-
 def test_the_notebook_with_a_key_compares_all_judges_and_never_pays_twice(server, standin, demo_data, tmp_path):
     content, text = run_notebook(tmp_path, demo_data, "first", judge="gemini group")
     for name in ("offline", "gemini absolute", "gemini group"):
         assert f"{name} passes" in text and f"{name}'s scores scatter by 0.00" in text
     assert "Gemini is left out" not in text and "STAND-IN LABELS" in text and "The replies to judge" in text
     assert "gemini absolute passes 3 of 8, all but" in text and "judgements, which cost: gemini group $0." in text
-    assert KEY not in content
+    assert "The reward panel is for JupyterLab" in text and KEY not in content
     asked = len(server.requests)
     assert asked > 100
     content, text = run_notebook(tmp_path, demo_data, "second", judge="gemini group")
     assert len(server.requests) == asked and "nothing paid" in text and KEY not in content
+
+
+def test_without_a_key_gemini_is_left_out_and_labels_take_the_stand_ins_place(standin, demo_data, monkeypatch, capsys):
+    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+    study = prototype(demo_data, out=demo_data.with_name("labelled"), n=8, repeats=2)
+    assert "Gemini is left out: set GEMINI_API_KEY" in capsys.readouterr().out and list(study.judges) == ["offline"]
+    right, wrong = study.samples[0:20:2], study.samples[1:20:2]
+    labels = [Label(sample.id, sample.ground_truth, label=5, labeller="Ann") for sample in right]
+    labels += [Label(one.id, other.ground_truth, label=1) for one, other in zip(wrong, right, strict=True)]
+    said = study.agreement(labels).says
+    assert said.startswith("20 answers that people scored. offline: Spearman 0.") and "STAND-IN" not in said
 
 
 def test_a_prototype_says_what_its_numbers_say(server, standin, demo_data, tmp_path):
@@ -275,6 +273,9 @@ def test_a_prototype_says_what_its_numbers_say(server, standin, demo_data, tmp_p
     assert "gemini failed 12 times." in failing.compare().says and "in not defined" in failing.known_answers().says
     for finding in (failing.reasons(), failing.spread(), failing.consistency(), failing.agreement([]), failing.save()):
         assert "gemini" in finding.says or "tiny" in finding.says
-    for name, said in {"gemini twice": "its mode, absolute or group", "gemin": "should be 'offline', 'gemini'"}.items():
+    for name, said in {
+        "gemini twice": "its mode, absolute or group",
+        "gemin": "should be one of offline, gemini",
+    }.items():
         with pytest.raises(ConfigError, match=said):
             prototype(demo_data, name, out=tmp_path)
