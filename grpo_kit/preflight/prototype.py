@@ -17,6 +17,7 @@ from grpo_kit.judges.batch import run_async
 from grpo_kit.judges.calibration import Estimate, Price
 from grpo_kit.judges.canaries import CEILING, Canary, try_canaries
 from grpo_kit.judges.labels import Label, scored
+from grpo_kit.judges.ladder import LadderJudge
 from grpo_kit.plots.judges import intervals, score_distributions, score_dots
 from grpo_kit.preflight.known_answers import HALF, RIGHT, WRONG, KnownAnswers, Scores, half
 from grpo_kit.rewards.functions import try_rewards
@@ -112,17 +113,20 @@ class Prototype(KnownAnswers):
         the trace, 0 for its first half and for the reply to another turn."""
         if people := scored(labels, self.samples):
             asked, told, worth = zip(*people, strict=True)
-            given = {name: [verdict.score for verdict in self.verdicts(name, asked, told)] for name in self.judges}
             says = f"{len(worth)} answers that people scored."
         else:
+            asked, told = self.turns * 3, [text for kind in (RIGHT, HALF, WRONG) for text in self.answers[kind]]
             worth = [1.0] * len(self.turns) + [0.0] * 2 * len(self.turns)
-            given = {name: own[RIGHT] + own[HALF] + own[WRONG] for name, own in self.scores.items()}
             says = "STAND-IN LABELS, no person's: this is what you would see, not what a judge is worth."
+        given = {name: [verdict.score for verdict in self.verdicts(name, asked, told)] for name in self.judges}
         found = {name: calibration.agreement(worth, own, self.seed) for name, own in given.items()}
         for name, each in found.items():
             says += f" {name}: Spearman {each.spearman}, weighted kappa {each.weighted}, accuracy "
             says += f"{percent(each.accuracy)}, a constant guess {percent(each.constant)}"
             says += f" ({each.problem})." if each.problem else "."
+        for ladder in self.judges.values():
+            if isinstance(ladder, LadderJudge):
+                says += "\n" + run_async(calibration.ladder_effect(ladder, self._cache, asked, told))
         shown = {"Spearman": "spearman", "weighted kappa": "weighted", "accuracy": "accuracy"}
         panels = _panels(found, shown)
         panels["accuracy"]["a constant guess"] = found[self.judge].constant
