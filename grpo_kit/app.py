@@ -15,7 +15,8 @@ from typing import Any
 import modal
 
 from grpo_kit.backends.modal import client, container
-from grpo_kit.cli import errors_on_one_line, with_flags
+from grpo_kit.cli import errors_on_one_line
+from grpo_kit.cli.flags import with_flags
 from grpo_kit.config.gpus import CORES
 from grpo_kit.config.train import TrainConfig
 

@@ -113,7 +113,7 @@ def doctor(
     config, backend = (config or TrainConfig()).replace(**settings), chosen_backend()
     on_modal = backend == "modal"
     account = "a Modal account is set up here" if on_modal else "no Modal account is set up here (`modal setup` does)"
-    why = "chosen by kit.backend() or GRPO_KIT_BACKEND" if asked_backend() else account
+    why = "chosen by --backend, kit.backend() or GRPO_KIT_BACKEND" if asked_backend() else account
     print(Check("backend", OK, f"{backend}: {why}"))
     problems = []
     config, start = _started(config, on_modal, RUNS_DIR)

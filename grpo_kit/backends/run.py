@@ -1,4 +1,4 @@
-"""`kit.Run`: a run wherever it is, and what can be done with it: watch, stop, kill, resume, download."""
+"""`kit.Run`: a run wherever it is, and what can be done with it: watch, stop, kill, resume, download, delete."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,7 +54,7 @@ class Run(RunDirectory):
         """Ends the run at its next step, with a checkpoint. One that still waits for its machine makes no step."""
         self._check_unfinished("stop")
         self.storage.write(STOP_FILE, b"")
-        print(f"Run {self.id} stops at its next step; run.resume() continues it")
+        print(f"Run {self.id} stops at its next step; run.resume() or `grpo-kit resume` continues it")
 
     def kill(self) -> None:
         """Ends the run at once. Steps since its last checkpoint are made again when it is resumed."""
@@ -95,6 +95,13 @@ class Run(RunDirectory):
             for name in (WORKER_FILE, STOP_FILE):  # nothing trains the copy
                 (partial / name).unlink(missing_ok=True)
         return Run(to)
+
+    def delete(self) -> None:
+        """Deletes the run's folder for good. Raises RunError for a run under way."""
+        if (state := self.status_after(0)["state"]) in UNFINISHED:
+            raise RunError(f"run {self.id} is {state}", "End it first: run.stop() or `grpo-kit stop`")
+        self.storage.delete()
+        print(f"Run {self.id} is deleted: {self.storage}")
 
 
 def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":

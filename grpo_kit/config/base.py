@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast, get_a
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
+from grpo_kit.config.usual_names import by_usual_name
 from grpo_kit.errors import ConfigError
 from grpo_kit.utils.text import did_you_mean
 from grpo_kit.utils.yaml_text import read_yaml
@@ -109,10 +110,15 @@ class Settings(BaseModel):
     def _told(cls, error: Any, settings: dict[str, Any]) -> str:
         name, known = str(error["loc"][0]), cls.model_fields
         if name not in known:
-            hint = did_you_mean(name, known) or f" The settings are: {', '.join(known)}"
-            return f"{name} is no setting of {cls.__name__}.{hint}"
+            return cls._no_setting(name)
         allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         return f"{name}={settings.get(name)!r}: should be {allowed}"
+
+    @classmethod
+    def _no_setting(cls, name: str) -> str:
+        known = cls.model_fields
+        hint = by_usual_name(name, known) or did_you_mean(name, known) or f" The settings are: {', '.join(known)}"
+        return f"{name} is no setting of {cls.__name__}.{hint}"
 
     def __eq__(self, other: object) -> bool:
         """Equal settings are equal, whether given or by default."""
@@ -128,13 +134,28 @@ class Settings(BaseModel):
         return dict(self._given)
 
     @classmethod
-    def from_text(cls, flags: Mapping[str, str | None]) -> Self:
-        """Settings as a shell gives them. Only what was typed counts, so that recipes fill in the rest."""
+    def from_text(cls, flags: Mapping[str, str | None], file: Path | None = None) -> Self:
+        """Settings as a shell gives them, with those of a YAML or JSON file where there is no flag. Only what was given
+        counts, so that recipes fill in the rest. Raises ConfigError, and OSError for a file that can't be read."""
         given = cls.present_names({name: text for name, text in flags.items() if text is not None})
         for name in given.keys() & cls.model_fields.keys():
             if given[name] == "none" and type(None) in get_args(cls.model_fields[name].annotation):
                 given[name] = None
-        return cls(**given)
+        return cls(**{**(cls._read(file) if file else {}), **given})
+
+    @classmethod
+    def _read(cls, file: Path) -> dict[str, Any]:
+        """A file's settings by their present names; their values are not checked."""
+        try:
+            found = read_yaml(file.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{file} can't be read: {error}") from None
+        if not isinstance(found, dict):
+            raise ConfigError(f"{file} should hold settings by name, such as max_steps: 40")
+        for name in map(str, found):
+            if name not in cls.names():
+                raise ConfigError(f"{file}: {cls._no_setting(name)}")
+        return cls.present_names(found)
 
     def replace(self, **changes: Any) -> Self:
         """The same settings but for `changes`; checked as if typed anew."""

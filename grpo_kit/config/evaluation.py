@@ -2,7 +2,7 @@
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from grpo_kit.config.base import Mapped, setting
+from grpo_kit.config.base import Mapped, run
 from grpo_kit.config.judge import JudgeConfig, JudgeName
 from grpo_kit.config.modal import ModalConfig
 from grpo_kit.config.train import Auto
@@ -11,22 +11,22 @@ from grpo_kit.config.train import Auto
 class EvalConfig(JudgeConfig, ModalConfig):
     """How checkpoints are compared with the base model."""
 
-    n: int = setting(128, "Held-out prompts, the same for every model.", ge=1)
-    temperature: NonNegativeFloat | None = setting(
+    n: int = run(128, "Held-out prompts, the same for every model.", ge=1)
+    temperature: NonNegativeFloat | None = run(
         None, "Sampling temperature; 0 takes the likeliest token; None: as the run was trained.", le=5
     )
-    seed: NonNegativeInt = setting(7, "Chooses the prompts and seeds sampling, alike for every model.", lt=2**32)
-    batch_size: PositiveInt = setting(32, "Prompts decoded together; vLLM decides that itself.")
-    use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU where it is installed.")
-    max_prompt_length: int | None = setting(None, "Tokens; None: as the run was trained.", ge=16)
-    max_completion_length: PositiveInt | None = setting(None, "Tokens; None: as the run was trained.")
-    chat_template_kwargs: Mapped | None = setting(
+    seed: NonNegativeInt = run(7, "Chooses the prompts and seeds sampling, alike for every model.", lt=2**32)
+    batch_size: PositiveInt = run(32, "Prompts decoded together; vLLM decides that itself.")
+    use_vllm: bool | Auto = run("auto", "Generate with vLLM; auto: on a GPU where it is installed.")
+    max_prompt_length: int | None = run(None, "Tokens; None: as the run was trained.", ge=16)
+    max_completion_length: PositiveInt | None = run(None, "Tokens; None: as the run was trained.")
+    chat_template_kwargs: Mapped | None = run(
         None, "What the chat template is told, such as {enable_thinking: true}; None: as the run was trained."
     )
-    judge: JudgeName | None = setting(
+    judge: JudgeName | None = run(
         None, "Who scores, such as offline or gemini; None: the run's own judge (its weightiest)."
     )
-    second_judge: JudgeName | None = setting(
+    second_judge: JudgeName | None = run(
         "reference", "A second judge the run was not trained with; reference: words shared with the trace's reply."
     )
-    data: str | None = setting(None, "Folder of eval.jsonl; None: the data the run was trained on.")
+    data: str | None = run(None, "Folder of eval.jsonl; None: the data the run was trained on.")

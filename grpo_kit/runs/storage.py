@@ -19,6 +19,7 @@ class Storage(Protocol):
     def write(self, name: str, content: bytes) -> None: ...
     def names(self) -> list[str]: ...  # the files and folders right in it
     def download(self, to: Path) -> None: ...
+    def delete(self) -> None: ...
     def kill(self, worker: dict) -> None: ...  # at once; returns when what trains the run is gone
     def exit_reason(self, worker: dict) -> str | None: ...  # why the worker ended; None while it runs
 
@@ -47,6 +48,9 @@ class LocalStorage:
 
     def download(self, to: Path) -> None:
         shutil.copytree(self.root, to, ignore=shutil.ignore_patterns(".*"))
+
+    def delete(self) -> None:
+        shutil.rmtree(self.root)
 
     def kill(self, worker: dict) -> None:
         import psutil

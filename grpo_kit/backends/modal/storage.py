@@ -47,6 +47,10 @@ class VolumeStorage:
                     with (to / inside).open("wb") as file:
                         self._volume.read_file_into_fileobj(str(self.root / inside), file)
 
+    def delete(self) -> None:
+        with kit_errors():
+            self._volume.remove_file(str(self.root), recursive=True)
+
     def kill(self, worker: dict) -> None:
         with kit_errors():
             revoke_lease(self.root.name)

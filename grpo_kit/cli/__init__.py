@@ -1,0 +1,87 @@
+"""`grpo-kit`: the kit from a shell. Every setting of TrainConfig and EvalConfig is a flag, made from the setting."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from grpo_kit.cli import commands, runs
+from grpo_kit.cli.flags import KitCommand, with_flags
+from grpo_kit.config.base import names_where
+from grpo_kit.config.evaluation import EvalConfig
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import KitError
+
+app = typer.Typer(
+    help="Fine-tune small language models by GRPO on dialogue traces.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _add(name: str, command: Callable, *examples: str) -> None:
+    lines = "".join(f"\n  grpo-kit {name} {example}".rstrip() for example in examples)
+    app.command(name, cls=KitCommand, epilog=f"\b\nExamples:{lines}")(command)  # \b: its lines stay as they are
+
+
+# In the order of work, in which --help lists them.
+_judging = names_where(JudgeConfig, "judging")
+_add("demo", commands.demo, "", "--out demo --max-steps 20")
+_add(
+    "prepare",
+    with_flags(commands.prepare, JudgeConfig, leave_out=_judging),
+    "path/to/traces",
+    "chats.jsonl --out data/chats --rubric gemini",
+)
+_add(
+    "doctor",
+    with_flags(commands.doctor, TrainConfig),
+    "--probe",
+    "--backend modal --model-name google/gemma-2-2b-it --judge gemini",
+)
+_add(
+    "train",
+    with_flags(commands.train, TrainConfig),
+    "--run-id first --max-steps 40",
+    "--config settings.yaml --learning-rate 1e-3 --dry-run",
+)
+_add("watch", runs.watch, "first", "elsewhere/first")
+_add("stop", runs.stop, "first", "first --runs-dir elsewhere")
+_add("resume", with_flags(runs.resume, TrainConfig, runs.NOT_RESUMED_WITH), "first", "first --max-steps 60")
+_add("runs", runs.list_runs, "", "--runs-dir elsewhere")
+_add("logs", runs.logs, "first", "first --lines 5")
+_add("eval", with_flags(commands.evaluate, EvalConfig), "first --n 64", "--model-path runs/first/checkpoint-20")
+_add("chat", runs.chat, "first", 'first "A table for two" --temperature 0')
+_add(
+    "sweep",
+    commands.sweep,
+    "03_launch_training '{seed: [1, 2]}' --out sweeps/seeds --dry-run",
+    "03_launch_training grid.yaml --out sweeps/first --budget 5",
+)
+_add("download", runs.download, "first models/first", "first models/elsewhere --runs-dir elsewhere")
+_add("delete", runs.delete, "first", "first --yes")
+
+
+@contextmanager
+def errors_on_one_line() -> Iterator[None]:
+    """An error that the user can mend is one message on stderr and exit code 2; any other is a traceback."""
+    try:
+        yield
+    except (KitError, OSError) as error:
+        if isinstance(error, OSError) and not error.filename:
+            raise
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"error: {said}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def main() -> None:
+    with errors_on_one_line():
+        app()

@@ -1,0 +1,171 @@
+"""The commands that prepare, train, evaluate and sweep, in the order of work."""
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from grpo_kit.cli.flags import ConfigFile, RunsDir
+from grpo_kit.config.backend import asked_backend, backend as choose_backend
+from grpo_kit.config.evaluation import EvalConfig
+from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.demo import DEFAULT_DATA
+from grpo_kit.errors import ConfigError
+from grpo_kit.runs.directory import RUNS_DIR
+
+Backend = Annotated[str | None, typer.Option(metavar="[local|modal]", help="Where; else as GRPO_KIT_BACKEND says.")]
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for notebooks, figures, data and run.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 42,
+    max_steps: Annotated[int | None, typer.Option(help="Train for fewer steps than the demo's own.")] = None,
+) -> None:
+    """Run the four notebooks here: no account, GPU or network.
+
+    A tiny model and its dialogues come with the kit.
+    """
+    from grpo_kit.sweeps.notebooks import run_demo
+
+    run_demo(out, seed=seed, max_steps=max_steps)
+
+
+def prepare(
+    traces: Annotated[Path, typer.Argument(help="A file, a folder or hf://owner/name: see docs/data.md.")],
+    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and their card.")] = Path(DEFAULT_DATA),
+    eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
+    format: Annotated[str, typer.Option(help="auto, sgd, chat, gemini, sharegpt or samples.")] = "auto",
+    learn: Annotated[str, typer.Option(help="answers, or calls: the assistant's tool calls too.")] = "answers",
+    ground: Annotated[str, typer.Option(help="SGD's prompts: with results, acts too, or history alone.")] = "results",
+    max_results: Annotated[int, typer.Option(min=1, help="How many of a call's results a prompt holds.")] = 3,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be repaired.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
+    rubric: Annotated[str, typer.Option(help="Who writes rubrics: schema, gemini, openai or anthropic.")] = "schema",
+    **flags: str | None,
+) -> None:
+    """Turn dialogue traces into training samples."""
+    config = JudgeConfig.from_text(flags)
+    from grpo_kit.data.answerable import answerable_in_words
+    from grpo_kit.judges.prepare import prepare
+
+    options: dict[str, Any] = {"format": format, "rubric": rubric, "judge_config": config, "skip_bad": skip_bad}
+    options |= {"strict": strict, "learn": learn, "ground": ground, "max_results": max_results}
+    card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, **options)
+    print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
+    if card["answerable"]["turns"]:
+        print(answerable_in_words(card))
+    if card["repairs"]:
+        print("repaired: " + ", ".join(f"{name} {count}" for name, count in card["repairs"].items()))
+    for reason, count in card["skipped"]["reasons"].items():
+        print(f"skipped {count}: {reason}")
+    if rubric != "schema":
+        from grpo_kit.judges.rubric_writer import in_words
+
+        print(in_words(card["rubrics"]))
+    from grpo_kit.preflight.verdict import will_it_learn
+
+    # By who judges unless another is asked for; whoever has rubrics written wants them read.
+    reads = {} if rubric == "schema" else {**config.given, "judge": rubric}
+    print(will_it_learn(TrainConfig(data=str(out), **reads), data_only=True))
+
+
+def doctor(
+    probe: Annotated[bool, typer.Option("--probe", help="Have the model answer 8 prompts here, judged.")] = False,
+    test_message: Annotated[bool, typer.Option("--test-message", help="Send one to the webhook of --notify.")] = False,
+    config: ConfigFile = None,
+    backend: Backend = None,
+    **flags: str | None,
+) -> None:
+    """Check that a run can work, here or on Modal, and will learn."""
+    settings = TrainConfig.from_text(flags, config)
+    from grpo_kit.backends.quote import doctor
+
+    if backend:
+        choose_backend(backend)
+    if not doctor(settings, with_probe=probe, with_message=test_message):
+        raise typer.Exit(1)
+
+
+def train(
+    config: ConfigFile = None,
+    backend: Backend = None,
+    runs_dir: RunsDir = RUNS_DIR,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only quote it; exit code 1 where it can't work.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Make one real step, and quote it all from that.")] = False,
+    **flags: str | None,
+) -> None:
+    """Train a model by GRPO. The same --run-id resumes the run.
+
+    It is trained here, unless --backend modal or GRPO_KIT_BACKEND=modal has Modal do it. A run that is complete is left
+    alone, unless a larger --max-steps continues it.
+    """
+    settings = TrainConfig.from_text(flags, config)
+    from grpo_kit.backends import api, quote
+
+    where = choose_backend(backend) if backend else asked_backend() or "local"
+    if dry_run or smoke:
+        quoted = (quote.quote if dry_run else quote.smoke)(settings, runs_dir=runs_dir, backend=where)
+        print(quoted)
+        if quoted.problems:
+            raise typer.Exit(1)
+    else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+        (api.train.remote if where == "modal" else api.train.local)(settings, runs_dir=runs_dir)
+
+
+def evaluate(
+    run: Annotated[str | None, typer.Argument(help="A run's name or folder: its base model and checkpoints.")] = None,
+    model_path: Annotated[Path | None, typer.Option(help="A model or adapter folder, in place of a run.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="What to compare with, for a full model or in place of a run's own start.")
+    ] = None,
+    config: ConfigFile = None,
+    runs_dir: RunsDir = RUNS_DIR,
+    **flags: str | None,
+) -> None:
+    """Compare checkpoints with the base model on held-out data.
+
+    A run on Modal is evaluated there.
+    """
+    target = run or model_path
+    if target is None or (run and model_path):
+        raise ConfigError("give either a run (grpo-kit eval RUN) or a folder (grpo-kit eval --model-path DIR)")
+    settings = EvalConfig.from_text(flags, config)
+    from grpo_kit.backends.api import evaluate
+
+    where = evaluate.remote if run else evaluate.local
+    evaluation = where(target, settings, base_model=base_model, runs_dir=runs_dir)
+    print(evaluation.summary().round(3).to_string(index=False))
+    if len(by_act := evaluation.by_act()):
+        print(f"\nBy class of act, {evaluation.trained['name']}:\n{by_act.round(3).to_string()}\n")
+    print(evaluation.path)
+    print(evaluation.line())
+
+
+def sweep(
+    notebook: Annotated[str, typer.Argument(help="A notebook, or the name of one of the kit's: 03_launch_training.")],
+    grid: Annotated[str, typer.Argument(help="Settings in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")],
+    out: Annotated[Path, typer.Option(help="Folder for a folder per run, and results.csv.")],
+    jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Runs at a time: 2 here, 8 on Modal.")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,
+    halving: Annotated[int | None, typer.Option(min=1, help="Stop runs behind at this step, twice as many, …")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it will take and cost.")] = False,
+) -> None:
+    """Run a notebook with every setting of a grid. The same command again does what is missing.
+
+    04 evaluates the runs that 03 trains. Exit code 1 where a run failed.
+    """
+    from grpo_kit.sweeps import Sweep
+
+    found = Sweep(notebook, grid, out)
+    print(found.quote(jobs, budget, halving), flush=True)
+    if dry_run:
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    found.run(jobs, budget, halving)
+    print(found.summary())
+    if any(run.record["state"] == "failed" for run in found.runs):
+        raise typer.Exit(1)

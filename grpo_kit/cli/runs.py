@@ -1,0 +1,144 @@
+"""The commands for a run that is there, here or on Modal: kit.Run's methods from a shell."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grpo_kit.cli.flags import RunsDir
+from grpo_kit.config.base import names_where
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
+RESUMED_WITH = {*names_where(TrainConfig, "resume"), "num_processes", "max_steps"}
+# It is started with the others.
+NOT_RESUMED_WITH = TrainConfig.model_fields.keys() - RESUMED_WITH
+
+
+def watch(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
+    """Follow a run until it ends. Ctrl-C only ends the watching.
+
+    Exit code 0 where the run has ended in good order, 130 where the watching was ended, 2 where the run failed.
+    """
+    from grpo_kit.backends.run import Run
+    from grpo_kit.backends.watch import watch
+
+    found, words = Run(run, runs_dir), _words(run, runs_dir)
+    verbs = f"`grpo-kit watch {words}` comes back, `grpo-kit stop {words}` ends it at its next step"
+    watch(found, f"Stopped watching; run {found.id} goes on. {verbs}")
+    if found.status["state"] in UNFINISHED:
+        raise typer.Exit(130)
+
+
+def stop(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
+    """End a run at its next step, with a checkpoint."""
+    from grpo_kit.backends.run import Run
+
+    Run(run, runs_dir).stop()
+
+
+def resume(
+    run: RunName,
+    runs_dir: RunsDir = RUNS_DIR,
+    trust: Annotated[bool, typer.Option("--trust", help="Run reward functions that another machine pickled.")] = False,
+    **flags: str | None,
+) -> None:
+    """Go on with a run from its last checkpoint, in the background.
+
+    Where its files are: here or on Modal. The flags are what a run may be resumed with.
+    """
+    settings = TrainConfig.from_text(flags)
+    from grpo_kit.backends.run import Run
+
+    resumed = Run(run, runs_dir).resume(trust=trust, **settings.given)
+    if resumed.status["state"] in UNFINISHED:
+        print(f"`grpo-kit watch {_words(run, runs_dir)}` follows it")
+
+
+def list_runs(runs_dir: RunsDir = RUNS_DIR) -> None:
+    """List all runs, here and on Modal."""
+    from grpo_kit.backends.run import runs
+
+    table = runs(runs_dir)
+    shown = table.to_string(index=False) if len(table) else f"no runs under {runs_dir}"
+    print(re.sub(r"[^\n -~\xa0-\U0010ffff]", "?", shown))  # a folder's name may hold what a terminal acts on
+
+
+def logs(
+    run: RunName,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="How many of the last lines.")] = 50,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Show the last of what a run has printed, tracebacks included."""
+    from grpo_kit.backends.run import Run
+
+    Run(run, runs_dir).logs(lines)
+
+
+def chat(
+    run: Annotated[str, typer.Argument(help="A run's name or folder, or the folder of a model.")],
+    messages: Annotated[list[str] | None, typer.Argument(metavar="[MESSAGE]...", help="Each in quotes.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Such as checkpoint-20; the newest by default.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 takes the likeliest; else the run's.")] = None,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Ask the base model and the trained one the same.
+
+    Without messages it reads one after the other, until an empty line or Ctrl-D. Each is a conversation of its own.
+    """
+    from grpo_kit.backends.run import Run
+
+    target = run if Path(run).is_dir() else Run(run, runs_dir)
+    from grpo_kit.models.chat import chat
+
+    for asked in [messages] if messages else map(lambda message: [message], _typed()):
+        table = chat(target, asked, checkpoint=checkpoint, temperature=temperature, runs_dir=runs_dir)
+        for row in table.to_dict("records"):
+            prompt = row.pop("prompt")
+            answers = "\n".join(f"{name}: {answer}" for name, answer in row.items())
+            print(f"you: {prompt}\n{answers}" if messages else answers)
+
+
+def _typed() -> Iterator[str]:
+    try:
+        while message := input("you: ").strip():
+            yield message
+    except EOFError:
+        print()
+
+
+def download(
+    run: RunName,
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; those above it are made too.")],
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Copy a run's folder, from Modal or from here."""
+    from grpo_kit.backends.run import Run
+
+    found = Run(run, runs_dir)
+    print(f"Run {found.id} is copied to {found.download(to).path}")
+
+
+def delete(
+    run: RunName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete it without asking.")] = False,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Delete a run's folder for good, here or on Modal."""
+    from grpo_kit.backends.run import Run
+
+    found = Run(run, runs_dir)
+    status = found.status
+    if not yes and status["state"] not in UNFINISHED:  # which is refused, and needs no answer
+        what = f"{found.storage}: {status['state']}, step {status['step']} of {status['max_steps']}"
+        typer.confirm(f"Delete run {found.id} ({what})?", abort=True)
+    found.delete()
+
+
+def _words(run: str, runs_dir: Path) -> str:
+    """What a command needs to find the same run."""
+    return shlex.join([run, *(["--runs-dir", str(runs_dir)] if runs_dir != RUNS_DIR else [])])
