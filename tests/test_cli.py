@@ -1,16 +1,29 @@
 """The shell commands, as a newcomer types them in an empty folder."""
 
-import pytest
-from helpers import shell
-from typer.main import get_command
+import os
+import re
+import signal
 
+import pytest
+from helpers import shell, start, wait_for_step, wait_until
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from grpo_kit import Run
 from grpo_kit.cli import app
+from grpo_kit.config.base import about
 from grpo_kit.config.evaluation import EvalConfig
+from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.runs.directory import find_run
+
+IN_ORDER = "demo prepare doctor train watch stop resume runs logs eval chat sweep download delete".split()
+SETTINGS_OF = {"prepare": JudgeConfig, "doctor": TrainConfig, "train": TrainConfig, "eval": EvalConfig}
 
 
 def test_from_an_empty_folder_to_an_evaluation(standin, tmp_path):
-    trained = shell(tmp_path, "train", "--run-id", "first", "--max-steps", "2", "--use-lora", "true")
+    (tmp_path / "settings.yaml").write_text("max_steps: 2\nrun_id: other")
+    trained = shell(tmp_path, "train", "--config", "settings.yaml", "--run-id", "first", "--use-lora", "true")
     assert "Step 2/2: loss=" in trained and (tmp_path / "runs/first/adapter_model.safetensors").exists()
     assert "samples that come with the kit" in trained, "data/processed is not there"
 
@@ -37,6 +50,9 @@ def test_own_traces_take_the_place_of_the_demos(standin, tmp_path):
     [
         (["train", "--num-generations", "1"], "num_generations='1': should be greater"),
         (["train", "--max-step", "3"], "--max-steps"),
+        (["doctor", "--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["train", "--backend", "mars"], "backend='mars': should be local or modal"),
+        (["resume", "nobody", "--gpu", "H100"], "no run nobody under runs. There are no runs there yet"),
         (["train", "--data", "nowhere"], "grpo-kit prepare"),
         (["eval", "nobody"], "no run nobody"),
         (["eval"], "grpo-kit eval RUN"),
@@ -71,7 +87,85 @@ def test_what_is_true_or_false_needs_no_value_in_any_command(words, read):
     assert {each: given[each] for each in read} == read
 
 
-def test_every_setting_is_a_flag():
-    commands = {command.name: command.callback.__signature__ for command in app.registered_commands[-2:]}
-    assert TrainConfig.model_fields.keys() <= commands["train"].parameters.keys()
-    assert EvalConfig.model_fields.keys() <= commands["eval"].parameters.keys()
+def told(*words, code=0, **options):
+    """What a command says in this process, at a terminal's usual width, with the error that ends it."""
+    done = CliRunner().invoke(app, [*map(str, words)], terminal_width=80, **options)
+    assert done.exit_code == code, done.output
+    return f"{done.output}{done.exception or ''}"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("train --lr 1e-4", "Did you mean --learning-rate?"),
+        ("train --batch-size=4", "Did you mean --per-device-train-batch-size?"),
+        ("doctor --num-train-epochs 3", "in optimiser steps, not in epochs. Did you mean --max-steps?"),
+        ("train --lora-rank 8", "Did you mean --lora-r?"),
+        ("resume first --epochs 3", "Did you mean --max-steps?"),
+        ("eval --max-new-tokens 8", "Did you mean --max-completion-length?"),
+    ],
+)
+def test_a_flags_usual_name_leads_to_the_kits(words, hint):
+    assert hint in told(*words.split(), code=2)
+
+
+def test_commands_are_listed_in_the_order_of_work():
+    lines = told("--help").partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == IN_ORDER
+    assert all(len(line) < 80 and not line.endswith("...") for line in lines)
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_help_has_each_flag_in_its_settings_group_the_judges_last(name):
+    text = told(name, "--help")
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80 and lines[-3] == "  Examples:"
+    assert all(line.startswith(f"    grpo-kit {name}") for line in lines[-2:])
+    groups, title = {}, ""
+    for line in lines:
+        if line.endswith(":") and line[0] != " ":
+            groups[title := line[:-1]] = []
+        elif line.startswith("  --"):
+            groups[title].append(line.split()[0])
+    if model := SETTINGS_OF.get(name):
+        titles = [each for each in groups if each not in ("Arguments", "Options")]
+        assert titles[-1] == "Judge" and (titles[0] == "Run" or name == "prepare")
+        shown = {flag: title for title in titles for flag in groups[title]}
+        for setting, field in model.model_fields.items():
+            if name != "prepare" or "judging" not in about(field)["roles"]:
+                assert shown.pop(f"--{setting.replace('_', '-')}") == about(field)["group"]
+        assert not shown, "former names are taken, and not shown"
+
+
+def test_a_run_is_watched_stopped_resumed_and_deleted(standin, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hold = os.environ | {"STANDIN_HOLD": "2"}
+    training = start("train", "--run-id", "first", "--max-steps", "4", env=hold)
+    wait_for_step(wait_until(lambda: find_run("first", "runs")), 2)
+    watching = start("watch", "first")
+    assert "Run first: step 2/4" in watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    assert "Stopped watching; run first goes on. `grpo-kit watch first` comes back" in watching.communicate()[0]
+    assert watching.returncode == 130
+    assert "run first is running. End it first" in told("delete", "first", code=1)
+
+    assert "stops at its next step" in told("stop", "first")
+    training.communicate()
+    assert Run("first").checkpoints[-1].name == "checkpoint-3"
+    assert "`grpo-kit watch first` follows it" in told("resume", "first")
+    assert "Run first is complete: runs/first" in told("watch", "first")
+    assert "Step 4/4" in told("logs", "first", "--lines", 1)
+
+
+def test_a_run_is_copied_talked_to_and_deleted_when_that_is_confirmed(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "is copied to a/b" in told("download", trained.path, "a/b")
+    runs = ["--runs-dir", "a"]
+    said = told("chat", "b", "A table for two", "--temperature", 0, "--checkpoint", 10, *runs)
+    assert re.search("you: A table for two\nbase: .+\ntrained: .+", said)
+    assert told("chat", "b", *runs, input="Hello\n\n").count("trained: ") == 1
+    assert "There are: b." in told("delete", "nobody", *runs, code=1)
+    assert "complete, step 20 of 20)? [y/N]" in told("delete", "b", *runs, input="n\n", code=1)
+    assert Run("a/b").status["state"] == "complete"
+    told("delete", "b", "--yes", *runs)
+    assert list((tmp_path / "a").iterdir()) == []

@@ -36,13 +36,13 @@ _add(
     "prepare",
     with_flags(commands.prepare, JudgeConfig, leave_out=_judging),
     "path/to/traces",
-    "chats.jsonl --out data/chats --rubric gemini",
+    "chats.jsonl --out data/chats --skip-bad",
 )
 _add(
     "doctor",
     with_flags(commands.doctor, TrainConfig),
     "--probe",
-    "--backend modal --model-name google/gemma-2-2b-it --judge gemini",
+    "--backend modal --model-name google/gemma-2-2b-it",
 )
 _add(
     "train",
@@ -60,8 +60,8 @@ _add("chat", runs.chat, "first", 'first "A table for two" --temperature 0')
 _add(
     "sweep",
     commands.sweep,
-    "03_launch_training '{seed: [1, 2]}' --out sweeps/seeds --dry-run",
-    "03_launch_training grid.yaml --out sweeps/first --budget 5",
+    "03_launch_training '{seed: [1, 2]}' --out sweeps/seeds",
+    "03_launch_training grid.yaml --out sweeps/first --dry-run",
 )
 _add("download", runs.download, "first models/first", "first models/elsewhere --runs-dir elsewhere")
 _add("delete", runs.delete, "first", "first --yes")

@@ -33,7 +33,9 @@ def demo(
 
 
 def prepare(
-    traces: Annotated[Path, typer.Argument(help="A file, a folder or hf://owner/name: see docs/data.md.")],
+    traces: Annotated[
+        Path, typer.Argument(metavar="TRACES", help="A file, a folder or hf://owner/name: see docs/data.md.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and their card.")] = Path(DEFAULT_DATA),
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
@@ -81,10 +83,10 @@ def doctor(
 ) -> None:
     """Check that a run can work, here or on Modal, and will learn."""
     settings = TrainConfig.from_text(flags, config)
-    from grpo_kit.backends.quote import doctor
-
     if backend:
         choose_backend(backend)
+    from grpo_kit.backends.quote import doctor
+
     if not doctor(settings, with_probe=probe, with_message=test_message):
         raise typer.Exit(1)
 
@@ -103,9 +105,9 @@ def train(
     alone, unless a larger --max-steps continues it.
     """
     settings = TrainConfig.from_text(flags, config)
+    where = choose_backend(backend) if backend else asked_backend() or "local"
     from grpo_kit.backends import api, quote
 
-    where = choose_backend(backend) if backend else asked_backend() or "local"
     if dry_run or smoke:
         quoted = (quote.quote if dry_run else quote.smoke)(settings, runs_dir=runs_dir, backend=where)
         print(quoted)
@@ -117,7 +119,9 @@ def train(
 
 
 def evaluate(
-    run: Annotated[str | None, typer.Argument(help="A run's name or folder: its base model and checkpoints.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's name or folder: its base model and checkpoints.")
+    ] = None,
     model_path: Annotated[Path | None, typer.Option(help="A model or adapter folder, in place of a run.")] = None,
     base_model: Annotated[
         str | None, typer.Option(help="What to compare with, for a full model or in place of a run's own start.")
@@ -146,8 +150,12 @@ def evaluate(
 
 
 def sweep(
-    notebook: Annotated[str, typer.Argument(help="A notebook, or the name of one of the kit's: 03_launch_training.")],
-    grid: Annotated[str, typer.Argument(help="Settings in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")],
+    notebook: Annotated[
+        str, typer.Argument(metavar="NOTEBOOK", help="A notebook, or the name of one of the kit's: 03_launch_training.")
+    ],
+    grid: Annotated[
+        str, typer.Argument(metavar="GRID", help="Settings in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for a folder per run, and results.csv.")],
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Runs at a time: 2 here, 8 on Modal.")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,

@@ -80,9 +80,9 @@ def logs(
 
 
 def chat(
-    run: Annotated[str, typer.Argument(help="A run's name or folder, or the folder of a model.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or the folder of a model.")],
     messages: Annotated[list[str] | None, typer.Argument(metavar="[MESSAGE]...", help="Each in quotes.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="Such as checkpoint-20; the newest by default.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Its name or step; the newest by default.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 takes the likeliest; else the run's.")] = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
@@ -93,10 +93,11 @@ def chat(
     from grpo_kit.backends.run import Run
 
     target = run if Path(run).is_dir() else Run(run, runs_dir)
+    which = int(checkpoint) if checkpoint and checkpoint.isdecimal() else checkpoint
     from grpo_kit.models.chat import chat
 
     for asked in [messages] if messages else map(lambda message: [message], _typed()):
-        table = chat(target, asked, checkpoint=checkpoint, temperature=temperature, runs_dir=runs_dir)
+        table = chat(target, asked, checkpoint=which, temperature=temperature, runs_dir=runs_dir)
         for row in table.to_dict("records"):
             prompt = row.pop("prompt")
             answers = "\n".join(f"{name}: {answer}" for name, answer in row.items())

@@ -117,6 +117,10 @@ def test_the_first_remote_run_needs_no_data_no_secret_and_no_setting(shell, stan
     assert re.search(rf"{run_id} +modal +complete +3/3", table)
     line = shell.run(f"grpo-kit eval {run_id} --n 8", GRPO_KIT_BACKEND="modal").splitlines()[-1]
     assert re.match(r"base \d\.\d\d trained \d\.\d\d difference", line)
+    assert "Step 3/3" in shell.run(f"grpo-kit logs {run_id}")
+    shell.run(f"grpo-kit download {run_id} models/first && grpo-kit delete {run_id} --yes")
+    assert Run(shell.folder / "models/first").checkpoints[-1].name == "checkpoint-3"
+    assert f"no run {run_id} under runs or on Modal's volume" in shell.run(f"grpo-kit watch {run_id}", code=2)
 
 
 def test_the_image_is_the_lock_files_and_nothing_of_this_machine(shell):

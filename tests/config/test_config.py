@@ -1,6 +1,7 @@
 """Settings: wrong ones are refused with the fix, recipes fill in, and what was given wins."""
 
 import json
+import re
 from types import SimpleNamespace
 from typing import get_args
 
@@ -12,6 +13,7 @@ from grpo_kit.config.gpus import larger_gpu, listed_gpu, modal_usd_per_hour, unk
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.train import ReadyReward
+from grpo_kit.config.usual_names import _SETTING
 from grpo_kit.evaluation.evaluate import _as_trained
 from grpo_kit.rewards.ready import READY
 
@@ -20,6 +22,8 @@ from grpo_kit.rewards.ready import READY
     ("settings", "message"),
     [
         ({"max_step": 3}, "Did you mean max_steps?"),
+        ({"lr": 1e-4}, "lr is no setting of TrainConfig. Did you mean learning_rate?"),
+        ({"num_train_epochs": 3}, "counted in optimiser steps, not in epochs. Did you mean max_steps?"),
         ({"lora_rank": 8}, "no setting of TrainConfig"),
         ({"num_generations": 1}, "num_generations=1: should be greater than or equal to 2"),
         ({"learning_rate": "fast"}, "learning_rate='fast'"),
@@ -195,3 +199,37 @@ def test_a_run_is_trained_by_known_judges_with_weights_above_0(wrong):
     assert (ladder.rungs, ladder.cloud_judges) == (["offline", "gemini", "reference"], ["gemini"])
     with pytest.raises(ConfigError, match=r"judge.* should be"):
         TrainConfig(judge=wrong)
+
+
+def test_usual_names_are_nobodys_own_and_lead_to_settings():
+    for usual, name in _SETTING:
+        assert name in {*TrainConfig.model_fields, *EvalConfig.model_fields}
+        assert usual not in TrainConfig.model_fields, "its own name needs no hint"
+
+
+def test_a_file_of_settings_gives_way_to_flags(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "max_steps: 6\nlearning_rate: 1e-3\njudge: {offline: 1, exact: 0.5}\ngemini_samples: 2\nadapter: null\n"
+    )
+    config = TrainConfig.from_text({"learning_rate": "2e-3", "judge_samples": "3", "seed": None}, file)
+    assert (config.max_steps, config.learning_rate, config.judge_samples) == (6, 2e-3, 3)
+    assert config.judge == {"offline": 1, "exact": 0.5}
+    file = tmp_path / "settings.json"
+    file.write_text('{\n\t"lora_r": 4\n}')
+    assert TrainConfig.from_text({}, file).given == {"lora_r": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr: 1", "bad.yaml: lr is no setting of TrainConfig. Did you mean learning_rate?"),
+        ("- max_steps", "bad.yaml should hold settings by name"),
+        ("max_steps: [", "bad.yaml can't be read"),
+        ("max_steps: 0", "max_steps=0: should be greater than 0"),
+    ],
+)
+def test_a_file_that_is_wrong_is_named(tmp_path, text, message):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        TrainConfig.from_text({}, tmp_path / "bad.yaml")
