@@ -15,6 +15,7 @@ from grpo_kit.config.backend import checked_backend, chosen_backend
 from grpo_kit.config.base import names_where
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.config.usual_names import by_usual_name
 from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.data.samples import fingerprint
 from grpo_kit.errors import ConfigError
@@ -116,7 +117,8 @@ def _wrong_names(
             yield f"{name} is given by the sweep itself: leave it out"
         elif name not in own:
             few = ", ".join(each for each in own if each in known) + ", and kit.TrainConfig's settings" * bool(settings)
-            yield f"{name} is no parameter of {notebook.stem}.{did_you_mean(name, own) or f' It takes: {few}.'}"
+            hint = by_usual_name(name, own) or did_you_mean(name, own)
+            yield f"{name} is no parameter of {notebook.stem}.{hint or f' It takes: {few}.'}"
 
 
 def _training_parameters(row: Settings, known: Settings) -> Settings:
