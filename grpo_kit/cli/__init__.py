@@ -52,7 +52,7 @@ _add(
 )
 _add("watch", runs.watch, "first", "elsewhere/first")
 _add("stop", runs.stop, "first", "first --runs-dir elsewhere")
-_add("resume", with_flags(runs.resume, TrainConfig, runs.NOT_RESUMED_WITH), "first", "first --max-steps 60")
+_add("resume", with_flags(runs.resume, TrainConfig, runs.KEPT), "first", "first --max-steps 60")
 _add("runs", runs.list_runs, "", "--runs-dir elsewhere")
 _add("logs", runs.logs, "first", "first --lines 5")
 _add("eval", with_flags(commands.evaluate, EvalConfig), "first --n 64", "--model-path runs/first/checkpoint-20")

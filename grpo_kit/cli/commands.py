@@ -120,7 +120,7 @@ def train(
 
 def evaluate(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's name or folder: its base model and checkpoints.")
+        str | None, typer.Argument(metavar="RUN", help="A run's name or folder: its base model and checkpoints.")
     ] = None,
     model_path: Annotated[Path | None, typer.Option(help="A model or adapter folder, in place of a run.")] = None,
     base_model: Annotated[

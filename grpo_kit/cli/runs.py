@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
+from grpo_kit.backends.run import Run, runs
 from grpo_kit.cli.flags import RunsDir
 from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
-RESUMED_WITH = {*names_where(TrainConfig, "resume"), "num_processes", "max_steps"}
-# It is started with the others.
-NOT_RESUMED_WITH = TrainConfig.model_fields.keys() - RESUMED_WITH
+# The settings that a run keeps when it is resumed: see runs/resume.py.
+KEPT = TrainConfig.model_fields.keys() - {*names_where(TrainConfig, "resume"), "num_processes", "max_steps"}
 
 
 def watch(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
@@ -24,7 +24,6 @@ def watch(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
 
     Exit code 0 where the run has ended in good order, 130 where the watching was ended, 2 where the run failed.
     """
-    from grpo_kit.backends.run import Run
     from grpo_kit.backends.watch import watch
 
     found, words = Run(run, runs_dir), _words(run, runs_dir)
@@ -36,8 +35,6 @@ def watch(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
 
 def stop(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
     """End a run at its next step, with a checkpoint."""
-    from grpo_kit.backends.run import Run
-
     Run(run, runs_dir).stop()
 
 
@@ -52,8 +49,6 @@ def resume(
     Where its files are: here or on Modal. The flags are what a run may be resumed with.
     """
     settings = TrainConfig.from_text(flags)
-    from grpo_kit.backends.run import Run
-
     resumed = Run(run, runs_dir).resume(trust=trust, **settings.given)
     if resumed.status["state"] in UNFINISHED:
         print(f"`grpo-kit watch {_words(run, runs_dir)}` follows it")
@@ -61,8 +56,6 @@ def resume(
 
 def list_runs(runs_dir: RunsDir = RUNS_DIR) -> None:
     """List all runs, here and on Modal."""
-    from grpo_kit.backends.run import runs
-
     table = runs(runs_dir)
     shown = table.to_string(index=False) if len(table) else f"no runs under {runs_dir}"
     print(re.sub(r"[^\n -~\xa0-\U0010ffff]", "?", shown))  # a folder's name may hold what a terminal acts on
@@ -74,14 +67,12 @@ def logs(
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Show the last of what a run has printed, tracebacks included."""
-    from grpo_kit.backends.run import Run
-
     Run(run, runs_dir).logs(lines)
 
 
 def chat(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or the folder of a model.")],
-    messages: Annotated[list[str] | None, typer.Argument(metavar="[MESSAGE]...", help="Each in quotes.")] = None,
+    messages: Annotated[list[str] | None, typer.Argument(metavar="MESSAGE", help="Each in quotes.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Its name or step; the newest by default.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 takes the likeliest; else the run's.")] = None,
     runs_dir: RunsDir = RUNS_DIR,
@@ -90,8 +81,6 @@ def chat(
 
     Without messages it reads one after the other, until an empty line or Ctrl-D. Each is a conversation of its own.
     """
-    from grpo_kit.backends.run import Run
-
     target = run if Path(run).is_dir() else Run(run, runs_dir)
     which = int(checkpoint) if checkpoint and checkpoint.isdecimal() else checkpoint
     from grpo_kit.models.chat import chat
@@ -118,8 +107,6 @@ def download(
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Copy a run's folder, from Modal or from here."""
-    from grpo_kit.backends.run import Run
-
     found = Run(run, runs_dir)
     print(f"Run {found.id} is copied to {found.download(to).path}")
 
@@ -130,8 +117,6 @@ def delete(
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Delete a run's folder for good, here or on Modal."""
-    from grpo_kit.backends.run import Run
-
     found = Run(run, runs_dir)
     status = found.status
     if not yes and status["state"] not in UNFINISHED:  # which is refused, and needs no answer
