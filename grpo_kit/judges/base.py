@@ -1,7 +1,7 @@
 """The interface of a judge: samples and answers in, one verdict for each out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
 
@@ -24,6 +24,15 @@ class Usage:
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
+
+    @classmethod
+    def of(cls, judges: "Iterable[Judge]") -> "Usage":
+        """That of the paid ones among these judges together."""
+        paid = [judge.usage for judge in judges if judge.usage]
+        counts = ("calls", "retries", "failures", "input_tokens", "output_tokens")
+        usd = [usage.usd for usage in paid]
+        total = {name: sum(getattr(usage, name) for usage in paid) for name in counts}
+        return cls(**total, usd=None if None in usd else sum(each or 0.0 for each in usd))
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,7 @@ class LadderJudge(Judge):
     @property
     def usage(self) -> Usage:  # pyright: ignore[reportIncompatibleVariableOverride]
         """That of its paid rungs together, and the answers that a rung before the last settled."""
-        paid = [rung.usage for rung in self.rungs if rung.usage]
-        counts = ("calls", "retries", "failures", "input_tokens", "output_tokens")
-        total = {name: sum(getattr(usage, name) for usage in paid) for name in counts}
-        usd = [usage.usd for usage in paid]
-        return Usage(**total, usd=None if None in usd else sum(each or 0.0 for each in usd), settled=self._settled)
+        return replace(Usage.of(self.rungs), settled=self._settled)
 
     def check(self) -> None:
         for rung in self.rungs:

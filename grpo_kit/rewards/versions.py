@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -16,7 +16,7 @@ from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.data.samples import Act, Sample, to_lines
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges import chat
-from grpo_kit.judges.base import Judge, make_judge
+from grpo_kit.judges.base import Judge, Usage, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache
 from grpo_kit.judges.measures import IN_WORDS, measure_of
@@ -61,24 +61,6 @@ class Scored(msgspec.Struct, frozen=True):
     reward: float | None = None
 
 
-class Spent(NamedTuple):
-    """What a judge has used; `usd` is None where the price is not known."""
-
-    is_free: bool = True
-    calls: int = 0
-    tokens: int = 0
-    usd: float | None = 0.0
-
-    def since(self, before: "Spent") -> str:
-        """What came to it, as a sentence."""
-        if self.is_free or self.calls == before.calls:
-            return f"It cost nothing: {'this judge is free' if self.is_free else 'all was in the cache'}."
-        usd = "at a price that is not known"
-        if self.usd is not None and before.usd is not None:
-            usd = dollars(self.usd - before.usd)
-        return f"It cost {self.calls - before.calls} calls, {self.tokens - before.tokens:,} tokens, {usd}."
-
-
 class Bench:
     """Scores answers under a version, with the judge of that name. It keeps its judges, one for each prompt."""
 
@@ -106,12 +88,19 @@ class Bench:
         rows = zip(judged.verdicts, rewards, strict=True)
         return [Scored(said.score, said.reason, said.criteria, reward) for said, reward in rows]
 
-    def spent(self) -> Spent:
+    def spent(self) -> Usage:
         """All that was used so far."""
-        used = [judge.usage for judge in self._judges.values() if judge.usage]
-        usd = [each.usd for each in used if each.usd is not None]
-        total = sum(usd) if len(usd) == len(used) else None
-        return Spent(not used, sum(each.calls for each in used), sum(each.tokens for each in used), total)
+        return Usage.of(self._judges.values())
+
+    def cost_since(self, before: Usage) -> str:
+        """What was used since then, as a sentence."""
+        now = self.spent()
+        if now.calls == before.calls:
+            return f"It cost nothing: {'all was in the cache' if self.has_prompt else 'this judge is free'}."
+        usd = "at a price that is not known"
+        if now.usd is not None and before.usd is not None:
+            usd = dollars(now.usd - before.usd)
+        return f"It cost {now.calls - before.calls} calls, {now.tokens - before.tokens:,} tokens, {usd}."
 
     def reads(self, sample: Sample) -> str:
         """By what this judge scores answers to the sample, and so which edits count."""

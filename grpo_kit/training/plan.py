@@ -14,7 +14,7 @@ from grpo_kit.costs.budget import LOCAL, Launch, check_price_known, shortfall_at
 from grpo_kit.data.demo import data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, Problem
-from grpo_kit.judges.base import Judge, make_judge
+from grpo_kit.judges.base import Judge, Usage, make_judge
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache, caches_to_start_from
 from grpo_kit.models.load import check_model, check_template, has_chat_template, no_template
 from grpo_kit.models.start import keep_start, started
@@ -50,8 +50,7 @@ class Plan:
 
     def judged_usd(self) -> float | None:
         """Dollars that the judges have cost so far; None where a price is not known."""
-        spent = [judge.usage.usd for judge in self.judges if judge.usage]
-        return None if None in spent else sum(usd or 0.0 for usd in spent)
+        return Usage.of(self.judges).usd
 
     def close(self) -> None:
         for judge in self.judges:

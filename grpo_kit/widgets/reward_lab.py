@@ -266,7 +266,7 @@ class RewardLab(Pages):
         said, before = "", self._bench.spent()
         try:
             self._trials.score(trial, sample, answers_to(sample, trial.version, self._answers(sample), typed))
-            said = note_html(self._bench.spent().since(before))
+            said = note_html(self._bench.cost_since(before))
         except Exception as error:  # in a thread nobody else would show it
             self.message.value = error_html(error)
         self._is_scoring = self.buttons["ctrl+enter"].disabled = False
