@@ -10,13 +10,12 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
 from filelock import FileLock, Timeout
 
 from grpo_kit.config.train import TrainConfig
@@ -39,7 +38,7 @@ from grpo_kit.runs.resume import check_unchanged, config_to_resume
 from grpo_kit.runs.storage import LocalStorage
 from grpo_kit.utils.environment import processes
 from grpo_kit.utils.files import write_bytes, write_json
-from grpo_kit.utils.json_lines import read_lines
+from grpo_kit.utils.json_lines import as_lines, read_lines
 
 HEARTBEAT_SECONDS = 5
 ROOM_FILE, ROOM = ".room", 2**16  # a file of so many bytes, in whose place the reason can be written on a full disk
@@ -165,14 +164,14 @@ class RunWriter:
         warm, _ = newest_whole(self.run, self.run.sft_checkpoints)
         if (path := self.run.path / SFT_METRICS).exists():
             saved = checkpoint_step(warm) if warm else 0
-            write_bytes(path, _as_lines(row for row in read_lines(path) if row["step"] <= saved))
+            write_bytes(path, as_lines(row for row in read_lines(path) if row["step"] <= saved))
         for name, every in (("metrics.jsonl", 1), ("completions.jsonl", self.config.num_iterations), (SCORES_FILE, 0)):
             path = self.run.path / name
             kept = [row for row in read_lines(path) if row["step"] <= step and checkpoint]  # step 0's is made again
             if every and (lost := step // every - len({row["step"] for row in kept} - {0})):
                 self.warnings.append(f"{name} has lost {lost} of the {step // every} steps that were saved")
             if every or path.exists():
-                write_bytes(path, _as_lines(kept))
+                write_bytes(path, as_lines(kept))
         for name, problem in damaged.items():
             self.warnings.append(f"{name} is left, and called damaged-{name}: {problem}")
             shutil.rmtree(self.run.path / f"damaged-{name}", ignore_errors=True)
@@ -202,7 +201,7 @@ class RunWriter:
     def append(self, name: str, rows: list[dict]) -> None:
         """Adds rows to metrics.jsonl, completions.jsonl or eval_scores.jsonl."""
         with (self.run.path / name).open("ab") as file:
-            file.write(_as_lines(rows))
+            file.write(as_lines(rows))
 
     def log(self, text: str) -> None:
         with (self.run.path / LOG_FILE).open("a") as file:
@@ -255,11 +254,6 @@ class RunWriter:
                 self.alarms.tell_failure(self.status)
             if processes() == 1:  # else their launcher tells it, since it may end this one at once
                 self.alarms.tell_end(self.status)
-
-
-def _as_lines(rows: Iterable[dict]) -> bytes:
-    """JSON lines; orjson writes what was not measured, NaN, as null."""
-    return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
 
 
 class NullRunWriter(RunWriter):

@@ -17,8 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.memory import device_of, prompts_at_once
 from grpo_kit.data.samples import fingerprint
@@ -33,7 +31,7 @@ from grpo_kit.training.plan import Plan
 from grpo_kit.training.progress import RunProgress
 from grpo_kit.utils.environment import rank
 from grpo_kit.utils.files import CACHE, write_bytes, write_json
-from grpo_kit.utils.json_lines import read_lines
+from grpo_kit.utils.json_lines import as_lines, read_lines
 from grpo_kit.utils.text import duration
 
 if TYPE_CHECKING:
@@ -106,7 +104,7 @@ def _kept_in_cache(answers: Path, cache: RewardCache, progress: RunProgress) -> 
     if not rank():
         answered = {row["sample_id"]: row["completions"] for row in read_lines(answers)}
         rows = read_lines(own)
-        write_bytes(own, _lines(rows))  # without a line that a kill cut short
+        write_bytes(own, as_lines(rows))  # without a line that a kill cut short
         scored = {row["sample_id"]: row for row in rows}
         if judgements.exists():
             cache.copy_from(judgements)
@@ -118,7 +116,9 @@ def _kept_in_cache(answers: Path, cache: RewardCache, progress: RunProgress) -> 
         if not rank() and len(scored) > before:
             answers.parent.mkdir(parents=True, exist_ok=True)
             completions = answered | {each: row["completions"] for each, row in scored.items()}
-            write_bytes(answers, _lines({"sample_id": each, "completions": completions[each]} for each in completions))
+            write_bytes(
+                answers, as_lines({"sample_id": each, "completions": completions[each]} for each in completions)
+            )
             with closing(RewardCache(judgements)) as kept:
                 kept.copy_from(cache.path)
 
@@ -134,10 +134,6 @@ def _cache_file(plan: Plan, run: RunDirectory, decided: dict[str, bool]) -> Path
     settings = {name: getattr(plan.config, name) for name in DRAWN_BY} | decided
     key = digest([settings, files, weights, plan.about["data"]["fingerprint"]], size=16)
     return CACHE / "difficulty" / f"{key}.jsonl"
-
-
-def _lines(rows) -> bytes:
-    return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
 
 
 def _measure(

@@ -1,9 +1,11 @@
 """JSONL files: a row a line, of which the last one may be torn."""
 
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import msgspec
+import orjson
 
 from grpo_kit.errors import RunError
 from grpo_kit.utils.garbage import without_collector
@@ -15,6 +17,11 @@ OF_STEPS = ("metrics.jsonl", "completions.jsonl", "eval_scores.jsonl", "sft_metr
 def read_lines(path: Path) -> list[dict]:
     """The rows of a JSONL file, empty where there is none; see `parse_lines`."""
     return parse_lines(path.read_bytes(), path, dict) if path.is_file() else []
+
+
+def as_lines(rows: Iterable[dict]) -> bytes:
+    """The content of a JSONL file; orjson writes what was not measured, NaN, as null."""
+    return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
 
 
 def parse_lines(content: bytes, name: Path | PurePosixPath, kind: type[Row]) -> list[Row]:
