@@ -24,7 +24,7 @@ from grpo_kit.rewards.functions import try_rewards
 from grpo_kit.rewards.ready import READY
 from grpo_kit.rewards.travel import RewardFunction
 from grpo_kit.utils.files import write_json
-from grpo_kit.utils.text import dollars
+from grpo_kit.utils.text import dollars, on_a_line
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,7 +100,7 @@ class Prototype(KnownAnswers):
         (asked, answers), size = self.groups, self.config.num_generations
         scores = [verdict.score for verdict in self.verdicts(self.judge, asked, answers)]
         each = np.reshape(np.array(scores, dtype=float), (-1, size))
-        prompts = [f"{i}  {_short(last_turn(sample.prompt))}" for i, sample in enumerate(asked[::size], 1)]
+        prompts = [f"{i}  {on_a_line(last_turn(sample.prompt), 44)}" for i, sample in enumerate(asked[::size], 1)]
         table = pd.DataFrame(each, prompts).agg(["mean", "std", "min", "max"], axis=1)
         flat, scatter = int((table["std"] == 0).sum()), table["std"].mean()
         says = f"{flat} of {len(table)} groups of {size} answers of {self.config.model_name} have no spread and teach "
@@ -260,7 +260,3 @@ def _cost(price: Price, judgements: int) -> str:
 
 def _two(score: float | None) -> str:
     return "no score" if score is None or np.isnan(score) else f"{score:.2f}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 44 else f"{text[:43]}…"

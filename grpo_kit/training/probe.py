@@ -38,7 +38,7 @@ from grpo_kit.training.difficulty import DRAWN_BY, KEPT, kind_of
 from grpo_kit.utils.environment import version_of
 from grpo_kit.utils.files import CACHE, write_json
 from grpo_kit.utils.garbage import loading_libraries
-from grpo_kit.utils.text import dollars, duration
+from grpo_kit.utils.text import dollars, duration, on_a_line
 
 PROMPTS = 8
 BINS = 10
@@ -109,17 +109,13 @@ class Probe:
         most = max(bins.values(), default=1)
         bars = [f"{i / BINS:.1f}  {'█' * -(-30 * bins[i] // most):<30} {bins[i]}".rstrip() for i in range(BINS)]
         shown = [
-            f"{score:.2f}  asked:    {_short(asked)}\n      answered: {_short(answer) or '(nothing)'}\n      {reason}"
+            f"{score:.2f}  asked:    {on_a_line(asked, 160)}\n      "
+            f"answered: {on_a_line(answer, 160) or '(nothing)'}\n      {reason}"
             for score, asked, answer, reason in self.examples()
         ]
         return "\n".join([self.line(), f"scores by {self.judge}, of {self.answers} answers", *bars, *shown])
 
     __repr__ = __str__
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 160 else f"{text[:160]} …"
 
 
 def probe(

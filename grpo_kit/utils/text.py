@@ -14,6 +14,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
+def on_a_line(text: str, longest: int = 100) -> str:
+    """The text's beginning, of at most so many characters, as one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
 def duration(seconds: float) -> str:
     """ "2.5 h", "3.0 min" or "90 s"."""
     for unit, size in (("h", 3600), ("min", 60)):

@@ -6,9 +6,10 @@ from pathlib import Path
 import ipywidgets
 import pandas as pd
 
+from grpo_kit.utils.text import on_a_line
 from grpo_kit.widgets import parts, tables
 from grpo_kit.widgets.parts import FAINT, WARN, text_html
-from grpo_kit.widgets.samples import Pages, on_a_line, prompt_html
+from grpo_kit.widgets.samples import Pages, prompt_html
 
 
 class DataBrowser(Pages):

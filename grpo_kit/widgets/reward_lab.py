@@ -16,10 +16,11 @@ from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.rewards.travel import RewardFunction
 from grpo_kit.rewards.trials import TYPED, Trial, Trials, answers_to
 from grpo_kit.rewards.versions import ASKED, REWARD, Bench, Version, python_reward
+from grpo_kit.utils.text import on_a_line
 from grpo_kit.widgets import tables
 from grpo_kit.widgets.keys import Keys
 from grpo_kit.widgets.parts import SHADE, button, error_html, note_html, shows_errors, text_html
-from grpo_kit.widgets.samples import Pages, on_a_line, prompt_html
+from grpo_kit.widgets.samples import Pages, prompt_html
 from grpo_kit.widgets.scores import trial_html
 
 PYTHON = 'def polite(completions, **_):\n    return [float("please" in c[-1]["content"]) for c in completions]'

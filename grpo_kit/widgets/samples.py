@@ -9,6 +9,7 @@ import pandas as pd
 from grpo_kit.backends.run import Run
 from grpo_kit.data.samples import Message, messages_of, said_in
 from grpo_kit.evaluation.result import BASE
+from grpo_kit.utils.text import on_a_line
 from grpo_kit.widgets import parts, tables
 from grpo_kit.widgets.parts import FAINT, Panel, button, note_html, number, offer, search_box, shows_errors, text_html
 
@@ -176,12 +177,6 @@ class AnswerView(Pages):
         looks = [f"width: 110px; color: {FAINT}", *[f"width: {90 // len(sides)}%"] * len(sides)]
         trace = note_html("the trace’s own reply") + text_html(row["ground_truth"])
         return prompt_html(row["prompt"], title) + parts.table_html(["", *sides.values()], looks, rows) + trace
-
-
-def on_a_line(text: str) -> str:
-    """The text's beginning."""
-    line = " ".join(text.split())
-    return line if len(line) <= 100 else f"{line[:99]}…"
 
 
 def prompt_html(prompt: str | list[Message], title: str) -> str:
