@@ -5,15 +5,14 @@ The rules take the numbers and tables of an evaluation. Each is a method of Eval
 
 import math
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas
 
 from grpo_kit.config.judge import shared_rungs
 from grpo_kit.judges.calibration import spearman
 from grpo_kit.models.checkpoints import BASE
 from grpo_kit.utils.statistics import FEW, bootstrap_interval, interval_text
-
-if TYPE_CHECKING:
-    import pandas
 
 MANY_UNJUDGED = 0.1  # of a model's answers
 RUNS_AWAY = 2  # times as many words as the base
@@ -134,7 +133,7 @@ def added(models: list[Numbers], judge: str) -> str:
     return f"GRPO {surely}: {models[-1]['name']} less {warm} {signed(versus)} (n={versus['pairs']}, by {judge})"
 
 
-def best(models: list[Numbers], samples: "pandas.DataFrame", judge: str, second_judge: str | None) -> Numbers:
+def best(models: list[Numbers], samples: pandas.DataFrame, judge: str, second_judge: str | None) -> Numbers:
     """The model to take: its numbers, and the reason, `why`. `samples` is Evaluation.samples().
 
     The rule: a checkpoint that the second judge surely finds worse than the base (its interval lies below 0) is out.
@@ -189,7 +188,7 @@ def kind_of_turn(acts: Collection[str]) -> str | None:
     return next((kind for kind, telling in _KINDS.items() if telling & set(acts)), "other" if acts else None)
 
 
-def scores_by(what: str, samples: "pandas.DataFrame", trained: str) -> "pandas.DataFrame":
+def scores_by(what: str, samples: pandas.DataFrame, trained: str) -> pandas.DataFrame:
     """Scores by a column of `samples`: the services that a prompt is about, or the class of its turn's acts. The
     largest gain comes first, and turns about several services have a row together.
 
@@ -222,7 +221,7 @@ class Trend(NamedTuple):
         return f"longer answers score {'higher' if self.rho > 0 else 'lower'} (rank correlation {self.rho:+.2f})"
 
 
-def length_trend(samples: "pandas.DataFrame", model: str) -> Trend:
+def length_trend(samples: pandas.DataFrame, model: str) -> Trend:
     """Whether the first judge pays a model for length. `samples` is Evaluation.samples()."""
     pairs = samples[[f"{model} words", f"{model} score"]].dropna()
     words, scores = pairs.to_numpy(dtype=float).T[:, None]

@@ -7,6 +7,8 @@ from itertools import combinations
 from math import copysign, inf
 from pathlib import Path
 
+import pandas
+
 from grpo_kit.data.samples import Sample, read_samples
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.errors import ConfigError
@@ -94,8 +96,6 @@ class Labelling:
 
     def _ranks(self) -> list[dict[tuple[str, str], float]]:
         """Each judge's ranks of the answers, from 0 to 1, since two judges' scores are not on one scale."""
-        import pandas
-
         there = [{key: score for key, score in own.items() if score is not None} for own in self.scores.values()]
         ranked = [pandas.Series(own.values(), dtype=float).rank(pct=True) for own in there]
         return [dict(zip(own, ranks, strict=True)) for own, ranks in zip(there, ranked, strict=True)]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas
+
 from grpo_kit.data.samples import Sample, conversation_text
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.errors import RunError
@@ -19,7 +21,6 @@ from grpo_kit.utils.statistics import interval_text
 from grpo_kit.utils.words import words
 
 if TYPE_CHECKING:
-    import pandas
     from matplotlib.figure import Figure
 
 OVER_SFT = ("over_sft", "over_sft_low", "over_sft_high")
@@ -94,12 +95,10 @@ class Evaluation:
         means = f"base {self.base['mean']:.2f} trained {trained['mean']:.2f}"
         return f"{means} difference {interpret.signed(versus)} (n={versus['pairs']})"
 
-    def summary(self) -> "pandas.DataFrame":
+    def summary(self) -> pandas.DataFrame:
         """A row per model, by the first judge. Scores are in [0, 1], low and high bound 95% intervals, differences are
         to the base, and wins, ties and losses count prompts against it. over_sft is the difference to the warm start,
         where there was one."""
-        import pandas
-
         rows = []
         for model in self.models:
             row = {"model": model["name"], **_row(model)}
@@ -113,10 +112,8 @@ class Evaluation:
         counts = table.columns.intersection(["wins", "ties", "losses"])
         return table.astype(dict.fromkeys(counts, "Int64"))  # whole numbers that may be missing
 
-    def judges(self) -> "pandas.DataFrame":
+    def judges(self) -> pandas.DataFrame:
         """A row per model and judge: its mean, and its gain over the base, each with its 95% interval."""
-        import pandas
-
         return pandas.DataFrame(
             {"model": model["name"], "judge": judge, **_row(numbers)}
             for model in self.models
@@ -124,21 +121,17 @@ class Evaluation:
             if numbers
         )
 
-    def criteria(self) -> "pandas.DataFrame":
+    def criteria(self) -> pandas.DataFrame:
         """The mean of each of the judge's criteria, a row per model."""
-        import pandas
-
         return pandas.DataFrame({model["name"]: model["criteria"] for model in self.models}).T
 
-    def samples(self) -> "pandas.DataFrame":
+    def samples(self) -> pandas.DataFrame:
         """A row per prompt: the models' answers, words, scores and reasons side by side; trained less base score.
 
         With a second judge also its scores and reasons, its difference, and `disagreement`: the share of the trained
         model's answers that the first judge ranks below this one, less the same by the second judge. (Ranks, since
         two judges' scores are not on one scale.)
         """
-        import pandas
-
         rows = []
         for sample in read_lines(self.samples_path):
             row = {"id": sample["id"], "prompt": conversation_text(sample["prompt"])}
@@ -161,11 +154,11 @@ class Evaluation:
             table["disagreement"] = table[first].rank(pct=True) - table[second].rank(pct=True)
         return table
 
-    def services(self) -> "pandas.DataFrame":
+    def services(self) -> pandas.DataFrame:
         """Scores by service. See grpo_kit.evaluation.interpret.scores_by."""
         return interpret.scores_by("services", self.samples(), self.trained["name"])
 
-    def by_act(self) -> "pandas.DataFrame":
+    def by_act(self) -> pandas.DataFrame:
         """Scores by class of act (offer, inform, notify, confirm, request, goodbye, other); empty where samples have no
         acts. See grpo_kit.evaluation.interpret.scores_by and kind_of_turn."""
         return interpret.scores_by("act", self.samples(), self.trained["name"])

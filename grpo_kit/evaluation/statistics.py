@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas
 
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.errors import RunError
@@ -31,8 +32,6 @@ def describe(
 
     Raises RunError if no answer was judged.
     """
-    import pandas
-
     scores = scores_of(verdicts)
     scores = scores[~np.isnan(scores)]
     if not len(scores):

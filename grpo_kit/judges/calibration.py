@@ -7,6 +7,7 @@ from math import nan
 from statistics import fmean
 
 import numpy as np
+import pandas
 
 from grpo_kit.data.samples import Sample
 from grpo_kit.data.thoughts import answer_in
@@ -140,8 +141,6 @@ def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     Pearson's correlation of the ranks, equal values sharing their mean rank: Spearman, The proof and measurement of
     association between two things, American Journal of Psychology 15 (1904).
     """
-    import pandas
-
     ranks = [pandas.DataFrame(values).rank(axis=1).to_numpy() for values in (one, other)]
     a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
     with np.errstate(invalid="ignore"):  # 0 / 0
@@ -236,8 +235,6 @@ async def position_bias(
     tells which answer stands in each place. An answer is compared with itself only, so that its worth cancels out; the
     middle place of an odd number belongs to neither half. The interval comes from resampling groups.
     """
-    import pandas
-
     # Sorted, and without their thoughts, as judge_batch hands them over.
     distinct = [(sample, sorted({answer_in(text) or "" for text in answers})) for sample, answers in groups]
     judged = await asyncio.gather(

@@ -8,17 +8,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import pandas
 from filelock import FileLock
 
 from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError
 from grpo_kit.utils.files import write_bytes
 from grpo_kit.utils.text import did_you_mean
-
-if TYPE_CHECKING:
-    import pandas
 
 BEST = 5  # labels go from 1, worthless, to it, as good as can be
 PREFERENCES = {"a": 1, "tie": 0, "b": -1}  # 1: the first answer is better
@@ -143,11 +141,9 @@ def scored(labels: Iterable[Label], samples: Iterable[Sample]) -> list[tuple[Sam
     return [(by_id[name], answer, sum(values) / len(values)) for (name, answer), values in found.items()]
 
 
-def to_table(labels: Iterable[Label], format: Format) -> "pandas.DataFrame":
+def to_table(labels: Iterable[Label], format: Format) -> pandas.DataFrame:
     """The labels, without what was skipped, as a table like those that Argilla ("argilla": a row per answer or pair,
     with lists of people's responses) or Label Studio ("label_studio": a row per label) export."""
-    import pandas
-
     given = [label for label in labels if not label.is_skip]
     if format == "label_studio":
         theirs = {kit: name for name, kit in LABEL_STUDIO.items()}
@@ -165,7 +161,7 @@ def to_table(labels: Iterable[Label], format: Format) -> "pandas.DataFrame":
     return pandas.DataFrame(list(rows.values()))
 
 
-def from_table(table: "pandas.DataFrame", format: Format) -> list[Label]:
+def from_table(table: pandas.DataFrame, format: Format) -> list[Label]:
     """The labels in a table that Argilla or Label Studio exported, read by pandas; see `to_table`. Responses that were
     not submitted are left out, and a table without the column sample_id has the samples' ids in `id`.
 

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
 
 from grpo_kit.data.samples import Message, last_turn, messages_of
 from grpo_kit.models.chat_template import Tools
@@ -12,9 +14,6 @@ from grpo_kit.models.generate import generate
 from grpo_kit.models.load import load_tokenizer, torch_threads
 from grpo_kit.models.prompts import fit_prompts
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
-
-if TYPE_CHECKING:
-    import pandas
 
 
 def chat(
@@ -29,7 +28,7 @@ def chat(
     max_completion_length: int | None = None,
     seed: int = 0,
     runs_dir: str | Path = RUNS_DIR,
-) -> "pandas.DataFrame":
+) -> pandas.DataFrame:
     """Asks the base model and a checkpoint: a row per prompt, with the prompt and the answers, base and trained.
 
     `target` is a run (or its name, or its folder) or the folder of one model; `checkpoint` its name or step, the newest
@@ -42,8 +41,6 @@ def chat(
     Raises RunError for a run that is on Modal (run.download fetches it) or has no checkpoint, ConfigError for a model
     that can't be loaded.
     """
-    import pandas
-
     checkpoints = checkpoints_of(target, base_model, Path(runs_dir))
     folder, trained = checkpoints.folder(checkpoint), checkpoints.settings
     told = trained.chat_template_kwargs if chat_template_kwargs is None else chat_template_kwargs

@@ -3,8 +3,9 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -14,9 +15,6 @@ from grpo_kit.errors import RunError
 from grpo_kit.plots.style import ABOVE, BLUE, COLOURS, DARK, ORANGE, TITLE, NotebookFigure, styled, whole_ticks
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.text import dollars
-
-if TYPE_CHECKING:
-    import pandas
 
 PARTS = ["generating", "judging", "updating"]  # of a step
 SMALL = {  # a small panel's column, and its title
@@ -69,7 +67,7 @@ def learning_curve(run: RunDirectory) -> NotebookFigure:
     return figure
 
 
-def _reward(axes: Axes, metrics: "pandas.DataFrame", is_judge_alone: bool) -> None:
+def _reward(axes: Axes, metrics: pandas.DataFrame, is_judge_alone: bool) -> None:
     window = _window(len(metrics))
     mean, spread = (metrics[name].rolling(window, min_periods=1).mean() for name in ("reward", "reward_std"))
     low, high = mean - spread, mean + spread
@@ -81,7 +79,7 @@ def _reward(axes: Axes, metrics: "pandas.DataFrame", is_judge_alone: bool) -> No
     axes.set_title("reward (mean of a step's completions)")
 
 
-def _held_out(axes: Axes, metrics: "pandas.DataFrame") -> None:
+def _held_out(axes: Axes, metrics: pandas.DataFrame) -> None:
     """The held-out scores that were measured while training, where there are; a dashed line where the second judge's
     score is another's. Then the legend."""
     second = [name for name in metrics if str(name).startswith(SECOND)]
@@ -93,7 +91,7 @@ def _held_out(axes: Axes, metrics: "pandas.DataFrame") -> None:
     axes.legend(**ABOVE | {"ncols": 5})
 
 
-def _running_mean(axes: Axes, mean: "pandas.Series", **look: Any) -> None:
+def _running_mean(axes: Axes, mean: pandas.Series, **look: Any) -> None:
     axes.plot(mean, marker="o" if mean.count() == 1 else None, **look)  # one step alone makes no line
 
 
@@ -149,7 +147,7 @@ def _window(steps: int) -> int:
     return max(3, steps // 10)
 
 
-def _by_step(run: RunDirectory) -> "pandas.DataFrame":
+def _by_step(run: RunDirectory) -> pandas.DataFrame:
     """The columns of run.metrics() that the figures show, by step; shares in percent, NaN where not measured."""
     found = run.metrics()
     shown = found.set_index("step") if "step" in found else found

@@ -1,16 +1,14 @@
 """Figures of sweeps: the effect of each setting, and the best score over the dollars spent."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from grpo_kit.errors import RunError
 from grpo_kit.plots.style import ABOVE, BLUE, DARK, LIGHT, ORANGE, NotebookFigure, styled
-
-if TYPE_CHECKING:
-    import pandas
 
 IN_A_ROW = 3  # panels
 MANY = 5  # values; more numbers were drawn from a range
@@ -45,7 +43,7 @@ def setting_effects(sweep: Sweep, score: str = "trained") -> NotebookFigure:
     return figure
 
 
-def _effect(axes: Axes, column: "pandas.Series", scores: "pandas.Series") -> None:
+def _effect(axes: Axes, column: pandas.Series, scores: pandas.Series) -> None:
     """Many numbers stand where they are on a range, other values beside each other."""
     are_numbers = all(type(value) in (int, float) and value == value for value in column)
     if are_numbers and column.nunique() > MANY:
@@ -94,13 +92,13 @@ def best_so_far(sweep: Sweep, score: str = "trained") -> NotebookFigure:
     return figure
 
 
-def _base(axes: Axes, done: "pandas.DataFrame") -> None:
+def _base(axes: Axes, done: pandas.DataFrame) -> None:
     """The base model's score, where all runs have the same."""
     if "base" in done and done["base"].nunique() == 1:
         axes.axhline(done["base"].iloc[0], color=ORANGE, lw=1.5, ls="--", label="base model")
 
 
-def _complete(sweep: Sweep, score: str) -> tuple["pandas.DataFrame", list[str]]:
+def _complete(sweep: Sweep, score: str) -> tuple[pandas.DataFrame, list[str]]:
     """The complete runs with that score, and the settings that differ between them. RunError where there are none."""
     sweep.pooled(score)  # raises it
     table = sweep.results()

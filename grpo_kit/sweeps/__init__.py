@@ -1,13 +1,11 @@
 """Sweeps: a notebook executed with many settings, several at a time, resumable, with one table of results."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas
 
 from grpo_kit.sweeps.grid import Grid
 from grpo_kit.sweeps.sweep import Sweep as Sweep
-
-if TYPE_CHECKING:
-    import pandas
 
 
 def sweep(
@@ -32,6 +30,6 @@ def sweep(
     return found.run(jobs, budget, halving)
 
 
-def sweep_results(out: str | Path) -> "pandas.DataFrame":
+def sweep_results(out: str | Path) -> pandas.DataFrame:
     """The results of the sweep that was run in the folder `out`; see Sweep.results. RunError where there was none."""
     return Sweep.load(out).results()

@@ -8,7 +8,9 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
 
 from grpo_kit.errors import RunError
 from grpo_kit.sweeps.grid import varied
@@ -16,9 +18,6 @@ from grpo_kit.sweeps.run import PlannedRun
 from grpo_kit.utils.files import write_bytes, write_json
 from grpo_kit.utils.statistics import bootstrap_interval
 from grpo_kit.utils.text import settings_text
-
-if TYPE_CHECKING:
-    import pandas
 
 RESULTS_FILE, BEST_FILE = "results.csv", "best.json"
 SCORE = "trained"
@@ -46,26 +45,22 @@ class Results:
         states = [run.record["state"] for run in self.runs]
         return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
-    def results(self) -> "pandas.DataFrame":
+    def results(self) -> pandas.DataFrame:
         """A row per run: settings that differ, state, step, scores, seconds, dollars, and its error where it failed.
 
         For runs of 03 that are complete: held-out scores by the first judge (base, trained with its 95% interval, their
         paired difference with its own), the second judge's difference, and the last reward. For others: the numbers in
         their result.json.
         """
-        import pandas
-
         table = pandas.DataFrame([self._row(run) for run in self.runs])
         return table[[*table.columns.difference(LAST_COLUMNS, sort=False), *LAST_COLUMNS]]
 
-    def pooled(self, score: str = SCORE) -> "pandas.DataFrame":
+    def pooled(self, score: str = SCORE) -> pandas.DataFrame:
         """A row per setting, its seeds together, the best first: runs that are complete, mean, standard deviation,
         lowest and highest of `score`, a column of `results`, and the means of difference, seconds and usd.
 
         Raises RunError where no run has such a score.
         """
-        import pandas
-
         return pandas.DataFrame([row for row, _ in self._pools(score)])
 
     def best(self, score: str = SCORE) -> dict[str, Any]:
@@ -165,9 +160,8 @@ def _paired(
 ) -> tuple[float, float, float, int]:
     """The gain of the trained models of `first` over `model` ("trained" or "base") of `second`: mean over prompts that
     all have a score for, low and high end of its 95% interval, number of prompts; NaN for fewer than two prompts."""
-    import pandas
 
-    def means(runs: list[PlannedRun], name: str) -> "pandas.Series":
+    def means(runs: list[PlannedRun], name: str) -> pandas.Series:
         scores = pandas.DataFrame([run.evaluated().get("scores", {}).get(name, {}) for run in runs])
         return scores.astype(float).mean(skipna=False)
 

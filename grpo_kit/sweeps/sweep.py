@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas
 from filelock import FileLock, Timeout
 from rich import get_console
 from rich.live import Live
@@ -26,11 +26,7 @@ from grpo_kit.sweeps.run import NOT_RUN, PRUNED, PlannedRun, read_json
 from grpo_kit.utils.environment import in_notebook, source_fingerprint
 from grpo_kit.utils.files import write_json
 
-if TYPE_CHECKING:
-    import pandas
-
-    Show = Callable[[pandas.DataFrame], None]
-
+Show = Callable[[pandas.DataFrame], None]
 SWEEP_FILE = "sweep.json"
 JOBS = {"local": 2, "modal": 8}
 REFRESH_SECONDS = {"local": 1.0, "modal": 3.0}
@@ -100,7 +96,7 @@ class Sweep(Results):
         """The runs that are not done. Those that were stopped for being behind stay so as long as runs are halved."""
         return deque(r for r in self.runs if not r.is_done and not (halving and r.record["state"] == PRUNED))
 
-    def _run(self, jobs: int, pool: BudgetPool | None, halves: Halving | None, show: "Show") -> None:
+    def _run(self, jobs: int, pool: BudgetPool | None, halves: Halving | None, show: Show) -> None:
         waiting, under_way = self._left(halves), dict[Future, PlannedRun]()
         for run in waiting:
             run.queue()
@@ -151,10 +147,10 @@ class Sweep(Results):
 
 
 @contextmanager
-def _live_table() -> Iterator["Show"]:
+def _live_table() -> Iterator[Show]:
     """Gives a function that shows results in place of those before; in a file nothing."""
 
-    def short(results: "pandas.DataFrame") -> "pandas.DataFrame":
+    def short(results: pandas.DataFrame) -> pandas.DataFrame:
         return results[results.columns.intersection(SHOWN, sort=False)].round(3)
 
     if not in_notebook():
@@ -166,7 +162,7 @@ def _live_table() -> Iterator["Show"]:
 
     handle, widget = DisplayHandle(), ipywidgets.HTML()  # a widget goes on when the page is reloaded
 
-    def show(table: "pandas.DataFrame") -> None:
+    def show(table: pandas.DataFrame) -> None:
         widget.value = short(table).to_html(index=False, na_rep="", border=0, justify="left")
 
     handle.display(widget)
