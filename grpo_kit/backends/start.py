@@ -4,11 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import BeingTrained
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import Rewards, load_rewards, pickled_rewards, signed
 from grpo_kit.runs.directory import OUTPUT_FILE, REWARDS_FILE, UNFINISHED, WORKER_FILE, RunDirectory, find_run
+from grpo_kit.runs.writer import only_writer
+from grpo_kit.training.plan import own_rewards, queue
 from grpo_kit.utils.files import as_json, write_bytes
 
 
@@ -25,11 +29,6 @@ def start(
         from grpo_kit.backends.modal.launch import start_on_modal
 
         return start_on_modal(config, pickled, runs_dir)
-    import psutil
-
-    from grpo_kit.runs.writer import only_writer
-    from grpo_kit.training.plan import own_rewards, queue
-
     known = find_run(config.run_id, runs_dir)
     earlier = known.read_text(WORKER_FILE) if known else ""
     if known and earlier and known.status["state"] in UNFINISHED and known.storage.exit_reason(known.worker) is None:

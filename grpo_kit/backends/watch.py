@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+from tqdm.auto import tqdm
 
 from grpo_kit.costs.earlier import remember
 from grpo_kit.errors import OutOfReach, RunError
@@ -13,8 +14,6 @@ from grpo_kit.utils.environment import in_notebook
 from grpo_kit.utils.text import dollars
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from grpo_kit.plots.live import CellFigure
 
 POLL_SECONDS = 1.0
@@ -56,8 +55,6 @@ def watch(run: RunDirectory, detached: str | None = None) -> RunDirectory:
 
 def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
     """Shows the run's progress until it ends; its last status. Without a terminal or a notebook, a line per change."""
-    from tqdm.auto import tqdm
-
     status, last_line = run.status, ""
     is_hidden = False if figure else None  # None: only where the output is no terminal
     with tqdm(total=status["max_steps"], initial=status["step"], unit="step", desc=run.id, disable=is_hidden) as bar:
@@ -84,7 +81,7 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
     before_sleep=lambda call: call.args[1].set_postfix_str("out of reach, trying again"),
     reraise=True,
 )
-def _status(run: RunDirectory, bar: "tqdm") -> dict[str, Any]:
+def _status(run: RunDirectory, bar: tqdm) -> dict[str, Any]:
     """The run's status now; asked for again, for a while, where Modal can't be reached."""
     return run.status_after(PATIENCE_SECONDS)
 

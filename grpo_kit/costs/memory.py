@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+import psutil
+
 from grpo_kit.config.batching import BATCH, PASSES
 from grpo_kit.config.gpus import listed_gpu
 from grpo_kit.config.train import TrainConfig
@@ -42,8 +44,6 @@ def device_of(config: TrainConfig, gpu: str | None) -> Device:
 @lru_cache(1)
 def _this_machine() -> Device:
     """This machine's GPU where torch can use one, else its memory. torch itself is not asked: importing it is slow."""
-    import psutil
-
     asker = shutil.which("nvidia-smi")
     if asker and "+cpu" not in (version_of("torch") or "+cpu"):
         query = [asker, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]

@@ -1,22 +1,20 @@
 """`kit.compare`: two runs' models on the same prompts, such as GRPO from the base and GRPO from a warm start."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas
 
 from grpo_kit.errors import RunError
+from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.models.checkpoints import BASE
 from grpo_kit.utils.statistics import bootstrap_interval
-
-if TYPE_CHECKING:
-    from grpo_kit.evaluation.result import Evaluation
 
 # Settings in which two evaluations must be alike.
 ALIKE = ("temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs")
 
 
-def compare(evaluation: "Evaluation", other: "Evaluation") -> pandas.DataFrame:
+def compare(evaluation: Evaluation, other: Evaluation) -> pandas.DataFrame:
     """A row for the base, each run's warm start and each one's newest checkpoint, by the first judge: mean with its 95%
     interval, and what `evaluation`'s newest checkpoint scores more on the same prompts, with its interval and their
     number. Both runs' bases have a row where they differ.

@@ -1,19 +1,16 @@
 """Figures of an evaluation: the change that training made, where it made it, and whether to trust it."""
 
 import re
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.plots.style import ABOVE, BLUE, DARK, LIGHT, ORANGE, TITLE, NotebookFigure, name_rows, styled, whole_ticks
-
-if TYPE_CHECKING:
-    from grpo_kit.evaluation.result import Evaluation
 
 
 @styled()
-def evaluation_figure(evaluation: "Evaluation") -> NotebookFigure:
+def evaluation_figure(evaluation: Evaluation) -> NotebookFigure:
     """Left: each model's mean score with its 95% interval, by the second judge too. Right: the gain on each prompt."""
     base, trained, samples = evaluation.base, evaluation.trained, evaluation.samples()
     figure = NotebookFigure(9, 3.6)
@@ -37,7 +34,7 @@ def evaluation_figure(evaluation: "Evaluation") -> NotebookFigure:
     return figure
 
 
-def _means(axes: Axes, evaluation: "Evaluation") -> None:
+def _means(axes: Axes, evaluation: Evaluation) -> None:
     """Scores over GRPO's checkpoints; the base is a line with a band, a warm start a line, and the second judge's lines
     are thin and dashed."""
     base, second, warm = evaluation.base, evaluation.second_judge, evaluation.warm_start
@@ -72,7 +69,7 @@ def _means(axes: Axes, evaluation: "Evaluation") -> None:
 
 
 @styled()
-def breakdown(evaluation: "Evaluation") -> NotebookFigure:
+def breakdown(evaluation: Evaluation) -> NotebookFigure:
     """The sources of a gain. Left: the judge's criteria, base and trained. Right: the gain by service with its 95%
     interval; hollow where a service has few prompts."""
     criteria, services = evaluation.criteria(), evaluation.services()
@@ -102,7 +99,7 @@ def breakdown(evaluation: "Evaluation") -> NotebookFigure:
 
 
 @styled()
-def length_against_score(evaluation: "Evaluation") -> NotebookFigure:
+def length_against_score(evaluation: Evaluation) -> NotebookFigure:
     """Each answer's length and score, base and newest checkpoint; the legend says whether longer ones score higher."""
     samples, trends = evaluation.samples(), evaluation.length_trends()
     figure = NotebookFigure(7, 3.4)

@@ -1,14 +1,11 @@
 """Figures of judges: the scores that they give, and how well they agree."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grpo_kit.judges.calibration import Estimate
 from grpo_kit.plots.style import COLOURS, DARK, NotebookFigure, name_rows, styled
-
-if TYPE_CHECKING:
-    from grpo_kit.judges.calibration import Estimate
 
 
 @styled()
@@ -26,7 +23,7 @@ def score_distributions(scores: Mapping[str, Sequence[float | None]]) -> Noteboo
 
 
 @styled()
-def intervals(panels: dict[str, dict[str, "Estimate"]]) -> NotebookFigure:
+def intervals(panels: dict[str, dict[str, Estimate]]) -> NotebookFigure:
     """Estimates with their 95% intervals: a panel for each title, and in all panels one row and colour for a name."""
     names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
     figure = NotebookFigure(min(9, 2.5 + 3 * len(panels)), 1.2 + 0.35 * len(names))

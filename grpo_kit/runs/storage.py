@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+import psutil
+
 from grpo_kit.utils.files import write_bytes
 
 
@@ -53,8 +55,6 @@ class LocalStorage:
         shutil.rmtree(self.root)
 
     def kill(self, worker: dict) -> None:
-        import psutil
-
         if (process := self._process(worker)) is None:
             return
         family = [process, *process.children(recursive=True)]
@@ -68,8 +68,6 @@ class LocalStorage:
         return None if self._process(worker) else "its process ended without a word"
 
     def _process(self, worker: dict):
-        import psutil
-
         if "pid" in worker:  # else it is a copy of a run that was made on Modal
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(worker["pid"])

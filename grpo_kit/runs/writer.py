@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from grpo_kit.config.train import TrainConfig
@@ -220,8 +221,6 @@ class RunWriter:
                 self.update()
 
     def __enter__(self) -> "RunWriter":
-        import psutil
-
         worker = json.loads(self.run.read_text(WORKER_FILE) or "{}")
         own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}  # one of several is below it
         if worker.get("pid", os.getpid()) not in own:  # of an earlier process, which run.kill() would look for

@@ -5,19 +5,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from trl import GRPOTrainer
 
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.training.held_out import second_judge
-
-if TYPE_CHECKING:
-    from trl import GRPOTrainer
-
-    from grpo_kit.training.progress import RunProgress
+from grpo_kit.training.progress import RunProgress
 
 Rows = Sequence[dict[str, Any]]
 
@@ -28,10 +25,10 @@ class Evaluator:
 
     def __init__(
         self,
-        trainer: "GRPOTrainer",
+        trainer: GRPOTrainer,
         answer: Callable[[Rows], tuple[list, torch.Tensor]],
         rows: Rows,
-        progress: "RunProgress",
+        progress: RunProgress,
     ):
         self._trainer, self._answer, self._progress, self._config = trainer, answer, progress, progress.config
         self._rows, self._second = rows, second_judge(progress.config)

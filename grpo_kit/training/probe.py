@@ -17,6 +17,8 @@ from pkgutil import resolve_name
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from grpo_kit.config.base import names_where
 from grpo_kit.config.judge import JUDGES, JudgeConfig
 from grpo_kit.config.train import TrainConfig
@@ -185,8 +187,6 @@ def cost_of_probe(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> str:
 
 def _drawn(config: TrainConfig) -> list[Sample]:
     """The samples that the seed draws. Raises BadTrace for data that is not valid."""
-    import numpy as np
-
     samples = list(read_samples(data_folder(config.data) / "train.jsonl"))
     if not samples:
         raise ConfigError(f"{config.data}/train.jsonl has no sample", "Prepare data first")
