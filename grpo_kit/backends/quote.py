@@ -14,22 +14,9 @@ from grpo_kit.costs.earlier import remember
 from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.start import started
+from grpo_kit.preflight import doctor as look
 from grpo_kit.preflight.check import quote_remaining
-from grpo_kit.preflight.doctor import (
-    OK,
-    PROBLEM,
-    SECONDS,
-    SECONDS_FOR_DATA,
-    Check,
-    Checks,
-    data,
-    functions,
-    judge,
-    model,
-    notify,
-    tried,
-    trl,
-)
+from grpo_kit.preflight.doctor import OK, PROBLEM, SECONDS, SECONDS_FOR_DATA, Check, Checks, tried
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.preflight.verdict import will_it_learn
 from grpo_kit.rewards.travel import Rewards
@@ -117,7 +104,7 @@ def doctor(
     print(Check("backend", OK, f"{backend}: {why}"))
     problems = []
     config, start = _started(config, on_modal, RUNS_DIR)
-    sent = (tried("message", notify, config, True, seconds=2 * SECONDS) for _ in range(with_message))
+    sent = (tried("message", look.notify, config, True, seconds=2 * SECONDS) for _ in range(with_message))
     for check in chain(start, checks_of(config, on_modal, has_start=not start), sent):
         print(check, flush=True)
         problems += [check.name] if check.state == PROBLEM else []
@@ -155,18 +142,18 @@ def checks_of(config: TrainConfig, on_modal: bool, rewards: Rewards = (), has_st
     """Rewards, TRL's own settings, data, model, secrets and judge of a run here or on Modal, where no container is
     started to answer. Where what it starts from can't be taken apart, no model is known that could be looked at."""
     if config.reward_funcs or rewards:
-        yield tried("rewards", functions, config, rewards, on_modal, seconds=SECONDS_FOR_DATA)
+        yield tried("rewards", look.functions, config, rewards, on_modal, seconds=SECONDS_FOR_DATA)
     if config.trl:
-        yield tried("trl", trl, config, on_modal, seconds=SECONDS_FOR_DATA)
+        yield tried("trl", look.trl, config, on_modal, seconds=SECONDS_FOR_DATA)
     if on_modal:
         from grpo_kit.backends.modal.checks import checks_on_modal
 
         yield from checks_on_modal(config, has_start)
         return
     if config.notify:
-        yield tried("notify", notify, config)
+        yield tried("notify", look.notify, config)
     for name in DATA_FILES:
-        yield tried(name, data, config, name, seconds=SECONDS_FOR_DATA)
+        yield tried(name, look.data, config, name, seconds=SECONDS_FOR_DATA)
     if has_start:
-        yield tried("model", model, config)
-    yield tried("judge", judge, config)
+        yield tried("model", look.model, config)
+    yield tried("judge", look.judge, config)

@@ -40,8 +40,9 @@ class LaunchPanel(Panel):
         self.launch_button = button("Launch", "Check everything, then start the run", "success")
         self.probe_button = button("Probe", "Have the model answer 8 prompts here, judged as in training")
         self.monitor = Monitor(buttons=(self.launch_button, self.probe_button))
-        self.launch_button.on_click(lambda _: self._ask_or(self.launch_button, self._doubts, self._start))
-        self.probe_button.on_click(lambda _: self._ask_or(self.probe_button, self._cost, self._make_probe))
+        launching, probing = "Checking, then launching …", "The model answers eight prompts …"
+        self.launch_button.on_click(lambda clicked: self._ask_or(clicked, self._doubts, launching, self._launch))
+        self.probe_button.on_click(lambda clicked: self._ask_or(clicked, self._cost, probing, self._probe))
         self._asked: tuple[ipywidgets.Button, TrainConfig] | None = None  # the button whose click was answered by words
         beside = ipywidgets.VBox([self._quote, self.monitor.status], layout={"flex": "1 1 20em", "margin": "0 0 0 2em"})
         super().__init__([ipywidgets.HBox([laid_out, beside]), self.monitor.pictures])
@@ -82,8 +83,9 @@ class LaunchPanel(Panel):
         look = f"font-family: monospace; background: {SHADE}; padding: 0.4em; margin-top: 1em"
         self._quote.value = quoted._repr_html_() + text_html(f"kit.{config!r}", look)
 
-    def _ask_or(self, clicked: ipywidgets.Button, ask: Callable[[], str], act: Callable[[], None]) -> None:
-        """Says what `ask` has to say, and acts at the second click on the same settings, or where it has nothing to."""
+    def _ask_or(self, clicked: ipywidgets.Button, ask: Callable[[], str], what: str, act: Callable[[], str]) -> None:
+        """Says what `ask` has to say, and does `what` at the second click on the same settings, or where that is
+        nothing."""
         try:
             asked = (clicked, self.config)
             said = "" if self._asked == asked else ask()
@@ -94,20 +96,14 @@ class LaunchPanel(Panel):
         if said:
             self.monitor.message.value = text_html(f"{said}\nClick {clicked.description} again to do it all the same.")
         else:
-            act()
+            self.monitor.act(what, act)
 
     def _doubts(self) -> str:
         return str(self._verdict) if self._verdict.level == "red" else ""
 
-    def _start(self) -> None:
-        self.monitor.act("Checking, then launching …", self._launch)
-
     def _cost(self) -> str:
         config = started(self.config, self._runs_dir)
         return "" if known_probe(config, self._runs_dir) else f"{cost_of_probe(config, self._runs_dir)}."
-
-    def _make_probe(self) -> None:
-        self.monitor.act("The model answers eight prompts …", self._probe)
 
     def _probe(self) -> str:
         made = probe(self.config, runs_dir=self._runs_dir, echo=lambda line: None)
