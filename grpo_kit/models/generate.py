@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.samples import Sample
 from grpo_kit.data.thoughts import CLOSE, OPEN
 from grpo_kit.models.chat_template import Tools, chat_template_of
-from grpo_kit.models.prompts import Prompt, prompt_tokens
+from grpo_kit.models.prompts import Prompt, fit_prompts, prompt_tokens
 from grpo_kit.models.vllm_engine import VllmModel
 
 
@@ -89,3 +91,11 @@ def generate(
         asking = prompts[start : start + batch_size]
         answers += [answer(*each) for each in zip(asking, made, strict=True)]
     return answers
+
+
+def as_trained(model: Any, tokenizer: Any, samples: Sequence[Sample], config: TrainConfig, seed: int) -> list[Answer]:
+    """An answer to each sample, drawn as a run with these settings draws its completions."""
+    tools = [sample.tools for sample in samples]
+    fitted = fit_prompts([sample.prompt for sample in samples], tokenizer, config.max_prompt_length, tools)
+    how = {name: getattr(config, name) for name in ("max_completion_length", "temperature", "top_p")}
+    return generate(model, tokenizer, [fit.prompt for fit in fitted], tools, seed=seed, **how)

@@ -16,6 +16,7 @@ from grpo_kit.judges.base import Judge, Verdict, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.calibration import Price, judge_and_price
+from grpo_kit.models.generate import as_trained
 from grpo_kit.utils.garbage import loading_libraries
 
 RIGHT, HALF, WRONG = "reply in the trace", "its first half", "reply to another turn"
@@ -140,13 +141,7 @@ class KnownAnswers:
         return load.load_model(self.config.model_name, load.device_can_bf16()), tokenizer
 
     def _sampled(self, samples: Sequence[Sample]) -> list[str]:
-        (model, tokenizer), config, tools = self._model, self.config, [sample.tools for sample in samples]
-        from grpo_kit.models.generate import generate
-        from grpo_kit.models.prompts import fit_prompts
-
-        fitted = fit_prompts([sample.prompt for sample in samples], tokenizer, config.max_prompt_length, tools)
-        how = {"max_completion_length": config.max_completion_length, "temperature": config.temperature}
-        return list(generate(model, tokenizer, [fit.prompt for fit in fitted], tools, seed=self.seed, **how))
+        return list(as_trained(*self._model, samples, self.config, self.seed))
 
 
 def half(text: str) -> str:

@@ -145,7 +145,7 @@ def probe(
             judge.check()
         check_model(config.model_name, config)
         echo(cost_of_probe(config, runs_dir))
-        rows = known.rows if known else _answered(config, samples, runs_dir, echo)
+        rows = known.rows if known else _answered(config, samples, runs_dir)
         file = _file_of(config, runs_dir)
         cache = ending.enter_context(closing(RewardCache(file.with_name("judgements.sqlite"))))
         asked = [sample for sample in samples for _ in range(group)]
@@ -193,35 +193,22 @@ def _drawn(config: TrainConfig) -> list[Sample]:
     return [samples[i] for i in np.random.default_rng(config.seed).permutation(len(samples))[:PROMPTS]]
 
 
-def _answered(
-    config: TrainConfig, samples: Sequence[Sample], runs_dir: str | Path, echo: Callable[[str], None]
-) -> list[dict[str, Any]]:
+def _answered(config: TrainConfig, samples: Sequence[Sample], runs_dir: str | Path) -> list[dict[str, Any]]:
     """A row for each sample, as yet without scores. The model leaves memory with it."""
     with loading_libraries():
         import torch
 
         from grpo_kit.models.checkpoints import adapted
-        from grpo_kit.models.generate import generate
+        from grpo_kit.models.generate import as_trained
         from grpo_kit.models.load import device_can_bf16, load_model, load_tokenizer, torch_threads
-        from grpo_kit.models.prompts import fit_prompts
     tokenizer, group = load_tokenizer(config.model_name, config.chat_template_kwargs), config.num_generations
-    tools = [sample.tools for sample in samples]
-    fitted = fit_prompts([sample.prompt for sample in samples], tokenizer, config.max_prompt_length, tools, echo)
     bf16 = decided(config.bf16, device_can_bf16()) and config.use_lora
     with torch_threads(config.torch_threads):
         model: Any = load_model(config.model_name, bf16, config.load_in_4bit)
         if config.adapter:
             model = adapted(model, adapter_weights(config.adapter, runs_dir))
-        answers = generate(
-            model,
-            tokenizer,
-            [fit.prompt for fit in fitted for _ in range(group)],
-            [schemas for schemas in tools for _ in range(group)],
-            max_completion_length=config.max_completion_length,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            seed=config.seed,
-        )
+        asked = [sample for sample in samples for _ in range(group)]
+        answers = as_trained(model, tokenizer, asked, config, config.seed)
     del model
     gc.collect()
     if torch.cuda.is_available():
