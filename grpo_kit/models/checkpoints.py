@@ -81,20 +81,17 @@ class Checkpoints:
         base: Any = None
         if self.base is not None:
             base = load_model(self.base, bf16)
-            if self.start:
-                model = adapted(base, self.start)
-                yield BASE, str(self.start), model
-                base = model.unload()
-            else:
+            if not self.start:
                 yield BASE, self.base, base
-        for folder in self.folders:
+        started = [(BASE, self.start)] if self.start else []
+        for name, folder in [*started, *((_name(folder), folder) for folder in self.folders)]:
             if is_adapter(folder):
                 model = adapted(base, folder)
-                yield _name(folder), str(folder), model
+                yield name, str(folder), model
                 base = model.unload()
             else:
                 base = None  # makes room
-                yield _name(folder), str(folder), load_model(str(folder), bf16)
+                yield name, str(folder), load_model(str(folder), bf16)
 
     def _models_of_vllm(self, bf16: bool, longest: int) -> Iterator[tuple[str, str, VllmModel]]:
         """One engine has the base and all adapters; each whole model has its own, one after the other."""

@@ -19,14 +19,8 @@ FAMILIES = """
     gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text lfm2 llama mistral qwen2 qwen3 qwen3_5 qwen3_5_text smollm3
 """.split()
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")  # as a config.json may call them
-TIED = (
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "gemma4_text",
-    "lfm2",
-    "smollm3",
-)  # the families whose config.json may leave out that embeddings are tied
+# The families whose config.json may leave out that embeddings are tied.
+TIED = ("gemma", "gemma2", "gemma3_text", "gemma4_text", "lfm2", "smollm3")
 
 
 @dataclass(frozen=True)

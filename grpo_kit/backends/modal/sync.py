@@ -68,11 +68,8 @@ class RunSync:
 
     def _push_files_and_folders(self, is_last: bool) -> None:
         run = RunDirectory(self.local)
-        folders = [
-            *(path.name for path in [*run.sft_checkpoints, *run.checkpoints]),
-            "data",
-            START,
-        ]  # before the files, which then have their steps
+        # Listed before the files, which then have their steps.
+        folders = [*(path.name for path in [*run.sft_checkpoints, *run.checkpoints]), "data", START]
         new = [name for name in folders if (self.local / name).is_dir() and not (self.remote / name).exists()]
         for path in self.local.iterdir():
             if path.is_file() and path.name not in PUSHED_APART and not path.name.startswith((".", CACHE_FILE)):
