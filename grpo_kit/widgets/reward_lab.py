@@ -270,10 +270,10 @@ class RewardLab(Pages):
             said = note_html(self._bench.cost_since(before))
         except Exception as error:  # in a thread nobody else would show it
             self.message.value = error_html(error)
-        self._is_scoring = self.buttons["ctrl+enter"].disabled = False
         if self._trial is trial:
             self._draw()
             self.state.value = said or self.state.value
+        self._is_scoring = self.buttons["ctrl+enter"].disabled = False  # last: whoever waits may edit again
 
 
 reward_lab = RewardLab
