@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from anyio import to_thread
 
 from grpo_kit.config.judge import JudgeConfig
@@ -21,6 +20,7 @@ from grpo_kit.data.samples import Sample, messages_of
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.cache import digest
+from grpo_kit.runs.checkpoints import size_and_hash
 
 BATCH = 16  # conversations at a time
 LONGEST = 4096  # tokens; of what is longer, the end is read
@@ -49,14 +49,9 @@ class RewardModelJudge(Judge):
     @cached_property
     def version(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Of its files' content in a folder, of the commit on the hub."""
-        folder, hashes = Path(self._model_name), []
-        for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if file.is_file():
-                with file.open("rb") as content:
-                    whole = xxhash.xxh3_128()
-                    while part := content.read(2**24):
-                        whole.update(part)
-                hashes.append([file.name, whole.hexdigest()])
+        folder = Path(self._model_name)
+        files = [file for file in sorted(folder.iterdir()) if file.is_file()] if folder.is_dir() else []
+        hashes = [[file.name, size_and_hash(file)["xxh3_128"]] for file in files]
         return digest(hashes or [self._model_name, self._config._commit_hash])
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:

@@ -18,7 +18,7 @@ NEEDED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")  # what a checkp
 def write_manifest(checkpoint: Path) -> None:
     """Writes down size and 128-bit XXH3 of each of its files, which is as quick to make as they are to read."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    described = {path.relative_to(checkpoint).as_posix(): _described(path) for path in files}
+    described = {path.relative_to(checkpoint).as_posix(): size_and_hash(path) for path in files}
     write_json(checkpoint / MANIFEST, {"step": checkpoint_step(checkpoint), "files": described})
 
 
@@ -49,14 +49,15 @@ def _damage(checkpoint: Path, is_older: bool) -> str | None:
         for name, described in manifest["files"].items():
             if not (checkpoint / name).is_file():
                 return f"{name!r} is missing"
-            if _described(checkpoint / name) != described:
+            if size_and_hash(checkpoint / name) != described:
                 return f"{name!r} is not as it was written"
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return f"its {MANIFEST} is missing or can't be read"
     return None
 
 
-def _described(file: Path) -> dict[str, Any]:
+def size_and_hash(file: Path) -> dict[str, Any]:
+    """The size and the 128-bit XXH3 of a file, however large."""
     with file.open("rb") as content:
         # Any callable that makes a hash will do: https://docs.python.org/3/library/hashlib.html#hashlib.file_digest
         made = hashlib.file_digest(content, xxhash.xxh3_128)  # pyright: ignore[reportArgumentType]
