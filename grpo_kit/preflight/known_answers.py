@@ -12,7 +12,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import data_folder
 from grpo_kit.data.samples import Sample, read_samples
 from grpo_kit.errors import ConfigError
-from grpo_kit.judges.base import Judge, Verdict, make_judge
+from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.calibration import Price, judge_and_price
@@ -55,7 +55,9 @@ class KnownAnswers:
             if not has_key:
                 print("Gemini is left out: set GEMINI_API_KEY where Jupyter is started, and it is compared too.")
         settings = {name: _settings(name, judge_settings or {}) for name in dict.fromkeys([judge, *judges])}
-        self.judges = {name: _checked(name, own) for name, own in settings.items()}
+        self.judges = {name: make_judge(name.split()[0], JudgeConfig(**own)) for name, own in settings.items()}
+        for each in self.judges.values():
+            each.check()
         self.kind, self.judge_config = judge.split()[0], JudgeConfig(**settings[judge])
         self.folder = data_folder(str(data))
         self.config = TrainConfig(model_name=model_name, data=str(data), judge={self.kind: 1.0}, **settings[judge])
@@ -156,9 +158,3 @@ def _settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"judge {name!r}: behind a judge's name may stand its mode, absolute or group")
     TrainConfig(judge={kind: 1.0}, **settings)  # raises for a judge that there is not
     return JudgeConfig.present_names(settings) | ({"judge_mode": mode} if mode else {})
-
-
-def _checked(name: str, settings: Mapping[str, Any]) -> Judge:
-    judge = make_judge(name.split()[0], JudgeConfig(**settings))
-    judge.check()
-    return judge

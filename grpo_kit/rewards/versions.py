@@ -13,6 +13,7 @@ import msgspec
 
 from grpo_kit.config.judge import CLOUD, JudgeConfig
 from grpo_kit.data.demo import DATA_FILES
+from grpo_kit.data.rubrics import SYSTEM_ACTS
 from grpo_kit.data.samples import Act, Sample, to_lines
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges import chat
@@ -28,7 +29,7 @@ from grpo_kit.utils.text import did_you_mean, dollars
 PROMPT, REWARD, DATA = "prompt.txt", "reward.py", "data"  # the files that training takes
 ASKED = ("rubric", "reference", "acts")  # what a version asks for is its sample's; all else holds for every sample
 OR = " | "  # between the values of an act; a comma may stand in one
-ACTS = "CONFIRM GOODBYE INFORM INFORM_COUNT NOTIFY_FAILURE NOTIFY_SUCCESS OFFER OFFER_INTENT REQUEST REQ_MORE".split()
+ACTS = sorted(SYSTEM_ACTS)
 _ACT = re.compile(r"(\w+)(?:\s+([^\s=]+))?(?:\s*=\s*(.+))?")
 
 

@@ -100,10 +100,6 @@ class Alarms:
         self._run, self._config, self._log = run, config, log
         self._sending: list[Thread] = []
 
-    @property
-    def are_wanted(self) -> bool:
-        return bool(self._config.notify) or "trackio" in self._config.report_to
-
     @contextmanager
     def harmless(self) -> Iterator[None]:
         """Has whatever goes wrong be a line in the log."""

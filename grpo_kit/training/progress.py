@@ -114,7 +114,7 @@ class RunProgress:
         shown = f"{reward:.3f}" if is_known else "none"
         self.say(f"Step {step}/{self.config.max_steps}: loss={logs['loss']:.3f} reward={shown}{_held_out(logs)}")
         self._bar.update(step - self._bar.n)
-        if self.writer.alarms.are_wanted:
+        if self.config.notify or "trackio" in self.config.report_to:
             with self.writer.alarms.harmless():
                 self._tell_signs(step)
 
