@@ -1,6 +1,9 @@
-"""`samples(run)`: what a run's model wrote, group by group as it was trained, and against the base model."""
+"""`samples(run)`: what a run's model wrote, group by group as it was trained, and against the base model; and
+`data(folder)`: the samples of a prepared folder, to be searched and read, each with what its prompt does not say."""
 
+import html
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
@@ -177,6 +180,34 @@ class AnswerView(Pages):
         looks = [f"width: 110px; color: {FAINT}", *[f"width: {90 // len(sides)}%"] * len(sides)]
         trace = note_html("the trace’s own reply") + text_html(row["ground_truth"])
         return prompt_html(row["prompt"], title) + parts.table_html(["", *sides.values()], looks, rows) + trace
+
+
+class DataBrowser(Pages):
+    """Walks through the samples of train.jsonl and eval.jsonl in `folder`."""
+
+    orders = tables.SAMPLE_ORDERS
+
+    def __init__(self, folder: str | Path):
+        self.folder, message = folder, ipywidgets.HTML(layout={"margin": "0"})
+        super().__init__([], message)
+        self.fill()
+
+    def find_rows(self) -> pd.DataFrame:
+        return tables.samples(self.folder, self.find.value, str(self.sort.value))
+
+    def _label(self, row: dict) -> str:
+        return f"{row['file']}:{row['line']}  {on_a_line(row['asked'])}"
+
+    def page_of(self, row: pd.Series) -> str:
+        told = {"reply": row["ground_truth"], "rubric": row["rubric"], **row["columns"]}
+        lines = [[html.escape(name), text_html(str(told[name]))] for name in told]
+        if row["unknown"]:
+            lines.insert(1, ["not in the prompt", text_html(row["unknown"], f"color: {parts.WARN}")])
+        title = f"{row['id']} ({row['file']}, line {row['line']})"
+        return prompt_html(row["prompt"], title) + parts.table_html(["", ""], [f"color: {FAINT}", "width: 100%"], lines)
+
+
+data = DataBrowser
 
 
 def prompt_html(prompt: str | list[Message], title: str) -> str:
