@@ -6,32 +6,34 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.config.train import TrainConfig
-from grpo_kit.models.load import copy_processor
+from accelerate.utils import broadcast_object_list
+
+from grpo_kit.models.load import copy_processor, loading
 from grpo_kit.runs.checkpoints import write_manifest
-from grpo_kit.runs.directory import RunDirectory
+from grpo_kit.training.progress import RunProgress
 from grpo_kit.utils.files import write_json
 
 REFERENCE = "ref"  # TRL's copy of an adapter that is trained on, for the KL penalty
 
 
-def train_in_float32(model: Any) -> None:
-    """Undoes what TRL does under 4 bits: it makes the adapter bfloat16, in which small updates are lost."""
-    for weight in model.parameters():
-        weight.data = weight.data.float() if weight.requires_grad else weight.data
-
-
 class SavesWhole:
-    """Mixed into one of TRL's trainers, whose args and model it uses."""
+    """Mixed into one of TRL's trainers, whose args and model it uses; `progress` is the run's."""
 
-    _run: RunDirectory
-    _config: TrainConfig
     _prefix = "checkpoint-"  # of the names of its checkpoints, before their step
     args: Any
     state: Any
     model: Any
     accelerator: Any
     is_world_process_zero: Any
+
+    def __init__(self, *args, progress: RunProgress, **kwargs):
+        with loading(progress.config.model_name):
+            super().__init__(*args, **kwargs)
+        self._progress, self._config, self._run = progress, progress.config, progress.run
+        if self._config.load_in_4bit:  # TRL makes the adapter bfloat16, in which small updates are lost
+            for weight in self.model.parameters():
+                weight.data = weight.data.float() if weight.requires_grad else weight.data
+        progress.agree = lambda value: broadcast_object_list([value])[0]
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
@@ -23,7 +22,7 @@ from grpo_kit.config.batching import batches
 from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.generate import end_tokens
-from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, load_tokenizer, loading, torch_threads
+from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, load_tokenizer, torch_threads
 from grpo_kit.models.prompts import fit_prompts, prompt_tokens, reply_tokens
 from grpo_kit.models.vllm_engine import release_vllm
 from grpo_kit.runs.checkpoints import newest_whole
@@ -33,7 +32,7 @@ from grpo_kit.training.gradients import SkipsBadSteps
 from grpo_kit.training.grpo import grpo_arguments, starting_model
 from grpo_kit.training.plan import NO_SHARING_WITH_SFT
 from grpo_kit.training.progress import RunProgress, SftProgress
-from grpo_kit.training.saving import SavesWhole, train_in_float32
+from grpo_kit.training.saving import SavesWhole
 
 # GRPO's arguments that hold for this stage too.
 SHARED = """output_dir seed bf16 gradient_checkpointing use_cpu max_grad_norm weight_decay save_steps disable_tqdm
@@ -46,14 +45,8 @@ class WarmStartTrainer(SkipsBadSteps, SavesWhole, SFTTrainer):
     _prefix = "checkpoint-sft-"
 
     def __init__(self, *args, progress: RunProgress, **kwargs):
-        with loading(progress.config.model_name):
-            super().__init__(*args, **kwargs)
-        if progress.config.load_in_4bit:
-            train_in_float32(self.model)
-        self._stage, self._progress = SftProgress(progress), progress
-        self._run, self._config = progress.run, progress.config
-        progress.agree = lambda value: broadcast_object_list([value])[0]
-        self._logged = time.perf_counter()
+        super().__init__(*args, progress=progress, **kwargs)
+        self._stage, self._logged = SftProgress(progress), time.perf_counter()
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Raises RunStopped where it ends before sft_steps, or memory runs out."""

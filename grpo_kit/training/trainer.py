@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather, gather_object
+from accelerate.utils import gather, gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
@@ -18,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 from grpo_kit.data.thoughts import CLOSE, answer_in, has_thought
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.generate import completion_text
-from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, loading, torch_threads
+from grpo_kit.models.load import gpu_gib, is_of_gpu, is_out_of_memory, torch_threads
 from grpo_kit.models.prompts import prompt_tokens
 from grpo_kit.rewards.functions import RewardFailed
 from grpo_kit.rewards.judge_reward import JudgeReward, TooManyFailures
@@ -30,7 +30,7 @@ from grpo_kit.training.fsdp import gathered
 from grpo_kit.training.gradients import SkipsBadSteps
 from grpo_kit.training.progress import RunProgress
 from grpo_kit.training.rollouts_ahead import Ahead, wait_until_due
-from grpo_kit.training.saving import SavesWhole, train_in_float32
+from grpo_kit.training.saving import SavesWhole
 from grpo_kit.utils.files import write_json
 
 
@@ -43,16 +43,11 @@ class KitTrainer(SkipsBadSteps, SavesWhole, GRPOTrainer):
 
     def __init__(self, *args, progress: RunProgress, held_out: Sequence[dict[str, Any]] = (), **kwargs):
         """`held_out` are rows as those of the data set, which are answered every eval_steps."""
-        with loading(progress.config.model_name):
-            super().__init__(*args, **kwargs)
-        if progress.config.load_in_4bit:
-            train_in_float32(self.model)
+        super().__init__(*args, progress=progress, **kwargs)
         if self.args.use_vllm and progress.config.use_lora and not self.args.fsdp:
             sync = self.vllm_generation.sync_weights
             self.vllm_generation.sync_weights = partial(_sync_exactly, sync, _weights_under_adapter(self.model))
         self._judges = [reward for reward in self.reward_funcs if isinstance(reward, JudgeReward)]  # the first ones
-        self._progress, self._config, self._run = progress, progress.config, progress.run
-        progress.agree = lambda value: broadcast_object_list([value])[0]
         self._resumed_at = 0  # the step of the checkpoint that it resumes from
         self._is_whole = True  # no weight has been changed without the others
         self._random_states = TemporaryDirectory()  # all that the next completions are drawn from
