@@ -9,12 +9,10 @@ with, as where TRL learns from completions again (num_iterations), and weighs an
 
 from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from greenlet import getcurrent, greenlet
-
-if TYPE_CHECKING:
-    from trl.trainer.grpo_trainer import GRPOTrainer
+from trl import GRPOTrainer
 
 Rows = list[dict[str, Any]]
 
@@ -22,7 +20,7 @@ Rows = list[dict[str, Any]]
 class Ahead:
     """The completions of the next steps, as far as they are on their way."""
 
-    def __init__(self, trainer: "GRPOTrainer", max_staleness: int):
+    def __init__(self, trainer: GRPOTrainer, max_staleness: int):
         self._trainer, self._most = trainer, max_staleness
         self._drawn: deque[tuple[list[Rows], Any]] = deque()
         self._begun: deque[tuple[greenlet, defaultdict]] = deque()  # with what TRL has counted of each

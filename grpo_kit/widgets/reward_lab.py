@@ -115,10 +115,10 @@ class RewardLab(Pages):
         steps: dict[str, Callable[[], object]] = {
             "ctrl+enter": self._score,
             "s": self._save,
-            "b": lambda: self._step(self.version, -1),
-            "f": lambda: self._step(self.version, 1),
-            "k": lambda: self._step(self.choice, -1),
-            "j": lambda: self._step(self.choice, 1),
+            "b": lambda: self.walk(self.version, -1),
+            "f": lambda: self.walk(self.version, 1),
+            "k": lambda: self.walk(self.choice, -1),
+            "j": lambda: self.walk(self.choice, 1),
         }
         shows_errors(self.message, steps[key])()
 
@@ -238,10 +238,6 @@ class RewardLab(Pages):
         wanted = self._trials.of(self._sample)[int(str(self.version.value))]
         self._keep()
         self._open(wanted, FIELDS)
-
-    def _step(self, control: ipywidgets.Dropdown, by: int) -> None:
-        if control.value is not None and 0 <= control.value + by < len(control.options):
-            control.value += by
 
     def _save(self) -> None:
         self._keep()

@@ -66,8 +66,8 @@ class Pages(Panel):
         super().__init__(layout={"width": "100%"})
         self.on_change(filters, shows_errors(message, self.fill))
         self.on_change([self.choice], shows_errors(message, self._show))
-        self.previous.on_click(lambda _: self._move(-1))
-        self.next.on_click(lambda _: self._move(1))
+        self.previous.on_click(lambda _: self.walk(self.choice, -1))
+        self.next.on_click(lambda _: self.walk(self.choice, 1))
 
     def show_nothing(self, why: str) -> None:
         self.children = [ipywidgets.HTML(note_html(why))]
@@ -89,8 +89,9 @@ class Pages(Panel):
         value = number(row["score" if by == "step" else by], "+.2f" if by == "gain" else ".2f")
         return f"{at}{value}  {on_a_line(row['asked'])}"
 
-    def _move(self, by: int) -> None:
-        self.choice.value = (self.choice.value or 0) + by
+    def walk(self, control: ipywidgets.Dropdown, by: int) -> None:
+        if control.value is not None and 0 <= control.value + by < len(control.options):
+            control.value += by
 
     def _show(self) -> None:
         here, listed = self.choice.value, len(self.choice.options)
