@@ -37,7 +37,6 @@ class Estimate(NamedTuple):
 
 
 def times(value: float, factors: Range) -> Range:
-    """Each of the factors times the value."""
     low, likely, high = (value * factor for factor in factors)
     return low, likely, high
 

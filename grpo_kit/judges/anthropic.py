@@ -16,7 +16,6 @@ class Anthropic(LibraryProvider):
     optional: ClassVar = {"output_config": "output_config|output_format|schema", "temperature": "temperature"}
 
     def __init__(self, config: JudgeConfig):
-        """Raises ConfigError where the library or the key is missing, before anything is sent."""
         check_installed("anthropic")
         import anthropic
 

@@ -78,7 +78,6 @@ class RewardCache:
             raise RunError(f"{path} is no reward cache ({error}): remove it, and answers are judged anew") from None
 
     def get(self, keys: Iterable[str]) -> dict[str, Verdict]:
-        """The verdicts that are there, by key."""
         wanted = orjson.dumps(list(dict.fromkeys(keys))).decode()  # as one value: SQLite limits how many ? there are
         query = f"select {COLUMNS} from judgements where key in (select value from json_each(?))"
         return {

@@ -32,7 +32,6 @@ class OpenAI(LibraryProvider):
     }
 
     def __init__(self, config: JudgeConfig):
-        """Raises ConfigError where the library or the key is missing, before anything is sent."""
         check_installed("openai")
         import openai
 

@@ -89,7 +89,6 @@ class KnownAnswers:
 
     @property
     def prices(self) -> dict[str, Price]:
-        """What these scores cost."""
         return {name: price for name, (_, price) in self._measured.items()}
 
     @cached_property
@@ -147,7 +146,6 @@ class KnownAnswers:
 
 
 def half(text: str) -> str:
-    """The first half of its words."""
     return " ".join(text.split()[: len(text.split()) // 2])
 
 

@@ -178,7 +178,6 @@ class SftProgress:
         self._writer.update(sft_step=step, sft_steps=self._steps)
 
     def record_step(self, step: int, logs: dict[str, float]) -> None:
-        """Adds a step to sft_metrics.jsonl and the status."""
         self._writer.append(SFT_METRICS, [{"step": step, **logs}])
         self._writer.update(sft_step=step)
         self._all.say(f"Warm start {step}/{self._steps}: loss={logs['loss']:.3f}")

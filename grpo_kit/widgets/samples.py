@@ -36,7 +36,6 @@ class SampleBrowser(Panel):
         refresh()
 
     def refresh(self) -> None:
-        """Reads the run's files again."""
         self.groups.read()
         self.answers.read()
 

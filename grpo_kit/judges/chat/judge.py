@@ -126,7 +126,6 @@ class ChatJudge(Judge):
         return order
 
     def prompt(self, sample: Sample, answers: Sequence[str]) -> str:
-        """The whole prompt that the model is given."""
         conversation = sample.conversation
         texts = [conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers]
         mark, fence = fences(texts)

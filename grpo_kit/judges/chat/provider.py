@@ -54,7 +54,8 @@ class CallFailed(Exception):
 
 
 class Provider(ABC):
-    """A cloud's own part. Its methods are called on one event loop, many at a time."""
+    """A cloud's own part, made of a JudgeConfig: ConfigError where library or key is missing, before anything is sent.
+    Its methods are called on one event loop, many at a time."""
 
     place: str  # what is asked, in words: "Google's endpoint", or an address without a password
 

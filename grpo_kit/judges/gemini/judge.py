@@ -15,7 +15,6 @@ from grpo_kit.judges.gemini.sdk import generation_config, open_sdk
 
 class Gemini(Provider):
     def __init__(self, config: JudgeConfig):
-        """Raises ConfigError where no key is set, before anything is sent."""
         if not (key := key_of("gemini")):
             raise missing_key("gemini")
         endpoint = SecretStr(os.environ.get("GOOGLE_GEMINI_BASE_URL", ""))  # it may hold a password
