@@ -35,8 +35,7 @@ from grpo_kit.models.load import check_model
 from grpo_kit.models.shapes import Shape, shape_of
 from grpo_kit.models.start import started
 from grpo_kit.preflight.doctor import PREPARE, Check
-from grpo_kit.preflight.judges import judge_problems, of_one_family, unused_model
-from grpo_kit.preflight.models import model_problems, thinking_problems
+from grpo_kit.preflight.models import judge_problems, model_problems, of_one_family, thinking_problems, unused_model
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.preflight.verdict import will_it_learn
 from grpo_kit.runs.alarms import webhook_problem

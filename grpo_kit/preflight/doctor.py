@@ -20,7 +20,7 @@ from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.base import make_judge
 from grpo_kit.models.files import templates_in
 from grpo_kit.models.load import check_model, check_template, model_problem, no_template
-from grpo_kit.preflight.judges import of_one_family
+from grpo_kit.preflight.models import of_one_family
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.alarms import post, webhook_problem, why
 from grpo_kit.training.plan import check_trl, no_held_out, plain_rewards
