@@ -28,18 +28,17 @@ from grpo_kit.models.vllm_engine import release_vllm
 from grpo_kit.runs.checkpoints import newest_whole
 from grpo_kit.runs.directory import checkpoint_step
 from grpo_kit.training.failures import out_of_memory
-from grpo_kit.training.gradients import SkipsBadSteps
 from grpo_kit.training.grpo import grpo_arguments, starting_model
 from grpo_kit.training.plan import NO_SHARING_WITH_SFT
 from grpo_kit.training.progress import RunProgress, SftProgress
-from grpo_kit.training.saving import SavesWhole
+from grpo_kit.training.run_trainer import RunTrainer
 
 # GRPO's arguments that hold for this stage too.
 SHARED = """output_dir seed bf16 gradient_checkpointing use_cpu max_grad_norm weight_decay save_steps disable_tqdm
     ddp_find_unused_parameters""".split()
 
 
-class WarmStartTrainer(SkipsBadSteps, SavesWhole, SFTTrainer):
+class WarmStartTrainer(RunTrainer, SFTTrainer):
     """TRL's, with the run's progress told, and checkpoints that are whole."""
 
     _prefix = "checkpoint-sft-"

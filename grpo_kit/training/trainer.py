@@ -27,14 +27,13 @@ from grpo_kit.runs.directory import checkpoint_step
 from grpo_kit.training.evaluating import Evaluator
 from grpo_kit.training.failures import out_of_memory
 from grpo_kit.training.fsdp import gathered
-from grpo_kit.training.gradients import SkipsBadSteps
 from grpo_kit.training.progress import RunProgress
 from grpo_kit.training.rollouts_ahead import Ahead, wait_until_due
-from grpo_kit.training.saving import SavesWhole
+from grpo_kit.training.run_trainer import RunTrainer
 from grpo_kit.utils.files import write_json
 
 
-class KitTrainer(SkipsBadSteps, SavesWhole, GRPOTrainer):
+class KitTrainer(RunTrainer, GRPOTrainer):
     """Hooks into TRL 1.16's own steps; what is trained, and how, is left to TRL."""
 
     args: GRPOConfig

@@ -1,24 +1,29 @@
 # pyright: basic
-"""How a run's trainers save: checkpoints that are whole or absent, adapters that name their base."""
+"""What both of a run's trainers, the warm start's and GRPO's, have in common: steps whose gradient is no number are
+skipped, so that they do not spoil the weights; checkpoints are whole or absent, and adapters name their base."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from grpo_kit.errors import RunError
 from grpo_kit.models.load import copy_processor, loading
 from grpo_kit.runs.checkpoints import write_manifest
 from grpo_kit.training.progress import RunProgress
 from grpo_kit.utils.files import write_json
 
+MOST_SKIPPED = 3  # steps in a row
 REFERENCE = "ref"  # TRL's copy of an adapter that is trained on, for the KL penalty
 
 
-class SavesWhole:
+class RunTrainer:
     """Mixed into one of TRL's trainers, whose args and model it uses; `progress` is the run's."""
 
+    _skipped = 0  # steps in a row
     _prefix = "checkpoint-"  # of the names of its checkpoints, before their step
     args: Any
     state: Any
@@ -34,6 +39,22 @@ class SavesWhole:
             for weight in self.model.parameters():
                 weight.data = weight.data.float() if weight.requires_grad else weight.data
         progress.agree = lambda value: broadcast_object_list([value])[0]
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Trainer's, asked before each update, which would make every weight NaN; verl skips the step too. Raises
+        RunError where MOST_SKIPPED steps in a row have to be skipped."""
+        norm = super()._get_grad_norm(model, grad_norm)  # pyright: ignore[reportAttributeAccessIssue]
+        if math.isfinite(float(norm)):
+            self._skipped = 0
+            return norm
+        model.zero_grad()  # to None, which optimisers pass over
+        self._skipped += 1
+        step = self.state.global_step + 1
+        if self._skipped == MOST_SKIPPED:
+            what = f"the gradients of steps {step + 1 - MOST_SKIPPED} to {step} are no numbers, so nothing is learnt"
+            raise RunError(what, "Try a smaller learning_rate, or bf16=false. Its checkpoints are sound")
+        self._progress.say(f"Step {step} is skipped: its gradient is no number")
+        return norm
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)  # pyright: ignore[reportAttributeAccessIssue]
