@@ -160,6 +160,7 @@ def test_a_run_is_watched_stopped_resumed_and_deleted(standin, tmp_path, monkeyp
 def test_a_run_is_copied_talked_to_and_deleted_when_that_is_confirmed(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "is copied to a/b" in told("download", trained.path, "a/b")
+    assert "lies in run" in told("download", trained.path, trained.path / "copy", code=1)
     runs = ["--runs-dir", "a"]
     said = told("chat", "b", "A table for two", "--temperature", 0, "--checkpoint", 10, *runs)
     assert re.search("you: A table for two\nbase: .+\ntrained: .+", said)

@@ -89,6 +89,8 @@ class Run(RunDirectory):
         to = Path(to)
         if to.exists():
             raise RunError(f"{to} is there already: name a new folder to download run {self.id} to")
+        if self.storage.backend == "local" and to.resolve().is_relative_to(Path(self.storage.root).resolve()):
+            raise RunError(f"{to} lies in run {self.id} itself: name a folder elsewhere to copy it to")
         to.parent.mkdir(parents=True, exist_ok=True)
         with replacing(to) as partial:
             self.storage.download(partial)

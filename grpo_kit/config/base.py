@@ -91,7 +91,12 @@ class Settings(BaseModel):
 
     @classmethod
     def present_names(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings under their present names. Raises ConfigError for one that is given under both."""
+        """All settings of a config under their present names. Raises as `_renamed` does."""
+        return cls._renamed(settings)
+
+    @classmethod
+    def _renamed(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Some settings under their present names. Raises ConfigError for one that is given under both."""
         found: dict[str, Any] = {}
         for name, value in settings.items():
             present = cls.renamed.get(name, name)
@@ -159,7 +164,7 @@ class Settings(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """The same settings but for `changes`; checked as if typed anew."""
-        return type(self)(**{**self.given, **self.present_names(changes)})
+        return type(self)(**{**self.given, **self._renamed(changes)})
 
 
 def _weights(value: Any) -> Any:
@@ -200,7 +205,8 @@ def _not_the_kits(words: dict[str, Any]) -> dict[str, Any]:
 def _listed(value: Any) -> Any:
     if value in (None, "none"):
         return []
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    parts = value.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(value, str) else []
+    return [part.strip() for part in parts if part.strip()] if isinstance(value, str) else value
 
 
 def _absolute(value: Any) -> Any:

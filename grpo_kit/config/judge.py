@@ -145,7 +145,7 @@ class JudgeConfig(Settings):
     @classmethod
     def present_names(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """As Settings has it; where gemini is the only judge with a model, judge_model is gemini_model."""
-        found = super().present_names(settings)
+        found = cls._renamed(settings)
         model = found.get("judge_model")
         if model is None or _NAMED.match(str(model)):
             return found

@@ -53,6 +53,7 @@ class Labelling:
         if isinstance(answers, Evaluation):
             answers, of_judges = _evaluated(answers)
             scores = of_judges | dict(scores or {})
+        answers = {name: [texts] if isinstance(texts, str) else texts for name, texts in answers.items()}
         if unknown := [name for name in answers if name not in by_id]:
             what = f"{len(unknown)} of {len(answers)} samples with answers are not among the samples: {unknown[0]!r}"
             raise ConfigError(what, "Give the samples that were answered, such as the data's eval.jsonl")

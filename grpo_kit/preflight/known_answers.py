@@ -46,8 +46,11 @@ class KnownAnswers:
     ):
         """`judge` is a judge's name; one that asks a model may have its mode behind it: "gemini group". `judges` are
         compared with it; None: offline, and Gemini in both modes where its key is set. `judge_settings` are
-        JudgeConfig's. `n` turns are looked at, and what is repeated is done `repeats` times. Raises ConfigError for a
-        judge that can't work."""
+        JudgeConfig's. `n` turns are looked at, and what is repeated is done `repeats` times, both twice at least.
+        Raises ConfigError for a judge that can't work."""
+        for name, count in {"n": n, "repeats": repeats}.items():
+            if not isinstance(count, int) or count < 2:
+                raise ConfigError(f"{name} should be a whole number from 2 on, and is {count!r}")
         self.judge, self.out, self.repeats, self.seed = judge, Path(out), repeats, seed
         if judges is None:
             has_key = any(map(os.environ.get, CLOUD["gemini"].keys))

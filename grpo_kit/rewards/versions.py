@@ -49,7 +49,9 @@ class Version(msgspec.Struct, frozen=True):
         return [name for name in self.__struct_fields__ if getattr(self, name) != getattr(before, name)]
 
     def applied(self, sample: Sample) -> Sample:
-        """The sample that asks for this. Raises ConfigError for acts that can't be read."""
+        """The sample that asks for this. Raises ConfigError for acts that can't be read, and for no reference."""
+        if not self.reference.strip():
+            raise ConfigError("the reference is empty", "Write a good reply, or go back to a version that has one")
         return sample.replace(rubric=self.rubric, ground_truth=self.reference, acts=acts_in(self.acts, sample))
 
 
@@ -133,8 +135,13 @@ class Bench:
         self, folder: Path, samples: Sequence[Sample], edited: Mapping[str, Version], last: Version, source: Path | None
     ) -> dict[str, Any]:
         """Writes the last prompt and Python reward, and as data the samples with what was `edited` of them, by id, each
-        where it differs from the data's own. `source` is the data's folder, whose other files are copied. Returns the
-        settings of training with them."""
+        where it differs from the data's own. `source` is the data's folder, whose other files are copied; without one
+        the samples are written in any case. Returns the settings of training with them. Raises ConfigError, before
+        anything is written, for what can't be used."""
+        self._judge(last)
+        if last.reward.strip():
+            python_reward(last.reward)
+        written = [edited[each.id].applied(each) if each.id in edited else each for each in samples]
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"data": str(source)} if source else {}
         settings |= {"judge": self.judge, **self.config.given}
@@ -143,13 +150,11 @@ class Bench:
             settings["judge_prompt"] = str(folder / PROMPT)
         if last.reward.strip():
             write_bytes(folder / REWARD, last.reward.encode())
-        own = {sample.id: self.own(sample) for sample in samples if sample.id in edited}
-        if any(set(ASKED) & {*edited[name].changes(own[name])} for name in own):
+        changed = (edited[each.id].changes(self.own(each)) for each in samples if each.id in edited)
+        if source is None or any(set(ASKED) & {*names} for names in changed):
             train, *others = [folder / DATA / name for name in (*DATA_FILES, "data_card.json")]
             train.parent.mkdir(exist_ok=True)
-            write_bytes(
-                train, to_lines([edited[each.id].applied(each) if each.id in own else each for each in samples])
-            )
+            write_bytes(train, to_lines(written))
             for file in others:
                 if source and (source / file.name).exists():
                     write_bytes(file, (source / file.name).read_bytes())
@@ -176,7 +181,9 @@ def acts_in(text: str, sample: Sample) -> list[Act]:
         elif line:
             found = _ACT.fullmatch(line)
             if not found or found[1] not in ACTS:
-                hint = did_you_mean(line.split()[0].upper(), ACTS).strip() or f"There are: {', '.join(ACTS)}"
+                kind = line.split()[0]
+                hint = did_you_mean(kind.upper(), ACTS).strip() or f"There are: {', '.join(ACTS)}"
+                hint = "An act is written as OFFER name = Sipan | Alma" if kind in ACTS else hint
                 raise ConfigError(f"line {number} of the acts is no act: {line}", hint)
             kind, slot, values = found.groups(default="")
             acts.append(Act(service, kind, slot, tuple(filter(None, map(str.strip, values.split(OR.strip()))))))
@@ -189,7 +196,7 @@ def python_reward(source: str) -> RewardFunction:
     linecache.cache[REWARD] = (len(source), None, source.splitlines(keepends=True), REWARD)
     try:
         exec(compile(source, REWARD, "exec"), space)
-    except Exception as error:  # whatever a person's Python raises
+    except (Exception, SystemExit) as error:  # whatever a person's Python raises
         is_syntax = isinstance(error, SyntaxError)
         frames = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == REWARD]
         said, line = (error.msg, error.lineno) if is_syntax else (error, frames[-1])

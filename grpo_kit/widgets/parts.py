@@ -72,7 +72,7 @@ def shows_errors(message: ipywidgets.HTML, action: Callable[[], Any]) -> Callabl
     return callback
 
 
-def error_html(error: Exception) -> str:
+def error_html(error: BaseException) -> str:
     """The kit's own errors say what to do and are shown as they are, others with their type and place."""
     said = str(error)
     if not isinstance(error, KitError):

@@ -64,6 +64,8 @@ class RewardLab(Pages):
         self.message, self.out = ipywidgets.HTML(layout={"margin": "0"}), Path(out)
         self._source = Path(samples) if isinstance(samples, str | Path) else None
         self._samples = list(read_samples(self._source / "train.jsonl") if self._source else samples)  # pyright: ignore
+        if not self._samples:
+            raise ConfigError("there are no samples to try a reward on", "Give some, or the folder of prepared data")
         self._answers = answers if callable(answers) else lambda sample: (answers or {}).get(sample.id, ())
         self._bench = Bench(judge, judge_config, RewardCache(self.out / CACHE_FILE))
         self._trials, self._table = Trials(self.out, self._bench), tables.prototypes(self._samples)
@@ -262,9 +264,11 @@ class RewardLab(Pages):
     def _work(self, trial: Trial, sample: Sample, typed: str) -> None:
         said, before = "", self._bench.spent()
         try:
-            self._trials.score(trial, sample, answers_to(sample, trial.version, self._answers(sample), typed))
+            given = self._answers(sample)
+            models = [given] if isinstance(given, str) else given
+            self._trials.score(trial, sample, answers_to(sample, trial.version, models, typed))
             said = note_html(self._bench.cost_since(before))
-        except Exception as error:  # in a thread nobody else would show it
+        except BaseException as error:  # in a thread nobody else would show it; a person's Python may even exit
             self.message.value = error_html(error)
         if self._trial is trial:
             self._draw()

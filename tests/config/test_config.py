@@ -175,6 +175,8 @@ def test_an_evaluation_asks_the_runs_model_unless_it_asks_another_judge():
     run = SimpleNamespace(settings=TrainConfig(judge="openai", judge_model="a", judge_base_url="http://localhost:8/v1"))
     by_run = _as_trained(EvalConfig(), run)
     assert (by_run.judge, by_run.model_of("openai"), by_run.judge_base_url) == ("openai", "a", "http://localhost:8/v1")
+    named = _as_trained(EvalConfig(judge="openai", second_judge="offline"), run)
+    assert (named.model_of("openai"), named.judge_base_url) == ("a", "http://localhost:8/v1")
     by_gemini = _as_trained(EvalConfig(judge="gemini", second_judge="offline"), run)
     assert by_gemini.model_of("gemini") == "gemini-3.5-flash-lite"
     both = _as_trained(EvalConfig(second_judge="gemini", gemini_model="b"), run)
@@ -194,7 +196,7 @@ def test_settings_keep_the_names_that_they_had_when_gemini_was_the_only_model_th
 @pytest.mark.parametrize("wrong", ["gemni", "offline=0", "", "offline,offline"])
 def test_a_run_is_trained_by_known_judges_with_weights_above_0(wrong):
     assert TrainConfig(judge="gemini=0.7,reference").judge == {"gemini": 0.7, "reference": 1}
-    ladder = TrainConfig.from_text({"judge": "offline > gemini=0.7,reference", "judge_ladder_bounds": "0,0.5"})
+    ladder = TrainConfig.from_text({"judge": "offline > gemini=0.7,reference", "judge_ladder_bounds": "[0, 0.5]"})
     assert ladder.judge == {"offline>gemini": 0.7, "reference": 1} and ladder.judge_ladder_bounds == [0, 0.5]
     assert (ladder.rungs, ladder.cloud_judges) == (["offline", "gemini", "reference"], ["gemini"])
     with pytest.raises(ConfigError, match=r"judge.* should be"):

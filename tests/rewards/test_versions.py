@@ -17,6 +17,13 @@ ACTS = [Act("Hotels_1", "OFFER", "name", ("Sipan, Oslo", "Alma"), ("sipan",)), A
 ASKED = [{"role": "user", "content": "Find me a quiet room."}]
 TURN = Sample("1", ASKED, "Which day?", "1", services=["Hotels_1"], acts=ACTS)
 CHAT = Sample("2", ASKED, "Your quiet room is booked. Goodbye!", "2", rubric="say that it is booked")
+KEPT = {
+    "cache.sqlite",
+    "rewards.cache.sqlite",
+    "rewards.cache.sqlite-wal",
+    "rewards.cache.sqlite-shm",
+    "versions.jsonl",
+}
 PYTHON = """
 WORD = "day"
 def asks(completions, **_):
@@ -42,6 +49,8 @@ def test_acts_are_read_as_they_are_written_and_else_the_line_is_said():
     assert edited == [*ACTS, Act("Hotels_1", "INFORM", "price", ("$ 20",)), Act("Hotels_1", "GOODBYE")]
     with pytest.raises(ConfigError, match=r"line 2 of the acts is no act: REQEST city\. Did you mean REQUEST\?"):
         acts_in("GOODBYE\nREQEST city", TURN)
+    with pytest.raises(ConfigError, match=r"no act: OFFER name =\. An act is written as OFFER name = Sipan \| Alma"):
+        acts_in("OFFER name =", TURN)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +58,7 @@ def test_acts_are_read_as_they_are_written_and_else_the_line_is_said():
     [
         ("def f(:\n    pass", r"SyntaxError: invalid syntax \(reward.py, line 1\): def f\(:"),
         ("import os\nimport nowhere", r"No module named 'nowhere' \(reward.py, line 2\): import nowhere"),
+        ("import sys\nsys.exit(3)", r"SystemExit: 3 \(reward.py, line 2\): sys.exit\(3\)"),
         ("worth = 1", "reward.py defines no function"),
         ("def f(completions, day):\n    return []", "reward `f` asks for `day`"),
         ("def f(completions):\n    return [\n        1 / 0]", r"reward `f` raised ZeroDivision.*line 3\): 1 / 0"),
@@ -108,6 +118,28 @@ def test_an_act_that_turns_a_full_mark_to_nothing_is_explained(tmp_path):
     assert "acts 0.86 → 0.00" in shown and "no act is performed, by which alone a sample with acts is judged" in shown
     lab.fields["acts"].value = "SING"
     assert "line 1 of the acts is no act: SING" in (score(lab), text(lab.message))[1]
+
+
+def test_nothing_is_saved_that_could_not_train_and_samples_without_a_folder_are(gemini, tmp_path):
+    lab = widgets.reward_lab([CHAT, TURN], "gemini", answers={"2": "It is booked."}, out=tmp_path, interactive=True)
+    assert "the model’s answer 1 It is booked." in score(lab)
+    for name, bad, said in (
+        ("prompt", "Judge", "should hold $answers and $conversation"),
+        ("reference", " ", "the reference is empty"),
+        ("reward", "worth = 1", "reward.py defines no function"),
+    ):
+        kept, lab.fields[name].value = lab.fields[name].value, bad
+        lab.press("s")
+        assert said in text(lab.message) and {path.name for path in tmp_path.iterdir()} <= KEPT
+        lab.fields[name].value = kept
+    lab.fields["reward"].value = "import sys\ndef f(completions):\n    sys.exit(3)"
+    score(lab)
+    assert "SystemExit: 3" in text(lab.message) and not lab.buttons["ctrl+enter"].disabled
+    lab.fields["reward"].value = ""
+    assert lab.config.data == str(tmp_path / "data")
+    assert list(read_samples(tmp_path / "data" / "train.jsonl")) == [CHAT, TURN]
+    with pytest.raises(ConfigError, match="there are no samples"):
+        widgets.reward_lab([], out=tmp_path)
 
 
 def test_samples_are_found_by_service_act_and_text_and_in_a_batch_there_is_no_panel(demo_data, tmp_path, capsys):
