@@ -10,8 +10,11 @@ function render({ model, el }) {
     const isHeard = model.get("heard").includes(key) && (!field || key.startsWith("ctrl+"));
     const leaves = field && (key === "escape" || (key === "enter" && field.matches("input")));
     const note = !field && key === "n" && panel.querySelector(".grpo-kit-note input");
-    if (!isHeard && !leaves && !note) return;
-    event.stopPropagation(); // JupyterLab's own "a" inserts a cell, and "x" cuts one
+    const isOurs = isHeard || leaves || note;
+    if (isOurs || !(field || event.ctrlKey || event.metaKey)) {
+      event.stopPropagation(); // JupyterLab's own "a" inserts a cell, and "x" cuts one
+    }
+    if (!isOurs) return;
     event.preventDefault();
     if (field) {
       field.blur(); // a field that is left sends its text
