@@ -9,7 +9,7 @@ function render({ model, el }) {
     const key = (event.ctrlKey || event.metaKey ? "ctrl+" : "") + event.key.toLowerCase();
     const isHeard = model.get("heard").includes(key) && (!field || key.startsWith("ctrl+"));
     const leaves = field && (key === "escape" || (key === "enter" && field.matches("input")));
-    const note = !field && key === "n" && panel.querySelector(".grpo-kit-note input");
+    const text = panel.querySelector(".grpo-kit-note input"), note = !field && key === "n" && text;
     const isOurs = isHeard || leaves || note;
     if (isOurs || !(field || event.ctrlKey || event.metaKey)) {
       event.stopPropagation(); // JupyterLab's own "a" inserts a cell, and "x" cuts one
@@ -21,7 +21,9 @@ function render({ model, el }) {
       (leaves ? panel : field).focus({ preventScroll: true });
     }
     if (note) note.focus();
-    else if (isHeard && !event.repeat) model.send({ key, number: model.get("number") });
+    else if (isHeard && !event.repeat) { // with the note, whose own message may come later
+      model.send({ key, number: model.get("number"), note: text?.value ?? "" });
+    }
   }
 
   function attach() { // once Jupyter has put this view into the panel

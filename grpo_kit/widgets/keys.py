@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import ipywidgets
@@ -33,7 +34,15 @@ class Keys(anywidget.AnyWidget):
         panel.add_class(KEYS)
         if note:
             note.add_class(NOTE)
-        self.on_msg(lambda _, said, __: pressed(said["key"]) if said["number"] == self.number else None)
+        self._note, self._pressed = note, pressed
+        self.on_msg(lambda _, said, __: self._hear(said))
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        if said["number"] != self.number:
+            return
+        if self._note:
+            self._note.value = said["note"]
+        self._pressed(said["key"])
 
     def show(self, page: str) -> None:
         """Shows the next page; the browser gets it and its number at once."""

@@ -206,7 +206,7 @@ def test_rewardlab_scores_before_and_after_an_edit_and_keeps_what_was_saved_past
     rubric.fill("I suggest a film")
     rubric.press("Control+Enter")
     expect(state).to_contain_text("Scoring …")
-    other = lab.add_cell("1 + 1")
+    other = lab.add_cell("import time; time.sleep(2); 1 + 1")
     lab.wait_for_cell(other)
     assert lab.cells()[other].text == "2" and "Scoring" in state.inner_text()
     go_on.set()
