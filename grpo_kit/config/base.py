@@ -205,8 +205,10 @@ def _not_the_kits(words: dict[str, Any]) -> dict[str, Any]:
 def _listed(value: Any) -> Any:
     if value in (None, "none"):
         return []
-    parts = value.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(value, str) else []
-    return [part.strip() for part in parts if part.strip()] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    parts = value.strip().removeprefix("[").removesuffix("]").split(",")
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _absolute(value: Any) -> Any:
