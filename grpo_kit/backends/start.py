@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,8 @@ from grpo_kit.runs.directory import OUTPUT_FILE, REWARDS_FILE, UNFINISHED, WORKE
 from grpo_kit.runs.writer import only_writer
 from grpo_kit.training.plan import own_rewards, queue
 from grpo_kit.utils.files import as_json, write_bytes
+
+ENDING_SECONDS = 30  # a process has recorded its end, and tells it and takes itself down
 
 
 def start(
@@ -31,8 +34,8 @@ def start(
         return start_on_modal(config, pickled, runs_dir)
     known = find_run(config.run_id, runs_dir)
     earlier = known.read_text(WORKER_FILE) if known else ""
-    if known and earlier and known.status["state"] in UNFINISHED and known.storage.exit_reason(known.worker) is None:
-        raise BeingTrained(known.id)
+    if known and earlier:
+        _wait_for_its_end(known)
     if known and pickled is None:
         pickled = own_rewards(known)
     launch = launch_of(config, runs_dir, "local", known)
@@ -55,3 +58,13 @@ def start(
         run.storage.write(WORKER_FILE, as_json(worker))
     print(f"Run {run.id} on this machine: {run.path}")
     return run
+
+
+def _wait_for_its_end(run: RunDirectory) -> None:
+    """Waits until the process is gone that trained the run, since it may still record and tell how the run ended.
+    Raises BeingTrained where it goes on."""
+    deadline = time.monotonic() + ENDING_SECONDS
+    while run.storage.exit_reason(run.worker) is None:
+        if run.status["state"] in UNFINISHED or time.monotonic() > deadline:
+            raise BeingTrained(run.id)
+        time.sleep(0.05)

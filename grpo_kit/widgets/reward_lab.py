@@ -262,18 +262,19 @@ class RewardLab(Pages):
         self._worker.submit(self._work, self._trial, self._sample, self.typed.value.strip())
 
     def _work(self, trial: Trial, sample: Sample, typed: str) -> None:
-        said, before = "", self._bench.spent()
+        said, failed, before = "", "", self._bench.spent()
         try:
             given = self._answers(sample)
             models = [given] if isinstance(given, str) else given
             self._trials.score(trial, sample, answers_to(sample, trial.version, models, typed))
             said = note_html(self._bench.cost_since(before))
         except BaseException as error:  # in a thread nobody else would show it; a person's Python may even exit
-            self.message.value = error_html(error)
+            failed = error_html(error)
+        self._is_scoring = self.buttons["ctrl+enter"].disabled = False  # first: whoever sees the rest may score again
         if self._trial is trial:
             self._draw()
             self.state.value = said or self.state.value
-        self._is_scoring = self.buttons["ctrl+enter"].disabled = False  # last: whoever waits may edit again
+        self.message.value = failed or self.message.value
 
 
 reward_lab = RewardLab

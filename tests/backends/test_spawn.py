@@ -3,6 +3,7 @@ gone on with, watched from a notebook and asked for evaluations. Real processes,
 
 import asyncio
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -152,7 +153,12 @@ def test_a_second_start_is_refused_and_a_stopped_run_goes_on_as_if_undisturbed(h
     with pytest.raises(kit.RunError, match="troubled is stopped already"):
         run.stop()
     monkeypatch.delenv("STANDIN_HOLD")
-    run.resume().watch()
+    with subprocess.Popen(["sleep", "1"]) as ending:  # as the run's own may take a moment, and write to the last
+        worker = {"pid": ending.pid, "created": psutil.Process(ending.pid).create_time()}
+        (run.path / "worker.json").write_text(json.dumps(worker))
+        run.resume()
+        assert ending.poll() is not None
+    run.watch()
     alike = kit.train.local(run_id="alike", rewards=rewards(), runs_dir=tmp_path, **STEPS)
     assert learned(run) == learned(alike)
     assert "resumed from checkpoint-4" in run.read_text("train.log")
