@@ -7,8 +7,8 @@ in flight then take 1.6 s at best. In one run, in turn, they are made by plain s
 kit through each of the clouds' libraries; what counts is the ratio to 1.6 s (goal: 1.15), with the sockets' to see what
 the machine itself takes. The loop that scripts usually have, one call after the other, is made for 16 judgements and
 counted for all. Absolute and group mode are compared by their calls and by what they send for 256 answers in groups of
-8, a token counted as 4 letters. Then 10,000 cached judgements are looked up (goal: 0.3 s). Writes
-benchmarks/gemini.json.
+8, a token counted as 4 letters. As where a run trains, the collector never looks at what libraries have loaded. Then
+10,000 cached judgements are looked up (goal: 0.3 s). Writes benchmarks/gemini.json.
 """
 
 import json
@@ -31,6 +31,7 @@ from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache
 from grpo_kit.judges.chat.judge import ChatJudge
 from grpo_kit.judges.gemini.judge import GeminiJudge
+from grpo_kit.utils.garbage import loading_libraries
 
 ROOT = Path(__file__).parents[1]
 SECONDS, JUDGEMENTS, IN_FLIGHT, ROUNDS = 0.2, 256, 32, 7
@@ -130,6 +131,8 @@ def main() -> None:
         judges = {name: GeminiJudge(JudgeConfig(gemini_sdk=name)) for name in ("google-generativeai", "google-genai")}
         others = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
         judges |= {name: make_judge(name, JudgeConfig(judge_model=model)) for name, model in others.items()}
+        with loading_libraries():
+            import transformers  # noqa: F401
         prompt = judges["google-genai"].prompt(SAMPLES[0], ["Which food?"])
         content = {
             "contents": [{"parts": [{"text": prompt}]}],
