@@ -176,6 +176,10 @@ def _weights(value: Any) -> Any:
     names = [name.strip() for name, _, _ in pairs]
     if len(set(names)) < len(names):
         raise ValueError("names, each once")
+    for name, _, weight in pairs:
+        if ">" in weight:  # of a ladder's first judge
+            number, _, above = map(str.strip, weight.partition(">"))
+            raise ValueError(f"names with weights after them: {name.strip()}>{above}={number}")
     return {name.strip(): weight or 1.0 for name, _, weight in pairs}
 
 

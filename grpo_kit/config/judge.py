@@ -1,7 +1,8 @@
 """The settings of the judge."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -52,7 +53,7 @@ def shared_rungs(judges: Iterable[str | None], others: Iterable[str | None]) -> 
 
 
 def _known(name: str) -> str:
-    found = [rung.strip() for rung in name.split(">")]
+    found = [rung.strip().lower() for rung in name.split(">")]
     if len(set(found)) < len(found):
         raise ValueError("a ladder of judges, each once, such as offline>gemini")
     for rung in found:
@@ -63,9 +64,20 @@ def _known(name: str) -> str:
 
 
 def _in_order(bounds: list[float]) -> list[float]:
-    if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+    if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= 1:
         raise ValueError("two scores from 0 to 1, the lower one first, such as 0.2,0.8")
     return bounds
+
+
+def check_ladder(name: str, bounds: Sequence[float]) -> None:
+    """Raises ConfigError for a ladder with a rung that has only sure scores, 0 and 1, and so leaves nothing to the
+    next."""
+    for rung, above in pairwise(rungs([name])):
+        if rung == "exact" and not {0, 1} & {*bounds}:
+            what = (
+                f"exact scores 0 or 1: with judge_ladder_bounds={bounds[0]:g},{bounds[1]:g} nothing goes up to {above}"
+            )
+            raise ConfigError(what, "With judge_ladder_bounds=0,0.5 it judges what exact calls wrong")
 
 
 JudgeName = Annotated[str, AfterValidator(_known)]

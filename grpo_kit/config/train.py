@@ -20,7 +20,7 @@ from pydantic import (
 from grpo_kit.config.base import Listed, Mapped, Weights, batches, grpo, lora, optimiser, reward, run, setting, warm
 from grpo_kit.config.batching import filled_in, nearest_batches
 from grpo_kit.config.gpus import gpu_and_count, most_gpus
-from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeName, rungs
+from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeName, check_ladder, rungs
 from grpo_kit.config.modal import ModalConfig, processes_and_gpus
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.trl import checked_trl, trl_from_text
@@ -230,6 +230,8 @@ class TrainConfig(JudgeConfig, ModalConfig):
             )
         if min(self.judge.values(), default=0) <= 0:
             raise ConfigError("judge should be one or more, with weights above 0, such as gemini=0.7,offline=0.3")
+        for name in self.judge:
+            check_ladder(name, self.judge_ladder_bounds)
         if self.max_staleness and self.num_iterations > 1:
             again = f"num_iterations={self.num_iterations} learns from the same ones again"
             what = f"max_staleness={self.max_staleness} makes completions ahead, and {again}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
 
-from grpo_kit.config.judge import JUDGES, LADDER, JudgeConfig, rungs
+from grpo_kit.config.judge import JUDGES, LADDER, JudgeConfig, check_ladder, rungs
 from grpo_kit.data.samples import Sample
 
 
@@ -104,6 +104,7 @@ def make_judge(name: str, config: JudgeConfig | None = None) -> Judge:
     ConfigError for one that can't work."""
     config = config or JudgeConfig()
     if ">" in name:
+        check_ladder(name, config.judge_ladder_bounds)
         judges = [make_judge(rung, config) for rung in rungs([name])]
         return resolve_name(LADDER)(judges, config.judge_ladder_bounds)
     return resolve_name(JUDGES[name])(config)

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from grpo_kit.data.samples import Sample
+from grpo_kit.errors import RunError
 from grpo_kit.judges.canaries import REFERENCE, canaries
 from grpo_kit.rewards.versions import Bench, Scored, Version
 from grpo_kit.utils.files import write_bytes
@@ -31,8 +32,11 @@ class Trials:
 
     def __init__(self, folder: Path, bench: Bench):
         self._path, self._bench = folder / KEPT, bench
-        content = self._path.read_bytes() if self._path.exists() else b""
-        self._all: list[Trial] = parse_lines(content, self._path, Trial)
+        self._written = self._content()
+        self._all: list[Trial] = parse_lines(self._written, self._path, Trial)
+
+    def _content(self) -> bytes:
+        return self._path.read_bytes() if self._path.exists() else b""
 
     def of(self, sample: Sample) -> list[Trial]:
         """The sample's trials, the oldest first: that is the data's own version."""
@@ -67,8 +71,13 @@ class Trials:
         return self.of(sample)[-1]
 
     def keep(self) -> None:
+        """Writes them. Raises RunError where another panel has written to the file meanwhile."""
+        if self._content() != self._written:
+            fix = "Run this panel's cell again to go on from there, or give it a folder of its own: out="
+            raise RunError(f"another panel has written to {self._path}", fix)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self._path, msgspec.json.Encoder().encode_lines(self._all))
+        self._written = msgspec.json.Encoder().encode_lines(self._all)
+        write_bytes(self._path, self._written)
 
     def shared(self) -> tuple[str, str]:
         """The prompt and the Python reward of the newest trial, or else those of the settings."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from grpo_kit.config.judge import CLOUD, JudgeConfig
+from grpo_kit.config.judge import CLOUD, JudgeConfig, rungs
 from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.data.rubrics import SYSTEM_ACTS
 from grpo_kit.data.samples import Act, Sample, to_lines
@@ -70,7 +70,7 @@ class Bench:
     def __init__(self, judge: str, config: JudgeConfig, cache: RewardCache | None):
         """Raises ConfigError where the judge can't work."""
         self.judge, self.config, self._cache = judge, config, cache
-        self.has_prompt = not CLOUD.keys().isdisjoint(re.findall(r"\w+", judge))
+        self.has_prompt, self._is_gemini = not CLOUD.keys().isdisjoint(rungs([judge])), "gemini" in rungs([judge])
         kits = Path(str(chat.__file__)).with_name(f"{config.judge_mode}.txt")
         self._judges: dict[str, Judge] = {"": make_judge(judge, config)}
         self.prompt = Path(config.judge_prompt or kits).read_text(encoding="utf-8") if self.has_prompt else ""
@@ -144,7 +144,8 @@ class Bench:
         written = [edited[each.id].applied(each) if each.id in edited else each for each in samples]
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"data": str(source)} if source else {}
-        settings |= {"judge": self.judge, **self.config.given}
+        asked = {name: value for name, value in self.config.given.items() if name != "gemini_model" or self._is_gemini}
+        settings |= {"judge": self.judge, **asked}
         if last.prompt != self.prompt:
             write_bytes(folder / PROMPT, last.prompt.encode())
             settings["judge_prompt"] = str(folder / PROMPT)

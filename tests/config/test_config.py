@@ -199,8 +199,11 @@ def test_a_run_is_trained_by_known_judges_with_weights_above_0(wrong):
     ladder = TrainConfig.from_text({"judge": "offline > gemini=0.7,reference", "judge_ladder_bounds": "[0, 0.5]"})
     assert ladder.judge == {"offline>gemini": 0.7, "reference": 1} and ladder.judge_ladder_bounds == [0, 0.5]
     assert (ladder.rungs, ladder.cloud_judges) == (["offline", "gemini", "reference"], ["gemini"])
+    assert TrainConfig(judge="Offline>OpenAI", judge_model="gpt-5-mini").judge == {"offline>openai": 1}
     with pytest.raises(ConfigError, match=r"judge.* should be"):
         TrainConfig(judge=wrong)
+    with pytest.raises(ConfigError, match=r"should be names with weights after them: offline>openai=0\.3"):
+        TrainConfig(judge="offline=0.3>openai")
 
 
 def test_usual_names_are_nobodys_own_and_lead_to_settings():

@@ -8,6 +8,7 @@ from judge_server import KEY, JudgeServer, error, score_of
 
 from grpo_kit.backends.modal import client as modal_client
 from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.data.tool_calls import TOOL_CALLS
 from grpo_kit.errors import ConfigError, Problem
@@ -139,3 +140,13 @@ def test_a_rung_s_secret_is_asked_for_on_modal(monkeypatch):
     monkeypatch.setattr(modal_client, "missing_secret", lambda name: missing if name == "gemini-secret" else None)
     with pytest.raises(ConfigError, match="gemini-secret, which judge=gemini needs"):
         modal_client.required_secrets(["reference", "offline>gemini"], "tiny")
+
+
+def test_a_ladder_whose_first_judge_is_never_unsure_is_refused(server):
+    with pytest.raises(
+        ConfigError, match=r"exact scores 0 or 1: with judge_ladder_bounds=0.2,0.8 nothing goes up to openai"
+    ):
+        ladder("exact>openai")
+    with pytest.raises(ConfigError, match=r"With judge_ladder_bounds=0,0.5 it judges what exact calls wrong"):
+        TrainConfig(judge="exact>gemini")
+    assert ladder("exact>openai", judge_ladder_bounds=[0, 0.5]).is_unsure(0)

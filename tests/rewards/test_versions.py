@@ -105,6 +105,12 @@ def test_an_edit_is_scored_explained_kept_and_trains(standin, demo_data, tmp_pat
     again.press("s")
     assert "kit.train(config" in text(again.message) and lab._trials is not again._trials
     assert next(iter(read_samples(out / "data" / "train.jsonl"))).rubric == edited.rubric
+    kept = (out / "versions.jsonl").read_bytes()
+    lab.press("k")
+    lab.fields["rubric"].value = "of the first panel"
+    lab.press("s")
+    assert "another panel has written to" in text(lab.message) and lab.rubric == "of the first panel"
+    assert (out / "versions.jsonl").read_bytes() == kept
 
 
 def test_an_act_that_turns_a_full_mark_to_nothing_is_explained(tmp_path):
