@@ -91,33 +91,11 @@ def test_a_gpu_is_written_as_modal_writes_it_and_costs_as_many():
 JUDGED = {"judge": "gemini", "judge_max_in_flight": 3, "canaries": "off"}
 
 
-def test_any_number_of_processes_learns_the_same_and_all_their_calls_are_counted(demo_data, runs_dir, gemini):
-    alone = here(demo_data, runs_dir, "by_1", max_steps=6, save_steps=6, **JUDGED)
-    before = len(gemini.requests)
-    run = here(demo_data, runs_dir, "by_2", num_processes=2, max_steps=6, save_steps=6, **JUDGED)
-    assert run.status["state"] == "complete" and run.metrics()["step"].tolist() == list(range(1, 7))
-    rows, others = run.completions(), alone.completions()
-    asked = [table.groupby("step")["sample_id"].agg(sorted).tolist() for table in (rows, others)]
-    assert asked[0] == asked[1], "each step has the same prompts, whoever answers them"
-    # Group arithmetic counts all processes: what is compared with each other sums to nothing in every group.
-    assert rows.groupby(["step", "sample_id"])["advantage"].sum().abs().max() < 1e-3
-    saved = sorted(path.name for path in run.checkpoints[-1].glob("rng_state*"))
-    assert saved == [f"rng_state_{n}.pth" for n in range(2)]
-
-    calls = len(gemini.requests) - before
-    assert run.metrics()["judge/gemini/calls"].sum() == calls and gemini.most_in_flight <= 3
-    assert run.status["usd"] == pytest.approx(calls * A_CALL)
-    assert len(json.loads((run.path / "config.json").read_text())["judges"]) == 1
-
-    gains = [kit.evaluate.local(each, n=24, echo=lambda text: None).trained for each in (run, alone)]
-    low, high = gains[1]["versus_base"]["interval"]
-    assert low < gains[0]["versus_base"]["difference"] < high
-
-
 @pytest.fixture(scope="module")
 def ended(demo_data, runs_dir):
     """Two runs of all weights that ended before their 4 steps were made, and their reward. The judge fails the first,
-    whose two processes have the weights whole; the reward itself the second, whose two share them out."""
+    whose two processes have the weights whole; the reward itself the second, whose two share them out. `ended.calls`
+    are the first one's calls, `ended.most_in_flight` how many of them were under way at once."""
 
     def reward(completions, trainer_state, **_):
         step = str(trainer_state.global_step + 1)
@@ -128,15 +106,20 @@ def ended(demo_data, runs_dir):
         return [0.0] * len(completions)
 
     def answer(request):
-        return error(400, "not today", "INVALID_ARGUMENT") if outage.exists() else judge(request)
+        if outage.exists():
+            return error(400, "not today", "INVALID_ARGUMENT")
+        answered.append(request)
+        return judge(request)
 
-    outage, settings = runs_dir / "outage", {"num_processes": 2, "use_lora": False, "rewards": [reward], **JUDGED}
+    outage, answered = runs_dir / "outage", []
+    settings = {"num_processes": 2, "use_lora": False, "rewards": [reward], **JUDGED}
     with JudgeServer(answer) as server, pytest.MonkeyPatch.context() as patch:
         environment = {"GOOGLE_GEMINI_BASE_URL": server.url, "GEMINI_API_KEY": KEY, "OUTAGE_IN": "4", "FAILS_IN": ""}
         for name, value in environment.items():
             patch.setenv(name, value)
         with pytest.raises(RunStopped, match=r"judgements by gemini failed, .* checkpoint-3 is saved"):
             here(demo_data, runs_dir, "moved", fsdp=False, failure_window=4, **settings)
+        reward.calls, reward.most_in_flight = len(answered), server.most_in_flight
         outage.unlink()
         patch.setenv("OUTAGE_IN", "")
         patch.setenv("FAILS_IN", "3")
@@ -144,6 +127,32 @@ def ended(demo_data, runs_dir):
             here(demo_data, runs_dir, "shared", fsdp=True, **settings)
         patch.setenv("FAILS_IN", "")
         yield reward
+
+
+def test_two_processes_answer_the_same_prompts_as_one_and_all_their_calls_are_counted(
+    ended, demo_data, runs_dir, gemini
+):
+    alone = here(demo_data, runs_dir, "by_1", max_steps=3, save_steps=3, use_lora=False, rewards=[ended], **JUDGED)
+    run = Run("moved", runs_dir)
+    rows, others = run.completions(), alone.completions()
+    asked = [table.groupby("step")["sample_id"].agg(sorted).tolist() for table in (rows, others)]
+    assert asked[0] == asked[1], "each step has the same prompts, whoever answers them"
+    # Group arithmetic counts all processes: what is compared with each other sums to nothing in every group.
+    assert rows.groupby(["step", "sample_id"])["advantage"].sum().abs().max() < 1e-3
+    assert rows["advantage"].abs().max() > 0.1
+    saved = sorted(path.name for path in run.checkpoints[-1].glob("rng_state*"))
+    assert saved == [f"rng_state_{n}.pth" for n in range(2)]
+    assert 48 < run.metrics()["judge/gemini/calls"].sum() <= ended.calls and ended.most_in_flight <= 3
+    assert run.status["usd"] == pytest.approx(ended.calls * A_CALL)
+    assert len(json.loads((run.path / "config.json").read_text())["judges"]) == 1
+
+
+@pytest.mark.wide
+def test_any_number_of_processes_learns_the_same(demo_data, runs_dir):
+    runs = [here(demo_data, runs_dir, f"of_{n}", num_processes=n, max_steps=6, save_steps=6) for n in (1, 2)]
+    gains = [kit.evaluate.local(run, n=24, echo=lambda text: None).trained["versus_base"] for run in runs]
+    low, high = gains[0]["interval"]
+    assert low < gains[1]["difference"] < high
 
 
 def test_what_fails_in_one_of_them_ends_all_with_its_words(ended, runs_dir):
