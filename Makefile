@@ -1,5 +1,5 @@
 # make demo: the whole loop on this machine.  make test: every test.  Both set .venv up first where that is not done.
-.PHONY: setup demo test test-quick test-wide test-vllm faults bench notebooks lint lock smollm2 clean
+.PHONY: setup demo test test-quick test-wide test-vllm faults bench notebooks docs lint lock smollm2 clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -58,6 +58,17 @@ faults: setup
 notebooks: setup
 	$(BIN)/python notebooks/build.py
 
+# The documentation as a site, with the notebooks as they are and the API from docstrings; any warning fails. Its
+# environment is its own, made the first time in half a minute.
+docs: .venv-docs/.done
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q --strict -f scripts/site/mkdocs.yml
+	@echo "site/index.html; with search: .venv-docs/bin/mkdocs serve -f scripts/site/mkdocs.yml"
+
+.venv-docs/.done: scripts/site/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install -q -r scripts/site/requirements.txt
+	touch $@
+
 # What this machine can measure, against goals; some 6 minutes. `make bench BENCH=all` adds memory's and how much of the
 # judge's time can be hidden, 14 more.
 bench: setup
@@ -84,4 +95,4 @@ lock:
 	sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock
 
 clean:
-	rm -rf .venv .venv-vllm runs data
+	rm -rf .venv .venv-vllm .venv-docs site runs data

@@ -1,0 +1,174 @@
+"""Every error of the kit with its fix, read from the code that raises it: docs/troubleshooting.md on the site.
+
+    python scripts/site/errors.py
+
+An error is a call such as `raise RunError("what is wrong", "what to do")`, of a class in grpo_kit/errors.py or one made
+from it; a `Problem` is what a check reports. The texts are the code's own: what it fills in stands in braces.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, product
+from pathlib import Path
+
+KIT = Path(__file__).parents[2] / "grpo_kit"
+MOST = 12  # texts of one expression
+PLACE = "<!-- the list of errors -->"  # in docs/troubleshooting.md
+ROOMS = {
+    "backends": "Launching and watching runs, here and on Modal",
+    "cli": "The command line",
+    "config": "Settings",
+    "costs": "Budgets",
+    "data": "Data",
+    "errors.py": "Runs under way",
+    "evaluation": "Evaluations",
+    "judges": "Judges",
+    "models": "Models",
+    "plots": "Figures",
+    "preflight": "Checks before a run",
+    "rewards": "Rewards of your own",
+    "runs": "Run folders",
+    "sweeps": "Sweeps",
+    "training": "Training",
+    "utils": "Files",
+    "widgets": "Widgets",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One text of one call."""
+
+    kind: str  # the class: ConfigError, Problem …
+    what: str
+    fix: str
+    file: str  # below grpo_kit/
+    line: int
+
+    @property
+    def room(self) -> str:
+        return self.file.partition("/")[0]
+
+
+def entries() -> list[Entry]:
+    """All errors and problems, in the order of rooms, files and lines."""
+    trees = {path: ast.parse(path.read_text()) for path in sorted(KIT.rglob("*.py"))}
+    known = kinds(trees.values())
+    return [entry for path, tree in trees.items() for entry in _in_file(path, tree, known)]
+
+
+def kinds(trees: Iterable[ast.Module]) -> set[str]:
+    """The names of Problem, KitError and all classes made from KitError."""
+    found, classes = {"Problem", "KitError"}, [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    for _ in range(3):  # a class may be made from one that comes later
+        found |= {each.name for each in classes if any(getattr(base, "id", "") in found for base in each.bases)}
+    return found
+
+
+def _in_file(path: Path, tree: ast.Module, known: set[str]) -> Iterator[Entry]:
+    scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        kind = getattr(call.func, "id", "")
+        if kind not in known or not call.args:
+            continue
+        around = [scope for scope in scopes if scope.lineno <= call.lineno <= (scope.end_lineno or 0)]
+        given = {word.arg: word.value for word in call.keywords}
+        fix = given.get("fix") or (call.args[1] if len(call.args) > 1 else ast.Constant(""))
+        texts = Texts(tree, around, call.lineno)
+        fixes = [text for text in texts.of(fix) if text]
+        for what in texts.of(call.args[0]):
+            if re.search("[a-z]", re.sub(r"{[^}]*}", "", what)):  # else it hands another error on
+                yield Entry(kind, what, " Or: ".join(fixes), str(path.relative_to(KIT)), call.lineno)
+
+
+class Texts:
+    """What an expression may say at a line, by the assignments before it in the functions around it and in the module."""
+
+    def __init__(self, tree: ast.Module, around: list, line: int):
+        self._named: dict[str, ast.expr] = {}
+        below = [node for scope in around for node in ast.walk(scope) if getattr(node, "lineno", line) <= line]
+        for node in sorted([*tree.body, *below], key=lambda node: (node in below, getattr(node, "lineno", 0))):
+            for name, value in _assigned(node):
+                is_more = isinstance(node, ast.AugAssign) and name in self._named
+                self._named[name] = ast.BinOp(self._named[name], ast.Add(), value) if is_more else value
+
+    def of(self, node: ast.expr, depth: int = 0) -> list[str]:
+        """At most MOST texts, of which one is said."""
+        deeper = depth + 1
+        match node:
+            case ast.Constant(value):
+                return [str(value)]
+            case ast.JoinedStr(values):
+                return _products([self.of(each, deeper) for each in values])
+            case ast.FormattedValue(ast.IfExp() | ast.Name() as value) if self._is_text(value):
+                return self.of(value, deeper)
+            case ast.FormattedValue(value):
+                return [_slot(value)]
+            case ast.BinOp(left, ast.Add(), right):
+                return _products([self.of(left, deeper), self.of(right, deeper)])
+            case ast.IfExp(body=body, orelse=other):
+                return _unique([*self.of(body, deeper), *self.of(other, deeper)])
+            case ast.Name(name) if depth < 6 and name in self._named:
+                return self.of(self._named[name], deeper)
+        return [_slot(node)]
+
+    def _is_text(self, node: ast.expr) -> bool:
+        """Whether what stands in braces is a text of the kit's own, not a value."""
+        match node:
+            case ast.Constant(value):
+                return isinstance(value, str)
+            case ast.JoinedStr():
+                return True
+            case ast.IfExp(body=body, orelse=other):
+                return self._is_text(body) and self._is_text(other)
+            case ast.Name(name):
+                return isinstance(self._named.get(name), ast.Constant | ast.JoinedStr | ast.IfExp) and self._is_text(
+                    self._named[name]
+                )
+        return False
+
+
+def _assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    match node:
+        case ast.Assign([ast.Name(name)], value) | ast.NamedExpr(ast.Name(name), value):
+            yield name, value
+        case ast.AugAssign(ast.Name(name), ast.Add(), value):
+            yield name, value
+        case ast.Assign([ast.Tuple(names)], ast.Tuple(values)):
+            yield from ((name.id, value) for name, value in zip(names, values, strict=True) if isinstance(name, ast.Name))
+
+
+def _products(parts: list[list[str]]) -> list[str]:
+    return _unique("".join(each) for each in product(*parts))[:MOST]
+
+
+def _unique(texts) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def _slot(node: ast.AST) -> str:
+    """What the code fills in, by its name: "{run.id}"."""
+    text = ast.unparse(node)
+    return "{" + (text if re.fullmatch(r"[\w.]+", text) else "…") + "}"
+
+
+def as_markdown(found: list[Entry]) -> str:
+    """A section for each room, and in it a table of texts and fixes."""
+    lines = []
+    for room, names in groupby(found, lambda entry: entry.room):
+        lines += [f"### {ROOMS[room]}", "", "| what it says | what to do |", "| --- | --- |"]
+        rows = _unique(f"| {_cell(entry.what)} | {_cell(entry.fix)} |" for entry in names)
+        lines += [*rows, ""]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """As Markdown shows it as it is: what is filled in in italics, line breaks and bars harmless."""
+    text = re.sub(r"([\\`*_<>\[\]#])", r"\\\1", text).replace("|", "\\|").replace("\n", " ")
+    return re.sub(r"{([\w.\\…]+)}", lambda slot: f"*{slot[1].rpartition('.')[2]}*", text)
+
+
+if __name__ == "__main__":
+    print(as_markdown(entries()))
