@@ -51,7 +51,7 @@ def test_own_traces_take_the_place_of_the_demos(standin, tmp_path):
         (["train", "--num-generations", "1"], "num_generations='1': should be greater"),
         (["train", "--max-step", "3"], "--max-steps"),
         (["doctor", "--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
-        (["train", "--backend", "mars"], "backend='mars': should be local or modal"),
+        (["train", "--backend", "mars"], "backend='mars' is not a backend"),
         (["resume", "nobody", "--gpu", "H100"], "no run nobody under runs. There are no runs there yet"),
         (["train", "--data", "nowhere"], "grpo-kit prepare"),
         (["eval", "nobody"], "no run nobody"),
@@ -160,7 +160,7 @@ def test_a_run_is_watched_stopped_resumed_and_deleted(standin, tmp_path, monkeyp
 def test_a_run_is_copied_talked_to_and_deleted_when_that_is_confirmed(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "is copied to a/b" in told("download", trained.path, "a/b")
-    assert "lies in run" in told("download", trained.path, trained.path / "copy", code=1)
+    assert "is inside run" in told("download", trained.path, trained.path / "copy", code=1)
     runs = ["--runs-dir", "a"]
     said = told("chat", "b", "A table for two", "--temperature", 0, "--checkpoint", 10, *runs)
     assert re.search("you: A table for two\nbase: .+\ntrained: .+", said)

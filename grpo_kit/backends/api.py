@@ -106,7 +106,9 @@ class _Evaluate:
         if run.storage.backend == "local":
             return self.local(run, config, base_model=base_model, runs_dir=runs_dir, **settings)
         if base_model:
-            raise ConfigError(f"base_model is for a folder here; run {run.id} on Modal is compared with its own base")
+            raise ConfigError(
+                f"run {run.id} is on Modal and is compared with its own base model", "Leave base_model out"
+            )
         from grpo_kit.backends.modal.launch import evaluate_on_modal
 
         return evaluate_on_modal(run, (config or EvalConfig()).replace(**settings))
@@ -164,7 +166,7 @@ def upload(path: str | Path, name: str | None, to_modal: bool) -> list[Uploaded]
         fix = f"`grpo-kit prepare TRACES --out {DEFAULT_DATA}` makes one from your traces"
         raise ConfigError(f"no train.jsonl in {path}", fix)
     if odd := [file.name for file in files if file.name not in DATA_FILES]:
-        raise ConfigError(f"{odd[0]}: should be called train.jsonl or eval.jsonl, by which training finds it")
+        raise ConfigError(f"{odd[0]} is not a name that training looks for", "Call it train.jsonl or eval.jsonl")
     samples = {file: sum(1 for _ in read_samples(file)) for file in files}
     if to_modal:
         from grpo_kit.backends.modal.client import DATA_VOLUME

@@ -80,7 +80,8 @@ def smoke(
     trial = config.replace(run_id=f"smoke_{datetime.now():%Y%m%d_%H%M%S}", **once)
     run = watch(start(trial, rewards, runs_dir, on_modal=backend == "modal"))
     if (status := run.status)["state"] != "complete":
-        raise RunError(f"the smoke run {run.id} is {status['state']}: {status['reason']}")
+        what = f"the smoke run {run.id} is {status['state']}: {status['reason']}"
+        raise RunError(what, f"`grpo-kit logs {run.id}` shows what it printed")
     if backend == "modal":
         remember(run, runs_dir)
     seconds = run.metrics()["step_time"].dropna().iloc[0]

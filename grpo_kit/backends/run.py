@@ -69,7 +69,7 @@ class Run(RunDirectory):
 
     def _check_unfinished(self, verb: str) -> None:
         if (state := self.status_after(0)["state"]) not in UNFINISHED:
-            raise RunError(f"run {self.id} is {state} already: there is nothing to {verb}")
+            raise RunError(f"run {self.id} is {state} already", f"There is nothing to {verb}")
 
     def resume(self, rewards: "Rewards" = (), trust: bool = False, **settings: Any) -> "Run":
         """Resumes the run where its files are, from its last checkpoint, and returns at once.
@@ -88,9 +88,9 @@ class Run(RunDirectory):
         """Copies the run's folder to the new folder `to` and returns the run there."""
         to = Path(to)
         if to.exists():
-            raise RunError(f"{to} is there already: name a new folder to download run {self.id} to")
+            raise RunError(f"{to} exists already", f"Name a new folder to download run {self.id} to")
         if self.storage.backend == "local" and to.resolve().is_relative_to(Path(self.storage.root).resolve()):
-            raise RunError(f"{to} lies in run {self.id} itself: name a folder elsewhere to copy it to")
+            raise RunError(f"{to} is inside run {self.id}", "Name a folder elsewhere to copy it to")
         to.parent.mkdir(parents=True, exist_ok=True)
         with replacing(to) as partial:
             self.storage.download(partial)

@@ -48,7 +48,8 @@ def watch(run: RunDirectory, detached: str | None = None) -> RunDirectory:
             figure.settle()
     if status["state"] in ("failed", "lost"):
         how = "failed" if status["state"] == "failed" else "was lost"
-        raise RunError(f"run {run.id} {how} at {place_of(status)}: {status['reason']}{_last_output(run, status)}")
+        what = f"run {run.id} {how} at {place_of(status)}: {status['reason']}".rstrip(".")
+        raise RunError(what, f"`grpo-kit resume {run.id}` resumes it{_last_output(run, status)}")
     print(f"Run {run.id} is {status['state']}: {status['reason'] or run.storage}")
     return run
 

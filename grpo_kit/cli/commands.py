@@ -136,7 +136,7 @@ def evaluate(
     """
     target = run or model_path
     if target is None or (run and model_path):
-        raise ConfigError("give either a run (grpo-kit eval RUN) or a folder (grpo-kit eval --model-path DIR)")
+        raise ConfigError("eval needs one run or one folder", "`grpo-kit eval RUN` or `grpo-kit eval --model-path DIR`")
     settings = EvalConfig.from_text(flags, config)
     from grpo_kit.backends.api import evaluate
 

@@ -102,7 +102,7 @@ class Settings(BaseModel):
             present = cls.renamed.get(name, name)
             if present in found:
                 former = next(former for former, now in cls.renamed.items() if now == present)
-                raise ConfigError(f"{former} is the former name of {present}, and both are given", "Leave one out")
+                raise ConfigError(f"{former} is the old name of {present}, and both are given", "Leave one out")
             found[present] = value
         return found
 
@@ -154,9 +154,9 @@ class Settings(BaseModel):
         try:
             found = read_yaml(file.read_text())
         except ValueError as error:
-            raise ConfigError(f"{file} can't be read: {error}") from None
+            raise ConfigError(f"{file} is not YAML or JSON: {error}", "Correct that line") from None
         if not isinstance(found, dict):
-            raise ConfigError(f"{file} should hold settings by name, such as max_steps: 40")
+            raise ConfigError(f"{file} holds no settings", "Write one a line, such as max_steps: 40")
         for name in map(str, found):
             if name not in cls.names():
                 raise ConfigError(f"{file}: {cls._no_setting(name)}")

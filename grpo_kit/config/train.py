@@ -224,63 +224,65 @@ class TrainConfig(JudgeConfig, ModalConfig):
             nearest, near_passes = nearest_batches(batch, passes, processes, group)
             raise ConfigError(
                 f"per_device_train_batch_size={batch} x gradient_accumulation_steps={passes} x num_processes="
-                f"{processes} makes {per_step} completions a step, which num_generations={group} do not divide",
+                f"{processes} makes {per_step} completions a step, not a multiple of num_generations={group}",
                 f"Nearest that works: per_device_train_batch_size={nearest} gradient_accumulation_steps={near_passes} "
                 f"({nearest * near_passes * processes} completions a step)",
             )
         if min(self.judge.values(), default=0) <= 0:
-            raise ConfigError("judge should be one or more, with weights above 0, such as gemini=0.7,offline=0.3")
+            raise ConfigError(
+                "judge needs a judge with a weight above 0", "Use for example judge=gemini=0.7,offline=0.3"
+            )
         for name in self.judge:
             check_ladder(name, self.judge_ladder_bounds)
         if self.max_staleness and self.num_iterations > 1:
-            again = f"num_iterations={self.num_iterations} learns from the same ones again"
-            what = f"max_staleness={self.max_staleness} makes completions ahead, and {again}"
-            raise ConfigError(what, "Use one of the two")
+            what = f"max_staleness={self.max_staleness} does not work with num_iterations={self.num_iterations}"
+            raise ConfigError(what, "Use max_staleness=0 or num_iterations=1")
         if self.save_steps % self.num_iterations:
             nearest = max(1, round(self.save_steps / self.num_iterations)) * self.num_iterations
             what = f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}"
-            raise ConfigError(f"{what}, so that a checkpoint resumes exactly", f"Nearest: save_steps={nearest}")
+            raise ConfigError(f"{what}, so that a checkpoint resumes exactly", f"Use save_steps={nearest}")
         if self.eval_steps and self.save_steps % self.eval_steps:
             nearest = max(1, round(self.save_steps / self.eval_steps)) * self.eval_steps
             what = f"save_steps={self.save_steps} should be a multiple of eval_steps={self.eval_steps}"
-            raise ConfigError(f"{what}, so that each checkpoint has its score", f"Nearest: save_steps={nearest}")
+            raise ConfigError(f"{what}, so that each checkpoint has its score", f"Use save_steps={nearest}")
         if self.early_stopping_patience and not self.eval_steps:
-            what = "early_stopping_patience goes by held-out scores, of which eval_steps=None has none"
+            what = "early_stopping_patience needs held-out scores, and eval_steps=None makes none"
             raise ConfigError(what, f"Use eval_steps={self.save_steps} too")
         for name in NEED_MODEL.intersection(self.rungs):
             self.model_of(name)
         if self.eval_steps and self.cloud_judges and self.judge_mode == "group":
-            what = "eval_steps has each answer judged by itself, and judge_mode=group compares several"
+            what = "eval_steps needs each answer judged by itself, and judge_mode=group compares several"
             raise ConfigError(what, "Use judge_mode=absolute, or leave eval_steps out")
         corrects_by = self.trl.get("vllm_importance_sampling_mode", "")
         if self.loss_type == "vespo" and self.use_vllm and not corrects_by.startswith("token_"):
             fix = "Use trl=vllm_importance_sampling_mode=token_truncate"
-            raise ConfigError("loss_type=vespo takes vLLM's probabilities token by token", fix)
+            raise ConfigError("loss_type=vespo needs vLLM's probabilities token by token", fix)
         if self.trl.get("sync_ref_model") and (self.use_lora or not self.beta):
-            what = "trl's sync_ref_model needs a reference model beside the trained one"
-            raise ConfigError(what, "Use use_lora=false and a beta above 0, or leave it out")
+            what = "trl=sync_ref_model needs a reference model beside the trained one"
+            raise ConfigError(what, "Use use_lora=false and a beta above 0, or leave sync_ref_model out")
         if self.warm_start != (self.sft_steps > 0):
             what = f"warm_start={self.warm_start} and sft_steps={self.sft_steps} contradict each other"
             raise ConfigError(what, "Leave one out")
         if self.samples_per_sft_step % processes:
             what = f"sft_batch_size={self.samples_per_sft_step} should be a multiple of num_processes={processes}"
-            raise ConfigError(what, f"Nearest: sft_batch_size={-(-self.samples_per_sft_step // processes) * processes}")
+            raise ConfigError(what, f"Use sft_batch_size={-(-self.samples_per_sft_step // processes) * processes}")
         if self.sft_steps and self.fsdp is True:
             what = "sft_steps with fsdp=True: a warm start needs the whole model in each process"
             raise ConfigError(what, "Leave one out, or make the warm start in a run of its own and set adapter to it")
         if self.adapter and not self.use_lora:
-            raise ConfigError(f"use_lora=False, and adapter={self.adapter!r} is one", "Leave one out")
+            raise ConfigError(f"adapter={self.adapter!r} does not work with use_lora=False", "Leave one out")
         if self.load_in_4bit and (not self.use_lora or self.use_vllm is True or self.fsdp is True):
-            raise ConfigError("load_in_4bit goes with a LoRA adapter, and with neither vLLM nor FSDP", "Leave one out")
+            what = "load_in_4bit needs a LoRA adapter, and works with neither vLLM nor FSDP"
+            raise ConfigError(what, "Leave load_in_4bit out, or use_lora=false, use_vllm=true, fsdp=true")
         if self.filter_difficulty and self.fsdp is True:
-            what = "filter_difficulty needs the whole model in each process, and fsdp=True shares it out"
+            what = "filter_difficulty needs the whole model in each process, and fsdp=True splits it"
             raise ConfigError(what, "Leave one out")
         if self.fsdp is True and processes == 1:
-            raise ConfigError("fsdp=True shares weights out among processes, and num_processes=1", "Leave one out")
+            raise ConfigError("fsdp=True splits the weights among processes, and num_processes=1", "Leave fsdp out")
         if self.cloud_judges and self.judge_mode == "group" and self.completions_per_process % group:
-            own = f"each process judges its own completions, which are {self.completions_per_process}"
+            own = f"each process judges {self.completions_per_process} completions"
             fix = f"Make that a multiple of num_generations={group}, or use judge_mode=absolute"
-            raise ConfigError(f"judge_mode=group compares whole groups, and {own}", fix)
+            raise ConfigError(f"judge_mode=group needs whole groups in each process, and {own}", fix)
         return self
 
     @property

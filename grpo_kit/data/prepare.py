@@ -198,11 +198,11 @@ class _Tally:
                 "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values())
                 or "nothing: it is empty"
             )
-            raise BadTrace(f"nothing was left to write; skipped: {skipped}", where=str(traces))
+            raise BadTrace(f"no sample is left. Skipped: {skipped}", "Correct the traces", where=str(traces))
         if not all(self.samples.values()):
-            problem = f"the input has {sum(self.dialogues.values())} dialogue(s), and none falls to "
+            problem = f"the input has {sum(self.dialogues.values())} dialogue(s), and none of them goes to "
             problem += f"{TRAIN if self.samples['eval'] else EVAL} with eval_fraction {eval_fraction}"
-            fix = "Choose another fraction or seed, or give more dialogues; those that open alike stay together"
+            fix = "Choose another fraction or seed, or give more dialogues; those with the same beginning stay together"
             fix += ", unless each has a dialogue_id of its own"
             raise BadTrace(problem, fix, str(traces))
 

@@ -34,7 +34,7 @@ def allot(traces: Iterable[tuple[str, Trace]], eval_fraction: float, seed: int, 
     for where, trace in traces:
         name = _number(trace.name.encode())
         if trace.name and name in names:
-            on_bad(BadTrace(f"the id {trace.name!r} has been read before", where=where))
+            on_bad(BadTrace(f"the id {trace.name!r} occurs twice", "Give each dialogue its own id", where=where))
             continue
         is_eval = _position(trace.split_key, seed) < eval_fraction
         kept, is_new = trace.samples, True
@@ -69,7 +69,7 @@ def check_splits(train: Path | str, eval: Path | str) -> None:
         trained_on = {key(sample) for sample in read_samples(train)} - {""}
         for sample in read_samples(eval):
             if key(sample) in trained_on:
-                problem = f"its {what} stands in {train} too"
+                problem = f"its {what} is in {train} too"
                 raise BadTrace(problem, "Prepare the data again", f"{eval}, sample {sample.id}")
 
 

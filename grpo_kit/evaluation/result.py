@@ -39,7 +39,7 @@ class Evaluation:
         path = Path(path)
         if not path.is_file():
             there = ", ".join(sorted(found.name for found in path.parent.glob("*.json"))) or "none"
-            raise RunError(f"no evaluation {path}; in that folder there are: {there}")
+            raise RunError(f"there is no evaluation {path}", f"Choose one of that folder's: {there}")
         return cls(path, json.loads(path.read_text()))
 
     def __repr__(self) -> str:

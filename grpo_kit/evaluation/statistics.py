@@ -35,7 +35,8 @@ def describe(
     scores = scores_of(verdicts)
     scores = scores[~np.isnan(scores)]
     if not len(scores):
-        raise RunError(f"the judge scored none of {name}'s answers. It says: {verdicts[0].reason}")
+        what = f"the judge scored none of {name}'s answers. It says: {verdicts[0].reason}"
+        raise RunError(what, "Correct that, or choose another judge, and evaluate again")
     judged = [verdict.criteria for verdict in verdicts if verdict.score is not None]
     return {
         "mean": float(scores.mean()),
@@ -60,7 +61,8 @@ def compare(base: Sequence[Verdict], trained: Sequence[Verdict], seed: int) -> d
     differences = scores_of(trained) - scores_of(base)
     differences = differences[~np.isnan(differences)]
     if not len(differences):
-        raise RunError("the judge scored both models on no prompt, so they can't be compared")
+        what = "there is no prompt on which the judge scored both models, so they can't be compared"
+        raise RunError(what, "Evaluate again: judgements that were made are kept")
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     ties = len(differences) - wins - losses
     return {

@@ -75,7 +75,7 @@ class RewardCache:
             self._db = open_table(path, TABLE)
             _check_table(self._db, "main")
         except sqlite3.DatabaseError as error:
-            raise RunError(f"{path} is no reward cache ({error}): remove it, and answers are judged anew") from None
+            raise RunError(f"{path} is not a reward cache ({error})", "Remove it: answers are judged again") from None
 
     def get(self, keys: Iterable[str]) -> dict[str, Verdict]:
         wanted = orjson.dumps(list(dict.fromkeys(keys))).decode()  # as one value: SQLite limits how many ? there are
@@ -127,7 +127,7 @@ class RewardCache:
             finally:
                 self._db.execute("detach other")
         except (sqlite3.DatabaseError, ValueError) as error:  # msgspec's and orjson's are ValueErrors
-            raise RunError(f"{path} is no reward cache to start from ({error})") from None
+            raise RunError(f"{path} is not a reward cache ({error})", "Leave it out of cache_from") from None
         finally:
             self._db.set_progress_handler(None, 0)
 

@@ -116,13 +116,13 @@ def read_labels(path: Path) -> list[Label]:
             for row in table:
                 line = table.line_num
                 if None in row:
-                    problem = "more cells than columns; put double quotes around text with commas"
-                    raise ConfigError(f"{path}:{line}: {problem}")
+                    what = f"{path}:{line}: the row has more cells than there are columns"
+                    raise ConfigError(what, "Put double quotes around text with commas")
                 labels.append(_label(row, f"{path}:{line}"))
     except csv.Error as error:
-        raise ConfigError(f"{path}:{line + 1}: not CSV ({error})", "Mend it, or export it again") from None
+        raise ConfigError(f"{path}:{line + 1} is not CSV ({error})", "Correct it, or export it again") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read ({error}); it should be a CSV file in UTF-8") from None
+        raise ConfigError(f"{path} can't be read ({error})", "Save it as CSV in UTF-8") from None
     return labels
 
 
@@ -232,13 +232,14 @@ def _label(row: Mapping[str, Any], where: str) -> Label:
     except (ValueError, OverflowError):
         number, fits = None, False
     if not fits:
-        raise ConfigError(f"{where}: label {label!r} should be a whole number from 1, worthless, to {BEST}, or blank")
+        raise ConfigError(f"{where}: {label!r} is not a label", f"Use 1 (worthless) to {BEST}, or leave it blank")
     if preference and (preference not in PREFERENCES or not cells["other_answer"]):
-        said = "a, b or tie, or blank, and needs other_answer"
-        raise ConfigError(f"{where}: preference {cells['preference']!r} should be {said}")
+        fix = "Use a, b or tie with an other_answer, or leave it blank"
+        raise ConfigError(f"{where}: {cells['preference']!r} is not a preference between two answers", fix)
     try:
         seconds = float(cells["seconds"]) if cells["seconds"] else None
     except ValueError:
-        raise ConfigError(f"{where}: seconds {cells['seconds']!r} should be a number, or blank") from None
+        what = f"{where}: seconds {cells['seconds']!r} is not a number"
+        raise ConfigError(what, "Correct it, or leave it blank") from None
     told: dict[str, Any] = {**cells, "label": number, "preference": preference, "seconds": seconds}
     return Label(**told)

@@ -115,7 +115,8 @@ class RewardModelJudge(Judge):
         try:
             return AutoConfig.from_pretrained(self._model_name)
         except (OSError, ValueError) as error:  # the hub's own words say what is missing, and no token
-            raise ConfigError(f"judge_model={self._model_name} can't be read ({str(error).splitlines()[0]})") from None
+            what = f"judge_model={self._model_name} can't be read ({str(error).splitlines()[0]})"
+            raise ConfigError(what, "Name a model's folder, or a model on the hub as owner/name") from None
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -45,7 +45,7 @@ class Checkpoints:
         try:
             download_model(self.base, weights=False)
         except ConfigError as error:
-            what = f"{self.folders[-1]} was trained from {self.base}, which can't be had here: {error.problem.what}"
+            what = f"{self.folders[-1]} was trained from {self.base}, which can't be loaded here: {error.problem.what}"
             here = "Name it as it is called here: base_model (--base-model)"
             raise ConfigError(what, f"{here}. Or: {error.problem.fix}" if error.problem.fix else here) from error
         return self.base
@@ -58,7 +58,8 @@ class Checkpoints:
         for folder in self.folders:
             if folder.resolve().name == name:
                 return folder
-        raise RunError(f"no {name} in {self.home}; there are: {', '.join(folder.name for folder in self.folders)}")
+        there = ", ".join(folder.name for folder in self.folders)
+        raise RunError(f"there is no {name} in {self.home}", f"Choose one of: {there}")
 
     def models(
         self, longest: int | None = None, note: Callable[[str], None] = lambda text: None
@@ -127,7 +128,7 @@ def checkpoints_of(target: RunDirectory | str | Path, base_model: str | None, ru
     if not folders:
         status = run.status
         where = f"{status['state']}, step {status['step']} of {status['max_steps']}"
-        raise RunError(f"run {run.id} has no checkpoint yet ({where}): train it first")
+        raise RunError(f"run {run.id} has no checkpoint yet ({where})", "Train it first")
     base = base_model or run.config.model_name
     return Checkpoints(run, home, home / CACHE_FILE, base, folders, None if base_model else _start_of(run))
 
@@ -145,7 +146,7 @@ def _lone_model(folder: Path, base_model: str | None) -> Checkpoints:
     if base is None and is_adapter(folder):
         base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
         if not base:
-            raise ConfigError(f"the adapter in {folder} names no base model: give base_model (--base-model)")
+            raise ConfigError(f"the adapter in {folder} names no base model", "Give base_model (--base-model)")
     start = _start_of(run) if run and not base_model else None
     return Checkpoints(run, folder, folder / "eval" / CACHE_FILE, base, [folder], start)
 

@@ -73,7 +73,8 @@ def _explained(name: str, error: BaseException) -> Problem:
             fix = f"Check the name; a private one needs its owner's token: {GIVE_TOKEN}"
             return Problem("there is no such folder, and on the Hugging Face hub it is misnamed or private", fix)
         case errors.HFValidationError():
-            return Problem("there is no such folder, and models on the Hugging Face hub are called owner/name")
+            what = "there is no such folder, and it is not the name of a model on the Hugging Face hub"
+            return Problem(what, "Correct the folder, or name a model as owner/name")
         case errors.RemoteEntryNotFoundError():
             return Problem(f"{page} has no config.json", "Choose a model in transformers' format")
         case errors.HfHubHTTPError(response=httpx.Response(status_code=401 | 403), server_message=said):

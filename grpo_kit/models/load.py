@@ -226,7 +226,7 @@ def _load(auto_class: Any, name: str, folder: str | Path, **options) -> Any:
         raise ConfigError(f"model_name={name!r} can't be loaded from {folder}: {what}", COPY) from error
     except Exception as error:  # a broken file may raise anything
         said = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model_name={name!r} can't be loaded from {folder}: {said}") from error
+        raise ConfigError(f"model_name={name!r} can't be loaded from {folder}: {said}", COPY) from error
 
 
 def _smollm2() -> Path:

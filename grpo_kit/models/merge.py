@@ -35,7 +35,7 @@ def merge(
     checkpoints, to = checkpoints_of(target, base_model, Path(runs_dir)), Path(to)
     folder = checkpoints.folder(checkpoint)
     if to.exists():
-        raise RunError(f"{to} is there already: name a new folder to merge into")
+        raise RunError(f"{to} exists already", "Name a new folder to merge into")
     source = checkpoints.source if is_adapter(folder) else str(folder)
     tokenizer = load_tokenizer(str(folder) if (folder / "tokenizer_config.json").exists() else checkpoints.source)
     model: Any = load_model(source, bf16=False)

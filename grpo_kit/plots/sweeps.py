@@ -27,7 +27,7 @@ def setting_effects(sweep: Sweep, score: str = "trained") -> NotebookFigure:
     done, settings = _complete(sweep, score)
     settings = settings or ["seed"] * ("seed" in done)
     if not settings:
-        raise RunError("nothing differs between the runs of this sweep, so there is no effect to show")
+        raise RunError("no setting differs between the runs of this sweep", "Give a setting a list of values")
     rows, columns = -(-len(settings) // IN_A_ROW), min(IN_A_ROW, len(settings))
     figure = NotebookFigure(9, 0.6 + 2.5 * rows)
     panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)

@@ -50,7 +50,7 @@ class KnownAnswers:
         Raises ConfigError for a judge that can't work."""
         for name, count in {"n": n, "repeats": repeats}.items():
             if not isinstance(count, int) or count < 2:
-                raise ConfigError(f"{name} should be a whole number from 2 on, and is {count!r}")
+                raise ConfigError(f"{name}={count!r} does not work", "Use a whole number, 2 or more")
         self.judge, self.out, self.repeats, self.seed = judge, Path(out), repeats, seed
         if judges is None:
             has_key = any(map(os.environ.get, CLOUD["gemini"].keys))
@@ -156,6 +156,6 @@ def _settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """JudgeConfig's settings for a judge of that name, whose mode may stand behind it."""
     kind, _, mode = name.partition(" ")
     if mode not in ("", "absolute", "group"):
-        raise ConfigError(f"judge {name!r}: behind a judge's name may stand its mode, absolute or group")
+        raise ConfigError(f"judge {name!r} has no mode {mode!r}", "Use absolute or group, such as 'gemini group'")
     TrainConfig(judge={kind: 1.0}, **settings)  # raises for a judge that there is not
     return JudgeConfig.present_names(settings) | ({"judge_mode": mode} if mode else {})

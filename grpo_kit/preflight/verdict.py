@@ -92,7 +92,7 @@ def will_it_learn(
         seen, measures = None, Counter[Measure]()
     if not seen or not seen.samples:
         where = f"data: {folder}/train.jsonl"
-        problem = Problem("nothing is known of the data, which is not here or can't be read")
+        problem = Problem("the data can't be checked: it is not here, or can't be read", "See the other problems")
         return Verdict(where, "judged by: not known without it", (("amber", problem),), is_of_data=data_only)
     reasons, found = list(_reasons_in_data(config, seen, measures)), None
     if not data_only:

@@ -110,7 +110,7 @@ def _scores(found: Any, completions: int) -> list[float | None]:
     is_one = isinstance(found, str | bytes | Mapping | Set) or getattr(found, "ndim", 1) == 0
     if is_one or not isinstance(found, Iterable):
         whole = f"{reprlib.repr(found)} for the whole batch"
-        raise _Odd(f"gave {whole}, and should give a list of {completions} scores")
+        raise _Odd(f"gave {whole} and not a list of {completions} scores")
     found = list(found)
     if len(found) != completions:
         raise _Odd(f"gave {len(found)} scores for {completions} completions: {reprlib.repr(found)}")
@@ -136,7 +136,7 @@ def _failure(name: str, error: Exception, given: Mapping[str, Any]) -> Exception
         return error
     which = f"reward `{name}`, in step {given['trainer_state'].global_step + 1},"
     if isinstance(error, _Odd):
-        return RewardFailed(f"{which} {error}")
+        return RewardFailed(f"{which} {error}", "Correct the function")
     inside = error.__traceback__
     while inside and inside.tb_frame.f_code.co_filename == __file__:
         inside = inside.tb_next

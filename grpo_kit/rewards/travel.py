@@ -68,8 +68,8 @@ def pickled_rewards(rewards: Rewards) -> bytes:
                 cloudpickle.dumps(function)
             except Exception as error:  # whatever pickling an object may raise
                 raise ConfigError(
-                    f"the reward {getattr(function, '__name__', function)} can't travel to where the run is made: "
-                    f"{error}. Make what it uses (a client, a lock, an open file) inside the function"
+                    f"the reward {getattr(function, '__name__', function)} can't be sent to the run: {error}",
+                    "Make what it uses (a client, a lock, an open file) inside the function",
                 ) from None
         return signed(cloudpickle.dumps((rewards if isinstance(rewards, Mapping) else list(rewards), sources)))
     finally:
@@ -120,8 +120,8 @@ def load_rewards(pickled: bytes, trust: bool = False) -> list | dict:
         rewards, sources = cloudpickle.loads(pickled)
     except Exception as error:  # whatever unpickling runs may raise
         raise RunError(
-            f"the reward functions can't be loaded where the run is made ({type(error).__name__}: {error}). Define "
-            f"them in the notebook, with the imports they need inside them, from packages that are there too"
+            f"the reward functions can't be loaded where the run is made ({type(error).__name__}: {error})",
+            "Define them in the notebook, import what they need inside them, and only from packages that are there too",
         ) from None
     for file, lines in sources.items():  # so that a traceback has the lines of cells and files that are not here
         linecache.cache[file] = (sum(map(len, lines)), None, lines, file)

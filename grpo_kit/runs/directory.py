@@ -118,7 +118,9 @@ class RunDirectory:
         """The run's folder on this machine. RunError where it is on Modal's volume."""
         if isinstance(self.storage, LocalStorage):
             return self.storage.root
-        raise RunError(f"run {self.id} is on Modal: {self.storage}. run.download('local_models/{self.id}') fetches it")
+        raise RunError(
+            f"run {self.id} is on Modal: {self.storage}", f"run.download('local_models/{self.id}') fetches it"
+        )
 
     @property
     def about(self) -> dict:
@@ -286,8 +288,8 @@ def no_such_run(run_id: str | Path, runs_dir: str | Path, on_volume: list[str] |
     """`on_volume` are the runs on Modal's volume, where they were looked at too."""
     where = f"{runs_dir}" if on_volume is None else f"{runs_dir} or on Modal's volume"
     known = sorted([path.name for path in Path(runs_dir).glob("*") if is_run(path)] + (on_volume or []))
-    there = f"There are: {', '.join(known[-5:])}." if known else "There are no runs there yet."
-    return RunError(f"no run {run_id} under {where}. {there}")
+    fix = f"There are: {', '.join(known[-5:])}." if known else "There are no runs there yet."
+    return RunError(f"no run {run_id} under {where}", fix)
 
 
 def is_run(folder: Path) -> bool:

@@ -60,10 +60,10 @@ def expand(grid: Mapping[str, Any]) -> list[Settings]:
         elif name != EVALUATION:
             axes.append([{name: value} for value in (values if isinstance(values, list) else [values])])
     if not axes or not all(axes):
-        raise ConfigError(f"the grid is empty, or has an empty list: it should be {EXAMPLE}")
+        raise ConfigError("the grid is empty, or has an empty list", f"Write {EXAMPLE}")
     names = [name for axis in axes for name in axis[0]]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"the grid names {', '.join(twice)} more than once: a setting has one list")
+        raise ConfigError(f"the grid names {', '.join(twice)} more than once", "Give each setting one list")
     rows = [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*axes)]
     return list({as_text(row): row for row in rows}.values())
 
@@ -81,11 +81,11 @@ def read_grid(grid: Grid) -> dict[str, Any]:
     try:
         found = read_yaml(str(grid) if is_yaml else Path(grid).read_text())
     except OSError as error:
-        raise ConfigError(f"the grid can't be read: {error}") from None
+        raise ConfigError(f"the grid can't be read: {error}", "Name a file, or write YAML in braces") from None
     except ValueError as error:
-        raise ConfigError(f"{where} is no YAML: {error}") from None
+        raise ConfigError(f"{where} is not YAML: {error}", f"Write {EXAMPLE}") from None
     if not isinstance(found, dict):
-        raise ConfigError(f"{where} should be {EXAMPLE}")
+        raise ConfigError(f"{where} holds no settings", f"Write {EXAMPLE}")
     return found
 
 
@@ -102,10 +102,10 @@ def as_text(content: Any) -> str:
 
 def _zipped(group: Any) -> list[Settings]:
     if not isinstance(group, Mapping) or not group or not all(isinstance(v, list) and v for v in group.values()):
-        raise ConfigError("zip should be settings with lists that go together, such as zip: {a: [1, 2], b: [3, 4]}")
+        raise ConfigError("zip needs settings with lists", "Write for example zip: {a: [1, 2], b: [3, 4]}")
     if len({len(values) for values in group.values()}) > 1:
         lengths = ", ".join(f"{name} {len(values)}" for name, values in group.items())
-        raise ConfigError(f"the lists under zip should be of one length, and are: {lengths}")
+        raise ConfigError(f"the lists under zip differ in length: {lengths}", "Make them equally long")
     return [dict(zip(group, values, strict=True)) for values in zip(*group.values(), strict=True)]
 
 
@@ -114,7 +114,8 @@ def _drawn(spec: Any) -> list[Settings]:
         case {"n": int(n), "of": dict(of), **rest} if n > 0 and of and rest.keys() <= {"seed"}:
             rng = random.Random(rest.get("seed", 0))
             return [{name: _draw(rng, name, values) for name, values in of.items()} for _ in range(n)]
-    raise ConfigError("random should be {n: how many, seed: a number, of: settings with lists or ranges}, n above 0")
+    fix = "Write {n: how many, seed: a number, of: settings with lists or ranges}, n above 0"
+    raise ConfigError("random can't be used as it is", fix)
 
 
 def _draw(rng: random.Random, name: str, values: Any) -> Any:
@@ -129,4 +130,4 @@ def _draw(rng: random.Random, name: str, values: Any) -> Any:
         case {"log_uniform": [int() | float() as low, int() | float() as high]} if 0 < low < high:
             return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
     ranges = "{uniform: [low, high]}, {int_uniform: [low, high]} or, with low above 0, {log_uniform: [low, high]}"
-    raise ConfigError(f"random: {name} should be a list, {ranges}, and is {values}")
+    raise ConfigError(f"random: {name} can't be drawn from {values}", f"Use a list, {ranges}")

@@ -25,9 +25,9 @@ class Halving:
     def __init__(self, first: int, runs: Sequence[PlannedRun]):
         """`first`: the step at which the first half is stopped. Raises ConfigError where rewards do not compare."""
         if not all(run.config for run in runs):
-            raise ConfigError("halving compares rewards while runs train, and this notebook trains nothing")
+            raise ConfigError("halving needs runs that train, and this notebook trains nothing", "Leave halving out")
         if differing := set(varied([run.settings for run in runs])) & set(names_where(TrainConfig, "scale")):
-            what = f"halving compares rewards, and those of runs with another {min(differing)} do not compare"
+            what = f"halving compares rewards, and rewards of runs with another {min(differing)} can't be compared"
             raise ConfigError(what, "Leave halving out, or make a sweep for each")
         try:
             import optuna

@@ -42,7 +42,7 @@ def find_notebook(notebook: str | Path) -> Path:
     found = [each for each in kits if path.suffix in ("", ".ipynb") and each.stem.startswith(path.stem)]
     if len(found) != 1:
         names = ", ".join(each.stem for each in kits)
-        raise ConfigError(f"there is no notebook {notebook}: give a path, or one of the kit's: {names}")
+        raise ConfigError(f"there is no notebook {notebook}", f"Give a path, or one of the kit's: {names}")
     return found[0]
 
 
@@ -61,9 +61,9 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
     try:
         found = papermill.inspect_notebook(str(notebook))
     except Exception as error:  # a file that is no notebook fails in many ways
-        raise ConfigError(f"{notebook} can't be read as a notebook: {error}") from None
+        raise ConfigError(f"{notebook} can't be read: {error}", "Name a Jupyter notebook (.ipynb)") from None
     if not found:
-        raise ConfigError(f"{notebook} has no parameters: tag a cell of assignments with `parameters`")
+        raise ConfigError(f"{notebook} has no parameters", "Tag a cell of assignments with `parameters`")
     return {name: value_of(parameter["default"]) for name, parameter in found.items()}
 
 

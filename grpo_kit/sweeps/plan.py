@@ -86,7 +86,9 @@ def _check_names(notebook: Path, known: Settings, rows: list[Settings], evaluati
     """Raises ConfigError with all names that nothing takes, and all settings that may not differ between runs."""
     names, trains = dict.fromkeys(name for row in rows for name in row), known.keys() >= TRAINS
     if not isinstance(evaluation, Mapping):
-        raise ConfigError(f"{EVALUATION}: {evaluation!r} should be settings of 04, such as {EVALUATION}: {{n: 256}}")
+        raise ConfigError(
+            f"{EVALUATION}: {evaluation!r} is not settings of 04", f"Write for example {EVALUATION}: {{n: 256}}"
+        )
     if trains:
         problems = [*_wrong_names(notebook, names, known, GIVEN_TO_TRAINING, TrainConfig.names())]
         of_04 = _wrong_names(EVALUATING, evaluation, parameters_of(EVALUATING), GIVEN_TO_EVALUATION)
@@ -128,7 +130,8 @@ def _training_parameters(row: Settings, known: Settings) -> Settings:
         try:
             row = {**json.loads(Path(path).read_bytes()), **row, "config_file": None}
         except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"config_file={path} should be a file of settings as a JSON object: {error}") from None
+            what = f"config_file={path} can't be read: {error}"
+            raise ConfigError(what, "Name a file that holds settings as a JSON object") from None
     own = {name: value for name, value in row.items() if name in known}
     beside = {name: value for name, value in row.items() if name not in known}
     return {**own, "other_settings": {**(known["other_settings"] or {}), **beside}}

@@ -114,7 +114,7 @@ class BudgetPool:
     def __init__(self, budget: float, runs: Sequence[PlannedRun], jobs: int):
         """Raises ConfigError for a budget that can't be kept."""
         if budget <= 0:
-            raise ConfigError(f"budget={budget:g}: should be dollars above 0")
+            raise ConfigError(f"budget={budget:g} pays for nothing", "Give US dollars above 0, or leave budget out")
         for run in runs:
             if run.config:
                 hourly = modal_usd_per_hour(run.config.gpu, run.config.memory) if run.backend == "modal" else 0.0

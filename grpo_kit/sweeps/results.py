@@ -119,7 +119,7 @@ class Results:
         done = table[table["state"] == "complete"]
         if score not in done or done[score].isna().all():
             numbers = ", ".join(table.select_dtypes("number").columns)
-            raise RunError(f"no run in {self.folder} has a {score} yet; there are: {numbers}")
+            raise RunError(f"no run in {self.folder} has a {score} yet", f"Choose one of: {numbers}")
         pools = []
         for _, part in done.dropna(subset=score).groupby(self.settings or "state", dropna=False, sort=False):
             runs, scores = [self.runs[at] for at in part.index], part[score]

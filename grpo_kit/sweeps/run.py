@@ -189,7 +189,7 @@ class PlannedRun:
         papermill.execute_notebook(str(stage.notebook), str(executed), parameters, **kernels)
         stopped = self.config and self.status().get("state") == "stopped"  # before its first step, it has no result
         if stage.result and not stopped and not read_json(stage.result):
-            raise RunError(f"{stage.name} ended without writing its {stage.result}")
+            raise RunError(f"{stage.name} ended without writing its {stage.result}", f"Read {executed}")
 
     def _kernel_class(self, env: dict[str, str]) -> type[AsyncKernelManager]:
         """Kernels with the environment `env` that another thread can end."""

@@ -50,7 +50,7 @@ class Sweep(Results):
         notebook is gone."""
         known = read_json(Path(out) / SWEEP_FILE)
         if not known:
-            raise RunError(f"no sweep was run in {out}: there is no {SWEEP_FILE}")
+            raise RunError(f"no sweep was run in {out}: it has no {SWEEP_FILE}", "Name the folder that --out named")
         return cls(known["notebook"], known["grid"], out, known["backend"])
 
     def __repr__(self) -> str:

@@ -174,6 +174,6 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
             num_generations_eval=1,
         )
     except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"TRL refuses trl={config.trl}: {error}") from None
+        raise ConfigError(f"TRL refuses trl={config.trl}: {error}", "Correct it, or leave it out") from None
     arguments._n_gpu = min(1, arguments.n_gpu)  # else one process would spread its batch over all GPUs that it sees
     return arguments

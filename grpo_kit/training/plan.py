@@ -192,7 +192,8 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
         yield Problem(f"{what}none, such as {empty[0]}", "Add their ground_truth, or use sft_steps=0")
     kind = type(samples[0].prompt)
     if odd := next((sample for sample in samples if type(sample.prompt) is not kind), None):
-        yield Problem(f"{config.data}: prompts should be all texts or all messages; {odd.id} is not as the first is")
+        what = f"{config.data}: some prompts are texts and some are messages; {odd.id} is not like the first"
+        yield Problem(what, "Prepare the data again, which makes all of them messages")
     [(commonest, count)] = Counter(sample.id for sample in samples).most_common(1)
     if count > 1:
         what = f"{config.data}: {count} samples have the id {commonest}, by which rewards are given"

@@ -94,7 +94,7 @@ def _begin(plan: Plan, cache: RewardCache, watch: FailureWatch, progress: RunPro
         except TooManyFailures as error:
             raise RunStopped(f"{error}. Stopped before the first step; run_id {run.id} starts it") from None
         if (problem := complaint(judge, results)) and plan.config.canaries == "block":
-            raise ConfigError(f"{problem}. canaries=warn trains all the same")
+            raise ConfigError(str(problem), "canaries=warn trains with it all the same")
         if problem:
             progress.say(f"Warning: {problem}")
     if why := progress.budget.see_start():

@@ -168,7 +168,7 @@ def answers(evaluation: Evaluation, model: str | None = None, order: str | None 
     model, order = model or evaluation.trained["name"], order or answer_orders(evaluation)[0]
     models = [each["name"] for each in evaluation.checkpoints]
     if model not in models:
-        raise RunError(f"{evaluation.path.name} has no model {model!r}; it has: {', '.join(models)}")
+        raise RunError(f"{evaluation.path.name} has no model {model!r}", f"Choose one of: {', '.join(models)}")
     parts = ["score", "reason", *(["second score", "second reason"] if evaluation.second_judge else [])]
     own = {model: "answer"} | {f"{model} {part}": part for part in parts}
     base = [BASE, *(f"{BASE} {part}" for part in parts)] if evaluation.base else []

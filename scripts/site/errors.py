@@ -15,6 +15,7 @@ from pathlib import Path
 
 KIT = Path(__file__).parents[2] / "grpo_kit"
 MOST = 12  # texts of one expression
+NAMED = "The message names it, with values"  # where the fix is worked out
 PLACE = "<!-- the list of errors -->"  # in docs/troubleshooting.md
 ROOMS = {
     "backends": "Launching and watching runs, here and on Modal",
@@ -61,7 +62,10 @@ def entries() -> list[Entry]:
 
 def kinds(trees: Iterable[ast.Module]) -> set[str]:
     """The names of Problem, KitError and all classes made from KitError."""
-    found, classes = {"Problem", "KitError"}, [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    found, classes = (
+        {"Problem", "KitError"},
+        [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)],
+    )
     for _ in range(3):  # a class may be made from one that comes later
         found |= {each.name for each in classes if any(getattr(base, "id", "") in found for base in each.bases)}
     return found
@@ -69,8 +73,12 @@ def kinds(trees: Iterable[ast.Module]) -> set[str]:
 
 def _in_file(path: Path, tree: ast.Module, known: set[str]) -> Iterator[Entry]:
     scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         kind = getattr(call.func, "id", "")
+        own = next((each.name for each in classes if each.lineno <= call.lineno <= (each.end_lineno or 0)), "")
+        if ast.unparse(call.func) == "super().__init__":  # a class whose text is always the same
+            kind = own if own != "KitError" else ""
         if kind not in known or not call.args:
             continue
         around = [scope for scope in scopes if scope.lineno <= call.lineno <= (scope.end_lineno or 0)]
@@ -79,20 +87,27 @@ def _in_file(path: Path, tree: ast.Module, known: set[str]) -> Iterator[Entry]:
         texts = Texts(tree, around, call.lineno)
         fixes = [text for text in texts.of(fix) if text]
         for what in texts.of(call.args[0]):
-            if re.search("[a-z]", re.sub(r"{[^}]*}", "", what)):  # else it hands another error on
-                yield Entry(kind, what, " Or: ".join(fixes), str(path.relative_to(KIT)), call.lineno)
+            told = " Or: ".join(fixes)
+            if not fixes:  # "stopped at step 3; run_id first resumes it" says both in one
+                what, _, told = what.rpartition("; ") if "; " in what else (what, "", "")
+            if _has_words(what):  # else it hands another error on
+                yield Entry(kind, what, told, str(path.relative_to(KIT)), call.lineno)
 
 
 class Texts:
-    """What an expression may say at a line, by the assignments before it in the functions around it and in the module."""
+    """What an expression may say at a line, by the assignments before it in the functions around it and the module."""
 
     def __init__(self, tree: ast.Module, around: list, line: int):
         self._named: dict[str, ast.expr] = {}
+        columns: dict[str, int] = {}
         below = [node for scope in around for node in ast.walk(scope) if getattr(node, "lineno", line) <= line]
         for node in sorted([*tree.body, *below], key=lambda node: (node in below, getattr(node, "lineno", 0))):
             for name, value in _assigned(node):
-                is_more = isinstance(node, ast.AugAssign) and name in self._named
-                self._named[name] = ast.BinOp(self._named[name], ast.Add(), value) if is_more else value
+                if isinstance(node, ast.AugAssign) and name in self._named:
+                    before, column = self._named[name], columns[name]
+                    longer = ast.BinOp(before, ast.Add(), value)  # where it stands further in, it may be left out
+                    value = ast.IfExp(value, longer, before) if node.col_offset > column else longer
+                self._named[name], columns[name] = value, getattr(node, "col_offset", 0)
 
     def of(self, node: ast.expr, depth: int = 0) -> list[str]:
         """At most MOST texts, of which one is said."""
@@ -137,7 +152,13 @@ def _assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
         case ast.AugAssign(ast.Name(name), ast.Add(), value):
             yield name, value
         case ast.Assign([ast.Tuple(names)], ast.Tuple(values)):
-            yield from ((name.id, value) for name, value in zip(names, values, strict=True) if isinstance(name, ast.Name))
+            yield from (
+                (name.id, value) for name, value in zip(names, values, strict=True) if isinstance(name, ast.Name)
+            )
+
+
+def _has_words(text: str) -> bool:
+    return bool(re.search("[a-z]", re.sub(r"{[^}]*}", "", text)))
 
 
 def _products(parts: list[list[str]]) -> list[str]:
@@ -159,7 +180,9 @@ def as_markdown(found: list[Entry]) -> str:
     lines = []
     for room, names in groupby(found, lambda entry: entry.room):
         lines += [f"### {ROOMS[room]}", "", "| what it says | what to do |", "| --- | --- |"]
-        rows = _unique(f"| {_cell(entry.what)} | {_cell(entry.fix)} |" for entry in names)
+        rows = _unique(
+            f"| {_cell(entry.what)} | {_cell(entry.fix if _has_words(entry.fix) else NAMED)} |" for entry in names
+        )
         lines += [*rows, ""]
     return "\n".join(lines)
 

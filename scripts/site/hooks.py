@@ -1,4 +1,4 @@
-"""What mkdocs is told besides mkdocs.yml: files outside docs/, formulas, the list of errors, and a last look at the site."""
+"""What mkdocs.yml can't say: files outside docs/, formulas, the list of errors, and a last look at the site."""
 
 import logging
 import re

@@ -273,7 +273,7 @@ def test_only_one_container_writes_a_run(server, hold, monkeypatch):
     # A container that Modal has given up on may still be there. Whoever was started in its place takes the run over.
     newest = next(n for n in range(9) if not leases.contains(f"{run.id}/{n + 1}"))
     leases[f"{run.id}/{newest + 1}"] = {"call_id": run.worker["call_id"], "step": 0, "tries": 1}
-    server.wait_for(lambda: "was taken over" in server.logs())
+    server.wait_for(lambda: "has taken over run" in server.logs())
     server.wait_for(lambda: containers_of(server, run)[-1].ended or containers_of(server, run)[-1].input is None)
     assert run.status["step"] == 1
 
@@ -294,7 +294,7 @@ def test_what_cannot_work_is_said_before_a_gpu_is_asked_for(server, monkeypatch,
         with lock:
             return [0.0] * len(completions)
 
-    with pytest.raises(kit.ConfigError, match=r"holds_a_lock can't travel.*inside the function"):
+    with pytest.raises(kit.ConfigError, match=r"holds_a_lock can't be sent.*inside the function"):
         kit.train.spawn(rewards=[holds_a_lock])
     with pytest.raises(kit.ConfigError, match="rewards should be a list"):
         kit.train.spawn(rewards=slow)

@@ -102,6 +102,6 @@ def test_a_stop_request_arrives_and_who_lost_the_run_writes_nothing(sync):
     assert (sync.local / "stop").exists()
     sync._lease.is_held = False
     make_step(sync, 2)
-    with pytest.raises(kit.RunError, match="run run was taken over by another container"):
+    with pytest.raises(kit.RunError, match="another container has taken over run run"):
         sync.push()
     assert json.loads((sync.remote / "status.json").read_text())["step"] == 1

@@ -119,18 +119,22 @@ def test_a_folder_may_mix_containers_and_every_row_has_a_place_and_an_id(tmp_pat
         (
             "quote.csv",
             'question,answer\na,b\n"c,d\n',
-            r"quote.csv: not read to its end: line 2: unexpected end of data",
+            r"quote.csv: the file can't be read to its end: line 2: unexpected end of data",
         ),
         (
             "twice.csv",
             "question,answer,question\na,b,c\n",
-            "twice.csv: not read to its end: its header has a name twice",
+            "twice.csv: the file can't be read to its end: its header has a name twice",
         ),
         ("nan.jsonl", '{"question": NaN}\n' * 2, "nan.jsonl:1: unexpected character"),
-        ("cut.json", json.dumps(ROWS, indent=1)[:99], "cut.json: not read to its end: .*truncated"),
+        ("cut.json", json.dumps(ROWS, indent=1)[:99], "cut.json: the file can't be read to its end: .*truncated"),
         ("cut.jsonl", '{"question": "a"\n{"question": "b", "answer": "c"}', r"cut.jsonl:1: unexpected end of data"),
-        ("none.parquet", "PAR1", "none.parquet: not read to its end: Parquet file size is 4 bytes"),
-        ("latin.csv", b"question,answer\ncaf\xe9,b\n", "latin.csv: not read to its end: 'utf-8' .* Save it as UTF-8"),
+        ("none.parquet", "PAR1", "none.parquet: the file can't be read to its end: Parquet file size is 4 bytes"),
+        (
+            "latin.csv",
+            b"question,answer\ncaf\xe9,b\n",
+            "latin.csv: the file can't be read to its end: 'utf-8' .* Save it as UTF-8",
+        ),
     ],
 )
 def test_a_broken_file_is_named_with_the_place(tmp_path, name, content, message):
@@ -535,7 +539,7 @@ def test_pictures_are_refused_in_words_and_skip_bad_keeps_the_text_beside_them(t
 def test_the_same_fault_of_every_line_is_said_once_with_what_mends_it(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("asked,reply\n" + "".join(f"q{n},a{n}\n" for n in range(30)))
-    wanted = r"rows.csv: nothing was left to write; skipped: 30 times no field is known as a chat or a prompt: it has "
+    wanted = r"rows.csv: no sample is left. Skipped: 30 times no field is known as a chat or a prompt: it has "
     with pytest.raises(BadTrace, match=wanted + r"'asked', 'reply'\. Rename the one that is \(chat: messages; .*\)$"):
         prepare(path, tmp_path / "out", skip_bad=True)
     with pytest.raises(BadTrace, match=r"no field of the format chat: it has .* --format samples reads it"):

@@ -271,7 +271,7 @@ BAD_SGD = {
     "no id": ([broken(dialogue_id="")], r"dialogue number 1: Expected `str` of length >= 1 - at `\$.dialogue_id`"),
     "id twice": (
         [dialogue("d1")],
-        r"002.json, dialogue number 1: the id 'd1' has been read before",
+        r"002.json, dialogue number 1: the id 'd1' occurs twice",
     ),
     "no turns": (
         [{"dialogue_id": "bad", "services": ["Cafes_1"]}],
@@ -334,7 +334,7 @@ BAD_LINES = {
     "order": ({"messages": chat("a", "b")["messages"][::-1]}, "21: no assistant message that answers"),
     "no answer": (chat("a"), "21: no assistant message"),
     "no message": ({"messages": ["a", "b"]}, "21: message 1 and .*: it is no object with a role and content"),
-    "id twice": (chat("a", "b", id="c3"), "21: the id 'c3' has been read before"),
+    "id twice": (chat("a", "b", id="c3"), "21: the id 'c3' occurs twice"),
 }
 
 
@@ -394,11 +394,13 @@ def test_a_folder_or_setting_that_cannot_work_is_refused_with_what_would(tmp_pat
     refuses(r"no dialogues_.*json here\. Give", tmp_path / "void", format="sgd")
     refuses("no format 'SGD'.*there are: auto, sgd", sgd, format="SGD")
     refuses("eval_fraction must lie between 0 and 1", sgd, eval_fraction=0)
-    few = r"the input has 3 dialogue\(s\), and none falls to eval.jsonl with eval_fraction 1e-06\. Choose another"
+    few = (
+        r"the input has 3 dialogue\(s\), and none of them goes to eval.jsonl with eval_fraction 1e-06\. Choose another"
+    )
     refuses(few, sgd, eval_fraction=1e-6)
     same = write_sgd(tmp_path / "same", [dialogue(f"d{n}", "Hello") for n in range(3)])
-    refuses(r"3 dialogue\(s\), .*those that open alike stay together", same)
-    refuses("c.jsonl: nothing was left to write", write_lines(tmp_path / "c.jsonl"))
+    refuses(r"3 dialogue\(s\), .*those with the same beginning stay together", same)
+    refuses("c.jsonl: no sample is left", write_lines(tmp_path / "c.jsonl"))
     (sgd / "schema.json").write_text('[{"name": "Cafes_1"}]')
     refuses("schema.json: .*missing required field `service_name` - at `.*0.", sgd)
     (sgd / "schema.json").unlink()

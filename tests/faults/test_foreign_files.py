@@ -149,7 +149,7 @@ def test_an_odd_cache_is_refused_and_left_as_it_is(tmp_path, spoil):
         spoil(database)
     before = hashlib.sha256(theirs.read_bytes()).hexdigest()
     with contextlib.closing(RewardCache(tmp_path / CACHE_FILE)) as own:
-        with pytest.raises(kit.RunError, match=r"theirs\.sqlite is no reward cache to start from"):
+        with pytest.raises(kit.RunError, match=r"theirs\.sqlite is not a reward cache .*Leave it out of cache_from"):
             own.copy_from(theirs)
         assert own.get(["a"]) == {} and hashlib.sha256(theirs.read_bytes()).hexdigest() == before
         own.put(OfflineJudge(), {"b": Verdict(0.25)})

@@ -168,14 +168,14 @@ def test_what_is_no_cache_is_refused_and_the_cache_goes_on(cache, tmp_path, cont
             database.execute("create table judgements (key text, score real)")
     elif content:
         path.write_bytes(content)
-    with pytest.raises(RunError, match=r"other\.sqlite is no reward cache to start from"):
+    with pytest.raises(RunError, match=r"other\.sqlite is not a reward cache .*Leave it out of cache_from"):
         cache.copy_from(path)
     assert path.exists() == bool(content)
     verdict = Verdict(0.5)
     cache.put(OfflineJudge(), {"a": verdict})
     assert cache.get(["a"]) == {"a": verdict}
     if content == b"no database " * 400:
-        with pytest.raises(RunError, match=r"other\.sqlite is no reward cache"):
+        with pytest.raises(RunError, match=r"other\.sqlite is not a reward cache .*Remove it"):
             RewardCache(path)
 
 

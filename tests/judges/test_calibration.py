@@ -274,7 +274,7 @@ def test_a_prototype_says_what_its_numbers_say(server, standin, demo_data, tmp_p
     for finding in (failing.reasons(), failing.spread(), failing.consistency(), failing.agreement([]), failing.save()):
         assert "gemini" in finding.says or "tiny" in finding.says
     for name, said in {
-        "gemini twice": "its mode, absolute or group",
+        "gemini twice": "no mode 'twice'. Use absolute or group",
         "gemin": "should be one of offline, gemini",
     }.items():
         with pytest.raises(ConfigError, match=said):

@@ -631,7 +631,7 @@ def test_a_missing_key_is_told_before_anything_is_sent(server, sdk, monkeypatch,
         (b"Judge $conversation", r"own.txt should hold \$answers and \$conversation"),
         (b"Judge $answers", r"own.txt should hold \$answers and \$conversation"),
         (b"Judge $conversation $answers by $rubrik", r"own.txt .* may hold .*\$rubric"),
-        (b"Judge $conversation $answers for $ 5", r"own.txt .* no other \$ unless it is doubled"),
+        (b"Judge $conversation $answers for $ 5", r"own.txt lacks .* write any other \$ as \$\$"),
     ],
     ids=["missing", "not UTF-8", "no answers", "no conversation", "unknown name", "bare dollar"],
 )
@@ -889,7 +889,7 @@ def test_processes_share_a_cache_and_a_kill_loses_no_more_than_the_calls_under_w
 @pytest.mark.parametrize("key", ["PLANTED\nKEY", "PLANTED KEY", "PLANTÉD"])
 def test_a_key_with_odd_characters_is_refused_and_not_shown(sdk, monkeypatch, key):
     monkeypatch.setenv(CLOUD[name_of(sdk)].keys[0], key)
-    with pytest.raises(ConfigError, match="characters that are in no key") as refused:
+    with pytest.raises(ConfigError, match="characters that no key has") as refused:
         asks(sdk)
     assert "PLANT" not in "".join(traceback.format_exception(refused.value))
 
@@ -897,7 +897,7 @@ def test_a_key_with_odd_characters_is_refused_and_not_shown(sdk, monkeypatch, ke
 def test_an_endpoint_without_a_scheme_is_refused(sdk, monkeypatch):
     for name in ("GOOGLE_GEMINI_BASE_URL", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
         monkeypatch.setenv(name, "127.0.0.1:1")
-    with pytest.raises(ConfigError, match="should begin with https"):
+    with pytest.raises(ConfigError, match="Begin it with https"):
         asks(sdk)
 
 

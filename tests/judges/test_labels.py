@@ -111,7 +111,7 @@ def test_a_table_as_label_studio_exports_it():
         Label("s1", "Hi", label=4, **told),
         Label("s1", "Hi", "Ho", preference="a", **told),
     ]
-    with pytest.raises(ConfigError, match="row 1 of the label_studio table: label '7' should be a whole number"):
+    with pytest.raises(ConfigError, match="row 1 of the label_studio table: '7' is not a label"):
         from_table(pd.DataFrame([{**data, "label": 7}]), "label_studio")
     with pytest.raises(ConfigError, match="the argilla table: no column 'label' or 'preference'; it has: id"):
         from_table(pd.DataFrame([data]), "argilla")
@@ -125,18 +125,18 @@ HEAD = "sample_id,answer,label"
     [
         (
             f"{HEAD}\ns1,Hi,\ns1,Hi,good\n",
-            ":3: label 'good' should be a whole number from 1, worthless, to 5, or blank",
+            ":3: 'good' is not a label. Use 1 (worthless) to 5, or leave it blank",
         ),
         (f"{HEAD}\ns1,Hi,7\n", ":2: label '7' should be"),
         (f"{HEAD}\ns1,Hi,0.5\n", ":2: label '0.5' should be"),
         (f"{HEAD}\ns1,Hi,nan\n", ":2: label 'nan' should be"),
         (
             f"{HEAD},preference\ns1,Hi,,a\n",
-            ":2: preference 'a' should be a, b or tie, or blank, and needs other_answer",
+            ":2: 'a' is not a preference between two answers. Use a, b or tie with an other_answer",
         ),
         (f"{HEAD},preference,other_answer\ns1,Hi,,c,Ho\n", ":2: preference 'c' should be a, b or tie"),
-        (f"{HEAD},seconds\ns1,Hi,1,soon\n", ":2: seconds 'soon' should be a number, or blank"),
-        (f"{HEAD}\ns1,Yes, I do,1\n", ":2: more cells than columns; put double quotes"),
+        (f"{HEAD},seconds\ns1,Hi,1,soon\n", ":2: seconds 'soon' is not a number"),
+        (f"{HEAD}\ns1,Yes, I do,1\n", ":2: the row has more cells than there are columns. Put double quotes"),
         ("sample_id;answer;label\ns1;Hi;1\n", ":1: no column 'sample_id'"),
         (
             "sample_id,answer,lable\ns1,Hi,1\n",
@@ -158,5 +158,5 @@ def test_a_file_of_labels_that_is_not_there_or_not_utf8(tmp_path):
     with pytest.raises(ConfigError, match=r"no\.csv: can.t be read"):
         read_labels(tmp_path / "no.csv")
     (tmp_path / "latin.csv").write_bytes(f"{HEAD}\ns1,Grüße,1\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match="should be a CSV file in UTF-8"):
+    with pytest.raises(ConfigError, match="Save it as CSV in UTF-8"):
         read_labels(tmp_path / "latin.csv")

@@ -137,9 +137,9 @@ def test_a_sign_says_that_the_training_reward_alone_rises(trained):
 
 
 def test_what_can_not_work_is_refused_and_the_quote_counts_evaluations(tmp_path, few, gemini):
-    with pytest.raises(ConfigError, match=r"should be a multiple of eval_steps=15.*Nearest: save_steps=15"):
+    with pytest.raises(ConfigError, match=r"should be a multiple of eval_steps=15.*Use save_steps=15"):
         TrainConfig(save_steps=20, eval_steps=15)
-    with pytest.raises(ConfigError, match="early_stopping_patience goes by held-out scores"):
+    with pytest.raises(ConfigError, match="early_stopping_patience needs held-out scores"):
         TrainConfig(early_stopping_patience=2)
     with pytest.raises(ConfigError, match="eval_steps=2 needs held-out prompts, and there is no"):
         train(data=str(few), runs_dir=tmp_path, **SETTINGS, **EVALUATED)

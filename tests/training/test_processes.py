@@ -66,7 +66,7 @@ def runs_dir(tmp_path_factory):
                 "judge": "gemini",
                 "judge_mode": "group",
             },
-            "each process judges its own completions, which are 4",
+            "each process judges 4 completions",
         ),
     ],
 )
@@ -185,7 +185,7 @@ def test_what_is_learnt_is_the_same_where_the_weights_are_shared_out(ended, runs
         (run.path / "config.json").write_text(json.dumps(run.about | {"settings": settings}))
         decided = config_to_resume(run, TrainConfig(run_id=run.id, num_processes=3))
         assert decided.fsdp is run.status["fsdp"] and decided.replace().fsdp is run.status["fsdp"]
-    with pytest.raises(ConfigError, match="shares weights out among processes, and num_processes=1"):
+    with pytest.raises(ConfigError, match="splits the weights among processes, and num_processes=1"):
         kit.train(run_id="shared", runs_dir=runs_dir, num_processes=1, rewards=[ended])
     run = kit.train(run_id="shared", runs_dir=runs_dir, num_processes=3, rewards=[ended])
     assert run.metrics()["step"].tolist() == [1, 2, 3, 4] and run.status["fsdp"]

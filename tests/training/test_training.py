@@ -130,7 +130,7 @@ def test_trls_reporters_get_what_the_runs_own_files_hold(tmp_path, demo_data):
 def test_four_bits_are_for_adapters_and_save_memory(tmp_path, demo_data):
     with pytest.raises(ConfigError, match=r"bitsandbytes is not installed here"):
         train(data=str(demo_data), runs_dir=tmp_path, load_in_4bit=True)
-    with pytest.raises(ConfigError, match="goes with a LoRA adapter"):
+    with pytest.raises(ConfigError, match="needs a LoRA adapter"):
         TrainConfig(load_in_4bit=True, use_lora=False)
     said = [str(problem) for problem in quote(TrainConfig(load_in_4bit=True), tmp_path, "local", ask=False).problems]
     assert any("bitsandbytes is not installed here" in problem for problem in said)

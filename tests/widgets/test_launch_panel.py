@@ -115,7 +115,7 @@ def test_the_monitor_shows_a_run_that_is_over_and_what_can_be_done_with_it(train
     assert all(b.disabled for b in (shown.stop_button, shown.resume_button))
     shown.act("…", trained.stop)
     wait_until(lambda: "…" not in shown.message.value)
-    assert "is complete already: there is nothing to stop" in shown.message.value
+    assert "is complete already. There is nothing to stop" in shown.message.value
 
 
 def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(standin, panel, tmp_path, trained, monkeypatch):

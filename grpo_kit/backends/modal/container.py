@@ -192,7 +192,8 @@ def _fetch_caches(names: list[str]) -> None:
     """Copies other runs' judgements to where training looks for them. Raises ConfigError for a run that has none."""
     for name in names:
         if not (RUNS / name / CACHE_FILE).exists():
-            raise ConfigError(f"cache_from={name!r}: on Modal it should name a run on the volume that has judgements")
+            what = f"cache_from={name!r} is not a run with judgements on Modal's volume"
+            raise ConfigError(what, "Name a run that is there, or leave cache_from out")
         (HERE / name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(RUNS / name / CACHE_FILE, HERE / name / CACHE_FILE)
 

@@ -98,7 +98,8 @@ def deploy() -> None:
     command = [sys.executable, "-m", "modal", "deploy", str(PACKAGE / "app.py")]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise RunError(f"the app could not be deployed. Modal says:\n{done.stdout}{done.stderr}")
+        fix = f"`{' '.join(command[1:])}` tries it again. Modal says:\n{done.stdout}{done.stderr}"
+        raise RunError("the app could not be deployed", fix)
     _deployed = source
 
 

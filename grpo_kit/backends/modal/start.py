@@ -27,7 +27,9 @@ def started_on_modal(config: TrainConfig) -> TrainConfig:
         there = [path.name for path in [*run.sft_checkpoints, *run.checkpoints]]
         if checkpoint not in there if checkpoint else not there:
             told = f"has no {checkpoint}, but {', '.join(there) or 'none'}" if checkpoint else "has no checkpoint"
-            raise ConfigError(f"run {run_id} on the volume {RUNS_VOLUME} {told} to start from")
+            raise ConfigError(
+                f"run {run_id} on the volume {RUNS_VOLUME} {told} to start from", "Name a run that has one"
+            )
         own = run.config
         if not own.use_lora and not config.adapter:
             return config.replace(model_name=name)

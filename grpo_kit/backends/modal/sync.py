@@ -54,7 +54,8 @@ class RunSync:
     def push(self, is_last: bool = False) -> None:
         """Copies what is new and commits it. Raises RunError where another container has taken the run over."""
         if not self._lease.is_held:
-            raise RunError(f"run {self._lease.run_id} was taken over by another container, so this one ends")
+            what = f"another container has taken over run {self._lease.run_id}, so this one ends"
+            raise RunError(what, "There is nothing to do: the other one goes on")
         stamp = _stamp(self.local / STATUS_FILE)
         if not is_last and stamp == self._pushed.get(STATUS_FILE):
             return

@@ -45,7 +45,8 @@ class SGDReader(Reader):
             try:
                 dialogues = _UNCHECKED.decode(content)  # so that trace() finds the one that is wrong
             except (ValueError, RecursionError) as problem:
-                return on_bad(BadTrace(f"not a list of dialogues in JSON, or cut short ({problem})", where=str(path)))
+                what = f"it is not a list of dialogues in JSON, or it is cut short ({problem})"
+                return on_bad(BadTrace(what, "Download it again", where=str(path)))
         for number, dialogue in enumerate(dialogues, 1):
             yield Piece(f"{path}, dialogue number {number}", f"{path.stem}-{number}", dialogue)
 

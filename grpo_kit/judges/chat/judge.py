@@ -158,12 +158,13 @@ def _prompt(config: JudgeConfig) -> Template:
     try:
         prompt = Template(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"judge_prompt={own}: can't be read ({error})") from None
+        raise ConfigError(f"judge_prompt={own} can't be read ({error})", "Name a text file in UTF-8") from None
     used = set(prompt.get_identifiers())
     if not prompt.is_valid() or not used >= NEEDED or not used <= KNOWN:
         raise ConfigError(
-            f"{path} should hold {' and '.join(f'${name}' for name in sorted(NEEDED))}, may hold "
-            f"{', '.join(f'${name}' for name in sorted(KNOWN - NEEDED))}, and no other $ unless it is doubled ($$)"
+            f"the judge's prompt {path} lacks a placeholder, or has one that is not known",
+            f"It needs {' and '.join(f'${name}' for name in sorted(NEEDED))}, may have "
+            f"{', '.join(f'${name}' for name in sorted(KNOWN - NEEDED))}; write any other $ as $$",
         )
     return prompt
 

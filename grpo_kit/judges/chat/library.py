@@ -31,7 +31,8 @@ class LibraryProvider(Provider):
             own = transport(address.get_secret_value() or self.endpoint)
             http = package.DefaultHttpxClient(transport=own, follow_redirects=False)
         except Exception as error:  # such as for want of a certificate
-            raise ConfigError(f"{package.__name__} can't be used ({type(error).__name__}: {error})") from None
+            what = f"{package.__name__} can't be used ({type(error).__name__}: {error})"
+            raise ConfigError(what, f"pip install --upgrade {package.__name__}") from None
         self._client: Any = client(
             api_key=key.get_secret_value(),
             base_url=address.get_secret_value() or self.endpoint,

@@ -78,7 +78,7 @@ def key_of(judge: str) -> SecretStr | None:
     for name in CLOUD[judge].keys:
         if key := SecretStr(os.environ.get(name, "").strip()):
             if not re.fullmatch("[!-~]+", key.get_secret_value()):
-                raise ConfigError(f"{name} holds characters that are in no key, such as a line break", "Set it anew")
+                raise ConfigError(f"{name} has characters that no key has, such as a line break", "Set it again")
             return key
     return None
 
@@ -113,7 +113,7 @@ def checked_address(address: SecretStr, setting: str) -> str:
     """The address as it may be shown, without a password. Raises ConfigError where it is none."""
     shown = re.sub("//[^/]*@", "//", address.get_secret_value())
     if not shown.startswith(("http://", "https://")):
-        raise ConfigError(f"{setting}={shown} should begin with https:// (or http://)")
+        raise ConfigError(f"{setting}={shown} is not a web address", "Begin it with https:// or http://")
     return shown
 
 
