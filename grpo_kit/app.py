@@ -56,7 +56,7 @@ def train(**flags: str | None) -> None:
         fetch = f"mkdir -p local_models && modal volume get {client.RUNS_VOLUME} runs/{run.id} ./local_models"
         print(f"Its files: {fetch}")
         again = f"modal run grpo_kit/app.py --run-id {run.id}"
-        watch(run, f"Interrupted. Without --detach Modal ends the run with this command; {again} resumes it")
+        watch(run, f"Interrupted. Without --detach the run on Modal ends with this command; {again} resumes it")
         if run.status["state"] in UNFINISHED:
             sys.exit(130)
 

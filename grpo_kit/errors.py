@@ -54,7 +54,7 @@ class BeingTrained(RunError):
     """A run that another process is training."""
 
     def __init__(self, run_id: str):
-        super().__init__(f"run {run_id} is being trained by another process; watch it, or stop that one")
+        super().__init__(f"run {run_id} is being trained by another process; watch it, or stop it first")
 
 
 class OutOfReach(RunError):

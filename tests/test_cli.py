@@ -25,7 +25,7 @@ def test_from_an_empty_folder_to_an_evaluation(standin, tmp_path):
     (tmp_path / "settings.yaml").write_text("max_steps: 2\nrun_id: other")
     trained = shell(tmp_path, "train", "--config", "settings.yaml", "--run-id", "first", "--use-lora", "true")
     assert "Step 2/2: loss=" in trained and (tmp_path / "runs/first/adapter_model.safetensors").exists()
-    assert "samples that come with the kit" in trained, "data/processed is not there"
+    assert "trains on the kit's own samples" in trained, "data/processed is not there"
 
     by_name = shell(tmp_path, "eval", "first", "--n", "8")
     assert by_name.splitlines()[-1].startswith("base ") and "checkpoint-2" in by_name
@@ -145,7 +145,9 @@ def test_a_run_is_watched_stopped_resumed_and_deleted(standin, tmp_path, monkeyp
     watching = start("watch", "first")
     assert "Run first: step 2/4" in watching.stdout.readline()
     watching.send_signal(signal.SIGINT)
-    assert "Stopped watching; run first goes on. `grpo-kit watch first` comes back" in watching.communicate()[0]
+    assert (
+        "Stopped watching; run first continues. `grpo-kit watch first` continues watching" in watching.communicate()[0]
+    )
     assert watching.returncode == 130
     assert "run first is running. End it first" in told("delete", "first", code=1)
 

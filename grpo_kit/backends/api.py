@@ -126,7 +126,7 @@ class Uploaded(NamedTuple):
     samples: int
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.samples} samples, {self.bytes} bytes, read back and the same"
+        return f"{self.path}: {self.samples} samples, {self.bytes} bytes, read back and compared"
 
 
 class _UploadData:
@@ -180,7 +180,7 @@ def upload(path: str | Path, name: str | None, to_modal: bool) -> list[Uploaded]
         content, where = file.read_bytes(), f"{prefix}{storage.root / file.name}"
         storage.write(file.name, content)
         if storage.read(file.name) != content:
-            raise RunError(f"{file} was changed on its way to {where}", "Upload it again")
+            raise RunError(f"{file} arrived changed at {where}", "Upload it again")
         done.append(Uploaded(where, len(content), samples[file]))
         print(done[-1])
     return done
@@ -188,5 +188,5 @@ def upload(path: str | Path, name: str | None, to_modal: bool) -> list[Uploaded]
 
 def _is_on_modal() -> bool:
     if not (is_on_modal := chosen_backend() == "modal") and not asked_backend():
-        say_once("No Modal account is set up here (`modal setup` does), so this is done on this machine")
+        say_once("No Modal account is set up here (`modal setup` does), so this machine does the work")
     return is_on_modal

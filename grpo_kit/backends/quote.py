@@ -114,13 +114,11 @@ def doctor(
     if with_probe and not problems:
         print(probe(config, echo=lambda line: print(line, flush=True)), end="\n\n")
     elif with_probe:
-        print("No probe is made before this is mended", end="\n\n")
+        print("Correct this first; then the probe is made", end="\n\n")
     verdict = will_it_learn(config, on_modal=on_modal)
     print(verdict, end="\n\n")
-    ends = "Nothing stands in the way of this run" + (
-        ", but it would learn nothing: see above" * (verdict.level == "red")
-    )
-    print(f"To be mended first: {', '.join(problems)}" if problems else ends)
+    ends = "This run can start" + (", but it would learn nothing: see above" * (verdict.level == "red"))
+    print(f"Correct first: {', '.join(problems)}" if problems else ends)
     return not problems
 
 

@@ -40,8 +40,8 @@ def watch(run: RunDirectory, detached: str | None = None) -> RunDirectory:
     except KeyboardInterrupt:
         elsewhere = run.storage.backend == "local" and run.path.absolute().parent != RUNS_DIR.absolute()
         handle = f"kit.Run({str(run.path) if elsewhere else run.id!r})"
-        verbs = f"{handle}.watch() comes back, .stop() ends it at its next step, .kill() at once"
-        print(detached or f"Detached; run {run.id} goes on. {verbs}")
+        verbs = f"{handle}.watch() continues watching, .stop() ends it at its next step, .kill() at once"
+        print(detached or f"Detached; run {run.id} continues. {verbs}")
         return run
     finally:
         if figure:
@@ -106,4 +106,4 @@ def _last_output(run: RunDirectory, status: dict[str, Any]) -> str:
         _, found, trace = run.read_text(LOG_FILE).rpartition("Traceback (most recent call last)")
         return f"\n\n{found}{trace}".rstrip()
     printed = run.read_text(OUTPUT_FILE).splitlines()[-10:]
-    return "\n".join(["\n\nThe last that it printed:", *printed]) if printed else ""
+    return "\n".join(["\n\nIts last lines:", *printed]) if printed else ""

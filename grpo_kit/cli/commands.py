@@ -15,11 +15,11 @@ from grpo_kit.data.demo import DEFAULT_DATA
 from grpo_kit.errors import ConfigError
 from grpo_kit.runs.directory import RUNS_DIR
 
-Backend = Annotated[str | None, typer.Option(metavar="[local|modal]", help="Where; else as GRPO_KIT_BACKEND says.")]
+Backend = Annotated[str | None, typer.Option(metavar="[local|modal]", help="Where to run; default: GRPO_KIT_BACKEND.")]
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for notebooks, figures, data and run.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for notebooks, figures, data and the run.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 42,
     max_steps: Annotated[int | None, typer.Option(help="Train for fewer steps than the demo's own.")] = None,
 ) -> None:
@@ -36,15 +36,17 @@ def prepare(
     traces: Annotated[
         Path, typer.Argument(metavar="TRACES", help="A file, a folder or hf://owner/name: see docs/data.md.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and their card.")] = Path(DEFAULT_DATA),
+    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and data_card.json.")] = Path(
+        DEFAULT_DATA
+    ),
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Another seed holds out other dialogues.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses which dialogues are held out.")] = 0,
     format: Annotated[str, typer.Option(help="auto, sgd, chat, gemini, sharegpt or samples.")] = "auto",
-    learn: Annotated[str, typer.Option(help="answers, or calls: the assistant's tool calls too.")] = "answers",
-    ground: Annotated[str, typer.Option(help="SGD's prompts: with results, acts too, or history alone.")] = "results",
-    max_results: Annotated[int, typer.Option(min=1, help="How many of a call's results a prompt holds.")] = 3,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be repaired.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out and count them.")] = False,
+    learn: Annotated[str, typer.Option(help="What to learn: answers, or calls (tool calls too).")] = "answers",
+    ground: Annotated[str, typer.Option(help="What SGD's prompts hold: results, acts or history.")] = "results",
+    max_results: Annotated[int, typer.Option(min=1, help="Most results of a call in a prompt.")] = 3,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse data that needs repair.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out, and count them.")] = False,
     rubric: Annotated[str, typer.Option(help="Who writes rubrics: schema, gemini, openai or anthropic.")] = "schema",
     **flags: str | None,
 ) -> None:
@@ -75,8 +77,12 @@ def prepare(
 
 
 def doctor(
-    probe: Annotated[bool, typer.Option("--probe", help="Have the model answer 8 prompts here, judged.")] = False,
-    test_message: Annotated[bool, typer.Option("--test-message", help="Send one to the webhook of --notify.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Let the model answer 8 prompts here, and judge them.")
+    ] = False,
+    test_message: Annotated[
+        bool, typer.Option("--test-message", help="Send a test message to --notify's webhook.")
+    ] = False,
     config: ConfigFile = None,
     backend: Backend = None,
     **flags: str | None,
@@ -95,14 +101,16 @@ def train(
     config: ConfigFile = None,
     backend: Backend = None,
     runs_dir: RunsDir = RUNS_DIR,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only quote it; exit code 1 where it can't work.")] = False,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Make one real step, and quote it all from that.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show a quote; exit code 1 if the run can't work.")
+    ] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Make one real step, and quote the run from that.")] = False,
     **flags: str | None,
 ) -> None:
     """Train a model by GRPO. The same --run-id resumes the run.
 
-    It is trained here, unless --backend modal or GRPO_KIT_BACKEND=modal has Modal do it. A run that is complete is left
-    alone, unless a larger --max-steps continues it.
+    It trains on this machine, or on Modal with --backend modal or GRPO_KIT_BACKEND=modal. A complete run stays as it
+    is, unless a larger --max-steps continues it.
     """
     settings = TrainConfig.from_text(flags, config)
     where = choose_backend(backend) if backend else asked_backend() or "local"
@@ -123,9 +131,7 @@ def evaluate(
         str | None, typer.Argument(metavar="RUN", help="A run's name or folder: its base model and checkpoints.")
     ] = None,
     model_path: Annotated[Path | None, typer.Option(help="A model or adapter folder, in place of a run.")] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="What to compare with, for a full model or in place of a run's own start.")
-    ] = None,
+    base_model: Annotated[str | None, typer.Option(help="Model to compare with, in place of the run's own.")] = None,
     config: ConfigFile = None,
     runs_dir: RunsDir = RUNS_DIR,
     **flags: str | None,
@@ -156,15 +162,19 @@ def sweep(
     grid: Annotated[
         str, typer.Argument(metavar="GRID", help="Settings in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for a folder per run, and results.csv.")],
-    jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Runs at a time: 2 here, 8 on Modal.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the runs' folders and results.csv.")],
+    jobs: Annotated[
+        int | None, typer.Option("-j", "--jobs", min=1, help="Runs at the same time; default: 2 here, 8 on Modal.")
+    ] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,
-    halving: Annotated[int | None, typer.Option(min=1, help="Stop runs behind at this step, twice as many, …")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it will take and cost.")] = False,
+    halving: Annotated[
+        int | None, typer.Option(min=1, help="Stop runs that are behind at this step, at twice it, ...")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how long it takes and what it costs.")] = False,
 ) -> None:
-    """Run a notebook with every setting of a grid. The same command again does what is missing.
+    """Run a notebook with every setting of a grid. The same command continues a sweep.
 
-    04 evaluates the runs that 03 trains. Exit code 1 where a run failed.
+    04 evaluates the runs that 03 trains. Exit code 1 if a run failed.
     """
     from grpo_kit.sweeps import Sweep
 

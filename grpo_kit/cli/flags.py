@@ -16,7 +16,7 @@ from grpo_kit.config.usual_names import by_usual_name
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings in YAML or JSON; flags win over them.")
+    Path | None, typer.Option("--config", metavar="FILE", help="File of settings (YAML or JSON); flags override it.")
 ]
 TRUTHS = {*"true false auto none yes no on off t f y n 1 0".split()}  # what may follow such a flag
 # As in the launch panel, but for the judge's many.

@@ -22,13 +22,13 @@ KEPT = TrainConfig.model_fields.keys() - {*names_where(TrainConfig, "resume"), "
 def watch(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
     """Follow a run until it ends. Ctrl-C only ends the watching.
 
-    Exit code 0 where the run has ended in good order, 130 where the watching was ended, 2 where the run failed.
+    Exit code: 0 if the run ended well, 2 if it failed, 130 if you stopped watching.
     """
     from grpo_kit.backends.watch import watch
 
     found, words = Run(run, runs_dir), _words(run, runs_dir)
-    verbs = f"`grpo-kit watch {words}` comes back, `grpo-kit stop {words}` ends it at its next step"
-    watch(found, f"Stopped watching; run {found.id} goes on. {verbs}")
+    verbs = f"`grpo-kit watch {words}` continues watching, `grpo-kit stop {words}` ends the run at its next step"
+    watch(found, f"Stopped watching; run {found.id} continues. {verbs}")
     if found.status["state"] in UNFINISHED:
         raise typer.Exit(130)
 
@@ -41,12 +41,12 @@ def stop(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
 def resume(
     run: RunName,
     runs_dir: RunsDir = RUNS_DIR,
-    trust: Annotated[bool, typer.Option("--trust", help="Run reward functions that another machine pickled.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Load reward functions that another machine saved.")] = False,
     **flags: str | None,
 ) -> None:
-    """Go on with a run from its last checkpoint, in the background.
+    """Continue a run from its last checkpoint, in the background.
 
-    Where its files are: here or on Modal. The flags are what a run may be resumed with.
+    It runs where its files are: here or on Modal. The flags are the settings that may change.
     """
     settings = TrainConfig.from_text(flags)
     resumed = Run(run, runs_dir).resume(trust=trust, **settings.given)
@@ -66,20 +66,22 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="How many of the last lines.")] = 50,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Show the last of what a run has printed, tracebacks included."""
+    """Show the last lines that a run printed, tracebacks included."""
     Run(run, runs_dir).logs(lines)
 
 
 def chat(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or the folder of a model.")],
     messages: Annotated[list[str] | None, typer.Argument(metavar="MESSAGE", help="Each in quotes.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="Its name or step; the newest by default.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 takes the likeliest; else the run's.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Name or step of a checkpoint; default: the newest.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0: the likeliest answer; default: the run's.")
+    ] = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Ask the base model and the trained one the same.
+    """Ask the base model and the trained model the same.
 
-    Without messages it reads one after the other, until an empty line or Ctrl-D. Each is a conversation of its own.
+    Without messages it asks for one after the other, until an empty line or Ctrl-D. Each starts a new conversation.
     """
     target = run if Path(run).is_dir() else Run(run, runs_dir)
     which = int(checkpoint) if checkpoint and checkpoint.isdecimal() else checkpoint
@@ -103,7 +105,7 @@ def _typed() -> Iterator[str]:
 
 def download(
     run: RunName,
-    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; those above it are made too.")],
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; parents are made too.")],
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Copy a run's folder, from Modal or from here."""

@@ -15,13 +15,13 @@ class EvalConfig(JudgeConfig, ModalConfig):
     temperature: NonNegativeFloat | None = run(
         None, "Sampling temperature; 0 takes the likeliest token; None: as the run was trained.", le=5
     )
-    seed: NonNegativeInt = run(7, "Chooses the prompts and seeds sampling, alike for every model.", lt=2**32)
+    seed: NonNegativeInt = run(7, "Chooses the prompts and the random numbers, the same for every model.", lt=2**32)
     batch_size: PositiveInt = run(32, "Prompts decoded together; vLLM decides that itself.")
-    use_vllm: bool | Auto = run("auto", "Generate with vLLM; auto: on a GPU where it is installed.")
+    use_vllm: bool | Auto = run("auto", "Generate with vLLM; auto: on a GPU, if it is installed.")
     max_prompt_length: int | None = run(None, "Tokens; None: as the run was trained.", ge=16)
     max_completion_length: PositiveInt | None = run(None, "Tokens; None: as the run was trained.")
     chat_template_kwargs: Mapped | None = run(
-        None, "What the chat template is told, such as {enable_thinking: true}; None: as the run was trained."
+        None, "Options of the chat template, such as {enable_thinking: true}; None: as the run was trained."
     )
     judge: JudgeName | None = run(
         None, "Who scores, such as offline or gemini; None: the run's own judge (its weightiest)."

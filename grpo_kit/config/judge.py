@@ -92,14 +92,14 @@ class JudgeConfig(Settings):
 
     judge_model: str | None = judge(
         None,
-        "The model that judges; of reward_model a folder or a hub's name. For several: openai=NAME,anthropic=NAME.",
+        "The model that judges; for reward_model a folder or a name on the hub. Several: openai=NAME,anthropic=NAME.",
         "step",
         "scale",
         min_length=1,
     )
     gemini_model: str = judge(
         "gemini-3.5-flash-lite",
-        "The Gemini model to ask: judge_model where gemini is the only judge that has one.",
+        "The Gemini model to ask, if judge_model does not name it.",
         "step",
         "scale",
         min_length=1,
@@ -112,34 +112,39 @@ class JudgeConfig(Settings):
     )
     judge_mode: Literal["absolute", "group"] = judge(
         "absolute",
-        "absolute: an answer a call; group: all of a prompt's in one call, against each other.",
+        "absolute: one call for each answer; group: one call for all answers to a prompt, compared.",
         "step",
         "judging",
         "scale",
     )
     judge_ladder_bounds: Annotated[Listed[float], AfterValidator(_in_order)] = judge(
         [0.2, 0.8],
-        "Of a ladder such as offline>gemini: answers that one judge scores from here to there go up to the next.",
+        "For a ladder such as offline>gemini: answers with a score between these two go to the next judge.",
         "step",
         "judging",
         "scale",
     )
-    judge_samples: PositiveInt = judge(1, "Judgements per answer; their mean is its score.", "step", "judging", le=32)
+    judge_samples: PositiveInt = judge(
+        1, "Judgements for each answer; its score is their mean.", "step", "judging", le=32
+    )
     judge_temperature: NonNegativeFloat | None = judge(
-        None, "The judge's sampling temperature; None: 0, or 1 where judge_samples is above 1.", "judging", le=2
+        None, "The judge's sampling temperature; None: 0, or 1 if judge_samples is above 1.", "judging", le=2
     )
     judge_prompt: AbsolutePath | None = judge(
-        None, "A text file to ask with, in place of judges/chat/absolute.txt or group.txt.", "judging", "scale"
+        None,
+        "Your own text file of what to ask, in place of judges/chat/absolute.txt or group.txt.",
+        "judging",
+        "scale",
     )
     judge_timeout: PositiveFloat = judge(
         30.0, "Seconds that a call waits for the server before it counts as failed.", "resume", le=600
     )
-    judge_max_retries: NonNegativeInt = judge(5, "Further tries of a call that failed in passing.", "resume", le=20)
+    judge_max_retries: NonNegativeInt = judge(5, "How often a call that failed is tried again.", "resume", le=20)
     judge_max_in_flight: PositiveInt = judge(
-        32, "Calls to the model under way at a time, over all runs of a process.", "resume", le=256
+        32, "Calls at the same time, over all runs of a process.", "resume", le=256
     )
     judge_requests_per_minute: PositiveInt | None = judge(
-        None, "Calls in any minute, over all runs of the process; None: no limit of our own.", "resume"
+        None, "Calls in any minute, over all runs of a process; None: no limit.", "resume"
     )
     judge_input_price: NonNegativeFloat | None = judge(
         None, "Dollars per million tokens read; None: as in grpo_kit/judges/chat/prices.json.", "resume"
@@ -148,10 +153,13 @@ class JudgeConfig(Settings):
         None, "Dollars per million tokens written; None: as in grpo_kit/judges/chat/prices.json.", "resume"
     )
     gemini_sdk: Literal["auto", "google-genai", "google-generativeai"] = judge(
-        "auto", "Google's library to call with; auto: google-genai where it is installed.", "resume"
+        "auto", "Google's library to use; auto: google-genai, if it is installed.", "resume"
     )
     cache_from: Listed[str] = reward(
-        [], "Runs, folders or .sqlite files whose judgements are taken over, not paid for again.", "resume", "judging"
+        [],
+        "Runs, folders or .sqlite files whose judgements are used again, and not paid for again.",
+        "resume",
+        "judging",
     )
 
     @classmethod

@@ -50,12 +50,12 @@ class TrainConfig(JudgeConfig, ModalConfig):
     # The model, the data, the run
     model_name: str = run(
         "tiny",
-        "A model on the hub, a folder, 'tiny' (shipped), 'SmolLM2-135M-Instruct', or a run or adapter to go on from.",
+        "A model on the hub, a folder, 'tiny' (in the kit), 'SmolLM2-135M-Instruct', or a run or adapter.",
         "step",
         suggested=[*RECIPES, *SUGGESTED],
     )
     data: str = run(
-        "data/processed", "Folder of train.jsonl and eval.jsonl; the demo's where the default has none.", "scale"
+        "data/processed", "Folder with train.jsonl and eval.jsonl. If the default has none: the demo's.", "scale"
     )
     run_id: str | None = run(
         None,
@@ -66,126 +66,141 @@ class TrainConfig(JudgeConfig, ModalConfig):
     seed: NonNegativeInt = run(42, "Seeds sampling, order of the data and LoRA's first weights.", lt=2**32)
 
     # How long and how fast
-    max_steps: PositiveInt = run(40, "Optimiser steps.", slider=(1, 500))
+    max_steps: PositiveInt = run(40, "Steps to train: updates of the weights.", slider=(1, 500))
     learning_rate: PositiveFloat = run(5e-5, "Peak learning rate.", slider=LEARNING_RATES, le=1)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = optimiser(
         "linear", "How the learning rate falls over the run."
     )
     warmup_steps: NonNegativeInt = optimiser(0, "Steps over which the learning rate rises to its peak.")
-    max_grad_norm: PositiveFloat = optimiser(1.0, "Gradients longer than this are scaled down to it.")
+    max_grad_norm: PositiveFloat = optimiser(1.0, "A longer gradient is scaled down to this length.")
     weight_decay: NonNegativeFloat = optimiser(0.0, "AdamW's weight decay.")
 
     # Batches
-    num_generations: int = run(8, "Completions per prompt, which are compared with each other.", slider=(2, 32), ge=2)
+    num_generations: int = run(
+        8, "Completions for each prompt, compared with each other: a group.", slider=(2, 32), ge=2
+    )
     per_device_train_batch_size: PositiveInt = batches(
-        8, "Completions per pass, forward and back. Alone it leaves a step as large, by accumulation.", "spread", "size"
+        8,
+        "Completions in each pass. Given alone, accumulation changes so that a step stays as large.",
+        "spread",
+        "size",
     )
     gradient_accumulation_steps: PositiveInt = batches(
-        4, "Passes per optimiser step. Alone it leaves a step as large, by batch size.", "spread", "size"
+        4, "Passes in each step. Given alone, the batch size changes so that a step stays as large.", "spread", "size"
     )
     num_processes: PositiveInt = setting(
-        1, "Processes that train together, each on a GPU of its own; as many as gpu names.", "spread", "step"
+        1, "Processes that train together, each on its own GPU; must match the number in gpu.", "spread", "step"
     )
     fsdp: bool | Auto = setting(
-        "auto", "Share the weights out among the processes (PyTorch's FSDP); auto: where they don't fit on each GPU."
+        "auto", "Split the weights among the processes (PyTorch's FSDP); auto: when they don't fit on each GPU."
     )
     max_prompt_length: int = batches(
-        512, "Tokens. A longer one loses old tool results, then old turns, never the last.", "size", ge=16
+        512, "Tokens. A longer prompt loses old tool results, then old turns, never the last.", "size", ge=16
     )
     chat_template_kwargs: Mapped = batches(
-        {}, "What the chat template is told, such as {enable_thinking: true}; thinking is off unless asked for.", "step"
+        {}, "Options of the chat template, such as {enable_thinking: true}; thinking is off unless asked for.", "step"
     )
     max_completion_length: PositiveInt = run(128, "Tokens. A longer completion is cut.", "size", slider=(8, 1024))
 
     # GRPO
     temperature: PositiveFloat = run(1.0, "Sampling temperature of the completions.", slider=TEMPERATURES, le=5)
-    top_p: PositiveFloat = grpo(1.0, "Nucleus sampling: share of probability to sample from.", le=1)
-    beta: NonNegativeFloat = grpo(0.0, "Weight of the KL penalty towards what GRPO starts from; 0: off.", "step")
+    top_p: PositiveFloat = grpo(
+        1.0, "Nucleus sampling: sample from the likeliest tokens with this share of probability.", le=1
+    )
+    beta: NonNegativeFloat = grpo(
+        0.0, "Weight of the KL penalty, which keeps the model near the start model; 0: off.", "step"
+    )
     epsilon: PositiveFloat = grpo(0.2, "How far the probability ratio may move before it is clipped.", lt=1)
     num_iterations: PositiveInt = grpo(1, "Updates made on each batch of completions.", "step")
     max_staleness: NonNegativeInt = grpo(
-        0, "Updates by which completions may be older than weights; above 0 the judge works meanwhile.", "step", le=8
+        0, "How many updates old completions may be; above 0 the judge works while the model trains.", "step", le=8
     )
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = grpo(
-        "dapo", "TRL's loss: how the ratio is clipped, and token losses are averaged."
+        "dapo", "TRL's loss: how it clips the ratio and averages over tokens."
     )
-    scale_rewards: Literal["group", "batch", "none"] = grpo("group", "Whose standard deviation divides the advantages.")
+    scale_rewards: Literal["group", "batch", "none"] = grpo(
+        "group", "Divide advantages by the standard deviation of their group, of the batch, or not."
+    )
     mask_truncated_completions: bool = grpo(False, "Leave completions that were cut out of the loss.")
 
     # LoRA
     use_lora: bool = lora(True, "Train a LoRA adapter; false trains all weights.", "step")
     lora_r: PositiveInt = lora(16, "Rank of the adapter.")
-    lora_alpha: PositiveInt = lora(32, "Scale of the adapter; alpha / r multiplies it.")
+    lora_alpha: PositiveInt = lora(32, "Scale of the adapter: its output is multiplied by alpha / r.")
     load_in_4bit: bool = setting(
-        False, "Hold the weights under the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
+        False, "Keep the weights below the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
     )
     lora_dropout: NonNegativeFloat = lora(0.0, "Dropout on the adapter's input.", lt=1)
 
     adapter: str | None = lora(
-        None, "Folder of an adapter, or a run, that is trained on; model_name may name it too, and is then its base."
+        None, "Adapter folder, or run, to continue from; or name it as model_name, which is else its base."
     )
 
     # Warm start
-    warm_start: bool = warm(False, "Begin with a stage of supervised training on the samples' own replies.")
-    sft_steps: NonNegativeInt = warm(0, "Optimiser steps of that stage; with warm_start alone 20.", slider=(0, 200))
+    warm_start: bool = warm(False, "First train on the samples' own replies (supervised), then GRPO.")
+    sft_steps: NonNegativeInt = warm(0, "Steps of the warm start; 20 when only warm_start is given.", slider=(0, 200))
     sft_learning_rate: PositiveFloat = warm(
-        2e-4, "Its peak learning rate, which falls to 0 at its end.", slider=LEARNING_RATES, le=1
+        2e-4, "The warm start's peak learning rate, which falls to 0.", slider=LEARNING_RATES, le=1
     )
-    sft_batch_size: PositiveInt | None = warm(None, "Its samples a step; None: as many as GRPO has completions.")
+    sft_batch_size: PositiveInt | None = warm(
+        None, "The warm start's samples in each step; None: as many as GRPO has completions."
+    )
 
     # Reward
     filter_difficulty: bool = reward(
         False,
-        "First leave out prompts whose completions by the start model all earn (nearly) the same.",
+        "First leave out prompts on which all of the start model's completions score (nearly) the same.",
         "scale",
     )
     judge: Weights[JudgeName] = run(
         "offline",
-        "Who scores: offline, gemini, openai, anthropic, reward_model, exact or reference; several: gemini,offline=1; "
-        "'offline>gemini' asks gemini where offline is unsure.",
+        "Who scores: offline, gemini, openai, anthropic, reward_model, exact or reference; several with weights: "
+        "gemini=0.7,offline=0.3; 'offline>gemini' asks gemini only when offline is unsure.",
         "step",
         "scale",
         suggested=[*JUDGES, "offline>gemini", "gemini=0.7,offline=0.3"],
         validate_default=True,
     )
     reward_funcs: Weights[ReadyReward] = reward(
-        {}, "Ready rewards that are added, with weights: length=0.1,format=0.1,repetition=0.1,tool_call=1.", "scale"
+        {}, "Ready rewards to add, with weights: length=0.1,format=0.1,repetition=0.1,tool_call=1.", "scale"
     )
     canaries: Literal["off", "warn", "block"] = reward(
-        "warn", "What is done when the judge rewards answers that game it: nothing, say so, or do not train.", "resume"
+        "warn",
+        "If the judge rewards answers that are worth nothing: off ignores it, warn says so, block does not train.",
+        "resume",
     )
     max_failure_rate: float = reward(
-        0.5, "The run stops when more than this share of the last judgements failed.", "resume", ge=0, le=1
+        0.5, "Stop the run when more than this share of the last judgements failed.", "resume", ge=0, le=1
     )
-    failure_window: PositiveInt = reward(32, "How many judgements are the last ones.", "resume")
+    failure_window: PositiveInt = reward(32, "How many of the last judgements max_failure_rate looks at.", "resume")
 
     # Saving and the machine
     max_usd: PositiveFloat | None = setting(
-        None, "US dollars for machine and judge; a run stops with a checkpoint before it costs more.", "resume"
+        None, "US dollars for machine and judge: the run stops with a checkpoint before it costs more.", "resume"
     )
     report_to: Listed[Reporter] = setting(
         [],
-        "TRL's reporters that get the metrics too: trackio, wandb, tensorboard, one or several.",
+        "Also send the metrics to trackio, wandb or tensorboard: one or several.",
         "resume",
         suggested=["trackio", "wandb", "tensorboard"],
     )
     notify: str | None = setting(
         None,
-        "Environment variable with a webhook's URL (Slack, Discord, Mattermost), which is told ends and signs.",
+        "Environment variable with a webhook's URL (Slack, Discord, Mattermost): it gets warnings and the end.",
         "resume",
     )
     eval_steps: PositiveInt | None = setting(
-        None, "Steps between held-out scores, from before the first to the last; None: none while training.", "resume"
+        None, "Steps between held-out scores while training; None: no such scores.", "resume"
     )
     eval_prompts: PositiveInt = setting(32, "Held-out prompts that are answered each time, the same ones.")
     early_stopping_patience: PositiveInt | None = setting(
-        None, "Stop when so many held-out scores in a row are surely below the best; None: never.", "resume"
+        None, "Stop after this many held-out scores in a row surely below the best; None: never.", "resume"
     )
     save_steps: PositiveInt = setting(20, "Steps between checkpoints.")
     save_total_limit: PositiveInt | None = setting(None, "Checkpoints to keep, the newest; None keeps all.")
-    bf16: bool | Auto = setting("auto", "Compute in bfloat16; auto: where the GPU can.", "step")
-    gradient_checkpointing: bool | Auto = setting("auto", "Spend time to save memory; auto: on a GPU.", "step")
-    use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU where it is installed.", "step")
+    bf16: bool | Auto = setting("auto", "Compute in bfloat16; auto: if the GPU can.", "step")
+    gradient_checkpointing: bool | Auto = setting("auto", "Save memory at the price of time; auto: on a GPU.", "step")
+    use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU, if it is installed.", "step")
     torch_threads: PositiveInt | None = setting(None, "CPU threads for torch; None leaves it to torch.", "step")
     trl: Annotated[dict[str, Any], BeforeValidator(trl_from_text), AfterValidator(_checked_trl)] = setting(
         {}, "Further fields of TRL's GRPOConfig: epsilon_high=0.28,top_k=50, or YAML in braces.", "step"

@@ -118,7 +118,7 @@ def shortage(memory: Memory, device: Device) -> str:
         return f"vLLM needs {memory.vllm_least:.1f} GiB to start, and {share}"
     if memory.needed > most:
         holds = f"the {'GPU' if device.is_gpu else 'machine'} has {device.gib:.1f}"
-        return f"It needs {memory.needed:.1f} GiB and {holds}, of which {most:.1f} can be planned with"
+        return f"It needs {memory.needed:.1f} GiB, and {holds}: {most:.1f} GiB can be used with a margin"
     return ""
 
 

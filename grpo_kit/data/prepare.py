@@ -64,21 +64,29 @@ def prepare(
     """
     traces, out = Path(traces), Path(out)
     if not 0 < eval_fraction < 1:
-        raise ConfigError(f"eval_fraction must lie between 0 and 1, and is {eval_fraction}", "0.1 holds out a tenth")
+        raise ConfigError(
+            f"eval_fraction must lie between 0 and 1, and is {eval_fraction}",
+            "Use for example 0.1, which holds out a tenth",
+        )
     check_choice("format", format, FORMATS)
     check_choice("learn", learn, get_args(Learn))
     check_choice("ground", ground, get_args(Ground))
     if max_results < 1:
-        raise ConfigError(f"max_results must be at least 1, and is {max_results}", "--ground history shows no results")
+        raise ConfigError(
+            f"max_results must be at least 1, and is {max_results}",
+            "Use at least 1, or --ground history, which shows no results",
+        )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file", "Name a folder to write the samples into")
     if out.resolve() == traces.resolve() or traces.resolve() in (out.resolve() / TRAIN, out.resolve() / EVAL):
-        raise ConfigError(f"preparing {traces} into {out} would overwrite what is read", "Choose another folder")
+        raise ConfigError(
+            f"preparing {traces} into {out} would overwrite the files that it reads", "Choose another folder"
+        )
     tally = _Tally()
 
     def on_bad(error: BadTrace) -> None:
         if not skip_bad:
-            fix = "Mend it, or pass skip_bad (--skip-bad) to leave out what is bad"
+            fix = "Correct it, or leave out bad rows with skip_bad (--skip-bad)"
             raise BadTrace(error.problem.what, fix, error.problem.where) from None
         tally.skip(error, f"{traces if traces.is_dir() else traces.parent}/")
 
@@ -97,7 +105,9 @@ def prepare(
         if len(tally.forms) > 1:
             if strict:
                 raise BadTrace(
-                    "some prompts are texts, others messages", "Without --strict all become messages", str(traces)
+                    "some prompts are texts and others are messages",
+                    "Without --strict, all of them become messages",
+                    str(traces),
                 )
             tally.repairs["prompts_made_messages"] = sum(map(_make_messages, names.values()))
         rubrics = rewrite_rubrics(names.values()) if rewrite_rubrics else {"by": "schema"}

@@ -8,15 +8,15 @@ from typing import Any
 from grpo_kit.data.samples import Message, ToolCall
 
 REPAIRS = {  # as data_card.json counts them
-    "roles_renamed": "its role is another word for one of the kit's, or in other letters",
+    "roles_renamed": "its role has another name or other letters, such as bot or User",
     "turns_joined": "the same side speaks twice in a row",
     "greetings_first": "the assistant opens the dialogue",
     "empty_turns_dropped": "it is empty",
-    "put_in_users_words": "a system text stands in the middle, or a tool's without a call",
+    "put_in_users_words": "a system message comes in the middle, or a tool's result without a call",
     "reasoning_left_out": "it holds reasoning",
-    "hosted_tools_left_out": "`tools` has one that is no function of the user's, such as a search of the provider's",
-    "fields_renamed": "a field has its name in other letters, such as Question for question",
-    "columns_renamed": "a column has a name that the kit or TRL uses otherwise",
+    "hosted_tools_left_out": "`tools` has one that the provider runs, such as its own search",
+    "fields_renamed": "a field name has other letters, such as Question for question",
+    "columns_renamed": "a column has a name that the kit or TRL uses for something else",
 }
 # The roles of the formats that are read, and what others call them.
 _ROLES = {

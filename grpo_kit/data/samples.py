@@ -158,7 +158,7 @@ def read_samples(path: Path | str) -> Iterator[Sample]:
         try:
             yield sample_from(line, default_id=f"{path.stem}-{number}")
         except ValueError as problem:
-            raise BadTrace(str(problem), "Mend it, or prepare the data again", f"{path}:{number}") from None
+            raise BadTrace(str(problem), "Correct it, or prepare the data again", f"{path}:{number}") from None
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:

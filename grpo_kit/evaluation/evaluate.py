@@ -79,7 +79,7 @@ def evaluate(
         echo(text)
 
     if subject.base is None:
-        note(f"No base model is known for {subject.folders[0]}: it is evaluated alone. base_model would name one")
+        note(f"No base model is known for {subject.folders[0]}: it is evaluated alone. Name its base with base_model")
     train = data / "train.jsonl"
     if asked.data is None and run and train.exists() and fingerprint([train]) != run.about["data"]["fingerprint"]:
         note(f"{data} is not what run {run.id} was trained on: it may have trained on some of these prompts")
@@ -92,7 +92,7 @@ def evaluate(
     if second:
         second.check()
         if shared := run and shared_rungs([second.name], run.config.judge):
-            note(f"{second.name} is no held-out judge here: the run was trained with {shared}")
+            note(f"{second.name} is not a held-out judge here: the run was trained with {shared}")
     source = subject.source
     check_model(source, used)
     tokenizer = load_tokenizer(source, used.chat_template_kwargs)
@@ -105,7 +105,7 @@ def evaluate(
     answered: dict[str, Answered] = {}
     with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
         for path in caches_to_start_from(used.cache_from, runs_dir):
-            echo(f"{cache.copy_from(path)} judgements taken over from {path}")
+            echo(f"{cache.copy_from(path)} judgements used again from {path}")
         started, engine = time.perf_counter(), "transformers"
         for name, source, model in subject.models(_longest(used, subject, tokenizer, samples), note):
             engine = "vllm" if isinstance(model, VllmModel) else engine
@@ -139,7 +139,7 @@ def evaluate(
             echo(f"{name}: mean score {numbers['mean']:.3f} on {len(samples)} prompts")
     for each in filter(None, (judge, second)):
         if each.usage and each.usage.settled is not None:
-            new = f"{each.usage.settled} new answers needed no judgement by its last judge"
+            new = f"{each.usage.settled} new answers did not need its last judge"
             note(f"{each.name}: {new}; {each.usage.calls} calls were made for the others")
     results = {
         "made": now(),
@@ -179,7 +179,9 @@ def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
         taken["judge"] = max(trained.judge, key=lambda name: trained.judge[name])
     if config.second_judge == taken.get("judge", config.judge):
         if "second_judge" in config.given and config.second_judge:
-            raise ConfigError(f"second_judge={config.second_judge} is the first judge already", "Name another, or None")
+            raise ConfigError(
+                f"second_judge={config.second_judge} is the first judge too", "Name another judge, or None"
+            )
         taken["second_judge"] = None
     # Each answer is judged by itself here, and caches are no part of how it is judged.
     asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"judge_mode", "cache_from"}

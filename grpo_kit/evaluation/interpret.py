@@ -41,8 +41,8 @@ def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[st
             f"{model['name']} {model['mean']:.3f}" for model in {m["name"]: m for m in (base, trained)}.values()
         )
         found.append(
-            f"Near nothing: {judge['name']} scores {means} of 1, so hardly an answer is worth anything and there is no "
-            f"gain to speak of. Imitate the traces first (sft_steps), or take another model or judge: see "
+            f"Near nothing: {judge['name']} scores {means} of 1, so nearly all answers are worthless and no "
+            f"gain can be measured. Imitate the traces first (sft_steps), or take another model or judge: see "
             f"kit.will_it_learn"
         )
     if second_judge:
@@ -61,8 +61,8 @@ def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[st
     if trained["words"] > RUNS_AWAY * base["words"]:
         found.append(
             f"Length runs away: {trained['name']} writes {trained['words']:.0f} words on average, the base "
-            f"{base['words']:.0f}. Look whether longer answers score higher (plots.length_against_score); the reward "
-            f"length=0.1 or a smaller max_completion_length holds it"
+            f"{base['words']:.0f}. See whether longer answers score higher (plots.length_against_score); the reward "
+            f"length=0.1 or a smaller max_completion_length keeps it down"
         )
     if (least := min(model["judged"] for model in models)) < FEW:
         says = "which says nothing of others, and has no interval" if least == 1 else "whose interval is too narrow"
@@ -73,7 +73,7 @@ def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[st
                 asked = numbers["judged"] + numbers["unjudged"]
                 found.append(
                     f"Many unjudged: {by['name']} gave {numbers['unjudged']} of {model['name']}'s {asked} answers no "
-                    f"score. The rest may not stand for all: evaluate again, and only what is missing is judged"
+                    f"score. The others may not be typical. Evaluate again: only the missing ones are judged"
                 )
     return found
 
@@ -97,7 +97,7 @@ def _disagreement(models: list[Numbers], judge: dict[str, Any], second_judge: di
     )
     if judge["trained_with"] is not False and not second_judge["trained_with"]:
         text += "This looks like reward hacking. " if worse else "This may be reward hacking: try a larger n. "
-    return [text + "Read the samples on which they disagree, and mend the judge or rubric that pays for what you see"]
+    return [text + "Read the samples on which they disagree, and correct the judge or rubric that rewards them"]
 
 
 def _is_surely_worse(model: Numbers) -> bool:

@@ -17,7 +17,7 @@ from grpo_kit.judges.cache import RewardCache, digest
 from grpo_kit.judges.ladder import LadderJudge
 
 T = TypeVar("T")
-_REASONS = {1.0: "makes the call of the trace", 0.0: "does not make the call of the trace"}
+_REASONS = {1.0: "makes the trace's call", 0.0: "does not make the trace's call"}
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

@@ -87,9 +87,9 @@ def agreement(labels: Sequence[float], scores: Sequence[float | None], seed: int
     label, score = np.array(_both_judged(labels, scores), dtype=float).T
     problems = []
     if len(set(label)) == 1:
-        problems.append(f"all {len(label)} labels are {label[0]:g}: label answers of other worth too")
+        problems.append(f"all {len(label)} labels are {label[0]:g}: also label answers that are better or worse")
     elif len(set(label >= PASS)) == 1:
-        problems.append(f"all labels lie on one side of {PASS}: without others kappa says nothing")
+        problems.append(f"all labels are on one side of {PASS}: kappa needs both sides")
     if len(set(score)) == 1:
         problems.append(f"all {len(score)} scores are {score[0]:g}")
     steps, judged_steps = np.rint(label * STEPS), np.rint(score * STEPS)
@@ -299,7 +299,7 @@ async def judge_and_price(
         return judged.verdicts, Price(made, None, 0.0, "free")
     made += (settled := (after.settled or 0) - (before.settled or 0))
     if not made:
-        note = "all failed" if judged.fresh else "nothing paid: all was in the cache"
+        note = "all failed" if judged.fresh else "nothing paid: all of it was in the cache"
         return judged.verdicts, Price(0, None, None, note)
     usd, note = None, "no price is known: set judge_input_price and judge_output_price"
     if before.usd is not None and after.usd is not None:

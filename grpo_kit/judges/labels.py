@@ -135,7 +135,7 @@ def scored(labels: Iterable[Label], samples: Iterable[Sample]) -> list[tuple[Sam
     for label in labels:
         if label.label is not None:
             if label.sample_id not in by_id:
-                what = f"a label is for the sample {label.sample_id!r}, which the data lack"
+                what = f"a label is for the sample {label.sample_id!r}, which is not in the data"
                 raise ConfigError(what, "Use the data that was labelled")
             found.setdefault((label.sample_id, label.answer), []).append(label.value)
     return [(by_id[name], answer, sum(values) / len(values)) for (name, answer), values in found.items()]

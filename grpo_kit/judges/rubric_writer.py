@@ -163,7 +163,7 @@ class _Cache:
             return open_table(self._path, TABLE)
         except sqlite3.DatabaseError as error:
             fix = "Remove it, and they are asked for anew"
-            raise ConfigError(f"{self._path} is no cache of rubrics ({error})", fix) from None
+            raise ConfigError(f"{self._path} is not a cache of rubrics ({error})", fix) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, str]:
         """The rubrics that are there, by key. Raises ConfigError for a file that is something else."""

@@ -88,7 +88,7 @@ def template_error(folder: Path, problem: Exception) -> ConfigError:
         told = f"can't be read, at its line {problem.lineno}: {problem.message}"
     files = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
     file = next((each for each in files if each.exists()), folder)
-    return ConfigError(f"the chat template in {file} {told}", "Mend it, or copy the base model's")
+    return ConfigError(f"the chat template in {file} {told}", "Correct it, or copy the base model's template")
 
 
 def try_template(folder: Path, given: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ class Checkpoints:
             download_model(self.base, weights=False)
         except ConfigError as error:
             what = f"{self.folders[-1]} was trained from {self.base}, which can't be loaded here: {error.problem.what}"
-            here = "Name it as it is called here: base_model (--base-model)"
+            here = "Give the name or folder that it has here: base_model (--base-model)"
             raise ConfigError(what, f"{here}. Or: {error.problem.fix}" if error.problem.fix else here) from error
         return self.base
 
@@ -176,7 +176,7 @@ def adapted(base: "PreTrainedModel", folder: Path, is_trainable: bool = False) -
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"the adapter in {folder} can't be read, or does not fit {base.name_or_path}: {str(error).splitlines()[0]}",
-            "Take another checkpoint, or name with base_model (--base-model) what it was trained from",
+            "Use another checkpoint, or give the model it was trained from: base_model (--base-model)",
         ) from error
     # Where it lies here: PEFT looks for it when it saves, and would ask the hub for the kit's own names.
     model.peft_config["default"].base_model_name_or_path = base.name_or_path

@@ -15,7 +15,7 @@ from grpo_kit.errors import ConfigError, Problem
 
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # which bring no end token of their own
-COPY = "Copy it from the model that it was made from, or save the model again with save_pretrained"
+COPY = "Copy it from the original model, or save the model again with save_pretrained"
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        raise ConfigError(f"{path} can't be loaded: it holds no JSON object", COPY)
+        raise ConfigError(f"{path} can't be loaded: it is not a JSON object", COPY)
     return found
 
 
@@ -58,7 +58,9 @@ def problems_in(folder: Path, with_weights: bool = True) -> Iterator[Problem]:
     file that holds no JSON object."""
     config = read_object(folder / "config.json")
     if not config and (folder / "adapter_config.json").exists():
-        yield Problem("it is an adapter, and no whole model", "kit.merge(FOLDER, NEW) makes one of it and its base")
+        yield Problem(
+            "it is an adapter and not a whole model", "kit.merge(FOLDER, NEW) makes a whole model of it and its base"
+        )
     elif not config.get("model_type"):
         yield Problem("it has no config.json that names a model_type, such as llama", COPY)
     if with_weights:
@@ -71,7 +73,7 @@ def problems_in(folder: Path, with_weights: bool = True) -> Iterator[Problem]:
     if any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
         yield from _token_problems(folder, config)
     else:
-        yield Problem("it has no tokenizer, which is tokenizer.json and tokenizer_config.json", COPY)
+        yield Problem("it has no tokenizer (tokenizer.json and tokenizer_config.json)", COPY)
 
 
 def _is_whole(file: Path) -> bool:
@@ -104,7 +106,7 @@ def _token_problems(folder: Path, config: dict[str, Any]) -> Iterator[Problem]:
     if not is_known:
         ends = read_object(folder / "generation_config.json").get("eos_token_id") or config.get("eos_token_id")
         known = [token for token, number in numbers.items() if number in (ends if isinstance(ends, list) else [ends])]
-        told = f", which by the model's own settings is {known[0]!r}" if known else ""
+        told = f": the model's own settings say {known[0]!r}" if known else ""
         what = f"its end token {end!r} is not in its vocabulary" if end else "its tokenizer has no end token"
         yield Problem(what, f"Set eos_token in tokenizer_config.json to the token that ends an answer{told}")
     rows = config.get("text_config", config).get("vocab_size")
@@ -114,4 +116,4 @@ def _token_problems(folder: Path, config: dict[str, Any]) -> Iterator[Problem]:
         beyond = [each for each in beyond if each not in special or each in written or each in (end, *others)]
     if beyond:
         what = f"its tokenizer has more tokens than the model's {rows} embeddings: {', '.join(map(repr, beyond[:3]))}"
-        yield Problem(what, "Take the tokenizer that it was trained with, or model.resize_token_embeddings")
+        yield Problem(what, "Use the tokenizer that it was trained with, or call model.resize_token_embeddings")

@@ -66,20 +66,20 @@ def _explained(name: str, error: BaseException) -> Problem:
     match error:
         case errors.GatedRepoError():
             fix = f"Accept its licence at {page}, and give a token of that account: {GIVE_TOKEN}"
-            return Problem("the model is gated, and the hub does not let you in", fix)
+            return Problem("the model is gated, and your account has no access to it", fix)
         case errors.RepositoryNotFoundError() | errors.HfHubHTTPError(response=httpx.Response(status_code=401)) if (
             get_token() is None or isinstance(error, errors.RepositoryNotFoundError)
         ):  # asked without a token, the hub does not tell the one from the other
             fix = f"Check the name; a private one needs its owner's token: {GIVE_TOKEN}"
-            return Problem("there is no such folder, and on the Hugging Face hub it is misnamed or private", fix)
+            return Problem("there is no such folder, and on the Hugging Face hub the name is wrong or private", fix)
         case errors.HFValidationError():
             what = "there is no such folder, and it is not the name of a model on the Hugging Face hub"
             return Problem(what, "Correct the folder, or name a model as owner/name")
         case errors.RemoteEntryNotFoundError():
-            return Problem(f"{page} has no config.json", "Choose a model in transformers' format")
+            return Problem(f"{page} has no config.json", "Choose a model that transformers can load")
         case errors.HfHubHTTPError(response=httpx.Response(status_code=401 | 403), server_message=said):
             fix = f"Make one at {TOKENS} that may read the model, and give it: {GIVE_TOKEN}"
-            return Problem(f"the hub does not take your token ({said})", fix)
+            return Problem(f"the Hugging Face hub refuses your token ({said})", fix)
         case errors.HfHubHTTPError(response=response):
             answer = f"{response.status_code} {response.reason_phrase}"
             return Problem(f"the Hugging Face hub answers {answer}, and {cache}", "Try again in a while")

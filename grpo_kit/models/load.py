@@ -46,7 +46,7 @@ def check_model(name: str, config: Any) -> None:
         most = min(completion, positions // 2)
         fix = f"max_prompt_length={positions - most}" + f" max_completion_length={most}" * (most < completion)
         what = f"model_name={name!r} can read {positions} tokens, and max_prompt_length={prompt} and"
-        raise ConfigError(f"{what} max_completion_length={completion} allow more", f"Use {fix}")
+        raise ConfigError(f"{what} max_completion_length={completion} are more together", f"Use {fix}")
 
     template = template_of(name)
     for word in config.chat_template_kwargs if template else ():
@@ -222,7 +222,7 @@ def _load(auto_class: Any, name: str, folder: str | Path, **options) -> Any:
     except (RuntimeError, MemoryError) as error:
         if "ignore_mismatched_sizes" not in str(error):  # the caller explains a lack of memory
             raise
-        what = "its weights have other sizes than its config.json says"
+        what = "the sizes of its weights differ from its config.json"
         raise ConfigError(f"model_name={name!r} can't be loaded from {folder}: {what}", COPY) from error
     except Exception as error:  # a broken file may raise anything
         said = str(error).strip().splitlines()[0]

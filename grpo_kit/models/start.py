@@ -41,13 +41,13 @@ def started(config: TrainConfig, runs_dir: str | Path) -> TrainConfig:
             return config.replace(model_name=whole)  # of a run that has trained on since, too
     if (folder := _folder_of(name, runs_dir)) is None:
         if config.adapter or name.startswith(f"{RUNS_DIR}/"):
-            what = f"{name} is no run under {runs_dir} and no folder with an adapter_config.json"
-            raise ConfigError(what, "Name one of them")
+            what = f"{name} is neither a run under {runs_dir} nor a folder with an adapter_config.json"
+            raise ConfigError(what, "Name a run or such a folder")
         return config
     weights = weights_in(folder)
     if not (about := read_object(weights / "adapter_config.json")):
         if config.adapter:
-            raise ConfigError(f"adapter={name!r} is a whole model, and no adapter", f"Set model_name={name!r}")
+            raise ConfigError(f"adapter={name!r} is a whole model, not an adapter", f"Set model_name={name!r}")
         return config.replace(model_name=str(weights.absolute()))
     return from_adapter(config, _known_as(folder, runs_dir), about.get("base_model_name_or_path"), about)
 
@@ -74,10 +74,10 @@ def from_adapter(config: TrainConfig, name: str, base: str | None, about: dict[s
     if about.get("peft_type", "LORA") != "LORA":
         fix = "Merge it into its base, and train from that model"
         raise ConfigError(
-            f"{name} is an adapter of the kind {about['peft_type']}, and only LoRA's can be trained on", fix
+            f"{name} is an adapter of kind {about['peft_type']}, and only LoRA adapters can be trained", fix
         )
     if not config.use_lora:
-        fix = "Leave it out, or name the whole model that kit.merge makes of it"
+        fix = "Leave use_lora out, or name the whole model that kit.merge makes of it"
         raise ConfigError(f"use_lora=False, and {name} is an adapter", fix)
     own = {setting: about[theirs] for setting, theirs in LORA.items() if theirs in about}
     differing = [f"{n}={config.given[n]} (it has {own[n]})" for n in own if config.given.get(n, own[n]) != own[n]]

@@ -26,7 +26,7 @@ def evaluation_figure(evaluation: Evaluation) -> NotebookFigure:
         labels = [f"{name}: {len(group)}" for name, group in groups.items()]
         look = {"stacked": True, "color": [ORANGE, LIGHT, BLUE], "label": labels}
         prompts.hist(list(groups.values()), bins=21, range=(-1.05, 1.05), **look)
-        title = f"{trained['name']} less base, prompt by prompt"
+        title = f"{trained['name']} minus base, prompt by prompt"
         prompts.set(title=title, xlabel="score difference", xlim=(-1.05, 1.05))
         prompts.legend(loc="upper left")
     prompts.set_ylabel("prompts")

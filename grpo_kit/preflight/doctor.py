@@ -82,7 +82,7 @@ def tried(name: str, look: Callable[..., str], *args: Any, seconds: float = SECO
     except Exception as error:
         kind = type(error)  # others may hold what was sent, a key with it
         said = f": {error}" if kind.__module__ == "modal.exception" else ""
-        return Check(name, PROBLEM, f"can't be looked at ({kind.__name__}{said})", again)
+        return Check(name, PROBLEM, f"can't be checked ({kind.__name__}{said})", again)
 
 
 def samples_in(file: Path) -> int:
@@ -95,7 +95,7 @@ def data(config: TrainConfig, name: str) -> str:
     if file.exists():
         return f"{samples_in(file)} samples in {file}"
     if config.data == DEFAULT_DATA and not file.with_name("train.jsonl").exists():
-        return f"none in {config.data}, so the samples that come with the kit are taken"
+        return f"none in {config.data}, so the kit's own samples are used"
     if name == "eval.jsonl" and config.eval_steps:
         raise no_held_out(config, f"there is no {file}")
     if name == "eval.jsonl":
@@ -107,7 +107,7 @@ def functions(config: TrainConfig, rewards: Rewards, on_modal: bool) -> str:
     """Raises ConfigError for a reward function that asks for what train.jsonl, as it is here, does not have."""
     file = (Path(config.data) if on_modal else data_folder(config.data)) / "train.jsonl"
     if on_modal and not file.exists():
-        raise NotChecked(f"there is no {file} here; they are looked at on Modal, before a GPU is asked for")
+        raise NotChecked(f"there is no {file} here; Modal checks them before it starts a GPU")
     return ", ".join(each.__name__ for each in plain_rewards(config, rewards, list(read_samples(file))))
 
 
@@ -139,11 +139,11 @@ def notify(config: TrainConfig, sends: bool = False) -> str:
     if not sends:
         return f"{name} holds a URL, to which doctor --test-message sends a line"
     try:
-        post(os.environ[name].strip(), "grpo-kit doctor: here a run says how it ended, and what signs it shows")
+        post(os.environ[name].strip(), "grpo-kit doctor: a run will post its warnings and its end here")
     except Exception as error:
-        what = f"the webhook in {name} did not take a message ({why(error)})"
-        raise ConfigError(what, "Look at its settings, and at the variable") from None
-    return f"the webhook in {name} took one"
+        what = f"the webhook in {name} did not accept a message ({why(error)})"
+        raise ConfigError(what, "Check its settings, and the variable") from None
+    return f"the webhook in {name} accepted a message"
 
 
 def judge(config: TrainConfig) -> str:

@@ -56,7 +56,7 @@ class KnownAnswers:
             has_key = any(map(os.environ.get, CLOUD["gemini"].keys))
             judges = ["offline", *["gemini absolute", "gemini group"] * has_key]
             if not has_key:
-                print("Gemini is left out: set GEMINI_API_KEY where Jupyter is started, and it is compared too.")
+                print("Gemini is left out. To compare it too, set GEMINI_API_KEY before you start Jupyter.")
         settings = {name: _settings(name, judge_settings or {}) for name in dict.fromkeys([judge, *judges])}
         self.judges = {name: make_judge(name.split()[0], JudgeConfig(**own)) for name, own in settings.items()}
         for each in self.judges.values():

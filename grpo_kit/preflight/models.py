@@ -53,7 +53,7 @@ def model_problems(config: TrainConfig, runs_dir: Path, on_modal: bool) -> Itera
         yield replace(problem, where="model")
     elif not on_modal and name not in ("tiny", SMOLLM2) and "/" not in name and not Path(name).is_dir():
         what = f"There is no folder {name}, and models on the hub are called owner/name"
-        yield Problem(what, "Set model_name to one of them", "model")
+        yield Problem(what, "Correct the folder, or set model_name to a model on the hub", "model")
 
 
 def judge_problems(config: TrainConfig, on_modal: bool) -> Iterator[Problem]:
@@ -62,9 +62,11 @@ def judge_problems(config: TrainConfig, on_modal: bool) -> Iterator[Problem]:
         if needs_key(judge, config) and not any(os.environ.get(key, "").strip() for key in CLOUD[judge].keys):
             what = f"{CLOUD[judge].keys[0]} is not set, which judge={judge} needs"
             yield Problem(what, "Set it, or use judge=offline", "judge")
-    unseen = "of this machine or network, which containers don't see"
+    unseen = "on this machine or network, and containers can't reach it"
     if on_modal and "reward_model" in config.rungs and Path(name := config.model_of("reward_model")).is_dir():
-        yield Problem(f"judge_model={name} is {unseen}", "Push it to the Hugging Face hub and name it so", "judge")
+        yield Problem(
+            f"judge_model={name} is {unseen}", "Push it to the Hugging Face hub and name it owner/name", "judge"
+        )
     if on_modal and "openai" in config.rungs and (address := config.judge_base_url) and is_local(address):
         yield Problem(f"judge_base_url={address} is {unseen}", "Use an address that they can reach", "judge")
 

@@ -92,7 +92,7 @@ class Prototype(KnownAnswers):
         """The judges' mean scores of the same answers, and how often each puts the right reply above the wrong one."""
         found = self._told_apart(self.scores)
         says = [found.says, *(f"{name} failed {count} times." for name, count in self._failed().items() if count)]
-        says += ["No other judge was tried: `judges` names them."] if len(self.judges) == 1 else []
+        says += ["No other judge was tried; name some with `judges`."] if len(self.judges) == 1 else []
         return Finding(" ".join(says), found.table.assign(failed=pd.Series(self._failed())), found.figure)
 
     def spread(self) -> Finding:
@@ -117,7 +117,7 @@ class Prototype(KnownAnswers):
         else:
             asked, told = self.turns * 3, [text for kind in (RIGHT, HALF, WRONG) for text in self.answers[kind]]
             worth = [1.0] * len(self.turns) + [0.0] * 2 * len(self.turns)
-            says = "STAND-IN LABELS, no person's: this is what you would see, not what a judge is worth."
+            says = "STAND-IN LABELS, not a person's: this shows the form, not how good a judge is."
         given = {name: [verdict.score for verdict in self.verdicts(name, asked, told)] for name in self.judges}
         found = {name: calibration.agreement(worth, own, self.seed) for name, own in given.items()}
         for name, each in found.items():

@@ -163,7 +163,7 @@ def _reasons_in_data(config: TrainConfig, seen: Seen, measures: Counter[Measure]
         yield "red", Problem(f"{names} can judge nothing here: no sample has acts or a reference", "Add ground_truth")
     elif 2 * measures["words"] > total:
         share = "" if measures["words"] == total else f" on {measures['words'] / total:.0%} of the samples"
-        lacks = "for want of dialogue acts" if "offline" in config.rungs else "and by nothing else"
+        lacks = "as it has no dialogue acts" if "offline" in config.rungs else "and by nothing else"
         what = f"only word overlap with the reply in the trace is rewarded{share}, {lacks}"
         if config.has_ladder:
             what = f"word overlap with the reply in the trace tells which answers go up the ladder{share}, {lacks}"
@@ -175,7 +175,7 @@ def _reasons_in_data(config: TrainConfig, seen: Seen, measures: Counter[Measure]
 
 def _reasons_of_tiny(config: TrainConfig, seen: Seen) -> Iterator[tuple[Level, Problem]]:
     if config.model_name == "tiny" and seen.foreign > FOREIGN:
-        what = f"tiny speaks of the demo's world alone, and does not know {seen.foreign:.0%} of the words of this data"
+        what = f"tiny knows only the demo's words, and does not know {seen.foreign:.0%} of the words of this data"
         fix = "Use a pretrained model, such as model_name=SmolLM2-135M-Instruct (`make smollm2`), or one from the hub"
         yield "red", Problem(what, fix)
 
@@ -196,19 +196,22 @@ def _reasons_in(probe: Probe, config: TrainConfig) -> Iterator[tuple[Level, Prob
     """What a probe tells. A warm start may yet change what the untrained model does, so red is amber before one."""
     worst: Level = "amber" if config.sft_steps else "red"
     before = ", before its warm start" if config.sft_steps else ""
-    warm = "" if config.sft_steps else "Imitate the traces first (sft_steps=20), take "
+    warm = "" if config.sft_steps else "Imitate the traces first (sft_steps=20), use "
     if not probe.scores:
-        yield "red", Problem(f"{probe.judge} scored none of the model's {probe.answers} answers", "See why: kit.probe")
+        yield (
+            "red",
+            Problem(f"{probe.judge} scored none of the model's {probe.answers} answers", "kit.probe(config) shows why"),
+        )
     elif not probe.earns:
         what = f"no answer of {probe.model} earns anything{before}: the best of {probe.answers} scores "
-        fix = f"{warm or 'Take '}another model, or a judge that gives credit for a part"
-        yield worst, Problem(f"{what}{max(probe.scores):.3f}, and {EARNS} would be something", fix)
+        fix = f"{warm or 'Use '}another model, or a judge that gives partial credit"
+        yield worst, Problem(f"{what}{max(probe.scores):.3f}, and above {EARNS} would count", fix)
     elif probe.without_spread == 1 and probe.kinds[ALWAYS] == len(probe.rows):
-        yield worst, Problem(f"every answer of {probe.model} earns all there is{before}", "Bring harder prompts")
+        yield worst, Problem(f"every answer of {probe.model} earns the full score{before}", "Bring harder prompts")
     elif probe.without_spread > 1 - FEW_TEACH:
         share = "no group" if probe.without_spread == 1 else f"only {1 - probe.without_spread:.0%} of {PROMPTS} groups"
-        what = f"{share} of {probe.model}'s answers has any spread to learn from{before}"
-        fix = "A judge that gives more than all or nothing, more num_generations, or a higher temperature may make some"
+        what = f"{share} of {probe.model}'s answers differs enough in score to learn from{before}"
+        fix = "Try a judge that gives partial credit, more num_generations, or a higher temperature"
         yield worst if probe.without_spread == 1 else "amber", Problem(what, fix)
     if probe.cut > MANY_CUT:
         longest = config.max_completion_length

@@ -50,10 +50,10 @@ def reward_functions(
         try:
             parameters = inspect.signature(function).parameters.values()
         except ValueError:  # of many that are written in C, such as max
-            fix = "Call it in a function of your own: def reward(completions, **_): return […]"
-            raise ConfigError(f"reward `{name}` does not tell which arguments it takes", fix) from None
+            fix = "Call it from a function of your own: def reward(completions, **_): return […]"
+            raise ConfigError(f"reward `{name}` does not say which arguments it takes", fix) from None
         if clash := columns & TRLS:
-            what = f"{data} has a column `{min(clash)}`, and TRL gives something else to rewards under that name"
+            what = f"{data} has a column `{min(clash)}`, a name under which TRL gives rewards something else"
             raise ConfigError(what, "Rename the column")
         asked = {each.name: each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
         for each in [each for each in asked if each not in columns | TRLS]:

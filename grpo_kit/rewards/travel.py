@@ -40,7 +40,7 @@ def weighted(rewards: Rewards) -> list[tuple[RewardFunction, float]]:
     given = [] if is_alone else [*rewards.items()] if isinstance(rewards, Mapping) else [(f, 1.0) for f in rewards]
     if is_alone or not all(callable(function) and isinstance(weight, Real) for function, weight in given):
         what = "rewards should be a list of functions, or a dictionary with their weights: rewards=[…]"
-        raise ConfigError(what, "The kit's ready ones are named by reward_funcs")
+        raise ConfigError(what, "Write rewards=[my_reward]; reward_funcs names the kit's ready ones")
     return given
 
 
@@ -113,8 +113,8 @@ def load_rewards(pickled: bytes, trust: bool = False) -> list | dict:
     if not (trust or hmac.compare_digest(signed(pickled[:-SIGNATURE_BYTES]), pickled)):
         raise RunError(
             "the run's reward functions, in rewards.pkl, are not signed with this machine's key (another's or an "
-            "older kit's are not), and to load them is to run them",
-            "If you trust whoever made them: kit.Run(…).resume(trust=True). Else give your own: resume(rewards=[…])",
+            "older kit's are not), and loading them runs their code",
+            "If you trust who made them: kit.Run(…).resume(trust=True). If not, give your own: resume(rewards=[…])",
         )
     try:
         rewards, sources = cloudpickle.loads(pickled)

@@ -185,7 +185,7 @@ def acts_in(text: str, sample: Sample) -> list[Act]:
                 kind = line.split()[0]
                 hint = did_you_mean(kind.upper(), ACTS).strip() or f"There are: {', '.join(ACTS)}"
                 hint = "An act is written as OFFER name = Sipan | Alma" if kind in ACTS else hint
-                raise ConfigError(f"line {number} of the acts is no act: {line}", hint)
+                raise ConfigError(f"line {number} of the acts is not an act: {line}", hint)
             kind, slot, values = found.groups(default="")
             acts.append(Act(service, kind, slot, tuple(filter(None, map(str.strip, values.split(OR.strip()))))))
     return acts

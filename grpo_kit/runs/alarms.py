@@ -41,14 +41,14 @@ def webhook_problem(config: TrainConfig) -> Problem | None:
     if not (name := config.notify):
         return None
     address, what = os.environ.get(name, "").strip(), f"notify={name}: the environment variable {name}"
-    fix = f"`export {name}=https://…` where the run is started, or notify=None (`--notify none`)"
+    fix = f"`export {name}=https://…` before you start the run, or notify=None (`--notify none`)"
     if not address:
         return Problem(f"{what} is not set", fix, "notify")
     with suppress(ValueError):
         parts = urlsplit(address)
         if parts.scheme in ("http", "https") and parts.hostname and re.fullmatch("[!-~]+", address):
             return None
-    return Problem(f"{what} holds no URL of a webhook, which begins with https:// (or http://)", fix, "notify")
+    return Problem(f"{what} is not the URL of a webhook, which begins with https:// or http://", fix, "notify")
 
 
 class _NoRedirects(HTTPRedirectHandler):
@@ -148,7 +148,7 @@ class Alarms:
 
     def _warn(self, text: str) -> None:
         with suppress(OSError):  # a full disk
-            self._log(f"Warning: nobody may have been told (notify={self._config.notify}): {text}")
+            self._log(f"Warning: this message may not have arrived (notify={self._config.notify}): {text}")
 
 
 def _end_line(run: RunDirectory, status: dict[str, Any]) -> str:

@@ -136,7 +136,7 @@ class RunDirectory:
         settings = TrainConfig.present_names(self.about["settings"])
         if unknown := settings.keys() - TrainConfig.model_fields.keys():
             names = ", ".join(sorted(unknown))
-            say_once(f"Run {self.id}: settings of another version of the kit are left aside: {names}")
+            say_once(f"Run {self.id}: settings that this version of the kit does not know are ignored: {names}")
         return TrainConfig(**{name: value for name, value in settings.items() if name not in unknown})
 
     @property
@@ -173,7 +173,7 @@ class RunDirectory:
         except UNREADABLE as error:
             problem = error
         rows, config = self._rows("metrics.jsonl", dict), self.config  # without which there is no run to tell of
-        say_once(f"{self.storage.root}/status.json can't be read ({problem}): made up from the run's other files")
+        say_once(f"{self.storage.root}/status.json can't be read ({problem}): rebuilt from the run's other files")
         times = re.findall(r"^\d{4}-\d\d-\d\dT\S+(?= )", self.read_text(LOG_FILE), re.MULTILINE) or [now()]
         step, seconds = max([row["step"] for row in rows], default=0), sum(row.get("step_time", 0.0) for row in rows)
         is_complete = step == config.max_steps and any(name.endswith(".safetensors") for name in self.storage.names())
@@ -241,7 +241,7 @@ class RunDirectory:
     def logs(self, lines: int = 50) -> None:
         """Prints the last lines of what the run has said, tracebacks included."""
         said = self.read_text(LOG_FILE) or self.read_text(OUTPUT_FILE)
-        print("\n".join(said.splitlines()[-lines:]) or f"run {self.id} has said nothing yet")
+        print("\n".join(said.splitlines()[-lines:]) or f"run {self.id} has printed nothing yet")
 
     @property
     def worker(self) -> dict:
@@ -250,7 +250,9 @@ class RunDirectory:
             return json.loads(self.storage.read(WORKER_FILE))
         except FileNotFoundError:
             fix = "Interrupt it there (Ctrl-C, or the notebook's stop button)"
-            raise RunError(f"run {self.id} is trained by a process that waits for it", fix) from None
+            raise RunError(
+                f"run {self.id} trains in a process that waits for it, and can't be stopped from here", fix
+            ) from None
 
     def read_text(self, name: str) -> str:
         """A file of the run's; empty where there is none."""

@@ -54,7 +54,7 @@ def _spread(own: TrainConfig, asked: TrainConfig) -> TrainConfig:
     if per_step % count:
         work = ", ".join(str(n) for n in range(1, MOST_GPUS + 1) if per_step % n == 0)
         problem = f"num_processes={count} can't share the {per_step} completions a step of run {own.run_id}"
-        raise ConfigError(problem, f"It resumes with num_processes={work}")
+        raise ConfigError(problem, f"Use num_processes={work}")
     kind = gpu_and_count(own.gpu)[0]
     gpu = f"{kind}:{count}" if 1 < count <= most_gpus(kind) else kind
     return own.replace(num_processes=count, gpu=gpu, **batches(per_step // count, own.per_device_train_batch_size))
@@ -69,8 +69,8 @@ def check_unchanged(run: RunDirectory, about: dict[str, Any]) -> None:
         (f"data than {about['data']['folder']} holds", own["data"]["fingerprint"], about["data"]["fingerprint"]),
     ):
         if before != after:
-            problem = f"run {run.id} was started with other {what}: {before}, and not with {after}"
-            raise RunError(problem, "Put back what it was started with, or use another run_id")
+            problem = f"run {run.id} was started with other {what}: {before}, not {after}"
+            raise RunError(problem, "Use the earlier ones again, or another run_id")
 
 
 def _weighted(about: dict[str, Any]) -> str:

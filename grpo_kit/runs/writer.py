@@ -67,7 +67,7 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path, quoted: dic
             config_to_resume(run, config)
             check_unchanged(run, about)
         elif run.checkpoints or {"metrics.jsonl", "status.json"} & set(run.storage.names()):
-            what = f"{run.path} holds a run and no config.json that says of what"
+            what = f"{run.path} holds a run without its config.json"
             raise RunError(what, "Put it back, or use another run_id")
         else:
             _write_first_files(run, config, about, quoted)
@@ -101,7 +101,7 @@ def only_writer(run: RunDirectory) -> Iterator[None]:
     Raises BeingTrained where another process holds it, and RunError where a link in its folder leads elsewhere.
     """
     if links := [path.name for path in run.path.iterdir() if path.is_symlink()]:
-        what = f"run {run.id} has links in its folder, through which other files would be written: {links[0]!r}"
+        what = f"run {run.id} has links in its folder, and the run would write through them: {links[0]!r}"
         raise RunError(what, "Remove them")
     try:
         lock = FileLock(run.path / ".lock").acquire(timeout=LOCK_SECONDS)
@@ -157,8 +157,8 @@ class RunWriter:
         checkpoint, damaged = newest_whole(self.run)
         if damaged and not checkpoint:
             told = ", ".join(f"{name} ({problem})" for name, problem in damaged.items())
-            fix = f"Put one back, or begin anew with another run_id; cache_from={self.run.id} takes its judgements over"
-            raise RunError(f"run {self.run.id} can't be resumed, none of its checkpoints is whole: {told}", fix)
+            fix = f"Restore one, or start again with another run_id; cache_from={self.run.id} uses its judgements again"
+            raise RunError(f"run {self.run.id} can't be resumed: all its checkpoints are damaged: {told}", fix)
         step = checkpoint_step(checkpoint) if checkpoint else 0
         if self._before["seconds"]:
             self.status["resumed"] = True
@@ -174,7 +174,7 @@ class RunWriter:
             if every or path.exists():
                 write_bytes(path, as_lines(kept))
         for name, problem in damaged.items():
-            self.warnings.append(f"{name} is left, and called damaged-{name}: {problem}")
+            self.warnings.append(f"{name} is skipped and renamed damaged-{name}: {problem}")
             shutil.rmtree(self.run.path / f"damaged-{name}", ignore_errors=True)
             (self.run.path / name).rename(self.run.path / f"damaged-{name}")
         self.update(step=step)

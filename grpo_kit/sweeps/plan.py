@@ -104,7 +104,7 @@ def _check_names(notebook: Path, known: Settings, rows: list[Settings], evaluati
                 f"compared: add {EVALUATION}: {{{name}: {value}}}, or another that holds for all"
             )
     if "backend" in varied(rows):
-        problems.append("backend should be one for all runs")
+        problems.append("backend must be the same for all runs")
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -116,11 +116,11 @@ def _wrong_names(
     own = [name for name in dict.fromkeys([*known, *settings]) if name not in given]
     for name in map(str, names):
         if name in given:
-            yield f"{name} is given by the sweep itself: leave it out"
+            yield f"{name} is set by the sweep itself: leave it out"
         elif name not in own:
             few = ", ".join(each for each in own if each in known) + ", and kit.TrainConfig's settings" * bool(settings)
             hint = by_usual_name(name, own) or did_you_mean(name, own)
-            yield f"{name} is no parameter of {notebook.stem}.{hint or f' It takes: {few}.'}"
+            yield f"{name} is not a parameter of {notebook.stem}.{hint or f' It takes: {few}.'}"
 
 
 def _training_parameters(row: Settings, known: Settings) -> Settings:

@@ -149,10 +149,12 @@ def _comparison(top: Pool, second: Pool, score: str) -> str:
         if gain[1] <= 0:
             return f"{said}which chance can explain"
     if few < 2:
-        return f"{said}with one run of each, so another seed may turn the order round"
+        return f"{said}with one run of each, so another seed may change the order"
     if second[0]["high"] >= top[0]["low"]:
-        return f"{said}but their runs overlap, so more seeds may turn the order round"
-    return f"{said}and no run of it is as good as any of the best" + ("; two seeds are few" if few < 3 else "")
+        return f"{said}but their runs overlap, so more seeds may change the order"
+    return f"{said}and each of its runs is worse than every run of the best" + (
+        "; two seeds are few" if few < 3 else ""
+    )
 
 
 def _paired(

@@ -35,13 +35,13 @@ def _nothing_earned(metrics: "pandas.DataFrame", config: TrainConfig) -> list[Pr
     judged = cast("pandas.Series", judged).dropna() / sum(config.judge.values())
     if judged.empty or judged.max() > EARNS:
         return []
-    warm = "" if config.sft_steps else "Imitate the traces first (sft_steps=20), take "
+    warm = "" if config.sft_steps else "Imitate the traces first (sft_steps=20), use "
     return [
         Problem(
             f"No answer earns anything: the mean score was {judged.mean():.3f} and never above {judged.max():.3f}, so "
-            f"there is nothing that the model could do more of",
-            f"{warm or 'Take '}another model, or a judge that gives credit for a part; `grpo-kit doctor --probe` tells "
-            f"beforehand whether answers earn anything",
+            f"there is nothing to learn from",
+            f"{warm or 'Use '}another model, or a judge that gives partial credit; `grpo-kit doctor --probe` tells "
+            f"before a run whether answers earn anything",
         )
     ]
 
@@ -60,14 +60,14 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig, earns_nothing: b
     if (share := now.get("frac_reward_zero_std", 0.0)) > 0.5 and not earns_nothing:
         yield Problem(
             f"No spread: in {share:.0%} of groups all completions score the same, so nothing is learnt from them",
-            "They score nearly all there is: harder prompts would teach more"
+            "They have nearly the full score: use harder prompts"
             if scores_nearly_all
             else f"Try num_generations={2 * config.num_generations} {more_prompts}, or a judge that gives more than "
             f"all or nothing (02_prototype_rewards shows its scores)",
         )
     if "grad_norm" in metrics and (skipped := metrics["grad_norm"].tail(WINDOW).isna().sum()):
         yield Problem(
-            f"Steps skipped: the gradient was no number in {skipped} of the last {WINDOW} steps",
+            f"Steps skipped: the gradient was not a number in {skipped} of the last {WINDOW} steps",
             f"Try {slower}, or bf16=false",
         )
     if not (scores_nearly_all or earns_nothing) and "reward" in metrics:
@@ -124,7 +124,7 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig, earns_nothing: b
             yield Problem(
                 f"Judge failing: {judge} left {int(failures.sum())} completions of the last {len(failures)} steps "
                 f"without a score, which take no part in learning",
-                "The reasons beside the completions say why",
+                "The reasons next to the completions say why",
             )
 
 

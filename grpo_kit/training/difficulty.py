@@ -55,8 +55,8 @@ def keep_what_teaches(trainer: "KitTrainer", plan: Plan, cache: RewardCache, pro
     """
     if trainer.args.fsdp:
         raise ConfigError(
-            "filter_difficulty needs the whole model in each process, and here weights are shared out (FSDP)",
-            "Use larger GPUs, or leave it out",
+            "filter_difficulty needs the whole model in each process, and FSDP splits it",
+            "Use larger GPUs, or leave filter_difficulty out",
         )
     config, started = plan.config, time.monotonic()
     decided = {"use_vllm": trainer.use_vllm, "bf16": bool(trainer.args.bf16)}

@@ -19,11 +19,11 @@ def out_of_memory(config: TrainConfig, run: str, is_gpus: bool, part: str, step:
     where = "loading the checkpoint" if part == "loading" else f"{part} in step {step}"
     what = f"Out of memory while {where}: the {'GPU' if is_gpus else 'machine'}'s memory is full"
     if part == "judging":
-        what += " with the reward functions, which should work on fewer completions at once"
+        what += ". The reward functions fill it: let them work on fewer completions at once"
     fixes = memory_fixes(config, is_gpus, part, gpu_gib)
     larger = [f"Resume with {settings_text(fix)} on Modal" for fix in fixes if fix.keys() <= {"memory", "gpu"}]
     others = ", or ".join(settings_text(fix) for fix in fixes if not fix.keys() <= {"memory", "gpu"})
-    new = [f"A new run (cache_from={run} takes its judgements over) can have {others}"] if others else []
+    new = [f"Start a new run (cache_from={run} uses its judgements again) with {others}"] if others else []
     return Problem(what, ". ".join(larger + new))
 
 

@@ -55,7 +55,7 @@ def build_trainer(
     if shortened:
         progress.say(f"{shortened} of {len(rows)} prompts lost old tool results or turns to fit max_prompt_length")
     if too_long:
-        progress.say(f"{too_long} of {len(rows)} prompts are longer than max_prompt_length all the same")
+        progress.say(f"{too_long} of {len(rows)} prompts are still longer than max_prompt_length")
     asked = [sample.prompt for sample in progress.held_out], [sample.tools for sample in progress.held_out]
     held_out = fit_prompts(asked[0], tokenizer, config.max_prompt_length, asked[1], progress.say)
     longer = bool(too_long) or any(fit.is_too_long for fit in held_out)
@@ -102,7 +102,9 @@ def starting_model(
     if config.sft_steps and not before_sft:
         start, damaged = newest_whole(run, run.sft_checkpoints)
         if start is None or checkpoint_step(start) < config.sft_steps:
-            what = f"run {run.id} can't go on: the checkpoint of its warm start is missing or damaged {damaged or ''}"
+            what = (
+                f"run {run.id} can't be resumed: the checkpoint of its warm start is missing or damaged {damaged or ''}"
+            )
             raise RunError(what.rstrip(), "Put it back, or begin anew with another run_id")
     if start and not config.use_lora:
         source, start = str(start), None

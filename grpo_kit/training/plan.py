@@ -32,7 +32,7 @@ from grpo_kit.utils.garbage import loading_libraries
 from grpo_kit.utils.json_lines import read_lines
 
 NO_SHARING_WITH_SFT = Problem(
-    "sft_steps needs the whole model in each process, and here the weights are shared out among them (FSDP)",
+    "sft_steps needs the whole model in each process, and FSDP splits it",
     "Use larger GPUs or load_in_4bit, or make the warm start elsewhere and set adapter to its run",
 )
 
@@ -163,7 +163,7 @@ def open_planned(plan: Plan, runs_dir: str | Path, launch: Launch, echo: Callabl
         if plan.config.cache_from:
             with closing(RewardCache(run.path / CACHE_FILE)) as cache:
                 for path in caches_to_start_from(plan.config.cache_from, runs_dir):
-                    echo(f"{cache.copy_from(path)} judgements taken over from {path}")
+                    echo(f"{cache.copy_from(path)} judgements used again from {path}")
         (run.path / STOP_FILE).unlink(missing_ok=True)
         queued = {"state": "queued", "max_steps": plan.config.max_steps, "reason": None, "heartbeat": now()}
         write_json(run.path / "status.json", {**status, **queued})
@@ -172,8 +172,8 @@ def open_planned(plan: Plan, runs_dir: str | Path, launch: Launch, echo: Callabl
 
 def _goes_on(run: RunDirectory, config: TrainConfig) -> str:
     """What happens with the learning rate of a complete run that is to make more steps."""
-    rate = f"the learning rate takes up its {config.lr_scheduler_type} course to step {config.max_steps}"
-    rate += "" if config.lr_scheduler_type.startswith("constant") else ", so it rises anew from where it had fallen to"
+    rate = f"the learning rate follows its {config.lr_scheduler_type} course to step {config.max_steps}"
+    rate += "" if config.lr_scheduler_type.startswith("constant") else ", so it rises again from where it had fallen to"
     return f"Run {run.id} goes on from step {run.status['step']}: {rate}"
 
 
@@ -196,7 +196,7 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
         yield Problem(what, "Prepare the data again, which makes all of them messages")
     [(commonest, count)] = Counter(sample.id for sample in samples).most_common(1)
     if count > 1:
-        what = f"{config.data}: {count} samples have the id {commonest}, by which rewards are given"
+        what = f"{config.data}: {count} samples have the same id {commonest}, and rewards are given by id"
         yield Problem(what, "Give each sample its own id, or leave the ids out")
     if problem := _unpaid(config, known, launch) or missing_package(config) or webhook_problem(config):
         yield problem

@@ -56,7 +56,7 @@ class RunProgress:
         self._evaluations = scores_in(read_lines(self.run.path / SCORES_FILE))
         self.name_best()
         if step < self.config.max_steps and (unpaid := self.agree(self.budget.see_start())):
-            raise RunStopped(f"{unpaid}. Stopped before a step; run_id {self.run.id} goes on")
+            raise RunStopped(f"{unpaid}. Stopped before a step; run_id {self.run.id} resumes it")
         self._bar = tqdm(total=self.config.max_steps, unit="step", disable=True if rank() else None)
 
     @contextmanager

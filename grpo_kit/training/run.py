@@ -73,7 +73,7 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_tra
                 trainer.train_from(checkpoint)
                 trainer.save_into_run()
         except KeyboardInterrupt:
-            echo(f"Stopped at {place_of(writer.status)}. To go on: grpo-kit train --run-id {run.id}")
+            echo(f"Stopped at {place_of(writer.status)}. To resume: grpo-kit train --run-id {run.id}")
             raise
 
 
@@ -84,7 +84,7 @@ def _begin(plan: Plan, cache: RewardCache, watch: FailureWatch, progress: RunPro
     for warning in progress.writer.warnings:
         progress.say(f"Warning: {warning}")
     if plan.about["data"]["folder"] == DEFAULT_DATA:
-        progress.say(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the samples that come with the kit")
+        progress.say(f"There is no {DEFAULT_DATA}/train.jsonl, so it trains on the kit's own samples")
     for caveat in filter(None, (judge.caveat(plan.samples) for judge in plan.judges)):
         progress.say(f"Warning: {caveat}")
     for judge in plan.judges if checkpoint is None and plan.config.canaries != "off" else ():
@@ -98,4 +98,4 @@ def _begin(plan: Plan, cache: RewardCache, watch: FailureWatch, progress: RunPro
         if problem:
             progress.say(f"Warning: {problem}")
     if why := progress.budget.see_start():
-        raise RunStopped(f"{why}. Stopped before anything was loaded; run_id {run.id} goes on")
+        raise RunStopped(f"{why}. Stopped before anything was loaded; run_id {run.id} resumes it")

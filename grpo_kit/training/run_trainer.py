@@ -51,9 +51,9 @@ class RunTrainer:
         self._skipped += 1
         step = self.state.global_step + 1
         if self._skipped == MOST_SKIPPED:
-            what = f"the gradients of steps {step + 1 - MOST_SKIPPED} to {step} are no numbers, so nothing is learnt"
+            what = f"the gradients of steps {step + 1 - MOST_SKIPPED} to {step} are not numbers, so nothing is learnt"
             raise RunError(what, "Try a smaller learning_rate, or bf16=false. Its checkpoints are sound")
-        self._progress.say(f"Step {step} is skipped: its gradient is no number")
+        self._progress.say(f"Step {step} is skipped: its gradient is not a number")
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:

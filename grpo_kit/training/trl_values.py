@@ -39,7 +39,7 @@ def check_values(arguments: GRPOConfig, given: dict[str, Any], with_vllm: bool, 
                 continue
             told = ", ".join(f"{name}={value!r}" for name, value in asked.items())
             said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ConfigError(f"trl: {told} can't be used: {said}", "Mend it, or leave it out") from None
+            raise ConfigError(f"trl: {told} can't be used: {said}", "Correct it, or leave it out") from None
 
 
 def _optimise(arguments: GRPOConfig, asked: dict[str, Any]) -> None:

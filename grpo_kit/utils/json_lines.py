@@ -42,5 +42,5 @@ def parse_lines(content: bytes, name: Path | PurePosixPath, kind: type[Row]) -> 
                 rows.append(row)
             except (ValueError, RecursionError) as error:
                 if number < len(lines):
-                    raise RunError(f"{name}:{number} is no row ({error})", "Mend or remove that line") from None
+                    raise RunError(f"{name}:{number} is not a row ({error})", "Correct or remove that line") from None
     return rows

@@ -170,7 +170,7 @@ def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(
     assert written.groupby("step").size().tolist() == [16] * 12
     log = run.storage.read("train.log").decode()
     assert log.count("resumed from checkpoint-") == len(reasons) - 1
-    taken = "8 of 12: its container was taken away; where Modal starts another, that resumes the run"
+    taken = "8 of 12: Modal took its container away; the next container resumes the run"
     assert taken in webhook.lines[0] and "finished: 12 of 12 steps" in webhook.lines[-1], webhook.lines
     assert_not_told(log, server.logs(), below=server.volume(RUNS_VOLUME))
     hourly = modal_usd_per_hour("A10", run.config.memory)
@@ -323,7 +323,7 @@ def test_a_run_starts_from_one_on_the_volume_and_goes_on_to_more_steps(server, h
     assert second.storage.read(f"start/{name}") == first.storage.read(name)
     assert kit.evaluate.remote(second, n=2).base["source"].endswith(f"{second.id}/start")
     before = len(server.asked("FunctionBindParams"))
-    with pytest.raises(kit.ConfigError, match=r"runs/nobody is no run on the volume .*modal volume put"):
+    with pytest.raises(kit.ConfigError, match=r"runs/nobody is not a run on the volume .*modal volume put"):
         kit.train.spawn(model_name="runs/nobody")
     with pytest.raises(kit.ConfigError, match=r"lora_r=4 \(it has 16\)"):
         kit.train.spawn(model_name=first.id, lora_r=4)

@@ -97,7 +97,7 @@ def run_id_in(output: str) -> str:
 def test_the_first_remote_run_needs_no_data_no_secret_and_no_setting(shell, standin):
     output = shell.run("modal run grpo_kit/app.py --max-steps 3 --save-steps 3")
     run_id = run_id_in(output)
-    assert "trains on the samples that come with the kit" in output and "Step 3/3" in output
+    assert "trains on the kit's own samples" in output and "Step 3/3" in output
     assert f"Run {run_id} is complete: volume grpo-checkpoints, runs/{run_id}" in output
     container = [c for c in shell.server.containers if c.function_name == "train"][-1]
     assert (container.gpu, container.memory, container.timeout, container.retries) == ("A10", 32768, 7200, 3)
@@ -146,7 +146,7 @@ def test_data_is_uploaded_and_read_back(shell, demo_data):
     shutil.copytree(demo_data, shell.folder / "data" / "processed")
     output = shell.run("modal run grpo_kit/app.py::upload_data")
     size = (demo_data / "train.jsonl").stat().st_size
-    assert f"training-data:/train.jsonl: 1383 samples, {size} bytes, read back and the same" in output
+    assert f"training-data:/train.jsonl: 1383 samples, {size} bytes, read back and compared" in output
     assert (shell.server.volume("training-data") / "eval.jsonl").read_bytes() == (demo_data / "eval.jsonl").read_bytes()
     with (shell.folder / "data/processed/train.jsonl").open("a") as file:
         file.write("{}\n")

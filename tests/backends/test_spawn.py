@@ -188,7 +188,7 @@ def test_a_run_that_ended_without_a_word_is_lost_and_can_be_resumed_and_killed(h
     monkeypatch.setattr(watching, "PATIENCE_SECONDS", 1)
     with pytest.raises(kit.RunError, match=r"run lost was lost at step 3: its process ended without a word") as error:
         run.watch()
-    assert "The last that it printed:" in str(error.value) and "Step 1/60: loss=" in str(error.value)
+    assert "Its last lines:" in str(error.value) and "Step 1/60: loss=" in str(error.value)
     with pytest.raises(kit.RunError, match=r"lost already\. There is nothing to stop"):
         run.stop()
     run.resume()
@@ -238,7 +238,7 @@ def test_a_notebook_shows_the_run_lets_go_of_it_and_takes_it_up_again(held, capf
     notebook = Notebook(NOTEBOOK)
     interrupted, watched, failed = notebook.execute().cells
     said, shown = outputs_of(interrupted)
-    assert "Detached; run seen goes on. kit.Run('seen').watch() comes back" in said
+    assert "Detached; run seen continues. kit.Run('seen').watch() continues watching" in said
     assert shown == ["bar", "image/png, text/plain"], "the widget gave way to a figure"
     assert not [out for out in interrupted.outputs if out.output_type == "error"]
     said, shown = outputs_of(watched)
@@ -334,8 +334,8 @@ def test_a_reward_that_cannot_be_loaded_where_the_run_is_made_fails_it_in_words(
 
 def test_a_complete_run_has_nothing_left_to_do(undisturbed, capfd):
     assert undisturbed.refused == [
-        "run undisturbed is trained by a process that waits for it. Interrupt it there (Ctrl-C, or the notebook's "
-        "stop button)"
+        "run undisturbed trains in a process that waits for it, and can't be stopped from here. Interrupt it there "
+        "(Ctrl-C, or the notebook's stop button)"
     ]
     for ask, what in ((undisturbed.stop, "stop"), (undisturbed.kill, "kill")):
         with pytest.raises(kit.RunError, match=rf"run undisturbed is complete already\. There is nothing to {what}"):

@@ -195,7 +195,7 @@ NO_TEXT = {"speaker": "SYSTEM", "frames": []}
 @pytest.mark.parametrize(
     ("index", "turn", "left", "message"),
     [
-        (3, system("Hm", act("ASK")), ["d0:1", "d0:5", "d0:7", "d0:9"], "turn 3: 'ASK' is no act"),
+        (3, system("Hm", act("ASK")), ["d0:1", "d0:5", "d0:7", "d0:9"], "turn 3: 'ASK' is not an act"),
         (3, system("Hm", service="Boat"), ["d0:1", "d0:5", "d0:7", "d0:9"], "turn 3: service 'Boat' .* Boats_1?"),
         (5, NO_TEXT, ["d0:1", "d0:3"], "turn 5: .*field `utterance`"),
         (4, TURNS[3], ["d0:1", "d0:3"], "turn 4: two turns of one speaker"),

@@ -300,7 +300,7 @@ BAD_SGD = {
     "USER twice": ([broken(turns=[TURNS[0], *TURNS])], "turn 1: two turns of one speaker"),
     "no answer": ([broken(turns=TURNS[:1])], "no SYSTEM turn"),
     "service": ([broken(services=["Cafe_1"])], "service 'Cafe_1' is not in schema.json. Did you mean Cafes_1?"),
-    "act": ([broken(turns=[TURNS[0], turn("SYSTEM", "Hm", ("ASK", "", []))])], "'ASK' is no act of a SYSTEM turn"),
+    "act": ([broken(turns=[TURNS[0], turn("SYSTEM", "Hm", ("ASK", "", []))])], "'ASK' is not an act of a SYSTEM turn"),
     "values": (
         [broken(turns=[TURNS[0], turn("SYSTEM", "3", ("OFFER", "city", [3]))])],
         "Expected `str`, got `int` - at .*values.0.",
@@ -311,12 +311,12 @@ BAD_LINES = {
     "latin-1": ('{"prompt": "caf\xe9"}'.encode("latin-1"), "bad.jsonl:21: .*not valid UTF-8"),
     "neither": (
         {"dialog": []},
-        "bad.jsonl:21: no field is known as a chat or a prompt: it has 'dialog'. Rename the one",
+        "bad.jsonl:21: no field has a name known for a chat or a prompt: it has 'dialog'. Rename the one",
     ),
     "no object": (1, r"bad.jsonl:21: it is no JSON object with fields, but 1"),
     "misspelt": (
         {"prompt": "A", "ground_trut": "b"},
-        "21: no field is known as the answer: .* Rename 'ground_trut' to 'ground_truth'",
+        "21: no field has a name known for the answer: .* Rename 'ground_trut' to 'ground_truth'",
     ),
     "empty answer": ({"prompt": "A", "ground_truth": ""}, "21: 'ground_truth' is empty"),
     "prompt's end": (
@@ -333,7 +333,7 @@ BAD_LINES = {
     ),
     "order": ({"messages": chat("a", "b")["messages"][::-1]}, "21: no assistant message that answers"),
     "no answer": (chat("a"), "21: no assistant message"),
-    "no message": ({"messages": ["a", "b"]}, "21: message 1 and .*: it is no object with a role and content"),
+    "no message": ({"messages": ["a", "b"]}, "21: message 1 and .*: it is not an object with a role and content"),
     "id twice": (chat("a", "b", id="c3"), "21: the id 'c3' occurs twice"),
 }
 
@@ -350,7 +350,7 @@ def refused_and_then_skipped(traces: Path, out: Path, message: str, good: int) -
     assert str(traces.parent) not in card["skipped"]["first"][0]
 
     earlier = {name: (out / name).read_bytes() for name in names(out)}
-    with pytest.raises(BadTrace, match=r"[.?] Mend it, or pass skip_bad \(--skip-bad\)[^.]*$"):
+    with pytest.raises(BadTrace, match=r"[.?] Correct it, or leave out bad rows with skip_bad \(--skip-bad\)$"):
         prepare(traces, out, eval_fraction=0.3, seed=1)
     assert list(earlier) == OUTPUTS and earlier == {name: (out / name).read_bytes() for name in names(out)}
 
@@ -410,7 +410,7 @@ def test_a_folder_or_setting_that_cannot_work_is_refused_with_what_would(tmp_pat
 def test_outputs_never_overwrite_what_is_read(tmp_path):
     train = write_lines(tmp_path / "train.jsonl", *(chat(f"Hello {n}", "Hi.") for n in range(20)))
     for traces in (train, tmp_path):
-        with pytest.raises(ValueError, match="would overwrite what is read"):
+        with pytest.raises(ValueError, match="would overwrite the files that it reads"):
             prepare(traces, tmp_path)
     with pytest.raises(ValueError, match=r"is a file\. Name a folder"):
         prepare(train, train)
@@ -434,5 +434,7 @@ def test_read_samples_names_file_line_and_field(tmp_path):
     path = write_lines(tmp_path / "train.jsonl", {"prompt": "A", "ground_truth": "b"}, {"prompt": "A"})
     samples = read_samples(path)
     assert next(samples) == Sample("train-1", "A", "b")
-    with pytest.raises(BadTrace, match=r"train.jsonl:2: .*missing required field `ground_truth`\. Mend it, or prepare"):
+    with pytest.raises(
+        BadTrace, match=r"train.jsonl:2: .*missing required field `ground_truth`\. Correct it, or prepare"
+    ):
         next(samples)

@@ -349,7 +349,7 @@ def test_the_second_judge_scores_the_same_answers(run, evaluation):
     other = evaluate(run, judge="reference", second_judge="offline", **QUICK)
     assert other.trained["mean"] == pytest.approx(second["mean"])
     assert "the run was trained with offline" in other.results["notes"][0]
-    with pytest.raises(ConfigError, match="first judge already"):
+    with pytest.raises(ConfigError, match="first judge too"):
         evaluate(run, judge="offline", second_judge="offline", **QUICK)
 
 

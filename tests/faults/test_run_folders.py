@@ -32,7 +32,7 @@ def test_a_stray_folder_is_no_checkpoint_and_none_left_is_said(stopped, capsys):
     (run.path / "checkpoint-999").mkdir()
     for step in (2, 4, 5):
         (run.path / f"checkpoint-{step}" / "state.json").unlink()
-    with pytest.raises(kit.RunError, match=r"none of its checkpoints is whole: checkpoint-999 \(its manifest.json is"):
+    with pytest.raises(kit.RunError, match=r"all its checkpoints are damaged: checkpoint-999 \(its manifest.json is"):
         kit.train(run_id="run", runs_dir=run.path.parent, rewards=[reward])
     assert len(run.checkpoints) == 4, "nothing is moved then"
 
@@ -48,7 +48,7 @@ def test_a_run_that_was_renamed_or_fetched_is_resumed(stopped, tmp_path):
 def test_checkpoints_without_a_config_are_not_taken_over(stopped, demo_data):
     run, _, _ = stopped
     (run.path / "config.json").unlink()
-    with pytest.raises(kit.RunError, match=r"holds a run and no config\.json"):
+    with pytest.raises(kit.RunError, match=r"holds a run without its config\.json"):
         kit.train(run_id="run", runs_dir=run.path.parent, data=str(demo_data), **SETTINGS)
     assert len(list(run.path.glob("checkpoint-*"))) == 3
 
@@ -114,7 +114,7 @@ def test_settings_of_another_version_are_left_aside_with_a_word(trained, tmp_pat
     (tmp_path / "newer" / "config.json").write_text(json.dumps(about))
     run = kit.Run("newer", tmp_path)
     assert run.config.max_steps == 20 and run.config.lora_dropout == kit.TrainConfig().lora_dropout
-    assert "settings of another version of the kit are left aside: of_tomorrow" in capsys.readouterr().out
+    assert "settings that this version of the kit does not know are ignored: of_tomorrow" in capsys.readouterr().out
 
 
 @pytest.mark.fault("two starts of one run at once", times=4)
@@ -208,5 +208,5 @@ def test_a_pipe_in_a_folder_is_not_waited_for_and_a_torn_config_is_told_of(train
     os.mkfifo(tmp_path / "pipe" / "config.json")
     (tmp_path / "torn" / "config.json").write_text('{"sett')
     assert kit.runs(tmp_path).empty and capsys.readouterr().out.count("Unreadable: ") == 2
-    with pytest.raises(kit.RunError, match=r"holds a run and no config\.json"):
+    with pytest.raises(kit.RunError, match=r"holds a run without its config\.json"):
         kit.train(run_id="torn", runs_dir=tmp_path, max_steps=1)

@@ -63,7 +63,7 @@ def outcome(run: RunDirectory, whole: RunDirectory, reward, name: str, capsys) -
     assert all((weights[tensor] == expected[tensor]).all() for tensor in expected)
     steps, texts = resumed.metrics()["step"].tolist(), resumed.completions()["completion"].tolist()
     if steps == list(range(1, 9)) and texts == whole.completions()["completion"].tolist():
-        if "checkpoint-5 is left, and called damaged-checkpoint-5: " not in said:
+        if "checkpoint-5 is skipped and renamed damaged-checkpoint-5: " not in said:
             return "exact"
         assert "resumed from checkpoint-4" in said
         return "older"
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_that_of_its_own_step(stopped, capsys):
     (run.path / "checkpoint-5" / "manifest.json").write_text('{"step": 5, "files": {}}')
     resumed = kit.train(run_id="run", runs_dir=run.path.parent, rewards=[reward])
     said = capsys.readouterr().out
-    assert "resumed from checkpoint-4" in said and "checkpoint-99 is left, and called damaged-checkpoint-99" in said
+    assert "resumed from checkpoint-4" in said and "checkpoint-99 is skipped and renamed damaged-checkpoint-99" in said
     assert resumed.completions()["completion"].tolist() == whole.completions()["completion"].tolist()
 
 

@@ -122,8 +122,8 @@ def test_intervals_are_drawn_and_what_is_not_defined_is_written():
     [
         ([], [], "spearman weighted kappa accuracy constant gain", "0 answers with both"),
         ([1, 0, 1, 0], [0.5, 0.5, None, None], "spearman weighted kappa accuracy constant gain", "label at least 3"),
-        ([1, 1, 1], [0.9, 0.2, 0.6], "spearman weighted kappa", "all 3 labels are 1: label answers of other worth"),
-        ([0.6, 0.9, 0.7], [0.9, 0.2, 0.6], "kappa", "all labels lie on one side of 0.5"),
+        ([1, 1, 1], [0.9, 0.2, 0.6], "spearman weighted kappa", "all 3 labels are 1: also label answers"),
+        ([0.6, 0.9, 0.7], [0.9, 0.2, 0.6], "kappa", "all labels are on one side of 0.5"),
         ([1, 0, 1], [0.7, 0.7, 0.7], "spearman", "all 3 scores are 0.7"),
     ],
 )
@@ -244,7 +244,9 @@ def test_the_notebook_with_a_key_compares_all_judges_and_never_pays_twice(server
 def test_without_a_key_gemini_is_left_out_and_labels_take_the_stand_ins_place(standin, demo_data, monkeypatch, capsys):
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     study = prototype(demo_data, out=demo_data.with_name("labelled"), n=8, repeats=2)
-    assert "Gemini is left out: set GEMINI_API_KEY" in capsys.readouterr().out and list(study.judges) == ["offline"]
+    assert "Gemini is left out. To compare it too, set GEMINI_API_KEY" in capsys.readouterr().out and list(
+        study.judges
+    ) == ["offline"]
     right, wrong = study.samples[0:20:2], study.samples[1:20:2]
     labels = [Label(sample.id, sample.ground_truth, label=5, labeller="Ann") for sample in right]
     labels += [Label(one.id, other.ground_truth, label=1) for one, other in zip(wrong, right, strict=True)]

@@ -468,7 +468,7 @@ def test_a_quota_that_is_used_up_for_the_day_stops_everything_after_one_call(ser
     judge = asks(case.partition(",")[0], judge_max_retries=5)
     with pytest.raises(ConfigError, match=said) as caught:
         judged(judge, cache, TWO[:1])
-    assert "same run_id goes on" in str(caught.value) and (len(server.requests), rows(tmp_path)) == (1, 0)
+    assert "Resume with the same run_id" in str(caught.value) and (len(server.requests), rows(tmp_path)) == (1, 0)
 
 
 def test_a_quota_of_a_minute_is_named_and_tried_again(server, of_google):

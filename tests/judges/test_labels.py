@@ -58,7 +58,7 @@ def test_the_mean_score_of_each_answer(file):
     samples = [Sample("s1", "Hi", "Hello"), Sample("s2", "Ho", "Hello")]
     one, two, three = scored(file.read(), samples)
     assert one == (samples[0], LABELS[0].answer, 0.75) and two == (samples[0], "[1]", 0.125) and three[2] == 0.5
-    with pytest.raises(ConfigError, match="a label is for the sample 's2', which the data lack"):
+    with pytest.raises(ConfigError, match="a label is for the sample 's2', which is not in the data"):
         scored(file.read(), samples[:1])
 
 

@@ -294,7 +294,7 @@ def test_an_act_that_is_added_to_a_chat_takes_the_references_place_and_the_reaso
     assert score(chat, chat.ground_truth) == 1
     verdict = JUDGE.judge_one(more, chat.ground_truth)
     assert verdict.score == 0
-    assert verdict.reason.startswith("asks what else: no; like the reference, and yet no act is performed")
+    assert verdict.reason.startswith("asks what else: no; like the reference, but it performs no act")
     assert "like the reference" not in JUDGE.judge_one(more, "Which day suits you?").reason
 
 
@@ -410,7 +410,8 @@ def test_another_language_is_judged_by_its_words_and_that_is_said_once(language)
     sample = said(*OTHER_LANGUAGES[language])
     verdict, by_words = JUDGE.judge_one(sample, sample.ground_truth), compared(sample.ground_truth, sample.ground_truth)
     assert (
-        verdict.score == by_words.score == 1 and verdict.reason == f"not English, so by words alone: {by_words.reason}"
+        verdict.score == by_words.score == 1
+        and verdict.reason == f"not English, so judged by words alone: {by_words.reason}"
     )
     assert JUDGE.judge_one(sample, "Which city?").score < 0.2
     assert JUDGE.caveat([sample, ASK_CITY, sample]).startswith("2 of 3 samples looked at are not in English")

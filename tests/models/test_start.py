@@ -35,7 +35,7 @@ def test_the_same_command_resumes_it_when_the_other_run_is_gone(tmp_path):
     run = kit.train(**command)
     assert run.status["state"] == "complete" and run.metrics()["step"].tolist() == [1, 2, 3]
     assert kit.train(run_id="b", adapter="runs/a").status["step"] == 3
-    with pytest.raises(kit.ConfigError, match="runs/c is no run under runs"):
+    with pytest.raises(kit.ConfigError, match="runs/c is neither a run under runs"):
         kit.train(run_id="b", model_name="runs/c")
     with pytest.raises(kit.ConfigError, match=r"lora_r=4 \(it has 16\)"):
         kit.train(**command, lora_r=4)

@@ -132,8 +132,8 @@ def test_what_a_run_needs_of_modal_and_of_the_hub_and_is_not_there(places):
 
     misnamed = MODEL.replace("gemma", "gema")
     places.folder.joinpath("adapter").mkdir()
-    assert "misnamed or private" in places.doctor("--model-name", misnamed, is_well=False)["model"]
-    assert "model of this machine" in places.doctor("--model-name", "./adapter", is_well=False)["model"]
+    assert "the name is wrong or private" in places.doctor("--model-name", misnamed, is_well=False)["model"]
+    assert "model on this machine" in places.doctor("--model-name", "./adapter", is_well=False)["model"]
     assert not places.modal.volumes and not places.modal.apps
 
 
@@ -166,7 +166,7 @@ def test_a_token_that_modal_refuses_and_a_modal_that_does_not_answer(places):
     assert found["model"].startswith("ok"), "what Modal is not needed for is looked at all the same"
 
     said = places.call(sys.executable, "-c", IMPATIENT, MODAL_SERVER_URL="http://127.0.0.1:9").stdout
-    assert "no answer within" in said and "To be mended first: Modal token" in said
+    assert "no answer within" in said and "Correct first: Modal token" in said
 
 
 def test_secrets_are_never_said(places):
@@ -174,7 +174,7 @@ def test_secrets_are_never_said(places):
     places.modal.secrets["huggingface-secret"] = {"HF_TOKEN": "another"}  # so that the token here is asked with
     places.gemini.model_list = error(400, f"API key not valid: {key}", "INVALID_ARGUMENT")
     found = places.doctor("--judge", "gemini", "--model-name", GATED, is_well=False, GEMINI_API_KEY=key, HF_TOKEN=token)
-    assert "refuses the key" in found["judge"] and "does not take your token" in found["model"]
+    assert "refuses the key" in found["judge"] and "refuses your token" in found["model"]
     assert "planted" not in str(found)
     found = places.doctor(is_well=False, MODAL_TOKEN_SECRET="as-planted…")  # Modal's library says it, in its error
     assert "modal setup" in found["Modal token"] and "planted" not in str(found)

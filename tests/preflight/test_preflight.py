@@ -377,7 +377,7 @@ def test_each_paid_judge_is_counted(tmp_path):
     assert not quote.problems and "gpt-5 has no price" in quote.judge_usd_from
     assert here(tmp_path, judge_input_price=0, judge_output_price=0, **local).judge_usd == (0, 0, 0)
     (problem,) = on_modal(tmp_path, model_name=GEMMA, **local).problems
-    assert "which containers don't see" in problem.what
+    assert "containers can't reach it" in problem.what
 
 
 @pytest.mark.parametrize(

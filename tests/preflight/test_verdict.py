@@ -13,8 +13,8 @@ from grpo_kit.training.diagnostics import diagnose
 from grpo_kit.training.probe import Probe
 
 SHOP = ROOT / "tests" / "data" / "bicycle_shop.jsonl"
-TINY = "red: tiny speaks of the demo's world alone, and does not know "
-WORDS = "only word overlap with the reply in the trace is rewarded, for want of dialogue acts"
+TINY = "red: tiny knows only the demo's words, and does not know "
+WORDS = "only word overlap with the reply in the trace is rewarded, as it has no dialogue acts"
 
 
 def test_a_bicycle_shop_with_the_tiny_model_is_told_the_truth_at_every_place(tmp_path):
@@ -34,7 +34,7 @@ def test_a_bicycle_shop_with_the_tiny_model_is_told_the_truth_at_every_place(tmp
     cost, probed = well.index("A probe: 8 prompts, 64 completions of tiny"), well.index("64 answers of tiny")
     assert cost < probed < well.index("Will it learn? Red") and "nothing to judge" in well
     assert "of groups without spread" in well and "of completions cut" in well and well.count("answered: ") == 3
-    assert well.splitlines()[-1] == "Nothing stands in the way of this run, but it would learn nothing: see above"
+    assert well.splitlines()[-1] == "This run can start, but it would learn nothing: see above"
 
     trained = say("train", "--run-id", "shop", "--max-steps", "2", "--save-steps", "1", "--sft-steps", "0")
     assert trained.index("Will it learn? Red") < trained.index("Step 1/2") and TINY in trained
@@ -117,7 +117,7 @@ def probed(*groups: list[float | None], cut: bool = False) -> Probe:
     ("probe", "level", "said"),
     [
         (probed([0.0, 0.01], [0.02, 0.0]), "Red", "the best of 4 scores 0.020"),
-        (probed([0.5, 0.5], [0.3, 0.31]), "Red", "no group of SmolLM2-135M-Instruct's answers has any spread"),
+        (probed([0.5, 0.5], [0.3, 0.31]), "Red", "no group of SmolLM2-135M-Instruct's answers differs enough"),
         (probed([1.0, 1.0], [1.0, 0.98]), "Red", "Bring harder prompts"),
         (probed([None, None]), "Red", "offline scored none of the model's 2 answers"),
         (probed(*[[0.5, 0.5]] * 7, [0.1, 0.5]), "Amber", "only 12% of 8 groups"),

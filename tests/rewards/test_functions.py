@@ -78,9 +78,9 @@ def test_every_column_arrives_and_none_where_a_sample_has_none():
         (lambda completions, unit_test: [], "`<lambda>` asks for `unit_test`, .*Did you mean unit_tests?"),
         (lambda completion, **_: [], "asks for `completion`, .*Did you mean completions?"),
         (lambda *, zzz: [], "asks for `zzz`, .*There are: acts, dialogue_id, difficulty"),
-        (max, r"`max` does not tell which arguments it takes\. Call it in a function of your own"),
-        (str, "`str` does not tell which"),
-        (partial(max, default=0), "`max` does not tell which"),
+        (max, r"`max` does not say which arguments it takes\. Call it from a function of your own"),
+        (str, "`str` does not say which"),
+        (partial(max, default=0), "`max` does not say which"),
         ("length", r"a list of functions, .*reward_funcs"),
     ],
 )

@@ -47,7 +47,7 @@ def test_acts_are_read_as_they_are_written_and_else_the_line_is_said():
     assert acts_text(ACTS) == "OFFER name = Sipan, Oslo | Alma\nREQUEST day"
     edited = acts_in(f"{acts_text(ACTS)}\n\n INFORM price = $ 20\nGOODBYE", TURN)
     assert edited == [*ACTS, Act("Hotels_1", "INFORM", "price", ("$ 20",)), Act("Hotels_1", "GOODBYE")]
-    with pytest.raises(ConfigError, match=r"line 2 of the acts is no act: REQEST city\. Did you mean REQUEST\?"):
+    with pytest.raises(ConfigError, match=r"line 2 of the acts is not an act: REQEST city\. Did you mean REQUEST\?"):
         acts_in("GOODBYE\nREQEST city", TURN)
     with pytest.raises(ConfigError, match=r"no act: OFFER name =\. An act is written as OFFER name = Sipan \| Alma"):
         acts_in("OFFER name =", TURN)
@@ -121,16 +121,16 @@ def test_an_act_that_turns_a_full_mark_to_nothing_is_explained(tmp_path):
     lab.fields["acts"].value = "GOODBYE"
     assert "by dialogue acts" in text(lab.reads) and "Before the edit: " in text(lab.reads)
     shown = score(lab).partition("canary")[0]
-    assert "acts 0.86 → 0.00" in shown and "no act is performed, by which alone a sample with acts is judged" in shown
+    assert "acts 0.86 → 0.00" in shown and "it performs no act, and a sample with acts is judged by them alone" in shown
     lab.fields["acts"].value = "SING"
-    assert "line 1 of the acts is no act: SING" in (score(lab), text(lab.message))[1]
+    assert "line 1 of the acts is not an act: SING" in (score(lab), text(lab.message))[1]
 
 
 def test_nothing_is_saved_that_could_not_train_and_samples_without_a_folder_are(gemini, tmp_path):
     lab = widgets.reward_lab([CHAT, TURN], "gemini", answers={"2": "It is booked."}, out=tmp_path, interactive=True)
     assert "the model’s answer 1 It is booked." in score(lab)
     for name, bad, said in (
-        ("prompt", "Judge", "should hold $answers and $conversation"),
+        ("prompt", "Judge", "the prompt lacks a placeholder"),
         ("reference", " ", "the reference is empty"),
         ("reward", "worth = 1", "reward.py defines no function"),
     ):
@@ -160,5 +160,5 @@ def test_samples_are_found_by_service_act_and_text_and_in_a_batch_there_is_no_pa
     assert not batch.children and "The reward panel is for JupyterLab: 1,383 samples" in capsys.readouterr().out
     assert batch.config == kit.TrainConfig(data=str(demo_data), judge="offline")
     (tmp_path / "versions.jsonl").write_text("{}\n{}\n")
-    with pytest.raises(RunError, match=r"versions\.jsonl:1 is no row"):
+    with pytest.raises(RunError, match=r"versions\.jsonl:1 is not a row"):
         widgets.reward_lab(demo_data, out=tmp_path)

@@ -123,8 +123,8 @@ def test_a_url_in_the_place_of_its_variable_is_refused_and_not_repeated(webhook,
 
     for value, problem in (
         ("", "is not set"),
-        (f"ftp://x/{TOKEN}", "holds no URL"),
-        (f"http://[/{TOKEN}", "holds no URL"),
+        (f"ftp://x/{TOKEN}", "is not the URL"),
+        (f"http://[/{TOKEN}", "is not the URL"),
     ):
         monkeypatch.setenv("TEAM_URL", value)
         found = kit.quote(kit.TrainConfig(notify="TEAM_URL"), ask=False).problems
@@ -141,7 +141,7 @@ def test_doctor_sends_a_message_where_it_is_asked_to(webhook, capsys):
     webhook.code = 404
     assert not kit.doctor(notify="TEAM_URL", with_message=True)
     said = capsys.readouterr().out
-    assert "the webhook in TEAM_URL took one" in said and "did not take a message (HTTP 404)" in said
+    assert "the webhook in TEAM_URL accepted a message" in said and "did not accept a message (HTTP 404)" in said
     assert_not_told(said)
 
 

@@ -117,9 +117,9 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, demo_data):
     with pytest.raises(kit.ConfigError) as caught:
         kit.sweep("03_launch_training", names, tmp_path / "out")
     assert str(caught.value).splitlines() == [
-        "learning_rat is no parameter of 03_launch_training. Did you mean learning_rate?",
-        "run_id is given by the sweep itself: leave it out",
-        "evaluation: second_juge is no parameter of 04_evaluate_checkpoints. Did you mean second_judge?",
+        "learning_rat is not a parameter of 03_launch_training. Did you mean learning_rate?",
+        "run_id is set by the sweep itself: leave it out",
+        "evaluation: second_juge is not a parameter of 04_evaluate_checkpoints. Did you mean second_judge?",
     ]
     with pytest.raises(kit.ConfigError, match=r"wholly_unknown is no parameter.*takes: model_name, .*, and kit.TrainC"):
         kit.sweep("03_launch_training", {"wholly_unknown": [1]}, tmp_path / "out")
@@ -147,7 +147,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, demo_data):
         ({"backend": "modall"}, "backend='modall' is not a backend"),
         ({"evaluation": 5, "seed": [1]}, "evaluation: 5 is not settings of 04"),
         ({"evaluation": ["n"], "seed": [1]}, r"evaluation: \['n'\] is not settings of 04"),
-        ({"other_settings": {"lora_r": 4}}, "other_settings is given by the sweep itself"),
+        ({"other_settings": {"lora_r": 4}}, "other_settings is set by the sweep itself"),
         ({"config_file": "nowhere.json"}, "config_file=nowhere.json can't be read: .*No such file.* Name a file"),
     ],
 )
@@ -214,12 +214,15 @@ def test_how_sure_the_best_is(tmp_path):
     rest = pooled.iloc[1]  # where every prompt gains as much, no prompt is another's chance
     assert rest["difference_low"] == pytest.approx(rest["difference"]) == pytest.approx(rest["difference_high"])
     why = sweep.best()["why"]
-    assert "on the same 40 prompts, and no run of it is as good as any of the best. Chosen among 4 settings" in why
+    assert (
+        "on the same 40 prompts, and each of its runs is worse than every run of the best. Chosen among 4 settings"
+        in why
+    )
 
     even = made(tmp_path / "even", settings, lambda s, i: 0.2 if (i + s["num_generations"]) % 3 else -0.2)
     assert "on the same 40 prompts, which chance can explain" in even.best()["why"]
     one = made(tmp_path / "one", settings | {"seed": 1}, gain)
-    assert "with one run of each, so another seed may turn the order round" in one.best()["why"]
+    assert "with one run of each, so another seed may change the order" in one.best()["why"]
     own = made(tmp_path / "own", {"max_completion_length": [16, 32], "seed": [1, 2]}, lambda s, i: 0.01 * s["seed"])
     assert "scored under its own max_completion_length" in own.best()["why"]
 
@@ -286,7 +289,7 @@ def test_a_failure_stops_no_other_run_and_what_is_done_is_not_done_again(quick, 
     assert pooled["x"].tolist() == [3, 1] and pooled["runs"].tolist() == [2, 2]
     assert pooled["mean"].tolist() == pytest.approx([3.05, 1.05]) and pooled["low"].tolist() == [3, 1]
     best = sweep.best("score")
-    assert best["settings"] == {"x": 3} and "no run of it is as good as any of the best" in best["why"]
+    assert best["settings"] == {"x": 3} and "each of its runs is worse than every run of the best" in best["why"]
     with pytest.raises(kit.RunError, match=r"no run .* has a trained yet. Choose one of: .*score"):
         sweep.best()
 

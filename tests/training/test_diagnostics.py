@@ -10,7 +10,7 @@ STEPS = 20
 LEVEL = 0.4 + 0.02 * (-1.0) ** np.arange(STEPS)  # no trend, some noise
 PLANTED = {
     "No spread: in 75% of groups": {"frac_reward_zero_std": 0.75},
-    "They score nearly all there is": {"frac_reward_zero_std": 0.75, "rewards/offline/mean": 0.98},
+    "They have nearly the full score": {"frac_reward_zero_std": 0.75, "rewards/offline/mean": 0.98},
     "Reward flat: from 0.400 in the first 10 steps to 0.400": {"reward": LEVEL},
     "Reward falls: from 0.400 in the first 10 steps to 0.130": {"reward": LEVEL - 0.3 * (np.arange(STEPS) > 10)},
     "Cut off: 80% of completions reach max_completion_length=28": {"completions/clipped_ratio": 0.8},
@@ -21,7 +21,7 @@ PLANTED = {
     "Judge failing: offline left 6 completions of the last 2 steps": {
         "judge/offline/failures": np.where(np.arange(STEPS) % 10, np.nan, 3)  # as with num_iterations=10
     },
-    "Steps skipped: the gradient was no number in 2 of the last 5 steps": {
+    "Steps skipped: the gradient was not a number in 2 of the last 5 steps": {
         "grad_norm": np.where(np.arange(STEPS) < 18, 0.5, np.nan)
     },
     "Entropy gone: 0.010 nats a token": {"entropy": np.where(np.arange(STEPS) < 10, 0.5, 0.01)},
@@ -52,7 +52,7 @@ def test_a_run_that_goes_well_or_has_just_begun_shows_no_sign(going_well):
 @pytest.mark.parametrize("text", PLANTED)
 def test_what_goes_wrong_is_said_with_what_to_try(going_well, text):
     (sign,) = diagnose(going_well.assign(**PLANTED[text]), TrainConfig())
-    assert text in str(sign) and any(help in sign.fix for help in ("Try ", "try ", "would teach more", "say why"))
+    assert text in str(sign) and any(help in sign.fix for help in ("Try ", "try ", "harder prompts", "say why"))
 
 
 def test_a_reward_near_0_all_the_time_is_no_matter_of_the_learning_rate(going_well):

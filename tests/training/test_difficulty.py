@@ -76,7 +76,7 @@ def test_killed_runs_measure_on_and_another_run_takes_it_over(data, tmp_path, mo
         kit.train(run_id="first", **settings)
     run = Run("first", tmp_path / "runs")
     assert run.status["difficulty"] == {"measured": 12, "prompts": 24}
-    assert "Stopped at step 0, with 12 of 24 prompts measured. To go on" in capsys.readouterr().out
+    assert "Stopped at step 0, with 12 of 24 prompts measured. To resume" in capsys.readouterr().out
     with (run.path / "difficulty.jsonl").open("a") as file:
         file.write('{"sample_id": "dem')  # as a kill may leave it
     with pytest.raises(KeyboardInterrupt):

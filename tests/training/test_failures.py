@@ -70,10 +70,10 @@ def test_the_hubs_own_answer_says_what_to_do(tmp_path):
     for said in (no_token, not_let_in):
         assert "gated" in said and page in said and "export HF_TOKEN=" in said
         assert "modal secret create --force huggingface-secret HF_TOKEN=" in said
-    assert "does not take your token" in expired and "modal secret create --force huggingface-secret" in expired
+    assert "refuses your token" in expired and "modal secret create --force huggingface-secret" in expired
     assert "hf_expired" not in expired and NOT_LET_IN not in not_let_in, "a token is never shown"
     for said in (*misnamed, folder):
-        assert "no such folder" in said and "misnamed or private" in said
+        assert "no such folder" in said and "the name is wrong or private" in said
     assert "owner/name" in path
     assert "503" in down
     [gone] = answers(tmp_path, hub.url, [(MODEL, None)])
@@ -178,8 +178,8 @@ def test_out_of_memory_in_an_update_keeps_the_last_step_and_says_what_to_change(
     said = str(stopped.value)
     assert said.startswith(
         "Out of memory while updating in step 3: the machine's memory is full. Stopped, checkpoint-2 is saved; run_id "
-        "run resumes it. Resume with memory=65536 on Modal. A new run (cache_from=run takes its judgements over) can "
-        "have per_device_train_batch_size=4 gradient_accumulation_steps=4, or gradient_checkpointing=true, or "
+        "run resumes it. Resume with memory=65536 on Modal. Start a new run (cache_from=run uses its judgements "
+        "again) with per_device_train_batch_size=4 gradient_accumulation_steps=4, or gradient_checkpointing=true, or "
         "max_completion_length=4"
     )
     status = Run("run", tmp_path).status
@@ -200,7 +200,7 @@ def test_out_of_memory_while_generating_and_while_judging(tmp_path, demo_data, m
         fail()
         return [0.0] * len(completions)
 
-    with pytest.raises(RunStopped, match=r"while judging in step 2.*reward functions, which.*checkpoint-1 is saved"):
+    with pytest.raises(RunStopped, match=r"while judging in step 2.*reward functions fill it.*checkpoint-1 is saved"):
         train(data=str(demo_data), run_id="judging", rewards=[heavy], runs_dir=tmp_path, **QUICK)
     assert train(run_id="judging", rewards=[heavy], runs_dir=tmp_path).status["state"] == "complete"
 

@@ -129,8 +129,8 @@ def test_a_ladder_counts_what_it_settles_and_its_evaluation_says_who_judged(gemi
     evaluation = evaluate(run, n=4, **again)
     assert evaluation.path.name.endswith("_judge-offline-gemini_second_judge-gemini.json"), evaluation.path.name
     notes = " ".join(evaluation.results["notes"])
-    assert "gemini is no held-out judge here: the run was trained with gemini" in notes
-    assert f"offline>gemini: {evaluation.results['judge']['settled']} new answers needed no judgement" in notes
+    assert "gemini is not a held-out judge here: the run was trained with gemini" in notes
+    assert f"offline>gemini: {evaluation.results['judge']['settled']} new answers did not need its last judge" in notes
     assert any("offline>gemini and gemini both ask gemini" in told for told in evaluation.warnings())
 
 
@@ -259,7 +259,7 @@ def test_ctrl_c_does_not_wait_for_answers(standin, gemini, tmp_path, demo_data):
         output, _ = process.communicate()
     finally:
         process.kill()
-    assert process.returncode == 130 and "To go on: grpo-kit train --run-id run" in output
+    assert process.returncode == 130 and "To resume: grpo-kit train --run-id run" in output
     assert '"state": "stopped"' in Path(tmp_path / "runs/run/status.json").read_text()
 
 

@@ -31,7 +31,7 @@ def test_a_bad_step_is_skipped_and_said(monkeypatch, tmp_path, demo_data):
     said: list[str] = []
     steps = {"max_steps": 6, "sft_steps": 2, "sft_batch_size": 2}
     run = train(data=str(demo_data), runs_dir=tmp_path, echo=said.append, **steps, **SMALL)
-    skipped = [text for text in said if "is skipped: its gradient is no number" in text]
+    skipped = [text for text in said if "is skipped: its gradient is not a number" in text]
     assert [text.split()[1] for text in skipped] == ["1", "2", "4", "5"]
     assert run.metrics()["grad_norm"].isna().tolist() == [False, True, False, True, True, False]
     weights = load_file(run.path / "adapter_model.safetensors")

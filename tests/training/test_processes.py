@@ -231,7 +231,7 @@ def test_they_end_together_and_the_run_goes_on(standin, demo_data, runs_dir, tmp
     process.send_signal(signal.SIGINT)
     process.wait()
     said = (tmp_path / "output").read_text()
-    assert "KeyboardInterrupt" in said and "To go on: grpo-kit train" in said, said
+    assert "KeyboardInterrupt" in said and "To resume: grpo-kit train" in said, said
     assert not re.search(r"[WE]\d{4} \d\d:", said), f"torch's own log: {said}"
     assert not any(rank.is_running() for rank in ranks)
     assert run.status["state"] == "stopped" and "interrupted" in run.status["reason"]

@@ -107,7 +107,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, demo_data
     with pytest.raises(ConfigError, match=r"4 prompts.*has 3.*per_device_train_batch_size=24"):
         train(data=str(tmp_path / "bad"), runs_dir=tmp_path)
     (tmp_path / "bad" / "train.jsonl").write_text("".join(few + few[:1]))
-    with pytest.raises(ConfigError, match=r"2 samples have the id .*Give each sample its own id"):
+    with pytest.raises(ConfigError, match=r"2 samples have the same id .*Give each sample its own id"):
         train(data=str(tmp_path / "bad"), runs_dir=tmp_path)
     with pytest.raises(RunError, match="no run never-made"):
         Run("never-made", tmp_path)

@@ -160,7 +160,7 @@ def test_a_complete_run_goes_on_to_a_larger_max_steps(tmp_path, data, capsys):
     moved = max((at[4][name] - at[2][name]).abs().max() for name in at[2])
     assert moved > 5e-4, "what AdamW moves in a step at that rate"
     assert rates.tolist() == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4]), "the course to 4 steps, from step 3 on"
-    assert "goes on from step 2: the learning rate takes up its linear course to step 4" in capsys.readouterr().out
+    assert "goes on from step 2: the learning rate follows its linear course to step 4" in capsys.readouterr().out
 
 
 def test_all_weights_are_warmed_up_and_gone_on_from(tmp_path, data):
@@ -178,9 +178,9 @@ def test_what_contradicts_is_said_before_anything_is_loaded(warm, runs, data, tm
         train(model_name=str(warm.path / "checkpoint-2"), lora_r=8, **own | {"runs_dir": tmp_path})
     with pytest.raises(ConfigError, match=r"use_lora=False, and warm is an adapter.*kit\.merge"):
         train(model_name="warm", use_lora=False, **own)
-    with pytest.raises(ConfigError, match="nowhere is no run under"):
+    with pytest.raises(ConfigError, match="nowhere is neither a run under"):
         train(adapter="nowhere", **own)
-    with pytest.raises(ConfigError, match="runs/nowhere is no run under"):
+    with pytest.raises(ConfigError, match="runs/nowhere is neither a run under"):
         train(model_name="runs/nowhere", **own)
     rows = (data / "train.jsonl").read_text().splitlines()
     (tmp_path / "train.jsonl").write_text("\n".join([json.dumps(json.loads(rows[0]) | {"ground_truth": " "}), *rows]))

@@ -134,7 +134,7 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(standin, panel,
     with (run.path / "metrics.jsonl").open("a") as metrics:
         metrics.write("{broken\n{}\n")
     wait_until(lambda: not shown.resume_button.disabled)
-    assert "lost" in shown._progress.value and "is no row" in shown._signs.value
+    assert "lost" in shown._progress.value and "is not a row" in shown._signs.value
     (run.path / "metrics.jsonl").unlink()
     shown.resume_button.click()
     wait_until(lambda: shown._state == "running")
@@ -150,7 +150,7 @@ def test_red_wants_a_second_click_and_a_probe_is_quoted_before_it_is_made(standi
     assert "Green" in panel._quote.value and "the demo&#x27;s" in panel._quote.value
     panel.controls["data"].value = str(tmp_path / "shop")
     panel.controls["max_completion_length"].value = 8
-    assert "tiny speaks of the demo&#x27;s world alone" in panel._quote.value and "prepared from" in panel._quote.value
+    assert "tiny knows only the demo&#x27;s words" in panel._quote.value and "prepared from" in panel._quote.value
 
     said = panel.monitor.message
     panel.probe_button.click()

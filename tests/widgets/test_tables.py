@@ -181,7 +181,7 @@ def test_samples_of_a_run_that_has_none_yet(runs_dir):
     assert browser.groups.choice.options and browser.groups.step.value == 6
     (runs_dir / "waiting" / "completions.jsonl").write_text("{\n{}\n")
     browser.refresh_button.click()
-    assert "completions.jsonl:1 is no row" in browser.message.value
+    assert "completions.jsonl:1 is not a row" in browser.message.value
     (runs_dir / "waiting" / "completions.jsonl").unlink()
 
 

@@ -79,7 +79,7 @@ def _data(config: TrainConfig, name: str) -> str:
         if name == "eval.jsonl":
             return "none on the volume; only an evaluation needs it"
         if is_default and config.model_name == "tiny":
-            return "none on the volume, so the samples that come with the kit are taken"
+            return "none on the volume, so the kit's own samples are used"
         fix = f"{doctor.PREPARE}, then {upload}"
         raise ConfigError(f"neither on the volume {DATA_VOLUME} nor in {here}", fix) from None
     there = f"on the volume {DATA_VOLUME}, {size} bytes"
@@ -98,12 +98,12 @@ def _model(name: str, can_ask_modal: bool) -> str:
     if can_ask_modal and known_on_modal(name.partition("/")[0]):
         return f"run {name}, on the volume"
     if Path(name).is_dir() or name == SMOLLM2:
-        fix = f"push it to the Hugging Face hub and name it owner/name; there is HuggingFaceTB/{SMOLLM2}"
-        raise ConfigError(f"{name} is a model of this machine, which containers don't see", fix)
+        fix = f"push it to the Hugging Face hub and name it owner/name, such as HuggingFaceTB/{SMOLLM2}"
+        raise ConfigError(f"{name} is a model on this machine, and containers can't see it", fix)
     has_secret = not can_ask_modal or missing_secret(HUB_SECRET) is None
     if problem := doctor.model_problem(name, token=None if has_secret else False):
         if has_secret and get_token() is None and GIVE_TOKEN in problem.fix:
-            raise NotChecked(f"{problem.what}; with no token here, that is asked again on Modal, when the run begins")
+            raise NotChecked(f"{problem.what}; there is no token here, so Modal asks again when the run begins")
         raise ConfigError(problem.what, problem.fix)
     return name
 

@@ -32,7 +32,7 @@ def kit_errors() -> Iterator[None]:
         if "metadata value" not in str(error):
             raise
         # The error's text has the token in it.
-        raise RunError("the Modal token holds characters that are in no token", "Run `modal setup`") from None
+        raise RunError("the Modal token has characters that no token has", "Run `modal setup`") from None
     except modal.exception.AuthError as error:
         raise RunError(f"Modal refuses the token ({error})", "Run `modal setup`") from None
     except NO_ANSWER as error:
@@ -50,7 +50,7 @@ def call_exit_reason(call_id: str) -> str | None:
     except TimeoutError:
         return None
     except modal.exception.FunctionTimeoutError:
-        return "it ran out of its time, and of its retries"
+        return "it used up its time and its retries"
     except RunError:  # Modal can't be asked; the kit's own errors are returned by its calls and not raised
         raise
     except (Exception, modal.exception.InputCancellation) as error:  # a remote error comes as the type that it was
@@ -77,7 +77,7 @@ def required_secrets(judges: Collection[str | None], model_name: str, notify: st
     names = [JUDGE_SECRETS[judge] for judge in asked]
     for judge in asked:
         if missing := missing_secret(JUDGE_SECRETS[judge]):
-            fix = f"{missing.fix} (a key: {CLOUD[judge].key_page}), or take judge=offline"
+            fix = f"{missing.fix} (a key: {CLOUD[judge].key_page}), or use judge=offline"
             raise ConfigError(f"{missing.what}, which judge={judge} needs", fix)
     if notify:
         if missing := missing_secret(NOTIFY_SECRET, notify):

@@ -41,7 +41,7 @@ def returns_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def returning(*args: Any, **options: Any) -> Any:
         os.environ[TRUSTED] = "1"  # for the processes of a run too
-        os.environ[WHY_INTERRUPTED] = "its container was taken away; where Modal starts another, that resumes the run"
+        os.environ[WHY_INTERRUPTED] = "Modal took its container away; the next container resumes the run"
         try:
             return function(*args, **options)
         except KitError as error:
@@ -59,7 +59,7 @@ def open_run(settings: dict[str, Any], rewards: bytes | None, python: str, launc
     """
     if rewards and python != PYTHON:
         what = f"the reward functions were pickled by Python {python}, which the app's Python {PYTHON} can't read"
-        raise ConfigError(what, f"kit.deploy() makes the app anew, or run the notebook with Python {PYTHON}")
+        raise ConfigError(what, f"Deploy the app again with kit.deploy(), or run the notebook with Python {PYTHON}")
     run_id, new_name = settings.get("run_id"), f"grpo_{datetime.now():%Y%m%d_%H%M%S}"
     lease = acquire_lease(run_id, _call_id(), step=0) if run_id else lease_new_run(new_name, _call_id())
     sync = _sync(lease)
@@ -111,7 +111,7 @@ def train_run(run_id: str) -> None:
         if lease.tries > config.retries + 1:
             what = f"{lease.tries - 1} containers in a row ended before they saved a checkpoint: they had "
             what += f"memory={config.memory} MiB and timeout={config.timeout} s for save_steps={config.save_steps}"
-            RunWriter(run, config).end(RunError(what, "Give more of what was short, or save more often"))
+            RunWriter(run, config).end(RunError(what, "Give it more memory or a longer timeout, or save more often"))
             return
         try:
             work_on(run, print, since=datetime.fromtimestamp(psutil.Process().create_time(), UTC))

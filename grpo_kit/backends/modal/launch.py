@@ -78,7 +78,7 @@ def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> Evaluation:
         function = _on_gpu(deployed_function("evaluate"), config, secrets, retries=0)  # a retry would begin anew
         print(f"Evaluating run {run.id} on Modal ({config.gpu})")
         call = function.spawn(run.id, _given(config))
-        name = _result(call, "Interrupted: the evaluation is ended")
+        name = _result(call, "Interrupted: the evaluation has ended")
     folder = CACHE / "evaluations" / run.id
     folder.mkdir(parents=True, exist_ok=True)
     for ending in (".samples.jsonl", ".png", ".json"):
@@ -93,7 +93,7 @@ def deploy() -> None:
     global _deployed
     with kit_errors():  # so that a wrong token is not the deployment's error
         modal.Dict.from_name(LEASES, create_if_missing=True).hydrate()
-    print(f"Deploying the app {APP} on Modal (the first time its image is built: some minutes)")
+    print(f"Deploying the app {APP} on Modal (the first time it builds the image, which takes some minutes)")
     source = source_fingerprint()
     command = [sys.executable, "-m", "modal", "deploy", str(PACKAGE / "app.py")]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)

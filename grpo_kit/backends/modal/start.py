@@ -37,7 +37,7 @@ def started_on_modal(config: TrainConfig) -> TrainConfig:
         return from_adapter(config, name, own.model_name, about)
     is_here = any(is_run(each) or (each / "adapter_config.json").is_file() for each in (RUNS_DIR / name, Path(asked)))
     if config.adapter or name != asked or (is_here and name not in RECIPES):
-        what = f"{asked} is no run on the volume {RUNS_VOLUME}, which is what containers see"
+        what = f"{asked} is not a run on the volume {RUNS_VOLUME}, and containers see only that volume"
         put = f"modal volume put {RUNS_VOLUME} runs/{run_id} runs/{run_id}"
         raise ConfigError(what, f"Train it there, or upload the run's folder: {put}")
     return config

@@ -122,7 +122,7 @@ class RunSync:
                 _thread.interrupt_main()
                 return
             except Exception as error:  # a network that fails, a checkpoint that is replaced: the next push may succeed
-                print(f"The volume could not be written ({type(error).__name__}: {error}); trying again")
+                print(f"The volume could not be written to ({type(error).__name__}: {error}); trying again")
 
     def __enter__(self) -> "RunSync":
         self._thread.start()

@@ -42,7 +42,11 @@ def read_traces(traces: Path, format: str, on_bad: OnBad, options: ReadOptions) 
     to `on_bad`, piece by piece.
     """
     if not traces.exists() and not hub_name(traces):
-        raise BadTrace("there is no such file or folder", "The hub's data are hf://owner/name", where=str(traces))
+        raise BadTrace(
+            "there is no such file or folder",
+            "Correct the path; data on the Hugging Face hub is hf://owner/name",
+            where=str(traces),
+        )
     pattern = SGDReader.files
     if format in ("auto", "sgd"):
         files = sorted(traces.glob(pattern)) if traces.is_dir() else [traces] * fnmatch(traces.name, pattern)
@@ -84,7 +88,7 @@ def _row(content: Any) -> dict[str, Any]:
     if isinstance(row, list):  # of messages
         return {"messages": row}
     if not isinstance(row, dict):
-        raise ValueError(f"it is no JSON object with fields, but {str(row)[:80]}")
+        raise ValueError(f"it is not a JSON object with fields, but {str(row)[:80]}")
     if None in row:
         raise ValueError("it has more cells than the header; a text with commas needs quotes")
     return row
@@ -122,4 +126,4 @@ def _reader_of(row: dict[str, Any], readers: dict[str, Reader]) -> Reader:
     if other := next((name for name, reader in ROW_READERS.items() if row.keys() & set(reader.fields)), ""):
         raise ValueError(f"no field of the format {', '.join(readers)}: {has}. --format {other} reads it")
     known = "; ".join(f"{name}: {', '.join(reader.fields)}" for name, reader in readers.items())
-    raise ValueError(f"no field is known as a chat or a prompt: {has}. Rename the one that is ({known})")
+    raise ValueError(f"no field has a name known for a chat or a prompt: {has}. Rename the one that is ({known})")

@@ -25,7 +25,7 @@ class ChatReader(Reader):
         field = next(name for name in self.fields if row.get(name) is not None)
         raw = from_json(row[field])
         if not isinstance(raw, list):
-            raise ValueError(f"{field!r} is no list of messages")
+            raise ValueError(f"{field!r} is not a list of messages")
         system = next((row[name] for name in self.systems if row.get(name)), None)
         if system:
             raw = [{"role": "system", "content": system}, *raw]

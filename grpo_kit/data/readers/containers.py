@@ -146,10 +146,10 @@ def _load(traces: Path) -> Any:
             found = load_from_disk(traces)
     except ConnectionError as problem:
         fetch = f"hf download {on_hub['name'] if on_hub else where} --repo-type dataset --local-dir DIR"
-        fix = f"Where there is a network, `{fetch}`; then prepare DIR, or its folder of files"
+        fix = f"On a machine with a network run `{fetch}`; then prepare DIR, or the folder of files in it"
         raise BadTrace(f"the hub can't be reached ({problem})", fix, where) from problem
     except (OSError, ValueError) as problem:
-        fix = "Write hf://owner/name[/config][:split]; what is private or gated needs HF_TOKEN"
+        fix = "Write hf://owner/name[/config][:split]; private or gated data needs HF_TOKEN"
         raise BadTrace(f"`datasets` can't read it: {str(problem).partition(chr(10))[0]}", fix, where) from problem
     if not isinstance(found, dict):
         return found

@@ -14,7 +14,7 @@ class GeminiReader(ChatReader):
 
     def messages_in(self, raw: Any, found: Found) -> list[Message]:
         if not isinstance(raw, dict):
-            raise ValueError("it is no object with a role and parts")
+            raise ValueError("it is not an object with a role and parts")
         content = raw.get("parts", raw.get("content"))  # the system instruction's is a text or a message
         parts = content.get("parts") if isinstance(content, dict) else content
         role = "user" if raw.get("role") in (None, "function") else raw["role"]

@@ -21,7 +21,7 @@ def messages_in(raw: Any, found: Found) -> list[Message]:
     Raises ValueError where it is no message, or has nothing that can be used.
     """
     if not isinstance(raw, dict):
-        raise ValueError("it is no object with a role and content")
+        raise ValueError("it is not an object with a role and content")
     content = next((raw[name] for name in _TEXTS if raw.get(name)), raw.get("content"))
     role, faults = found.role(raw.get("role")), len(found.faults)
     called = [raw["function_call"]] if raw.get("function_call") else from_json(raw.get("tool_calls")) or []
@@ -69,7 +69,9 @@ def call_in(raw: Any) -> ToolCall:
     given = [inner[name] for name in ("arguments", "input", "args", "parameters") if inner.get(name) is not None]
     arguments = from_json(given[0] or {}) if given else {}
     if not isinstance(inner.get("name"), str) or not isinstance(arguments, dict):
-        raise ValueError(f"it calls a tool without a name, or with arguments that are no JSON object: {str(raw)[:80]}")
+        raise ValueError(
+            f"it calls a tool without a name, or with arguments that are not a JSON object: {str(raw)[:80]}"
+        )
     call: ToolCall = {"type": "function", "function": {"name": inner["name"], "arguments": arguments}}
     if raw.get("id"):
         call["id"] = str(raw["id"])
@@ -89,7 +91,9 @@ def tools_in(value: Any, found: Found) -> list[dict[str, Any]]:
             if "type" in function or {type(value) for value in function.values()} == {dict}:  # {"googleSearch": {}}
                 found.repaired("hosted_tools_left_out")
                 continue
-            raise ValueError(f"`tools` has one without a name: {str(each)[:80]}. Rename it if these are no functions")
+            raise ValueError(
+                f"`tools` has a tool without a name: {str(each)[:80]}. Rename the field if it does not hold functions"
+            )
         schemas = [function[name] for name in ("parameters", "input_schema", "inputSchema") if function.get(name)]
         told = {"description": function["description"]} if function.get("description") else {}
         if schemas:  # with types as JSON schema has them: Gemini's are "OBJECT" and "STRING"
@@ -131,6 +135,6 @@ def _text_of(part: Any, found: Found) -> str:
             return ""
         case dict():
             kind = part.get("type") or ", ".join(part)
-            found.faults.append(f"message {found.number} holds {kind!r}, where only text can be learnt from")
+            found.faults.append(f"message {found.number} holds {kind!r}, and only text can be learnt from")
             return ""
     return as_text(part)

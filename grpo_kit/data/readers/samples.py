@@ -95,4 +95,4 @@ def _missing(what: str, wanted: tuple[str, ...], row: dict[str, Any]) -> str:
     near = {name: get_close_matches(name.lower(), wanted, 1) for name in row if name not in PROMPTS + ANSWERS}
     name, new = next(((repr(name), names[0]) for name, names in near.items() if names), ("the one that is", wanted[0]))
     has = f"it has {', '.join(map(repr, row))}, and none of {', '.join(wanted)}"
-    return f"no field is known as the {what}: {has}. Rename {name} to {new!r}"
+    return f"no field has a name known for the {what}: {has}. Rename {name} to {new!r}"

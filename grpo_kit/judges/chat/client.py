@@ -44,7 +44,7 @@ class ChatModel:
             self._check_usable(failed)
             if failed.code is None:
                 what = f"{self.name} can't be reached at {self._provider.place} ({failed})"
-                raise ConfigError(what, "Try again with a connection to it") from None
+                raise ConfigError(what, "Try again when it can be reached") from None
             return
         if there:
             self._refuse_model(there)
@@ -142,7 +142,7 @@ class ChatModel:
         """Raises ConfigError where no further call could succeed: the key is refused, or its quota is used up."""
         if failed.quota:
             what = f"{failed.quota} of judge={self.name} is used up ({failed})"
-            fix = "The same run_id goes on when there is more; judgements that are made are kept"
+            fix = "Resume with the same run_id when there is more; judgements that were made are kept"
             raise ConfigError(what, fix) from None
         said = str(failed).lower()
         is_refused = failed.code in (401, 403) and "flagged" not in said  # which OpenRouter says of a prompt

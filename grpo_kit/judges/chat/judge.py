@@ -162,7 +162,7 @@ def _prompt(config: JudgeConfig) -> Template:
     used = set(prompt.get_identifiers())
     if not prompt.is_valid() or not used >= NEEDED or not used <= KNOWN:
         raise ConfigError(
-            f"the judge's prompt {path} lacks a placeholder, or has one that is not known",
+            f"{path} lacks a placeholder, or has one that is not known",
             f"It needs {' and '.join(f'${name}' for name in sorted(NEEDED))}, may have "
             f"{', '.join(f'${name}' for name in sorted(KNOWN - NEEDED))}; write any other $ as $$",
         )

@@ -46,7 +46,9 @@ class OfflineJudge(Judge):
         seen = samples[:: len(samples) // 1000 + 1]
         if not (foreign := sum(not is_english(sample) for sample in seen)):
             return ""
-        seen_so = f"{foreign} of {len(seen)} samples looked at are not in English, for which the offline judge is made"
+        seen_so = (
+            f"{foreign} of {len(seen)} samples looked at are not in English, and the offline judge is made for English"
+        )
         return (
             f"{seen_so}: it judges them by words alone, as the reference judge does. judge=gemini knows their language"
         )
@@ -97,7 +99,7 @@ class _Brief:
     def verdict(self, answer: str) -> Verdict:
         if not self.is_english:
             verdict = compared(self.sample.ground_truth, answer)
-            return replace(verdict, reason=f"not English, so by words alone: {verdict.reason}")
+            return replace(verdict, reason=f"not English, so judged by words alone: {verdict.reason}")
         if not self.sample.acts and not self.reference.words:
             return Verdict(None, "nothing to judge by: the sample has neither acts nor a reference")
         text = Text(answer, self.values)
@@ -118,7 +120,7 @@ class _Brief:
             notes.append(f"{label}: {'yes' if done >= 0.95 else 'no' if done < 0.25 else 'partly'}")
             total += done
         if not total and self.sample.acts and self._shared_content(text) > 0.5:
-            notes.append("like the reference, and yet no act is performed, by which alone a sample with acts is judged")
+            notes.append("like the reference, but it performs no act, and a sample with acts is judged by them alone")
         return total / len(self.checks)
 
     def _shared_content(self, text: Text) -> float:
