@@ -8,14 +8,14 @@ from it; a `Problem` is what a check reports. The texts are the code's own: what
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from itertools import groupby, product
 from pathlib import Path
 
 KIT = Path(__file__).parents[2] / "grpo_kit"
 MOST = 12  # texts of one expression
-NAMED = "The message names it, with values"  # where the fix is worked out
 PLACE = "<!-- the list of errors -->"  # in docs/troubleshooting.md
 ROOMS = {
     "backends": "Launching and watching runs, here and on Modal",
@@ -44,7 +44,7 @@ class Entry:
 
     kind: str  # the class: ConfigError, Problem …
     what: str
-    fix: str
+    fixes: tuple[str, ...]  # one of them is said
     file: str  # below grpo_kit/
     line: int
 
@@ -56,8 +56,10 @@ class Entry:
 def entries() -> list[Entry]:
     """All errors and problems, in the order of rooms, files and lines."""
     trees = {path: ast.parse(path.read_text()) for path in sorted(KIT.rglob("*.py"))}
-    known = kinds(trees.values())
-    return [entry for path, tree in trees.items() for entry in _in_file(path, tree, known)]
+    known, constants = kinds(trees.values()), {}
+    for node in (node for tree in trees.values() for node in tree.body):
+        constants |= {name: value for name, value in _assigned(node) if name.isupper()}
+    return [entry for path, tree in trees.items() for entry in _in_file(path, tree, known, constants)]
 
 
 def kinds(trees: Iterable[ast.Module]) -> set[str]:
@@ -71,7 +73,7 @@ def kinds(trees: Iterable[ast.Module]) -> set[str]:
     return found
 
 
-def _in_file(path: Path, tree: ast.Module, known: set[str]) -> Iterator[Entry]:
+def _in_file(path: Path, tree: ast.Module, known: set[str], constants: Mapping[str, ast.expr]) -> Iterator[Entry]:
     scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
@@ -84,27 +86,28 @@ def _in_file(path: Path, tree: ast.Module, known: set[str]) -> Iterator[Entry]:
         around = [scope for scope in scopes if scope.lineno <= call.lineno <= (scope.end_lineno or 0)]
         given = {word.arg: word.value for word in call.keywords}
         fix = given.get("fix") or (call.args[1] if len(call.args) > 1 else ast.Constant(""))
-        texts = Texts(tree, around, call.lineno)
+        texts = Texts(constants, tree, around, call.lineno)
         fixes = [text for text in texts.of(fix) if text]
         for what in texts.of(call.args[0]):
-            told = " Or: ".join(fixes)
-            if not fixes:  # "stopped at step 3; run_id first resumes it" says both in one
-                what, _, told = what.rpartition("; ") if "; " in what else (what, "", "")
+            told = fixes
+            if not fixes and "; " in what:  # "stopped at step 3; run_id first resumes it" says both in one
+                what, _, both = what.rpartition("; ")
+                told = [both]
             if _has_words(what):  # else it hands another error on
-                yield Entry(kind, what, told, str(path.relative_to(KIT)), call.lineno)
+                yield Entry(kind, what, tuple(told), str(path.relative_to(KIT)), call.lineno)
 
 
 class Texts:
     """What an expression may say at a line, by the assignments before it in the functions around it and the module."""
 
-    def __init__(self, tree: ast.Module, around: list, line: int):
-        self._named: dict[str, ast.expr] = {}
+    def __init__(self, constants: Mapping[str, ast.expr], tree: ast.Module, around: list, line: int):
+        self._named: dict[str, ast.expr] = dict(constants)
         columns: dict[str, int] = {}
         below = [node for scope in around for node in ast.walk(scope) if getattr(node, "lineno", line) <= line]
         for node in sorted([*tree.body, *below], key=lambda node: (node in below, getattr(node, "lineno", 0))):
             for name, value in _assigned(node):
                 if isinstance(node, ast.AugAssign) and name in self._named:
-                    before, column = self._named[name], columns[name]
+                    before, column = self._named[name], columns.get(name, 0)
                     longer = ast.BinOp(before, ast.Add(), value)  # where it stands further in, it may be left out
                     value = ast.IfExp(value, longer, before) if node.col_offset > column else longer
                 self._named[name], columns[name] = value, getattr(node, "col_offset", 0)
@@ -117,7 +120,7 @@ class Texts:
                 return [str(value)]
             case ast.JoinedStr(values):
                 return _products([self.of(each, deeper) for each in values])
-            case ast.FormattedValue(ast.IfExp() | ast.Name() as value) if self._is_text(value):
+            case ast.FormattedValue(ast.IfExp() | ast.Name() | ast.Attribute() as value) if self._is_text(value):
                 return self.of(value, deeper)
             case ast.FormattedValue(value):
                 return [_slot(value)]
@@ -125,7 +128,7 @@ class Texts:
                 return _products([self.of(left, deeper), self.of(right, deeper)])
             case ast.IfExp(body=body, orelse=other):
                 return _unique([*self.of(body, deeper), *self.of(other, deeper)])
-            case ast.Name(name) if depth < 6 and name in self._named:
+            case ast.Name(name) | ast.Attribute(attr=name) if depth < 6 and name in self._named:
                 return self.of(self._named[name], deeper)
         return [_slot(node)]
 
@@ -175,23 +178,28 @@ def _slot(node: ast.AST) -> str:
     return "{" + (text if re.fullmatch(r"[\w.]+", text) else "…") + "}"
 
 
-def as_markdown(found: list[Entry]) -> str:
-    """A section for each room, and in it a table of texts and fixes."""
-    lines = []
-    for room, names in groupby(found, lambda entry: entry.room):
-        lines += [f"### {ROOMS[room]}", "", "| what it says | what to do |", "| --- | --- |"]
-        rows = _unique(
-            f"| {_cell(entry.what)} | {_cell(entry.fix if _has_words(entry.fix) else NAMED)} |" for entry in names
-        )
-        lines += [*rows, ""]
-    return "\n".join(lines)
+def as_html(found: list[Entry]) -> str:
+    """A heading for each room, in Markdown, and below it a table of texts and fixes."""
+    parts = []
+    for room, entries in groupby(found, lambda entry: entry.room):
+        rows = _unique(f"<tr><td>{_cell(each.what)}</td><td>{_fix(each.fixes)}</td></tr>" for each in entries)
+        head = "<table><thead><tr><th>what it says</th><th>what to do</th></tr></thead><tbody>"
+        parts.append(f"### {ROOMS[room]}\n\n{head}\n{chr(10).join(rows)}\n</tbody></table>\n")
+    return "\n".join(parts)
+
+
+def _fix(fixes: Iterable[str]) -> str:
+    """Fixes that the code works out have no words here."""
+    return "<br>or: ".join(_cell(fix) for fix in fixes if _has_words(fix)) or "The message names it, with values"
 
 
 def _cell(text: str) -> str:
-    """As Markdown shows it as it is: what is filled in in italics, line breaks and bars harmless."""
-    text = re.sub(r"([\\`*_<>\[\]#])", r"\\\1", text).replace("|", "\\|").replace("\n", " ")
-    return re.sub(r"{([\w.\\…]+)}", lambda slot: f"*{slot[1].rpartition('.')[2]}*", text)
+    """What is filled in in italics, what stands in backticks as code."""
+    text = escape(text[:1].upper() + text[1:], quote=False).replace("\n", " ")
+    text = re.sub(r"{([\w.…]+)}", lambda slot: f"<em>{slot[1].rpartition('.')[2]}</em>", text)
+    return re.sub("`(.+?)`", r"<code>\1</code>", text)
 
 
 if __name__ == "__main__":
-    print(as_markdown(entries()))
+    for entry in entries():
+        print(f"{entry.what}\n    {' / '.join(entry.fixes)}")

@@ -29,10 +29,17 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, **_):
     markdown = markdown.replace("](../", "](").replace("](docs/", "](")
     markdown = re.sub(r"`docs/(\w+\.md)`", r"[\1](\1)", markdown)
-    markdown = re.sub(r"^\$\$\n(.+?)\n\$\$$", lambda found: convert(found[1], "block"), markdown, flags=re.S | re.M)
+    markdown = re.sub(
+        r"^\$\$\n(.+?)\n\$\$$", lambda found: convert(found[1], display="block"), markdown, flags=re.S | re.M
+    )
+    markdown = re.sub(r"(?<![\w$`])\$(\\?[A-Za-z][^$`\n]*)\$(?![\w$`])", _inline, markdown)
     if errors.PLACE in markdown:
-        markdown = markdown.replace(errors.PLACE, errors.as_markdown(errors.entries()))
+        markdown = markdown.replace(errors.PLACE, errors.as_html(errors.entries()))
     return markdown
+
+
+def _inline(formula):
+    return f"<span>{convert(formula[1])}</span>"  # a line that began with <math> would be a block
 
 
 def on_page_content(html, page, **_):
