@@ -1,4 +1,4 @@
-"""Everything that the user can mend, in one form: what is wrong, where, and what to do about it."""
+"""Everything that the user can correct, in one form: what is wrong, where, and what to do about it."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Problem:
 
 
 class KitError(Exception):
-    """An error that the user can mend. It is shown as one message, without a traceback."""
+    """An error that the user can correct. It is shown as one message, without a traceback."""
 
     def __init__(self, what: str, fix: str = "", where: str = ""):
         self.problem = Problem(what, fix, where)

@@ -69,7 +69,7 @@ _add("delete", runs.delete, "first", "first --yes")
 
 @contextmanager
 def errors_on_one_line() -> Iterator[None]:
-    """An error that the user can mend is one message on stderr and exit code 2; any other is a traceback."""
+    """An error that the user can correct is one message on stderr and exit code 2; any other is a traceback."""
     try:
         yield
     except (KitError, OSError) as error:

@@ -36,9 +36,7 @@ def prepare(
     traces: Annotated[
         Path, typer.Argument(metavar="TRACES", help="A file, a folder or hf://owner/name: see docs/data.md.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and data_card.json.")] = Path(
-        DEFAULT_DATA
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and a card.")] = Path(DEFAULT_DATA),
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Chooses which dialogues are held out.")] = 0,
     format: Annotated[str, typer.Option(help="auto, sgd, chat, gemini, sharegpt or samples.")] = "auto",
@@ -77,12 +75,8 @@ def prepare(
 
 
 def doctor(
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Let the model answer 8 prompts here, and judge them.")
-    ] = False,
-    test_message: Annotated[
-        bool, typer.Option("--test-message", help="Send a test message to --notify's webhook.")
-    ] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Let the model answer 8 prompts here; judge them.")] = False,
+    test_message: Annotated[bool, typer.Option("--test-message", help="Send a test to --notify's webhook.")] = False,
     config: ConfigFile = None,
     backend: Backend = None,
     **flags: str | None,
@@ -102,7 +96,7 @@ def train(
     backend: Backend = None,
     runs_dir: RunsDir = RUNS_DIR,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show a quote; exit code 1 if the run can't work.")
+        bool, typer.Option("--dry-run", help="Only show a quote; exit code 1 if it can't work.")
     ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Make one real step, and quote the run from that.")] = False,
     **flags: str | None,
@@ -163,13 +157,9 @@ def sweep(
         str, typer.Argument(metavar="GRID", help="Settings in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the runs' folders and results.csv.")],
-    jobs: Annotated[
-        int | None, typer.Option("-j", "--jobs", min=1, help="Runs at the same time; default: 2 here, 8 on Modal.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Runs at once: 2 here, 8 on Modal.")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,
-    halving: Annotated[
-        int | None, typer.Option(min=1, help="Stop runs that are behind at this step, at twice it, ...")
-    ] = None,
+    halving: Annotated[int | None, typer.Option(min=1, help="Stop runs that are behind at this step, 2x, 4x …")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how long it takes and what it costs.")] = False,
 ) -> None:
     """Run a notebook with every setting of a grid. The same command continues a sweep.

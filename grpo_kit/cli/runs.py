@@ -74,9 +74,7 @@ def chat(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or the folder of a model.")],
     messages: Annotated[list[str] | None, typer.Argument(metavar="MESSAGE", help="Each in quotes.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name or step of a checkpoint; default: the newest.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, help="0: the likeliest answer; default: the run's.")
-    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0: likeliest answer; default: the run's.")] = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Ask the base model and the trained model the same.

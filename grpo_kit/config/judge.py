@@ -124,17 +124,12 @@ class JudgeConfig(Settings):
         "judging",
         "scale",
     )
-    judge_samples: PositiveInt = judge(
-        1, "Judgements for each answer; its score is their mean.", "step", "judging", le=32
-    )
+    judge_samples: PositiveInt = judge(1, "Judgements of each answer; the score is the mean.", "step", "judging", le=32)
     judge_temperature: NonNegativeFloat | None = judge(
         None, "The judge's sampling temperature; None: 0, or 1 if judge_samples is above 1.", "judging", le=2
     )
     judge_prompt: AbsolutePath | None = judge(
-        None,
-        "Your own text file of what to ask, in place of judges/chat/absolute.txt or group.txt.",
-        "judging",
-        "scale",
+        None, "Your own prompt for the judge, a text file, in place of judges/chat/absolute.txt.", "judging", "scale"
     )
     judge_timeout: PositiveFloat = judge(
         30.0, "Seconds that a call waits for the server before it counts as failed.", "resume", le=600
@@ -156,10 +151,7 @@ class JudgeConfig(Settings):
         "auto", "Google's library to use; auto: google-genai, if it is installed.", "resume"
     )
     cache_from: Listed[str] = reward(
-        [],
-        "Runs, folders or .sqlite files whose judgements are used again, and not paid for again.",
-        "resume",
-        "judging",
+        [], "Runs, folders or .sqlite files whose judgements are used again, not paid for again.", "resume", "judging"
     )
 
     @classmethod

@@ -15,12 +15,8 @@ class ModalConfig(Settings):
         "A10", "Modal's GPU to run on; A100-80GB:4 means four, each with its own process.", "resume", suggested=NAMES
     )
     memory: int = setting(32768, "MiB of memory for the container, besides the GPU's.", "resume", ge=1024)
-    timeout: int = setting(
-        7200, "Seconds until Modal ends a container; a new one continues.", "resume", ge=10, le=86400
-    )
-    retries: NonNegativeInt = setting(
-        3, "How often a run gets a new container after a crash or timeout.", "resume", le=10
-    )
+    timeout: int = setting(7200, "Seconds until a container ends; a new one continues.", "resume", ge=10, le=86400)
+    retries: NonNegativeInt = setting(3, "New containers for a run after crashes or timeouts.", "resume", le=10)
 
 
 def processes_and_gpus(given: dict[str, Any]) -> dict[str, Any]:

@@ -76,14 +76,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
     weight_decay: NonNegativeFloat = optimiser(0.0, "AdamW's weight decay.")
 
     # Batches
-    num_generations: int = run(
-        8, "Completions for each prompt, compared with each other: a group.", slider=(2, 32), ge=2
-    )
+    num_generations: int = run(8, "Completions for each prompt: a group to compare.", slider=(2, 32), ge=2)
     per_device_train_batch_size: PositiveInt = batches(
-        8,
-        "Completions in each pass. Given alone, accumulation changes so that a step stays as large.",
-        "spread",
-        "size",
+        8, "Completions in each pass. Given alone, accumulation follows: a step stays as large.", "spread", "size"
     )
     gradient_accumulation_steps: PositiveInt = batches(
         4, "Passes in each step. Given alone, the batch size changes so that a step stays as large.", "spread", "size"

@@ -64,29 +64,21 @@ def prepare(
     """
     traces, out = Path(traces), Path(out)
     if not 0 < eval_fraction < 1:
-        raise ConfigError(
-            f"eval_fraction must lie between 0 and 1, and is {eval_fraction}",
-            "Use for example 0.1, which holds out a tenth",
-        )
+        raise ConfigError(f"eval_fraction must lie between 0 and 1, and is {eval_fraction}", "Use for example 0.1")
     check_choice("format", format, FORMATS)
     check_choice("learn", learn, get_args(Learn))
     check_choice("ground", ground, get_args(Ground))
     if max_results < 1:
-        raise ConfigError(
-            f"max_results must be at least 1, and is {max_results}",
-            "Use at least 1, or --ground history, which shows no results",
-        )
+        raise ConfigError(f"max_results={max_results} is below 1", "Use --ground history to show no results")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file", "Name a folder to write the samples into")
     if out.resolve() == traces.resolve() or traces.resolve() in (out.resolve() / TRAIN, out.resolve() / EVAL):
-        raise ConfigError(
-            f"preparing {traces} into {out} would overwrite the files that it reads", "Choose another folder"
-        )
+        raise ConfigError(f"preparing {traces} into {out} would overwrite {traces}", "Choose another folder")
     tally = _Tally()
 
     def on_bad(error: BadTrace) -> None:
         if not skip_bad:
-            fix = "Correct it, or leave out bad rows with skip_bad (--skip-bad)"
+            fix = f"{error.problem.fix or 'Correct it'}, or leave out bad rows with skip_bad (--skip-bad)"
             raise BadTrace(error.problem.what, fix, error.problem.where) from None
         tally.skip(error, f"{traces if traces.is_dir() else traces.parent}/")
 

@@ -179,9 +179,7 @@ def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
         taken["judge"] = max(trained.judge, key=lambda name: trained.judge[name])
     if config.second_judge == taken.get("judge", config.judge):
         if "second_judge" in config.given and config.second_judge:
-            raise ConfigError(
-                f"second_judge={config.second_judge} is the first judge too", "Name another judge, or None"
-            )
+            raise ConfigError(f"second_judge={config.second_judge} is the first judge too", "Name another, or None")
         taken["second_judge"] = None
     # Each answer is judged by itself here, and caches are no part of how it is judged.
     asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"judge_mode", "cache_from"}

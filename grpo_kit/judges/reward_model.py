@@ -43,9 +43,7 @@ class RewardModelJudge(Judge):
         found = self._config
         architectures = ", ".join(found.architectures or ["none named"])
         if "ForSequenceClassification" not in architectures or found.num_labels != 1:
-            what = (
-                f"judge_model={self._model_name} is not a reward model: {architectures} with {found.num_labels} outputs"
-            )
+            what = f"judge_model={self._model_name} is no reward model: {architectures} with {found.num_labels} outputs"
             raise ConfigError(what, "It should be a sequence classifier (…ForSequenceClassification) with one output")
 
     @cached_property

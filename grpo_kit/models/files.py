@@ -58,9 +58,7 @@ def problems_in(folder: Path, with_weights: bool = True) -> Iterator[Problem]:
     file that holds no JSON object."""
     config = read_object(folder / "config.json")
     if not config and (folder / "adapter_config.json").exists():
-        yield Problem(
-            "it is an adapter and not a whole model", "kit.merge(FOLDER, NEW) makes a whole model of it and its base"
-        )
+        yield Problem("it is an adapter, not a whole model", "kit.merge(FOLDER, NEW) merges it with its base")
     elif not config.get("model_type"):
         yield Problem("it has no config.json that names a model_type, such as llama", COPY)
     if with_weights:

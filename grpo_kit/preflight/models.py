@@ -64,9 +64,7 @@ def judge_problems(config: TrainConfig, on_modal: bool) -> Iterator[Problem]:
             yield Problem(what, "Set it, or use judge=offline", "judge")
     unseen = "on this machine or network, and containers can't reach it"
     if on_modal and "reward_model" in config.rungs and Path(name := config.model_of("reward_model")).is_dir():
-        yield Problem(
-            f"judge_model={name} is {unseen}", "Push it to the Hugging Face hub and name it owner/name", "judge"
-        )
+        yield Problem(f"judge_model={name} is {unseen}", "Push it to the hub and name it owner/name", "judge")
     if on_modal and "openai" in config.rungs and (address := config.judge_base_url) and is_local(address):
         yield Problem(f"judge_base_url={address} is {unseen}", "Use an address that they can reach", "judge")
 

@@ -198,10 +198,7 @@ def _reasons_in(probe: Probe, config: TrainConfig) -> Iterator[tuple[Level, Prob
     before = ", before its warm start" if config.sft_steps else ""
     warm = "" if config.sft_steps else "Imitate the traces first (sft_steps=20), use "
     if not probe.scores:
-        yield (
-            "red",
-            Problem(f"{probe.judge} scored none of the model's {probe.answers} answers", "kit.probe(config) shows why"),
-        )
+        yield "red", Problem(f"{probe.judge} scored none of {probe.answers} answers", "kit.probe(config) shows why")
     elif not probe.earns:
         what = f"no answer of {probe.model} earns anything{before}: the best of {probe.answers} scores "
         fix = f"{warm or 'Use '}another model, or a judge that gives partial credit"

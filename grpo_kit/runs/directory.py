@@ -118,9 +118,7 @@ class RunDirectory:
         """The run's folder on this machine. RunError where it is on Modal's volume."""
         if isinstance(self.storage, LocalStorage):
             return self.storage.root
-        raise RunError(
-            f"run {self.id} is on Modal: {self.storage}", f"run.download('local_models/{self.id}') fetches it"
-        )
+        raise RunError(f"run {self.id} is on Modal: {self.storage}", "run.download(folder) copies it here")
 
     @property
     def about(self) -> dict:
@@ -250,9 +248,7 @@ class RunDirectory:
             return json.loads(self.storage.read(WORKER_FILE))
         except FileNotFoundError:
             fix = "Interrupt it there (Ctrl-C, or the notebook's stop button)"
-            raise RunError(
-                f"run {self.id} trains in a process that waits for it, and can't be stopped from here", fix
-            ) from None
+            raise RunError(f"run {self.id} trains in a process that waits for it", fix) from None
 
     def read_text(self, name: str) -> str:
         """A file of the run's; empty where there is none."""

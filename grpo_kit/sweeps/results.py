@@ -152,9 +152,7 @@ def _comparison(top: Pool, second: Pool, score: str) -> str:
         return f"{said}with one run of each, so another seed may change the order"
     if second[0]["high"] >= top[0]["low"]:
         return f"{said}but their runs overlap, so more seeds may change the order"
-    return f"{said}and each of its runs is worse than every run of the best" + (
-        "; two seeds are few" if few < 3 else ""
-    )
+    return f"{said}and each of its runs is below all of the best" + ("; two seeds are few" if few < 3 else "")
 
 
 def _paired(

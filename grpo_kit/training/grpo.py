@@ -102,9 +102,7 @@ def starting_model(
     if config.sft_steps and not before_sft:
         start, damaged = newest_whole(run, run.sft_checkpoints)
         if start is None or checkpoint_step(start) < config.sft_steps:
-            what = (
-                f"run {run.id} can't be resumed: the checkpoint of its warm start is missing or damaged {damaged or ''}"
-            )
+            what = f"run {run.id} can't resume: the checkpoint of its warm start is missing or damaged {damaged or ''}"
             raise RunError(what.rstrip(), "Put it back, or begin anew with another run_id")
     if start and not config.use_lora:
         source, start = str(start), None

@@ -219,7 +219,7 @@ class KitTrainer(RunTrainer, GRPOTrainer):
         except (TooManyFailures, ConfigError) as error:
             self._stop(str(error))
         except RewardFailed as error:
-            self._stop(str(error), "Give it the mended functions: rewards=[…]", error)
+            self._stop(str(error), "Give it the corrected functions: rewards=[…]", error)
         if self.is_world_process_zero():
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]

@@ -334,8 +334,8 @@ def test_a_reward_that_cannot_be_loaded_where_the_run_is_made_fails_it_in_words(
 
 def test_a_complete_run_has_nothing_left_to_do(undisturbed, capfd):
     assert undisturbed.refused == [
-        "run undisturbed trains in a process that waits for it, and can't be stopped from here. Interrupt it there "
-        "(Ctrl-C, or the notebook's stop button)"
+        "run undisturbed trains in a process that waits for it. Interrupt it there (Ctrl-C, or the notebook's "
+        "stop button)"
     ]
     for ask, what in ((undisturbed.stop, "stop"), (undisturbed.kill, "kill")):
         with pytest.raises(kit.RunError, match=rf"run undisturbed is complete already\. There is nothing to {what}"):

@@ -230,7 +230,7 @@ def test_a_file_of_settings_gives_way_to_flags(tmp_path):
     [
         ("lr: 1", "bad.yaml: lr is no setting of TrainConfig. Did you mean learning_rate?"),
         ("- max_steps", "bad.yaml holds no settings. Write one a line"),
-        ("max_steps: [", "bad.yaml can't be read"),
+        ("max_steps: [", "bad.yaml is not YAML or JSON"),
         ("max_steps: 0", "max_steps=0: should be greater than 0"),
     ],
 )

@@ -281,7 +281,7 @@ def test_what_openai_and_gemini_write_beside_a_message(row):
     assert (sample.ground_truth, sample.tools, bad, repairs) == ("No.", TOOLS, [], {"hosted_tools_left_out": 2})
     assert row({"messages": messages, "tools": TOOLS[0]})[0][0].tools == TOOLS
     for wrong in ("hammer", ["hammer"], [{"size": 3}]):
-        assert "Rename the field if it does not hold functions" in row({"messages": messages, "tools": wrong})[1][0]
+        assert "Rename the field if it is no function" in row({"messages": messages, "tools": wrong})[1][0]
     assert "--learn calls learns" in row({"messages": [says("user", "a"), calls("x")]})[1][0]
     assert "rename the messages' to 'prompt'" in row({"messages": messages[:1], "answer": "b"})[1][0]
 
@@ -518,7 +518,7 @@ def test_one_odd_turn_never_loses_the_dialogue(row):
     assert len(samples) == 1 and not bad and not repairs
     broken = [*begin, says("user", "c"), calls("x") | {"function_call": {"name": "x", "arguments": "{"}}]
     samples, (bad,), _ = row({"messages": broken})
-    assert len(samples) == 1 and "arguments that are not a JSON object" in bad
+    assert len(samples) == 1 and "arguments are not a JSON object" in bad
 
 
 def test_pictures_are_refused_in_words_and_skip_bad_keeps_the_text_beside_them(tmp_path):
@@ -540,7 +540,7 @@ def test_the_same_fault_of_every_line_is_said_once_with_what_mends_it(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("asked,reply\n" + "".join(f"q{n},a{n}\n" for n in range(30)))
     wanted = r"rows.csv: no sample is left. Skipped: 30 times no field has a name known for a chat or a prompt: it has "
-    with pytest.raises(BadTrace, match=wanted + r"'asked', 'reply'\. Rename the one that is \(chat: messages; .*\)$"):
+    with pytest.raises(BadTrace, match=wanted + r"'asked', 'reply'\. Rename the one that is \(chat: messages; .*\)\. Correct the traces$"):
         prepare(path, tmp_path / "out", skip_bad=True)
     with pytest.raises(BadTrace, match=r"no field of the format chat: it has .* --format samples reads it"):
         prepare(_with_header(path, "question,answer"), tmp_path / "out", format="chat")

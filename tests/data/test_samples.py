@@ -219,7 +219,7 @@ def test_check_splits_finds_what_stands_in_both(tmp_path, sample, what):
     write_lines(train, *train.read_bytes().splitlines(), {"prompt": "C", "ground_truth": "c", "dialogue_id": "d"})
     fine = {"prompt": chat("Z")["messages"], "ground_truth": "z", "dialogue_id": "e"}
     held_out = write_lines(tmp_path / "eval.jsonl", fine, {"ground_truth": "x", **sample, "id": "leak"})
-    with pytest.raises(BadTrace, match=f"eval.jsonl, sample leak: its {what} stands in .*train.jsonl too"):
+    with pytest.raises(BadTrace, match=f"eval.jsonl, sample leak: its {what} is in .*train.jsonl too"):
         check_splits(train, held_out)
 
 
@@ -263,9 +263,12 @@ def broken(**changes) -> dict:
 TURNS = dialogue("bad")["turns"]
 NO_UTTERANCE = [TURNS[0], {k: v for k, v in TURNS[1].items() if k != "utterance"}]
 BAD_SGD = {
-    "truncated": (json.dumps([dialogue("a")], indent=1).encode()[:300], "dialogues_002.json: not a list .* cut short"),
-    "empty file": (b"", "dialogues_002.json: not a list of dialogues in JSON"),
-    "no list": ({}, "dialogues_002.json: not a list of dialogues .*got `object`"),
+    "truncated": (
+        json.dumps([dialogue("a")], indent=1).encode()[:300],
+        "dialogues_002.json: it is not a list .* cut short",
+    ),
+    "empty file": (b"", "dialogues_002.json: it is not a list of dialogues in JSON"),
+    "no list": ({}, "dialogues_002.json: it is not a list of dialogues .*got `object`"),
     "latin-1": ('[{\n"dialogue_id": "caf\xe9"}]'.encode("latin-1"), "dialogues_002.json.*codec can't decode byte 0xe9"),
     "utf-16": (json.dumps([dialogue("a")]).encode("utf-16"), r"dialogues_002.json: .*invalid character \(byte 0\)"),
     "no id": ([broken(dialogue_id="")], r"dialogue number 1: Expected `str` of length >= 1 - at `\$.dialogue_id`"),
@@ -300,7 +303,7 @@ BAD_SGD = {
     "USER twice": ([broken(turns=[TURNS[0], *TURNS])], "turn 1: two turns of one speaker"),
     "no answer": ([broken(turns=TURNS[:1])], "no SYSTEM turn"),
     "service": ([broken(services=["Cafe_1"])], "service 'Cafe_1' is not in schema.json. Did you mean Cafes_1?"),
-    "act": ([broken(turns=[TURNS[0], turn("SYSTEM", "Hm", ("ASK", "", []))])], "'ASK' is not an act of a SYSTEM turn"),
+    "act": ([broken(turns=[TURNS[0], turn("SYSTEM", "Hm", ("ASK", "", []))])], "'ASK' is not an act of SYSTEM's"),
     "values": (
         [broken(turns=[TURNS[0], turn("SYSTEM", "3", ("OFFER", "city", [3]))])],
         "Expected `str`, got `int` - at .*values.0.",
@@ -313,7 +316,7 @@ BAD_LINES = {
         {"dialog": []},
         "bad.jsonl:21: no field has a name known for a chat or a prompt: it has 'dialog'. Rename the one",
     ),
-    "no object": (1, r"bad.jsonl:21: it is no JSON object with fields, but 1"),
+    "no object": (1, r"bad.jsonl:21: it is not a JSON object with fields, but 1"),
     "misspelt": (
         {"prompt": "A", "ground_trut": "b"},
         "21: no field has a name known for the answer: .* Rename 'ground_trut' to 'ground_truth'",
@@ -410,7 +413,7 @@ def test_a_folder_or_setting_that_cannot_work_is_refused_with_what_would(tmp_pat
 def test_outputs_never_overwrite_what_is_read(tmp_path):
     train = write_lines(tmp_path / "train.jsonl", *(chat(f"Hello {n}", "Hi.") for n in range(20)))
     for traces in (train, tmp_path):
-        with pytest.raises(ValueError, match="would overwrite the files that it reads"):
+        with pytest.raises(ValueError, match="would overwrite"):
             prepare(traces, tmp_path)
     with pytest.raises(ValueError, match=r"is a file\. Name a folder"):
         prepare(train, train)

@@ -194,7 +194,7 @@ def save_alone(folder):
 
 def test_errors_say_what_to_do(run, demo_data, tmp_path):
     started = new_run(tmp_path, demo_data, run_id="started")
-    with pytest.raises(RunError, match=r"run started has no checkpoint yet \(queued, step 0 of 40.*train it first"):
+    with pytest.raises(RunError, match=r"run started has no checkpoint yet \(queued, step 0 of 40.*Train it first"):
         evaluate(started, **QUICK)
     with pytest.raises(RunError, match=r"no run lorra .*started"):
         evaluate("lorra", runs_dir=tmp_path, **QUICK)

@@ -117,4 +117,4 @@ def test_the_panel_asks_without_saying_who_wrote_what_or_what_judges_said(evalua
     assert again.count.value == "4 of 11 labelled"
     path.write_text("sample_id,answer,label\ns1,Hi,9\n")
     again.press("1")
-    assert "labels.csv:2: label" in again.message.value
+    assert "labels.csv:2: " in again.message.value

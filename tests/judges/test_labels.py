@@ -127,14 +127,14 @@ HEAD = "sample_id,answer,label"
             f"{HEAD}\ns1,Hi,\ns1,Hi,good\n",
             ":3: 'good' is not a label. Use 1 (worthless) to 5, or leave it blank",
         ),
-        (f"{HEAD}\ns1,Hi,7\n", ":2: label '7' should be"),
-        (f"{HEAD}\ns1,Hi,0.5\n", ":2: label '0.5' should be"),
-        (f"{HEAD}\ns1,Hi,nan\n", ":2: label 'nan' should be"),
+        (f"{HEAD}\ns1,Hi,7\n", ":2: '7' is not a label"),
+        (f"{HEAD}\ns1,Hi,0.5\n", ":2: '0.5' is not a label"),
+        (f"{HEAD}\ns1,Hi,nan\n", ":2: 'nan' is not a label"),
         (
             f"{HEAD},preference\ns1,Hi,,a\n",
             ":2: 'a' is not a preference between two answers. Use a, b or tie with an other_answer",
         ),
-        (f"{HEAD},preference,other_answer\ns1,Hi,,c,Ho\n", ":2: preference 'c' should be a, b or tie"),
+        (f"{HEAD},preference,other_answer\ns1,Hi,,c,Ho\n", ":2: 'c' is not a preference between two answers"),
         (f"{HEAD},seconds\ns1,Hi,1,soon\n", ":2: seconds 'soon' is not a number"),
         (f"{HEAD}\ns1,Yes, I do,1\n", ":2: the row has more cells than there are columns. Put double quotes"),
         ("sample_id;answer;label\ns1;Hi;1\n", ":1: no column 'sample_id'"),
@@ -142,7 +142,7 @@ HEAD = "sample_id,answer,label"
             "sample_id,answer,lable\ns1,Hi,1\n",
             ":1: no column 'label' or 'preference'; it has: sample_id, answer, lable.",
         ),
-        (f'{HEAD}\ns1,"Hi,1\n', ":2: not CSV"),
+        (f'{HEAD}\ns1,"Hi,1\n', ":2 is not CSV"),
         ("", ":1: no column 'sample_id'; it has: none"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_file_of_labels_that_cannot_be_used(tmp_path, text, problem):
 
 
 def test_a_file_of_labels_that_is_not_there_or_not_utf8(tmp_path):
-    with pytest.raises(ConfigError, match=r"no\.csv: can.t be read"):
+    with pytest.raises(ConfigError, match=r"no\.csv can.t be read"):
         read_labels(tmp_path / "no.csv")
     (tmp_path / "latin.csv").write_bytes(f"{HEAD}\ns1,Grüße,1\n".encode("latin-1"))
     with pytest.raises(ConfigError, match="Save it as CSV in UTF-8"):

@@ -72,7 +72,7 @@ REFUSED = {
     "a template's token": (add_token("<start_of_turn>", True), "more tokens than .*'<start_of_turn>'"),
     "no end token": (
         edit("tokenizer_config.json", eos_token=None),
-        "no end token. Set eos_token .* is '<end_of_turn>'",
+        "no end token. Set eos_token .* say '<end_of_turn>'",
     ),
     "none named": (edit("tokenizer_config.json", eos_token=..., **PLAIN), "no end token. Set eos_token"),
     "unknown end token": (edit("tokenizer_config.json", eos_token={"content": "</x>"}), "'</x>' is not in its vocab"),
@@ -169,7 +169,7 @@ def test_a_chat_template_that_cannot_write_a_question_is_said_before_a_run_begin
     with pytest.raises(ConfigError, match=told) as refused:
         doctor.model(config)
     (problem,) = quote(config, folder, backend="local").problems
-    assert problem.what == refused.value.problem.what and problem.fix.startswith("Mend it")
+    assert problem.what == refused.value.problem.what and problem.fix.startswith("Correct it")
     with pytest.raises(ConfigError, match=told):
         train.local(config, runs_dir=folder)
 

@@ -107,7 +107,7 @@ def test_what_a_template_leaves_out_in_silence_is_folded(tokenizer):
     ],
 )
 def test_a_broken_template_is_named_with_its_file(tokenizer, template, said):
-    with pytest.raises(ConfigError, match=rf"in .*(chat_template.jinja|tokenizer_config.json) {said}.*Mend it"):
+    with pytest.raises(ConfigError, match=rf"in .*(chat_template.jinja|tokenizer_config.json) {said}.*Correct it"):
         written(tokenizer, template, ASKED)
 
 

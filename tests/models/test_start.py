@@ -63,5 +63,5 @@ def test_what_contradicts_the_other_run_is_said_once_and_alone(tmp_path, capsys)
         capsys.readouterr()
         assert not doctor(config)
         said = capsys.readouterr().out
-        assert said.count("lora_r=4") == 1 and said.count("problem  ") == 1 and "mended first: start" in said
+        assert said.count("lora_r=4") == 1 and said.count("problem  ") == 1 and "Correct first: start" in said
     assert "lora_r=4" in shell(tmp_path, "train", "--model-name", "runs/a", "--lora-r", "4", code=2)

@@ -214,10 +214,7 @@ def test_how_sure_the_best_is(tmp_path):
     rest = pooled.iloc[1]  # where every prompt gains as much, no prompt is another's chance
     assert rest["difference_low"] == pytest.approx(rest["difference"]) == pytest.approx(rest["difference_high"])
     why = sweep.best()["why"]
-    assert (
-        "on the same 40 prompts, and each of its runs is worse than every run of the best. Chosen among 4 settings"
-        in why
-    )
+    assert "on the same 40 prompts, and each of its runs is below all of the best. Chosen among 4 settings" in why
 
     even = made(tmp_path / "even", settings, lambda s, i: 0.2 if (i + s["num_generations"]) % 3 else -0.2)
     assert "on the same 40 prompts, which chance can explain" in even.best()["why"]
@@ -289,7 +286,7 @@ def test_a_failure_stops_no_other_run_and_what_is_done_is_not_done_again(quick, 
     assert pooled["x"].tolist() == [3, 1] and pooled["runs"].tolist() == [2, 2]
     assert pooled["mean"].tolist() == pytest.approx([3.05, 1.05]) and pooled["low"].tolist() == [3, 1]
     best = sweep.best("score")
-    assert best["settings"] == {"x": 3} and "each of its runs is worse than every run of the best" in best["why"]
+    assert best["settings"] == {"x": 3} and "each of its runs is below all of the best" in best["why"]
     with pytest.raises(kit.RunError, match=r"no run .* has a trained yet. Choose one of: .*score"):
         sweep.best()
 

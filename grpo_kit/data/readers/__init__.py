@@ -42,11 +42,7 @@ def read_traces(traces: Path, format: str, on_bad: OnBad, options: ReadOptions) 
     to `on_bad`, piece by piece.
     """
     if not traces.exists() and not hub_name(traces):
-        raise BadTrace(
-            "there is no such file or folder",
-            "Correct the path; data on the Hugging Face hub is hf://owner/name",
-            where=str(traces),
-        )
+        raise BadTrace("there is no such file or folder", "Data on the hub is hf://owner/name", where=str(traces))
     pattern = SGDReader.files
     if format in ("auto", "sgd"):
         files = sorted(traces.glob(pattern)) if traces.is_dir() else [traces] * fnmatch(traces.name, pattern)

@@ -53,11 +53,7 @@ def _from_files(files: list[Path], fields: set[str], on_bad: OnBad) -> Iterator[
         try:
             yield from READ[_suffix(path)](path, path.name.removesuffix(".jsonl"), fields)
         except (ValueError, RecursionError, EOFError, BadGzipFile) as problem:
-            fix = (
-                "Save it as UTF-8"
-                if isinstance(problem, UnicodeDecodeError)
-                else "Correct it there, or export it again"
-            )
+            fix = "Save it as UTF-8" if isinstance(problem, UnicodeDecodeError) else "Correct it or export it again"
             on_bad(BadTrace(f"the file can't be read to its end: {problem}", fix, where=str(path)))
 
 

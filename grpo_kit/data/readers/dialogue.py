@@ -186,9 +186,7 @@ class Walk:
             needed = None
             for action in frame.actions:
                 if action.act not in SYSTEM_ACTS:
-                    raise ValueError(
-                        f"{action.act!r} is not an act of a SYSTEM turn; there are: {', '.join(SYSTEM_ACTS)}"
-                    )
+                    raise ValueError(f"{action.act!r} is not an act of SYSTEM's; there are: {', '.join(SYSTEM_ACTS)}")
                 own, others = (), ()
                 if action.canonical_values != action.values:
                     own = action.canonical_values if len(action.canonical_values) == len(action.values) else ()

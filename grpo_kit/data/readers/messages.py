@@ -69,9 +69,7 @@ def call_in(raw: Any) -> ToolCall:
     given = [inner[name] for name in ("arguments", "input", "args", "parameters") if inner.get(name) is not None]
     arguments = from_json(given[0] or {}) if given else {}
     if not isinstance(inner.get("name"), str) or not isinstance(arguments, dict):
-        raise ValueError(
-            f"it calls a tool without a name, or with arguments that are not a JSON object: {str(raw)[:80]}"
-        )
+        raise ValueError(f"it calls a tool without a name, or its arguments are not a JSON object: {str(raw)[:80]}")
     call: ToolCall = {"type": "function", "function": {"name": inner["name"], "arguments": arguments}}
     if raw.get("id"):
         call["id"] = str(raw["id"])
@@ -91,9 +89,7 @@ def tools_in(value: Any, found: Found) -> list[dict[str, Any]]:
             if "type" in function or {type(value) for value in function.values()} == {dict}:  # {"googleSearch": {}}
                 found.repaired("hosted_tools_left_out")
                 continue
-            raise ValueError(
-                f"`tools` has a tool without a name: {str(each)[:80]}. Rename the field if it does not hold functions"
-            )
+            raise ValueError(f"`tools` has one without a name: {str(each)[:80]}. Rename the field if it is no function")
         schemas = [function[name] for name in ("parameters", "input_schema", "inputSchema") if function.get(name)]
         told = {"description": function["description"]} if function.get("description") else {}
         if schemas:  # with types as JSON schema has them: Gemini's are "OBJECT" and "STRING"

@@ -39,9 +39,8 @@ def open_sdk(name: str, api_key: SecretStr, base_url: str | None, in_flight: int
         return {NEW: _GenAI, OLD: _GenerativeAI}[name](api_key, base_url, in_flight)
     except Exception as error:  # such as for want of a certificate
         said = f"{type(error).__name__}: {error}".replace(api_key.get_secret_value(), "[key]")
-    raise ConfigError(
-        f"{name} can't be used ({said})", f"pip install --upgrade {name}"
-    )  # without the SDK's own frames, which hold the key
+    # Without the SDK's own frames, which hold the key.
+    raise ConfigError(f"{name} can't be used ({said})", f"pip install --upgrade {name}")
 
 
 class _GenAI:

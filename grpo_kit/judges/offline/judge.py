@@ -46,9 +46,7 @@ class OfflineJudge(Judge):
         seen = samples[:: len(samples) // 1000 + 1]
         if not (foreign := sum(not is_english(sample) for sample in seen)):
             return ""
-        seen_so = (
-            f"{foreign} of {len(seen)} samples looked at are not in English, and the offline judge is made for English"
-        )
+        seen_so = f"{foreign} of {len(seen)} samples are not in English, and the offline judge is made for English"
         return (
             f"{seen_so}: it judges them by words alone, as the reference judge does. judge=gemini knows their language"
         )
