@@ -353,7 +353,7 @@ def refused_and_then_skipped(traces: Path, out: Path, message: str, good: int) -
     assert str(traces.parent) not in card["skipped"]["first"][0]
 
     earlier = {name: (out / name).read_bytes() for name in names(out)}
-    with pytest.raises(BadTrace, match=r"[.?] Correct it, or leave out bad rows with skip_bad \(--skip-bad\)$"):
+    with pytest.raises(BadTrace, match=r"[.?] [A-Z][^.]*, or leave out bad rows with skip_bad \(--skip-bad\)$"):
         prepare(traces, out, eval_fraction=0.3, seed=1)
     assert list(earlier) == OUTPUTS and earlier == {name: (out / name).read_bytes() for name in names(out)}
 
