@@ -64,10 +64,8 @@ def entries() -> list[Entry]:
 
 def kinds(trees: Iterable[ast.Module]) -> set[str]:
     """The names of Problem, KitError and all classes made from KitError."""
-    found, classes = (
-        {"Problem", "KitError"},
-        [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)],
-    )
+    found = {"Problem", "KitError"}
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
     for _ in range(3):  # a class may be made from one that comes later
         found |= {each.name for each in classes if any(getattr(base, "id", "") in found for base in each.bases)}
     return found
@@ -120,17 +118,24 @@ class Texts:
                 return [str(value)]
             case ast.JoinedStr(values):
                 return _products([self.of(each, deeper) for each in values])
-            case ast.FormattedValue(ast.IfExp() | ast.Name() | ast.Attribute() as value) if self._is_text(value):
-                return self.of(value, deeper)
             case ast.FormattedValue(value):
-                return [_slot(value)]
+                return self.of(value, deeper) if self._is_text(value) else [_slot(value)]
             case ast.BinOp(left, ast.Add(), right):
                 return _products([self.of(left, deeper), self.of(right, deeper)])
             case ast.IfExp(body=body, orelse=other):
                 return _unique([*self.of(body, deeper), *self.of(other, deeper)])
-            case ast.Name(name) | ast.Attribute(attr=name) if depth < 6 and name in self._named:
-                return self.of(self._named[name], deeper)
+        if depth < 6 and (meant := self._meant(node)):
+            return self.of(meant, deeper)
         return [_slot(node)]
+
+    def _meant(self, node: ast.expr) -> ast.expr | None:
+        """What was assigned to the name; of an attribute only where it is another module's constant."""
+        match node:
+            case ast.Name(name):
+                return self._named.get(name)
+            case ast.Attribute(attr=name) if name.isupper():
+                return self._named.get(name)
+        return None
 
     def _is_text(self, node: ast.expr) -> bool:
         """Whether what stands in braces is a text of the kit's own, not a value."""
@@ -141,11 +146,8 @@ class Texts:
                 return True
             case ast.IfExp(body=body, orelse=other):
                 return self._is_text(body) and self._is_text(other)
-            case ast.Name(name):
-                return isinstance(self._named.get(name), ast.Constant | ast.JoinedStr | ast.IfExp) and self._is_text(
-                    self._named[name]
-                )
-        return False
+        meant = self._meant(node)
+        return isinstance(meant, ast.Constant | ast.JoinedStr | ast.IfExp) and self._is_text(meant)
 
 
 def _assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
@@ -155,9 +157,8 @@ def _assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
         case ast.AugAssign(ast.Name(name), ast.Add(), value):
             yield name, value
         case ast.Assign([ast.Tuple(names)], ast.Tuple(values)):
-            yield from (
-                (name.id, value) for name, value in zip(names, values, strict=True) if isinstance(name, ast.Name)
-            )
+            pairs = zip(names, values, strict=True)
+            yield from ((name.id, value) for name, value in pairs if isinstance(name, ast.Name))
 
 
 def _has_words(text: str) -> bool:
@@ -195,7 +196,7 @@ def _fix(fixes: Iterable[str]) -> str:
 
 def _cell(text: str) -> str:
     """What is filled in in italics, what stands in backticks as code."""
-    text = escape(text[:1].upper() + text[1:], quote=False).replace("\n", " ")
+    text = escape(text, quote=False).replace("\n", " ").replace(".__name__}", "}")
     text = re.sub(r"{([\w.…]+)}", lambda slot: f"<em>{slot[1].rpartition('.')[2]}</em>", text)
     return re.sub("`(.+?)`", r"<code>\1</code>", text)
 

@@ -540,7 +540,10 @@ def test_the_same_fault_of_every_line_is_said_once_with_what_mends_it(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("asked,reply\n" + "".join(f"q{n},a{n}\n" for n in range(30)))
     wanted = r"rows.csv: no sample is left. Skipped: 30 times no field has a name known for a chat or a prompt: it has "
-    with pytest.raises(BadTrace, match=wanted + r"'asked', 'reply'\. Rename the one that is \(chat: messages; .*\)\. Correct the traces$"):
+    with pytest.raises(
+        BadTrace,
+        match=wanted + r"'asked', 'reply'\. Rename the one that is \(chat: messages; .*\)\. Correct the traces$",
+    ):
         prepare(path, tmp_path / "out", skip_bad=True)
     with pytest.raises(BadTrace, match=r"no field of the format chat: it has .* --format samples reads it"):
         prepare(_with_header(path, "question,answer"), tmp_path / "out", format="chat")

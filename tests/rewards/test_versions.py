@@ -49,7 +49,9 @@ def test_acts_are_read_as_they_are_written_and_else_the_line_is_said():
     assert edited == [*ACTS, Act("Hotels_1", "INFORM", "price", ("$ 20",)), Act("Hotels_1", "GOODBYE")]
     with pytest.raises(ConfigError, match=r"line 2 of the acts is not an act: REQEST city\. Did you mean REQUEST\?"):
         acts_in("GOODBYE\nREQEST city", TURN)
-    with pytest.raises(ConfigError, match=r"not an act: OFFER name =\. An act is written as OFFER name = Sipan \| Alma"):
+    with pytest.raises(
+        ConfigError, match=r"not an act: OFFER name =\. An act is written as OFFER name = Sipan \| Alma"
+    ):
         acts_in("OFFER name =", TURN)
 
 

@@ -36,7 +36,7 @@ HERE = Path("/tmp/grpo_kit/runs")  # the container's own disk
 
 
 def returns_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Has `function` return the errors that the user can correct: Modal would retry a call that raises, to fail again."""
+    """Has `function` return the errors that the user can correct: Modal would call what raises again."""
 
     @wraps(function)
     def returning(*args: Any, **options: Any) -> Any:

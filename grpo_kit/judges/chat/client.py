@@ -149,7 +149,7 @@ class ChatModel:
         if is_refused or (failed.code == 400 and "api key" in said):
             keys, page = CLOUD[self.name]
             what = f"{self._provider.place} refuses the key in {' or '.join(keys)} ({failed})"
-            raise ConfigError(what, f"{page} makes one") from None
+            raise ConfigError(what, f"Make one at {page}") from None
 
     async def _lacks(self, max_retries: int = 0) -> list[str] | None:
         async def ask() -> list[str] | None:
