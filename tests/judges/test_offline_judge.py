@@ -414,7 +414,7 @@ def test_another_language_is_judged_by_its_words_and_that_is_said_once(language)
         and verdict.reason == f"not English, so judged by words alone: {by_words.reason}"
     )
     assert JUDGE.judge_one(sample, "Which city?").score < 0.2
-    assert JUDGE.caveat([sample, ASK_CITY, sample]).startswith("2 of 3 samples looked at are not in English")
+    assert JUDGE.caveat([sample, ASK_CITY, sample]).startswith("2 of 3 samples are not in English")
     assert JUDGE.caveat([ASK_CITY, CONFIRM]) == ""
 
 
