@@ -61,7 +61,7 @@ notebooks: setup
 # The documentation as a site, with the notebooks as they are and the API from docstrings; any warning fails. Its
 # environment is its own, made the first time in half a minute.
 docs: .venv-docs/.done
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q --strict -f scripts/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict -f scripts/site/mkdocs.yml
 	@echo "site/index.html; with search: .venv-docs/bin/mkdocs serve -f scripts/site/mkdocs.yml"
 
 .venv-docs/.done: scripts/site/requirements.txt

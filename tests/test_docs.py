@@ -81,7 +81,7 @@ def test_the_api_names_all_that_is_public():
 
 @pytest.mark.skipif(not MKDOCS.exists(), reason="`make docs` installs mkdocs")
 def test_the_site_builds_without_a_warning(tmp_path):
-    command = [MKDOCS, "build", "-q", "--strict", "-f", "scripts/site/mkdocs.yml", "-d", tmp_path / "site"]
+    command = [MKDOCS, "build", "--strict", "-f", "scripts/site/mkdocs.yml", "-d", tmp_path / "site"]
     env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert not done.returncode, done.stdout + done.stderr

@@ -44,7 +44,7 @@ def prepare(
 ) -> dict:
     """Writes train.jsonl, eval.jsonl and data_card.json into the folder `out`; returns the card's content.
 
-    `traces` is a file or folder of dialogues or of prompts with answers, or "hf://owner/name[/config][:split]":
+    `traces` is a file or folder of dialogues or of prompts with answers, or `hf://owner/name[/config][:split]`:
     docs/data.md lists formats, columns and repairs, which `strict` refuses; `format` "auto" finds out by the content.
     `learn` "calls" has the assistant's tool calls learnt as well as its answers. docs/dialogues.md tells what SGD's
     prompts hold by `ground` and `max_results` (of a call), and what the card counts as "answerable".

@@ -19,6 +19,7 @@ log = logging.getLogger("mkdocs.hooks.site")
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
 def on_files(files, config):
+    """Adds CONTRIBUTING.md, CHANGELOG.md, the style sheet and the notebooks as they are committed."""
     own = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", HERE / "site.css", *sorted(ROOT.glob("notebooks/*.ipynb"))]
     for path in own:
         folder = HERE if path.parent == HERE else ROOT
@@ -26,20 +27,21 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown, page, **_):
-    markdown = markdown.replace("](../", "](").replace("](docs/", "](")
-    markdown = re.sub(r"`docs/(\w+\.md)`", r"[\1](\1)", markdown)
-    markdown = re.sub(
-        r"^\$\$\n(.+?)\n\$\$$", lambda found: convert(found[1], display="block"), markdown, flags=re.S | re.M
+def on_page_markdown(markdown, **_):
+    parts = re.split(r"(^ *```.*?^ *```$)", markdown, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if part.lstrip().startswith("```") else _prose(part) for part in parts)
+
+
+def _prose(text):
+    """What stands between blocks of code: links as the site has them, formulas as MathML, the list of errors."""
+    text = text.replace("](../", "](").replace("](docs/", "](")
+    text = re.sub(r"`docs/(\w+\.md)`", r"[\1](\1)", text)
+    text = re.sub(r"^\$\$\n([^$]+)\n\$\$$", lambda found: convert(found[1], display="block"), text, flags=re.MULTILINE)
+    # In a span, as a line that began with <math> would be a block.
+    text = re.sub(
+        r"(?<![\w$`])\$(\\?[A-Za-z][^$`\n]*)\$(?!\w)", lambda found: f"<span>{convert(found[1])}</span>", text
     )
-    markdown = re.sub(r"(?<![\w$`])\$(\\?[A-Za-z][^$`\n]*)\$(?![\w$`])", _inline, markdown)
-    if errors.PLACE in markdown:
-        markdown = markdown.replace(errors.PLACE, errors.as_html(errors.entries()))
-    return markdown
-
-
-def _inline(formula):
-    return f"<span>{convert(formula[1])}</span>"  # a line that began with <math> would be a block
+    return text.replace(errors.PLACE, errors.as_html(errors.entries())) if errors.PLACE in text else text
 
 
 def on_page_content(html, page, **_):
@@ -56,8 +58,7 @@ def on_post_build(config):
     for page in site.rglob("*.html"):
         text = page.read_text()
         for tag, address in re.findall(r'<(script|link|img|iframe)\b[^>]*?\b(?:src|href)="(https?:[^"]+)"', text):
-            if 'rel="canonical"' not in tag:
-                log.warning("%s: a %s from the network: %s", page.relative_to(site), tag, address)
+            log.warning("%s: a %s from the network: %s", page.relative_to(site), tag, address)
         for address in re.findall(r'<a\b[^>]*?href="([^"#?:]+)[#"]', text):
             if not (page.parent / address).exists() and page.name != "404.html":
                 log.warning("%s: a link to %s, which is not there", page.relative_to(site), address)
