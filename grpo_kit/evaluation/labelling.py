@@ -104,7 +104,7 @@ class Labelling:
 
 
 def agreement_table(found: Mapping[str, Agreement], choose: bool) -> pandas.DataFrame:
-    """A row for each of these agreements, with 95% intervals as text; those of choices with `choose`, else of scores."""
+    """A row for each of these agreements, of choices or else of scores, with 95% intervals as text."""
     kappa = "kappa" if choose else "weighted"
     shown = {kappa: "kappa", "spearman": "Spearman", "accuracy": "accuracy", "constant": "constant guess"}
     rows = [
