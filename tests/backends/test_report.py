@@ -142,7 +142,7 @@ def test_secrets_and_homes_stay_out_and_the_commands_make_the_run_again(evaluate
     train, evaluate = (shlex.split(line)[3:] for line in commands(run, run.evaluations()[-1])[-3:-1])
     again = TrainConfig.from_text(flags(train[1:]) | {"run_id": trained.id, "notify": "TEAM_URL"})
     assert again == run.config
-    assert EvalConfig.from_text(flags(evaluate)).given == {"n": 8, "judge": "offline"}
+    assert EvalConfig.from_text(flags(evaluate)).given == {"n": 8}
 
 
 def flags(words: list[str]) -> dict[str, str]:

@@ -1,11 +1,11 @@
 // The browser of samples. What models and judges wrote becomes text in the page (textContent), never HTML.
 "use strict";
-const { samples, models, base } = JSON.parse(document.getElementById("data").textContent);
+const { samples, models, base, judges } = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 let rows = [], here = 0; // the samples that are found, in order, and which of them is shown
 
-const first = (sample, model) => sample.answers[model]?.verdicts[0]?.score ?? null;
-const second = (sample, model) => sample.answers[model]?.verdicts[1]?.score ?? null;
+const first = (sample, model) => sample.answers[model]?.score ?? null;
+const second = (sample, model) => sample.answers[model]?.second?.score ?? null;
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 
 function gain(sample) {
@@ -62,12 +62,12 @@ function find() {
 }
 
 function answer(sample, model) {
-  const { text, verdicts } = sample.answers[model];
-  const told = verdicts.map(({ judge, score, reason }) => make("div", "verdict", null,
-    make("span", "score", score === null ? "–" : score.toFixed(2)),
-    make("div", "", null, make("div", "label", judge), make("div", "said", reason || "no reason given"))));
+  const own = sample.answers[model];
+  const told = judges.map((judge, i) => [judge, i ? own.second : own]).map(([judge, { score, reason }]) =>
+    make("div", "verdict", null, make("span", "score", score === null ? "–" : score.toFixed(2)),
+      make("div", "", null, make("div", "label", judge), make("div", "said", reason || "no reason given"))));
   const box = make("div", model === base ? "answer base" : "answer", null,
-    make("div", "label", model === base ? "base model" : model), make("div", "said", text || "(nothing)"), ...told);
+    make("div", "label", model === base ? "base model" : model), make("div", "said", own.answer || "(nothing)"), ...told);
   box.setAttribute("role", "group");
   box.setAttribute("aria-label", model === base ? "base model" : model);
   return box;
@@ -93,7 +93,7 @@ function go(to) {
   }
   const shown = [...new Set([base, at("model").value])].filter((model) => model && sample.answers[model]);
   parts.push(chat, make("div", "answers", null, ...shown.map((model) => answer(sample, model))));
-  for (const [label, text] of [["the trace’s own reply", sample.reference], ["rubric", sample.rubric]]) {
+  for (const [label, text] of [["the trace’s own reply", sample.ground_truth], ["rubric", sample.rubric]]) {
     if (text) parts.push(make("div", "label", label), make("p", "said", text));
   }
   at("sample").replaceChildren(...parts);
@@ -115,14 +115,14 @@ function pressed(event) {
   at("samples").scrollIntoView({ block: "nearest" });
 }
 
-const texts = ({ id, prompt, reference, rubric, answers }) => [id, reference, rubric, ...prompt.map((turn) => turn.said),
-  ...Object.values(answers).flatMap(({ text, verdicts }) => [text, ...verdicts.map(({ reason }) => reason)])];
+const texts = ({ id, prompt, ground_truth, rubric, answers }) => [id, ground_truth, rubric,
+  ...prompt.map((turn) => turn.said),
+  ...Object.values(answers).flatMap(({ answer, reason, second }) => [answer, reason, second?.reason])];
 for (const sample of samples) sample.text = texts(sample).join("\n").toLowerCase();
-const hasSecond = samples.some((sample) => models.some((model) => second(sample, model) !== null));
 offer("model", models.filter((model) => model !== base));
 at("model").selectedIndex = at("model").length - 1;
 offer("show", Object.keys(shows).filter((name) => base || ["all", "without a score"].includes(name)));
-offer("sort", Object.keys(sorts).filter((name) => (base || sorts[name][0] !== gain) && (hasSecond || sorts[name][0] !== apart)));
+offer("sort", Object.keys(sorts).filter((name) => (base || sorts[name][0] !== gain) && (judges.length > 1 || sorts[name][0] !== apart)));
 for (const id of ["model", "show", "sort"]) at(id).addEventListener("change", find);
 at("find").addEventListener("input", find);
 at("choice").addEventListener("change", () => go(at("choice").selectedIndex));

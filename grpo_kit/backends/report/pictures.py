@@ -4,6 +4,8 @@ import base64
 import io
 import re
 
+from markupsafe import Markup
+
 from grpo_kit.plots.style import LOCK, NotebookFigure
 
 PAPER = "#15181d"  # the page's in the dark: see page.css
@@ -29,5 +31,5 @@ def picture(figure: NotebookFigure, alt: str) -> dict[str, str]:
     return {"light": _url(svg), "dark": _url(dark), "alt": alt}
 
 
-def _url(svg: str) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+def _url(svg: str) -> Markup:
+    return Markup(f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}")
