@@ -124,7 +124,6 @@ def test_secrets_and_homes_stay_out_and_the_commands_make_the_run_again(evaluate
         "num_generations": 16,
         "trl": {"epsilon_high": 0.28, "vllm_server_base_url": "http://ann:sk-secret@10.0.0.1/x"},
         "reward_funcs": {"length": 0.25},
-        "chat_template_kwargs": {"enable_thinking": True},
     }
     about = run.about
     about["settings"] |= settings
