@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from grpo_kit.backends.api import evaluate as evaluate, train as train, upload_data as upload_data
     from grpo_kit.backends.modal.launch import deploy as deploy
     from grpo_kit.backends.quote import doctor as doctor, quote as quote, smoke as smoke
+    from grpo_kit.backends.report import report as report
     from grpo_kit.backends.run import Run as Run
     from grpo_kit.config.backend import backend as backend
     from grpo_kit.config.evaluation import EvalConfig as EvalConfig
@@ -39,6 +40,7 @@ _NAMES = {
     "backends.api": "evaluate train upload_data",
     "backends.modal.launch": "deploy",
     "backends.quote": "doctor quote smoke",
+    "backends.report": "report",
     "backends.run": "Run runs",
     "config.backend": "backend",
     "config.evaluation": "EvalConfig",

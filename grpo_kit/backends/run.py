@@ -8,11 +8,12 @@ from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
 from grpo_kit.runs.directory import RUNS_DIR, STOP_FILE, UNFINISHED, WORKER_FILE, RunDirectory, is_run, no_such_run, now
-from grpo_kit.utils.files import as_json, replacing
+from grpo_kit.utils.files import CACHE, as_json, replacing
 
 if TYPE_CHECKING:
     import pandas
 
+    from grpo_kit.evaluation.result import Evaluation
     from grpo_kit.rewards.travel import Rewards
 
 COLUMNS = """
@@ -97,6 +98,15 @@ class Run(RunDirectory):
             for name in (WORKER_FILE, STOP_FILE):  # nothing trains the copy
                 (partial / name).unlink(missing_ok=True)
         return Run(to)
+
+    def evaluations(self) -> "list[Evaluation]":
+        """The run's evaluations, newest last; for a run on Modal, those that were started from this machine."""
+        from grpo_kit.evaluation.result import Evaluation
+
+        folder = self.path / "eval" if self.storage.backend == "local" else CACHE / "evaluations" / self.id
+        samples = folder.glob("*.samples.jsonl")  # result.json, where a notebook put one, has none
+        found = [Evaluation.load(path.with_name(path.name.replace(".samples.jsonl", ".json"))) for path in samples]
+        return sorted(found, key=lambda evaluation: evaluation.results["made"])
 
     def delete(self) -> None:
         """Deletes the run's folder for good. Raises RunError for a run under way."""

@@ -70,6 +70,23 @@ def logs(
     Run(run, runs_dir).logs(lines)
 
 
+def report(
+    run: RunName,
+    out: Annotated[Path | None, typer.Option(help="Folder for both; by default reports/RUN.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="People's labels; by default labels.csv, if there.")] = None,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Write a page about a run to send, and a model card.
+
+    The page is one file with all figures and samples; it opens without a network.
+    """
+    from grpo_kit.backends.report import report
+
+    page = report(Run(run, runs_dir), out, labels)
+    print(f"{page}: {page.stat().st_size / 1e6:.1f} MB, to send or to open in a browser")
+    print(f"{page.with_name('model_card.md')}: for the hub, as README.md beside the model")
+
+
 def chat(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or the folder of a model.")],
     messages: Annotated[list[str] | None, typer.Argument(metavar="MESSAGE", help="Each in quotes.")] = None,

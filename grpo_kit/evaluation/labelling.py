@@ -16,6 +16,7 @@ from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.judges.calibration import Agreement, agreement, choice_agreement
 from grpo_kit.judges.labels import Label, Question
 from grpo_kit.utils.json_lines import read_lines
+from grpo_kit.utils.statistics import FEW
 
 Samples = Iterable[Sample] | str | Path
 Answers = Evaluation | Mapping[str, Sequence[str]]
@@ -100,6 +101,19 @@ class Labelling:
         there = [{key: score for key, score in own.items() if score is not None} for own in self.scores.values()]
         ranked = [pandas.Series(own.values(), dtype=float).rank(pct=True) for own in there]
         return [dict(zip(own, ranks, strict=True)) for own, ranks in zip(there, ranked, strict=True)]
+
+
+def agreement_table(found: Mapping[str, Agreement], choose: bool) -> pandas.DataFrame:
+    """A row for each of these agreements, of choices or else of scores, with 95% intervals as text."""
+    kappa = "kappa" if choose else "weighted"
+    shown = {kappa: "kappa", "spearman": "Spearman", "accuracy": "accuracy", "constant": "constant guess"}
+    rows = [
+        {"agreement of": name, "labels": each.answers}
+        | {head: str(getattr(each, what)) for what, head in shown.items()}
+        | {"problem": each.problem or f"fewer than {FEW}: intervals are too narrow" * (each.answers < FEW)}
+        for name, each in found.items()
+    ]
+    return pandas.DataFrame(rows, columns=["agreement of", "labels", *shown.values(), "problem"])
 
 
 def next_item(items: Sequence[Item], labels: Iterable[Label], labeller: str) -> Item | None:

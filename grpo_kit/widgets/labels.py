@@ -11,9 +11,17 @@ import ipywidgets
 import pandas as pd
 
 from grpo_kit.data.thoughts import answer_in
-from grpo_kit.evaluation.labelling import Answers, Item, Labelling, Samples, Scores, next_item, progress
+from grpo_kit.evaluation.labelling import (
+    Answers,
+    Item,
+    Labelling,
+    Samples,
+    Scores,
+    agreement_table,
+    next_item,
+    progress,
+)
 from grpo_kit.judges.labels import Label, LabelFile
-from grpo_kit.utils.statistics import FEW
 from grpo_kit.widgets.keys import Keys
 from grpo_kit.widgets.parts import NUMBER, Panel, button, error_html, note_html, shows_errors, table_html, text_html
 from grpo_kit.widgets.samples import prompt_html
@@ -91,15 +99,7 @@ class LabelPanel(Panel):
         """A row per judge, and per two people who labelled the same, with 95% intervals, of what is asked now: scores
         or choices."""
         found = self.labelling.agreement(self.labels, self._choosing, self._seed)
-        kappa = "kappa" if self._choosing else "weighted"
-        shown = {kappa: "kappa", "spearman": "Spearman", "accuracy": "accuracy", "constant": "constant guess"}
-        rows = [
-            {"agreement of": name, "labels": each.answers}
-            | {head: str(getattr(each, what)) for what, head in shown.items()}
-            | {"problem": each.problem or f"fewer than {FEW}: intervals are too narrow" * (each.answers < FEW)}
-            for name, each in found.items()
-        ]
-        return pd.DataFrame(rows, columns=["agreement of", "labels", *shown.values(), "problem"])
+        return agreement_table(found, self._choosing)
 
     def summary(self) -> str:
         """How many labels there are, and the agreement, as text."""

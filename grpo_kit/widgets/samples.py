@@ -149,7 +149,7 @@ class AnswerView(Pages):
         super().__init__([self.evaluation, self.checkpoint], message)
 
     def read(self) -> None:
-        found = tables.evaluations(self.run)[::-1]
+        found = self.run.evaluations()[::-1]
         if not found:
             return self.show_nothing(f"Run {self.run.id} is not evaluated yet; kit.evaluate.remote(run) does it.")
         with self.filling():

@@ -14,7 +14,6 @@ from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.data.samples import Sample, conversation_text, last_turn, read_samples
 from grpo_kit.errors import RunError
 from grpo_kit.evaluation.result import BASE, Evaluation
-from grpo_kit.utils.files import CACHE
 from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.utils.words import words
 
@@ -141,14 +140,6 @@ def groups(table: pd.DataFrame, step: int | None = None, text: str = "", order: 
 def group(table: pd.DataFrame, step: int, sample_id: str) -> pd.DataFrame:
     """The completions of one group, best first."""
     return _sorted(table[(table["step"] == step) & (table["sample_id"] == sample_id)], "score", True)
-
-
-def evaluations(run: Run) -> list[Evaluation]:
-    """The run's evaluations, newest last; for a run on Modal, those that were started from this machine."""
-    folder = run.path / "eval" if run.storage.backend == "local" else CACHE / "evaluations" / run.id
-    samples = folder.glob("*.samples.jsonl")  # result.json, where a notebook put one, has none
-    found = [Evaluation.load(path.with_name(path.name.replace(".samples.jsonl", ".json"))) for path in samples]
-    return sorted(found, key=lambda evaluation: evaluation.results["made"])
 
 
 def answer_orders(evaluation: Evaluation) -> list[str]:

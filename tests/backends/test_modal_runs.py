@@ -115,6 +115,8 @@ def test_a_run_outlives_its_kernel_and_is_evaluated_and_fetched_from_another(ser
     evaluation = kit.evaluate.remote(run, n=8)
     assert evaluation.results["n"] == 8 and evaluation.models[-1]["name"] == "checkpoint-6"
     assert evaluation.samples_path.exists() and f"eval/{evaluation.path.name}" in str(list_volume(run))
+    reported = kit.report(run).read_text()
+    assert "Modal, A10" in reported and evaluation.path.stem in reported and "grpo-kit eval" in reported
     here = run.download("local_models/run1")
     assert kit.evaluate.local(here, n=8).results["data"]["fingerprint"] == evaluation.results["data"]["fingerprint"]
     assert [path.name for path in here.checkpoints] == [f"checkpoint-{step}" for step in (3, 6)]

@@ -149,7 +149,7 @@ def test_groups_of_completions_are_browsed(runs_dir):
 def test_answers_of_base_and_trained_model_are_browsed(runs_dir, trained):
     browser = widgets.samples(Run(trained.id, runs_dir))
     view = browser.answers
-    [evaluation] = browsing.evaluations(browser.run)
+    [evaluation] = browser.run.evaluations()
     samples = evaluation.samples()
     assert view.checkpoint.value == "checkpoint-20" and view.sort.value == "biggest gain"
     gains = samples["checkpoint-20 score"] - samples["base score"]
