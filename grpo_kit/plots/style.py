@@ -42,7 +42,7 @@ class NotebookFigure(Figure):
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
-        self.savefig(png, format="png", dpi=110)
+        self.savefig(png, format="png", dpi=110, transparent=True)  # the page is light or dark
         return png.getvalue()
 
 

@@ -11,6 +11,7 @@ import ipywidgets
 import pandas as pd
 
 from grpo_kit.errors import KitError
+from grpo_kit.widgets.still import Still
 
 # JupyterLab's own colours, light or dark as its theme is; elsewhere a grey that is legible on both.
 BORDER = "var(--jp-border-color2, #9e9e9e)"
@@ -23,7 +24,7 @@ LONGEST = 20_000  # characters of a text that a browser is given
 NUMBER = "text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums"
 
 
-class Panel(ipywidgets.VBox):
+class Panel(Still, ipywidgets.VBox):
     """A widget whose controls call back when the user changes them, and not when the code does."""
 
     is_filling = False
