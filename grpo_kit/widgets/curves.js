@@ -19,15 +19,14 @@ const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLe
 
 // The columns of a run by name.
 function columns(run) {
-  const view = run.rows, width = run.columns.length, rows = view.byteLength / 4 / width;
-  const found = run.columns.map(() => new Float32Array(rows));
-  for (let i = 0; i < rows; i++)
-    for (let j = 0; j < width; j++) found[j][i] = view.getFloat32(4 * (i * width + j), true);
-  return Object.fromEntries(run.columns.map((name, j) => [name, found[j]]));
+  const values = new Float32Array(bytes(run.rows).slice().buffer), width = run.columns.length, rows = values.length / width;
+  const column = (j) => Float32Array.from({ length: rows }, (_, i) => values[i * width + j]);
+  return Object.fromEntries(run.columns.map((name, j) => [name, column(j)]));
 }
 
 // The mean of the last `window` steps; steps without a value are left out.
 function smooth(values, window) {
+  if (window === 1) return values;
   const means = new Float32Array(values.length);
   let sum = 0, count = 0;
   for (let i = 0; i < values.length; i++) {
@@ -52,12 +51,12 @@ function nearest(steps, step) {
 function ticks(low, high, most) {
   const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
   const by = power * [1, 2, 5, 10].find((each) => each * power >= rough), found = [];
-  for (let i = Math.ceil(low / by); i * by <= high; i++) found.push(i * by);
+  for (let i = Math.ceil(low / by); i * by <= high; i++) found.push(i * by || 0); // not -0
   return found;
 }
 
-const number = (value) =>
-  isNaN(value) ? "–" : value.toLocaleString("en", { maximumSignificantDigits: 5 }).replace("-", "−");
+const number = (value, digits = 5) =>
+  isNaN(value) ? "–" : value.toLocaleString("en", { maximumSignificantDigits: digits }).replace("-", "−");
 
 function make(parent, tag, name, text = "") {
   const made = parent.appendChild(document.createElement(tag));
@@ -129,6 +128,7 @@ function render({ model, el }) {
     made.title = "Click to hide or show";
     made.onclick = () => {
       if (!hidden.delete(line.label)) hidden.add(line.label);
+      leave();
       draw();
     };
     made.onmouseenter = made.onfocus = () => light(line.label);
@@ -140,8 +140,10 @@ function render({ model, el }) {
 
   function light(label = lit) {
     lit = label;
-    for (const each of grid.querySelectorAll("[data-label]"))
-      each.classList.toggle("faded", lit !== null && each.dataset.label !== lit);
+    for (const panel of grid.children) {
+      const lines = [...panel.querySelectorAll("[data-label]")], has = lines.some((line) => line.dataset.label === lit);
+      for (const line of lines) line.classList.toggle("faded", has && line.dataset.label !== lit);
+    }
   }
 
   function plot(panel, lines, box) {
@@ -166,7 +168,10 @@ function render({ model, el }) {
       svg.push(`<path class="grid" d="M${EDGE.left} ${y(value)}H${width - EDGE.right}"/>
         <text x="${EDGE.left - 6}" y="${y(value) + 4}" text-anchor="end">${number(value)}</text>`);
     for (const step of ticks(from, right, panel.wide ? 9 : 3))
-      if (Number.isInteger(step)) svg.push(`<text x="${x(step)}" y="${height - 5}" text-anchor="middle">${step.toLocaleString("en")}</text>`);
+      if (Number.isInteger(step)) {
+        const anchor = x(step) > width - 30 ? "end" : "middle", at = anchor === "end" ? width : x(step);
+        svg.push(`<text x="${at}" y="${height - 5}" text-anchor="${anchor}">${step.toLocaleString("en")}</text>`);
+      }
     shown.forEach((line, i) => svg.push(`<g class="line ${line.colour}" data-label="">${path(line, parts[i], x, y)}</g>`));
     const [, picked] = model.get("picked");
     if (picked >= from && picked <= right) svg.push(`<path class="picked" d="M${x(picked)} ${EDGE.top}V${base}"/>`);
@@ -238,9 +243,10 @@ function render({ model, el }) {
     tip.replaceChildren();
     make(tip, "b", "", `${runs.length > 1 ? "" : `${runs[0].name}, `}step ${at.toLocaleString("en")}`);
     for (const row of rows) {
+      if (isNaN(row.value) && row.line.look === "dots") continue; // scores that not every step has
       const made = make(tip, "div", `${row.line.colour}${row === best ? " near" : ""}`);
       made.innerHTML = `<svg width="16" height="8" aria-hidden="true"><path class="mean" ${dashes(row.line)} d="M0 4H16"/></svg>`;
-      const value = row.line.spread ? `± ${number(row.line.spread[row.i])}` : number(row.value);
+      const value = row.line.spread ? `± ${number(row.line.spread[row.i], 4)}` : number(row.value, 4);
       make(made, "span", "", ` ${row.line.label || panel.title}: ${value}`);
     }
     const frame = el.getBoundingClientRect(), isRight = event.clientX > frame.left + frame.width / 2;
@@ -273,12 +279,11 @@ function render({ model, el }) {
     model.set("smoothing", Number(slider.value));
     model.save_changes();
   };
-  const watched = new ResizeObserver(() => el.clientWidth && draw());
+  const watched = new ResizeObserver(later); // at once for the first time
   const changes = { "change:panels": lay, "change:picked": draw };
   for (const name of ["change:runs", "change:smoothing", "msg:custom"]) changes[name] = later;
   for (const [name, then] of Object.entries(changes)) model.on(name, then);
   lay();
-  read();
   watched.observe(el);
   return () => {
     cancelAnimationFrame(due);
