@@ -85,6 +85,8 @@ function render({ model, el }) {
   function read() {
     due = 0;
     tables = model.get("runs").map(columns);
+    el.dataset.step = Math.max(...tables.map((table) => table.step.at(-1) ?? 0));
+    if (!el.clientWidth) return; // hidden; the observer below calls again
     const share = model.get("smoothing"), longest = Math.max(0, ...tables.map((table) => table.step.length));
     window = share ? Math.max(3, Math.floor(share * longest)) : 1;
     told.textContent = window > 1 ? `mean of the last ${window} steps` : "no smoothing";

@@ -101,7 +101,9 @@ def table_html(heads: Sequence[str], looks: Sequence[str], rows: Iterable[Sequen
         return "<tr>" + "".join(f'<{tag} style="{CELL}; {look}">{cell}</{tag}>' for cell, look in columns) + "</tr>"
 
     lines = line("th", [html.escape(head) for head in heads]) + "".join(line("td", row) for row in rows)
-    return f'<table style="width: 100%; border-collapse: collapse; line-height: 1.4">{lines}</table>'
+    return (
+        f'<table style="width: 100%; table-layout: auto; border-collapse: collapse; line-height: 1.4">{lines}</table>'
+    )
 
 
 def completions_html(completions: pd.DataFrame) -> str:
