@@ -65,4 +65,4 @@ def html_of(widget: Any) -> str:
 
 def picture_html(figure: NotebookFigure) -> str:
     png = base64.b64encode(figure._repr_png_()).decode()
-    return f'<img style="max-width: 100%" src="data:image/png;base64,{png}">'
+    return f'<img alt="curves" style="max-width: 100%" src="data:image/png;base64,{png}">'
