@@ -54,13 +54,10 @@ ARE_DONE = f"""([first, before]) => {{
     return !cells.some(m => m.executionState === "running") && (failed || ran.length === cells.length);
 }}"""
 
-# What tells the live picture from the one that was `old`.
-OTHER_PICTURE = f"""async ([index, old]) => {{
-    const image = {NOTEBOOK}.content.widgets[index].node.querySelector("img.widget-image");
-    if (!image?.naturalWidth) return false;
-    const bytes = await fetch(image.src).then(got => got.arrayBuffer(), () => null);  // replaced meanwhile
-    const digest = bytes && new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).join();
-    return digest !== old && digest;
+# The last step of a cell's live curves, where it is another than `old`.
+OTHER_STEP = f"""async ([index, old]) => {{
+    const step = {NOTEBOOK}.content.widgets[index].node.querySelector(".grpo-kit-curves")?.dataset.step;
+    return step > 0 && step !== old && step;
 }}"""
 # Playwright's own wait_for_function does not ask a second time where the condition is a promise.
 UNTIL = """async ([argument, patience]) => {
@@ -196,12 +193,17 @@ class Lab:
         return self.notebook.locator("button.widget-button", has_text=re.compile(f"^{name}$"))
 
     def next_picture(self, index: int, old: str = "") -> str:
-        """Waits until a cell's live picture is another than `old`, and returns what tells it from the next."""
-        return self._wait(OTHER_PICTURE, [index, old])
+        """Waits until a cell's live curves have another last step than `old`, and returns it."""
+        return self._wait(OTHER_STEP, [index, old])
 
     @property
     def notebook(self) -> Locator:
         return self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+
+    def theme(self, name: str) -> None:
+        """JupyterLab's, such as "JupyterLab Dark"."""
+        self.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
+        self._wait(f"() => document.body.dataset.jpThemeName === '{name}'")
 
     def screenshot(self, name: str) -> None:
         self.page.evaluate(IS_DRAWN)

@@ -56,6 +56,8 @@ def test_the_demo_runs_all_four_and_ends_with_the_comparison(tmp_path):
             o for cell in notebook.cells[-4:] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})
         ]
         assert figures, f"{text.stem} ends with a figure"
+    kept = (tmp_path / "demo" / "03_launch_training.ipynb").read_text()
+    assert kept.count('class=\\"grpo-kit-still\\"') == 3, "panel, runs and samples stay where there is no kernel"
     figures = [word for word in " ".join(lines[-2:-1]).split() if word.endswith(".png")]
     assert len(figures) == 2 and all(Path(figure).stat().st_size > 10_000 for figure in figures)
     results = {file: json.loads((tmp_path / "demo" / file).read_text()) for file in RESULTS}

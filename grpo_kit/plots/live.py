@@ -1,4 +1,4 @@
-"""A run's figure that is redrawn as the run goes on: under a cell that watches the run, and in the monitor."""
+"""A run that is redrawn as it goes on, not more often than that costs; and its figure under a cell that watches it."""
 
 import time
 from collections.abc import Callable
@@ -15,49 +15,47 @@ REDRAW_SECONDS = 2.0  # at least so long between two pictures,
 REDRAW_COSTS = 5  # and so many times as long as it takes to read and draw one
 
 
-class LiveFigure:
-    """Draws a run into `widget`: a picture costs a browser least, and outlives a reload of the page.
+class Redraw:
+    """Has `draw` draw a run when it has made a step. What `draw` returns is whether there was something to draw."""
 
-    `figure` is what was drawn last, None before there is a step to draw.
-    """
-
-    def __init__(self, draw: Callable[[RunDirectory], NotebookFigure | None] = learning_curve):
-        """`draw` returns None where what is shown should stay."""
-        # Hidden until there is a picture: an Image without one shows as broken.
-        self.widget = ipywidgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
-        self.figure: NotebookFigure | None = None
+    def __init__(self, draw: Callable[[RunDirectory], bool]):
         self._draw, self._drawn, self._not_before = draw, None, 0.0
 
     def update(self, run: RunDirectory, step: int, is_last: bool) -> None:
-        """Redraws a new step, not more often than a picture's cost allows; in any case where `is_last`."""
+        """Draws a new step, not more often than its cost allows; in any case where `is_last`."""
         started = time.monotonic()
         if not step:
             self._drawn = None  # a run without a checkpoint that is resumed begins anew
         elif is_last or ((run, step) != self._drawn and started >= self._not_before):
-            if figure := self._draw(run):
-                self.figure, self.widget.value, self._drawn = figure, figure._repr_png_(), (run, step)
-                self.widget.layout.display = None
+            if self._draw(run):
+                self._drawn = (run, step)
             self._not_before = time.monotonic() + max(REDRAW_SECONDS, REDRAW_COSTS * (time.monotonic() - started))
 
 
-class CellFigure(LiveFigure):
-    """A live figure under the running cell. In the end a plain one, which a saved notebook keeps, takes its place."""
+class CellFigure:
+    """A picture under the running cell: a busy kernel hears no clicks, and a picture costs a browser least. In the end
+    a plain figure, which a saved notebook keeps, takes its place."""
 
     def __init__(self):
-        super().__init__()
-        self._handle = DisplayHandle()
+        self.widget = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+        self.figure: NotebookFigure | None = None  # what was drawn last
+        self._handle, self._redraw = DisplayHandle(), Redraw(self._draw)
+
+    def _draw(self, run: RunDirectory) -> bool:
+        was_empty, self.figure = self.figure is None, learning_curve(run)
+        self.widget.value = self.figure._repr_png_()
+        if was_empty:
+            self._handle.display(self.widget)
+        return True
 
     def update(self, run: RunDirectory, step: int, is_last: bool) -> None:
-        was_empty = self.figure is None
         try:
-            super().update(run, step, is_last)
+            self._redraw.update(run, step, is_last)
         except RunError:  # out of reach: what was drawn before stays
             pass
         except Exception as error:  # the run is watched without its figure
             print(f"The figure could not be drawn ({type(error).__name__}: {error})")
-            self._draw = lambda run: None
-        if was_empty and self.figure:
-            self._handle.display(self.widget)
+            self._redraw = Redraw(lambda run: False)
 
     def settle(self) -> None:
         """Puts the last figure in the widget's place."""

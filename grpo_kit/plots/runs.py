@@ -35,7 +35,7 @@ MARGINS = {"left": 0.072, "right": 0.975, "top": 0.905, "bottom": 0.07, "wspace"
 @styled()
 def learning_curve(run: RunDirectory) -> NotebookFigure:
     """Reward by step with its running mean and spread; below it, what explains a run that does not learn."""
-    metrics, status = _by_step(run), run.status
+    metrics, status = by_step(run), run.status
     figure = NotebookFigure(9, 6.2, layout=None)
     third = "kl" if metrics["kl"].notna().any() else "time"
     mosaic: Any = [["reward"] * 4, list(SMALL)[:4], ["time", "time", third, "failures"]]
@@ -68,7 +68,7 @@ def learning_curve(run: RunDirectory) -> NotebookFigure:
 
 
 def _reward(axes: Axes, metrics: pandas.DataFrame, is_judge_alone: bool) -> None:
-    window = _window(len(metrics))
+    window = window_of(len(metrics))
     mean, spread = (metrics[name].rolling(window, min_periods=1).mean() for name in ("reward", "reward_std"))
     low, high = mean - spread, mean + spread
     if is_judge_alone:  # its scores go from 0 to 1
@@ -97,21 +97,22 @@ def _running_mean(axes: Axes, mean: pandas.Series, **look: Any) -> None:
 
 @styled()
 def compare_runs(runs: Sequence[RunDirectory]) -> NotebookFigure:
-    """The running mean of several runs' rewards in one picture; the legend says which settings differ.
+    """The running mean of several runs' rewards in one picture; the legend has `names_of` them.
 
-    Settings that change no score, such as the GPU, are left out; `rewards` stands for what rewarded a run. Runs that
-    nothing else tells apart have their names beside it. RunError where there are no runs.
+    Settings that change no score, such as the GPU, are left out; `rewards` stands for what rewarded a run. RunError
+    where there are no runs.
     """
     if not runs:
         raise RunError("there is no run to compare", "Give at least one")
-    metrics = [_by_step(run) for run in runs]
-    window = _window(max(map(len, metrics)))
-    labels = [textwrap.shorten(label, LEGEND_WIDTH, placeholder=" …") for label in _differences(runs)]
+    metrics = [by_step(run) for run in runs]
+    window = window_of(max(map(len, metrics)))
+    labels = [textwrap.shorten(label, LEGEND_WIDTH, placeholder=" …") for label in names_of(runs)]
     columns = max(1, min(6, len(runs), LEGEND_WIDTH // (max(map(len, labels)) + 8)))
     figure = NotebookFigure(9, 3.4 + 0.18 * len(runs) / columns)
     axes = figure.subplots()
     for i, (found, label) in enumerate(zip(metrics, labels, strict=True)):
-        look = {"color": COLOURS[i % 6], "ls": ("-", "--", ":", "-.")[i // 6 % 4], "lw": 1.8}
+        colour, dash = look_of(i)
+        look = {"color": COLOURS[colour], "ls": ("-", "--", ":", "-.")[dash], "lw": 1.8}
         _running_mean(axes, found["reward"].rolling(window, min_periods=1).mean(), label=label, **look)
     axes.set(title=f"reward (mean of the last {window} steps)", xlabel="step", ylabel="reward")
     axes.margins(x=0.01)
@@ -120,16 +121,22 @@ def compare_runs(runs: Sequence[RunDirectory]) -> NotebookFigure:
     return figure
 
 
-def _differences(runs: Sequence[RunDirectory]) -> list[str]:
-    """The settings that set each run apart from the others, `seed=1, learning_rate=0.001`; else its name."""
+def look_of(i: int) -> tuple[int, int]:
+    """The numbers of the i-th run's colour and dash. Neighbours differ in both, so that each is seen where they lie on
+    each other; 24 runs have looks of their own."""
+    return i % 6, (i + i // 12) % 4
+
+
+def names_of(runs: Sequence[RunDirectory]) -> list[str]:
+    """What legends call runs: the settings that differ, in words, `seed 1, learning rate 0.001`, where those tell all
+    of them apart; else each has its own name before them, `run_1: seed 1`."""
     left_out = {"run_id", "judge", "reward_funcs", *names_where(TrainConfig, "resume")}
     settings = [run.config.model_dump(exclude=left_out) | {"rewards": _rewards_of(run)} for run in runs]
     differing = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
-    labels = [", ".join(f"{name}={_short(name, setting[name])}" for name in differing) for setting in settings]
-    return [
-        label if label and labels.count(label) == 1 else f"{run.id} ({label})" if label else run.id
-        for run, label in zip(runs, labels, strict=True)
-    ]
+    labels = [", ".join(_in_words(name, setting[name]) for name in differing) for setting in settings]
+    if len({*labels}) == len(runs) > 1:
+        return labels
+    return [f"{run.id}: {label}" if label else run.id for run, label in zip(runs, labels, strict=True)]
 
 
 def _rewards_of(run: RunDirectory) -> str:
@@ -139,15 +146,19 @@ def _rewards_of(run: RunDirectory) -> str:
     return " + ".join(name if w == 1 else f"{name} x {w:g}" for name, w in zip(names, weights, strict=True))
 
 
-def _short(name: str, value: Any) -> str:
-    return Path(value).name if name == "data" else f"{value:g}" if isinstance(value, float) else str(value)
+def _in_words(name: str, value: Any) -> str:
+    words = name.replace("_", " ")
+    if isinstance(value, bool) or value is None:
+        return words if value else f"no {words.removeprefix('use ')}"
+    return f"{words} {Path(value).name if name == 'data' else f'{value:g}' if isinstance(value, float) else value}"
 
 
-def _window(steps: int) -> int:
+def window_of(steps: int) -> int:
+    """Of how many steps the running mean is."""
     return max(3, steps // 10)
 
 
-def _by_step(run: RunDirectory) -> pandas.DataFrame:
+def by_step(run: RunDirectory) -> pandas.DataFrame:
     """The columns of run.metrics() that the figures show, by step; shares in percent, NaN where not measured."""
     found = run.metrics()
     shown = found.set_index("step") if "step" in found else found

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00".split()
-DARK, LIGHT = "#555555", "#BBBBBB"
+DARK, LIGHT = "#757575", "#BBBBBB"
 TITLE: dict[str, Any] = {"x": 0.01, "ha": "left"}  # a figure's, above its left end
 ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}  # a legend beside the title
 STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("kit.mplstyle"), use_default_template=False)
@@ -42,7 +42,7 @@ class NotebookFigure(Figure):
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
-        self.savefig(png, format="png", dpi=110)
+        self.savefig(png, format="png", dpi=110, transparent=True)  # the page is light or dark
         return png.getvalue()
 
 

@@ -8,11 +8,13 @@ import anywidget
 import ipywidgets
 import traitlets
 
+from grpo_kit.widgets.still import Still
+
 KEYS = "grpo-kit-keys"  # the class of a panel whose keys are heard,
 NOTE = "grpo-kit-note"  # and of the text field in it that n goes to
 
 
-class Keys(anywidget.AnyWidget):
+class Keys(Still, anywidget.AnyWidget):
     """A page of HTML, and the keys that are pressed in the panel around it once that is clicked or reached by Tab.
 
     `pressed` is given a key that is one of `heard`, where the page that it was pressed at is still the newest; of these
@@ -43,6 +45,9 @@ class Keys(anywidget.AnyWidget):
         if self._note:
             self._note.value = said["note"]
         self._pressed(said["key"])
+
+    def still(self) -> str:
+        return self.page
 
     def show(self, page: str) -> None:
         """Shows the next page; the browser gets it and its number at once."""

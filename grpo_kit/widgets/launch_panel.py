@@ -39,7 +39,7 @@ class LaunchPanel(Panel):
         self._quote.add_class("grpo-kit-quote")
         self.launch_button = button("Launch", "Check everything, then start the run", "success")
         self.probe_button = button("Probe", "Have the model answer 8 prompts here, judged as in training")
-        self.monitor = Monitor(buttons=(self.launch_button, self.probe_button))
+        self.monitor = Monitor(buttons=(self.launch_button, self.probe_button), on_end=self.keep)
         launching, probing = "Checking, then launching …", "The model answers eight prompts …"
         self.launch_button.on_click(lambda clicked: self._ask_or(clicked, self._doubts, launching, self._launch))
         self.probe_button.on_click(lambda clicked: self._ask_or(clicked, self._cost, probing, self._probe))

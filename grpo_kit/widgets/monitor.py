@@ -15,13 +15,12 @@ import pandas
 from grpo_kit.backends.run import Run
 from grpo_kit.backends.watch import PATIENCE_SECONDS, POLL_SECONDS
 from grpo_kit.data.samples import last_turn
-from grpo_kit.plots.live import LiveFigure
-from grpo_kit.plots.runs import learning_curve
-from grpo_kit.plots.style import NotebookFigure
+from grpo_kit.plots.live import Redraw
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory, warm_start_of
 from grpo_kit.training.diagnostics import diagnose
 from grpo_kit.utils.text import dollars, duration
-from grpo_kit.widgets.parts import WARN, button, completions_html, error_html, text_html
+from grpo_kit.widgets.curves import Curves
+from grpo_kit.widgets.parts import WARN, Panel, button, completions_html, error_html, text_html
 
 NEWEST = 4  # completions shown
 RECENT = 10  # steps; their median time gives the time left
@@ -34,15 +33,18 @@ def monitor(run: Run | str | Path, runs_dir: str | Path = RUNS_DIR) -> "Monitor"
     return shown
 
 
-class Monitor(ipywidgets.VBox):
-    """Progress, live figure, newest completions and signs of trouble of a run; buttons to stop and resume it.
+class Monitor(Panel):
+    """Progress, curves, newest completions and signs of trouble of a run; buttons to stop and resume it.
+    A click on a point of a curve shows that step's completions in place of the newest, a second one the newest again.
 
     `run` is the run that is shown, None before there is one.
     """
 
-    def __init__(self, buttons: tuple[ipywidgets.Button, ...] = ()):
-        """`buttons` are a larger panel's, put beside the monitor's own."""
+    def __init__(self, buttons: tuple[ipywidgets.Button, ...] = (), on_end: Callable[[], None] | None = None):
+        """`buttons` are a larger panel's, put beside the monitor's own. `on_end` is called when a run has ended."""
         self.run: Run | None = None
+        self._on_end = on_end or self.keep
+        self._step, self._completions = None, pandas.DataFrame()  # the step that was clicked, of these
         self._follower: threading.Thread | None = None
         self._state, self._is_busy, self._seconds_a_step = "", False, 0.0
         self.stop_button = button("Stop", "End the run at its next step, with a checkpoint", "warning")
@@ -54,11 +56,12 @@ class Monitor(ipywidgets.VBox):
         self.message.add_class("grpo-kit-message")
         self._bar = ipywidgets.IntProgress(layout={"width": "100%"})
         self._row = ipywidgets.VBox([self._bar, self._progress], layout={"display": "none"})
-        self._live = LiveFigure(self._draw)
-        self.figure = self._live.widget
+        self._redraw = Redraw(self._draw)
+        self.curves = Curves(on_step=self._pick)
+        self.curves.layout.display = "none"  # until there is a step
         verbs = ipywidgets.HBox([*buttons, self.stop_button, self.resume_button])
         self.status = ipywidgets.VBox([verbs, self.message, self._row, self._signs])
-        self.pictures = ipywidgets.VBox([self.figure, self._newest])
+        self.pictures = ipywidgets.VBox([self.curves, self._newest])
         super().__init__([self.status, self.pictures])
         self._enable()
 
@@ -136,19 +139,44 @@ class Monitor(ipywidgets.VBox):
         is_over = self._state not in UNFINISHED
         if is_over:
             self.message.value = text_html(f"Run {run.id} is {self._state}: {status['reason'] or run.storage}")
-        self._live.update(run, step, is_over)
+        self._redraw.update(run, step, is_over)
+        if is_over:
+            self._on_end()
         return is_over
 
-    def _draw(self, run: RunDirectory) -> NotebookFigure | None:
-        """The run's figure; the warnings and completions, which change with it, are shown too."""
-        metrics, completions = run.metrics(), newest_html(run.completions())
-        warnings, figure = diagnose(metrics, self._config), learning_curve(run)
+    def _draw(self, run: RunDirectory) -> bool:
+        """Shows the run's curves, and the warnings and completions, which change with them; whether there are any."""
+        metrics, completions = run.metrics(), run.completions()
+        warnings = diagnose(metrics, self._config)
         if self.run is not run or metrics.empty:  # the latter while a run starts again
-            return None
+            return False
+        self.curves.show([run])
+        self.curves.layout.display = None
         style = f"border-left: 3px solid {WARN}; padding-left: 0.6em; margin: 0.2em 0"
         self._signs.value = "".join(text_html(str(warning), style) for warning in warnings)
-        self._newest.value, self._seconds_a_step = completions, metrics["step_time"].tail(RECENT).median()
-        return figure
+        self._completions, self._seconds_a_step = completions, metrics["step_time"].tail(RECENT).median()
+        self._read()
+        return True
+
+    def _pick(self, run: RunDirectory | None, step: int | None) -> None:
+        self._step = step
+        self._read()
+
+    def _read(self) -> None:
+        """Shows the completions of the step that was clicked, else the newest."""
+        self._newest.value = step_html(self._completions, self._step) if self._step else newest_html(self._completions)
+
+
+def step_html(completions: pandas.DataFrame, step: int) -> str:
+    """All completions of a step, prompt by prompt."""
+    found = completions[completions["step"] == step] if len(completions) else completions
+    told = f"Step {step}: " + ("click its point again for the newest" if len(found) else "it has no completions")
+    groups = [
+        f"<details open><summary>{html.escape(last_turn(group['prompt'].iloc[0]))}</summary>"
+        f"{completions_html(group.sort_values('advantage', ascending=False, kind='stable'))}</details>"
+        for _, group in found.groupby("sample_id", sort=False)
+    ]
+    return text_html(told, "font-weight: bold") + "".join(groups)
 
 
 def newest_html(completions: pandas.DataFrame) -> str:

@@ -11,6 +11,7 @@ import ipywidgets
 import pandas as pd
 
 from grpo_kit.errors import KitError
+from grpo_kit.widgets.still import Still
 
 # JupyterLab's own colours, light or dark as its theme is; elsewhere a grey that is legible on both.
 BORDER = "var(--jp-border-color2, #9e9e9e)"
@@ -23,7 +24,7 @@ LONGEST = 20_000  # characters of a text that a browser is given
 NUMBER = "text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums"
 
 
-class Panel(ipywidgets.VBox):
+class Panel(Still, ipywidgets.VBox):
     """A widget whose controls call back when the user changes them, and not when the code does."""
 
     is_filling = False
@@ -100,7 +101,9 @@ def table_html(heads: Sequence[str], looks: Sequence[str], rows: Iterable[Sequen
         return "<tr>" + "".join(f'<{tag} style="{CELL}; {look}">{cell}</{tag}>' for cell, look in columns) + "</tr>"
 
     lines = line("th", [html.escape(head) for head in heads]) + "".join(line("td", row) for row in rows)
-    return f'<table style="width: 100%; border-collapse: collapse; line-height: 1.4">{lines}</table>'
+    return (
+        f'<table style="width: 100%; table-layout: auto; border-collapse: collapse; line-height: 1.4">{lines}</table>'
+    )
 
 
 def completions_html(completions: pd.DataFrame) -> str:

@@ -56,8 +56,8 @@ class RewardLab(Pages):
         """`samples` are the kit's, or a data folder, whose train.jsonl is read. `answers` are the model's: texts by the
         sample's id, or a function of a sample, called where that is scored.
 
-        Where `interactive` is False, in a batch, there is no panel; None: unless this is JupyterLab. Raises ConfigError
-        for a judge that can't work.
+        Where `interactive` is False, in a batch, a line says what the panel is for; None: unless this is JupyterLab.
+        Raises ConfigError for a judge that can't work.
         """
         judge_config = judge_config or JudgeConfig()
         TrainConfig(judge={judge: 1.0}, **judge_config.given)  # raises for a judge that there is not
@@ -75,9 +75,8 @@ class RewardLab(Pages):
         self.service, self.act = self._filter("services"), self._filter("acts")
         super().__init__([self.service, self.act], self.message)
         self._build()
-        if "JPY_SESSION_NAME" in os.environ if interactive is None else interactive:
-            self.fill()
-        else:
+        self.fill()
+        if not ("JPY_SESSION_NAME" in os.environ if interactive is None else interactive):
             print(f"The reward panel is for JupyterLab: {len(self._samples):,} samples, judged by {judge}")
 
     @property

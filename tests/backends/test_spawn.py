@@ -24,7 +24,6 @@ from grpo_kit.backends import watch as watching
 from grpo_kit.config import backend as backends
 from grpo_kit.errors import OutOfReach
 from grpo_kit.plots import live
-from grpo_kit.plots.style import NotebookFigure
 from grpo_kit.runs.storage import LocalStorage
 
 STEPS = {"max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1}
@@ -265,9 +264,9 @@ def test_a_picture_is_drawn_for_new_steps_and_not_more_often_than_it_costs(undis
     def draw(run):
         drawn.append(clock.now)
         clock.now += 1.0
-        return NotebookFigure(1, 1)
+        return True
 
-    figure = live.LiveFigure(draw)
+    figure = live.Redraw(draw)
     for step in [0, *range(2, 30), *[30] * 30]:
         figure.update(undisturbed, step, is_last=False)
         clock.now += 1.0

@@ -11,7 +11,10 @@ import numpy as np
 import pandas
 import pytest
 from figures import assert_readable
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.text import Text
 
 from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
@@ -23,9 +26,10 @@ from grpo_kit.evaluation.statistics import Answered, describe
 from grpo_kit.judges.base import Verdict
 from grpo_kit.plots.data import data_overview
 from grpo_kit.plots.evaluation import breakdown, evaluation_figure, length_against_score
-from grpo_kit.plots.runs import compare_runs, learning_curve
+from grpo_kit.plots.runs import compare_runs, learning_curve, names_of
 from grpo_kit.plots.sweeps import best_so_far, setting_effects
 from grpo_kit.runs.writer import open_run
+from grpo_kit.widgets.curves import Curves
 
 STEPS = 40
 
@@ -115,10 +119,64 @@ def test_compared_runs_are_told_apart_by_what_differs(tmp_path):
     figure = compare_runs(runs)
     assert_readable(figure)
     lines = figure.axes[0].get_lines()
-    assert [line.get_label() for line in lines[:2]] == ["seed=1, learning_rate=0.1", "seed=2, learning_rate=0.01"]
+    assert [line.get_label() for line in lines[:2]] == ["seed 1, learning rate 0.1", "seed 2, learning rate 0.01"]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 8
     same = compare_runs([runs[0], runs[0]]).axes[0].get_lines()
     assert [line.get_label() for line in same] == ["run1", "run1"]
+    assert same[0].get_linestyle() != same[1].get_linestyle(), "each is seen where they lie on each other"
+    twins = names_of([runs[0], runs[0], runs[1]])
+    assert twins[0] == twins[1] == "run1: seed 1, learning rate 0.1" and twins[2].startswith("run2: seed 2")
+
+
+def test_figures_are_read_on_a_dark_page_and_files_stay_white(tmp_path):
+    figure = learning_curve(new_run(tmp_path, "one"))
+    shown, saved = tmp_path / "shown.png", tmp_path / "saved.png"
+    shown.write_bytes(figure._repr_png_())
+    figure.savefig(saved)
+    assert list(imread(shown)[0, 0]) == [1, 1, 1, 0] and list(imread(saved)[0, 0]) == [1, 1, 1, 1]
+    colours = {text.get_color() for text in figure.findobj(Text) if text.get_text()}
+    for grey in map(to_rgb, colours):
+        for page in ("#ffffff", "#111111"):
+            dark, light = sorted([luminance(grey), luminance(to_rgb(page))])
+            assert (light + 0.05) / (dark + 0.05) > 4
+
+
+def luminance(colour) -> float:
+    """As WCAG defines it."""
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def test_curves_are_sent_once_and_then_only_their_new_steps(tmp_path, monkeypatch):
+    run, sent = new_run(tmp_path, "one", steps=20), []
+    curves = Curves([run])
+    monkeypatch.setattr(curves, "send", lambda said, buffers: sent.append((said, *map(len, buffers))))
+    curves.observe(lambda change: sent.append(change["name"]), ["runs", "panels"])
+    (shown,) = curves.runs
+    a_step, lines = 4 * len(shown["columns"]), (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert len(shown["rows"]) == 20 * a_step
+    assert [panel["title"] for panel in curves.panels][:2] == ["reward (mean of a step's completions)", "loss"]
+    assert not [panel for panel in curves.panels if "KL" in panel["title"]], "there is none"
+    (run.path / "metrics.jsonl").write_text("".join([*lines, lines[-1].replace('"step": 20', '"step": 21')]))
+    curves.show([run])
+    assert sent == [({"run": 0, "after": 20 * a_step}, a_step)]
+    assert len(curves.runs[0]["rows"]) == 21 * a_step, "for a page that is loaded anew"
+    (run.path / "metrics.jsonl").write_text("".join(lines[:5]))  # resumed from step 5
+    curves.show([run])
+    assert sent[1:] == ["runs"] and len(curves.runs[0]["rows"]) == 5 * a_step
+
+
+def test_a_point_of_compared_curves_is_a_step_of_a_run(tmp_path):
+    runs, points = [new_run(tmp_path, f"run{seed}", seed=seed) for seed in (1, 2)], []
+    curves = Curves(runs, lambda *point: points.append(point))
+    reward = curves.panels[0]["lines"]
+    assert [line["label"] for line in reward] == ["seed 1", "seed 2"] and reward[0]["dash"] != reward[1]["dash"]
+    curves.picked = [1, 12.0]  # as the browser says it
+    curves.picked = []
+    assert points == [(runs[1], 12), (None, None)]
+    assert "data:image/png;base64" in curves.still()
+    curves.show([])
+    assert curves.panels == [] and curves.still() == ""
 
 
 def test_evaluation_figure_says_the_result_and_counts_the_prompts(tmp_path):

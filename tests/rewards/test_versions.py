@@ -150,7 +150,7 @@ def test_nothing_is_saved_that_could_not_train_and_samples_without_a_folder_are(
         widgets.reward_lab([], out=tmp_path)
 
 
-def test_samples_are_found_by_service_act_and_text_and_in_a_batch_there_is_no_panel(demo_data, tmp_path, capsys):
+def test_samples_are_found_by_service_act_and_text_and_in_a_batch_a_picture_stays(demo_data, tmp_path, capsys):
     lab = widgets.reward_lab(demo_data, out=tmp_path, interactive=True)
     lab.service.value, lab.act.value, lab.find.value = "Doctors_1", "GOODBYE", "thank"
     found = [lab._samples[place] for place in lab.rows["place"]]
@@ -159,7 +159,8 @@ def test_samples_are_found_by_service_act_and_text_and_in_a_batch_there_is_no_pa
     lab.find.value = "nobody says this"
     assert "Nothing here holds that text" in lab.page.value and lab.buttons["ctrl+enter"].disabled
     batch = widgets.reward_lab(demo_data, out=tmp_path, interactive=False)
-    assert not batch.children and "The reward panel is for JupyterLab: 1,383 samples" in capsys.readouterr().out
+    assert "The reward panel is for JupyterLab: 1,383 samples" in capsys.readouterr().out
+    assert "Not scored yet" in batch.still() and batch.rubric in batch.still()
     assert batch.config == kit.TrainConfig(data=str(demo_data), judge="offline")
     (tmp_path / "versions.jsonl").write_text("{}\n{}\n")
     with pytest.raises(RunError, match=r"versions\.jsonl:1 is not a row"):

@@ -316,6 +316,23 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     assert stopped["state"] == "stopped" and 0 < stopped["step"] < 20_000
     assert checkpoint_step(run.checkpoints[-1]) == stopped["step"]
 
+    # A point of the curve is pointed at, and clicked: its step's completions open.
+    curves = lab.notebook.locator(".grpo-kit-curves").first
+    reward, tip = curves.locator(".plot").first, curves.locator(".tip")
+    reward.hover(position={"x": 300, "y": 90})
+    expect(tip).to_contain_text(re.compile(rf"{run_id}, step [\d,]+.*mean: 0\.\d", re.DOTALL))
+    step = re.search(r"step ([\d,]+)", tip.inner_text())[1].replace(",", "")
+    reward.click(position={"x": 300, "y": 90})
+    expect(lab.notebook.locator(".widget-html-content", has_text=f"Step {step}: click its point again")).to_be_visible()
+    lab.screenshot("03-clicked")
+    lab.theme("JupyterLab Dark")
+    colour, page = curves.locator(".plot text").first.evaluate(
+        "text => [getComputedStyle(text).fill, getComputedStyle(document.body).getPropertyValue('--jp-layout-color0')]"
+    )
+    assert colour.startswith("rgba(255, 255, 255") and page == "#111111", "light on dark"
+    lab.screenshot("03-dark")
+    lab.theme("JupyterLab Light")
+
     lab.run_from(lab.find("run = panel.run"))
     assert_nothing_failed(lab)
     shown = {"runs": "widgets.runs(", "samples": "widgets.samples(", "result": "figure.savefig("}

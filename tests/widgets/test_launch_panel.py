@@ -111,7 +111,13 @@ def test_the_monitor_shows_a_run_that_is_over_and_what_can_be_done_with_it(train
     shown = widgets.monitor(trained.id, trained.path.parent)
     shown._follower.join()
     assert "step 20/20 · complete" in shown._progress.value and "is complete" in shown.message.value
-    assert bytes(shown.figure.value).startswith(b"\x89PNG") and shown._newest.value.count("<tr>") == 5
+    assert len(shown.curves.runs[0]["rows"]) == 4 * 20 * len(shown.curves.runs[0]["columns"])
+    assert "Step 20, best and worst" in shown._newest.value and shown._newest.value.count("<tr>") == 5
+    shown.curves.picked = [0, 3]
+    assert "Step 3: click its point again" in shown._newest.value and shown._newest.value.count("<tr>") > 32
+    shown.curves.picked = []
+    assert "Step 20, best" in shown._newest.value
+    assert "20/20" in shown.still() and "data:image/png" in shown.still() and "<tr>" in shown.still()
     assert all(b.disabled for b in (shown.stop_button, shown.resume_button))
     shown.act("…", trained.stop)
     wait_until(lambda: "…" not in shown.message.value)

@@ -111,8 +111,8 @@ def test_compared_runs_are_named_by_what_sets_them_apart(runs_dir, trained):
     figure = compare_runs(list(found.values()))
     assert_readable(figure)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[1].startswith("seed=1, max_steps=6, learning_rate=0.001") and "rewards=offline + brief" in labels[1]
-    assert labels[2].startswith("seed=42, max_steps=60") and "/" not in "".join(labels)
+    assert labels[1].startswith("seed 1, max steps 6, learning rate 0.001") and "rewards offline + brief" in labels[1]
+    assert labels[2].startswith("seed 42, max steps 60") and "/" not in "".join(labels)
     with pytest.raises(RunError, match="no run to compare"):
         compare_runs([])
 
