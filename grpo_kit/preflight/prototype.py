@@ -18,8 +18,8 @@ from grpo_kit.judges.calibration import Estimate, Price
 from grpo_kit.judges.canaries import CEILING, Canary, try_canaries
 from grpo_kit.judges.labels import Label, scored
 from grpo_kit.judges.ladder import LadderJudge
-from grpo_kit.plots.judges import intervals, score_distributions, score_dots
 from grpo_kit.plots import tables
+from grpo_kit.plots.judges import intervals, score_distributions, score_dots
 from grpo_kit.preflight.known_answers import HALF, RIGHT, WRONG, KnownAnswers, Scores, half
 from grpo_kit.rewards.functions import try_rewards
 from grpo_kit.rewards.ready import READY

@@ -17,7 +17,7 @@ import pandas as pd
 from grpo_kit.backends.run import COLUMNS, Run, row_of, runs as table_of_runs
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.plots import compare_runs, table
-from grpo_kit.runs.directory import REWARDS_FILE, RUNS_DIR, UNFINISHED, is_run
+from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, is_run
 from grpo_kit.widgets.launch_panel import LaunchPanel
 from grpo_kit.widgets.live_table import LiveTable
 from grpo_kit.widgets.monitor import Monitor
@@ -83,8 +83,7 @@ class RunTable(Panel):
         for each, action in actions.items():
             each.on_click(self._callback(action))
         self._callback(self.refresh)()
-        newest = self.table.tail(SELECTED_AT_FIRST)
-        self.list.ticked = _keys(newest)
+        self.list.ticked = _keys(self.table.tail(SELECTED_AT_FIRST))[::-1]
         threading.Thread(target=self._keep, name=f"runs in {runs_dir}", daemon=True).start()
 
     @property
@@ -205,7 +204,7 @@ class RunTable(Panel):
         self._cloned.children = [self.panel]
         self.tabs.selected_index = CLONE
         said = f"A new run with the settings of {run.id}."
-        if REWARDS_FILE in run.storage.names():
+        if set(run.about["rewards"]) - run.config.judge.keys() - run.config.reward_funcs.keys():
             said += " Its own reward functions are no settings: widgets.launch_panel(config, rewards) takes them."
         self.message.value = text_html(said)
 

@@ -74,7 +74,7 @@ def test_runs_are_listed_as_they_go_on_and_those_selected_are_drawn(runs_dir, tr
     quoted = trained.status["quoted"]
     assert re.fullmatch(r".* \(.* to .*\)", cells(table)[-1][6]) and quoted["minutes_low"] < quoted["minutes"]
     three = table.figure.value
-    assert f"The reward by step of waiting, second, {trained.id}" in three.replace("alt=", "")
+    assert f'alt="The reward by step of waiting, second, {trained.id}"' in three
 
     table.list.ticked = ["here second"]
     assert table.figure.value != three and not table.watch_button.disabled
