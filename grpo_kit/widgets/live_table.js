@@ -94,6 +94,7 @@ function render({ model, el }) {
   }
 
   box.onclick = event => { // on a row: it alone; on its box, or with Ctrl: it too
+    columns.open = false;
     const row = event.target.closest("tbody tr"), key = row?.dataset.key, ticked = model.get("ticked");
     if (!row || event.target.closest("details")) return;
     const adds = event.target === tick(row) || event.ctrlKey || event.metaKey;
@@ -109,8 +110,10 @@ function render({ model, el }) {
   find.oninput = arrange;
 
   // JupyterLab hears no plain key that is pressed in the panel around: its "x" cuts the cell.
-  const hush = event =>
-    (el.closest(".grpo-kit-hub") ?? el).toggleAttribute("data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
+  const hush = event => {
+    if (!(el.closest(".grpo-kit-hub") ?? el).contains(event.target)) return;
+    event.target.toggleAttribute("data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
+  };
   window.addEventListener("keydown", hush, true);
   model.on("change:html", fill);
   model.on("change:ticked", arrange);
