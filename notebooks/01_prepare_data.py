@@ -47,7 +47,7 @@ options = {"format": format, "learn": learn, "ground": ground, "strict": strict,
 
 # %%
 card = kit.prepare(traces, out, eval_fraction=eval_fraction, seed=seed, rubric=rubric, **options)
-pd.Series(card["samples"], name="samples").to_frame()
+plots.table(pd.Series(card["samples"], name="samples"))
 
 # %% [markdown]
 # What was read, what was odd and repaired (`strict=True` would refuse it), and what was left out and why. `columns` are
@@ -66,7 +66,7 @@ told = {
     "turns that offer, inform or count": answerable["turns"],
     "of these, can be answered from their prompts": answerable["from_prompt"],
 }
-pd.Series(told, name="").to_frame()
+plots.table(pd.Series(told, name=""))
 
 # %% [markdown]
 # ## Will it learn?
@@ -101,8 +101,7 @@ print(f"{chosen.conversation}\n\nreply in the trace: {chosen.ground_truth}\nrubr
 
 # %%
 table = widgets.tables.samples(out)
-pd.set_option("display.max_colwidth", 90)
-table.head(8)[["file", "line", "asked", "ground_truth", "rubric", "unknown"]]
+plots.table(table.head(8)[["file", "line", "asked", "ground_truth", "rubric", "unknown"]])
 
 # %%
 widgets.data(out)

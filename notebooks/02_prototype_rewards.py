@@ -29,12 +29,9 @@ result_file = None  # None: result.json in out
 # %matplotlib inline
 from pathlib import Path
 
-import pandas as pd
-
 import grpo_kit as kit
 from grpo_kit import widgets
 
-pd.set_option("display.max_colwidth", None)
 study = kit.prototype(data, judge, judges, judge_settings, model_name, out, n, repeats, seed)
 
 # %% [markdown]

@@ -123,12 +123,11 @@ if run:
 # One group of the first step, and one of the last.
 
 # %%
-pd.set_option("display.max_colwidth", 110)
 if run and run.status["step"]:
     completions = tables.completions(run)
     for step in (completions["step"].min(), completions["step"].max()):
         group = completions[completions["step"] == step].head(8)
-        display(group[["step", "asked", "completion", "score", "reason"]].round(2))
+        display(plots.table(group[["step", "asked", "completion", "score", "reason"]]))
 
 # %% [markdown]
 # ## The result, in a figure and a file
@@ -145,12 +144,12 @@ if run and run.status["step"]:
     figure = plots.learning_curve(run)
     figure.savefig(folder / "learning_curve.png", dpi=150)
     print(folder / "learning_curve.png")
-    last = metrics["reward"].tail(max(1, len(metrics) // 10)).mean()
     told = {name: status.get(name) for name in ("state", "step", "max_steps", "seconds", "usd", "quoted", "actual")}
-    summary = {"run": run.id, **told, "reward": last, "settings": run.about["settings"]}
+    summary = {"run": run.id, **told, "reward": run.recent_reward()[0], "settings": run.about["settings"]}
     write_json(Path(result_file or folder / "result.json"), summary)
     if told["quoted"]:
-        display(pd.DataFrame({name: told[name] for name in ("quoted", "actual")}).drop("first_step", errors="ignore"))
+        spent = pd.DataFrame({name: told[name] for name in ("quoted", "actual")}).T.infer_objects()
+        display(plots.table(spent.drop(columns=["first_step", "measuring"], errors="ignore"), minutes="time"))
     display(figure)
 
 # %% [markdown]

@@ -36,7 +36,6 @@ from grpo_kit import plots, widgets
 from grpo_kit.utils.files import write_json
 from grpo_kit.widgets import tables
 
-pd.set_option("display.max_colwidth", 90)
 if run is None and kit.runs(runs_dir).empty:
     raise kit.RunError(f"no runs under {runs_dir} yet: 03_launch_training makes one, or set run and runs_dir")
 run = kit.Run(run or kit.runs(runs_dir)["run"].iloc[-1], runs_dir)
@@ -54,7 +53,7 @@ run
 # %%
 other = None if second_judge == judge else second_judge
 evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge, second_judge=other, seed=seed)
-evaluation.summary().round(3).drop(columns="stdev min max wins ties losses".split(), errors="ignore")
+plots.table(evaluation.summary().drop(columns="stdev min max wins ties losses".split(), errors="ignore"))
 
 # %% [markdown]
 # On the left, look for a curve that leaves the base model's band and levels off. If it still climbs at its end, train
@@ -79,7 +78,7 @@ print(evaluation.added() or "This run has no warm start.")
 if compare_with:
     beside = kit.Run(compare_with, runs_dir)
     settings = {"n": n, "temperature": temperature, "judge": judge, "second_judge": other, "seed": seed}
-    compared = kit.compare(evaluation, kit.evaluate.remote(beside, **settings)).round(3)
+    compared = plots.table(kit.compare(evaluation, kit.evaluate.remote(beside, **settings)))
 else:
     compared = "No other run was named."
 compared
@@ -97,7 +96,7 @@ compared
 # Compare the signs of the two judges' gains, not their sizes: the scales differ.
 
 # %%
-evaluation.judges().round(3)
+plots.table(evaluation.judges())
 
 # %%
 print("\n\n".join(evaluation.warnings()) or "No warnings.")
@@ -121,7 +120,7 @@ print(kit.will_it_learn(run.config, runs_dir=runs_dir, on_modal=run.storage.back
 plots.breakdown(evaluation)
 
 # %%
-pd.concat({"service": evaluation.services(), "act": evaluation.by_act()}, names=["by", ""]).round(2)
+plots.table(pd.concat({"service": evaluation.services(), "act": evaluation.by_act()}, names=["by", "of"]))
 
 # %% [markdown]
 # Longer answers are a common way to trick a judge. Good: the points of both models are spread alike, and the legend
@@ -150,10 +149,10 @@ samples["asked"] = samples["id"].map(tables.answers(evaluation).set_index("id")[
 gain = "difference" if evaluation.base else f"{last} score"
 columns = ["asked", *(["base", "base score"] if evaluation.base else []), last, f"{last} score", f"{last} reason"]
 columns = list(dict.fromkeys([*columns, gain]))
-samples.nlargest(6, gain)[columns].round(2)
+plots.table(samples.nlargest(6, gain)[columns])
 
 # %%
-samples.nsmallest(6, gain)[columns].round(2)
+plots.table(samples.nsmallest(6, gain)[columns])
 
 # %% [markdown]
 # The last table shows where the two judges disagree. At the top are answers that only the first judge scores highly: if
@@ -165,7 +164,7 @@ samples.nsmallest(6, gain)[columns].round(2)
 if "disagreement" in samples:
     parted = samples.dropna(subset="disagreement").sort_values("disagreement", ascending=False)
     shown = ["asked", "ground_truth", last, f"{last} score", f"{last} second score", "disagreement"]
-    table = pd.concat([parted.head(4), parted.tail(4)])[shown].round(2)
+    table = plots.table(pd.concat([parted.head(4), parted.tail(4)])[shown])
 else:
     table = "There is no second judge to disagree with."
 table
@@ -218,7 +217,7 @@ else:
 checkpoint = last if best["name"] == "base" else best["name"]
 chat_with = chat_with or list(dict.fromkeys(samples["asked"]))[:3]
 if is_here:
-    talk = kit.chat(run, chat_with, checkpoint=checkpoint, temperature=temperature, seed=seed)
+    talk = plots.table(kit.chat(run, chat_with, checkpoint=checkpoint, temperature=temperature, seed=seed))
 else:
     talk = f"Run {run.id} is on Modal: run.download('local_models/{run.id}') fetches it, then kit.chat talks to it."
 talk

@@ -83,13 +83,13 @@ sweep.run(jobs, budget, halving)
 # prompts; only other seeds show the effect of a seed.
 
 # %%
-sweep.results().drop(columns=["step", "ended"], errors="ignore").round(4)
+plots.table(sweep.results().drop(columns=["step", "ended"], errors="ignore"))
 
 # %% [markdown]
 # The seeds of one setting are pooled here. Compare `sd`, and `low` to `high`, with the distance between the means.
 
 # %%
-sweep.pooled(score).round(4)
+plots.table(sweep.pooled(score))
 
 # %% [markdown]
 # ## What each setting does

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from grpo_kit.rewards.travel import Rewards
 
 COLUMNS = """
-    run where state step reward best_checkpoint minutes quoted_minutes usd quoted_usd model_name learning_rate
-    num_generations seed started
+    run where state step reward reward_sd best_checkpoint minutes quoted_minutes quoted_minutes_low quoted_minutes_high
+    usd quoted_usd model_name learning_rate num_generations seed started
 """.split()
 
 
@@ -117,8 +117,9 @@ class Run(RunDirectory):
 
 
 def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
-    """A table of all runs under `runs_dir` and on Modal's volume, newest last: state, step, last reward, best
-    checkpoint by held-out score, minutes and dollars with what was quoted, settings."""
+    """A table of all runs under `runs_dir` and on Modal's volume, newest last: state, step, reward (the mean of the
+    last tenth of the steps, with its standard deviation from step to step), best checkpoint by held-out score, minutes
+    and dollars with what was quoted, settings."""
     import pandas
 
     folders = {folder: is_run(folder) for folder in Path(runs_dir).glob("*")}
@@ -134,20 +135,21 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
         except RunError as error:
             print(f"Only the runs here: {error}")
     with ThreadPoolExecutor(8) as pool:  # each run on the volume takes some requests
-        table = pandas.DataFrame(pool.map(_row, found), columns=COLUMNS)
+        table = pandas.DataFrame(pool.map(row_of, found), columns=COLUMNS)
     return table.sort_values("started", ignore_index=True, na_position="first")
 
 
-def _row(run: Run) -> dict[str, Any]:
-    """The run's row. One that can't be read says so and prints why; the others stand."""
+def row_of(run: Run) -> dict[str, Any]:
+    """The run's row of `runs`. One that can't be read says so and prints why; the others stand."""
     row = {"run": run.id, "where": "here" if run.storage.backend == "local" else "modal"}
     try:
         status, settings = run.status, run.about["settings"]
         quoted = status.get("quoted") or {}
         row |= {name: settings[name] for name in COLUMNS if name in settings}
-        row |= {name: status[name] for name in ("state", "reward", "usd", "started")}
+        row |= {name: status[name] for name in ("state", "usd", "started")}
+        row |= zip(("reward", "reward_sd"), run.recent_reward(), strict=True)
         row |= {"best_checkpoint": status.get("best_checkpoint")}
-        row |= {f"quoted_{name}": quoted.get(name) for name in ("minutes", "usd")}
+        row |= {f"quoted_{name}": quoted.get(name) for name in ("minutes", "minutes_low", "minutes_high", "usd")}
         return row | {"step": f"{status['step']}/{status['max_steps']}", "minutes": status["seconds"] / 60}
     except Exception as error:  # a folder that another program, or another kit, wrote may be odd in any way
         print(f"Unreadable: {error}" if isinstance(error, RunError) else f"Unreadable: {run.id} ({error!r})")

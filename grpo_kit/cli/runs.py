@@ -56,8 +56,10 @@ def resume(
 
 def list_runs(runs_dir: RunsDir = RUNS_DIR) -> None:
     """List all runs, here and on Modal."""
-    table = runs(runs_dir)
-    shown = table.to_string(index=False) if len(table) else f"no runs under {runs_dir}"
+    from grpo_kit.plots.tables import table
+
+    found = runs(runs_dir)
+    shown = str(table(found)) if len(found) else f"no runs under {runs_dir}"
     print(re.sub(r"[^\n -~\xa0-\U0010ffff]", "?", shown))  # a folder's name may hold what a terminal acts on
 
 

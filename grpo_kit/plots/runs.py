@@ -13,7 +13,7 @@ from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import RunError
 from grpo_kit.plots.style import ABOVE, BLUE, COLOURS, DARK, ORANGE, TITLE, NotebookFigure, styled, whole_ticks
-from grpo_kit.runs.directory import RunDirectory
+from grpo_kit.runs.directory import RunDirectory, recent_steps
 from grpo_kit.utils.text import dollars
 
 PARTS = ["generating", "judging", "updating"]  # of a step
@@ -68,7 +68,7 @@ def learning_curve(run: RunDirectory) -> NotebookFigure:
 
 
 def _reward(axes: Axes, metrics: pandas.DataFrame, is_judge_alone: bool) -> None:
-    window = window_of(len(metrics))
+    window = recent_steps(len(metrics))
     mean, spread = (metrics[name].rolling(window, min_periods=1).mean() for name in ("reward", "reward_std"))
     low, high = mean - spread, mean + spread
     if is_judge_alone:  # its scores go from 0 to 1
@@ -105,7 +105,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> NotebookFigure:
     if not runs:
         raise RunError("there is no run to compare", "Give at least one")
     metrics = [by_step(run) for run in runs]
-    window = window_of(max(map(len, metrics)))
+    window = recent_steps(max(map(len, metrics)))
     labels = [textwrap.shorten(label, LEGEND_WIDTH, placeholder=" …") for label in names_of(runs)]
     columns = max(1, min(6, len(runs), LEGEND_WIDTH // (max(map(len, labels)) + 8)))
     figure = NotebookFigure(9, 3.4 + 0.18 * len(runs) / columns)
@@ -151,11 +151,6 @@ def _in_words(name: str, value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return words if value else f"no {words.removeprefix('use ')}"
     return f"{words} {Path(value).name if name == 'data' else f'{value:g}' if isinstance(value, float) else value}"
-
-
-def window_of(steps: int) -> int:
-    """Of how many steps the running mean is."""
-    return max(3, steps // 10)
 
 
 def by_step(run: RunDirectory) -> pandas.DataFrame:

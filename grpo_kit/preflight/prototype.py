@@ -18,6 +18,7 @@ from grpo_kit.judges.calibration import Estimate, Price
 from grpo_kit.judges.canaries import CEILING, Canary, try_canaries
 from grpo_kit.judges.labels import Label, scored
 from grpo_kit.judges.ladder import LadderJudge
+from grpo_kit.plots import tables
 from grpo_kit.plots.judges import intervals, score_distributions, score_dots
 from grpo_kit.preflight.known_answers import HALF, RIGHT, WRONG, KnownAnswers, Scores, half
 from grpo_kit.rewards.functions import try_rewards
@@ -41,7 +42,7 @@ class Finding:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        display(self.table if self.figure is None else self.figure)
+        display(tables.table(self.table) if self.figure is None else self.figure)
         print(self.says)
 
 

@@ -84,9 +84,13 @@ class Quote:
 
     @property
     def quoted(self) -> dict[str, Any]:
-        """The likely values and the first step's, which status.json keeps beside what the run took."""
+        """The likely values, the range of the minutes and the first step's dollars, which status.json keeps beside what
+        the run took."""
+        minutes = self.minutes and [round(each, 3) for each in self.minutes]
         return {
-            "minutes": self.minutes and round(self.minutes[1], 3),
+            "minutes": minutes and minutes[1],
+            "minutes_low": minutes and minutes[0],
+            "minutes_high": minutes and minutes[2],
             "usd": self.usd_in_all and round(self.usd_in_all, 6),
             "usd_machine": self.usd and round(self.usd[1], 6),
             "usd_judge": self.judge_usd and round(self.judge_usd[1], 6),

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
@@ -86,6 +87,12 @@ class _CompletionRow(msgspec.Struct, gc=False):
     rewards: dict[str, float | None]
     advantage: float | None
     reason: str
+
+
+class _RewardRow(msgspec.Struct, gc=False):
+    """What is read of a row of metrics.jsonl for a run's headline."""
+
+    reward: float | None = None
 
 
 class RunDirectory:
@@ -214,6 +221,13 @@ class RunDirectory:
 
         return pandas.DataFrame(self._rows("metrics.jsonl", dict))
 
+    def recent_reward(self) -> tuple[float | None, float | None]:
+        """The mean reward of the last steps, where the learning curve's running mean ends, and its standard deviation
+        from step to step; None where there are no steps, or too few."""
+        steps = [row.reward for row in self._rows("metrics.jsonl", _RewardRow) if row.reward is not None]
+        last = steps[-recent_steps(len(steps)) :]
+        return mean(last) if last else None, stdev(last) if len(last) > 1 else None
+
     def held_out(self) -> "pandas.DataFrame":
         """A row per held-out answer of each evaluation while training (eval_steps): step, sample_id, completion, score
         as it is trained for, and the second judge's."""
@@ -275,6 +289,11 @@ class RunDirectory:
         if missing := [key for key in needed if key not in found]:
             raise ValueError(f"it has no {missing[0]}")
         return found
+
+
+def recent_steps(steps: int) -> int:
+    """How many of the last steps a run's reward is the mean of: a tenth, and three at least."""
+    return max(3, steps // 10)
 
 
 def find_run(run_id: str | None, runs_dir: str | Path) -> RunDirectory | None:

@@ -113,7 +113,7 @@ class PlannedRun:
             return result
         with suppress(RunError, FileNotFoundError):
             if trained := self.trained():
-                return trained.status_after(PATIENCE_SECONDS)
+                return trained.status_after(PATIENCE_SECONDS) | {"reward": trained.recent_reward()[0]}
         return {}
 
     def usd(self, status: dict[str, Any] | None = None) -> float | None:

@@ -1,126 +1,243 @@
-"""`runs()`: a table of all runs to sort, filter and select, with the selected ones overlaid in one figure."""
+"""`runs()`: all runs in a table that is live, and what can be done with those that are selected: compare their curves
+and answers, watch, stop, resume, clone, delete."""
 
 import contextlib
-import html
 import io
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import pandas as pd
 
-from grpo_kit.backends.run import COLUMNS, Run, runs as table_of_runs
-from grpo_kit.plots import compare_runs
-from grpo_kit.runs.directory import RUNS_DIR
-from grpo_kit.widgets.parts import Panel, button, note_html, search_box, shows_errors
-from grpo_kit.widgets.tables import as_text
+from grpo_kit.backends.run import COLUMNS, Run, row_of, runs as table_of_runs
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.plots import compare_runs, table
+from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, is_run
+from grpo_kit.widgets.launch_panel import LaunchPanel
+from grpo_kit.widgets.live_table import LiveTable
+from grpo_kit.widgets.monitor import Monitor
+from grpo_kit.widgets.parts import Panel, button, error_html, note_html, shows_errors, text_html
+from grpo_kit.widgets.side_by_side import SideBySide
 
 SELECTED_AT_FIRST = 3
-LINES_SHOWN = 12
 DRAWN = 24  # more lines than colours and dashes tell apart
-WIDEST = 30  # characters of a column
-NUMBERS = "step reward minutes quoted_minutes usd quoted_usd learning_rate num_generations seed".split()
-HEADINGS = {"model_name": "model", "best_checkpoint": "best", "learning_rate": "rate", "num_generations": "group"}
-# The list and the headings above it share one font of fixed width, so that columns stand straight.
-LOOK = """<style>
-.grpo-runs select, .grpo-runs pre { font: 12px/1.6 var(--jp-code-font-family, monospace); white-space: pre; margin: 0; }
-.grpo-runs select { padding: 2px 0; min-width: max-content; }
-.grpo-runs select option { padding: 1px 8px; }
-</style>"""
+POLL_SECONDS = 2.0
+HIDDEN = ["where", "quoted cost", "group"]  # columns, at first
+DONE = {"stop": "stops at the next step, with a checkpoint", "resume": "goes on from the last checkpoint"}
+CURVES, SAMPLES, WATCH, CLONE = range(4)
+TABS = ["Curves", "Answers side by side", "Watch", "Clone"]
 
 
 class RunTable(Panel):
-    """All runs under `runs_dir` and, where an account is set up, on Modal: a table to sort, filter and select, and a
-    figure of those that are selected, at first the newest three. Ctrl, Cmd or Shift with a click selects several."""
+    """All runs under `runs_dir` and, where an account is set up, on Modal, at first with the newest three selected.
+
+    A thread reads what changes here, and runs under way wherever they are; Refresh finds new ones on Modal. `selected`
+    are the runs chosen, `panel` the launch panel that a run was cloned into.
+    """
 
     def __init__(self, runs_dir: str | Path = RUNS_DIR):
-        self.runs_dir = Path(runs_dir)
-        self.table = pd.DataFrame()  # of kit.runs()
-        self._printed = ""
-        self.message, self.note, self.header = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
-        self.find = search_box("find in any column, Enter")
-        self.sort = ipywidgets.Dropdown(options=COLUMNS, value="started", description="sort", layout={"width": "240px"})
-        self.descending = ipywidgets.Checkbox(True, description="largest first", indent=False, layout={"width": "auto"})
-        self.refresh_button = button("Refresh", "Read the runs again", width="auto", icon="refresh")
-        self.clear_button = button("Select none", "Then the filter alone decides what is shown", width="auto")
-        self.list = ipywidgets.SelectMultiple(layout={"width": "max-content", "min_width": "100%"})
-        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
-        lines = ipywidgets.VBox([self.header, self.list], layout={"overflow": "auto", "width": "100%"})
-        lines.add_class("grpo-runs")
-        controls = [self.find, self.sort, self.descending, self.refresh_button, self.clear_button]
-        row = ipywidgets.HBox(controls, layout={"flex_flow": "row wrap"})
-        super().__init__([ipywidgets.HTML(LOOK), row, lines, self.note, self.message, self.image])
-        self.on_change(controls[:3], shows_errors(self.message, self._fill))
-        self.on_change([self.list], shows_errors(self.message, self._draw))
-        self.clear_button.on_click(shows_errors(self.message, self._clear))
-        refresh = shows_errors(self.message, self.refresh)
-        self.refresh_button.on_click(refresh)
-        refresh()
+        self.runs_dir, self.table = Path(runs_dir), pd.DataFrame(columns=COLUMNS)  # of kit.runs()
+        self.panel: LaunchPanel | None = None
+        self._printed, self._stamps, self._reading = "", dict[str, int](), threading.Lock()
+        self.message, self.note, self.figure = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
+        self.list = LiveTable(name="runs", label="Runs", hidden=HIDDEN)
+        self.watch_button = button("Watch", "Show the run as it goes on, below", width="auto")
+        self.stop_button = button("Stop", "End these runs at their next step, with a checkpoint", width="auto")
+        self.resume_button = button("Resume", "Go on with these runs from their last checkpoints", width="auto")
+        self.clone_button = button("Clone into panel", "Its settings below, to change and launch anew", width="auto")
+        self.from_its_end = ipywidgets.Checkbox(False, description="from its checkpoint", indent=False)
+        self.from_its_end.layout.width = "auto"
+        self.delete_button = button("Delete", "Delete these runs' folders for good; asks first", width="auto")
+        self.refresh_button = button("Refresh", "Read all runs again, those on Modal too", width="auto", icon="refresh")
+        self.sure_button = button("Delete for good", "It can't be undone", "danger", width="auto")
+        self.keep_button = button("Keep", "Delete nothing", width="auto")
+        self._question = ipywidgets.HTML()
+        row = {"flex_flow": "row wrap", "align_items": "center"}
+        verbs = [self.watch_button, self.stop_button, self.resume_button, self.clone_button, self.from_its_end]
+        verbs = ipywidgets.HBox([*verbs, self.delete_button, self.refresh_button], layout=row)
+        asking = [self._question, self.sure_button, self.keep_button]
+        self.asking = ipywidgets.HBox(asking, layout=row | {"display": "none"})
+        self.samples, self.monitor = SideBySide(self.message), Monitor()
+        self._cloned = ipywidgets.VBox([ipywidgets.HTML(note_html("Select a run, then Clone into panel."))])
+        pages = [self.figure, self.samples, self.monitor, self._cloned]
+        self.tabs = ipywidgets.Tab(pages, titles=TABS, layout={"width": "100%"})
+        super().__init__([self.list, self.note, verbs, self.asking, self.message, self.tabs])
+        self.add_class("grpo-kit-hub")
+        self.list.observe(self._callback(self._choose), "ticked")
+        self.tabs.observe(self._callback(self._show_samples), "selected_index")
+        actions = {
+            self.watch_button: self._watch,
+            self.stop_button: lambda: self._for_each("stop"),
+            self.resume_button: lambda: self._for_each("resume"),
+            self.clone_button: self._clone,
+            self.delete_button: self._ask,
+            self.keep_button: lambda: self._ask(False),
+            self.sure_button: self._delete,
+            self.refresh_button: self.refresh,
+        }
+        for each, action in actions.items():
+            each.on_click(self._callback(action))
+        self._callback(self.refresh)()
+        self.list.ticked = _keys(self.table.tail(SELECTED_AT_FIRST))[::-1]
+        threading.Thread(target=self._keep, name=f"runs in {runs_dir}", daemon=True).start()
 
     @property
     def selected(self) -> list[Run]:
         """The runs chosen, in the order shown."""
-        return [Run(self.runs_dir / name) if where == "here" else _on_volume(name) for name, where in self.list.value]
+        return [self._run(*key.split(" ", 1)) for key in self.list.ticked]
 
     def refresh(self) -> None:
-        """Reads the runs again; the same ones stay selected."""
-        is_first = self.table.empty
-        with contextlib.redirect_stdout(io.StringIO()) as printed:  # a print in a callback would be lost
-            self.table = table_of_runs(self.runs_dir)
+        """Reads all runs again; the same ones stay selected."""
+        with self._reading, contextlib.redirect_stdout(io.StringIO()) as printed:  # lost in a callback otherwise
+            self._stamps = self._statuses()
+            found = table_of_runs(self.runs_dir)
         self._printed = printed.getvalue().strip()
-        self._fill()
-        if is_first:
-            newest = self.table.tail(SELECTED_AT_FIRST)
-            with self.filling():
-                self.list.value = list(zip(newest["run"], newest["where"], strict=True))
+        self._take(found)
+
+    def _callback(self, action: Callable[[], Any]) -> Callable[..., None]:
+        return shows_errors(self.message, action)
+
+    def _run(self, where: str, name: str) -> Run:
+        return Run(self.runs_dir / name) if where == "here" else _on_volume(name)
+
+    def _statuses(self) -> dict[str, int]:
+        """When each run here has last said something."""
+        return {path.parent.name: path.stat().st_mtime_ns for path in self.runs_dir.glob("*/status.json")}
+
+    def _keep(self) -> None:
+        """Shows what changes; the thread's work."""
+        while True:
+            time.sleep(POLL_SECONDS)
+            try:
+                self._read_changes()
+            except Exception as error:  # a folder that is just being deleted, or Modal out of reach
+                self.message.value = error_html(error)
+
+    def _read_changes(self) -> None:
+        """Reads runs that have said something, are under way, are new or are gone."""
+        with self._reading:
+            stamps, table = self._statuses(), self.table
+            here = table["where"] == "here"
+            changed = {name for name, stamp in stamps.items() if self._stamps.get(name) != stamp}
+            is_old = table["state"].isin(UNFINISHED) | here & table["run"].isin(changed | self._stamps.keys() - stamps)
+            old = table.loc[is_old, ["where", "run"]]
+            keys = {*old.itertuples(index=False, name=None), *(("here", name) for name in changed)}
+            self._stamps = stamps
+            there = [key for key in keys if key[0] != "here" or is_run(self.runs_dir / key[1])]
+            rows = pd.DataFrame([row_of(self._run(*key)) for key in there], columns=COLUMNS)
+        if keys:
+            found = pd.concat([each for each in (table[~is_old], rows) if len(each)] or [rows])
+            self._take(found.sort_values("started", ignore_index=True, na_position="first"))
+
+    def _take(self, found: pd.DataFrame) -> None:
+        """Shows this table of runs in place of the one before."""
+        if found.equals(self.table) and self.list.html:
+            return
+        self.table = found
+        self.list.show(table(found[::-1]), _keys(found)[::-1])
+        text = f"No runs under {self.runs_dir} yet: Launch in widgets.launch_panel() makes one." if found.empty else ""
+        self.note.value = note_html(f"{text}\n{self._printed}".strip())
+        self._choose()
+
+    def _choose(self) -> None:
+        """Shows what is selected, and which buttons can do something with it."""
+        states = self._states()
+        self.watch_button.disabled = self.clone_button.disabled = len(states) != 1 or "unreadable" in states
+        self.stop_button.disabled = not any(state in UNFINISHED for state in states)
+        self.resume_button.disabled = not states or any(state in (*UNFINISHED, "complete") for state in states)
+        self.delete_button.disabled = not states or any(state in UNFINISHED for state in states)
+        self._ask(False)
         self._draw()
+        self._show_samples()
 
-    def _fill(self) -> None:
-        """Lists the runs that hold every word of the filter in some column, and those that are selected."""
-        by, table = str(self.sort.value), self.table.set_index(["run", "where"], drop=False)
-        key = pd.to_numeric(table["step"].str.split("/").str[0]) if by == "step" else table[by]
-        order = key.sort_values(ascending=not self.descending.value, kind="stable", na_position="last").index
-        texts = as_text(table.loc[order])
-        words = self.find.value.lower().split()
-        held = [all(word in " ".join(row).lower() for word in words) for row in texts.to_numpy()]
-        texts = texts[texts.index.isin(self.list.value) | pd.Series(held, texts.index, dtype=bool)]
-        heading, *lines = _in_columns(texts)
-        self.header.value = f"<pre>  {html.escape(heading)}</pre>"
-        with self.filling():
-            kept = [key for key in texts.index if key in self.list.value]
-            self.list.options = list(zip(lines, texts.index, strict=True))
-            self.list.value = kept
-        self.list.rows = max(2, min(LINES_SHOWN, len(lines)))
-
-    def _clear(self) -> None:
-        self.list.value = ()
-        self._fill()
+    def _states(self) -> list[str]:
+        return list(self.table["state"][[key in self.list.ticked for key in _keys(self.table)]])
 
     def _draw(self) -> None:
-        text = f"{len(self.table)} runs. Ctrl, Cmd or Shift with a click selects several, at most {DRAWN} to be drawn."
-        if self.table.empty:
-            text = f"No runs under {self.runs_dir} yet. kit.train.remote(config) makes one; then Refresh."
-        self.note.value = note_html(f"{text}\n{self._printed}".strip())
-        if self.list.value:
-            self.image.value = compare_runs(self.selected[:DRAWN])._repr_png_()
-        self.image.layout.display = None if self.list.value else "none"
+        """The curves of the runs selected, in one figure."""
+        if not (runs := self.selected[:DRAWN]):
+            self.figure.value = note_html("Select runs above to see their rewards in one figure.")
+            return
+        png = b64encode(compare_runs(runs)._repr_png_()).decode()
+        said = f"The reward by step of {', '.join(run.id for run in runs)}"
+        self.figure.value = f'<img alt="{escape(said)}" style="max-width: 100%" src="data:image/png;base64,{png}">'
+
+    def _show_samples(self) -> None:
+        if self.tabs.selected_index == SAMPLES:
+            self.samples.show(self.selected)
+
+    def _watch(self) -> None:
+        self.monitor.follow(self.selected[0])
+        self.tabs.selected_index = WATCH
+
+    def _for_each(self, verb: str) -> None:
+        """Stops or resumes the runs selected, in the background: a launch takes seconds."""
+        runs = [run for run in self.selected if verb != "stop" or run.status["state"] in UNFINISHED]
+        names = ", ".join(run.id for run in runs)
+        self.message.value = text_html(f"{verb} {names} …")
+
+        def work() -> None:
+            try:
+                for run in runs:
+                    getattr(run, verb)()
+                self.message.value = text_html(f"{names}: {DONE[verb]}.")
+            except Exception as error:  # in a thread of a notebook nobody else would show it
+                self.message.value = error_html(error)
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def _clone(self) -> None:
+        """Opens the launch panel with the settings of the run selected."""
+        [run] = self.selected
+        settings = asked_for(run.config)
+        settings.pop("run_id", None)
+        if self.from_its_end.value:
+            left_out = ("adapter", "sft_steps", "warm_start")  # which the run has behind it
+            settings = {name: value for name, value in settings.items() if name not in left_out}
+            settings["model_name"] = run.id
+        self.panel = LaunchPanel(TrainConfig(**settings), runs_dir=self.runs_dir)
+        self._cloned.children = [self.panel]
+        self.tabs.selected_index = CLONE
+        said = f"A new run with the settings of {run.id}."
+        if set(run.about["rewards"]) - run.config.judge.keys() - run.config.reward_funcs.keys():
+            said += " Its own reward functions are no settings: widgets.launch_panel(config, rewards) takes them."
+        self.message.value = text_html(said)
+
+    def _ask(self, ask: bool = True) -> None:
+        names = ", ".join(run.split(" ", 1)[1] for run in self.list.ticked)
+        self._question.value = text_html(f"Delete {names} for good?") if ask else ""
+        self.asking.layout.display = None if ask else "none"
+
+    def _delete(self) -> None:
+        for run in self.selected:
+            run.delete()
+        self.refresh()
 
 
 runs = RunTable
+
+
+def asked_for(config: TrainConfig) -> dict[str, Any]:
+    """The fewest settings that make this config, so that a recipe and the batch arithmetic still fill in the others."""
+    settings = config.model_dump()
+    for name in [each for each in settings if each != "model_name"]:
+        fewer = {each: value for each, value in settings.items() if each != name}
+        if TrainConfig(**fewer) == config:
+            settings = fewer
+    return settings
+
+
+def _keys(table: pd.DataFrame) -> list[str]:
+    """ "here first": a row's key, as a run here and one on Modal may have the same name."""
+    return [f"{where} {name}" for where, name in zip(table["where"], table["run"], strict=True)]
 
 
 def _on_volume(name: str) -> Run:
     from grpo_kit.backends.modal.storage import VolumeStorage  # Modal's library takes half a second to load
 
     return Run.at(VolumeStorage(name))
-
-
-def _in_columns(table: pd.DataFrame) -> list[str]:
-    """The headings and the rows of a table of texts as lines of equal length."""
-    columns = []
-    for name in map(str, table):
-        cells = [text if len(text) <= WIDEST else f"{text[:14]}…{text[-15:]}" for text in table[name]]
-        cells = [HEADINGS.get(name, name), *cells]
-        width = max(map(len, cells))
-        columns.append([cell.rjust(width) if name in NUMBERS else cell.ljust(width) for cell in cells])
-    # Plain spaces would be drawn as one.
-    return ["  ".join(cells).replace(" ", "\xa0") for cells in zip(*columns, strict=True)]

@@ -218,6 +218,6 @@ def prompt_html(prompt: str | list[Message], title: str) -> str:
         for turn in messages_of(prompt)
     )
     return (
-        f'{note_html(title)}<div style="display: flex; flex-direction: column-reverse; max-height: 180px; '
+        f'{note_html(title)}<div tabindex="0" style="display: flex; flex-direction: column-reverse; max-height: 180px; '
         f'overflow-y: auto; background: {parts.SHADE}; padding: 6px 10px; margin-bottom: 8px"><div>{lines}</div></div>'
     )

@@ -1,10 +1,8 @@
 """Samples, runs, completions and answers as tables for the widgets: filtered, the most worth reading first."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -18,8 +16,6 @@ from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.utils.words import words
 
 MOST_SAMPLES = 20_000
-FORMATS = {"reward": ".3f", "learning_rate": "g"} | dict.fromkeys(["minutes", "quoted_minutes"], ",.1f")
-FORMATS |= dict.fromkeys(["usd", "quoted_usd"], ".2f")
 GROUP_ORDERS = {  # name: which column of `groups` it sorts by, largest first or not
     "as trained": ("step", False),
     "best on average": ("score", True),
@@ -39,25 +35,16 @@ SAMPLE_ORDERS = {  # name: which column of `samples` it sorts by, largest first 
     "longest prompt": ("words", True),
     "as in the files": ("line", False),
 }
-
+COMMON_ORDERS = {  # name: which column of `with_spread` it sorts by, largest first or not
+    "scores differ most": ("spread", True),
+    "worst on average": ("mean", False),
+    "best on average": ("mean", True),
+}
 PROTOTYPE_ORDERS = {  # name: which column of `prototypes` it sorts by, largest first or not
     "as in the data": ("place", False),
     "most dialogue acts": ("most acts", True),
     "longest prompt": ("words", True),
 }
-
-
-def as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of kit.runs() as they are read: numbers rounded, times in this machine's time zone."""
-
-    def text(name: str, value: Any) -> str:
-        if pd.isna(value):
-            return "–"
-        if name == "started":
-            return f"{datetime.fromisoformat(value).astimezone():%y-%m-%d %H:%M}"
-        return format(value, FORMATS.get(name, ""))
-
-    return pd.DataFrame({name: [text(str(name), value) for value in table[name]] for name in table}, index=table.index)
 
 
 def samples(folder: str | Path, text: str = "", order: str = "not answerable first") -> pd.DataFrame:
@@ -172,6 +159,52 @@ def answers(evaluation: Evaluation, model: str | None = None, order: str | None 
     if text.strip():
         table = table[_holds(table.select_dtypes(exclude="number").drop(columns="id"), text)]
     return _sorted(table.assign(prompt=prompts, asked=prompts.map(last_turn)), *ANSWER_ORDERS[order])
+
+
+def in_common(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
+    """A row per prompt that all runs have answered, and the names of those who did, `RUN: checkpoint-20`.
+
+    Columns: id, prompt, asked, ground_truth and for each name NAME, NAME score, NAME reason. From the runs' newest
+    evaluations where all have one, with their base model once; else the last completion that each was trained on.
+    """
+    newest = [evaluations(run)[-1:] for run in runs]
+    if all(newest):
+        each = [_evaluated(run.id, evaluation) for run, [evaluation] in zip(runs, newest, strict=True)]
+    else:
+        each = [_trained(run) for run in runs]
+    shared, names = set.intersection(*(set(table.index) for table in each)), dict[str, None]()
+    both = pd.DataFrame(index=[name for name in each[0].index if name in shared])
+    for table in each:
+        both = both.join(table[table.columns.difference(both.columns, sort=False)])
+        names |= dict.fromkeys(name.removesuffix(" score") for name in table if name.endswith(" score"))
+    return both.rename_axis("id").reset_index(), list(names)
+
+
+def _evaluated(run: str, evaluation: Evaluation) -> pd.DataFrame:
+    table, rows = evaluation.samples().set_index("id"), read_lines(evaluation.samples_path)
+    names = {model["name"]: f"{run}: {model['name']}" for model in evaluation.models if model["name"] != BASE}
+    renamed = {f"{name}{part}": f"{own}{part}" for name, own in names.items() for part in ("", " score", " reason")}
+    kept = [name for name in (BASE, f"{BASE} score", f"{BASE} reason", *renamed) if name in table]
+    prompts = pd.Series({row["id"]: row["prompt"] for row in rows}, dtype=object)
+    told = table[["ground_truth"]].assign(prompt=prompts, asked=prompts.map(last_turn))
+    return told.join(table[kept].rename(columns=renamed))
+
+
+def _trained(run: Run) -> pd.DataFrame:
+    name, table = f"{run.id}: training", completions(run)
+    renamed = {"completion": name, "score": f"{name} score", "reason": f"{name} reason"}
+    table = table.reindex(columns=["step", "sample_id", "prompt", "asked", *renamed])
+    last = table.sort_values("step", kind="stable").drop_duplicates("sample_id", keep="last").set_index("sample_id")
+    return last.drop(columns="step").rename(columns=renamed).assign(ground_truth="")
+
+
+def with_spread(table: pd.DataFrame, names: Sequence[str], least: float, text: str, order: str) -> pd.DataFrame:
+    """The rows of `in_common` that hold `text` somewhere and whose scores by these names differ by `least` or more,
+    with their `spread` and `mean`."""
+    scores = table[[f"{name} score" for name in names]].astype(float)
+    found = table.assign(spread=scores.max(axis=1) - scores.min(axis=1), mean=scores.mean(axis=1))
+    found = found[(found["spread"] >= least) | (least == 0)]
+    return _sorted(found[_holds(found[["asked", *names]], text)], *COMMON_ORDERS[order])
 
 
 def _sorted(table: pd.DataFrame, by: str, descending: bool) -> pd.DataFrame:

@@ -12,10 +12,11 @@ import threading
 import nbformat
 import papermill
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from helpers import ROOT
 from judge_server import JudgeServer, says
 from jupyter_lab import CHROMIUM, SECONDS, SIZE, Lab, jupyter_lab
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 import grpo_kit as kit
 from grpo_kit.backends.run import Run
@@ -268,6 +269,47 @@ def test_04_shows_the_figure_and_ends_with_the_comparison(lab, trained):
     assert list((lab.folder / "runs" / trained.id / "eval").glob("*.json"))
 
 
+def use_the_hub(lab: Lab, hub: Locator, trained: Run, hidden: Locator) -> None:
+    """Selects, compares, clones and deletes runs in the table of them, `hub`."""
+    folder, cells = lab.folder / "runs", len(lab.cells())
+    lab.show(lab.find("widgets.runs("))
+    expect(hidden).to_be_hidden()  # the browser has remembered it
+    shutil.copytree(folder / trained.id, folder / "other")
+    other, first = (lab.page.get_by_label(f"select {name}", exact=True) for name in ("other", trained.id))
+    hub.get_by_role("searchbox").fill("step:20/20 reward>0.1")
+    expect(hub.locator("tbody tr:visible")).to_have_count(2)  # the copy came by itself
+    hub.locator("tr", has=other).get_by_text("complete").click()
+    other.press("ArrowDown")
+    if not first.evaluate("tick => tick === document.activeElement"):
+        other.press("ArrowUp")
+    first.press("x")  # would cut the cell
+    first.press("Space")
+    expect(hub.get_by_role("status")).to_have_text("2 of 3 shown, 2 selected")
+    expect(hub.locator("img[alt]")).to_have_attribute("alt", re.compile(f"other, {trained.id}|{trained.id}, other"))
+    hub.get_by_role("button", name="reward").click()
+    expect(hub.get_by_role("columnheader", name="reward")).to_have_attribute("aria-sort", "descending")
+    lab.screenshot("03-hub")
+    faults = Axe().run(lab.page, context=".grpo-kit-hub").response["violations"]
+
+    hub.get_by_role("tab", name="Answers side by side").click()
+    expect(hub.locator("th:visible", has_text=re.compile("^other: "))).to_be_visible()
+    expect(hub.locator("th:visible", has_text=re.compile(f"^{trained.id}: "))).to_be_visible()
+    lab.screenshot("03-side-by-side")
+    faults += Axe().run(lab.page, context=".grpo-kit-hub").response["violations"]
+    assert not [fault for fault in faults if fault["impact"] in ("serious", "critical")]
+
+    hub.locator("tr", has=other).get_by_text("complete").click()
+    hub.get_by_role("button", name="Clone into panel").click()
+    expect(hub.locator(".grpo-kit-quote")).to_contain_text("max_steps=20")
+    lab.screenshot("03-cloned")
+    hub.get_by_role("button", name="Delete", exact=True).click()
+    expect(hub.get_by_text("Delete other for good?")).to_be_visible()
+    assert (folder / "other").exists()
+    hub.get_by_role("button", name="Delete for good").click()
+    expect(other).to_have_count(0)
+    assert not (folder / "other").exists() and len(lab.cells()) == cells
+
+
 def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, trained):
     lab.open("03_launch_training.ipynb")
     lab.run_all()
@@ -303,14 +345,22 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     (lab.folder / "enough").touch()
     lab.wait_for_cell(busy)
 
+    hub = lab.notebook.locator(".grpo-kit-hub")
+    seed = hub.get_by_role("columnheader", name="seed")
+    lab.show(lab.find("widgets.runs("))
+    hub.get_by_text("Columns").click()
+    hub.get_by_label("seed").click()
+    expect(seed).to_be_hidden()
+    hub.get_by_label("seed").blur()  # else Control+s is the box's
+
     lab.save()
     lab.reload()
     lab.show(launching)
     lab.next_picture(launching, lab.next_picture(launching))
     lab.screenshot("03-reloaded")
 
-    lab.button("Stop").click()
-    expect(lab.notebook.locator(".grpo-kit-message")).to_contain_text("is stopped")
+    lab.button("Stop").first.click()
+    expect(lab.notebook.locator(".grpo-kit-message").first).to_contain_text("is stopped")
     lab.screenshot("03-stopped")
     stopped = run.status
     assert stopped["state"] == "stopped" and 0 < stopped["step"] < 20_000
@@ -342,9 +392,10 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     assert lab.cells()[lab.find(shown["result"])].figures
     assert json.loads((run.path / "result.json").read_text())["settings"]["num_generations"] == 16
 
+    use_the_hub(lab, hub, trained, seed)
     lab.show(launching)
     picture = lab.next_picture(launching)
-    lab.button("Resume").click()
+    lab.button("Resume").first.click()
     while run.status["step"] == stopped["step"]:
         picture = lab.next_picture(launching, picture)
     lab.screenshot("03-resumed")

@@ -6,11 +6,13 @@ import re
 import shutil
 
 import ipywidgets
+import pandas
 import pytest
 from figures import assert_readable
+from helpers import wait_until
 from modal_server import ModalServer
 
-from grpo_kit import TrainConfig, evaluate, runs, train, widgets
+from grpo_kit import TrainConfig, evaluate, plots, train, widgets
 from grpo_kit.backends.modal.storage import VolumeStorage
 from grpo_kit.backends.run import Run
 from grpo_kit.errors import RunError
@@ -55,37 +57,108 @@ def shown(view) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "\n", view.page.value))
 
 
-def listed(table) -> list[str]:
-    return [label.split("\xa0")[0] for label, _ in table.list.options]
+def cells(table) -> list[list[str]]:
+    """The rows of a hub's table as they are read."""
+    rows = re.findall(r"<tr data-key.*?</tr>", table.list.html)
+    return [[html.unescape(text) for text in re.findall(r"<td[^>]*>(.*?)</td>", row)] for row in rows]
 
 
-def test_runs_are_sorted_filtered_and_selected(runs_dir, trained):
-    table = widgets.runs(runs_dir)
-    rows = runs(runs_dir)
-    assert listed(table) == list(rows["run"])[::-1]  # newest first
-    assert {run.id for run in table.selected} == {trained.id, "second", "waiting"}
-    heading = html.unescape(re.sub("<.*?>", "", table.header.value)).removeprefix("  ")
-    assert {len(label) for label, _ in table.list.options} == {len(heading)}  # columns lie below headings
-    for column in ("reward", "step", "learning_rate", "run"):
-        for ascending in (False, True):
-            table.sort.value, table.descending.value = column, not ascending
-            key = (lambda steps: steps.str.split("/").str[0].astype(int)) if column == "step" else None
-            expected = rows.sort_values(column, ascending=ascending, key=key)
-            assert listed(table) == list(expected["run"]), (column, ascending)
+def test_runs_are_listed_as_they_go_on_and_those_selected_are_drawn(runs_dir, trained, tmp_path):
+    folder = shutil.copytree(runs_dir, tmp_path / "runs")
+    table = widgets.runs(folder)
+    assert [row[0] for row in cells(table)] == ["waiting", "second", trained.id]  # newest first
+    assert {run.id for run in table.selected} == {trained.id, "second", "waiting"} and table.watch_button.disabled
+    steps = trained.metrics()["reward"].tail(3)
+    reward = f"{steps.mean():.2f} ± {steps.std():.2f}"
+    assert cells(table)[-1][2:5] == ["complete", "20/20", reward], "the curve's end, and not one step's noise"
+    quoted = trained.status["quoted"]
+    assert re.fullmatch(r".* \(.* to .*\)", cells(table)[-1][6]) and quoted["minutes_low"] < quoted["minutes"]
+    three = table.figure.value
+    assert f'alt="The reward by step of waiting, second, {trained.id}"' in three
 
-    table.clear_button.click()
-    assert table.selected == [] and table.image.layout.display == "none"
-    table.find.value = "TINY second"
-    assert listed(table) == ["second"]
-    table.list.value = table.list.options[0][1:]
-    one = bytes(table.image.value)
-    table.find.value = rows.set_index("run").loc["waiting", "state"]
-    assert sorted(listed(table)) == ["second", "waiting"]  # what is selected stays
-    assert [run.id for run in table.selected] == ["second"]
-    table.list.value = [key for _, key in table.list.options]
-    assert one.startswith(b"\x89PNG") and bytes(table.image.value) != one
-    table.refresh_button.click()
-    assert {run.id for run in table.selected} == {"second", "waiting"} and not table.message.value
+    table.list.ticked = ["here second"]
+    assert table.figure.value != three and not table.watch_button.disabled
+    assert table.resume_button.disabled and table.stop_button.disabled and not table.delete_button.disabled
+    table.list.ticked = ["here waiting"]
+    assert table.resume_button.disabled and not table.stop_button.disabled and table.delete_button.disabled
+
+    status = json.loads((folder / "second" / "status.json").read_text())
+    (folder / "second" / "status.json").write_text(json.dumps(status | {"state": "stopped", "step": 5}))
+    shutil.copytree(folder / "second", folder / "another")
+    shutil.rmtree(folder / "waiting")
+    wait_until(lambda: {row[0] for row in cells(table)} == {trained.id, "second", "another"})
+    assert {tuple(row[2:4]) for row in cells(table)} == {("complete", "20/20"), ("stopped", "5/6")}
+    assert table.selected == [] and "Select runs" in table.figure.value and not table.message.value
+
+
+def test_a_run_is_cloned_into_a_panel_and_deleted_only_when_it_was_asked(runs_dir, trained, tmp_path):
+    table = widgets.runs(shutil.copytree(runs_dir, tmp_path / "runs"))
+    table.list.ticked = ["here second"]
+    table.clone_button.click()
+    config, given = table.selected[0].config, table.panel.config.given
+    assert table.panel.config.replace(run_id="second") == config and "run_id" not in given
+    assert given["learning_rate"] == 1e-3 and "num_generations" not in given, "the recipe fills in the rest"
+    assert "Its own reward functions" in table.message.value
+    table.from_its_end.value = True
+    table.clone_button.click()
+    assert table.panel.config.model_name == "second" and table.panel.config.max_steps == 6
+
+    table.delete_button.click()
+    assert "Delete second for good?" in table._question.value and table.asking.layout.display is None
+    table.keep_button.click()
+    assert table.asking.layout.display == "none" and len(table.table) == 3
+    table.delete_button.click()
+    table.sure_button.click()
+    assert [row[0] for row in cells(table)] == ["waiting", trained.id] and not (tmp_path / "runs" / "second").exists()
+
+
+def test_answers_of_several_runs_stand_side_by_side(runs_dir, trained, tmp_path):
+    folder = shutil.copytree(runs_dir, tmp_path / "runs")
+    other = trained.download(folder / "other")
+    evaluation = shutil.copytree(folder / trained.id / "eval", other.path / "eval")
+    [file] = evaluation.glob("*.samples.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    last = rows[-1]["answers"]["checkpoint-20"]
+    last |= {"answer": "Nothing else.", "score": 1.0 - last["score"]}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+
+    table = widgets.runs(folder)
+    view = table.samples
+    table.tabs.selected_index = 1
+    table.list.ticked = [f"here {trained.id}", "here other"]
+    assert view.names == ["base", f"{trained.id}: checkpoint-20", "other: checkpoint-20"]
+    assert len(view.rows) == len(rows) - 1, "the prompts that both have answered"
+    view.columns.children[0].value = False  # base
+    assert view.rows["id"].iloc[0] == rows[-1]["id"] and rows[-1]["ground_truth"] in shown(view)
+    view.least.value = 0.01
+    assert view.rows["id"].tolist() == [rows[-1]["id"]] and "Nothing else." in shown(view)
+    view.pin.value = True
+    view.least.value = 0
+    view.next.click()
+    assert not view.pin.value and f"{rows[-1]['id']}, pinned" in shown(view) and view.rows["id"].iloc[1] in shown(view)
+
+    table.list.ticked = [f"here {trained.id}", "here second"]  # which is not evaluated
+    assert view.names == [f"{trained.id}: training", "second: training"]
+    both = set(trained.completions()["sample_id"]) & set(Run("second", folder).completions()["sample_id"])
+    assert set(view.table["id"]) == both
+    table.list.ticked = ["here second"]
+    assert "Select two runs" in view.children[0].value
+
+
+def test_a_table_is_read_by_people(runs_dir, trained):
+    [evaluation] = browsing.evaluations(Run(trained.id, runs_dir))
+    summary = evaluation.summary()
+    shown = plots.table(summary).texts()
+    row, mean, (low, high) = shown.iloc[-1], summary["mean"].iloc[-1], summary[["low", "high"]].iloc[-1]
+    assert row["mean [95%]"] == f"{mean:.2f} [{low:.2f}, {high:.2f}]" and row["difference [95%]"].startswith("+")
+    assert shown.iloc[0]["difference [95%]"] == "" and not any("_" in heading for heading in shown)
+    pooled = pandas.DataFrame([{"learning_rate": 5e-4, "sd": 0.1, "low": 0.25, "high": 0.5, "error": None}])
+    assert plots.table(pooled, low="worst").texts().to_dict("records") == [
+        {"learning rate": "0.0005", "sd": "0.10", "worst": "0.25", "highest": "0.50"}
+    ]
+    page = plots.table(pandas.DataFrame({"asked": [MARKUP * 9], "score": [0.5]}))._repr_html_()
+    assert html.escape(MARKUP) in page and "<script>" not in page and page.count("<details>") == 1
+    assert 'align="right" data-order="0.5"' in page
 
 
 def test_runs_that_are_not_there_or_are_broken_are_said(runs_dir, tmp_path):
@@ -97,12 +170,11 @@ def test_runs_that_are_not_there_or_are_broken_are_said(runs_dir, tmp_path):
     table = widgets.runs(broken)
     assert "status.json can't be read" in html.unescape(table.note.value) and len(table.table) == 3
     (broken / "second" / "config.json").write_text("{}")
-    table.list.value = ()
-    table.list.value = tuple(row for _, row in table.list.options)
+    table.list.ticked = []
+    table.list.ticked = ["here second", "here waiting"]
     assert "no run" in table.message.value
     table.refresh_button.click()
-    table.clear_button.click()
-    table.list.value = table.list.options[0][1:]
+    table.list.ticked = ["here waiting"]
     assert not table.message.value  # it goes when the same thing succeeds
 
 
@@ -192,11 +264,9 @@ def test_runs_on_modal_are_listed_overlaid_and_read(runs_dir, trained, tmp_path)
         table = widgets.runs(runs_dir)
         rows = table.table.set_index(["run", "where"])
         assert ("second", "here") in rows.index and ("second", "modal") in rows.index
-        table.clear_button.click()
-        table.find.value = "second modal"
-        table.list.value = table.list.options[0][1:]
+        table.list.ticked = ["modal second"]
         [run] = table.selected
-        assert run.storage.backend == "modal" and table.image.value and not table.message.value
+        assert run.storage.backend == "modal" and "<img" in table.figure.value and not table.message.value
         browser = widgets.samples(run)
         assert MARKUP in browsing.completions(run)["completion"].values and not browser.message.value
         assert browser.groups.step.value == 6 and "not evaluated yet" in browser.answers.children[0].value
