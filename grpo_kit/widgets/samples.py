@@ -160,7 +160,7 @@ class AnswerView(Pages):
         evaluation = self.evaluation.value
         models, orders = [model["name"] for model in evaluation.checkpoints], tables.answer_orders(evaluation)
         with self.filling():  # another evaluation may have others
-            offer(self.checkpoint, models, models[-1])
+            offer(self.checkpoint, models, evaluation.trained["name"])
             offer(self.sort, orders, orders[0])
         return tables.answers(evaluation, self.checkpoint.value, self.sort.value, self.find.value)
 

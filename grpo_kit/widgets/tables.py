@@ -158,7 +158,7 @@ def answer_orders(evaluation: Evaluation) -> list[str]:
 
 
 def answers(evaluation: Evaluation, model: str | None = None, order: str | None = None, text: str = "") -> pd.DataFrame:
-    """A row per prompt: the answer of `model`, a checkpoint's name (None: the newest), beside the base model's.
+    """A row per prompt: the answer of `model`, a checkpoint's name (None: the trained one), beside the base model's.
 
     Columns: id, prompt, asked, ground_truth, answer, score, reason and, where the evaluation has a base model, base,
     base score, base reason and gain; with a second judge also second score, second reason (each also of the base) and
