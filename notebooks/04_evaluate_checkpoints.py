@@ -45,9 +45,9 @@ run
 # %% [markdown]
 # ## Scores
 #
-# `difference` is the mean gain over the base model on the same prompts, with a 95% interval from a paired bootstrap.
-# If the interval contains 0, the gain may be chance: use more prompts, or train longer. Four times as many prompts make
-# it half as wide. `win_rate` is the share of prompts on which the checkpoint beats the base model, ties counting half. A
+# `difference` is the mean gain over the base model on the same prompts, with a 95% interval from a paired bootstrap. If
+# the interval contains 0, the gain may be chance: use more prompts, or train longer. Four times as many prompts make it
+# half as wide. `win_rate` is the share of prompts on which the checkpoint beats the base model, ties counting half. A
 # run on Modal is evaluated there.
 
 # %%

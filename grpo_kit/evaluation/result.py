@@ -29,8 +29,8 @@ OVER_SFT = ("over_sft", "over_sft_low", "over_sft_high")
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """The results of `evaluate`, from its files alone. "trained" is the checkpoint that they speak of, the same in line,
-    figures, warnings and result: the one that `best` takes, or the newest where it takes the base model."""
+    """The results of `evaluate`, from its files alone. "trained" is the checkpoint that they speak of, the same in
+    line, figures, warnings and result: the one that `best` takes, or the newest where it takes the base model."""
 
     path: Path  # NAME.json, which holds `results`; NAME.samples.jsonl and NAME.png lie beside it
     results: dict
@@ -92,8 +92,8 @@ class Evaluation:
         return self.results["second_judge"]["name"] if all(model.get("second") for model in self.models) else None
 
     def line(self) -> str:
-        """`base 0.41 trained 0.78 difference +0.37 [+0.30, +0.44] (n=128)`: mean scores, a 95% interval, pairs. `chosen`
-        says which checkpoint is the trained one."""
+        """`base 0.41 trained 0.78 difference +0.37 [+0.30, +0.44] (n=128)`: mean scores, a 95% interval, pairs.
+        `chosen` says which checkpoint is the trained one."""
         trained = self.trained
         if self.base is None:
             interval = interval_text(trained["interval"])

@@ -35,8 +35,8 @@ def evaluation_figure(evaluation: Evaluation) -> NotebookFigure:
 
 
 def _means(axes: Axes, evaluation: Evaluation) -> None:
-    """Scores over GRPO's checkpoints, the chosen one in a ring; the base is a line with a band, a warm start a line, and
-    the second judge's lines are thin and dashed."""
+    """Scores over GRPO's checkpoints, the chosen one in a ring; the base is a line with a band, a warm start a line,
+    and the second judge's lines are thin and dashed."""
     base, second, warm = evaluation.base, evaluation.second_judge, evaluation.warm_start
     models = [model for model in evaluation.checkpoints if model is not warm] or evaluation.checkpoints
     found = [re.fullmatch(r"checkpoint-(\d+)", model["name"]) for model in models]

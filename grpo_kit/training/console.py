@@ -54,7 +54,9 @@ def completions_text(run: RunDirectory, step: int) -> str:
     if len(group) > count:
         group = group[: -(-count // 2)] + group[len(group) - count // 2 :]
     is_terminal = sys.stdout.isatty()
-    table = Table(title=Text(title), title_justify="left", show_lines=True, box=box.SQUARE if is_terminal else box.ASCII)
+    table = Table(
+        title=Text(title), title_justify="left", show_lines=True, box=box.SQUARE if is_terminal else box.ASCII
+    )
     columns: dict[str, dict[str, Any]] = {"prompt": {"ratio": 3, "style": "yellow"}}
     columns |= {"completion": {"ratio": 4, "style": "green"}}
     columns |= {name: {"justify": "right", "style": "cyan"} for name in group[0]["rewards"]}

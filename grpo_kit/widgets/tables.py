@@ -2,23 +2,18 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from grpo_kit.backends.run import Run
-from grpo_kit.data.answerable import act_text, unknown_acts
-from grpo_kit.data.demo import DATA_FILES
-from grpo_kit.data.samples import Sample, conversation_text, last_turn, read_samples
+from grpo_kit.data.samples import Sample, conversation_text, last_turn
 from grpo_kit.errors import RunError
 from grpo_kit.evaluation.result import BASE, Evaluation
 from grpo_kit.utils.files import CACHE
 from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.utils.words import words
 
-MOST_SAMPLES = 20_000
 FORMATS = {"reward": ".3f", "learning_rate": "g"} | dict.fromkeys(["minutes", "quoted_minutes"], ",.1f")
 FORMATS |= dict.fromkeys(["usd", "quoted_usd"], ".2f")
 GROUP_ORDERS = {  # name: which column of `groups` it sorts by, largest first or not
@@ -35,9 +30,10 @@ ANSWER_ORDERS = {  # name: which column of `answers` it sorts by, largest first 
     "worst score": ("score", False),
     "judges disagree most": ("disagreement", True),
 }
-SAMPLE_ORDERS = {  # name: which column of `samples` it sorts by, largest first or not
+SAMPLE_ORDERS = {  # name: which column of preflight.prepared's table it sorts by, largest first or not
     "not answerable first": ("unknown acts", True),
-    "longest prompt": ("words", True),
+    "longest prompt": ("tokens", True),
+    "longest reply": ("reply tokens", True),
     "as in the files": ("line", False),
 }
 
@@ -61,27 +57,6 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: [text(str(name), value) for value in table[name]] for name in table}, index=table.index)
 
 
-def samples(folder: str | Path, text: str = "", order: str = "not answerable first") -> pd.DataFrame:
-    """A row per sample of a prepared folder, of at most the first MOST_SAMPLES of each file.
-
-    Its columns: file, line, id, prompt, asked, ground_truth, rubric, columns (the data's own), words (of the prompt),
-    unknown acts (how many of the reply's acts its prompt does not support) and unknown (those, as text). Only the rows
-    that hold `text` somewhere.
-    """
-    rows = []
-    for file in DATA_FILES:
-        for line, sample in enumerate(islice(read_samples(Path(folder) / file), MOST_SAMPLES), 1):
-            unknown, told = unknown_acts(sample), ("id", "prompt", "ground_truth", "rubric", "columns")
-            row = {"file": file, "line": line} | {name: getattr(sample, name) for name in told}
-            row |= {"asked": last_turn(sample.prompt), "words": len(words(sample.conversation))}
-            rows.append(row | {"unknown acts": len(unknown), "unknown": "; ".join(map(act_text, unknown))})
-    table = pd.DataFrame(rows)
-    if text.strip():
-        texts = table[["id", "ground_truth", "rubric", "unknown"]].assign(columns=table["columns"].map(str))
-        table = table[_holds(texts.assign(prompt=table["prompt"].map(conversation_text)), text)]
-    return _sorted(table, *SAMPLE_ORDERS[order])
-
-
 def prototypes(given: Sequence[Sample]) -> pd.DataFrame:
     """A row per sample: place, asked, words, services, acts (their names), most acts (how many) and text, all of it."""
     rows = [
@@ -99,12 +74,13 @@ def prototypes(given: Sequence[Sample]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def with_acts(table: pd.DataFrame, service: str, act: str, text: str, order: str) -> pd.DataFrame:
-    """The rows of `prototypes` of a service and with an act, where one is named, that hold `text` somewhere."""
+def narrowed(table: pd.DataFrame, order: tuple[str, bool], text: str = "", **names: str) -> pd.DataFrame:
+    """The rows that hold `text` somewhere in their column `text` and, where a name is given for a column of names
+    (services="Hotels_1"), have it there; sorted by the column that `order` names, largest first or not."""
     found = table
-    for column, name in (("services", service), ("acts", act)):
-        found = found[[not name or name in names for names in found[column]]]
-    return _sorted(found[_holds(found[["text"]], text)], *PROTOTYPE_ORDERS[order])
+    for column, name in names.items():
+        found = found[[not name or name in own for own in found[column]]]
+    return _sorted(found[_holds(found[["text"]], text)], *order)
 
 
 def completions(run: Run) -> pd.DataFrame:

@@ -16,10 +16,14 @@ class TalkPanel(ipywidgets.VBox):
     that the kernel is free."""
 
     def __init__(
-        self, run: Run | str | Path, checkpoint: str | int | None = None, temperature: float | None = None, seed: int = 0
+        self,
+        run: Run | str | Path,
+        checkpoint: str | int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
     ):
-        """`checkpoint` is a name or a step, the newest by default; `temperature` the run's unless given. Raises RunError
-        for a run that is not here or has no such checkpoint."""
+        """`checkpoint` is a name or a step, the newest by default; `temperature` the run's unless given. Raises
+        RunError for a run that is not here or has no such checkpoint."""
         self.conversation, self.name = Conversation(run, checkpoint, temperature, seed), checkpoint or "the newest"
         self.box = ipywidgets.Text(placeholder="Say something, Enter", layout={"width": "auto", "flex": "1 1 320px"})
         self.send_button = button("Send", "or press Enter", "primary")
