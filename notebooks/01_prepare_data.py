@@ -73,10 +73,10 @@ print(kit.will_it_learn(config, data_only=True))
 # one, say what makes it right? A rubric that you disagree with here becomes a reward that teaches the wrong thing
 # later.
 #
-# A reply that states what stands nowhere in its prompt can't be earned: training on it teaches the model to invent. Keep
-# such turns few by giving the model what the person who replied could see (`ground="results"` does it for dialogues with
-# service results). The table begins with those turns; next come samples of which something will be cut. In JupyterLab,
-# search and filter all samples below it; what the model will not get is struck out.
+# A reply that states what stands nowhere in its prompt can't be earned: training on it teaches the model to invent.
+# Keep such turns few by giving the model what the person who replied could see (`ground="results"` does it for
+# dialogues with service results). The table begins with those turns; next come samples of which something will be cut.
+# In JupyterLab, search and filter all samples below it; what the model will not get is struck out.
 
 # %%
 prepared.to_read()

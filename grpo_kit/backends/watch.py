@@ -1,5 +1,6 @@
 """Watching a run: a progress bar, and in a notebook a live figure. It only reads, so ending it changes nothing."""
 
+import math
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from tqdm.auto import tqdm
 from grpo_kit.costs.earlier import remember
 from grpo_kit.errors import OutOfReach, RunError
 from grpo_kit.runs.directory import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, RunDirectory, place_of, warm_start_of
-from grpo_kit.training.console import completions_text, is_shown, numbers
+from grpo_kit.training.console import completions_text, numbers
 from grpo_kit.utils.environment import in_notebook
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
     """Shows the run's progress until it ends; its last status. Without a terminal or a notebook, a line per change.
     Without a notebook, which has a figure, every few steps a table of completions."""
     status, last_line, config = run.status, "", run.config
-    told = status["step"]  # whose completions need not be shown
+    told = math.inf if figure or not config.num_completions_to_print else status["step"]  # whose table is not needed
     look = {"unit": "step", "desc": run.id, "bar_format": "{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}"}
     is_hidden = False if figure else None  # None: only where the output is no terminal
     with tqdm(total=status["max_steps"], initial=status["step"], disable=is_hidden, **look) as bar:
@@ -70,10 +71,9 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
             if figure:
                 figure.update(run, status["step"], is_over)
             step = status["step"] - status["step"] % config.logging_steps
-            if step > told and not figure and is_shown(config, step):
-                told = step
+            if step > told:
                 with suppress(OutOfReach):
-                    tqdm.write(completions_text(run, step))
+                    tqdm.write(completions_text(run, told := step))
             if is_over:
                 return status
             line = f"Run {run.id}: step {status['step']}/{status['max_steps']} {progress}"

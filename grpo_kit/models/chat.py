@@ -13,7 +13,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Message, last_turn, messages_of
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.models.chat_template import Tools
-from grpo_kit.models.checkpoints import BASE, Checkpoints, checkpoints_of
+from grpo_kit.models.checkpoints import BASE, checkpoints_of
 from grpo_kit.models.generate import generate
 from grpo_kit.models.load import load_tokenizer, torch_threads
 from grpo_kit.models.prompts import fit_prompts
@@ -45,9 +45,10 @@ def chat(
     Raises RunError for a run that is on Modal (run.download fetches it) or has no checkpoint, ConfigError for a model
     that can't be loaded.
     """
-    checkpoints = _only(target, checkpoint, base_model, runs_dir)
-    trained = checkpoints.settings
-    tokenizer = _tokenizer(checkpoints, chat_template_kwargs)
+    found = checkpoints_of(target, base_model, Path(runs_dir))
+    checkpoints, trained = replace(found, folders=[found.folder(checkpoint)]), found.settings
+    told = trained.chat_template_kwargs if chat_template_kwargs is None else chat_template_kwargs
+    tokenizer = load_tokenizer(checkpoints.source, told)
     prompts = [prompts] if isinstance(prompts, str) else prompts
     asked = [messages_of(prompt) if tokenizer.chat_template else prompt for prompt in prompts]
     schemas = [tools] * len(asked)
@@ -62,50 +63,29 @@ def chat(
 
 
 class Conversation:
-    """A conversation with a checkpoint, which is loaded once, when it is first spoken to. `messages` are what was said.
+    """A conversation with a run's checkpoint, which is loaded once, when it is first spoken to. `messages` are what was
+    said. Takes what `chat` takes, and raises as it does."""
 
-    Raises as `chat` does, whose words it takes.
-    """
-
-    def __init__(
-        self,
-        target: RunDirectory | str | Path,
-        checkpoint: str | int | None = None,
-        temperature: float | None = None,
-        seed: int = 0,
-        runs_dir: str | Path = RUNS_DIR,
-    ):
-        self._checkpoints = _only(target, checkpoint, None, runs_dir)
-        self._temperature, self._seed = temperature, seed
-        self.messages: list[Message] = []
+    def __init__(self, run: RunDirectory, checkpoint: str | int | None, temperature: float | None, seed: int):
+        found = checkpoints_of(run, None, RUNS_DIR)
+        self._checkpoints, self._trained = replace(found, folders=[found.folder(checkpoint)]), found.settings
+        self._how, self.messages = _how(self._trained, temperature, seed), list[Message]()
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
+        tokenizer = load_tokenizer(self._checkpoints.source, self._trained.chat_template_kwargs)
         models = self._checkpoints.models()  # read no further, which would take the adapter off
-        return _tokenizer(self._checkpoints), next(model for name, _, model in models if name != BASE)
+        return tokenizer, next(model for name, _, model in models if name != BASE)
 
     def say(self, text: str) -> None:
         """Adds what a user says to `messages`, and the answer."""
         self.messages.append({"role": "user", "content": text})
-        (tokenizer, model), trained = self._loaded, self._checkpoints.settings
+        tokenizer, model = self._loaded
         asked = self.messages if tokenizer.chat_template else text
-        [fit] = fit_prompts([asked], tokenizer, trained.max_prompt_length)
-        how = _how(trained, self._temperature, self._seed)
-        with torch_threads(trained.torch_threads):
-            [answer] = generate(model, tokenizer, [fit.prompt], [()], **how)
+        [fit] = fit_prompts([asked], tokenizer, self._trained.max_prompt_length)
+        with torch_threads(self._trained.torch_threads):
+            [answer] = generate(model, tokenizer, [fit.prompt], [()], **self._how)
         self.messages.append({"role": "assistant", "content": answer_in(answer) or ""})
-
-
-def _only(
-    target: RunDirectory | str | Path, checkpoint: str | int | None, base_model: str | None, runs_dir: str | Path
-) -> Checkpoints:
-    """The base model with that checkpoint alone."""
-    found = checkpoints_of(target, base_model, Path(runs_dir))
-    return replace(found, folders=[found.folder(checkpoint)])
-
-
-def _tokenizer(checkpoints: Checkpoints, told: Mapping[str, Any] | None = None) -> Any:
-    return load_tokenizer(checkpoints.source, checkpoints.settings.chat_template_kwargs if told is None else told)
 
 
 def _how(trained: TrainConfig, temperature: float | None, seed: int, longest: int | None = None) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def data_overview(
 
 
 def _histogram(axes: Axes, what: str, values: Sequence[int], setting: str, limit: int) -> None:
-    edges = np.linspace(0, max(*values, limit) + 1, BINS + 1)
+    width = max(*values, limit) // BINS + 1  # whole tokens, so that no bar is empty by chance
+    edges = np.arange(0, max(*values, limit) + 1 + width, width)
     within, beyond = ([value for value in values if (value > limit) is is_over] for is_over in (False, True))
     axes.hist([within, beyond], bins=edges.tolist(), stacked=True, color=[BLUE, ORANGE])
     axes.axvline(limit, color=DARK, lw=1.2, ls="--", label=f"{setting}={limit}, {len(beyond):,} longer")

@@ -31,12 +31,12 @@ PER_CENT = 99  # of the replies, which a longer completion is to hold
 
 class Lengths(NamedTuple):
     """The tokens of each sample's whole prompt and of its reply, with the one that ends it; what is left of the prompt;
-    and what a completion as long as allowed has of the reply, None where that is all."""
+    and what a completion as long as allowed has of the reply."""
 
     prompts: list[int]
     replies: list[int]
     fitted: list[FittedPrompt]
-    kept: list[str | None]
+    kept: list[str]
 
 
 class Prepared:
@@ -68,7 +68,7 @@ class Prepared:
         whole = [len(prompt_tokens(tokenizer, *each)) for each in asked]
         replies = tokenizer([each.ground_truth for each in self.samples], add_special_tokens=False)["input_ids"]
         most = config.max_completion_length
-        kept = [tokenizer.decode(each[:most]) if len(each) >= most else None for each in replies]
+        kept = [tokenizer.decode(each[:most]) for each in replies]
         fitted = fit_prompts(prompts, tokenizer, config.max_prompt_length, tools)
         return Lengths(whole, [len(each) + 1 for each in replies], fitted, kept)
 
@@ -83,7 +83,11 @@ class Prepared:
         for sample, (file, line), *lengths in zip(self.samples, self.places, *self.lengths, strict=True):
             prompt, reply, fit, kept = lengths
             unknown, own = unknown_acts(sample), {sample.dialogue_id, sample.id}
-            marks = {SHORTENED: fit.is_shortened, TOO_LONG: fit.is_too_long, REPLY_CUT: kept is not None}
+            marks = {
+                SHORTENED: fit.is_shortened,
+                TOO_LONG: fit.is_too_long,
+                REPLY_CUT: reply > self.config.max_completion_length,
+            }
             row = {"file": file, "line": line, "asked": last_turn(sample.prompt), "sample": sample, "fitted": fit}
             row |= {name: getattr(sample, name) for name in ("id", "ground_truth", "rubric", "columns", "services")}
             row |= {"acts": [act.act for act in sample.acts], "tokens": prompt, "reply tokens": reply, "kept": kept}
@@ -106,29 +110,27 @@ class Prepared:
 
     def to_read(self) -> Finding:
         """The samples that are most worth reading: what can't be answered, then what will be cut."""
-        by = self.table.assign(cuts=self.table["cut"].map(len))
-        by = by.sort_values(["unknown acts", "cuts"], ascending=False, kind="stable").head(SHOWN)
-        shown = by.assign(cut=by["cut"].map("; ".join), place=by["file"] + ":" + by["line"].astype(str)).set_index(
-            "place"
-        )
-        shown = shown[["asked", "ground_truth", "rubric", "tokens", "cut", "unknown"]]
-        shown = shown[[name for name in shown if shown[name].astype(str).str.strip().any()]]
-        says = f"Something will be cut of {sum(self.table['cut'].map(bool)):,} of {len(self.samples):,} samples."
+        found = self.table.assign(cuts=self.table["cut"].map(len), cut=self.table["cut"].map("; ".join))
+        found.index = found["file"] + ":" + found["line"].astype(str)
+        found = found.sort_values(["unknown acts", "cuts"], ascending=False, kind="stable").head(SHOWN)
+        found = found[["asked", "ground_truth", "rubric", "tokens", "cut", "unknown"]]
+        cut = sum(self.table["cut"].map(bool))
+        says = f"Something will be cut of {cut:,} of {len(self.samples):,} samples." if cut else "Nothing will be cut."
         if self.card.get("answerable", {}).get("turns"):
             says = f"{answerable_in_words(self.card)}. {says}"
-        return Finding(says, shown)
+        return Finding(says, found.loc[:, found.astype(bool).any()])  # no column that is empty
 
     def content(self) -> Finding:
         """What there is, and how long it is beside what the model may read and write."""
         services = Counter(name for each in self.samples for name in each.services)
         acts = Counter(act.act for each in self.samples for act in each.acts)
-        dialogues, held_out = len({each.dialogue_id or each.id for each in self.samples}), DATA_FILES[1]
-        title = f"{len(self.samples):,} samples from {dialogues:,} dialogues, "
-        title += f"{sum(file == held_out for file, _ in self.places):,} held out"
-        lengths, config = self.lengths, self.config
+        dialogues, config = len({each.dialogue_id or each.id for each in self.samples}), self.config
+        held_out = sum(file == DATA_FILES[1] for file, _ in self.places)
+        title = f"{len(self.samples):,} samples from {dialogues:,} dialogues, {held_out:,} held out"
+        prompts, replies, *_ = self.lengths
         limits = {
-            f"prompt, tokens of {config.model_name}": (lengths.prompts, "max_prompt_length", config.max_prompt_length),
-            "reply, tokens": (lengths.replies, "max_completion_length", config.max_completion_length),
+            f"prompt, tokens of {config.model_name}": (prompts, "max_prompt_length", config.max_prompt_length),
+            "reply, tokens": (replies, "max_completion_length", config.max_completion_length),
         }
         counts = {"samples per service": services, "dialogue acts in the replies": acts}
         figure = data_overview(title, limits, {name: found for name, found in counts.items() if found})
@@ -141,23 +143,21 @@ class Prepared:
 
     def _cut(self) -> str:
         """How many prompts and replies will be cut, in words."""
-        config, lengths, counts, n = self.config, self.lengths, self.counts(), len(self.samples)
-        longest = config.max_prompt_length
-        says = (
-            f"All {n:,} prompts fit into max_prompt_length={longest} tokens (the longest has {max(lengths.prompts)}). "
-        )
-        if over := sum(length > longest for length in lengths.prompts):
-            says = f"{over:,} of {n:,} prompts have more than max_prompt_length={longest} tokens (the longest has "
-            says += f"{max(lengths.prompts):,}): {counts[SHORTENED]:,} lose old tool results or turns, and "
-            says += f"{counts[TOO_LONG]:,} stay longer all the same. "
-        most = config.max_completion_length
+        lengths, counts, n = self.lengths, self.counts(), len(self.samples)
+        prompt, reply = self.config.max_prompt_length, self.config.max_completion_length
+        longest, longest_reply = max(lengths.prompts), max(lengths.replies)
+        says = f"All {n:,} prompts fit into max_prompt_length={prompt} tokens (the longest has {longest})."
+        if over := sum(length > prompt for length in lengths.prompts):
+            says = f"{over:,} of {n:,} prompts have more than max_prompt_length={prompt} tokens (the longest has "
+            says += f"{longest:,}): {counts[SHORTENED]:,} lose old tool results or turns, and {counts[TOO_LONG]:,} "
+            says += "stay longer all the same."
         if not counts[REPLY_CUT]:
-            return f"{says}All replies fit into max_completion_length={most} (the longest has {max(lengths.replies)})."
+            return f"{says} All replies fit into max_completion_length={reply} (the longest has {longest_reply})."
         enough = int(np.percentile(lengths.replies, PER_CENT, method="higher"))
-        says += (
-            f"{counts[REPLY_CUT]:,} of {n:,} replies are longer than a completion may be, max_completion_length={most}"
+        says += f" {counts[REPLY_CUT]:,} of {n:,} replies are longer than a completion may be, max_completion_length="
+        return (
+            f"{says}{reply}: a model that answers like them is cut. max_completion_length={enough} holds {PER_CENT}%."
         )
-        return f"{says}: a model that answers like them is cut. max_completion_length={enough} holds {PER_CENT}%."
 
 
 prepared = Prepared

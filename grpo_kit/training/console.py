@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import last_turn
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.text import dollars, duration, printable
@@ -35,11 +34,6 @@ def numbers(status: dict[str, Any]) -> str:
     return " ".join(told + [dollars(status["usd"])] * bool(status["usd"]))
 
 
-def is_shown(config: TrainConfig, step: int) -> bool:
-    """Whether the completions of this step are printed."""
-    return bool(config.num_completions_to_print) and step > 0 and step % config.logging_steps == 0
-
-
 def completions_text(run: RunDirectory, step: int) -> str:
     """The best and worst completions to one prompt of the newest step up to `step`, as a table; empty where there are
     none. What models and people wrote is shown as it is, without what a terminal would act on."""
@@ -49,30 +43,22 @@ def completions_text(run: RunDirectory, step: int) -> str:
     rows = rows[rows["step"] == rows["step"].max()]
     group = rows[rows["sample_id"] == rows["sample_id"].iloc[0]]
     group = group.sort_values("advantage", ascending=False, kind="stable", na_position="last").to_dict("records")
-    count, title = run.config.num_completions_to_print, f"best and worst of {len(group)} completions to "
-    title = f"Step {rows['step'].iloc[0]}, {title}{printable(group[0]['sample_id'])}"
-    if len(group) > count:
-        group = group[: -(-count // 2)] + group[len(group) - count // 2 :]
-    is_terminal = sys.stdout.isatty()
-    table = Table(
-        title=Text(title), title_justify="left", show_lines=True, box=box.SQUARE if is_terminal else box.ASCII
-    )
-    columns: dict[str, dict[str, Any]] = {"prompt": {"ratio": 3, "style": "yellow"}}
-    columns |= {"completion": {"ratio": 4, "style": "green"}}
-    columns |= {name: {"justify": "right", "style": "cyan"} for name in group[0]["rewards"]}
-    columns |= {"advantage": {"justify": "right", "style": "magenta"}, "reason": {"ratio": 3}}
-    for name, look in columns.items():
-        table.add_column(Text(name), overflow="fold", **look)
-    asked = last_turn(group[0]["prompt"])
-    for row in group:
-        scores = [*row["rewards"].values(), row["advantage"]]
-        cells = [_text(asked), _text(row["completion"]), *map(_number, scores), _text(row["reason"] or "")]
-        table.add_row(*cells)
-        asked = ""  # the others answer the same
+    first, count, is_terminal = group[0], run.config.num_completions_to_print, sys.stdout.isatty()
+    title = f"Step {first['step']}, best and worst of {len(group)} completions to {printable(first['sample_id'])}"
+    table = Table(show_lines=True, box=box.SQUARE if is_terminal else box.ASCII)
+    table.add_column("prompt", ratio=3, style="yellow", overflow="fold")
+    table.add_column("completion", ratio=4, style="green", overflow="fold")
+    for name in (*first["rewards"], "advantage"):
+        table.add_column(Text(name), justify="right", style="cyan", overflow="fold")
+    table.add_column("reason", ratio=3, overflow="fold")
+    for row in group if len(group) <= count else group[: -(-count // 2)] + group[len(group) - count // 2 :]:
+        asked = last_turn(row["prompt"]) if row is first else ""  # the others answer the same
+        scores = map(_number, [*row["rewards"].values(), row["advantage"]])
+        table.add_row(_text(asked), _text(row["completion"]), *scores, _text(row["reason"] or ""))
     width = None if is_terminal else PLAIN_WIDTH
     console = Console(force_terminal=is_terminal, force_jupyter=False, width=width, highlight=False)
     with console.capture() as captured:
-        console.print(table)
+        console.print(Text(title), table, sep="\n")
     return captured.get().rstrip().encode(console.encoding, "replace").decode(console.encoding)
 
 

@@ -16,7 +16,7 @@ from grpo_kit.errors import RunStopped
 from grpo_kit.runs.alarms import kind_of
 from grpo_kit.runs.directory import SCORES_FILE, SFT_METRICS, STOP_FILE
 from grpo_kit.runs.writer import RunWriter
-from grpo_kit.training.console import completions_text, is_shown, numbers
+from grpo_kit.training.console import completions_text, numbers
 from grpo_kit.training.diagnostics import WINDOW, diagnose
 from grpo_kit.training.held_out import HeldOutScores, best_checkpoint, scores_in, versus_best, why_to_stop
 from grpo_kit.utils.environment import processes, rank
@@ -123,7 +123,7 @@ class RunProgress:
         self.writer.update(step=step, loss=logs["loss"], seconds_left=left, **told, **held_out)
         of_the_step = {"reward": math.nan, "eval_reward": None} | told | held_out
         self.say(f"Step {step}/{self.config.max_steps}: {numbers(self.writer.status | of_the_step)}")
-        if is_shown(self.config, step):
+        if self.config.num_completions_to_print and step % self.config.logging_steps == 0:
             self._echo(completions_text(self.run, step))
         self._bar.update(step - self._bar.n)
         if self.config.notify or "trackio" in self.config.report_to:

@@ -14,7 +14,7 @@ from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Message, messages_of, said_in
 from grpo_kit.evaluation.result import BASE
-from grpo_kit.preflight.prepared import Prepared
+from grpo_kit.preflight.prepared import REPLY_CUT, Prepared
 from grpo_kit.utils.text import on_a_line
 from grpo_kit.widgets import parts, tables
 from grpo_kit.widgets.parts import FAINT, Panel, button, note_html, number, offer, search_box, shows_errors, text_html
@@ -220,8 +220,8 @@ class DataBrowser(Pages):
 
     def page_of(self, row: pd.Series) -> str:
         prompt, reply = row["sample"].prompt, text_html(row["ground_truth"])
-        if (kept := row["kept"]) is not None:
-            reply = text_html(kept) + text_html(row["ground_truth"][len(kept) :], CUT)
+        if REPLY_CUT in row["cut"]:
+            reply = text_html(row["kept"]) + text_html(row["ground_truth"][len(row["kept"]) :], CUT)
         told = {"reply": reply, "not in the prompt": text_html(row["unknown"], f"color: {parts.WARN}")}
         told |= {"rubric": text_html(row["rubric"]), "repaired": text_html(", ".join(row["repairs"]))}
         lines = [[name, told[name]] for name in told if name == "reply" or row[SOURCES[name]]]
