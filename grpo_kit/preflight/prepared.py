@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
 from grpo_kit.data.prepare import CARD
 from grpo_kit.data.samples import Sample, last_turn, read_samples
 from grpo_kit.models.load import load_tokenizer, no_template
-from grpo_kit.models.prompts import FittedPrompt, fit_prompts, prompt_tokens
+from grpo_kit.models.prompts import fit_prompts, prompt_tokens
 from grpo_kit.plots.data import data_overview
 from grpo_kit.preflight.prototype import Finding
 
@@ -29,19 +29,9 @@ SHORTENED, TOO_LONG, REPLY_CUT = "prompt shortened", "prompt too long", "reply l
 PER_CENT = 99  # of the replies, which a longer completion is to hold
 
 
-class Lengths(NamedTuple):
-    """The tokens of each sample's whole prompt and of its reply, with the one that ends it; what is left of the prompt;
-    and what a completion as long as allowed has of the reply."""
-
-    prompts: list[int]
-    replies: list[int]
-    fitted: list[FittedPrompt]
-    kept: list[str]
-
-
 class Prepared:
-    """The samples of train.jsonl and eval.jsonl in `folder`, of each at most the first 20,000, and their lengths for
-    the model that `config` trains. `places` are their files and lines."""
+    """The samples of train.jsonl and eval.jsonl in `folder`, of each at most the first 20,000, as the model that
+    `config` trains reads them. `places` are their files and lines."""
 
     def __init__(self, folder: str | Path = DEFAULT_DATA, config: TrainConfig | None = None):
         """Raises BadTrace for a folder without them."""
@@ -57,46 +47,44 @@ class Prepared:
             self.card = json.loads((self.folder / CARD).read_text())
 
     @cached_property
-    def lengths(self) -> Lengths:
-        """Loads the model's tokenizer, not its weights. Raises ConfigError for a model that can't be had."""
-        config = self.config
+    def table(self) -> pd.DataFrame:
+        """A row per sample: file, line, id, asked (the user's last turn), ground_truth, rubric, columns (the data's
+        own), services, acts and repairs (names), cut (SHORTENED and so on), tokens (of the whole prompt), reply tokens
+        (with the one that ends it), fitted (the prompt), kept (of the reply), unknown acts (how many of the reply's
+        acts its prompt does not support), unknown (those), text (all of it), and `sample`.
+
+        Loads the model's tokenizer, not its weights. Raises ConfigError for a model that can't be had."""
+        repaired = {name: set(ids) for name, ids in self.card.get("repaired", {}).items()}
+        rows = []
+        for sample, (file, line) in zip(self.samples, self.places, strict=True):
+            unknown, own = unknown_acts(sample), {sample.dialogue_id, sample.id}
+            row = {"file": file, "line": line, "asked": last_turn(sample.prompt), "sample": sample}
+            row |= {name: getattr(sample, name) for name in ("id", "ground_truth", "rubric", "columns", "services")}
+            row |= {"acts": [act.act for act in sample.acts]}
+            row |= {"repairs": [name for name, ids in repaired.items() if own & ids]}
+            row |= {"unknown acts": len(unknown), "unknown": "; ".join(map(act_text, unknown))}
+            told = [sample.id, sample.conversation, sample.ground_truth, sample.rubric, str(sample.columns)]
+            rows.append(row | {"text": "\n".join([*told, row["unknown"]])})
+        return pd.DataFrame(rows).assign(**self._measured())
+
+    def _measured(self) -> dict[str, list]:
+        """The table's columns that are about tokens."""
+        config, most = self.config, self.config.max_completion_length
         tokenizer = load_tokenizer(config.model_name, config.chat_template_kwargs)
         prompts, tools = [each.prompt for each in self.samples], [each.tools for each in self.samples]
         if tokenizer.chat_template is None and not all(isinstance(prompt, str) for prompt in prompts):
             raise no_template(config.model_name)
         asked = tqdm(zip(prompts, tools, strict=True), "counting tokens", len(prompts), delay=2, leave=False)
         whole = [len(prompt_tokens(tokenizer, *each)) for each in asked]
-        replies = tokenizer([each.ground_truth for each in self.samples], add_special_tokens=False)["input_ids"]
-        most = config.max_completion_length
-        kept = [tokenizer.decode(each[:most]) for each in replies]
         fitted = fit_prompts(prompts, tokenizer, config.max_prompt_length, tools)
-        return Lengths(whole, [len(each) + 1 for each in replies], fitted, kept)
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """A row per sample: file, line, id, asked (the user's last turn), ground_truth, rubric, columns (the data's
-        own), services, acts and repairs (names), cut (SHORTENED and so on), tokens, reply tokens, kept (of the reply),
-        unknown acts (how many of the reply's acts its prompt does not support), unknown (those), text (all of it), and
-        `sample` and `fitted`."""
-        repaired = {name: set(ids) for name, ids in self.card.get("repaired", {}).items()}
-        rows = []
-        for sample, (file, line), *lengths in zip(self.samples, self.places, *self.lengths, strict=True):
-            prompt, reply, fit, kept = lengths
-            unknown, own = unknown_acts(sample), {sample.dialogue_id, sample.id}
-            marks = {
-                SHORTENED: fit.is_shortened,
-                TOO_LONG: fit.is_too_long,
-                REPLY_CUT: reply > self.config.max_completion_length,
-            }
-            row = {"file": file, "line": line, "asked": last_turn(sample.prompt), "sample": sample, "fitted": fit}
-            row |= {name: getattr(sample, name) for name in ("id", "ground_truth", "rubric", "columns", "services")}
-            row |= {"acts": [act.act for act in sample.acts], "tokens": prompt, "reply tokens": reply, "kept": kept}
-            row |= {"cut": [name for name, is_so in marks.items() if is_so]}
-            row |= {"repairs": [name for name, ids in repaired.items() if own & ids]}
-            row |= {"unknown acts": len(unknown), "unknown": "; ".join(map(act_text, unknown))}
-            told = [sample.id, sample.conversation, sample.ground_truth, sample.rubric, str(sample.columns)]
-            rows.append(row | {"text": "\n".join([*told, row["unknown"]])})
-        return pd.DataFrame(rows)
+        replies = tokenizer([each.ground_truth for each in self.samples], add_special_tokens=False)["input_ids"]
+        cut = [
+            [SHORTENED] * fit.is_shortened + [TOO_LONG] * fit.is_too_long + [REPLY_CUT] * (len(reply) >= most)
+            for fit, reply in zip(fitted, replies, strict=True)
+        ]
+        found = {"tokens": whole, "reply tokens": [len(reply) + 1 for reply in replies], "cut": cut}
+        kept = [tokenizer.decode(reply[:most]) for reply in replies]
+        return found | {"fitted": [fit.prompt for fit in fitted], "kept": kept}
 
     def read(self) -> Finding:
         """What was read, repaired and left out."""
@@ -127,7 +115,7 @@ class Prepared:
         dialogues, config = len({each.dialogue_id or each.id for each in self.samples}), self.config
         held_out = sum(file == DATA_FILES[1] for file, _ in self.places)
         title = f"{len(self.samples):,} samples from {dialogues:,} dialogues, {held_out:,} held out"
-        prompts, replies, *_ = self.lengths
+        prompts, replies = (self.table[name].tolist() for name in ("tokens", "reply tokens"))
         limits = {
             f"prompt, tokens of {config.model_name}": (prompts, "max_prompt_length", config.max_prompt_length),
             "reply, tokens": (replies, "max_completion_length", config.max_completion_length),
@@ -143,21 +131,18 @@ class Prepared:
 
     def _cut(self) -> str:
         """How many prompts and replies will be cut, in words."""
-        lengths, counts, n = self.lengths, self.counts(), len(self.samples)
+        counts, n, lengths, replies = self.counts(), len(self.samples), self.table["tokens"], self.table["reply tokens"]
         prompt, reply = self.config.max_prompt_length, self.config.max_completion_length
-        longest, longest_reply = max(lengths.prompts), max(lengths.replies)
-        says = f"All {n:,} prompts fit into max_prompt_length={prompt} tokens (the longest has {longest})."
-        if over := sum(length > prompt for length in lengths.prompts):
+        says = f"All {n:,} prompts fit into max_prompt_length={prompt} tokens (the longest has {lengths.max()})."
+        if over := sum(lengths > prompt):
             says = f"{over:,} of {n:,} prompts have more than max_prompt_length={prompt} tokens (the longest has "
-            says += f"{longest:,}): {counts[SHORTENED]:,} lose old tool results or turns, and {counts[TOO_LONG]:,} "
-            says += "stay longer all the same."
+            says += f"{lengths.max():,}): {counts[SHORTENED]:,} lose old tool results or turns, and "
+            says += f"{counts[TOO_LONG]:,} stay longer all the same."
         if not counts[REPLY_CUT]:
-            return f"{says} All replies fit into max_completion_length={reply} (the longest has {longest_reply})."
-        enough = int(np.percentile(lengths.replies, PER_CENT, method="higher"))
+            return f"{says} All replies fit into max_completion_length={reply} (the longest has {replies.max()})."
+        enough = int(np.percentile(replies, PER_CENT, method="higher"))
         says += f" {counts[REPLY_CUT]:,} of {n:,} replies are longer than a completion may be, max_completion_length="
-        return (
-            f"{says}{reply}: a model that answers like them is cut. max_completion_length={enough} holds {PER_CENT}%."
-        )
+        return f"{says}{reply}: a model that answers like them is cut. {enough} would hold {PER_CENT}% of all replies."
 
 
 prepared = Prepared

@@ -198,15 +198,8 @@ class DataBrowser(Pages):
         table = self.data.table
         filters = {name: names_filter(table, name) for name in ("services", "acts", "repairs", "cut")}
         self.filters = {name: control for name, control in filters.items() if len(control.options) > 1}
-        longest = int(table["tokens"].max())
-        self.tokens = ipywidgets.IntRangeSlider(
-            value=(0, longest),
-            min=0,
-            max=longest,
-            description="tokens",
-            continuous_update=False,
-            layout={"width": "320px"},
-        )
+        longest, look = int(table["tokens"].max()), {"description": "tokens", "layout": {"width": "320px"}}
+        self.tokens = ipywidgets.IntRangeSlider(value=(0, longest), max=longest, continuous_update=False, **look)
         super().__init__([*self.filters.values(), self.tokens], message)
         self.fill()
 
@@ -219,21 +212,20 @@ class DataBrowser(Pages):
         return f"{row['file']}:{row['line']}  {on_a_line(row['asked'])}"
 
     def page_of(self, row: pd.Series) -> str:
-        prompt, reply = row["sample"].prompt, text_html(row["ground_truth"])
-        if REPLY_CUT in row["cut"]:
-            reply = text_html(row["kept"]) + text_html(row["ground_truth"][len(row["kept"]) :], CUT)
-        told = {"reply": reply, "not in the prompt": text_html(row["unknown"], f"color: {parts.WARN}")}
-        told |= {"rubric": text_html(row["rubric"]), "repaired": text_html(", ".join(row["repairs"]))}
-        lines = [[name, told[name]] for name in told if name == "reply" or row[SOURCES[name]]]
-        lines += [[html.escape(name), text_html(str(value))] for name, value in row["columns"].items()]
+        reply, kept = row["ground_truth"], row["kept"]
+        rest = text_html(reply[len(kept) :], CUT) if REPLY_CUT in row["cut"] else ""
+        lines = [["reply", text_html(kept if rest else reply) + rest]]
+        lines += [["not in the prompt", text_html(row["unknown"], f"color: {parts.WARN}")]] * bool(row["unknown"])
+        told = {"rubric": row["rubric"], "repaired": ", ".join(row["repairs"])}
+        told = {name: text for name, text in told.items() if text} | row["columns"]
+        lines += [[html.escape(name), text_html(str(text))] for name, text in told.items()]
         title = f"{row['id']} ({row['file']}, line {row['line']}), {row['tokens']:,} tokens"
         title += f" and {row['reply tokens']:,} of its reply"
         title += f": {'; '.join(row['cut'])}" if row["cut"] else ""
         looks = [f"color: {FAINT}", "width: 100%"]
-        return prompt_html(prompt, title, row["fitted"].prompt) + parts.table_html(["", ""], looks, lines)
+        return prompt_html(row["sample"].prompt, title, row["fitted"]) + parts.table_html(["", ""], looks, lines)
 
 
-SOURCES = {"not in the prompt": "unknown", "rubric": "rubric", "repaired": "repairs"}  # headings, and their columns
 data = DataBrowser
 
 
