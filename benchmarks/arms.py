@@ -26,7 +26,7 @@ def read_runs(folder: Path) -> pd.DataFrame:
     for file in sorted(folder.glob("*/eval/*.json")):
         evaluation, run = Evaluation.load(file), RunDirectory(file.parent.parent)
         settings = run.about["settings"]
-        arms = {evaluation.base["name"]: BASE, evaluation.trained["name"]: BOTH if settings["sft_steps"] else GRPO}
+        arms = {evaluation.base["name"]: BASE, evaluation.newest["name"]: BOTH if settings["sft_steps"] else GRPO}
         if evaluation.warm_start:
             arms[evaluation.warm_start["name"]] = SFT
         samples = evaluation.samples()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from grpo_kit.judges.prepare import prepare as prepare
     from grpo_kit.models.chat import chat as chat
     from grpo_kit.models.merge import merge as merge
+    from grpo_kit.preflight.prepared import prepared as prepared
     from grpo_kit.preflight.prototype import prototype as prototype
     from grpo_kit.preflight.verdict import will_it_learn as will_it_learn
     from grpo_kit.sweeps import Sweep as Sweep, sweep as sweep, sweep_results as sweep_results
@@ -54,6 +55,7 @@ _NAMES = {
     "judges.prepare": "prepare",
     "models.chat": "chat",
     "models.merge": "merge",
+    "preflight.prepared": "prepared",
     "preflight.prototype": "prototype",
     "preflight.verdict": "will_it_learn",
     "sweeps": "Sweep sweep sweep_results",

@@ -2,8 +2,8 @@
 # # 1. Prepare data
 #
 # This notebook turns dialogue traces into *samples*: a conversation up to the assistant's turn, the reply that was
-# given, and a rubric of what a good reply does. It then shows you what you have, because looking at the data is the
-# cheapest experiment there is.
+# given and, where there is one, a rubric of what a good reply does. It then shows you what you have, because looking at
+# the data is the cheapest experiment there is.
 #
 # By default it reads the small dialogues that come with the kit. For your own, set `traces` to a file or folder of
 # chats or of prompts with answers (JSON lines, a JSON array, CSV, Parquet), to `hf://owner/name`, or to a
@@ -20,6 +20,7 @@ learn = "answers"  # "calls": the assistant's tool calls are learnt too
 ground = "results"  # what SGD's prompts hold beside what was said; history: nothing, acts: an upper bound
 strict = False  # refuse what would be repaired
 skip_bad = False  # leave out what can't be read, and count it
+model_name = "tiny"  # whose tokens are counted: the model that you are going to train
 rubric = "schema"  # "gemini": Gemini writes a rubric for each sample; needs GEMINI_API_KEY
 result_file = None  # None: result.json in out
 
@@ -30,11 +31,13 @@ from pathlib import Path
 import pandas as pd
 
 import grpo_kit as kit
-from grpo_kit import plots, widgets
+from grpo_kit import widgets
 from grpo_kit.data import demo
 from grpo_kit.utils.files import write_json
 
+pd.set_option("display.max_colwidth", 90)
 traces = traces or demo.TRACES
+config = kit.TrainConfig(data=out, model_name=model_name)
 options = {"format": format, "learn": learn, "ground": ground, "strict": strict, "skip_bad": skip_bad}
 
 # %% [markdown]
@@ -44,29 +47,14 @@ options = {"format": format, "learn": learn, "ground": ground, "strict": strict,
 # `eval.jsonl` whose dialogue is in `train.jsonl` would measure memory. Dialogues that start with the same words stay
 # together too, since their first prompts are the same. The split is a hash of those words, so adding files does not
 # change it.
+#
+# What is odd is repaired and counted (`strict=True` would refuse it), and what can't be read is left out where
+# `skip_bad` says so. `data_card.json` keeps all this, and a fingerprint that each run on this data records.
 
 # %%
 card = kit.prepare(traces, out, eval_fraction=eval_fraction, seed=seed, rubric=rubric, **options)
-plots.table(pd.Series(card["samples"], name="samples"))
-
-# %% [markdown]
-# What was read, what was odd and repaired (`strict=True` would refuse it), and what was left out and why. `columns` are
-# fields of yours that reward functions get by their names. `data_card.json` keeps all this, and a fingerprint that each
-# run on this data records.
-
-# %%
-answerable = card["answerable"]
-told = {
-    "read from": card["source"],
-    "fingerprint": card["fingerprint"],
-    "columns": ", ".join(card["columns"]) or "none",
-    **{f"repaired: {name}": count for name, count in card["repairs"].items()},
-    **{f"skipped: {reason}": count for reason, count in card["skipped"]["reasons"].items()},
-    "left out as duplicates": card["left_out_as_duplicate"],
-    "turns that offer, inform or count": answerable["turns"],
-    "of these, can be answered from their prompts": answerable["from_prompt"],
-}
-plots.table(pd.Series(told, name=""))
+prepared = kit.prepared(out, config)
+prepared.read()
 
 # %% [markdown]
 # ## Will it learn?
@@ -76,35 +64,25 @@ plots.table(pd.Series(told, name=""))
 # reply in the trace are rewarded. Green, amber or red: each reason says what would change it.
 
 # %%
-print(kit.will_it_learn(kit.TrainConfig(data=out), data_only=True))
+print(kit.will_it_learn(config, data_only=True))
 
 # %% [markdown]
-# ## One dialogue
+# ## Read it
 #
-# Each assistant turn becomes a sample. Read a few: is the reply one you would want? Does the rubric say what makes it
-# right? A rubric that you disagree with here becomes a reward that teaches the wrong thing later. Where the traces have
-# tool calls, the prompt holds them and what they gave.
-
-# %%
-samples = list(kit.read_samples(Path(out) / "train.jsonl"))
-calls = [sample for sample in samples if "calls " in sample.conversation]
-chosen = (calls or samples)[0]
-print(f"{chosen.conversation}\n\nreply in the trace: {chosen.ground_truth}\nrubric: {chosen.rubric}")
-
-# %% [markdown]
-# ## What can't be answered from its prompt
+# Each assistant turn becomes a sample. Read a few: is the reply one you would want? Does the rubric, where there is
+# one, say what makes it right? A rubric that you disagree with here becomes a reward that teaches the wrong thing
+# later.
 #
 # A reply that states what stands nowhere in its prompt can't be earned: training on it teaches the model to invent.
 # Keep such turns few by giving the model what the person who replied could see (`ground="results"` does it for
-# dialogues with service results). The table lists those turns first; in JupyterLab, search all samples and read them
-# below it.
+# dialogues with service results). The table begins with those turns; next come samples of which something will be cut.
+# In JupyterLab, search and filter all samples below it; what the model will not get is struck out.
 
 # %%
-table = widgets.tables.samples(out)
-plots.table(table.head(8)[["file", "line", "asked", "ground_truth", "rubric", "unknown"]])
+prepared.to_read()
 
 # %%
-widgets.data(out)
+widgets.data(prepared)
 
 # %% [markdown]
 # ## No overlap between train and eval
@@ -116,17 +94,20 @@ kit.check_splits(Path(out) / "train.jsonl", Path(out) / "eval.jsonl")
 print(f"no dialogue and no prompt of {out}/train.jsonl is in {out}/eval.jsonl")
 
 # %% [markdown]
-# ## What there is, and how much
+# ## What there is, and how long it is
 #
-# Look for services or acts that are nearly absent: the model cannot learn them, and an average over the rest hides
-# that. Look at the longest prompts too; `max_prompt_length` should be long enough for most of them.
-
+# Tokens are those of `model_name`, as its chat template writes a prompt. A prompt that is too long loses old tool
+# results, then its oldest turns; a completion that is too long is cut, and rarely scores well. Where many are cut,
+# train with a larger `max_prompt_length` or `max_completion_length`, which cost memory and time. Services and acts,
+# where the traces have any: those that are nearly absent the model cannot learn, and an average over the rest hides
+# that.
+#
 # `result.json` holds the counts, for batch runs of this notebook.
 
 # %%
-counts = {name: card[name] for name in ("samples", "dialogues", "fingerprint")}
+counts = {name: card[name] for name in ("samples", "dialogues", "fingerprint")} | {"cut": prepared.counts()}
 write_json(Path(result_file or Path(out) / "result.json"), {"data": out, "traces": str(traces), **counts})
-plots.data_overview(card)
+prepared.content()
 
 # %% [markdown]
 # **Next:** [02_prototype_rewards](02_prototype_rewards.ipynb) — before you train on a reward, check it on answers

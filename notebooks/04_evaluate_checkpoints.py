@@ -44,16 +44,32 @@ run
 # %% [markdown]
 # ## Scores
 #
-# `difference` is the mean gain over the base model on the same prompts, with a 95% interval from a paired bootstrap.
-# If the interval contains 0, the gain may be chance: use more prompts, or train longer. Four times as many prompts make
-# it half as wide.
-# `win_rate` is the share of prompts on which the checkpoint beats the base model, ties counting half. A run on Modal is
-# evaluated there.
+# `difference` is the mean gain over the base model on the same prompts, with a 95% interval from a paired bootstrap. If
+# the interval contains 0, the gain may be chance: use more prompts, or train longer. Four times as many prompts make it
+# half as wide. `win_rate` is the share of prompts on which the checkpoint beats the base model, ties counting half. A
+# run on Modal is evaluated there.
 
 # %%
 other = None if second_judge == judge else second_judge
 evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge, second_judge=other, seed=seed)
 plots.table(evaluation.summary().drop(columns="stdev min max wins ties losses".split(), errors="ignore"))
+
+# %% [markdown]
+# ## Which checkpoint to take
+#
+# The highest mean is partly luck: among equally good checkpoints, one comes out on top. So the rule leaves out every
+# checkpoint whose second judge's interval lies below the base model. Of the rest, the base model included, it takes the
+# earliest whose mean by the first judge is within one standard error, prompt by prompt, of the highest. What follows
+# speaks of that checkpoint; where the rule takes the base model, there is nothing to save yet, and it speaks of the
+# newest.
+#
+# The checkpoint is chosen on the prompts that it is scored on, and the best of several is partly the luckiest: its mean
+# and its interval lie a little too high. For a number to publish, evaluate again with another `seed`, or on other
+# held-out prompts, and read the row of the checkpoint that is named here.
+
+# %%
+best = evaluation.best()
+print(evaluation.chosen())
 
 # %% [markdown]
 # On the left, look for a curve that leaves the base model's band and levels off. If it still climbs at its end, train
@@ -67,9 +83,10 @@ plots.evaluation_figure(evaluation)
 # ## What did GRPO add?
 #
 # A run with a warm start (`sft_steps`) has a model that only imitates the traces. The sentence below says whether GRPO
-# added anything to it, prompt by prompt. With `compare_with` another run is set beside this one, such as one that GRPO
-# trained from the base: the table has the base, the warm start and both results, and `newest_gains` is what this run's
-# newest checkpoint scores more than each, with its interval.
+# added anything to it up to the newest checkpoint, prompt by prompt. With `compare_with` another run is set beside this
+# one, such as one that GRPO trained from the base: the table has the base, the warm start and both runs' newest
+# checkpoints, none of them chosen by its score, and `newest_gains` is what this run's scores more than each, with its
+# interval.
 
 # %%
 print(evaluation.added() or "This run has no warm start.")
@@ -143,11 +160,12 @@ browser.tabs.selected_index = 1
 browser
 
 # %%
-last = evaluation.trained["name"]
+trained = evaluation.trained["name"]
 samples = evaluation.samples()
 samples["asked"] = samples["id"].map(tables.answers(evaluation).set_index("id")["asked"])
-gain = "difference" if evaluation.base else f"{last} score"
-columns = ["asked", *(["base", "base score"] if evaluation.base else []), last, f"{last} score", f"{last} reason"]
+gain = "difference" if evaluation.base else f"{trained} score"
+columns = ["asked", *(["base", "base score"] if evaluation.base else []), trained]
+columns += [f"{trained} score", f"{trained} reason"]
 columns = list(dict.fromkeys([*columns, gain]))
 plots.table(samples.nlargest(6, gain)[columns])
 
@@ -163,26 +181,11 @@ plots.table(samples.nsmallest(6, gain)[columns])
 # %%
 if "disagreement" in samples:
     parted = samples.dropna(subset="disagreement").sort_values("disagreement", ascending=False)
-    shown = ["asked", "ground_truth", last, f"{last} score", f"{last} second score", "disagreement"]
+    shown = ["asked", "ground_truth", trained, f"{trained} score", f"{trained} second score", "disagreement"]
     table = plots.table(pd.concat([parted.head(4), parted.tail(4)])[shown])
 else:
     table = "There is no second judge to disagree with."
 table
-
-# %% [markdown]
-# ## Which checkpoint to take
-#
-# The highest mean is partly luck: among equally good checkpoints, one comes out on top. So the rule leaves out every
-# checkpoint whose second judge's interval lies below the base model. Of the rest, the base model included, it takes the
-# earliest whose mean by the first judge is within one standard error, prompt by prompt, of the highest. If the rule
-# names the base model, there is nothing to save yet.
-#
-# The choice makes the mean of the chosen checkpoint a little too high. For a number to publish, evaluate that
-# checkpoint again with another `seed`, or on other held-out prompts.
-
-# %%
-best = evaluation.best()
-print(f"{best['name']}: {best['why']}")
 
 # %% [markdown]
 # ## Save it for use elsewhere
@@ -207,20 +210,24 @@ else:
 # %% [markdown]
 # ## Talk to it
 #
-# The base model and the chosen checkpoint answer the same messages. By default they are asked what users
-# say in held-out prompts, without what was said before. Set `chat_with` to what no held-out prompt asks: something off
-# topic, a change of mind, a question back. A model that has learnt one trick shows it here sooner than in
-# any mean. A list of messages is one conversation; another `seed` samples other answers, `temperature=0` takes the most
-# likely ones.
+# The base model and the checkpoint answer the same messages. By default they are asked what users say in held-out
+# prompts, without what was said before. Set `chat_with` to what no held-out prompt asks: something off topic, a change
+# of mind, a question back. A model that has learnt one trick shows it here sooner than in any mean. A list of messages
+# is one conversation; another `seed` samples other answers, `temperature=0` takes the most likely ones.
 
 # %%
-checkpoint = last if best["name"] == "base" else best["name"]
 chat_with = chat_with or list(dict.fromkeys(samples["asked"]))[:3]
 if is_here:
-    talk = plots.table(kit.chat(run, chat_with, checkpoint=checkpoint, temperature=temperature, seed=seed))
+    talk = plots.table(kit.chat(run, chat_with, checkpoint=trained, temperature=temperature, seed=seed))
 else:
     talk = f"Run {run.id} is on Modal: run.download('local_models/{run.id}') fetches it, then kit.chat talks to it."
 talk
+
+# %% [markdown]
+# In JupyterLab, type to the checkpoint here. It is loaded at the first message, and other cells can run meanwhile.
+
+# %%
+widgets.talk(run, trained, temperature, seed) if is_here else None
 
 # %% [markdown]
 # ## The result
@@ -240,4 +247,5 @@ print(result_file)
 plots.evaluation_figure(evaluation)
 
 # %%
+print(evaluation.chosen())
 print(evaluation.line())

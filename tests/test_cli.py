@@ -16,6 +16,7 @@ from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.runs.directory import find_run
+from grpo_kit.training.console import completions_text
 
 IN_ORDER = "demo prepare doctor train watch stop resume runs logs eval report chat sweep download delete".split()
 SETTINGS_OF = {"prepare": JudgeConfig, "doctor": TrainConfig, "train": TrainConfig, "eval": EvalConfig}
@@ -28,7 +29,7 @@ def test_from_an_empty_folder_to_an_evaluation(standin, tmp_path):
     assert "trains on the kit's own samples" in trained, "data/processed is not there"
 
     by_name = shell(tmp_path, "eval", "first", "--n", "8")
-    assert by_name.splitlines()[-1].startswith("base ") and "checkpoint-2" in by_name
+    assert by_name.splitlines()[-1].startswith("base ") and by_name.splitlines()[-2].startswith("checkpoint-2: ")
     by_folder = shell(tmp_path, "eval", "--model-path", "runs/first/checkpoint-2", "--n", "8")
     assert by_folder.splitlines()[-1] == by_name.splitlines()[-1]
     assert "complete" in shell(tmp_path, "runs")
@@ -157,6 +158,35 @@ def test_a_run_is_watched_stopped_resumed_and_deleted(standin, tmp_path, monkeyp
     assert "`grpo-kit watch first` follows it" in told("resume", "first")
     assert "Run first is complete: runs/first" in told("watch", "first")
     assert "Step 4/4" in told("logs", "first", "--lines", 1)
+
+
+EVIL = "\x1b[31mred\x1b[0m [bold]not bold[/bold] \x1b]0;title\x07\x9b2J\u202eback \r" + "long " * 40
+
+
+def test_completions_are_a_table_in_a_terminal_and_plain_lines_elsewhere(standin, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = shell(tmp_path, "train", "--run-id", "first", "--max-steps", "4", "--logging-steps", "2")
+    steps = [line for line in said.splitlines() if line.startswith("Step ")]
+    assert re.fullmatch(r"Step 1/4: loss=0\.100 reward=\d\.\d{3}±\d\.\d{3}( \d+ s left)?", steps[0])
+    asked = Run("first").completions().groupby("step")["sample_id"].first()
+    titles = [f"Step {step}, best and worst of 8 completions to {asked[step]}" for step in (2, 4)]
+    assert [line for line in steps if "best and worst" in line] == titles
+    table = [line for line in said.splitlines() if line[:1] in "|+"]
+    assert {*map(len, table)} == {100} and "| prompt" in table[1] and "| advantage | reason" in table[1]
+    assert "best and worst" not in shell(tmp_path, "watch", "first"), "it was over before"
+
+    rows = Run("first").completions().assign(completion=EVIL, reason=EVIL)
+    rows.to_json("runs/first/completions.jsonl", orient="records", lines=True)
+    plain = completions_text(Run("first"), 4)
+    assert "[bold]" in plain
+    assert not re.search(r"[^\n\x20-\x7e…–]", plain) and max(map(len, plain.splitlines())) <= 100
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    coloured = completions_text(Run("first"), 4)
+    assert re.search("\x1b\\[32m", coloured) and "┌" in coloured
+    bare = re.sub("\x1b\\[[0-9;]*m", "", coloured)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", bare) and max(map(len, bare.splitlines())) == 120
 
 
 def test_a_run_is_copied_talked_to_and_deleted_when_that_is_confirmed(trained, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Watching a run: a progress bar, and in a notebook a live figure. It only reads, so ending it changes nothing."""
 
+import math
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,8 @@ from tqdm.auto import tqdm
 from grpo_kit.costs.earlier import remember
 from grpo_kit.errors import OutOfReach, RunError
 from grpo_kit.runs.directory import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, RunDirectory, place_of, warm_start_of
+from grpo_kit.training.console import completions_text, numbers
 from grpo_kit.utils.environment import in_notebook
-from grpo_kit.utils.text import dollars
 
 if TYPE_CHECKING:
     from grpo_kit.plots.live import CellFigure
@@ -55,10 +56,13 @@ def watch(run: RunDirectory, detached: str | None = None) -> RunDirectory:
 
 
 def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
-    """Shows the run's progress until it ends; its last status. Without a terminal or a notebook, a line per change."""
-    status, last_line = run.status, ""
+    """Shows the run's progress until it ends; its last status. Without a terminal or a notebook, a line per change.
+    Without a notebook, which has a figure, every few steps a table of completions."""
+    status, last_line, config = run.status, "", run.config
+    told = math.inf if figure or not config.num_completions_to_print else status["step"]  # whose table is not needed
+    look = {"unit": "step", "desc": run.id, "bar_format": "{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}"}
     is_hidden = False if figure else None  # None: only where the output is no terminal
-    with tqdm(total=status["max_steps"], initial=status["step"], unit="step", desc=run.id, disable=is_hidden) as bar:
+    with tqdm(total=status["max_steps"], initial=status["step"], disable=is_hidden, **look) as bar:
         while True:
             status = _status(run, bar)
             progress, is_over = _progress(status), status["state"] not in UNFINISHED
@@ -67,6 +71,10 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
             bar.refresh()
             if figure:
                 figure.update(run, status["step"], is_over)
+            step = status["step"] - status["step"] % config.logging_steps
+            if step > told:
+                with suppress(OutOfReach):
+                    tqdm.write(completions_text(run, told := step))
             if is_over:
                 return status
             line = f"Run {run.id}: step {status['step']}/{status['max_steps']} {progress}"
@@ -88,16 +96,11 @@ def _status(run: RunDirectory, bar: tqdm) -> dict[str, Any]:
 
 
 def _progress(status: dict[str, Any]) -> str:
-    """ "reward=0.512 $0.40 queued"; the state is left out while steps are made."""
-    reward = "" if status.get("reward") is None else f"reward={status['reward']:.3f} "
-    if status.get("eval_reward") is not None:
-        reward += f"held-out={status['eval_reward']:.3f} "
+    """ "loss=0.012 reward=0.512±0.301 40 s left $0.40"; the state is added while no steps are made."""
     measured = status.get("difficulty") or {}
-    reward += "measuring {measured}/{prompts} ".format(**measured) if "measured" in measured else ""
-    usd = f"{dollars(status['usd'])} " if status["usd"] else ""
-    warm = f"{warm_start_of(status)} ".lstrip()
+    measuring = "measuring {measured}/{prompts}".format(**measured) if "measured" in measured else ""
     state = "" if status["state"] == "running" and status["step"] else status["state"]
-    return f"{warm}{reward}{usd}{state}".strip()
+    return " ".join(filter(None, (warm_start_of(status), measuring, numbers(status), state)))
 
 
 def _last_output(run: RunDirectory, status: dict[str, Any]) -> str:

@@ -146,6 +146,7 @@ def evaluate(
     if len(by_act := evaluation.by_act()):
         print(f"\nBy class of act, {evaluation.trained['name']}:\n{by_act.round(3).to_string()}\n")
     print(evaluation.path)
+    print(evaluation.chosen())
     print(evaluation.line())
 
 

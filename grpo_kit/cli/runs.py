@@ -13,6 +13,7 @@ from grpo_kit.cli.flags import RunsDir
 from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED
+from grpo_kit.utils.text import printable
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
 # The settings that a run keeps when it is resumed: see runs/resume.py.
@@ -108,7 +109,7 @@ def chat(
         table = chat(target, asked, checkpoint=which, temperature=temperature, runs_dir=runs_dir)
         for row in table.to_dict("records"):
             prompt = row.pop("prompt")
-            answers = "\n".join(f"{name}: {answer}" for name, answer in row.items())
+            answers = "\n".join(f"{name}: {printable(answer)}" for name, answer in row.items())
             print(f"you: {prompt}\n{answers}" if messages else answers)
 
 

@@ -179,6 +179,12 @@ class TrainConfig(JudgeConfig, ModalConfig):
         "resume",
         suggested=["trackio", "wandb", "tensorboard"],
     )
+    logging_steps: PositiveInt = setting(
+        10, "Steps between tables of completions in the terminal; metrics are recorded at every step.", "resume"
+    )
+    num_completions_to_print: NonNegativeInt = setting(
+        4, "Completions in such a table, the best and worst to a prompt; 0: no table.", "resume"
+    )
     notify: str | None = setting(
         None,
         "Environment variable with a webhook's URL (Slack, Discord, Mattermost): it gets warnings and the end.",

@@ -33,9 +33,9 @@ OWNED = {
     "eval_steps or kit.evaluate": "do_eval do_predict eval_strategy eval_delay eval_on_start eval_do_concat_batches "
     "eval_use_gather_object eval_accumulation_steps per_device_eval_batch_size num_generations_eval "
     "prediction_loss_only include_for_metrics batch_eval_metrics bf16_full_eval fp16_full_eval",
-    "run.metrics() and run.completions()": "logging_strategy logging_steps logging_first_step log_on_each_node "
-    "logging_nan_inf_filter disable_tqdm log_completions log_multimodal num_completions_to_print log_unique_prompts "
-    "log_completions_hub_repo",
+    "run.metrics() and run.completions()": "logging_strategy logging_first_step log_on_each_node "
+    "logging_nan_inf_filter disable_tqdm log_multimodal log_unique_prompts log_completions_hub_repo",
+    "num_completions_to_print and logging_steps": "log_completions",
     "kit.merge": "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision",
     "": "use_cpu local_rank do_train debug remove_unused_columns label_names label_smoothing_factor "
     "train_sampling_strategy length_column_name dataloader_drop_last ddp_find_unused_parameters "

@@ -22,10 +22,10 @@ from grpo_kit.errors import BadTrace, ConfigError
 from grpo_kit.utils.files import CACHE, replacing
 from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.text import did_you_mean
-from grpo_kit.utils.words import words
 
 TRAIN, EVAL, CARD = "train.jsonl", "eval.jsonl", "data_card.json"
 REASONS_KEPT = 20  # how many of the skipped pieces the card names
+REPAIRED_KEPT = 1000  # and of the dialogues that had a repair, of each repair
 
 
 def prepare(
@@ -145,8 +145,8 @@ class _Tally:
         self.stating = 0  # how many samples offer, inform or count
         self.answerable = 0  # how many of those can be answered from their prompts
         self.unknown_acts = Counter[str]()  # how many samples have such an act, or an outcome without a result
-        self.prompt_words, self.answer_words = Counter[int](), Counter[int]()  # how many have this length
         self.repairs, self.columns = Counter[str](), dict[str, None]()
+        self.repaired: dict[str, list[str]] = {}  # the dialogues that had a repair
         self.left_out = self.skipped = 0
         self.forms = set[type]()  # of prompts: texts, messages
         self.first_skipped: list[str] = []
@@ -168,21 +168,16 @@ class _Tally:
             return
         if allotted.repairs:
             self.repairs.update(allotted.repairs)
+            for name in allotted.repairs:
+                if len(named := self.repaired.setdefault(name, [])) < REPAIRED_KEPT:
+                    named.append(samples[0].dialogue_id or samples[0].id)
         self.forms.add(type(samples[0].prompt))
         self.columns |= dict.fromkeys(samples[0].columns)
         self.dialogues[allotted.split] += allotted.is_new
         self.samples[allotted.split] += len(samples)
-        services, acts, before, length = [], [], [], 0
+        services, acts = [], []
         for sample in samples:
             services += sample.services
-            self.answer_words[len(words(sample.ground_truth))] += 1
-            prompt = messages_of(sample.prompt)
-            if prompt[: len(before)] != before:  # mostly a prompt goes on from the one before
-                before, length = [], 0
-            for message in prompt[len(before) :]:
-                length += len(words(message["content"]))
-            self.prompt_words[length] += 1
-            before = prompt
             own = [act.act for act in sample.acts]
             acts += own
             if not CHECKED.isdisjoint(own):
@@ -219,15 +214,9 @@ class _Tally:
                 "from_prompt": self.answerable,
                 "not_by_act": dict(sorted(self.unknown_acts.items())),
             },
-            "prompt_words": _spread(self.prompt_words),
-            "answer_words": _spread(self.answer_words),
             "left_out_as_duplicate": self.left_out,
             "columns": list(self.columns),
             "repairs": dict(self.repairs),
+            "repaired": self.repaired,
             "skipped": {"count": self.skipped, "first": self.first_skipped, "reasons": dict(self.reasons.values())},
         }
-
-
-def _spread(lengths: Counter[int]) -> dict[str, float]:
-    mean = sum(length * count for length, count in lengths.items()) / lengths.total()
-    return {"min": min(lengths), "mean": round(mean, 2), "max": max(lengths)}

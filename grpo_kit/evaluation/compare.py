@@ -33,7 +33,7 @@ def compare(evaluation: Evaluation, other: Evaluation) -> pandas.DataFrame:
     bases = [each.base for each in (other, evaluation) if each.base]
     for each in (other, evaluation):
         run, scores = each.results["target"], each.samples().set_index("id")
-        alone = {model["name"]: model for model in filter(None, (each.base, each.warm_start, each.trained))}
+        alone = {model["name"]: model for model in filter(None, (each.base, each.warm_start, each.newest))}
         for name in alone:
             if name == BASE and len(bases) == 2 and bases[0]["source"] == bases[1]["source"]:
                 label = BASE

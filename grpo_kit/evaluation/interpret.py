@@ -21,21 +21,24 @@ NEAR_NOTHING = 0.05  # of the full score, which no mean exceeds
 Numbers = dict[str, Any]  # of a model: see statistics.describe
 
 
-def warnings(models: list[Numbers], judge: dict[str, Any], second_judge: dict[str, Any] | None) -> list[str]:
-    """The reasons to doubt the result, a sentence or two each, with what to do; [] where there is none.
+def warnings(
+    models: list[Numbers], trained: Numbers, judge: dict[str, Any], second_judge: dict[str, Any] | None
+) -> list[str]:
+    """The reasons to doubt the result, a sentence or two each, with what to do; [] where there is none. `trained` is
+    the checkpoint that the result speaks of.
 
     - The judges disagree: for some checkpoint the interval of the first judge's gain lies above 0, that of the second
       judge's does not. If the second one's lies below 0, the text is stronger. It is called reward hacking only where
       the first judge trained the model, as far as is known, and the second did not.
-    - Length runs away: the newest checkpoint writes more than twice as many words as the base.
+    - Length runs away: the trained checkpoint writes more than twice as many words as the base.
     - Many unjudged: a judge gave no score to more than a tenth of a model's answers.
     - Near nothing: no model's mean is above 0.05 by the first judge, so that a gain is none, however sure.
     - Second judge of the first one's kind: on these samples both go by word overlap with the reference; or one is a
       ladder that asks the other.
     - Few prompts: fewer than 10 were judged, so that an interval is too narrow, and of one there is none.
     """
-    found = _disagreement(models, judge, second_judge) if second_judge else []
-    base, trained = models[0], models[-1]
+    found = _disagreement(models, trained, judge, second_judge) if second_judge else []
+    base = models[0]
     if is_near_nothing(models):
         means = ", ".join(
             f"{model['name']} {model['mean']:.3f}" for model in {m["name"]: m for m in (base, trained)}.values()
@@ -83,13 +86,15 @@ def is_near_nothing(models: list[Numbers]) -> bool:
     return max(model["mean"] for model in models) <= NEAR_NOTHING
 
 
-def _disagreement(models: list[Numbers], judge: dict[str, Any], second_judge: dict[str, Any]) -> list[str]:
+def _disagreement(
+    models: list[Numbers], trained: Numbers, judge: dict[str, Any], second_judge: dict[str, Any]
+) -> list[str]:
     both = [model for model in models if model["versus_base"] and model.get("second")]
     apart = [m for m in both if m["versus_base"]["interval"][0] > 0 >= m["second"]["versus_base"]["interval"][0]]
     if not apart:
         return []
     worse = [model for model in apart if _is_surely_worse(model)]
-    shown = (worse or apart)[-1]
+    shown = trained if trained in (worse or apart) else (worse or apart)[-1]
     text = (
         f"The judges disagree at {_some(apart, models)}: at {shown['name']} {judge['name']} sees a gain of "
         f"{signed(shown['versus_base'])}, and {second_judge['name']} {'a loss' if worse else 'none that is sure'}, "
@@ -133,13 +138,15 @@ def added(models: list[Numbers], judge: str) -> str:
     return f"GRPO {surely}: {models[-1]['name']} less {warm} {signed(versus)} (n={versus['pairs']}, by {judge})"
 
 
-def best(models: list[Numbers], samples: pandas.DataFrame, judge: str, second_judge: str | None) -> Numbers:
-    """The model to take: its numbers, and the reason, `why`. `samples` is Evaluation.samples().
+def best(models: list[Numbers], scores: pandas.DataFrame, judge: str, second_judge: str | None) -> Numbers:
+    """The model to take: its numbers, and the reason, `why`. `scores` has a row per prompt, a column per model.
 
     The rule: a checkpoint that the second judge surely finds worse than the base (its interval lies below 0) is out.
     Of the others, the base included, take the earliest whose mean by the first judge is within one standard error of
     the highest, the error being that of their paired difference. So a later checkpoint has to earn its steps, and
     where the base is named, training gained nothing that is sure.
+
+    A checkpoint that is chosen of several by its mean has one that is a little too high, which `why` says.
 
     The one-standard-error rule is Breiman, Friedman, Olshen and Stone's, Classification and Regression Trees (1984),
     section 3.4.3; pairing is ours. Where all are near nothing, none is better than the first.
@@ -154,7 +161,7 @@ def best(models: list[Numbers], samples: pandas.DataFrame, judge: str, second_ju
     why = f"{judge} scores it highest ({top['mean']:.2f}), and nothing earlier is within a standard error"
     chosen = top
     for model in left[: left.index(top)]:
-        behind = (samples[f"{top['name']} score"] - samples[f"{model['name']} score"]).dropna()
+        behind = (scores[top["name"]] - scores[model["name"]]).dropna()
         error = behind.std() / math.sqrt(len(behind)) if len(behind) > 1 else 0.0
         if behind.mean() <= error:
             chosen = model
@@ -167,6 +174,8 @@ def best(models: list[Numbers], samples: pandas.DataFrame, judge: str, second_ju
         why += "; so training gained nothing that is sure"
     if out:
         why += f"; {second_judge} finds {_some(out, models)} worse than the base, which rules that out"
+    if chosen["name"] != BASE and len(models) > 2:
+        why += f"; chosen of {len(models) - 1} on the same prompts, its score is a little too high"
     return {**chosen, "why": why}
 
 

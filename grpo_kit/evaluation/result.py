@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ OVER_SFT = ("over_sft", "over_sft_low", "over_sft_high")
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """The results of `evaluate`, from its files alone. "trained" is the last of the models, the newest checkpoint."""
+    """The results of `evaluate`, from its files alone. "trained" is the checkpoint that they speak of, the same in
+    line, figures, warnings and result: the one that `best` takes, or the newest where it takes the base model."""
 
     path: Path  # NAME.json, which holds `results`; NAME.samples.jsonl and NAME.png lie beside it
     results: dict
@@ -63,8 +65,12 @@ class Evaluation:
         return self.models[0] if len(self.models) > 1 else None
 
     @property
-    def trained(self) -> dict:
+    def newest(self) -> dict:
         return self.models[-1]
+
+    @property
+    def trained(self) -> dict:
+        return next((model for model in self.checkpoints if model["name"] == self._best["name"]), self.newest)
 
     @property
     def warm_start(self) -> dict | None:
@@ -86,7 +92,8 @@ class Evaluation:
         return self.results["second_judge"]["name"] if all(model.get("second") for model in self.models) else None
 
     def line(self) -> str:
-        """`base 0.41 trained 0.78 difference +0.37 [+0.30, +0.44] (n=128)`: mean scores, a 95% interval, pairs."""
+        """`base 0.41 trained 0.78 difference +0.37 [+0.30, +0.44] (n=128)`: mean scores, a 95% interval, pairs.
+        `chosen` says which checkpoint is the trained one."""
         trained = self.trained
         if self.base is None:
             interval = interval_text(trained["interval"])
@@ -95,13 +102,20 @@ class Evaluation:
         means = f"base {self.base['mean']:.2f} trained {trained['mean']:.2f}"
         return f"{means} difference {interpret.signed(versus)} (n={versus['pairs']})"
 
+    def chosen(self) -> str:
+        """The name of the trained checkpoint, and why it is this one."""
+        name, best = self.trained["name"], self._best
+        if name == best["name"]:
+            return f"{name}: {best['why']}"
+        return f"{name}: the newest, compared with the base model, which is what the rule takes: {best['why']}"
+
     def summary(self) -> pandas.DataFrame:
-        """A row per model, by the first judge. Scores are in [0, 1], low and high bound 95% intervals, differences are
-        to the base, and wins, ties and losses count prompts against it. over_sft is the difference to the warm start,
-        where there was one."""
+        """A row per model, by the first judge, and which one `best` takes. Scores are in [0, 1], low and high bound 95%
+        intervals, differences are to the base, and wins, ties and losses count prompts against it. over_sft is the
+        difference to the warm start, where there was one."""
         rows = []
         for model in self.models:
-            row = {"model": model["name"], **_row(model)}
+            row = {"model": model["name"], "chosen": "✓" * (model["name"] == self._best["name"]), **_row(model)}
             row |= {name: model[name] for name in ("stdev", "min", "max", "words", "unjudged")}
             if versus := model["versus_base"]:
                 row |= {name: versus[name] for name in ("win_rate", "wins", "ties", "losses")}
@@ -148,7 +162,7 @@ class Evaluation:
             scores = [name for model in self.models if (name := f"{model['name']} {kind}") in table]
             table[scores] = table[scores].astype(float)  # unjudged is NaN
             if self.base is not None and len(scores) == len(self.models):
-                table[differing] = table[scores[-1]] - table[scores[0]]
+                table[differing] = table[f"{self.trained['name']} {kind}"] - table[scores[0]]
         first, second = (f"{self.trained['name']} {kind}" for kind in ("score", "second score"))
         if second in table:
             table["disagreement"] = table[first].rank(pct=True) - table[second].rank(pct=True)
@@ -164,14 +178,14 @@ class Evaluation:
         return interpret.scores_by("act", self.samples(), self.trained["name"])
 
     def length_trends(self) -> dict[str, interpret.Trend]:
-        """Whether longer answers score higher, for base and newest model. Each trend prints as a few words."""
+        """Whether longer answers score higher, for base and trained model. Each trend prints as a few words."""
         samples = self.samples()
         names = dict.fromkeys(model["name"] for model in (self.base or self.trained, self.trained))
         return {name: interpret.length_trend(samples, name) for name in names}
 
     def warnings(self) -> list[str]:
         """The reasons to doubt the result. See grpo_kit.evaluation.interpret.warnings for the rules."""
-        return interpret.warnings(self.models, self.results["judge"], self.results["second_judge"])
+        return interpret.warnings(self.models, self.trained, self.results["judge"], self.results["second_judge"])
 
     def added(self) -> str:
         """What GRPO added to the warm start; empty where there was none. See grpo_kit.evaluation.interpret.added."""
@@ -179,7 +193,13 @@ class Evaluation:
 
     def best(self) -> dict[str, Any]:
         """The model to take, and `why`. See grpo_kit.evaluation.interpret.best for the rule."""
-        return interpret.best(self.models, self.samples(), self.judge, self.second_judge)
+        return self._best
+
+    @cached_property
+    def _best(self) -> dict[str, Any]:
+        rows = [row["answers"] for row in read_lines(self.samples_path)]
+        scores = {model["name"]: [row[model["name"]]["score"] for row in rows] for model in self.models}
+        return interpret.best(self.models, pandas.DataFrame(scores, dtype=float), self.judge, self.second_judge)
 
     def result(self) -> dict[str, Any]:
         """A summary as JSON: the models' means and intervals, both judges, warnings, the best checkpoint, and
@@ -198,13 +218,14 @@ class Evaluation:
             "run": self.results["target"],
             "evaluation": self.path.name,
             "line": self.line(),
+            "chosen": self.chosen(),
             "n": self.results["n"],
             "judge": self.judge,
             "second_judge": self.second_judge,
             "base": brief(self.base) if self.base else None,
             "trained": brief(self.trained),
             "warm_start": brief(self.warm_start) if self.warm_start else None,
-            "added": self.trained.get("versus_sft"),
+            "added": self.newest.get("versus_sft"),
             "best": brief(best) | {"why": best["why"]},
             "warnings": self.warnings(),
             "scores": {

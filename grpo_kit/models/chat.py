@@ -1,13 +1,17 @@
-"""`kit.chat`: the same prompts to a model before and after training, the answers side by side."""
+"""`kit.chat`: the same prompts to a model before and after training, the answers side by side; and a conversation with
+one checkpoint, which stays loaded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas
 
+from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Message, last_turn, messages_of
+from grpo_kit.data.thoughts import answer_in
 from grpo_kit.models.chat_template import Tools
 from grpo_kit.models.checkpoints import BASE, checkpoints_of
 from grpo_kit.models.generate import generate
@@ -41,27 +45,55 @@ def chat(
     Raises RunError for a run that is on Modal (run.download fetches it) or has no checkpoint, ConfigError for a model
     that can't be loaded.
     """
-    checkpoints = checkpoints_of(target, base_model, Path(runs_dir))
-    folder, trained = checkpoints.folder(checkpoint), checkpoints.settings
+    found = checkpoints_of(target, base_model, Path(runs_dir))
+    checkpoints, trained = replace(found, folders=[found.folder(checkpoint)]), found.settings
     told = trained.chat_template_kwargs if chat_template_kwargs is None else chat_template_kwargs
-    tokenizer = load_tokenizer(checkpoints.source if checkpoints.base else str(folder), told)
+    tokenizer = load_tokenizer(checkpoints.source, told)
     prompts = [prompts] if isinstance(prompts, str) else prompts
     asked = [messages_of(prompt) if tokenizer.chat_template else prompt for prompt in prompts]
     schemas = [tools] * len(asked)
     fitted = [fit.prompt for fit in fit_prompts(asked, tokenizer, trained.max_prompt_length, schemas)]
     table: dict[str, Sequence[str]] = {"prompt": [last_turn(prompt) for prompt in prompts]}
+    how = _how(trained, temperature, seed, max_completion_length)
     with torch_threads(trained.torch_threads):
-        for name, _, model in replace(checkpoints, folders=[folder]).models():
-            table[BASE if name == BASE else "trained"] = generate(
-                model,
-                tokenizer,
-                fitted,
-                schemas,
-                max_completion_length=max_completion_length or trained.max_completion_length,
-                temperature=trained.temperature if temperature is None else temperature,
-                top_p=trained.top_p,
-                seed=seed,
-                batch_size=1,  # so that a prompt is answered alike, whatever others there are
-            )
+        for name, _, model in checkpoints.models():
+            table[BASE if name == BASE else "trained"] = generate(model, tokenizer, fitted, schemas, **how)
             del model  # makes room for the next
     return pandas.DataFrame(table)
+
+
+class Conversation:
+    """A conversation with a run's checkpoint, which is loaded once, when it is first spoken to. `messages` are what was
+    said. Takes what `chat` takes, and raises as it does."""
+
+    def __init__(self, run: RunDirectory, checkpoint: str | int | None, temperature: float | None, seed: int):
+        found = checkpoints_of(run, None, RUNS_DIR)
+        self._checkpoints, self._trained = replace(found, folders=[found.folder(checkpoint)]), found.settings
+        self._how, self.messages = _how(self._trained, temperature, seed), list[Message]()
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        tokenizer = load_tokenizer(self._checkpoints.source, self._trained.chat_template_kwargs)
+        models = self._checkpoints.models()  # read no further, which would take the adapter off
+        return tokenizer, next(model for name, _, model in models if name != BASE)
+
+    def say(self, text: str) -> None:
+        """Adds what a user says to `messages`, and the answer."""
+        self.messages.append({"role": "user", "content": text})
+        tokenizer, model = self._loaded
+        asked = self.messages if tokenizer.chat_template else text
+        [fit] = fit_prompts([asked], tokenizer, self._trained.max_prompt_length)
+        with torch_threads(self._trained.torch_threads):
+            [answer] = generate(model, tokenizer, [fit.prompt], [()], **self._how)
+        self.messages.append({"role": "assistant", "content": answer_in(answer) or ""})
+
+
+def _how(trained: TrainConfig, temperature: float | None, seed: int, longest: int | None = None) -> dict[str, Any]:
+    """How answers are drawn: as in training, unless told otherwise."""
+    return {
+        "max_completion_length": longest or trained.max_completion_length,
+        "temperature": trained.temperature if temperature is None else temperature,
+        "top_p": trained.top_p,
+        "seed": seed,
+        "batch_size": 1,  # so that a prompt is answered alike, whatever others there are
+    }

@@ -14,7 +14,7 @@ def evaluation_figure(evaluation: Evaluation) -> NotebookFigure:
     """Left: each model's mean score with its 95% interval, by the second judge too. Right: the gain on each prompt."""
     base, trained, samples = evaluation.base, evaluation.trained, evaluation.samples()
     figure = NotebookFigure(9, 3.6)
-    figure.suptitle(evaluation.line(), **TITLE)
+    figure.suptitle(f"{trained['name']}: {evaluation.line()}" if base else evaluation.line(), **TITLE)
     means, prompts = figure.subplots(1, 2, width_ratios=[1.1, 1])
     _means(means, evaluation)
     if base is None:
@@ -35,8 +35,8 @@ def evaluation_figure(evaluation: Evaluation) -> NotebookFigure:
 
 
 def _means(axes: Axes, evaluation: Evaluation) -> None:
-    """Scores over GRPO's checkpoints; the base is a line with a band, a warm start a line, and the second judge's lines
-    are thin and dashed."""
+    """Scores over GRPO's checkpoints, the chosen one in a ring; the base is a line with a band, a warm start a line,
+    and the second judge's lines are thin and dashed."""
     base, second, warm = evaluation.base, evaluation.second_judge, evaluation.warm_start
     models = [model for model in evaluation.checkpoints if model is not warm] or evaluation.checkpoints
     found = [re.fullmatch(r"checkpoint-(\d+)", model["name"]) for model in models]
@@ -63,6 +63,9 @@ def _means(axes: Axes, evaluation: Evaluation) -> None:
     for label, (at, numbers, look) in judges.items():
         mean, low, high = np.array([[each["mean"], *each["interval"]] for each in numbers]).T
         axes.errorbar(at, mean, np.array([mean - low, high - mean]), label=label, **look)
+    for step, model in zip(steps, models, strict=True):
+        if len(models) > 1 and model["name"] == evaluation.best()["name"]:
+            axes.plot(step, model["mean"], "o", ms=12, mfc="none", color=BLUE, label="chosen")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, columnspacing=1, handlelength=2)
     interval = "95% interval" if evaluation.trained["judged"] > 1 else "no interval of one prompt"
     axes.set(title=f"mean score{f' by {evaluation.judge}' if second else ''}, {interval}", ylim=(0, 1))
@@ -82,7 +85,7 @@ def breakdown(evaluation: Evaluation) -> NotebookFigure:
         before = criteria.loc[base["name"]]
         left.hlines(places, before, trained, color=LIGHT, lw=2.5)
         left.plot(before, places, "o", ms=8, color=ORANGE, mfc="white", label="base")
-    left.plot(trained, places, "o", color=BLUE, label="trained")
+    left.plot(trained, places, "o", color=BLUE, label=trained.name)
     left.set(title=f"criteria of {evaluation.judge}", xlabel="mean of the criterion", xlim=(-0.02, 1.02))
     left.legend(**ABOVE)
     found = services[["difference" if base else "trained", "low", "high", "few"]]
@@ -100,7 +103,7 @@ def breakdown(evaluation: Evaluation) -> NotebookFigure:
 
 @styled()
 def length_against_score(evaluation: Evaluation) -> NotebookFigure:
-    """Each answer's length and score, base and newest checkpoint; the legend says whether longer ones score higher."""
+    """Each answer's length and score, base and trained checkpoint; the legend says whether longer ones score higher."""
     samples, trends = evaluation.samples(), evaluation.length_trends()
     figure = NotebookFigure(7, 3.4)
     axes = figure.subplots()

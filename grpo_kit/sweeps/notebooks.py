@@ -93,6 +93,7 @@ def run_demo(out: Path, **training: Any) -> None:
         papermill.execute_notebook(notebook_folder() / f"{name}.ipynb", out / f"{name}.ipynb", values, **PAPERMILL)
     folder = out / run["run_id"] / "eval"
     evaluation = Evaluation.load(folder / json.loads((folder / "result.json").read_text())["evaluation"])
+    print(evaluation.chosen())
     print(f"Executed notebooks: {out}/*.ipynb")
     print(f"Figures: {folder.with_name('learning_curve.png')} {evaluation.figure_path}")
     print(evaluation.line())

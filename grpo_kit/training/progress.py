@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 from tqdm import tqdm
@@ -14,10 +16,13 @@ from grpo_kit.errors import RunStopped
 from grpo_kit.runs.alarms import kind_of
 from grpo_kit.runs.directory import SCORES_FILE, SFT_METRICS, STOP_FILE
 from grpo_kit.runs.writer import RunWriter
+from grpo_kit.training.console import completions_text, numbers
 from grpo_kit.training.diagnostics import WINDOW, diagnose
 from grpo_kit.training.held_out import HeldOutScores, best_checkpoint, scores_in, versus_best, why_to_stop
 from grpo_kit.utils.environment import processes, rank
 from grpo_kit.utils.json_lines import read_lines
+
+RECENT = 10  # steps, whose median time gives the time left
 
 
 class RunProgress:
@@ -38,6 +43,7 @@ class RunProgress:
         self.sft_seconds, self.measuring_seconds = 0.0, 0.0  # of a warm start and filter_difficulty, in this process
         self._echo, self._bar, self._why = echo, tqdm(disable=True), ""
         self._seconds = {"generating": 0.0, "judging": 0.0}
+        self._step_seconds = deque[float](maxlen=RECENT)
         self._stood: dict[str, int] = {}  # for how many steps in a row each kind of sign was seen
 
     def say(self, text: str) -> None:
@@ -95,7 +101,8 @@ class RunProgress:
         """Adds the evaluation before the first step to metrics.jsonl, as step 0."""
         self.writer.append("metrics.jsonl", [{"step": 0, **logs}])
         self.writer.update(eval_reward=logs.get("eval_reward"))
-        self.say(f"Before the first step:{_held_out(logs) or ' no held-out answer was judged'}")
+        scored = f"held-out={logs['eval_reward']:.3f}" if "eval_reward" in logs else "no held-out answer was judged"
+        self.say(f"Before the first step: {scored}")
 
     def record_step(self, step: int, logs: dict[str, float]) -> None:
         """Adds a step to metrics.jsonl and the status. `logs` are TRL's, with loss and step_time (seconds)."""
@@ -110,9 +117,14 @@ class RunProgress:
         reward = logs.get("reward")
         is_known = reward is not None and not math.isnan(reward)
         held_out = {"eval_reward": logs["eval_reward"]} if "eval_reward" in logs else {}
-        self.writer.update(step=step, **({"reward": reward} if is_known else {}), **held_out)
-        shown = f"{reward:.3f}" if is_known else "none"
-        self.say(f"Step {step}/{self.config.max_steps}: loss={logs['loss']:.3f} reward={shown}{_held_out(logs)}")
+        self._step_seconds.append(logs["step_time"])
+        left = round((self.config.max_steps - step) * median(self._step_seconds), 1)
+        told = {"reward": reward, "reward_std": logs.get("reward_std")} if is_known else {}
+        self.writer.update(step=step, loss=logs["loss"], seconds_left=left, **told, **held_out)
+        of_the_step = {"reward": math.nan, "eval_reward": None} | told | held_out
+        self.say(f"Step {step}/{self.config.max_steps}: {numbers(self.writer.status | of_the_step)}")
+        if self.config.num_completions_to_print and step % self.config.logging_steps == 0:
+            self._echo(completions_text(self.run, step))
         self._bar.update(step - self._bar.n)
         if self.config.notify or "trackio" in self.config.report_to:
             with self.writer.alarms.harmless():
@@ -157,11 +169,6 @@ class RunProgress:
 
     def close(self) -> None:
         self._bar.close()
-
-
-def _held_out(logs: dict[str, float]) -> str:
-    """ " held-out=0.412"; empty where there is no such score."""
-    return f" held-out={logs['eval_reward']:.3f}" if "eval_reward" in logs else ""
 
 
 class SftProgress:

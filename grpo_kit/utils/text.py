@@ -1,6 +1,7 @@
 """Numbers and names as people read them."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -14,9 +15,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
+# Colours and moves of the cursor, whole, and other control characters; then the marks that turn the order of letters.
+_NOT_PRINTED = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Somebody else's text without what a terminal would act on, but for line breaks and tabs."""
+    return _NOT_PRINTED.sub("", text)
+
+
 def on_a_line(text: str, longest: int = 100) -> str:
-    """The text's beginning, of at most so many characters, as one line."""
-    line = " ".join(text.split())
+    """The text's beginning, of at most so many printable characters, as one line."""
+    line = " ".join(printable(text).split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 

@@ -20,7 +20,7 @@ from grpo_kit.utils.text import on_a_line
 from grpo_kit.widgets import tables
 from grpo_kit.widgets.keys import Keys
 from grpo_kit.widgets.parts import SHADE, button, error_html, note_html, shows_errors, text_html
-from grpo_kit.widgets.samples import Pages, prompt_html
+from grpo_kit.widgets.samples import Pages, names_filter, prompt_html
 from grpo_kit.widgets.scores import trial_html
 
 PYTHON = 'def polite(completions, **_):\n    return [float("please" in c[-1]["content"]) for c in completions]'
@@ -72,7 +72,7 @@ class RewardLab(Pages):
         self._sample = next(iter(self._samples))
         self._trial = self._trials.of(self._sample)[-1]
         self._worker, self._is_scoring = ThreadPoolExecutor(1), False
-        self.service, self.act = self._filter("services"), self._filter("acts")
+        self.service, self.act = (names_filter(self._table, column) for column in ("services", "acts"))
         super().__init__([self.service, self.act], self.message)
         self._build()
         self.fill()
@@ -105,7 +105,7 @@ class RewardLab(Pages):
 
     def find_rows(self) -> pd.DataFrame:
         service, act, order = (str(each.value) for each in (self.service, self.act, self.sort))
-        return tables.with_acts(self._table, service, act, self.find.value, order)
+        return tables.narrowed(self._table, self.orders[order], self.find.value, services=service, acts=act)
 
     def page_of(self, row: pd.Series) -> str:
         sample = self._samples[row["place"]]
@@ -122,11 +122,6 @@ class RewardLab(Pages):
             "j": lambda: self.walk(self.choice, 1),
         }
         shows_errors(self.message, steps[key])()
-
-    def _filter(self, column: str) -> ipywidgets.Dropdown:
-        names = sorted({name for each in self._table.get(column, ()) for name in each})
-        options, layout = [("any", ""), *((name, name) for name in names)], {"width": "240px"}
-        return ipywidgets.Dropdown(options=options, description=column.removesuffix("s"), layout=layout)
 
     def _build(self) -> None:
         """The controls below the sample."""

@@ -1,5 +1,6 @@
 """`samples(run)`: what a run's model wrote, group by group as it was trained, and against the base model; and
-`data(folder)`: the samples of a prepared folder, to be searched and read, each with what its prompt does not say."""
+`data(folder)`: the samples of a prepared folder, to be searched, filtered and read, each with what will be cut of it
+and what its prompt does not say."""
 
 import html
 from collections.abc import Callable
@@ -10,14 +11,17 @@ import ipywidgets
 import pandas as pd
 
 from grpo_kit.backends.run import Run
+from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Message, messages_of, said_in
 from grpo_kit.evaluation.result import BASE
+from grpo_kit.preflight.prepared import REPLY_CUT, Prepared
 from grpo_kit.utils.text import on_a_line
 from grpo_kit.widgets import parts, tables
 from grpo_kit.widgets.parts import FAINT, Panel, button, note_html, number, offer, search_box, shows_errors, text_html
 
 ANY = 0  # steps begin at 1; None would be no choice at all
 LISTED = 200  # groups or prompts; the browser is slow with longer lists
+CUT = f"color: {FAINT}; text-decoration: line-through"  # the look of what the model does not get
 
 
 class SampleBrowser(Panel):
@@ -160,7 +164,7 @@ class AnswerView(Pages):
         evaluation = self.evaluation.value
         models, orders = [model["name"] for model in evaluation.checkpoints], tables.answer_orders(evaluation)
         with self.filling():  # another evaluation may have others
-            offer(self.checkpoint, models, models[-1])
+            offer(self.checkpoint, models, evaluation.trained["name"])
             offer(self.sort, orders, orders[0])
         return tables.answers(evaluation, self.checkpoint.value, self.sort.value, self.find.value)
 
@@ -183,38 +187,62 @@ class AnswerView(Pages):
 
 
 class DataBrowser(Pages):
-    """Walks through the samples of train.jsonl and eval.jsonl in `folder`."""
+    """Walks through the samples of a prepared folder: by text, service, act, what was repaired, what will be cut, and
+    the prompt's length in tokens of the model. Filters that could find nothing are left out."""
 
     orders = tables.SAMPLE_ORDERS
 
-    def __init__(self, folder: str | Path):
-        self.folder, message = folder, ipywidgets.HTML(layout={"margin": "0"})
-        super().__init__([], message)
+    def __init__(self, data: Prepared | str | Path, config: TrainConfig | None = None):
+        """`data` is kit.prepared(…), or a folder, whose samples `config` would train on."""
+        self.data, message = data if isinstance(data, Prepared) else Prepared(data, config), ipywidgets.HTML()
+        table = self.data.table
+        filters = {name: names_filter(table, name) for name in ("services", "acts", "repairs", "cut")}
+        self.filters = {name: control for name, control in filters.items() if len(control.options) > 1}
+        longest, look = int(table["tokens"].max()), {"description": "tokens", "layout": {"width": "320px"}}
+        self.tokens = ipywidgets.IntRangeSlider(value=(0, longest), max=longest, continuous_update=False, **look)
+        super().__init__([*self.filters.values(), self.tokens], message)
         self.fill()
 
     def find_rows(self) -> pd.DataFrame:
-        return tables.samples(self.folder, self.find.value, str(self.sort.value))
+        names = {name: str(control.value) for name, control in self.filters.items()}
+        table = self.data.table[self.data.table["tokens"].between(*self.tokens.value)]
+        return tables.narrowed(table, self.orders[str(self.sort.value)], self.find.value, **names)
 
     def _label(self, row: dict) -> str:
         return f"{row['file']}:{row['line']}  {on_a_line(row['asked'])}"
 
     def page_of(self, row: pd.Series) -> str:
-        told = {"reply": row["ground_truth"], "rubric": row["rubric"], **row["columns"]}
-        lines = [[html.escape(name), text_html(str(told[name]))] for name in told]
-        if row["unknown"]:
-            lines.insert(1, ["not in the prompt", text_html(row["unknown"], f"color: {parts.WARN}")])
-        title = f"{row['id']} ({row['file']}, line {row['line']})"
-        return prompt_html(row["prompt"], title) + parts.table_html(["", ""], [f"color: {FAINT}", "width: 100%"], lines)
+        reply, kept = row["ground_truth"], row["kept"]
+        rest = text_html(reply[len(kept) :], CUT) if REPLY_CUT in row["cut"] else ""
+        lines = [["reply", text_html(kept if rest else reply) + rest]]
+        lines += [["not in the prompt", text_html(row["unknown"], f"color: {parts.WARN}")]] * bool(row["unknown"])
+        told = {"rubric": row["rubric"], "repaired": ", ".join(row["repairs"])}
+        told = {name: text for name, text in told.items() if text} | row["columns"]
+        lines += [[html.escape(name), text_html(str(text))] for name, text in told.items()]
+        title = f"{row['id']} ({row['file']}, line {row['line']}), {row['tokens']:,} tokens"
+        title += f" and {row['reply tokens']:,} of its reply"
+        title += f": {'; '.join(row['cut'])}" if row["cut"] else ""
+        looks = [f"color: {FAINT}", "width: 100%"]
+        return prompt_html(row["sample"].prompt, title, row["fitted"]) + parts.table_html(["", ""], looks, lines)
 
 
 data = DataBrowser
 
 
-def prompt_html(prompt: str | list[Message], title: str) -> str:
-    """The prompt in a box that scrolls where it is long, and at first shows its end, which is what is answered."""
+def names_filter(table: pd.DataFrame, column: str) -> ipywidgets.Dropdown:
+    """Any, or one of the names in a column of lists of names."""
+    names = sorted({name for each in table.get(column, ()) for name in each})
+    options, layout = [("any", ""), *((name, name) for name in names)], {"width": "240px"}
+    return ipywidgets.Dropdown(options=options, description=column.removesuffix("s"), layout=layout)
+
+
+def prompt_html(prompt: str | list[Message], title: str, kept: str | list[Message] | None = None) -> str:
+    """The prompt in a box that scrolls where it is long, and at first shows its end, which is what is answered.
+    Messages that are not among those `kept` are struck out; None: all are kept."""
+    left = [id(turn) for turn in kept] if isinstance(kept, list) else None
     lines = "".join(
         f'<div style="display: flex">{text_html(turn["role"], f"flex: 0 0 80px; color: {FAINT}")}'
-        f"{text_html(said_in(turn), 'flex: 1')}</div>"
+        f"{text_html(said_in(turn), 'flex: 1; ' + CUT * (left is not None and id(turn) not in left))}</div>"
         for turn in messages_of(prompt)
     )
     return (

@@ -1,21 +1,16 @@
 """Samples, runs, completions and answers as tables for the widgets: filtered, the most worth reading first."""
 
 from collections.abc import Sequence
-from itertools import islice
-from pathlib import Path
 
 import pandas as pd
 
 from grpo_kit.backends.run import Run
-from grpo_kit.data.answerable import act_text, unknown_acts
-from grpo_kit.data.demo import DATA_FILES
-from grpo_kit.data.samples import Sample, conversation_text, last_turn, read_samples
+from grpo_kit.data.samples import Sample, conversation_text, last_turn
 from grpo_kit.errors import RunError
 from grpo_kit.evaluation.result import BASE, Evaluation
 from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.utils.words import words
 
-MOST_SAMPLES = 20_000
 GROUP_ORDERS = {  # name: which column of `groups` it sorts by, largest first or not
     "as trained": ("step", False),
     "best on average": ("score", True),
@@ -30,9 +25,10 @@ ANSWER_ORDERS = {  # name: which column of `answers` it sorts by, largest first 
     "worst score": ("score", False),
     "judges disagree most": ("disagreement", True),
 }
-SAMPLE_ORDERS = {  # name: which column of `samples` it sorts by, largest first or not
+SAMPLE_ORDERS = {  # name: which column of preflight.prepared's table it sorts by, largest first or not
     "not answerable first": ("unknown acts", True),
-    "longest prompt": ("words", True),
+    "longest prompt": ("tokens", True),
+    "longest reply": ("reply tokens", True),
     "as in the files": ("line", False),
 }
 COMMON_ORDERS = {  # name: which column of `with_spread` it sorts by, largest first or not
@@ -45,27 +41,6 @@ PROTOTYPE_ORDERS = {  # name: which column of `prototypes` it sorts by, largest 
     "most dialogue acts": ("most acts", True),
     "longest prompt": ("words", True),
 }
-
-
-def samples(folder: str | Path, text: str = "", order: str = "not answerable first") -> pd.DataFrame:
-    """A row per sample of a prepared folder, of at most the first MOST_SAMPLES of each file.
-
-    Its columns: file, line, id, prompt, asked, ground_truth, rubric, columns (the data's own), words (of the prompt),
-    unknown acts (how many of the reply's acts its prompt does not support) and unknown (those, as text). Only the rows
-    that hold `text` somewhere.
-    """
-    rows = []
-    for file in DATA_FILES:
-        for line, sample in enumerate(islice(read_samples(Path(folder) / file), MOST_SAMPLES), 1):
-            unknown, told = unknown_acts(sample), ("id", "prompt", "ground_truth", "rubric", "columns")
-            row = {"file": file, "line": line} | {name: getattr(sample, name) for name in told}
-            row |= {"asked": last_turn(sample.prompt), "words": len(words(sample.conversation))}
-            rows.append(row | {"unknown acts": len(unknown), "unknown": "; ".join(map(act_text, unknown))})
-    table = pd.DataFrame(rows)
-    if text.strip():
-        texts = table[["id", "ground_truth", "rubric", "unknown"]].assign(columns=table["columns"].map(str))
-        table = table[_holds(texts.assign(prompt=table["prompt"].map(conversation_text)), text)]
-    return _sorted(table, *SAMPLE_ORDERS[order])
 
 
 def prototypes(given: Sequence[Sample]) -> pd.DataFrame:
@@ -85,12 +60,13 @@ def prototypes(given: Sequence[Sample]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def with_acts(table: pd.DataFrame, service: str, act: str, text: str, order: str) -> pd.DataFrame:
-    """The rows of `prototypes` of a service and with an act, where one is named, that hold `text` somewhere."""
+def narrowed(table: pd.DataFrame, order: tuple[str, bool], text: str = "", **names: str) -> pd.DataFrame:
+    """The rows that hold `text` somewhere in their column `text` and, where a name is given for a column of names
+    (services="Hotels_1"), have it there; sorted by the column that `order` names, largest first or not."""
     found = table
-    for column, name in (("services", service), ("acts", act)):
-        found = found[[not name or name in names for names in found[column]]]
-    return _sorted(found[_holds(found[["text"]], text)], *PROTOTYPE_ORDERS[order])
+    for column, name in names.items():
+        found = found[[not name or name in own for own in found[column]]]
+    return _sorted(found[_holds(found[["text"]], text)], *order)
 
 
 def completions(run: Run) -> pd.DataFrame:
@@ -136,7 +112,7 @@ def answer_orders(evaluation: Evaluation) -> list[str]:
 
 
 def answers(evaluation: Evaluation, model: str | None = None, order: str | None = None, text: str = "") -> pd.DataFrame:
-    """A row per prompt: the answer of `model`, a checkpoint's name (None: the newest), beside the base model's.
+    """A row per prompt: the answer of `model`, a checkpoint's name (None: the trained one), beside the base model's.
 
     Columns: id, prompt, asked, ground_truth, answer, score, reason and, where the evaluation has a base model, base,
     base score, base reason and gain; with a second judge also second score, second reason (each also of the base) and
@@ -167,7 +143,7 @@ def in_common(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
     Columns: id, prompt, asked, ground_truth and for each name NAME, NAME score, NAME reason. From the runs' newest
     evaluations where all have one, with their base model once; else the last completion that each was trained on.
     """
-    newest = [evaluations(run)[-1:] for run in runs]
+    newest = [run.evaluations()[-1:] for run in runs]
     if all(newest):
         each = [_evaluated(run.id, evaluation) for run, [evaluation] in zip(runs, newest, strict=True)]
     else:

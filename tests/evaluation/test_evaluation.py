@@ -403,11 +403,24 @@ def test_the_best_is_the_earliest_within_a_standard_error_that_the_second_judge_
     held = {name: base for name in scores}
     worst = held | {"checkpoint-40": [score - 0.2 for score in base]}
     assert planted(tmp_path, scores, held).best()["name"] == "checkpoint-40"
-    best = planted(tmp_path, scores, worst).best()
+    chosen = planted(tmp_path, scores, worst)
+    best = chosen.best()
     assert best["name"] == "checkpoint-20" and "reference finds checkpoint-40 worse" in best["why"]
     assert "of the highest, checkpoint-30" in best["why"] and "0.005 behind" in best["why"]
+    # Line, figure, tables and result speak of that one, and say that it was chosen.
+    gain = chosen.samples()["checkpoint-20 score"] - chosen.samples()["base score"]
+    assert f"trained {rising.mean():.2f} difference {gain.mean():+.2f} " in chosen.line()
+    assert chosen.samples()["difference"].tolist() == gain.tolist()
+    assert evaluation_figure(chosen).get_suptitle() == f"checkpoint-20: {chosen.line()}"
+    summary = chosen.summary().set_index("model")
+    assert list(summary.index[summary["chosen"] != ""]) == ["checkpoint-20"]
+    assert chosen.result()["trained"]["name"] == chosen.result()["best"]["name"] == "checkpoint-20"
+    assert chosen.chosen().startswith("checkpoint-20: ") and "chosen of 4 on the same prompts" in chosen.chosen()
     nothing = planted(tmp_path, {BASE: base, "checkpoint-10": base}, {})
     assert nothing.best()["name"] == BASE and "gained nothing" in nothing.best()["why"]
+    assert nothing.chosen().startswith(
+        "checkpoint-10: the newest, compared with the base model, which is what the rule"
+    )
     result = nothing.result()
     assert json.loads(json.dumps(result)) == result and result["best"]["name"] == BASE
     assert result["second_judge"] is None and result["evaluation"] == "planted.json"

@@ -18,8 +18,6 @@ from matplotlib.text import Text
 
 from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.data.demo import TRACES
-from grpo_kit.data.prepare import prepare
 from grpo_kit.data.samples import Sample
 from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
 from grpo_kit.evaluation.statistics import Answered, describe
@@ -184,7 +182,7 @@ def test_evaluation_figure_says_the_result_and_counts_the_prompts(tmp_path):
     evaluation = new_evaluation(tmp_path, scores)
     figure = evaluation_figure(evaluation)
     assert_readable(figure)
-    assert figure.get_suptitle() == evaluation.line()
+    assert figure.get_suptitle() == f"checkpoint-100: {evaluation.line()}"
     line = panel(figure, "mean score").containers[0].lines[0]
     assert list(line.get_xdata()) == [20, 100] and list(line.get_ydata()) == pytest.approx([0.5, 0.6])
     legend = panel(figure, "checkpoint-100 less base").get_legend().get_texts()
@@ -231,14 +229,17 @@ def test_breakdown_and_lengths_draw_the_tables(tmp_path):
         assert_readable(figure(new_evaluation(tmp_path, {"alone": [0.1, 0.9, None]})))
 
 
-def test_data_overview_draws_the_card(tmp_path):
-    card = prepare(TRACES, tmp_path / "demo")
-    assert_readable(data_overview(card))
-    chats = data_overview(card | {"samples_per_service": {}, "acts": {}})
+def test_data_overview_draws_lengths_beside_their_limits_and_counts_where_there_are_any():
+    lengths = {
+        "prompt": (list(range(10, 110)), "max_prompt_length", 100),
+        "reply": ([3, 4, 4], "max_completion_length", 8),
+    }
+    chats = data_overview("3 samples", lengths, {})
     assert_readable(chats)
-    assert panel(chats, "dialogue acts").get_title(loc="left").endswith("not annotated")
-    many = card | {"samples_per_service": {f"Service_{i}": i for i in range(1, 46)}}
-    figure = data_overview(many)
+    [limit] = panel(chats, "prompt").get_lines()
+    assert limit.get_label() == "max_prompt_length=100, 9 longer" and limit.get_xdata()[0] == 100
+    assert sum(bar.get_height() for bar in panel(chats, "reply").patches) == 3 and len(chats.axes) == 2
+    figure = data_overview("3 samples", lengths, {"samples per service": {f"Service_{i}": i for i in range(1, 46)}})
     assert_readable(figure)
     labels = [label.get_text() for label in panel(figure, "samples per service").get_yticklabels()]
     assert labels[0] == "Service_45" and labels[-1] == "25 others"

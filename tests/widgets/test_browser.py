@@ -21,6 +21,7 @@ from playwright.sync_api import Locator, expect
 import grpo_kit as kit
 from grpo_kit.backends.run import Run
 from grpo_kit.data.samples import read_samples
+from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.judges.labels import LabelFile
 from grpo_kit.runs.directory import checkpoint_step
 
@@ -137,7 +138,14 @@ def test_02_scores_again_after_an_edit_in_its_panel_and_data_are_searched(lab, d
     search.press("Enter")
     expect(page).to_contain_text(f"{wanted.id} (train.jsonl, line ")
     expect(page).to_contain_text(wanted.ground_truth)
-    search.blur()  # else Control+s is the search box's
+    search.fill("")
+    search.press("Enter")
+    service = lab.notebook.locator(".widget-dropdown", has_text="service").last.locator("select")
+    service.select_option("Hotels_1")
+    files = [demo_data / name for name in ("train.jsonl", "eval.jsonl")]
+    hotels = sum("Hotels_1" in sample.services for file in files for sample in read_samples(file))
+    expect(lab.notebook.get_by_text(f"1 / 200 (of {hotels})")).to_be_visible()
+    service.blur()  # else Control+s is the control's
     lab.show(browsing)
     lab.screenshot("02-data")
 
@@ -266,7 +274,17 @@ def test_04_shows_the_figure_and_ends_with_the_comparison(lab, trained):
     assert re.search(
         r"^base 0\.\d+ trained 0\.\d+ difference [+-]0\.\d+ \[.*\] \(n=16\)$", cells[-1].text, re.MULTILINE
     )
-    assert list((lab.folder / "runs" / trained.id / "eval").glob("*.json"))
+    [file] = (lab.folder / "runs" / trained.id / "eval").glob("n16*[0-9].json")
+    assert Evaluation.load(file).chosen() in cells[-1].text
+    box, said = lab.notebook.get_by_placeholder("Say something, Enter"), lab.notebook.locator(".widget-html-content")
+    lab.show(lab.find("widgets.talk("))
+    for text in ("I need a room in Paris.", "On Friday."):
+        box.fill(text)
+        box.press("Enter")
+        expect(said.filter(has_text=text)).not_to_contain_text("is answering")
+        expect(said.filter(has_text=text)).to_contain_text(re.compile(f"{re.escape(text)}\\s*assistant"))
+    expect(said.filter(has_text="On Friday.")).to_contain_text("I need a room in Paris.")
+    lab.screenshot("04-talk")
 
 
 def use_the_hub(lab: Lab, hub: Locator, trained: Run, hidden: Locator) -> None:

@@ -12,7 +12,7 @@ from figures import assert_readable
 from helpers import wait_until
 from modal_server import ModalServer
 
-from grpo_kit import TrainConfig, evaluate, plots, train, widgets
+from grpo_kit import TrainConfig, evaluate, plots, prepare, prepared, train, widgets
 from grpo_kit.backends.modal.storage import VolumeStorage
 from grpo_kit.backends.run import Run
 from grpo_kit.errors import RunError
@@ -223,7 +223,8 @@ def test_answers_of_base_and_trained_model_are_browsed(runs_dir, trained):
     view = browser.answers
     [evaluation] = browser.run.evaluations()
     samples = evaluation.samples()
-    assert view.checkpoint.value == "checkpoint-20" and view.sort.value == "biggest gain"
+    assert view.checkpoint.value == evaluation.trained["name"] and view.sort.value == "biggest gain"
+    view.checkpoint.value = "checkpoint-20"
     gains = samples["checkpoint-20 score"] - samples["base score"]
     row = samples.loc[gains.idxmax()]
     for text in ("base", "checkpoint-20", "base reason", "checkpoint-20 reason", "ground_truth"):
@@ -255,6 +256,41 @@ def test_samples_of_a_run_that_has_none_yet(runs_dir):
     browser.refresh_button.click()
     assert "completions.jsonl:1 is not a row" in browser.message.value
     (runs_dir / "waiting" / "completions.jsonl").unlink()
+
+
+def test_prepared_samples_are_filtered_and_what_is_cut_is_struck_out(tmp_path):
+    turn = "I have a question about the brakes of my bicycle, which squeal."
+    long = [{"role": role, "content": turn} for _ in range(4) for role in ("user", "assistant")]
+    chats = [
+        {"messages": [{"role": "user", "content": f"Question {i}?"}, {"role": "bot", "content": "Yes."}]}
+        for i in range(20)
+    ]
+    chats += [
+        {"messages": long},
+        {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": turn}]},
+    ]
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    prepare(tmp_path / "chats.jsonl", tmp_path / "out", eval_fraction=0.3)
+    config = TrainConfig(data=str(tmp_path / "out"), max_prompt_length=60, max_completion_length=8)
+    data = prepared(tmp_path / "out", config)
+    table, counts = data.table, data.counts()
+    assert counts["prompt shortened"] == sum(table["tokens"] > 60) > 0 == counts["prompt too long"]
+    assert counts["reply longer than a completion"] == sum(table["reply tokens"] > 8) == 5
+    assert f"{counts['prompt shortened']} of 25 prompts have more than max_prompt_length=60" in str(data.content())
+    assert "5 of 25 replies are longer than a completion may be" in str(data.content())
+    assert_readable(data.content().figure)
+    assert not {"rubric", "unknown"} & {*data.to_read().table}, "there are none"
+
+    browser = widgets.data(data)
+    assert {*browser.filters} == {"repairs", "cut"}, "neither services nor acts are named"
+    browser.filters["repairs"].value = "roles_renamed"
+    assert len(browser.rows) == 20 and "roles_renamed" in shown(browser) and "rubric" not in shown(browser)
+    browser.filters["repairs"].value, browser.filters["cut"].value = "", "prompt shortened"
+    assert len(browser.rows) == counts["prompt shortened"] and browser.page.value.count("line-through") >= 2
+    browser.filters["cut"].value, browser.tokens.value = "", (0, 30)
+    assert set(browser.rows["id"]) == set(table[table["tokens"] <= 30]["id"])
+    browser.find.value = "WHY?"
+    assert len(browser.rows) == 1 and turn not in shown(browser) and "line-through" in browser.page.value
 
 
 def test_runs_on_modal_are_listed_overlaid_and_read(runs_dir, trained, tmp_path):

@@ -1,0 +1,54 @@
+"""`talk(run)`: a box to type in, and a checkpoint that answers."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import ipywidgets
+
+from grpo_kit.backends.run import Run
+from grpo_kit.data.samples import Message
+from grpo_kit.models.chat import Conversation
+from grpo_kit.widgets.parts import button, error_html, note_html
+from grpo_kit.widgets.samples import prompt_html
+
+
+class TalkPanel(ipywidgets.VBox):
+    """A conversation with a checkpoint of a run. The model is loaded at the first message, once; a thread answers, so
+    that the kernel is free."""
+
+    def __init__(self, run: Run, checkpoint: str | None = None, temperature: float | None = None, seed: int = 0):
+        """`checkpoint` is the newest by default, `temperature` the run's. Raises RunError for a run that is not here or
+        has no such checkpoint."""
+        self.conversation, self.name = Conversation(run, checkpoint, temperature, seed), checkpoint or "the newest"
+        self.box = ipywidgets.Text(placeholder="Say something, Enter", layout={"width": "auto", "flex": "1 1 320px"})
+        self.send_button = button("Send", "or press Enter", "primary")
+        self.new_button = button("Start anew", "Forget what was said")
+        self.said = ipywidgets.HTML(note_html(f"{self.name} is loaded when you first say something."))
+        self._worker = ThreadPoolExecutor(1)
+        self.box.on_msg(lambda _, told, __: self.ask() if told.get("event") == "submit" else None)
+        self.send_button.on_click(lambda _: self.ask())
+        self.new_button.on_click(lambda _: self._start_anew())
+        super().__init__([self.said, ipywidgets.HBox([self.box, self.send_button, self.new_button])])
+
+    def ask(self) -> None:
+        """Asks what stands in the box. While an answer is being written, nothing is sent."""
+        if self.send_button.disabled or not (text := self.box.value.strip()):
+            return
+        self.box.value, self.send_button.disabled, self.new_button.disabled = "", True, True
+        asked = Message(role="user", content=text)
+        self.said.value = prompt_html([*self.conversation.messages, asked], f"{self.name} is answering …")
+        self._worker.submit(self._answer, text)
+
+    def _answer(self, text: str) -> None:
+        try:
+            self.conversation.say(text)
+            self.said.value = prompt_html(self.conversation.messages, self.name)
+        except Exception as error:  # in a thread of a notebook nobody else would show it
+            self.said.value = error_html(error)
+        self.send_button.disabled = self.new_button.disabled = False
+
+    def _start_anew(self) -> None:
+        self.conversation.messages.clear()
+        self.said.value = note_html(f"{self.name} has forgotten what was said.")
+
+
+talk = TalkPanel
