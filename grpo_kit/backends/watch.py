@@ -9,7 +9,17 @@ from tqdm.auto import tqdm
 
 from grpo_kit.costs.earlier import remember
 from grpo_kit.errors import OutOfReach, RunError
-from grpo_kit.runs.directory import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, RunDirectory, place_of, warm_start_of
+from grpo_kit.runs.directory import (
+    LOG_FILE,
+    OUTPUT_FILE,
+    RUNS_DIR,
+    UNFINISHED,
+    RunDirectory,
+    phase_of,
+    place_of,
+    timed_phase_of,
+    warm_start_of,
+)
 from grpo_kit.utils.environment import in_notebook
 from grpo_kit.utils.text import dollars
 
@@ -60,15 +70,15 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
     with tqdm(total=status["max_steps"], initial=status["step"], unit="step", desc=run.id, disable=is_hidden) as bar:
         while True:
             status = _status(run, bar)
-            progress, is_over = _progress(status), status["state"] not in UNFINISHED
-            bar.set_postfix_str(progress, refresh=False)
+            is_over = status["state"] not in UNFINISHED
+            bar.set_postfix_str(_progress(status, timed_phase_of(status)), refresh=False)
             bar.update(status["step"] - bar.n)
             bar.refresh()
             if figure:
                 figure.update(run, status["step"], is_over)
             if is_over:
                 return status
-            line = f"Run {run.id}: step {status['step']}/{status['max_steps']} {progress}"
+            line = f"Run {run.id}: step {status['step']}/{status['max_steps']} {_progress(status, phase_of(status))}"
             if bar.disable and line != last_line:
                 print(last_line := line, flush=True)
             time.sleep(POLL_SECONDS)
@@ -86,8 +96,8 @@ def _status(run: RunDirectory, bar: tqdm) -> dict[str, Any]:
     return run.status_after(PATIENCE_SECONDS)
 
 
-def _progress(status: dict[str, Any]) -> str:
-    """ "reward=0.512 $0.40 queued"; the state is left out while steps are made."""
+def _progress(status: dict[str, Any], phase: str) -> str:
+    """ "reward=0.512 $0.40 loading the model, 9 s": the phase, or the state, which is left out while steps are made."""
     reward = "" if status.get("reward") is None else f"reward={status['reward']:.3f} "
     if status.get("eval_reward") is not None:
         reward += f"held-out={status['eval_reward']:.3f} "
@@ -96,7 +106,7 @@ def _progress(status: dict[str, Any]) -> str:
     usd = f"{dollars(status['usd'])} " if status["usd"] else ""
     warm = f"{warm_start_of(status)} ".lstrip()
     state = "" if status["state"] == "running" and status["step"] else status["state"]
-    return f"{warm}{reward}{usd}{state}".strip()
+    return f"{warm}{reward}{usd}{phase or state}".strip()
 
 
 def _last_output(run: RunDirectory, status: dict[str, Any]) -> str:

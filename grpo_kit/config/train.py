@@ -17,7 +17,20 @@ from pydantic import (
     model_validator,
 )
 
-from grpo_kit.config.base import Listed, Mapped, Weights, batches, grpo, lora, optimiser, reward, run, setting, warm
+from grpo_kit.config.base import (
+    Listed,
+    Mapped,
+    Weights,
+    batches,
+    grpo,
+    lora,
+    optimiser,
+    reward,
+    run,
+    saving,
+    setting,
+    warm,
+)
 from grpo_kit.config.batching import filled_in, nearest_batches
 from grpo_kit.config.gpus import gpu_and_count, most_gpus
 from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeName, rungs
@@ -116,7 +129,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     use_lora: bool = lora(True, "Train a LoRA adapter; false trains all weights.", "step")
     lora_r: PositiveInt = lora(16, "Rank of the adapter.")
     lora_alpha: PositiveInt = lora(32, "Scale of the adapter; alpha / r multiplies it.")
-    load_in_4bit: bool = setting(
+    load_in_4bit: bool = lora(
         False, "Hold the weights under the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
     )
     lora_dropout: NonNegativeFloat = lora(0.0, "Dropout on the adapter's input.", lt=1)
@@ -159,35 +172,35 @@ class TrainConfig(JudgeConfig, ModalConfig):
     )
     failure_window: PositiveInt = reward(32, "How many judgements are the last ones.", "resume")
 
-    # Saving and the machine
-    max_usd: PositiveFloat | None = setting(
+    # Money, reports, saving and the machine
+    max_usd: PositiveFloat | None = run(
         None, "US dollars for machine and judge; a run stops with a checkpoint before it costs more.", "resume"
     )
-    report_to: Listed[Reporter] = setting(
+    report_to: Listed[Reporter] = saving(
         [],
         "TRL's reporters that get the metrics too: trackio, wandb, tensorboard, one or several.",
         "resume",
         suggested=["trackio", "wandb", "tensorboard"],
     )
-    notify: str | None = setting(
+    notify: str | None = saving(
         None,
         "Environment variable with a webhook's URL (Slack, Discord, Mattermost), which is told ends and signs.",
         "resume",
     )
-    eval_steps: PositiveInt | None = setting(
+    eval_steps: PositiveInt | None = saving(
         None, "Steps between held-out scores, from before the first to the last; None: none while training.", "resume"
     )
-    eval_prompts: PositiveInt = setting(32, "Held-out prompts that are answered each time, the same ones.")
-    early_stopping_patience: PositiveInt | None = setting(
+    eval_prompts: PositiveInt = saving(32, "Held-out prompts that are answered each time, the same ones.")
+    early_stopping_patience: PositiveInt | None = saving(
         None, "Stop when so many held-out scores in a row are surely below the best; None: never.", "resume"
     )
-    save_steps: PositiveInt = setting(20, "Steps between checkpoints.")
-    save_total_limit: PositiveInt | None = setting(None, "Checkpoints to keep, the newest; None keeps all.")
+    save_steps: PositiveInt = saving(20, "Steps between checkpoints.")
+    save_total_limit: PositiveInt | None = saving(None, "Checkpoints to keep, the newest; None keeps all.")
     bf16: bool | Auto = setting("auto", "Compute in bfloat16; auto: where the GPU can.", "step")
     gradient_checkpointing: bool | Auto = setting("auto", "Spend time to save memory; auto: on a GPU.", "step")
     use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU where it is installed.", "step")
     torch_threads: PositiveInt | None = setting(None, "CPU threads for torch; None leaves it to torch.", "step")
-    trl: Annotated[dict[str, Any], BeforeValidator(trl_from_text), AfterValidator(_checked_trl)] = setting(
+    trl: Annotated[dict[str, Any], BeforeValidator(trl_from_text), AfterValidator(_checked_trl)] = grpo(
         {}, "Further fields of TRL's GRPOConfig: epsilon_high=0.28,top_k=50, or YAML in braces.", "step"
     )
 

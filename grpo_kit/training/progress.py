@@ -52,6 +52,7 @@ class RunProgress:
             raise RunStopped(f"stopped before step {step + 1}, as asked; run_id {self.run.id} resumes it")
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         before_steps = self.sft_seconds + self.measuring_seconds
+        self.writer.begin(f"making step {step + 1}")
         self.writer.update(starting_seconds=round(self.writer.seconds - before_steps, 1))
         self._evaluations = scores_in(read_lines(self.run.path / SCORES_FILE))
         self.name_best()
@@ -71,8 +72,10 @@ class RunProgress:
     def evaluating(self) -> Iterator[None]:
         """Counts the seconds and the cost of an evaluation apart from those of the steps."""
         of_the_step = dict(self._seconds)
+        self.writer.begin("answering held-out prompts")
         with self.budget.evaluating():
             yield
+        self.writer.begin(f"making step {self.writer.status['step'] + 1}")
         self._seconds = of_the_step
 
     def keep_scores(self, step: int, rows: list[dict]) -> dict[str, float]:
@@ -110,7 +113,7 @@ class RunProgress:
         reward = logs.get("reward")
         is_known = reward is not None and not math.isnan(reward)
         held_out = {"eval_reward": logs["eval_reward"]} if "eval_reward" in logs else {}
-        self.writer.update(step=step, **({"reward": reward} if is_known else {}), **held_out)
+        self.writer.update(step=step, phase=None, **({"reward": reward} if is_known else {}), **held_out)
         shown = f"{reward:.3f}" if is_known else "none"
         self.say(f"Step {step}/{self.config.max_steps}: loss={logs['loss']:.3f} reward={shown}{_held_out(logs)}")
         self._bar.update(step - self._bar.n)
@@ -175,7 +178,7 @@ class SftProgress:
         """Starts after `step`, the checkpoint's. Raises RunStopped where the run was asked to stop."""
         if self._all.agree(self._all.is_asked_to_stop):
             raise RunStopped(f"stopped before step {step + 1} of the warm start, as asked; {self._resumes}")
-        self._writer.update(sft_step=step, sft_steps=self._steps)
+        self._writer.update(sft_step=step, sft_steps=self._steps, phase=None)
 
     def record_step(self, step: int, logs: dict[str, float]) -> None:
         self._writer.append(SFT_METRICS, [{"step": step, **logs}])
