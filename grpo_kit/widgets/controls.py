@@ -16,7 +16,7 @@ from grpo_kit.config.tables import fields_of
 from grpo_kit.config.train import TrainConfig
 
 STYLE, LAYOUT = {"description_width": "15em"}, {"width": "auto"}
-WIDTH = "33em"  # of the longest name and a control beside it
+WIDTH = "35em"  # of the longest name and a control beside it
 WEIGHT = 0.1  # of a reward that is added, beside the judge's 1
 
 
@@ -33,7 +33,7 @@ class Several(ipywidgets.HBox):
         self.ticks = {name: ipywidgets.Checkbox(description=name, indent=False, layout=LAYOUT) for name in names}
         self.weights = {name: ipywidgets.FloatText(WEIGHT, description="weight", step=0.1) for name in names * weighted}
         for weight in self.weights.values():
-            weight.style, weight.layout = {"description_width": "4em"}, {"width": "9em"}
+            weight.style, weight.layout = {"description_width": "4em"}, {"width": "8em"}
         for part in (*self.ticks.values(), *self.weights.values()):
             part.observe(lambda _: self._read(), "value")
         beside = {"width": STYLE["description_width"], "justify_content": "flex-end"}

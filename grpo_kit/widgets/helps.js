@@ -9,6 +9,7 @@ function render({ model, el }) {
 
   function name() {
     const helps = model.get("helps");
+    for (const image of panel.querySelectorAll("img.widget-image")) image.alt = "The run's curves, as they stand";
     for (const label of panel.querySelectorAll(".widget-label")) {
       const help = helps[label.textContent], control = label.parentElement;
       if (!help) continue;

@@ -80,9 +80,9 @@ class Monitor(ipywidgets.VBox):
         self.changed()
 
     def after(self, show: Callable[[Run], Iterable[Any]]) -> None:
-        """Displays what `show(run)` gives: at once where the run that is shown is over, so that a saved notebook keeps
-        it; else in this place, each time that a run has ended here."""
-        if self.run and self._state not in UNFINISHED:
+        """Displays what `show(run)` gives of a run that made a step: at once where the run that is shown is over, so that
+        a saved notebook keeps it; else in this place, each time that a run has ended here."""
+        if self.run and self._state not in UNFINISHED and self.run.status["step"]:
             for each in show(self.run):
                 print(each) if isinstance(each, str) else display(each)
             return
@@ -166,7 +166,7 @@ class Monitor(ipywidgets.VBox):
         self._live.update(run, step, is_over)
         if is_over:
             self.changed()
-            for place, show in self._afterwards:
+            for place, show in self._afterwards if step else ():
                 place.children = in_place(show, run)
         return is_over
 
