@@ -10,6 +10,7 @@ class Problem:
     what: str
     fix: str = ""  # what to do about it
     where: str = ""  # a file and its line, or the check that found it
+    is_forecast: bool = False  # it may yet go well, so that a launch is not refused
 
     def __str__(self) -> str:
         if not self.fix:

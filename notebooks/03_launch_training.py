@@ -37,7 +37,6 @@ import os
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import display
 
 import grpo_kit as kit
 from grpo_kit import plots, widgets
@@ -55,18 +54,19 @@ if interactive is None:
 # This cell checks the settings before anything is loaded, and raises an error for a misspelt name, a group of one, or a
 # batch that the group size does not divide.
 #
-# The panel shows the settings that most runs change; the others are folded, and the tooltip of a control explains it.
-# Beside the controls is the quote: memory on the GPU, minutes, dollars, and each problem with its fix. Below it are the
-# same settings as code: copy the line, or run `panel.config`, to repeat the run in a batch.
+# The panel shows the settings that most runs change; the others are folded, those without effect are hidden, and the
+# tooltip of a control explains it. Beside the controls is the quote: memory, minutes, dollars. A problem has its fix
+# beside it, which **Apply fix** makes; while the run would be refused, Launch is off. Below the quote are the same
+# settings as code: copy the line, or run `panel.config`, to repeat the run in a batch.
 #
 # `learns` is the verdict: red, amber or green, with its reasons and what would change them. **Probe** has the model
 # answer eight prompts here, which are judged as in training; its first click says what that takes and costs, the second
-# makes it. Where the verdict is red, **Launch** wants a second click.
+# makes it. Where the verdict is red, or a run is under way already, **Launch** wants a second click.
 #
 # **Launch** checks everything again and starts the run in its own process, here or on a Modal GPU. The kernel stays
 # free, so you can run other cells. **Stop** ends the run at its next step with a checkpoint, **Resume** continues from
-# there. Closing the page or restarting the kernel does not end the run: `widgets.monitor(run_id, runs_dir)` comes back
-# to it.
+# there. Closing the page or restarting the kernel does not end the run: run this cell again, and the panel names the
+# runs under way, each with a button that shows it.
 #
 # *What to look at.* The reward should rise and then level off. If answers get longer and longer, or the entropy drops
 # to 0 in the first steps, the model has found one trick. If the share of groups without spread grows, there is little
@@ -82,16 +82,13 @@ panel = widgets.launch_panel(config, runs_dir=runs_dir)
 panel
 
 # %% [markdown]
-# In a batch nobody clicks Launch, so this cell launches the run and waits for it. In JupyterLab it takes the panel's
-# run: run this cell and those below when the panel shows that the run is under way or complete.
+# In a batch nobody clicks Launch, so this cell launches the run and waits for it. In JupyterLab the sections below fill
+# in by themselves once the panel's run has ended; to keep them in the saved notebook, run their cells again then.
 
 # %%
-if interactive:
-    run = panel.run
-    print(run or "No run yet: click Launch above, then run this cell and those below.")
-else:
+if not interactive:
     print(kit.quote(config, runs_dir, ask=False))  # the launch asks
-    run = kit.train.remote(config, runs_dir=runs_dir)
+    panel.follow(kit.train.remote(config, runs_dir=runs_dir))
 
 # %% [markdown]
 # ## Against earlier runs
@@ -106,8 +103,7 @@ widgets.runs(runs_dir)
 # The last few runs as a plain figure, which the saved notebook keeps.
 
 # %%
-earlier = [kit.Run(name, runs_dir) for name in kit.runs(runs_dir)["run"].tail(6)]
-plots.compare_runs(earlier) if earlier else print("No runs yet.")
+panel.after(lambda run: [plots.compare_runs([kit.Run(name, runs_dir) for name in kit.runs(runs_dir)["run"].tail(6)])])
 
 # %% [markdown]
 # ## Its completions
@@ -116,41 +112,47 @@ plots.compare_runs(earlier) if earlier else print("No runs yet.")
 # the better ones have in common: is it what you want, or only what the judge rewards?
 
 # %%
-if run:
-    display(widgets.samples(run))
+panel.after(lambda run: [widgets.samples(run)])
 
 # %% [markdown]
 # One group of the first step, and one of the last.
 
+
 # %%
-if run and run.status["step"]:
+def groups(run):
     completions = tables.completions(run)
     for step in (completions["step"].min(), completions["step"].max()):
         group = completions[completions["step"] == step].head(8)
-        display(plots.table(group[["step", "asked", "completion", "score", "reason"]]))
+        yield plots.table(group[["step", "asked", "completion", "score", "reason"]])
+
+
+panel.after(groups)
 
 # %% [markdown]
 # ## The result, in a figure and a file
 #
-# The learning curve so far, in the saved notebook and as a picture, and `result.json` for batch runs.
+# The learning curve, in the saved notebook and as a picture, and `result.json` for batch runs.
+
 
 # %%
-if run and run.status["step"]:
+def result(run):
     status, metrics = run.status, run.metrics()
-    for warning in diagnostics.diagnose(metrics, run.config):
-        print(warning)
+    yield from map(str, diagnostics.diagnose(metrics, run.config))
     folder = Path(runs_dir) / run.id
     folder.mkdir(parents=True, exist_ok=True)
     figure = plots.learning_curve(run)
     figure.savefig(folder / "learning_curve.png", dpi=150)
-    print(folder / "learning_curve.png")
+    yield str(folder / "learning_curve.png")
     told = {name: status.get(name) for name in ("state", "step", "max_steps", "seconds", "usd", "quoted", "actual")}
     summary = {"run": run.id, **told, "reward": run.recent_reward()[0], "settings": run.about["settings"]}
     write_json(Path(result_file or folder / "result.json"), summary)
     if told["quoted"]:
         spent = pd.DataFrame({name: told[name] for name in ("quoted", "actual")}).T.infer_objects()
-        display(plots.table(spent.drop(columns=["first_step", "measuring"], errors="ignore"), minutes="time"))
-    display(figure)
+        yield plots.table(spent.drop(columns=["first_step", "measuring"], errors="ignore"), minutes="time")
+    yield figure
+
+
+panel.after(result)
 
 # %% [markdown]
 # **Next:** [04_evaluate_checkpoints](04_evaluate_checkpoints.ipynb) — the curve above is on prompts that the model was

@@ -45,6 +45,10 @@ CELLS = f"""() => {NOTEBOOK}.content.widgets.map(cell => ({{
     count: cell.model.executionCount ?? 0,
     outputs: cell.model.outputs?.toJSON() ?? [],
 }}))"""
+HAS_RUN = f"""index => {{
+    const model = {NOTEBOOK}.content.widgets[index].model;
+    return model.executionState !== "running" && model.executionCount !== null;
+}}"""
 IS_RUNNING = f"index => {NOTEBOOK}.content.widgets[index].model.executionState === 'running'"
 # Each code cell from `first` on was run since `before`, or one of them failed and the rest were not.
 ARE_DONE = f"""([first, before]) => {{
@@ -124,9 +128,11 @@ class Lab:
 
     def restart_kernel(self) -> None:
         name = self.page.evaluate(f"{NOTEBOOK}.context.path")
-        # What the menu's entry does; in the menu its name has the shortcut in it.
-        self.page.evaluate("() => void window.jupyterapp.commands.execute('notebook:restart-kernel')")
+        # What the menu's entry does; in the menu its name has the shortcut in it. It is over once the new kernel is
+        # there: until then the old one still counts as ready, and what is sent to it is lost.
+        self.page.evaluate("() => { window.restarted = jupyterapp.commands.execute('notebook:restart-kernel') }")
         self.page.locator(".jp-Dialog .jp-mod-accept").click()
+        self.page.evaluate("() => window.restarted")
         self._wait(IS_READY, name)
 
     def save(self) -> None:
@@ -155,6 +161,13 @@ class Lab:
         self._editor(index).locator(".cm-line").last.click()
         self._menu("Run", "Run Selected Cell and All Below")
         self._wait(ARE_DONE, [index, before])
+
+    def run(self, index: int) -> None:
+        """Runs a cell, and waits for it."""
+        self.show(index)
+        self._editor(index).locator(".cm-line").last.click()
+        self.page.keyboard.press("Control+Enter")
+        self._wait(HAS_RUN, index)
 
     def add_cell(self, source: str) -> int:
         """Types a new last cell and starts it. Returns its number."""

@@ -153,7 +153,8 @@ def test_a_run_is_watched_stopped_resumed_and_deleted(standin, tmp_path, monkeyp
     assert "run first is running. End it first" in told("delete", "first", code=1)
 
     assert "stops at its next step" in told("stop", "first")
-    training.communicate()
+    assert "The run stopped at step 3, as asked; checkpoint-3 is saved" in training.communicate()[0]
+    assert training.returncode == 3
     assert Run("first").checkpoints[-1].name == "checkpoint-3"
     assert "`grpo-kit watch first` follows it" in told("resume", "first")
     assert "Run first is complete: runs/first" in told("watch", "first")

@@ -1,12 +1,13 @@
 """`kit.Run`: a run wherever it is, and what can be done with it: watch, stop, kill, resume, download, delete."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import RunError
+from grpo_kit.errors import KitError, RunError
 from grpo_kit.runs.directory import RUNS_DIR, STOP_FILE, UNFINISHED, WORKER_FILE, RunDirectory, is_run, no_such_run, now
 from grpo_kit.utils.files import CACHE, as_json, replacing
 
@@ -122,21 +123,40 @@ def runs(runs_dir: str | Path = RUNS_DIR) -> "pandas.DataFrame":
     and dollars with what was quoted, settings."""
     import pandas
 
+    with ThreadPoolExecutor(8) as pool:  # each run on the volume takes some requests
+        table = pandas.DataFrame(pool.map(row_of, _found(runs_dir)), columns=COLUMNS)
+    return table.sort_values("started", ignore_index=True, na_position="first")
+
+
+def runs_under_way(runs_dir: str | Path = RUNS_DIR) -> list[Run]:
+    """The runs under `runs_dir` and on Modal's volume that are queued or running, by name."""
+    found = sorted(_found(runs_dir, say=lambda text: None), key=lambda run: run.id)
+    with ThreadPoolExecutor(8) as pool:
+        return [run for run, goes_on in zip(found, pool.map(_goes_on, found), strict=True) if goes_on]
+
+
+def _goes_on(run: Run) -> bool:
+    try:
+        return run.status["state"] in UNFINISHED
+    except KitError:  # the table of all runs says that it can't be read
+        return False
+
+
+def _found(runs_dir: str | Path, say: Callable[[str], None] = print) -> list[Run]:
+    """All runs under `runs_dir` and on Modal's volume; says what can't be read."""
     folders = {folder: is_run(folder) for folder in Path(runs_dir).glob("*")}
     found = [Run(folder) for folder, is_one in folders.items() if is_one]
     for folder, is_one in folders.items():
         if not is_one and (folder / "status.json").is_file():
-            print(f"Unreadable: {folder / 'config.json'} is missing, or can't be read")
+            say(f"Unreadable: {folder / 'config.json'} is missing, or can't be read")
     if chosen_backend() == "modal":
         from grpo_kit.backends.modal.storage import VolumeStorage, runs_on_volume
 
         try:
             found += [Run.at(VolumeStorage(name)) for name in runs_on_volume()]
         except RunError as error:
-            print(f"Only the runs here: {error}")
-    with ThreadPoolExecutor(8) as pool:  # each run on the volume takes some requests
-        table = pandas.DataFrame(pool.map(row_of, found), columns=COLUMNS)
-    return table.sort_values("started", ignore_index=True, na_position="first")
+            say(f"Only the runs here: {error}")
+    return found
 
 
 def row_of(run: Run) -> dict[str, Any]:

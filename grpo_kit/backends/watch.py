@@ -10,7 +10,17 @@ from tqdm.auto import tqdm
 
 from grpo_kit.costs.earlier import remember
 from grpo_kit.errors import OutOfReach, RunError
-from grpo_kit.runs.directory import LOG_FILE, OUTPUT_FILE, RUNS_DIR, UNFINISHED, RunDirectory, place_of, warm_start_of
+from grpo_kit.runs.directory import (
+    LOG_FILE,
+    OUTPUT_FILE,
+    RUNS_DIR,
+    UNFINISHED,
+    RunDirectory,
+    phase_of,
+    place_of,
+    timed_phase_of,
+    warm_start_of,
+)
 from grpo_kit.training.console import completions_text, numbers
 from grpo_kit.utils.environment import in_notebook
 
@@ -65,8 +75,8 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
     with tqdm(total=status["max_steps"], initial=status["step"], disable=is_hidden, **look) as bar:
         while True:
             status = _status(run, bar)
-            progress, is_over = _progress(status), status["state"] not in UNFINISHED
-            bar.set_postfix_str(progress, refresh=False)
+            is_over = status["state"] not in UNFINISHED
+            bar.set_postfix_str(_progress(status, timed_phase_of(status)), refresh=False)
             bar.update(status["step"] - bar.n)
             bar.refresh()
             if figure:
@@ -77,7 +87,7 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
                     tqdm.write(completions_text(run, told := step))
             if is_over:
                 return status
-            line = f"Run {run.id}: step {status['step']}/{status['max_steps']} {progress}"
+            line = f"Run {run.id}: step {status['step']}/{status['max_steps']} {_progress(status, phase_of(status))}"
             if bar.disable and line != last_line:
                 print(last_line := line, flush=True)
             time.sleep(POLL_SECONDS)
@@ -95,12 +105,12 @@ def _status(run: RunDirectory, bar: tqdm) -> dict[str, Any]:
     return run.status_after(PATIENCE_SECONDS)
 
 
-def _progress(status: dict[str, Any]) -> str:
-    """ "loss=0.012 reward=0.512±0.301 40 s left $0.40"; the state is added while no steps are made."""
+def _progress(status: dict[str, Any], phase: str) -> str:
+    """ "loss=0.012 reward=0.512±0.301 40 s left $0.40"; while no steps are made, the phase or the state is added."""
     measured = status.get("difficulty") or {}
     measuring = "measuring {measured}/{prompts}".format(**measured) if "measured" in measured else ""
     state = "" if status["state"] == "running" and status["step"] else status["state"]
-    return " ".join(filter(None, (warm_start_of(status), measuring, numbers(status), state)))
+    return " ".join(filter(None, (warm_start_of(status), measuring, numbers(status), phase or state)))
 
 
 def _last_output(run: RunDirectory, status: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DEFAULT_DATA
-from grpo_kit.errors import ConfigError
+from grpo_kit.errors import ConfigError, RunStopped
 from grpo_kit.runs.directory import RUNS_DIR
 
 Backend = Annotated[str | None, typer.Option(metavar="[local|modal]", help="Where to run; default: GRPO_KIT_BACKEND.")]
@@ -104,7 +104,8 @@ def train(
     """Train a model by GRPO. The same --run-id resumes the run.
 
     It trains on this machine, or on Modal with --backend modal or GRPO_KIT_BACKEND=modal. A complete run stays as it
-    is, unless a larger --max-steps continues it.
+    is, unless a larger --max-steps continues it. Exit code 3: the run stopped, with a checkpoint, before its last step,
+    by `grpo-kit stop`, --max-usd, falling held-out scores or too many failed judgements.
     """
     settings = TrainConfig.from_text(flags, config)
     where = choose_backend(backend) if backend else asked_backend() or "local"
@@ -117,7 +118,11 @@ def train(
             raise typer.Exit(1)
     else:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-        (api.train.remote if where == "modal" else api.train.local)(settings, runs_dir=runs_dir)
+        try:
+            (api.train.remote if where == "modal" else api.train.local)(settings, runs_dir=runs_dir)
+        except RunStopped as stopped:
+            print(f"The run {stopped}" if str(stopped).startswith("stopped") else stopped)
+            raise typer.Exit(3) from None
 
 
 def evaluate(

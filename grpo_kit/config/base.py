@@ -19,12 +19,13 @@ Group = Literal[
     "Run",
     "Batches and lengths",
     "GRPO",
-    "LoRA",
+    "LoRA and 4 bits",
     "Warm start",
     "Optimiser",
     "Reward",
     "Judge",
-    "Saving and the machine",
+    "Saving and reports",
+    "Memory and machine",
 ]
 Role = Literal[
     "resume",  # a run may be resumed with another value, as no score depends on it
@@ -40,7 +41,7 @@ def setting(
     default: Any,
     description: str,
     *roles: Role,
-    group: Group = "Saving and the machine",
+    group: Group = "Memory and machine",
     slider: tuple[int, int] | list[float] | None = None,
     suggested: Sequence[str] = (),
     **constraints: Any,
@@ -55,8 +56,9 @@ def setting(
 
 
 run, batches = partial(setting, group="Run"), partial(setting, group="Batches and lengths")
-grpo, lora, optimiser = (partial(setting, group=group) for group in ("GRPO", "LoRA", "Optimiser"))
+grpo, lora, optimiser = (partial(setting, group=group) for group in ("GRPO", "LoRA and 4 bits", "Optimiser"))
 reward, judge, warm = (partial(setting, group=group) for group in ("Reward", "Judge", "Warm start"))
+saving = partial(setting, group="Saving and reports")
 
 
 def about(field: FieldInfo) -> dict[str, Any]:

@@ -17,7 +17,20 @@ from pydantic import (
     model_validator,
 )
 
-from grpo_kit.config.base import Listed, Mapped, Weights, batches, grpo, lora, optimiser, reward, run, setting, warm
+from grpo_kit.config.base import (
+    Listed,
+    Mapped,
+    Weights,
+    batches,
+    grpo,
+    lora,
+    optimiser,
+    reward,
+    run,
+    saving,
+    setting,
+    warm,
+)
 from grpo_kit.config.batching import filled_in, nearest_batches
 from grpo_kit.config.gpus import gpu_and_count, most_gpus
 from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeName, check_ladder, rungs
@@ -122,7 +135,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
     use_lora: bool = lora(True, "Train a LoRA adapter; false trains all weights.", "step")
     lora_r: PositiveInt = lora(16, "Rank of the adapter.")
     lora_alpha: PositiveInt = lora(32, "Scale of the adapter: its output is multiplied by alpha / r.")
-    load_in_4bit: bool = setting(
+    load_in_4bit: bool = lora(
         False, "Keep the weights below the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
     )
     lora_dropout: NonNegativeFloat = lora(0.0, "Dropout on the adapter's input.", lt=1)
@@ -169,41 +182,41 @@ class TrainConfig(JudgeConfig, ModalConfig):
     )
     failure_window: PositiveInt = reward(32, "How many of the last judgements max_failure_rate looks at.", "resume")
 
-    # Saving and the machine
-    max_usd: PositiveFloat | None = setting(
+    # Money, reports, saving and the machine
+    max_usd: PositiveFloat | None = run(
         None, "US dollars for machine and judge: the run stops with a checkpoint before it costs more.", "resume"
     )
-    report_to: Listed[Reporter] = setting(
+    report_to: Listed[Reporter] = saving(
         [],
         "Also send the metrics to trackio, wandb or tensorboard: one or several.",
         "resume",
         suggested=["trackio", "wandb", "tensorboard"],
     )
-    logging_steps: PositiveInt = setting(
+    logging_steps: PositiveInt = saving(
         10, "Steps between tables of completions in the terminal; metrics are recorded at every step.", "resume"
     )
-    num_completions_to_print: NonNegativeInt = setting(
+    num_completions_to_print: NonNegativeInt = saving(
         4, "Completions in such a table, the best and worst to a prompt; 0: no table.", "resume"
     )
-    notify: str | None = setting(
+    notify: str | None = saving(
         None,
         "Environment variable with a webhook's URL (Slack, Discord, Mattermost): it gets warnings and the end.",
         "resume",
     )
-    eval_steps: PositiveInt | None = setting(
+    eval_steps: PositiveInt | None = saving(
         None, "Steps between held-out scores while training; None: no such scores.", "resume"
     )
-    eval_prompts: PositiveInt = setting(32, "Held-out prompts that are answered each time, the same ones.")
-    early_stopping_patience: PositiveInt | None = setting(
+    eval_prompts: PositiveInt = saving(32, "Held-out prompts that are answered each time, the same ones.")
+    early_stopping_patience: PositiveInt | None = saving(
         None, "Stop after this many held-out scores in a row surely below the best; None: never.", "resume"
     )
-    save_steps: PositiveInt = setting(20, "Steps between checkpoints.")
-    save_total_limit: PositiveInt | None = setting(None, "Checkpoints to keep, the newest; None keeps all.")
+    save_steps: PositiveInt = saving(20, "Steps between checkpoints.")
+    save_total_limit: PositiveInt | None = saving(None, "Checkpoints to keep, the newest; None keeps all.")
     bf16: bool | Auto = setting("auto", "Compute in bfloat16; auto: if the GPU can.", "step")
     gradient_checkpointing: bool | Auto = setting("auto", "Save memory at the price of time; auto: on a GPU.", "step")
     use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU, if it is installed.", "step")
     torch_threads: PositiveInt | None = setting(None, "CPU threads for torch; None leaves it to torch.", "step")
-    trl: Annotated[dict[str, Any], BeforeValidator(trl_from_text), AfterValidator(_checked_trl)] = setting(
+    trl: Annotated[dict[str, Any], BeforeValidator(trl_from_text), AfterValidator(_checked_trl)] = grpo(
         {}, "Further fields of TRL's GRPOConfig: epsilon_high=0.28,top_k=50, or YAML in braces.", "step"
     )
 

@@ -173,7 +173,7 @@ def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: Ru
 
 def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
     """All problems that this machine finds; `quote` is without them, `spent` what the run has cost before."""
-    config, found = quote.config, [*checkpoint_problems(quote.config), *thinking_problems(quote.config)]
+    config, found = quote.config, [*thinking_problems(quote.config)]
     found += [*memory_problems(quote), *judge_problems(config, quote.on_modal)]
     found += model_problems(config, runs_dir, quote.on_modal)
     if quote.on_modal:
@@ -186,6 +186,11 @@ def problems_of(quote: Quote, runs_dir: Path, spent: Dollars) -> list[Problem]:
 def warnings_of(config: TrainConfig, on_modal: bool) -> Iterator[str]:
     """What works, and may not be what was meant: a GPU that the list lacks; a loss without what its paper sets."""
     yield from [*of_one_family(config, config.model_name), *unused_model(config)]
+    if config.save_steps > config.max_steps:
+        saves = max(1, config.max_steps // 2 // config.num_iterations) * config.num_iterations
+        what = f"save_steps={config.save_steps} is more than max_steps={config.max_steps}, so there is no checkpoint "
+        what += "on the way: a run that is killed begins anew, and there is no curve to evaluate"
+        yield f"{what}. Use save_steps={saves}"
     loss, ratio_of = config.loss_type, config.trl.get("importance_sampling_level", "token")
     if on_modal and (unknown := unknown_gpu(config.gpu)):
         yield unknown
@@ -197,14 +202,6 @@ def warnings_of(config: TrainConfig, on_modal: bool) -> Iterator[str]:
         yield f"importance_sampling_level=sequence weights an answer by its length with loss_type={loss}: GSPO has grpo"
 
 
-def checkpoint_problems(config: TrainConfig) -> Problems:
-    if config.save_steps > config.max_steps:
-        saves = max(1, config.max_steps // 2 // config.num_iterations) * config.num_iterations
-        what = f"save_steps={config.save_steps} is more than max_steps={config.max_steps}, so there is no checkpoint "
-        what += "on the way: a run that is killed begins anew, and there is no curve to evaluate"
-        yield Problem(what, f"Use save_steps={saves}")
-
-
 def memory_problems(quote: Quote) -> Problems:
     """An earlier run's peak is believed more than what was counted."""
     if quote.config.sft_steps and quote.memory and quote.memory.shares > 1:
@@ -214,7 +211,7 @@ def memory_problems(quote: Quote) -> Problems:
     if quote.shape and quote.memory and not has_fitted and (why := shortage(quote.memory, device)):
         ways = [settings_text(way) for way in fitting_settings(config, quote.shape, device)]
         ways += [f"gpu={gpu} (${usd:.2f} an hour)" for gpu, usd in list(quote.fits.items())[:1]]
-        yield Problem(why, f"Fits with {', or '.join(ways)}" if ways else "Choose a smaller model")
+        yield Problem(why, f"Fits with {', or '.join(ways)}" if ways else "Choose a smaller model", is_forecast=True)
 
 
 def fitting_settings(config: TrainConfig, shape: Shape, device: Device) -> list[Fix]:
@@ -248,7 +245,7 @@ def modal_problems(quote: Quote) -> Problems:
     host = quote.memory.host + LOADING_GIB if quote.memory else 0.0
     if config.memory / 1024 < host:
         what = f"memory={config.memory} MiB is too little to load the model through, which takes some {host:.0f} GiB"
-        yield Problem(what, f"Use memory={math.ceil(host / 8) * 8 * 1024}")
+        yield Problem(what, f"Use memory={math.ceil(host / 8) * 8 * 1024}", is_forecast=True)
 
 
 def too_many_gpus(config: TrainConfig) -> Problem | None:
@@ -271,9 +268,10 @@ def time_problems(quote: Quote) -> Problems:
     if seconds > timeout * containers:
         what += f", and than 1 + retries={config.retries} such containers together: it would not come to its end"
     if seconds > LONGEST_TIMEOUT * containers:
-        yield Problem(what, f"Use fewer steps or a larger GPU; timeout may be {LONGEST_TIMEOUT} at most")
+        fix = f"Use fewer steps or a larger GPU; timeout may be {LONGEST_TIMEOUT} at most"
     else:
-        yield Problem(what, f"Use timeout={min(LONGEST_TIMEOUT, int(seconds * 1.25) // 60 * 60 + 60)}")
+        fix = f"Use timeout={min(LONGEST_TIMEOUT, int(seconds * 1.25) // 60 * 60 + 60)}"
+    yield Problem(what, fix, is_forecast=True)
 
 
 def local_problems(config: TrainConfig, device: Device) -> Problems:
@@ -322,4 +320,5 @@ def budget_problems(config: TrainConfig, quoted: dict, spent: Dollars, hourly: f
             f"It likely costs {dollars(quoted['usd'])}{before} more than max_usd={config.max_usd:g}: it would stop, "
             f"with a checkpoint, after some {steps} of {config.max_steps} steps",
             f"Use max_usd={spent.in_all + 1.25 * quoted['usd']:.2g}, or fewer steps; a run that stopped can be resumed",
+            is_forecast=True,
         )

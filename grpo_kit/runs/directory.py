@@ -16,7 +16,7 @@ from grpo_kit.errors import RunError
 from grpo_kit.runs.storage import LocalStorage, Storage
 from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.json_lines import Row, parse_lines
-from grpo_kit.utils.text import dollars, say_once
+from grpo_kit.utils.text import dollars, duration, say_once
 
 if TYPE_CHECKING:
     import pandas
@@ -62,6 +62,24 @@ class Dollars(NamedTuple):
 def spent_on(status: dict[str, Any]) -> Dollars:
     """The cost of a run so far, as its status has it."""
     return Dollars(status.get("usd_machine") or 0.0, status.get("usd_judge") or 0.0)
+
+
+def begun(phase: str | None) -> dict[str, Any]:
+    """What status.json has of a phase that begins now: what a run does while it makes no step."""
+    return {"phase": phase and {"name": phase, "since": now()}}
+
+
+def phase_of(status: dict[str, Any]) -> str:
+    """ "loading the model"; empty while steps are made, and once the run is over."""
+    return (status.get("phase") or {}).get("name", "") if status["state"] in UNFINISHED else ""
+
+
+def timed_phase_of(status: dict[str, Any]) -> str:
+    """ "loading the model, 12 s": with the seconds so far."""
+    if not (phase := phase_of(status)):
+        return ""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(status["phase"]["since"])).total_seconds()
+    return f"{phase}, {duration(max(0.0, seconds))}"
 
 
 def warm_start_of(status: dict[str, Any]) -> str:

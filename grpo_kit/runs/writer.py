@@ -31,6 +31,7 @@ from grpo_kit.runs.directory import (
     WORKER_FILE,
     Dollars,
     RunDirectory,
+    begun,
     checkpoint_step,
     is_run,
     now,
@@ -92,6 +93,12 @@ def _write_first_files(run: RunDirectory, config: TrainConfig, about: dict, quot
     write_json(run.path / "status.json", status)
     settings = config.model_dump() | {"run_id": run.id, "data": about["data"]["folder"]}
     write_json(run.path / "config.json", {"schema_version": SCHEMA, "settings": settings, **about})
+
+
+def mark_queued(run: RunDirectory, phase: str, **changes: Any) -> None:
+    """Records that the run waits for its first, or next, step, and what happens meanwhile."""
+    queued = {"state": "queued", "reason": None, "heartbeat": now(), **begun(phase), **changes}
+    write_json(run.path / "status.json", run.status | queued)
 
 
 @contextmanager
@@ -198,6 +205,10 @@ class RunWriter:
                 "memory_gib": round(peak, 2) or None,
             }
             write_json(self.run.path / "status.json", self.status)
+
+    def begin(self, phase: str | None) -> None:
+        """Records what the run does from now on while it makes no step; None: it makes steps."""
+        self.update(**begun(phase))
 
     def append(self, name: str, rows: list[dict]) -> None:
         """Adds rows to metrics.jsonl, completions.jsonl or eval_scores.jsonl."""

@@ -22,12 +22,11 @@ from grpo_kit.rewards.functions import reward_functions
 from grpo_kit.rewards.ready import READY
 from grpo_kit.rewards.travel import RewardFunction, Rewards, load_rewards, weighted
 from grpo_kit.runs.alarms import webhook_problem
-from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, RunDirectory, find_run, now, spent_on
+from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, RunDirectory, find_run, spent_on
 from grpo_kit.runs.resume import check_unchanged, config_to_resume, is_done, record_settings
-from grpo_kit.runs.writer import only_writer, open_run
+from grpo_kit.runs.writer import mark_queued, only_writer, open_run
 from grpo_kit.training.held_out import choose
 from grpo_kit.utils.environment import processes, version_of, versions
-from grpo_kit.utils.files import write_json
 from grpo_kit.utils.garbage import loading_libraries
 from grpo_kit.utils.json_lines import read_lines
 
@@ -165,8 +164,8 @@ def open_planned(plan: Plan, runs_dir: str | Path, launch: Launch, echo: Callabl
                 for path in caches_to_start_from(plan.config.cache_from, runs_dir):
                     echo(f"{cache.copy_from(path)} judgements used again from {path}")
         (run.path / STOP_FILE).unlink(missing_ok=True)
-        queued = {"state": "queued", "max_steps": plan.config.max_steps, "reason": None, "heartbeat": now()}
-        write_json(run.path / "status.json", {**status, **queued})
+        waits = "starting Python" if launch.machine == LOCAL.machine else "waiting for a container"
+        mark_queued(run, waits, max_steps=plan.config.max_steps)
     return run
 
 

@@ -58,6 +58,7 @@ class RunProgress:
             raise RunStopped(f"stopped before step {step + 1}, as asked; run_id {self.run.id} resumes it")
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         before_steps = self.sft_seconds + self.measuring_seconds
+        self.writer.begin(f"making step {step + 1}")
         self.writer.update(starting_seconds=round(self.writer.seconds - before_steps, 1))
         self._evaluations = scores_in(read_lines(self.run.path / SCORES_FILE))
         self.name_best()
@@ -77,8 +78,10 @@ class RunProgress:
     def evaluating(self) -> Iterator[None]:
         """Counts the seconds and the cost of an evaluation apart from those of the steps."""
         of_the_step = dict(self._seconds)
+        self.writer.begin("answering held-out prompts")
         with self.budget.evaluating():
             yield
+        self.writer.begin(f"making step {self.writer.status['step'] + 1}")
         self._seconds = of_the_step
 
     def keep_scores(self, step: int, rows: list[dict]) -> dict[str, float]:
@@ -120,7 +123,7 @@ class RunProgress:
         self._step_seconds.append(logs["step_time"])
         left = round((self.config.max_steps - step) * median(self._step_seconds), 1)
         told = {"reward": reward, "reward_std": logs.get("reward_std")} if is_known else {}
-        self.writer.update(step=step, loss=logs["loss"], seconds_left=left, **told, **held_out)
+        self.writer.update(step=step, phase=None, loss=logs["loss"], seconds_left=left, **told, **held_out)
         of_the_step = {"reward": math.nan, "eval_reward": None} | told | held_out
         self.say(f"Step {step}/{self.config.max_steps}: {numbers(self.writer.status | of_the_step)}")
         if self.config.num_completions_to_print and step % self.config.logging_steps == 0:
@@ -182,7 +185,7 @@ class SftProgress:
         """Starts after `step`, the checkpoint's. Raises RunStopped where the run was asked to stop."""
         if self._all.agree(self._all.is_asked_to_stop):
             raise RunStopped(f"stopped before step {step + 1} of the warm start, as asked; {self._resumes}")
-        self._writer.update(sft_step=step, sft_steps=self._steps)
+        self._writer.update(sft_step=step, sft_steps=self._steps, phase=None)
 
     def record_step(self, step: int, logs: dict[str, float]) -> None:
         self._writer.append(SFT_METRICS, [{"step": step, **logs}])

@@ -16,7 +16,7 @@ from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.judges.canaries import complaint, try_canaries
 from grpo_kit.rewards.judge_reward import FailureWatch, JudgeReward, TooManyFailures
 from grpo_kit.runs.directory import UNFINISHED, RunDirectory, place_of
-from grpo_kit.runs.writer import NullRunWriter, RunWriter, only_writer
+from grpo_kit.runs.writer import NullRunWriter, RunWriter, mark_queued, only_writer
 from grpo_kit.training.peak_memory import peak_gib, start_peak
 from grpo_kit.training.plan import Plan
 from grpo_kit.training.progress import RunProgress
@@ -27,6 +27,8 @@ from grpo_kit.utils.garbage import loading_libraries
 def train_planned(run: RunDirectory, plan: Plan, echo: Callable[[str], None], since: datetime | None = None) -> None:
     """Trains an opened run in this process, as rank 0 or beside it. Raises as `plan_and_train` does."""
     with nullcontext() if rank() else only_writer(run):
+        if not rank():
+            mark_queued(run, "loading PyTorch and TRL")
         with loading_libraries():  # which takes seconds, before the run's clock starts
             from grpo_kit.training.grpo import build_trainer
         kind = NullRunWriter if rank() else RunWriter
@@ -61,14 +63,17 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_tra
             with closing(RunProgress(writer, echo, plan.held_out)) as progress:
                 if not rank():
                     _begin(plan, cache, watch, progress, checkpoint)
+                writer.begin("loading the model")
                 if config.sft_steps and not checkpoint:
                     from grpo_kit.training.sft import warm_up
 
                     warm_up(plan.samples, progress)
+                    writer.begin("loading the model")
                 trainer = build_trainer(plan.samples, {**judges, **plan.functions}, progress)
                 if config.filter_difficulty:
                     from grpo_kit.training.difficulty import keep_what_teaches
 
+                    writer.begin("measuring the prompts' difficulty")
                     keep_what_teaches(trainer, plan, cache, progress)
                 trainer.train_from(checkpoint)
                 trainer.save_into_run()

@@ -1,32 +1,44 @@
 """The launch panel: every setting as a control, what it will take and cost beside it, and the run that it launches."""
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 
 from grpo_kit.backends.api import train
 from grpo_kit.backends.quote import quote
-from grpo_kit.backends.run import Run
+from grpo_kit.backends.run import Run, runs_under_way
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.errors import Problem
 from grpo_kit.models.start import started
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.training.probe import cost_of_probe, known_probe, probe
-from grpo_kit.widgets.controls import controls_in_groups, show
+from grpo_kit.utils.text import duration, settings_text
+from grpo_kit.widgets.controls import controls_in_groups, hide, settings_in, show, without_effect
+from grpo_kit.widgets.helps import Helps
 from grpo_kit.widgets.monitor import Monitor
-from grpo_kit.widgets.parts import SHADE, Panel, button, error_html, text_html
+from grpo_kit.widgets.parts import ERROR, SHADE, WARN, Panel, button, error_html, text_html
+
+LONG_HERE = 24 * 60  # minutes on this machine, from which on Launch asks first
+DOUBLE_CLICK_SECONDS = 0.7
 
 
 class LaunchPanel(Panel):
-    """Settings to change, their quote, and a button that launches the run, here or on Modal (see kit.backend); below,
-    how the run stands, its figure and newest completions.
+    """Settings to change, their quote, and a button that launches the run, here or on Modal (see kit.backend); beside
+    them how the run stands and its figure, below its newest completions.
 
     `rewards` are reward functions as `kit.train.spawn` takes them. `panel.config` gives the settings back as code,
-    `panel.run` the run. Settings that nobody asked for follow the model's recipe. panel.monitor.follow(run) shows
-    another run. Where the verdict is red (see kit.will_it_learn), Launch wants a second click. Probe says what a probe
-    of the model takes and costs, and makes it at its second click.
+    `panel.run` the run, `panel.follow(run)` shows another run, and `panel.after(show)` displays what `show(run)` gives
+    once the run has ended. Settings that nobody asked for follow the model's recipe, and those without effect are not
+    shown. Launch is off where it would be refused, and wants a second click where a run is under way, the verdict is
+    red (see kit.will_it_learn) or the run may not come to its end. Probe says what a probe of the model takes and
+    costs, and makes it at its second click.
     """
 
     def __init__(self, config: TrainConfig | None = None, rewards: Rewards = (), runs_dir: str | Path = RUNS_DIR):
@@ -35,18 +47,27 @@ class LaunchPanel(Panel):
         self.controls, laid_out = controls_in_groups(config)
         for name, control in self.controls.items():
             self.on_change([control], partial(self._changed, name))
-        self._quote = ipywidgets.HTML(layout={"margin": "0 0 1em 0"})
+        self._quote, self._problems, self.under_way = ipywidgets.HTML(), ipywidgets.VBox(), ipywidgets.HBox()
         self._quote.add_class("grpo-kit-quote")
+        self.under_way.layout.flex_flow, self._looking = "row wrap", threading.Lock()
         self.launch_button = button("Launch", "Check everything, then start the run", "success")
         self.probe_button = button("Probe", "Have the model answer 8 prompts here, judged as in training")
         self.monitor = Monitor(buttons=(self.launch_button, self.probe_button), on_end=self.keep)
+        self.monitor.changed = self._look
         launching, probing = "Checking, then launching …", "The model answers eight prompts …"
         self.launch_button.on_click(lambda clicked: self._ask_or(clicked, self._doubts, launching, self._launch))
         self.probe_button.on_click(lambda clicked: self._ask_or(clicked, self._cost, probing, self._probe))
-        self._asked: tuple[ipywidgets.Button, TrainConfig] | None = None  # the button whose click was answered by words
-        beside = ipywidgets.VBox([self._quote, self.monitor.status], layout={"flex": "1 1 20em", "margin": "0 0 0 2em"})
-        super().__init__([ipywidgets.HBox([laid_out, beside]), self.monitor.pictures])
+        # The button whose click was answered by words, and when that was, by time.monotonic().
+        self._asked: tuple[ipywidgets.Button, TrainConfig] | None = None
+        self._asked_at = 0.0
+        shown = [self.monitor.status, self.under_way, self._problems, self.monitor.curves, self._quote]
+        beside = ipywidgets.VBox(shown, layout={"flex": "1 1 24em", "min_width": "0"})
+        super().__init__()
+        helps = Helps(self, {name: str(field.description) for name, field in TrainConfig.model_fields.items()})
+        both = ipywidgets.HBox([laid_out, beside], layout={"flex_flow": "row wrap", "grid_gap": "0 2em"})
+        self.children = [helps, both, self.monitor.newest]
         self._refresh()
+        self._look()
 
     @property
     def config(self) -> TrainConfig:
@@ -58,6 +79,14 @@ class LaunchPanel(Panel):
         """The run that is shown; None before there is one."""
         return self.monitor.run
 
+    def follow(self, run: Run) -> None:
+        """Shows `run` from now on."""
+        self.monitor.follow(run)
+
+    def after(self, show: Callable[[Run], Iterable[Any]]) -> None:
+        """Displays what `show(run)` gives once the run has ended: see Monitor.after."""
+        self.monitor.after(show)
+
     def _changed(self, name: str) -> None:
         value = self.controls[name].value
         self._given[name] = value.strip() if isinstance(value, str) else value
@@ -65,41 +94,75 @@ class LaunchPanel(Panel):
             del self._given[name]
         self._refresh()
 
-    def _refresh(self) -> None:
-        """Shows what follows from what was asked for: the other settings, the quote, the code."""
+    def _refresh(self, fixed: Iterable[str] = ()) -> None:
+        """Shows what follows from what was asked for, those that a fix changed among it: the other settings, what
+        stands in the way, the quote, the code."""
         try:
             config = self.config
             quoted = quote(config, self._runs_dir, ask=False)
         except Exception as error:  # in a widget's callback nobody else would show it
-            self._quote.value = error_html(error)
-            self.launch_button.disabled = self.probe_button.disabled = True
+            self._quote.add_class("grpo-kit-old")
+            self._problems.children = [self._row(error_html(error), getattr(error, "problem", Problem("")).fix)]
+            self.monitor.turn_off(self.launch_button, self.probe_button)
             return
-        self.launch_button.disabled = self.probe_button.disabled = False
-        self._verdict = quoted.verdict
         with self.filling():  # nobody asked for these
             for name, control in self.controls.items():
-                if name not in self._given:
+                if name not in self._given or name in fixed:
                     show(control, getattr(config, name))
+        hide(self.controls, without_effect(config, quoted.on_modal, quoted.device.is_gpu))
+        self._quoted = quoted
+        rows = [self._row(text_html(str(problem), f"color: {ERROR}"), problem.fix) for problem in quoted.problems]
+        cautions = [*quoted.warnings, *self._too_long()]
+        rows += [self._row(text_html(text, f"color: {WARN}"), text.rpartition(". ")[2]) for text in cautions]
+        self._problems.children = rows
+        self._quote.remove_class("grpo-kit-old")
         look = f"font-family: monospace; background: {SHADE}; padding: 0.4em; margin-top: 1em"
-        self._quote.value = quoted._repr_html_() + text_html(f"kit.{config!r}", look)
+        told = replace(quoted, problems=(), warnings=())._repr_html_()
+        self._quote.value = told + text_html(f"kit.{config!r}", look)
+        is_refused = not all(problem.is_forecast for problem in quoted.problems)
+        self.monitor.turn_off(*[self.launch_button] * is_refused)
+
+    def _row(self, told: str, fix: str) -> ipywidgets.Widget:
+        """What is wrong, and beside it a button that applies its fix, where that names settings."""
+        said = ipywidgets.HTML(told, layout={"flex": "1 1 16em"})
+        if not (settings := settings_in(fix)):
+            return said
+        apply = button("Apply fix", f"Set {settings_text(settings)}")
+
+        def set_them(_) -> None:
+            self._given |= settings
+            self._refresh(settings)
+
+        apply.on_click(set_them)
+        return ipywidgets.HBox([said, apply], layout={"flex_flow": "row wrap"})
+
+    def _too_long(self) -> list[str]:
+        """In words, where this machine is too slow for the run."""
+        likely = self._quoted.minutes[1] if self._quoted.minutes and not self._quoted.on_modal else 0
+        words = f"It likely takes {duration(60 * likely)} on this machine: use Modal, a smaller model or fewer steps"
+        return [words] if likely > LONG_HERE else []
 
     def _ask_or(self, clicked: ipywidgets.Button, ask: Callable[[], str], what: str, act: Callable[[], str]) -> None:
-        """Says what `ask` has to say, and does `what` at the second click on the same settings, or where that is
-        nothing."""
-        try:
-            asked = (clicked, self.config)
-            said = "" if self._asked == asked else ask()
-        except Exception as error:  # in a widget's callback nobody else would show it
-            self.monitor.message.value = error_html(error)
+        """Does `what`; where `ask` has something to say, only at a second click on the same settings. A double click is
+        one."""
+        if time.monotonic() - self._asked_at < DOUBLE_CLICK_SECONDS:
             return
-        self._asked = asked if said else None
-        if said:
-            self.monitor.message.value = text_html(f"{said}\nClick {clicked.description} again to do it all the same.")
-        else:
-            self.monitor.act(what, act)
+
+        def work() -> str:
+            asked = (clicked, self.config)
+            is_second, self._asked = self._asked == asked, None
+            if is_second or not (said := ask()):
+                return act()
+            self._asked, self._asked_at = asked, time.monotonic()
+            return f"{said}\nClick {clicked.description} again to do it all the same."
+
+        self.monitor.act(what, work)
 
     def _doubts(self) -> str:
-        return str(self._verdict) if self._verdict.level == "red" else ""
+        """What speaks against a launch, though it would not be refused."""
+        said = [f"Run {run.id} is under way: this would be one more" for run in runs_under_way(self._runs_dir)]
+        said += [*map(str, self._quoted.problems), *self._too_long()]
+        return "\n".join([*said, *([str(self._quoted.verdict)] if self._quoted.verdict.level == "red" else [])])
 
     def _cost(self) -> str:
         config = started(self.config, self._runs_dir)
@@ -114,6 +177,24 @@ class LaunchPanel(Panel):
         run = train.spawn(self.config, rewards=self._rewards, runs_dir=self._runs_dir)
         self.monitor.follow(run)
         return f"Run {run.id} is on its way: {run.storage}"
+
+    def _look(self) -> None:
+        """Looks for runs under way, in the background: Modal's volume may take its time to answer."""
+        threading.Thread(target=self._show_under_way, daemon=True).start()
+
+    def _show_under_way(self) -> None:
+        with self._looking:  # the last to look shows what it found
+            shown = self.run and self.run.id
+            found = [run for run in runs_under_way(self._runs_dir) if run.id != shown]
+            many = f"{len(found)} {'other run' if shown else 'run'}{'s' * (len(found) != 1)} under way:"
+            watch = [button(f"Watch {run.id}", f"Show {run.storage} here", width="auto") for run in found]
+            for run, each in zip(found, watch, strict=True):
+                each.on_click(partial(self._watch, run))
+            self.under_way.children = [ipywidgets.Label(many), *watch] if found else []
+
+    def _watch(self, run: Run, _: ipywidgets.Button) -> None:
+        self.monitor.message.value = text_html(f"Run {run.id}: {run.storage}")
+        self.monitor.follow(run)
 
 
 launch_panel = LaunchPanel

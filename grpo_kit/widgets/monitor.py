@@ -6,24 +6,26 @@ A thread reads the run's files, so that the kernel is free for other cells, and 
 import html
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import pandas
+from IPython.display import display
 
 from grpo_kit.backends.run import Run
 from grpo_kit.backends.watch import PATIENCE_SECONDS, POLL_SECONDS
 from grpo_kit.data.samples import last_turn
 from grpo_kit.plots.live import Redraw
-from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory, warm_start_of
+from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory, timed_phase_of, warm_start_of
 from grpo_kit.training.diagnostics import diagnose
 from grpo_kit.utils.text import dollars, duration
 from grpo_kit.widgets.curves import Curves
-from grpo_kit.widgets.parts import WARN, Panel, button, completions_html, error_html, text_html
+from grpo_kit.widgets.helps import Helps
+from grpo_kit.widgets.parts import WARN, Panel, button, completions_html, error_html, note_html, text_html
 
 NEWEST = 4  # completions shown
-RECENT = 10  # steps; their median time gives the time left
 
 
 def monitor(run: Run | str | Path, runs_dir: str | Path = RUNS_DIR) -> "Monitor":
@@ -37,8 +39,10 @@ class Monitor(Panel):
     """Progress, curves, newest completions and signs of trouble of a run; buttons to stop and resume it.
     A click on a point of a curve shows that step's completions in place of the newest, a second one the newest again.
 
-    `run` is the run that is shown, None before there is one.
+    `run` is the run that is shown, None before there is one. `changed` is called when another is shown, or it ends.
     """
+
+    changed: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, buttons: tuple[ipywidgets.Button, ...] = (), on_end: Callable[[], None] | None = None):
         """`buttons` are a larger panel's, put beside the monitor's own. `on_end` is called when a run has ended."""
@@ -46,23 +50,27 @@ class Monitor(Panel):
         self._on_end = on_end or self.keep
         self._step, self._completions = None, pandas.DataFrame()  # the step that was clicked, of these
         self._follower: threading.Thread | None = None
-        self._state, self._is_busy, self._seconds_a_step = "", False, 0.0
+        self._state, self._is_busy = "", False
+        self._off: tuple[ipywidgets.Button, ...] = ()
+        self._afterwards: list[tuple[ipywidgets.VBox, Callable[[Run], Iterable[Any]]]] = []
         self.stop_button = button("Stop", "End the run at its next step, with a checkpoint", "warning")
         self.resume_button = button("Resume", "Continue the run from its last checkpoint")
         self.stop_button.on_click(lambda _: self.act("Stopping …", self._stop))
         self.resume_button.on_click(lambda _: self.act("Resuming …", self._resume))
         self.other_buttons = buttons
-        self.message, self._progress, self._signs, self._newest = (ipywidgets.HTML() for _ in range(4))
+        self.message, self._progress, self._signs, self.newest = (ipywidgets.HTML() for _ in range(4))
         self.message.add_class("grpo-kit-message")
-        self._bar = ipywidgets.IntProgress(layout={"width": "100%"})
+        self._progress.add_class("grpo-kit-progress")
+        self._bar = ipywidgets.IntProgress(layout={"width": "auto"}, tooltip="Steps made")
         self._row = ipywidgets.VBox([self._bar, self._progress], layout={"display": "none"})
         self._redraw = Redraw(self._draw)
         self.curves = Curves(on_step=self._pick)
         self.curves.layout.display = "none"  # until there is a step
-        verbs = ipywidgets.HBox([*buttons, self.stop_button, self.resume_button])
+        verbs = [*buttons, self.stop_button, self.resume_button]
+        verbs = ipywidgets.HBox(verbs, layout={"flex_flow": "row wrap"})
         self.status = ipywidgets.VBox([verbs, self.message, self._row, self._signs])
-        self.pictures = ipywidgets.VBox([self.curves, self._newest])
-        super().__init__([self.status, self.pictures])
+        super().__init__()
+        self.children = [Helps(self), self.status, self.curves, self.newest]
         self._enable()
 
     def follow(self, run: Run) -> None:
@@ -71,6 +79,18 @@ class Monitor(Panel):
         self._follower = threading.Thread(target=self._keep, args=(run,), name=f"monitor {run.id}", daemon=True)
         self._follower.start()
         self._enable()
+        self.changed()
+
+    def after(self, show: Callable[[Run], Iterable[Any]]) -> None:
+        """Displays what `show(run)` gives of a run that made a step: at once where the run that is shown is over, so
+        that a saved notebook keeps it; else in this place, each time that a run has ended here."""
+        if self.run and self._state not in UNFINISHED and self.run.status["step"]:
+            for each in show(self.run):
+                print(each) if isinstance(each, str) else display(each)
+            return
+        place = ipywidgets.VBox([ipywidgets.HTML(note_html("It is shown here as soon as the run has ended."))])
+        self._afterwards.append((place, show))
+        display(place)
 
     def act(self, what: str, action: Callable[[], str]) -> None:
         """Does `action` in the background, so that the kernel is free, and shows what it returns, or its error. A
@@ -90,11 +110,16 @@ class Monitor(Panel):
 
         threading.Thread(target=work, daemon=True).start()
 
+    def turn_off(self, *buttons: ipywidgets.Button) -> None:
+        """Disables these of the larger panel's buttons until it is called again, and enables the others."""
+        self._off = buttons
+        self._enable()
+
     def _enable(self) -> None:
         """Disables the buttons that can do nothing now."""
         goes_on = self._state in UNFINISHED
         for other in self.other_buttons:
-            other.disabled = self._is_busy
+            other.disabled = self._is_busy or other in self._off
         self.stop_button.disabled = self._is_busy or not goes_on
         self.resume_button.disabled = self._is_busy or goes_on or self._state in ("", "complete")
 
@@ -121,14 +146,13 @@ class Monitor(Panel):
 
     def _show(self, run: Run, status: dict) -> bool:
         """Shows how the run stands, and returns whether it is over."""
-        self._state, step, left = status["state"], status["step"], status["max_steps"] - status["step"]
-        if not step:  # also where a run without a checkpoint starts again
-            self._seconds_a_step = 0.0
+        self._state, step = status["state"], status["step"]
         self._bar.max, self._bar.value = status["max_steps"], step
         self._bar.bar_style = {"complete": "success", "failed": "danger", "lost": "danger"}.get(self._state, "")
-        parts = [warm_start_of(status) or f"step {step}/{status['max_steps']}", self._state]
-        if left and self._seconds_a_step and self._state == "running":
-            parts.append(f"{duration(self._seconds_a_step * left)} left")
+        phase = timed_phase_of(status) or self._state
+        parts = [run.id, warm_start_of(status) or f"step {step}/{status['max_steps']}", phase]
+        if status.get("seconds_left") and self._state == "running":
+            parts.append(f"{duration(status['seconds_left'])} left")
         if status["usd"]:
             parts.append(dollars(status["usd"]))
         if status["reward"] is not None:
@@ -141,6 +165,9 @@ class Monitor(Panel):
             self.message.value = text_html(f"Run {run.id} is {self._state}: {status['reason'] or run.storage}")
         self._redraw.update(run, step, is_over)
         if is_over:
+            self.changed()
+            for place, show in self._afterwards if step else ():
+                place.children = in_place(show, run)
             self._on_end()
         return is_over
 
@@ -154,7 +181,7 @@ class Monitor(Panel):
         self.curves.layout.display = None
         style = f"border-left: 3px solid {WARN}; padding-left: 0.6em; margin: 0.2em 0"
         self._signs.value = "".join(text_html(str(warning), style) for warning in warnings)
-        self._completions, self._seconds_a_step = completions, metrics["step_time"].tail(RECENT).median()
+        self._completions = completions
         self._read()
         return True
 
@@ -164,7 +191,7 @@ class Monitor(Panel):
 
     def _read(self) -> None:
         """Shows the completions of the step that was clicked, else the newest."""
-        self._newest.value = step_html(self._completions, self._step) if self._step else newest_html(self._completions)
+        self.newest.value = step_html(self._completions, self._step) if self._step else newest_html(self._completions)
 
 
 def step_html(completions: pandas.DataFrame, step: int) -> str:
@@ -177,6 +204,23 @@ def step_html(completions: pandas.DataFrame, step: int) -> str:
         for _, group in found.groupby("sample_id", sort=False)
     ]
     return text_html(told, "font-weight: bold") + "".join(groups)
+
+
+def in_place(show: Callable[[Run], Iterable[Any]], run: Run) -> list[ipywidgets.Widget]:
+    """What `show(run)` gives, as widgets; its error, where a thread would lose it."""
+    found: list[ipywidgets.Widget] = []
+    try:
+        for each in show(run):
+            if isinstance(each, str):
+                each = ipywidgets.HTML(text_html(each))
+            elif not isinstance(each, ipywidgets.Widget):
+                output, value = ipywidgets.Output(), each
+                output.append_display_data(value)
+                each = output
+            found.append(each)
+    except Exception as error:
+        found.append(ipywidgets.HTML(error_html(error)))
+    return found
 
 
 def newest_html(completions: pandas.DataFrame) -> str:

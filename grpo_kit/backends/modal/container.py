@@ -24,10 +24,10 @@ from grpo_kit.judges.cache import CACHE_FILE
 from grpo_kit.models.load import download_model
 from grpo_kit.rewards.travel import PYTHON, TRUSTED, load_rewards
 from grpo_kit.runs.directory import REWARDS_FILE, STOP_FILE, WORKER_FILE, RunDirectory, checkpoint_step, is_run
-from grpo_kit.runs.writer import WHY_INTERRUPTED, RunWriter
+from grpo_kit.runs.writer import WHY_INTERRUPTED, RunWriter, mark_queued
 from grpo_kit.training.launch import work_on
 from grpo_kit.training.plan import own_rewards, queue
-from grpo_kit.utils.files import as_json, write_bytes, write_json
+from grpo_kit.utils.files import as_json, write_bytes
 
 DATA, CHECKPOINTS, MODELS = Path("/data"), Path("/checkpoints"), Path("/models")
 MOUNTED = {str(DATA): DATA_VOLUME, str(CHECKPOINTS): RUNS_VOLUME, str(MODELS): MODELS_VOLUME}
@@ -116,8 +116,7 @@ def train_run(run_id: str) -> None:
         try:
             work_on(run, print, since=datetime.fromtimestamp(psutil.Process().create_time(), UTC))
         except KeyboardInterrupt:
-            queued = {"state": "queued", "reason": os.environ[WHY_INTERRUPTED]}
-            write_json(run.path / "status.json", run.status | queued)
+            mark_queued(run, "waiting for another container", reason=os.environ[WHY_INTERRUPTED])
             raise
 
 
