@@ -67,8 +67,9 @@ def test_folders_and_modules_stay_small():
     # 13,200 until prompts could hold tools and results, and every common format was read, repaired and grounded; then
     # came warm starts, thinking models, TRL's other settings, vLLM in evaluations, held-out scores while training, more
     # judges, people's labels, a verdict on whether a run will learn with a probe of its model, a ladder of judges,
-    # alarms, and the panel in which a reward is edited, with its measures, which were cells of 02 before.
-    assert sum(lengths.values()) <= 22_200, "what is added is paid for by what is simplified"
+    # alarms, and the panel in which a reward is edited, with its measures, which were cells of 02 before; then curves
+    # and tables to handle, the hub of runs, the report, and what the launch panel and the data's browser lacked.
+    assert sum(lengths.values()) <= 24_400, "what is added is paid for by what is simplified"
 
 
 def test_a_room_imports_only_rooms_above_it():

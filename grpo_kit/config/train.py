@@ -173,9 +173,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
         {}, "Ready rewards to add, with weights: length=0.1,format=0.1,repetition=0.1,tool_call=1.", "scale"
     )
     canaries: Literal["off", "warn", "block"] = reward(
-        "warn",
-        "If the judge rewards answers that are worth nothing: off ignores it, warn says so, block does not train.",
-        "resume",
+        "warn", "If the judge rewards worthless answers: off ignores it, warn says so, block does not train.", "resume"
     )
     max_failure_rate: float = reward(
         0.5, "Stop the run when more than this share of the last judgements failed.", "resume", ge=0, le=1
@@ -199,9 +197,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
         4, "Completions in such a table, the best and worst to a prompt; 0: no table.", "resume"
     )
     notify: str | None = saving(
-        None,
-        "Environment variable with a webhook's URL (Slack, Discord, Mattermost): it gets warnings and the end.",
-        "resume",
+        None, "Environment variable with a webhook's URL, such as Slack's: it gets warnings and the end.", "resume"
     )
     eval_steps: PositiveInt | None = saving(
         None, "Steps between held-out scores while training; None: no such scores.", "resume"

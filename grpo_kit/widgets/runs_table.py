@@ -5,22 +5,23 @@ import contextlib
 import io
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import pandas as pd
 
+from grpo_kit.backends.report import report
+from grpo_kit.backends.report.settings import asked_for
 from grpo_kit.backends.run import COLUMNS, Run, row_of, runs as table_of_runs
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.plots import compare_runs, table
-from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, is_run
+from grpo_kit.plots import table
+from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory, is_run
+from grpo_kit.widgets.curves import Curves
 from grpo_kit.widgets.launch_panel import LaunchPanel
 from grpo_kit.widgets.live_table import LiveTable
-from grpo_kit.widgets.monitor import Monitor
+from grpo_kit.widgets.monitor import Monitor, step_html
 from grpo_kit.widgets.parts import Panel, button, error_html, note_html, shows_errors, text_html
 from grpo_kit.widgets.side_by_side import SideBySide
 
@@ -44,7 +45,8 @@ class RunTable(Panel):
         self.runs_dir, self.table = Path(runs_dir), pd.DataFrame(columns=COLUMNS)  # of kit.runs()
         self.panel: LaunchPanel | None = None
         self._printed, self._stamps, self._reading = "", dict[str, int](), threading.Lock()
-        self.message, self.note, self.figure = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
+        self.message, self.note, self.picked = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
+        self.curves = Curves(on_step=self._pick)
         self.list = LiveTable(name="runs", label="Runs", hidden=HIDDEN)
         self.watch_button = button("Watch", "Show the run as it goes on, below", width="auto")
         self.stop_button = button("Stop", "End these runs at their next step, with a checkpoint", width="auto")
@@ -52,6 +54,7 @@ class RunTable(Panel):
         self.clone_button = button("Clone into panel", "Its settings below, to change and launch anew", width="auto")
         self.from_its_end = ipywidgets.Checkbox(False, description="from its checkpoint", indent=False)
         self.from_its_end.layout.width = "auto"
+        self.report_button = button("Report", "Write a page about the run to send, and a model card", width="auto")
         self.delete_button = button("Delete", "Delete these runs' folders for good; asks first", width="auto")
         self.refresh_button = button("Refresh", "Read all runs again, those on Modal too", width="auto", icon="refresh")
         self.sure_button = button("Delete for good", "It can't be undone", "danger", width="auto")
@@ -59,12 +62,12 @@ class RunTable(Panel):
         self._question = ipywidgets.HTML()
         row = {"flex_flow": "row wrap", "align_items": "center"}
         verbs = [self.watch_button, self.stop_button, self.resume_button, self.clone_button, self.from_its_end]
-        verbs = ipywidgets.HBox([*verbs, self.delete_button, self.refresh_button], layout=row)
+        verbs = ipywidgets.HBox([*verbs, self.report_button, self.delete_button, self.refresh_button], layout=row)
         asking = [self._question, self.sure_button, self.keep_button]
         self.asking = ipywidgets.HBox(asking, layout=row | {"display": "none"})
         self.samples, self.monitor = SideBySide(self.message), Monitor()
         self._cloned = ipywidgets.VBox([ipywidgets.HTML(note_html("Select a run, then Clone into panel."))])
-        pages = [self.figure, self.samples, self.monitor, self._cloned]
+        pages = [ipywidgets.VBox([self.curves, self.picked]), self.samples, self.monitor, self._cloned]
         self.tabs = ipywidgets.Tab(pages, titles=TABS, layout={"width": "100%"})
         super().__init__([self.list, self.note, verbs, self.asking, self.message, self.tabs])
         self.add_class("grpo-kit-hub")
@@ -75,6 +78,7 @@ class RunTable(Panel):
             self.stop_button: lambda: self._for_each("stop"),
             self.resume_button: lambda: self._for_each("resume"),
             self.clone_button: self._clone,
+            self.report_button: self._report,
             self.delete_button: self._ask,
             self.keep_button: lambda: self._ask(False),
             self.sure_button: self._delete,
@@ -147,7 +151,8 @@ class RunTable(Panel):
     def _choose(self) -> None:
         """Shows what is selected, and which buttons can do something with it."""
         states = self._states()
-        self.watch_button.disabled = self.clone_button.disabled = len(states) != 1 or "unreadable" in states
+        for each in (self.watch_button, self.clone_button, self.report_button):
+            each.disabled = len(states) != 1 or "unreadable" in states
         self.stop_button.disabled = not any(state in UNFINISHED for state in states)
         self.resume_button.disabled = not states or any(state in (*UNFINISHED, "complete") for state in states)
         self.delete_button.disabled = not states or any(state in UNFINISHED for state in states)
@@ -160,12 +165,16 @@ class RunTable(Panel):
 
     def _draw(self) -> None:
         """The curves of the runs selected, in one figure."""
-        if not (runs := self.selected[:DRAWN]):
-            self.figure.value = note_html("Select runs above to see their rewards in one figure.")
-            return
-        png = b64encode(compare_runs(runs)._repr_png_()).decode()
-        said = f"The reward by step of {', '.join(run.id for run in runs)}"
-        self.figure.value = f'<img alt="{escape(said)}" style="max-width: 100%" src="data:image/png;base64,{png}">'
+        runs = self.selected[:DRAWN]
+        self.curves.layout.display = None if runs else "none"
+        self._pick(None, None)
+        if runs:
+            self.curves.show(runs)
+
+    def _pick(self, run: RunDirectory | None, step: int | None) -> None:
+        """Shows the completions of the step whose point was clicked."""
+        empty = "" if self.list.ticked else note_html("Select runs above to see their curves on each other.")
+        self.picked.value = step_html(run.completions(), step) if run and step else empty
 
     def _show_samples(self) -> None:
         if self.tabs.selected_index == SAMPLES:
@@ -179,13 +188,27 @@ class RunTable(Panel):
         """Stops or resumes the runs selected, in the background: a launch takes seconds."""
         runs = [run for run in self.selected if verb != "stop" or run.status["state"] in UNFINISHED]
         names = ", ".join(run.id for run in runs)
-        self.message.value = text_html(f"{verb} {names} …")
+
+        def act() -> str:
+            for run in runs:
+                getattr(run, verb)()
+            return f"{names}: {DONE[verb]}."
+
+        self._in_background(f"{verb} {names} …", act)
+
+    def _report(self) -> None:
+        [run] = self.selected
+        self._in_background(
+            f"Writing a report of {run.id} …", lambda: f"{report(run)}: open it in a browser, or send it."
+        )
+
+    def _in_background(self, what: str, act: Callable[[], str]) -> None:
+        """Says `what` is done, does it, and shows what that returns, or its error."""
+        self.message.value = text_html(what)
 
         def work() -> None:
             try:
-                for run in runs:
-                    getattr(run, verb)()
-                self.message.value = text_html(f"{names}: {DONE[verb]}.")
+                self.message.value = text_html(act())
             except Exception as error:  # in a thread of a notebook nobody else would show it
                 self.message.value = error_html(error)
 
@@ -194,8 +217,7 @@ class RunTable(Panel):
     def _clone(self) -> None:
         """Opens the launch panel with the settings of the run selected."""
         [run] = self.selected
-        settings = asked_for(run.config)
-        settings.pop("run_id", None)
+        settings = asked_for(run.config) | ({"notify": run.config.notify} if run.config.notify else {})
         if self.from_its_end.value:
             left_out = ("adapter", "sft_steps", "warm_start")  # which the run has behind it
             settings = {name: value for name, value in settings.items() if name not in left_out}
@@ -220,16 +242,6 @@ class RunTable(Panel):
 
 
 runs = RunTable
-
-
-def asked_for(config: TrainConfig) -> dict[str, Any]:
-    """The fewest settings that make this config, so that a recipe and the batch arithmetic still fill in the others."""
-    settings = config.model_dump()
-    for name in [each for each in settings if each != "model_name"]:
-        fewer = {each: value for each, value in settings.items() if each != name}
-        if TrainConfig(**fewer) == config:
-            settings = fewer
-    return settings
 
 
 def _keys(table: pd.DataFrame) -> list[str]:

@@ -73,11 +73,13 @@ def test_runs_are_listed_as_they_go_on_and_those_selected_are_drawn(runs_dir, tr
     assert cells(table)[-1][2:5] == ["complete", "20/20", reward], "the curve's end, and not one step's noise"
     quoted = trained.status["quoted"]
     assert re.fullmatch(r".* \(.* to .*\)", cells(table)[-1][6]) and quoted["minutes_low"] < quoted["minutes"]
-    three = table.figure.value
-    assert f'alt="The reward by step of waiting, second, {trained.id}"' in three
+    assert [run.id for run in table.curves.shown] == ["waiting", "second", trained.id]
+    table.curves.picked = [2, 20]
+    assert "Step 20: click its point again" in table.picked.value
 
     table.list.ticked = ["here second"]
-    assert table.figure.value != three and not table.watch_button.disabled
+    assert [run.id for run in table.curves.shown] == ["second"] and not table.watch_button.disabled
+    assert not table.picked.value and "data:image/png" in table.still()
     assert table.resume_button.disabled and table.stop_button.disabled and not table.delete_button.disabled
     table.list.ticked = ["here waiting"]
     assert table.resume_button.disabled and not table.stop_button.disabled and table.delete_button.disabled
@@ -88,7 +90,7 @@ def test_runs_are_listed_as_they_go_on_and_those_selected_are_drawn(runs_dir, tr
     shutil.rmtree(folder / "waiting")
     wait_until(lambda: {row[0] for row in cells(table)} == {trained.id, "second", "another"})
     assert {tuple(row[2:4]) for row in cells(table)} == {("complete", "20/20"), ("stopped", "5/6")}
-    assert table.selected == [] and "Select runs" in table.figure.value and not table.message.value
+    assert table.selected == [] and "Select runs" in table.picked.value and not table.message.value
 
 
 def test_a_run_is_cloned_into_a_panel_and_deleted_only_when_it_was_asked(runs_dir, trained, tmp_path):
@@ -146,7 +148,7 @@ def test_answers_of_several_runs_stand_side_by_side(runs_dir, trained, tmp_path)
 
 
 def test_a_table_is_read_by_people(runs_dir, trained):
-    [evaluation] = browsing.evaluations(Run(trained.id, runs_dir))
+    [evaluation] = Run(trained.id, runs_dir).evaluations()
     summary = evaluation.summary()
     shown = plots.table(summary).texts()
     row, mean, (low, high) = shown.iloc[-1], summary["mean"].iloc[-1], summary[["low", "high"]].iloc[-1]
@@ -302,7 +304,7 @@ def test_runs_on_modal_are_listed_overlaid_and_read(runs_dir, trained, tmp_path)
         assert ("second", "here") in rows.index and ("second", "modal") in rows.index
         table.list.ticked = ["modal second"]
         [run] = table.selected
-        assert run.storage.backend == "modal" and "<img" in table.figure.value and not table.message.value
+        assert run.storage.backend == "modal" and table.curves.shown == [run] and not table.message.value
         browser = widgets.samples(run)
         assert MARKUP in browsing.completions(run)["completion"].values and not browser.message.value
         assert browser.groups.step.value == 6 and "not evaluated yet" in browser.answers.children[0].value
