@@ -304,7 +304,11 @@ def test_runs_on_modal_are_listed_overlaid_and_read(runs_dir, trained, tmp_path)
         assert ("second", "here") in rows.index and ("second", "modal") in rows.index
         table.list.ticked = ["modal second"]
         [run] = table.selected
-        assert run.storage.backend == "modal" and table.curves.shown == [run] and not table.message.value
+        assert (
+            run.storage.backend == "modal"
+            and [each.id for each in table.curves.shown] == [run.id]
+            and not table.message.value
+        )
         browser = widgets.samples(run)
         assert MARKUP in browsing.completions(run)["completion"].values and not browser.message.value
         assert browser.groups.step.value == 6 and "not evaluated yet" in browser.answers.children[0].value
