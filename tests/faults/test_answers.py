@@ -130,7 +130,7 @@ for environment in json.loads(sys.argv[2]):
 """
 ADDRESSES = ("GOOGLE_GEMINI_BASE_URL", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL")
 AMISS = {  # by what is said of it
-    "ftp://example.com should begin": dict.fromkeys(ADDRESSES, "ftp://me:word@example.com"),
+    "ftp://example.com is not a web address": dict.fromkeys(ADDRESSES, "ftp://me:word@example.com"),
     "can't be reached at http://127.0.0.1:9": dict.fromkeys(ADDRESSES, "http://me:word@127.0.0.1:9"),
     "ConfigError": dict.fromkeys(["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"], "/none"),
 }

@@ -74,7 +74,7 @@ def places(tmp_path):
 
 def test_a_first_run_in_an_empty_account_needs_nothing_and_the_doctor_makes_nothing(places):
     found = places.doctor(is_well=True)
-    assert "test-workspace" in found["Modal token"] and "come with the kit" in found["train.jsonl"]
+    assert "test-workspace" in found["Modal token"] and "kit's own samples" in found["train.jsonl"]
     assert "only runs with judge=gemini need it" in found["gemini-secret"]
     assert "only gated and private models need it" in found["huggingface-secret"]
     assert not places.modal.volumes and not places.modal.apps and not places.modal.secrets
@@ -83,7 +83,7 @@ def test_a_first_run_in_an_empty_account_needs_nothing_and_the_doctor_makes_noth
 def test_without_an_account_only_this_machine_is_looked_at(places):
     found = places.doctor(is_well=True, MODAL_TOKEN_ID="", MODAL_TOKEN_SECRET="")
     assert "modal setup" in found["backend"] and "Modal token" not in found
-    assert "come with the kit" in found["train.jsonl"] and "torch 2" in found["versions"]
+    assert "kit's own samples" in found["train.jsonl"] and "torch 2" in found["versions"]
 
     places.write_data(places.folder / "mine")
     file = places.folder / "mine" / "train.jsonl"

@@ -119,7 +119,7 @@ def probed(*groups: list[float | None], cut: bool = False) -> Probe:
         (probed([0.0, 0.01], [0.02, 0.0]), "Red", "the best of 4 scores 0.020"),
         (probed([0.5, 0.5], [0.3, 0.31]), "Red", "no group of SmolLM2-135M-Instruct's answers differs enough"),
         (probed([1.0, 1.0], [1.0, 0.98]), "Red", "Bring harder prompts"),
-        (probed([None, None]), "Red", "offline scored none of the model's 2 answers"),
+        (probed([None, None]), "Red", "offline scored none of 2 answers"),
         (probed(*[[0.5, 0.5]] * 7, [0.1, 0.5]), "Amber", "only 12% of 8 groups"),
         (probed([0.1, 0.5], [0.2, 0.9], cut=True), "Amber", "100% of SmolLM2-135M-Instruct's completions are cut"),
         (probed([0.1, 0.5], [0.2, 0.9]), "Green", "scores 0.10 to 0.90"),

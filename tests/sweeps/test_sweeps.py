@@ -101,9 +101,12 @@ def test_a_grid_is_what_its_doctests_show():
         ("{a: [1], a: [2]}", 'found duplicate key "a"'),
         ("{a: [1], zip: {a: [1], b: [2]}}", "names a more than once"),
         ("{zip: {a: [1, 2], b: [3]}}", "differ in length: a 2, b 1"),
-        ("{random: {n: 2, of: {a: {log_uniform: [0, 1]}}}}", "a should be a list, .* with low above 0, {log_uniform"),
+        (
+            "{random: {n: 2, of: {a: {log_uniform: [0, 1]}}}}",
+            "a can't be drawn from .*Use a list, .* with low above 0, {log_uniform",
+        ),
         ("{a: []}", "empty list"),
-        ("{a: [}", "is no YAML"),
+        ("{a: [}", "is not YAML"),
         ("nowhere.yaml", "can't be read"),
     ],
 )
@@ -121,7 +124,9 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, demo_data):
         "run_id is set by the sweep itself: leave it out",
         "evaluation: second_juge is not a parameter of 04_evaluate_checkpoints. Did you mean second_judge?",
     ]
-    with pytest.raises(kit.ConfigError, match=r"wholly_unknown is no parameter.*takes: model_name, .*, and kit.TrainC"):
+    with pytest.raises(
+        kit.ConfigError, match=r"wholly_unknown is not a parameter.*takes: model_name, .*, and kit.TrainC"
+    ):
         kit.sweep("03_launch_training", {"wholly_unknown": [1]}, tmp_path / "out")
     values = {"learning_rate": [1e-3, 2]}
     with pytest.raises(kit.ConfigError, match="learning_rate=2: should be less than or equal to 1"):

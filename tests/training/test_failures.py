@@ -272,8 +272,8 @@ def test_on_a_gpu_a_larger_one_is_named_and_only_what_applies():
         gradient_checkpointing=True,
     )
     said = str(out_of_memory(config, "r", True, "updating", 1, GPU))
-    assert "the GPU's memory is full" in said and "Resume with gpu=A100-40GB on Modal. A new run" in said
-    assert said.endswith("can have max_completion_length=64")
+    assert "the GPU's memory is full" in said and "Resume with gpu=A100-40GB on Modal. Start a new run" in said
+    assert said.endswith("with max_completion_length=64")
     assert "gpu=" not in str(out_of_memory(config, "r", True, "updating", 1, 178.0))
     only = memory_fixes(config, False, "updating", GPU)
     assert only == [{"memory": 65536}], "the machine's memory is full, not the GPU's"

@@ -43,5 +43,5 @@ def test_a_bad_step_is_skipped_and_said(monkeypatch, tmp_path, demo_data):
 
 def test_a_run_of_bad_steps_only_ends(monkeypatch, tmp_path, demo_data):
     spoil(monkeypatch, KitTrainer, range(2, 9))
-    with pytest.raises(RunError, match=r"gradients of steps 2 to 4 are no numbers.*smaller learning_rate"):
+    with pytest.raises(RunError, match=r"gradients of steps 2 to 4 are not numbers.*smaller learning_rate"):
         train(data=str(demo_data), runs_dir=tmp_path, run_id="bad", max_steps=9, **SMALL)
