@@ -170,8 +170,9 @@ def _from(config: TrainConfig, run: EarlierRun, gpu: str | None, factors: Range,
         generating=answering / counted.generating,
         updating=updating / counted.updating,
         starting=_starting(gpu) if run.before is None else run.before,
-        first=max(0.0, every * first - later),
-        beside=run.between if others else 0.0,  # a single step's is mostly the end of its run
+        # Beside a single step is mostly the end of its run.
+        first=max(0.0, every * first - later) + (0.0 if others else every * run.between),
+        beside=run.between if others else 0.0,
         call=waited / waves if waves and own.cloud_judges == config.cloud_judges else None,
         longest=ended if ended < 0.9 * own.max_completion_length else math.inf,
         sft=sft or 1.0,

@@ -43,6 +43,7 @@ from grpo_kit.preflight.verdict import will_it_learn
 from grpo_kit.runs.alarms import webhook_problem
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
 from grpo_kit.runs.resume import config_to_resume, is_done
+from grpo_kit.training.difficulty import answered_before
 from grpo_kit.training.failures import Fix, memory_fixes
 from grpo_kit.training.plan import NO_SHARING_WITH_SFT, missing_package, no_held_out, too_few_samples
 from grpo_kit.utils.text import dollars, duration, settings_text
@@ -71,7 +72,7 @@ def quote_remaining(
     runs, shape = earlier_runs(runs_dir) if earlier is None else earlier, shape_of(config.model_name)
     gpu = config.gpu if on_modal else None
     device, same = device_of(config, gpu), like_run(config, runs, gpu, "step", "size")
-    prompts, measuring = _to_measure(config, status), None
+    prompts, measuring = _to_measure(config, status, on_modal), None
     time, judge = minutes(config, runs, gpu), judge_usd(config, runs)
     judged = judge
     if prompts:
@@ -136,13 +137,17 @@ def _measuring_usd(measuring: Range | None, judge: Range | None, without: Range 
     return Dollars(round(hourly * measuring[1] / 60, 6), round(judge[1] - without[1], 6))
 
 
-def _to_measure(config: TrainConfig, status: dict[str, Any]) -> int | None:
-    """The prompts whose difficulty is still to be measured; None where the data is not here."""
+def _to_measure(config: TrainConfig, status: dict[str, Any], on_modal: bool) -> int | None:
+    """The prompts whose difficulty is still to be measured, and that no earlier run had answered; None where the data
+    is not here."""
     known = status.get("difficulty") or {}
     if not config.filter_difficulty or status.get("step") or "prompts_kept" in known:
         return 0
     train = data_folder(config.data) / "train.jsonl"
-    return _lines(train, train.stat().st_mtime_ns) - known.get("measured", 0) if train.exists() else None
+    if not train.exists():
+        return None
+    answered = 0 if on_modal else answered_before(config, train)
+    return max(0, _lines(train, train.stat().st_mtime_ns) - max(answered, known.get("measured", 0)))
 
 
 def _fits(config: TrainConfig, shape: Shape) -> dict[str, float]:

@@ -141,7 +141,7 @@ class Quote:
         elif not self.on_modal:
             rows.append(("cost", "nothing"))
         checked = ", ".join(f"{check.name} {check.state}" for check in self.checks)
-        unchecked = f"files here; the hub, {'Modal ' * self.on_modal}and the judge are asked when it is launched"
+        unchecked = f"files here; a launch also asks the hub{', Modal' * self.on_modal} and the judge"
         rows.append(("checked", checked or unchecked))
         if self.fits:
             rows.append(("fits on", ", ".join(f"{gpu} (${usd:.2f}/h)" for gpu, usd in list(self.fits.items())[:4])))
@@ -173,7 +173,7 @@ class Quote:
         if self.measuring:
             time = f"{range_text(self.measuring, lambda value: duration(60 * value))} of the time below"
         judge = f", {dollars(usd.judge)} of the judge's dollars" if (usd := self.measuring_usd) and usd.judge else ""
-        return [("measures", f"{made}: {time}{judge}; less where an earlier run measured some")]
+        return [("measures", f"{made}: {time}{judge}")]
 
     def _memory(self) -> str:
         gib, peak = f"{self.device.gib:.1f} GiB", f"{self.measured_gib:.1f}" if self.measured_gib else ""

@@ -128,7 +128,7 @@ def test_the_quote_and_the_budget_count_it(data, gemini, tmp_path):
     config, runs = TrainConfig(**settings), tmp_path / "runs"
     quoted = kit.quote(config, runs, "local", ask=False)
     without = kit.quote(config.replace(filter_difficulty=False), runs, "local", ask=False)
-    assert "24 prompts first, 96 completions" in str(quoted) and "measures" not in str(without)
+    assert "24 prompts first, by 96 judged completions" in str(quoted) and "measures" not in str(without)
     assert "128 calls" in quoted.judge_usd_from and "32 calls" in without.judge_usd_from
     assert quoted.minutes[1] > without.minutes[1] and quoted.usd_in_all == pytest.approx(4 * without.usd_in_all)
     with pytest.raises(ConfigError, match="measuring difficulty and the first step costs"):
