@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--priority", action="store_true")
     args = parser.parse_args()
     if args.priority:
-        Path("/proc/self/autogroup").write_text("-15")
+        Path("/proc/self/autogroup").write_text("-18")
     started = time.perf_counter()
     try:
         rows = collected(args.folders) if args.folders else made(args.only)

@@ -31,6 +31,7 @@ ROUGH, OTHER, SCALED, SAME = (1 / 3, 1, 3), (0.4, 1, 2.5), (1 / 2, 1, 2), (0.75,
 ONE_STEP, START = (1 / 2, 1, 1.25), (0.6, 1, 2)
 PASSES = 3  # over a step's tokens: there, back, and once more for checkpointing or the probabilities that drew them
 GPU_SHARE = 0.3  # of a GPU's published speed that training comes to
+SFT_SHARE = 1.2  # of the seconds of an update, for as many samples as it has completions
 CALL_SECONDS = 2.0  # of a call to a judge
 STARTING_SECONDS, STARTING_HERE_SECONDS = 150.0, 6.0  # of a container with its model and vLLM; of a process here
 LOOKED_AT, LETTERS, AROUND = 200, 4, 20  # prompts of the data; letters a token; tokens of a chat template
@@ -55,7 +56,7 @@ class Known(NamedTuple):
     beside: float = 0.0  # seconds of a step for saving and recording
     call: float | None = None  # seconds of a wave of calls to its judges
     longest: float = math.inf  # tokens after which all its completions had ended by themselves
-    sft: float = 1.0  # seconds of a sample of the warm start, of those that a completion takes in an update
+    sft: float = SFT_SHARE  # seconds of a sample of the warm start, of those that a completion takes in an update
 
 
 def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) -> Estimate:
@@ -175,7 +176,7 @@ def _from(config: TrainConfig, run: EarlierRun, gpu: str | None, factors: Range,
         beside=run.between if others else 0.0,
         call=waited / waves if waves and own.cloud_judges == config.cloud_judges else None,
         longest=ended if ended < 0.9 * own.max_completion_length else math.inf,
-        sft=sft or 1.0,
+        sft=sft or SFT_SHARE,
     )
 
 

@@ -138,8 +138,8 @@ def test_quoted_and_actual_stand_side_by_side(trained, tmp_path):
         (told / name).write_bytes((trained.path / name).read_bytes())
     write_json(told / "config.json", about | {"machine": "A10"})
     assert "as run there took" in kit.quote(trained.config, tmp_path, "modal", ask=False).minutes_from
-    assert "there" not in kit.quote(trained.config, tmp_path, "local", ask=False).minutes_from
-    assert "there" not in kit.quote(trained.config.replace(gpu="H100"), tmp_path, "modal", ask=False).minutes_from
+    assert "run there" not in kit.quote(trained.config, tmp_path, "local", ask=False).minutes_from
+    assert "run there" not in kit.quote(trained.config.replace(gpu="H100"), tmp_path, "modal", ask=False).minutes_from
 
 
 def test_a_launch_quotes_the_steps_that_are_left(tmp_path, demo_data, capsys):

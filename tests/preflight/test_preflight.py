@@ -401,6 +401,12 @@ def test_a_judge_of_the_models_own_family_is_warned_of(tmp_path, model, judge, f
     assert [f"are both of {family}" in text for text in warnings if "both" in text] == [True] * bool(family)
 
 
+def test_a_run_that_would_take_days_here_is_told_where_it_would_not(tmp_path):
+    (told,) = here(tmp_path, model_name=GEMMA).warnings
+    assert "on this machine: use Modal's GPUs (backend modal), where the A10 likely takes" in told and "and $" in told
+    assert not here(tmp_path).warnings and not on_modal(tmp_path, model_name=GEMMA).warnings
+
+
 def test_a_model_that_no_judge_asks_is_warned_of(tmp_path):
     (warning,) = here(tmp_path, judge_model="gpt-5").warnings
     assert warning == "judge_model=gpt-5 is not asked: judge=offline has no model"

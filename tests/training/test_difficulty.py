@@ -169,6 +169,8 @@ def test_prompts_are_answered_together_where_a_step_has_few_and_their_answers_ar
     for bf16 in (False, True):
         kit.train(runs_dir=tmp_path / "runs", bf16=bf16, **settings)
     assert generated == [64, 32, 4] * 2, "16 prompts and 8 together, then a step; other numbers draw other answers"
+    left = [kit.quote(TrainConfig(**settings, seed=seed), tmp_path, "local", ask=False).to_measure for seed in (42, 43)]
+    assert left == [0, 24], "what was answered for an earlier run is not quoted"
 
 
 def test_as_many_are_answered_together_as_fit():
