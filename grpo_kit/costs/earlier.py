@@ -100,12 +100,12 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         rest = status["seconds"] - started - beside if in_one_go and started is not None else 0.0
         between = max(0.0, rest) / max(1, len(times))
         parts = ("seconds/generating", "seconds/judging")
-        answering = [sum(row.get(part, 0.0) for row in rows) / max(1, len(cycles)) for part in parts]
+        generating, judging = (sum(row.get(part, 0.0) for row in rows) / max(1, len(cycles)) for part in parts)
         lengths = [row["completions/max_length"] for row in rows if "completions/max_length" in row]
         calls, usd = (sum(judged(row, name, "judge", "eval_judge") for row in lines) for name in ("calls", "usd"))
         peak = (status.get("actual") or {}).get("memory_gib")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):
         return None
-    steps = cycles, before, between, *answering, median(lengths) if lengths else None
+    steps = cycles, before, between, generating, judging, median(lengths) if lengths else None
     rest = bool(status.get("resumed")), mean(warm) if warm else None, calls, usd, peak
     return EarlierRun(folder.name, settings, about.get("machine"), *steps, *rest) if cycles else None

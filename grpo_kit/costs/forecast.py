@@ -88,8 +88,10 @@ def evaluation_minutes(
     batch = {"per_device_train_batch_size": min(asked.batch_size, asked.n), "gradient_accumulation_steps": 1}
     as_asked = config.model_copy(update={**lengths, **batch, "use_vllm": asked.use_vllm})
     a_batch = known.generating * _counted(_cut(as_asked, known.longest), shape, gpu).generating
-    answering = times(models * -(-asked.n // asked.batch_size) * a_batch, known.factors)
-    return times(1 / 60, total(times(known.starting, START), answering))
+    judged = {"per_device_train_batch_size": asked.n, "judge_mode": "absolute"}
+    judged |= {"judge": {asked.judge: 1.0}} if asked.judge else {}
+    a_model = -(-asked.n // asked.batch_size) * a_batch + _judging(as_asked.model_copy(update=judged), known)
+    return times(1 / 60, total(times(known.starting, START), times(models * a_model, max(known.factors, SCALED))))
 
 
 def measuring_minutes(config: TrainConfig, prompts: int, runs: Sequence[EarlierRun], gpu: str | None) -> Range | None:
@@ -101,7 +103,7 @@ def measuring_minutes(config: TrainConfig, prompts: int, runs: Sequence[EarlierR
     together = min(max(1, prompts), prompts_at_once(config, shape, device_of(config, gpu)))
     at_once = _cut(in_one_pass(config, together), known.longest)
     batch = known.generating * _counted(at_once, shape, gpu).generating + _judging(at_once, known)
-    return times(prompts / together * batch / 60, known.factors)
+    return times(prompts / together * batch / 60, max(known.factors, SCALED))
 
 
 def models_evaluated(config: TrainConfig) -> int:
@@ -221,7 +223,7 @@ def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float]:
     """A process's operations and bytes read a second; seconds to start a layer for one token."""
     if gpu is None:  # by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/benchmarks.md)
         cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
-        return 30e9 * cores, 1e10, 0.004
+        return 30e9 * cores, 1e10, 0.001
     listed = listed_gpu(gpu)
     a_layer = 0.0002 if uses_vllm(config, device_of(config, gpu)) else 0.0015
     return GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer

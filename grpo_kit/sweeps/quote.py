@@ -1,6 +1,7 @@
 """The time and dollars that a sweep will take, from the quotes of its runs, and the budget that its runs share."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -72,9 +73,13 @@ class SweepQuote:
 
     @property
     def minutes(self) -> Range:
-        """From start to end, at least the longest run's."""
-        runs = [found.minutes for found in self.quotes]
-        shared = times(1 / max(1, min(self.jobs, len(runs))), _total(*runs))
+        """From start to end, at least the longest run's. Runs here share the cores."""
+        runs, at_a_time = [found.minutes for found in self.quotes], min(self.jobs, len(self.quotes))
+        here = [run.config for run in (each.run for each in self.quotes) if run.config and run.backend == "local"]
+        if here:
+            cores = os.cpu_count() or 1
+            at_a_time = min(at_a_time, cores // max(config.torch_threads or cores for config in here))
+        shared = times(1 / max(1, at_a_time), _total(*runs))
         return cast(Range, tuple(map(max, zip(shared, *runs, strict=True))))
 
     @property
