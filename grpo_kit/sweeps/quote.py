@@ -11,7 +11,7 @@ from grpo_kit.config.gpus import modal_usd_per_hour
 from grpo_kit.config.judge import CLOUD, rungs
 from grpo_kit.costs.budget import check_price_known
 from grpo_kit.costs.earlier import earlier_runs
-from grpo_kit.costs.forecast import evaluation_minutes, models_evaluated
+from grpo_kit.costs.forecast import START, evaluation_minutes, models_evaluated
 from grpo_kit.costs.judging import judge_calls, judge_usd
 from grpo_kit.costs.ranges import Range, range_text, times
 from grpo_kit.errors import ConfigError, Problem
@@ -20,7 +20,7 @@ from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.sweeps.run import PlannedRun
 from grpo_kit.utils.text import dollars, duration
 
-NOTEBOOK_MINUTES = 0.1  # to start a kernel and import its libraries, on 2 cores
+NOTEBOOK_MINUTES = 0.15  # to start a kernel and import its libraries, on 2 cores
 NOTHING: Range = (0.0, 0.0, 0.0)
 UNKNOWN: Range = (math.nan, math.nan, math.nan)  # so that a sum with it is unknown too
 
@@ -56,7 +56,7 @@ def quote_of(run: PlannedRun) -> RunQuote:
         as_judge = config.replace(judge=judge, judge_mode="absolute", judge_samples=1, **own)
         known = judge_usd(as_judge, earlier).range  # a call costs as in training
         evaluation = _total(evaluation, times(models * asked.n / judge_calls(as_judge), known or UNKNOWN))
-    starting = times(NOTEBOOK_MINUTES, (1, 1, 1) if is_trained else (2, 2, 2))
+    starting = times(NOTEBOOK_MINUTES * (1 if is_trained else 2), START)
     usd = _total(*trained[1:], evaluation)
     return RunQuote(run, training, _total(starting, trained[0], minutes), usd, evaluation[2])
 
