@@ -6,9 +6,9 @@
 Each case is quoted as a user would have it, by `kit.quote` before its launch, and then made by `grpo-kit` in a process
 of its own: the tiny model and models with random weights, in other batches, generations and lengths, a warm start,
 filter_difficulty, held-out scores, a judge on loopback, more steps for a complete run; evaluations; sweeps. They share
-a home and a folder of runs, both new, so that the first of all is quoted with nothing to go by, the first of its shape by
-runs of other shapes, and what has "again" in its name by one of its own. `cold` is what would have been quoted without
-any earlier run. A run takes what its status.json has as `actual`, a sweep or an evaluation what its process takes.
+a home and a folder of runs, both new, so that the first of all is quoted with nothing to go by, the first of its shape
+by runs of other shapes, and what has "again" in its name by one of its own. `cold` is what would have been quoted with
+no earlier run. A run takes what its status.json has as `actual`, a sweep or an evaluation what its process takes.
 Other programs on the machine make runs slower than quoted: `waited` is the share of its time in which a process that
 could have worked was kept waiting for a processor, and --priority, as root, has them kept waiting in its place. Writes
 benchmarks/quotes.json. With folders of runs it only looks at what was quoted for those that are there.

@@ -113,7 +113,7 @@ def evaluate(
         count = len(subject.folders) + (subject.base is not None)
         if quoted := evaluation_minutes(subject.settings, used, earlier_runs(runs_dir), None, count):
             takes = range_text(quoted, lambda minutes: duration(60 * minutes))
-            echo(f"{count} models answer {len(samples)} prompts each: {takes}")
+            echo(f"{count * len(samples)} answers to make and judge: {takes}")
         started, engine = time.perf_counter(), "transformers"
         for name, source, model in subject.models(_longest(used, subject, tokenizer, samples), note):
             engine = "vllm" if isinstance(model, VllmModel) else engine

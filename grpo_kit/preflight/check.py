@@ -146,7 +146,8 @@ def _to_measure(config: TrainConfig, status: dict[str, Any], on_modal: bool) -> 
     train = data_folder(config.data) / "train.jsonl"
     if not train.exists():
         return None
-    answered = 0 if on_modal else answered_before(config, train)
+    # A judge in the cloud may still have to be paid for them.
+    answered = 0 if on_modal or config.cloud_judges else answered_before(config, train)
     return max(0, _lines(train, train.stat().st_mtime_ns) - max(answered, known.get("measured", 0)))
 
 

@@ -107,10 +107,8 @@ class Quote:
     def rows(self) -> list[tuple[str, str]]:
         """All that it says apart from problems: a name and a text each."""
         config, parameters = self.config, f", {self.shape.parameters:,} parameters" if self.shape else ""
-        steps = (
-            f"{config.prompts_per_step} prompts with {config.num_generations} completions each, {self.completions:,} "
-        )
-        steps += f"completions in {config.max_steps} steps"
+        steps = f"{config.prompts_per_step} prompts with {config.num_generations} completions each; "
+        steps += f"{self.completions:,} in {config.max_steps} steps"
         if config.num_processes > 1:
             steps += f", by {config.num_processes} processes"
             steps += " that share the weights out (FSDP)" if self.memory and self.memory.shares > 1 else ""
@@ -129,11 +127,7 @@ class Quote:
         ]
         if self.on_modal:
             likely = f"{range_text(self.usd, dollars)}; " if self.usd else ""
-            most = (
-                f"never more than {dollars(self.usd_most)}, by timeout and retries"
-                if self.usd_most is not None
-                else "dollars not known"
-            )
+            most = f"at most {dollars(self.usd_most)} by timeout" if self.usd_most is not None else "dollars not known"
             rows.append(("Modal", f"{likely}{most} ({self.usd_from})"))
         if self.judge_usd_from:
             likely = range_text(self.judge_usd, dollars) if self.judge_usd else "dollars not known"
@@ -166,9 +160,8 @@ class Quote:
             return []
         if prompts is None:
             return [("measures", "every prompt's difficulty first; how many there are is not known here, nor the cost")]
-        made = (
-            f"the difficulty of {prompts:,} prompts first, by {prompts * config.num_generations:,} judged completions"
-        )
+        answers = prompts * config.num_generations
+        made = f"the difficulty of {prompts:,} prompts first, by {answers:,} judged completions"
         time = "how long that takes is not known, and not in the time below"
         if self.measuring:
             time = f"{range_text(self.measuring, lambda value: duration(60 * value))} of the time below"
