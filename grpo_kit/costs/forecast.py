@@ -58,6 +58,11 @@ class Known(NamedTuple):
     longest: float = math.inf  # tokens after which all its completions had ended by themselves
     sft: float = SFT_SHARE  # seconds of a sample of the warm start, of those that a completion takes in an update
 
+    @property
+    def for_answers(self) -> Range:
+        """The factors of what is only answered, in batches of another size than a step's."""
+        return max(self.factors, SCALED, key=lambda factors: factors[2])
+
 
 def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) -> Estimate:
     """Minutes from the start to the end of a run on Modal's `gpu`, or on this machine where that is None."""
@@ -91,7 +96,7 @@ def evaluation_minutes(
     judged = {"per_device_train_batch_size": asked.n, "judge_mode": "absolute"}
     judged |= {"judge": {asked.judge: 1.0}} if asked.judge else {}
     a_model = -(-asked.n // asked.batch_size) * a_batch + _judging(as_asked.model_copy(update=judged), known)
-    return times(1 / 60, total(times(known.starting, START), times(models * a_model, max(known.factors, SCALED))))
+    return times(1 / 60, total(times(known.starting, START), times(models * a_model, known.for_answers)))
 
 
 def measuring_minutes(config: TrainConfig, prompts: int, runs: Sequence[EarlierRun], gpu: str | None) -> Range | None:
@@ -103,7 +108,7 @@ def measuring_minutes(config: TrainConfig, prompts: int, runs: Sequence[EarlierR
     together = min(max(1, prompts), prompts_at_once(config, shape, device_of(config, gpu)))
     at_once = _cut(in_one_pass(config, together), known.longest)
     batch = known.generating * _counted(at_once, shape, gpu).generating + _judging(at_once, known)
-    return times(prompts / together * batch / 60, max(known.factors, SCALED))
+    return times(prompts / together * batch / 60, known.for_answers)
 
 
 def models_evaluated(config: TrainConfig) -> int:
