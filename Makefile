@@ -69,10 +69,10 @@ docs: .venv-docs/.done
 	.venv-docs/bin/pip install -q -r scripts/site/requirements.txt
 	touch $@
 
-# What this machine can measure, against goals; some 6 minutes. `make bench BENCH=all` adds memory's and how much of the
-# judge's time can be hidden, 14 more.
+# What this machine can measure, against goals; some 6 minutes. `make bench BENCH=all` adds memory's, how much of the
+# judge's time can be hidden and how well times are quoted, 30 more.
 bench: setup
-	for name in startup data run_dir gemini overhead $(if $(filter all,$(BENCH)),memory judge_time); do \
+	for name in startup data run_dir gemini overhead $(if $(filter all,$(BENCH)),memory judge_time quotes); do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || echo "$$name: not measured"; done
 	$(BIN)/python benchmarks/table.py
 

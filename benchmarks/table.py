@@ -56,6 +56,8 @@ CLAIMS: list[tuple[str, str, Callable[[dict], float], str, float]] = [
         "<=",
         0.15,
     ),
+    ("quotes", "times within their quote, share", lambda found: found["summary"]["all"]["within"], ">=", 0.9),
+    ("quotes", "highest of lowest quoted, median", lambda found: found["summary"]["all"]["high_by_low"], "<=", 5),
 ]
 
 

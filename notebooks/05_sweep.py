@@ -59,7 +59,7 @@ sweep
 # %% [markdown]
 # ## What it will take
 #
-# The quote uses earlier runs in `out` where there are any, else an estimate. A `budget` holds for all runs together: a
+# The quote uses earlier runs in `out` and `runs`, else an estimate. A `budget` holds for all runs together: a
 # run that it does not cover is not started, and a larger budget continues later.
 
 # %%

@@ -1,5 +1,6 @@
 """`kit.quote`, `kit.smoke` and `kit.doctor`: what a run will do, need and cost, and what stands in its way."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain
@@ -10,7 +11,7 @@ from grpo_kit.backends.start import start
 from grpo_kit.backends.watch import watch
 from grpo_kit.config.backend import asked_backend, chosen_backend
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.earlier import remember
+from grpo_kit.costs.earlier import EarlierRun, earlier_runs, remember
 from grpo_kit.data.demo import DATA_FILES
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.start import started
@@ -31,16 +32,16 @@ def quote(
     config: TrainConfig | None = None,
     runs_dir: str | Path = RUNS_DIR,
     backend: str | None = None,
-    by: str | None = None,
+    earlier: Sequence[EarlierRun] | None = None,
     ask: bool = True,
     rewards: Rewards = (),
 ) -> Quote:
     """Says what a run with these settings will do, need and cost, and what stands in its way; see Quote.
 
     It takes seconds, in which data, `rewards`, hub, Modal and judge are asked as a launch asks them; without `ask`
-    milliseconds. Times come from earlier runs under `runs_dir` where they fit, or from the one that is called `by`
-    alone. `backend`: "local" or "modal"; None: the chosen one. A run that exists already is quoted for the steps that
-    are left (on Modal only with `ask`). Print it, or leave it as a cell's last line.
+    milliseconds. Times come from `earlier` runs, None: those under `runs_dir`. `backend`: "local" or "modal";
+    None: the chosen one. A run that exists already is quoted for the steps that are left (on Modal only with `ask`).
+    Print it, or leave it as a cell's last line.
     """
     config, known, status, checks = config or TrainConfig(), None, {}, []
     on_modal = (backend or chosen_backend()) == "modal"
@@ -56,7 +57,7 @@ def quote(
         if known:  # on Modal its data has another name
             config, status = config_to_resume(known, config, check=not on_modal), known.status
     checks = (*checks, *checks_of(config, on_modal, rewards, not checks)) if ask else ()
-    return quote_remaining(config, status, runs_dir, on_modal, by, checks)
+    return quote_remaining(config, status, runs_dir, on_modal, earlier, checks)
 
 
 def smoke(
@@ -86,7 +87,8 @@ def smoke(
         remember(run, runs_dir)
     seconds = run.metrics()["step_time"].dropna().iloc[0]
     print(f"One step took {seconds:.1f} s, its run {duration(status['seconds'])}. From that, the whole run:")
-    return quote(config, runs_dir, backend, by=run.id, ask=False)
+    alone = [each for each in earlier_runs(runs_dir) if each.id == run.id]
+    return quote(config, runs_dir, backend, alone, ask=False)
 
 
 def doctor(

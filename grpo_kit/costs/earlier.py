@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 from grpo_kit.config.base import Role, names_where
@@ -33,7 +33,9 @@ class EarlierRun(NamedTuple):
     before: float | None
     # Seconds of a step beside its own: saving, recording, the optimiser. 0 where it was resumed or is not complete.
     between: float
-    answering: float  # seconds in which a step's completions are generated and judged
+    generating: float  # seconds in which a step's completions are generated
+    judging: float  # and in which their scores are waited for
+    longest: float | None  # tokens of a step's longest completion, the median; None where that was not measured
     is_resumed: bool
     sft_seconds: float | None  # a step of its warm start, the mean; None where it made none
     calls: float  # to its judges
@@ -97,11 +99,13 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         beside = sum(times) + sum(warm) + evaluating + measuring
         rest = status["seconds"] - started - beside if in_one_go and started is not None else 0.0
         between = max(0.0, rest) / max(1, len(times))
-        parts = [f"seconds/{part}" for part in ("generating", "judging")]
-        answering = sum(row.get(part, 0.0) for row in rows for part in parts) / max(1, len(cycles))
+        parts = ("seconds/generating", "seconds/judging")
+        generating, judging = (sum(row.get(part, 0.0) for row in rows) / max(1, len(cycles)) for part in parts)
+        lengths = [row["completions/max_length"] for row in rows if "completions/max_length" in row]
         calls, usd = (sum(judged(row, name, "judge", "eval_judge") for row in lines) for name in ("calls", "usd"))
         peak = (status.get("actual") or {}).get("memory_gib")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):
         return None
-    seconds = cycles, before, between, answering, bool(status.get("resumed")), mean(warm) if warm else None
-    return EarlierRun(folder.name, settings, about.get("machine"), *seconds, calls, usd, peak) if cycles else None
+    steps = cycles, before, between, generating, judging, median(lengths) if lengths else None
+    rest = bool(status.get("resumed")), mean(warm) if warm else None, calls, usd, peak
+    return EarlierRun(folder.name, settings, about.get("machine"), *steps, *rest) if cycles else None

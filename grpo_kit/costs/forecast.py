@@ -1,144 +1,114 @@
-"""Forecasts of a run's time and of its judge's dollars: by earlier runs where there are any, else by one rough line.
+"""Forecasts of a run's time: what a step takes is counted, and set right by what an earlier run on the machine took.
 
-The rough line is counted operations by a machine's usual speed; nothing of it was measured on a GPU.
+Operations, and layers that are started, are counted by a usual machine's speed. Where nothing was measured that is very
+rough; the ratio of two runs is less so. So generating and updating are each multiplied by what the earlier run took of
+its own count: one of the same sizes gives its own seconds that way.
 """
 
+import math
 import os
-from collections.abc import Callable, Sequence
-from statistics import mean, median
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from statistics import fmean, mean, median
+from typing import NamedTuple, cast
 
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import listed_gpu
-from grpo_kit.config.judge import CLOUD, rungs
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.earlier import EarlierRun, like_run
+from grpo_kit.costs.earlier import HERE, EarlierRun, like_run
+from grpo_kit.costs.judging import judge_calls
 from grpo_kit.costs.memory import device_of, in_one_pass, prompts_at_once, uses_vllm
-from grpo_kit.judges.chat.prices import judge_price, prices_of, unknown_price
+from grpo_kit.costs.ranges import Estimate, Range, times, total
+from grpo_kit.data.demo import data_folder
+from grpo_kit.data.samples import conversation_text, numbered_lines, sample_from
+from grpo_kit.errors import KitError
 from grpo_kit.models.shapes import Shape, shape_of
 
-Range = tuple[float, float, float]  # low, likely, high
-
-# Low and high as shares of what is likely: by counting, by steps of other sizes, of these sizes, by a first step alone.
-ROUGH, SCALED, SAME, ONE_STEP = (1 / 3, 1, 3), (1 / 2, 1, 2), (0.8, 1, 1.25), (1 / 2, 1, 1.25)
-GPU_SHARE = 0.3  # of a GPU's published speed that training comes to
+# Low and high as shares of what is likely: by counting, by other settings, by other sizes, by these, by a step alone.
+ROUGH, OTHER, SCALED, SAME = (1 / 3, 1, 3), (0.4, 1, 2.5), (1 / 2, 1, 2), (0.75, 1, 1.4)
+ONE_STEP, START = (1 / 2, 1, 1.25), (0.6, 1, 2)
 PASSES = 3  # over a step's tokens: there, back, and once more for checkpointing or the probabilities that drew them
+GPU_SHARE = 0.3  # of a GPU's published speed that training comes to
+SFT_SHARE = 1.2  # of the seconds of an update, for as many samples as it has completions
 CALL_SECONDS = 2.0  # of a call to a judge
-STARTING_SECONDS, STARTING_HERE_SECONDS = 150.0, 10.0  # of a container with its model and vLLM; of a process here
-SFT_SHARE = 0.6  # of a GRPO step's seconds, for as many samples: no generating, and no judging
-TOKENS_ASKED, TOKENS_WRITTEN = 560, 160  # of a judgement: chat/absolute.txt at 4 letters a token, and a rubric
+STARTING_SECONDS, STARTING_HERE_SECONDS = 150.0, 6.0  # of a container with its model and vLLM; of a process here
+LOOKED_AT, LETTERS, AROUND = 200, 4, 20  # prompts of the data; letters a token; tokens of a chat template
 
 
-class Estimate(NamedTuple):
-    """A range and where it comes from; None where nothing can be said."""
+class Counted(NamedTuple):
+    """Seconds as they are counted: of a batch of completions, and of an update."""
 
-    range: Range | None
+    generating: float
+    updating: float
+
+
+class Known(NamedTuple):
+    """What an earlier run tells of the next, or what is assumed where there is none."""
+
     source: str
+    factors: Range
+    generating: float = 1.0  # what it took of what is counted
+    updating: float = 1.0
+    starting: float = STARTING_HERE_SECONDS
+    first: float = 0.0  # by how much its first step is slower
+    beside: float = 0.0  # seconds of a step for saving and recording
+    call: float | None = None  # seconds of a wave of calls to its judges
+    longest: float = math.inf  # tokens after which all its completions had ended by themselves
+    sft: float = SFT_SHARE  # seconds of a sample of the warm start, of those that a completion takes in an update
 
-
-def times(value: float, factors: Range) -> Range:
-    low, likely, high = (value * factor for factor in factors)
-    return low, likely, high
-
-
-def range_text(values: Range, shown: Callable[[float], str]) -> str:
-    """ "3.0 min (1.5 min to 6.0 min)"; `shown` writes one value."""
-    low, likely, high = map(shown, values)
-    return f"{likely} ({low} to {high})"
+    @property
+    def for_answers(self) -> Range:
+        """The factors of what is only answered, in batches of another size than a step's."""
+        return max(self.factors, SCALED, key=lambda factors: factors[2])
 
 
 def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) -> Estimate:
     """Minutes from the start to the end of a run on Modal's `gpu`, or on this machine where that is None."""
-    if run := like_run(config, runs, gpu, "step", "size") or like_run(config, runs, gpu, "step"):
-        first, *others = run.cycles  # the first step is slower than the others
-        factors, ratio, source = SAME, 1.0, f"the steps of {run.id}, which had the same sizes"
-        if not run.is_like(config, "size"):
-            factors, source = SCALED, f"the steps of {run.id}, scaled to this size: rough"
-            ratio = _size(config) / _size(TrainConfig.model_construct(**run.settings))
-        elif not others:
-            factors, source = ONE_STEP, f"the first step of {run.id}, which is slower than later ones: likely less"
-        every, usual = config.num_iterations, STARTING_SECONDS if gpu else STARTING_HERE_SECONDS
-        before = usual if run.before is None else run.before
-        # A resumed run has several first steps among the others, which the median leaves aside.
-        later = median(others) if run.is_resumed and others else mean(others or [first])
-        beside = run.between * (config.max_steps if others else every)  # a single step's is mostly the end of its run
-        steps = every * first + max(0, config.max_steps - every) * later + beside
-        steps += config.evaluations() * _evaluation_share(config) * run.answering
-        warm = config.sft_steps * _sft_seconds(config, run, ratio * later)
-        return Estimate(times((before + ratio * steps + warm) / 60, factors), source)
-    if (shape := shape_of(config.model_name)) is None:
-        return Estimate(None, "the model's shape is not, and there is no earlier run of it")
-    if gpu and not listed_gpu(gpu):
-        return Estimate(None, f"the speed of {gpu} is not, and there is no earlier run of this model on it")
-    if gpu is None and device_of(config, gpu).is_gpu:
-        return Estimate(None, "there is no earlier run of this model on this machine's GPU")
-    speed = f"{gpu}'s published speed" if gpu else "a usual CPU's speed"
-    likely = rough_seconds(config, shape, gpu) / 60
-    return Estimate(times(likely, ROUGH), f"counted operations and {speed}: very rough, nothing was measured")
+    known = _known(config, runs, gpu)
+    if isinstance(known, str):
+        return Estimate(None, known)
+    every, cycles = config.num_iterations, -(-config.max_steps // config.num_iterations)
+    generating, updating, judging = _step(config, known, gpu)
+    computing = generating + every * updating
+    cycle = max(computing, judging) if config.max_staleness else computing + judging
+    answering = config.evaluations() * -(-config.eval_prompts // config.completions_per_step) * (generating + judging)
+    warm = config.sft_steps * known.sft * updating * config.samples_per_sft_step / config.completions_per_step
+    steps = known.first + cycles * cycle + config.max_steps * known.beside + answering + warm
+    whole = total(times(known.starting, START), times(steps, known.factors))
+    return Estimate(times(1 / 60, whole), known.source)
 
 
-def _sft_seconds(config: TrainConfig, run: EarlierRun, step: float) -> float:
-    """Seconds of a step of the warm start: by the run's own, else as a share of a GRPO step's that takes `step`."""
-    if run.sft_seconds and run.is_like(config, "size"):
-        return run.sft_seconds * config.samples_per_sft_step / (run.settings["sft_batch_size"] or _per_step(run))
-    return SFT_SHARE * step * config.samples_per_sft_step / config.completions_per_step
-
-
-def _per_step(run: EarlierRun) -> int:
-    return TrainConfig.model_construct(**run.settings).completions_per_step
-
-
-def _evaluation_share(config: TrainConfig) -> int:
-    """An evaluation's time, by the time that a step's completions take: at most so many are made together."""
-    return -(-config.eval_prompts // config.completions_per_step)
-
-
-def _size(config: TrainConfig) -> int:
-    return config.completions_per_process * config.max_completion_length
-
-
-def rough_seconds(config: TrainConfig, shape: Shape, gpu: str | None, passes: int = PASSES) -> float:
-    """From the start to the end of a run; two operations a parameter and token, prompts at half their longest. Each new
-    token reads all weights, or computes for longer. Without `passes` it only answers."""
-    operations, bytes_read, a_layer, starting = _speed(config, gpu)
-    together, weights, prompt = config.completions_per_process, 2 * shape.parameters, config.max_prompt_length / 2
-    a_token = a_layer * shape.layers + max(weights / bytes_read, weights * together / operations)
-    generating = config.max_completion_length * a_token + weights * together * prompt / operations
-    a_sequence = passes * weights * (prompt + config.max_completion_length) / operations
-    training, warm = together * a_sequence, config.sft_steps * config.samples_per_sft_step / config.num_processes
-    computing = training + generating / config.num_iterations
-    judging = CALL_SECONDS * judge_calls(config) / config.max_steps / config.judge_max_in_flight
-    a_step = max(computing, judging) if config.max_staleness else computing + judging
-    beside = warm * a_sequence + config.evaluations() * _evaluation_share(config) * generating
-    return starting + config.max_steps * a_step + beside
-
-
-def evaluation_minutes(config: TrainConfig, asked: EvalConfig, gpu: str | None) -> Range | None:
-    """Minutes of one of Modal's `gpu`, or of this machine's processor where that is None, until the base model and each
-    checkpoint have answered; very rough. None where the model's shape or the GPU's speed is not known."""
-    if (shape := shape_of(config.model_name)) is None or (gpu and not listed_gpu(gpu)):
+def evaluation_minutes(
+    config: TrainConfig, asked: EvalConfig, runs: Sequence[EarlierRun], gpu: str | None, models: int
+) -> Range | None:
+    """Minutes of one of Modal's `gpu`, or of this machine's processor where that is None, until so many models of a run
+    with `config` have answered. None where the model's shape or the GPU's speed is not known."""
+    known, shape = _known(config, runs, gpu), shape_of(config.model_name)
+    if isinstance(known, str) or shape is None or (gpu and not listed_gpu(gpu)):
         return None
     names = ("max_prompt_length", "max_completion_length")
     lengths = {name: getattr(asked, name) or getattr(config, name) for name in names}
-    batch = {"per_device_train_batch_size": asked.batch_size, "gradient_accumulation_steps": 1, "num_iterations": 1}
-    batches = models_evaluated(config) * -(-asked.n // asked.batch_size)
-    alone = {"use_vllm": asked.use_vllm, "judge": {}, "max_steps": batches, "eval_steps": None}
-    return times(rough_seconds(config.model_copy(update=lengths | batch | alone), shape, gpu, passes=0) / 60, ROUGH)
+    batch = {"per_device_train_batch_size": min(asked.batch_size, asked.n), "gradient_accumulation_steps": 1}
+    as_asked = config.model_copy(update={**lengths, **batch, "use_vllm": asked.use_vllm})
+    a_batch = known.generating * _counted(_cut(as_asked, known.longest), shape, gpu).generating
+    judged = {"per_device_train_batch_size": asked.n, "judge_mode": "absolute"}
+    judged |= {"judge": {asked.judge: 1.0}} if asked.judge else {}
+    a_model = -(-asked.n // asked.batch_size) * a_batch + _judging(as_asked.model_copy(update=judged), known)
+    return times(1 / 60, total(times(known.starting, START), times(models * a_model, known.for_answers)))
 
 
-def measuring_minutes(config: TrainConfig, prompts: int, gpu: str | None) -> Range | None:
-    """Minutes in which the start model answers so many prompts, and its answers are judged; very rough, as above."""
-    if (shape := shape_of(config.model_name)) is None or (gpu and not listed_gpu(gpu)):
-        return None
-    if gpu is None and device_of(config, gpu).is_gpu:
+def measuring_minutes(config: TrainConfig, prompts: int, runs: Sequence[EarlierRun], gpu: str | None) -> Range | None:
+    """Minutes in which the start model answers so many prompts, and its answers are judged, of a process that has
+    started; None as above."""
+    known, shape = _known(config, runs, gpu), shape_of(config.model_name)
+    if isinstance(known, str) or shape is None or (gpu and not listed_gpu(gpu)):
         return None
     together = min(max(1, prompts), prompts_at_once(config, shape, device_of(config, gpu)))
-    alone = {"max_steps": -(-prompts // together), "num_iterations": 1, "max_staleness": 0, "eval_steps": None}
-    seconds = (
-        rough_seconds(in_one_pass(config, together).model_copy(update=alone), shape, gpu, passes=0)
-        - _speed(config, gpu)[-1]
-    )
-    return times(seconds / 60, ROUGH)
+    at_once = _cut(in_one_pass(config, together), known.longest)
+    batch = known.generating * _counted(at_once, shape, gpu).generating + _judging(at_once, known)
+    return times(prompts / together * batch / 60, known.for_answers)
 
 
 def models_evaluated(config: TrainConfig) -> int:
@@ -146,47 +116,127 @@ def models_evaluated(config: TrainConfig) -> int:
     return 1 + bool(config.sft_steps) + -(-config.max_steps // config.save_steps)
 
 
-def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float, float]:
-    """A process's operations and bytes read a second; seconds to start a layer for one token, and to the first step."""
-    if gpu is None:  # by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/results.md)
+def _step(config: TrainConfig, known: Known, gpu: str | None) -> tuple[float, float, float]:
+    """Seconds in which a step's completions are generated, an update is made, and the judges called for the step."""
+    counted = _counted(_cut(config, known.longest), shape_of(config.model_name) or _tiny(), gpu)
+    return known.generating * counted.generating, known.updating * counted.updating, _judging(config, known)
+
+
+def _judging(config: TrainConfig, known: Known) -> float:
+    """Seconds in which judges are called for the completions of a step, so many at a time."""
+    once = config.model_copy(update={"max_steps": 1, "num_iterations": 1, "eval_steps": None})
+    waves = judge_calls(once) / config.judge_max_in_flight
+    return max(1.0, waves) * (CALL_SECONDS if known.call is None else known.call) if waves else 0.0
+
+
+def _known(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) -> Known | str:
+    """By the earlier run that tells most: one of the same sizes, else of the same model, else any on the machine, the
+    nearest by what is counted. Why nothing is known, where that is so."""
+    if run := like_run(config, runs, gpu, "step", "size"):
+        if len(run.cycles) > 1:
+            return _from(config, run, gpu, SAME, f"as run {run.id} took, with steps of the same size")
+        source = f"by the first step of run {run.id}, which is slower than later ones: likely less"
+        return _from(config, run, gpu, ONE_STEP, source)
+    shape, is_listed = shape_of(config.model_name), not gpu or bool(listed_gpu(gpu))
+    here = [run for run in runs if run.machine == (gpu or HERE)]
+    alike = [run for run in here if run.is_like(config, "step")]
+    if shape and is_listed:
+        alike = alike or [run for run in here if shape_of(run.settings["model_name"])]
+        seconds = sum(_counted(config, shape, gpu))
+        alike.sort(key=lambda run: abs(math.log(sum(_counted_of(run, gpu)) / seconds)))
+    if alike and alike[0].is_like(config, "step"):
+        return _from(config, alike[0], gpu, SCALED, f"rough, by run {alike[0].id}, whose steps had another size")
+    if alike:
+        source = f"very rough, by run {alike[0].id}, which had another model or other settings"
+        return _from(config, alike[0], gpu, OTHER, source)
+    if shape is None:
+        return "the model's shape is not, and there is no earlier run of it"
+    if not is_listed:
+        return f"the speed of {gpu} is not, and there is no earlier run of this model on it"
+    if gpu is None and device_of(config, gpu).is_gpu:
+        return "there is no earlier run on this machine's GPU"
+    by = f"the model's size and {gpu}'s published speed" if gpu else "the model's size"
+    return Known(f"guessed from {by}, as there is no earlier run to go by", ROUGH, starting=_starting(gpu))
+
+
+def _from(config: TrainConfig, run: EarlierRun, gpu: str | None, factors: Range, source: str) -> Known:
+    """What a run tells of one with `config`."""
+    own = TrainConfig.model_construct(**run.settings)
+    counted, every = _counted_of(run, gpu), own.num_iterations
+    first, *others = run.cycles  # the first step is slower than the others
+    # A resumed run has several first steps among the others, which the median leaves aside.
+    later = every * (median(others) if run.is_resumed and others else mean(others or [first]))
+    waited = run.judging if own.cloud_judges and not own.max_staleness else 0.0  # else it is among the rest
+    answering = run.generating + run.judging - waited
+    updating = max(0.0, later - answering - waited) / every
+    ended = run.longest if run.longest and own.model_name == config.model_name else math.inf
+    waves = _judging(own, Known("", SAME, call=1.0))
+    sft = (run.sft_seconds or 0.0) / own.samples_per_sft_step / max(updating, 1e-9) * own.completions_per_step
+    return Known(
+        source,
+        factors,
+        generating=answering / counted.generating,
+        updating=updating / counted.updating,
+        starting=_starting(gpu) if run.before is None else run.before,
+        # Beside a single step is mostly the end of its run.
+        first=max(0.0, every * first - later) + (0.0 if others else every * run.between),
+        beside=run.between if others else 0.0,
+        call=waited / waves if waves and own.cloud_judges == config.cloud_judges else None,
+        longest=ended if ended < 0.9 * own.max_completion_length else math.inf,
+        sft=sft or SFT_SHARE,
+    )
+
+
+def _counted(config: TrainConfig, shape: Shape, gpu: str | None) -> Counted:
+    """Two operations a parameter and token; each new token reads all weights, or computes for longer."""
+    operations, bytes_read, a_layer = _speed(config, gpu)
+    together, weights, prompt = config.completions_per_process, 2 * shape.parameters, _prompt_tokens(config)
+    a_token = a_layer * shape.layers + max(weights / bytes_read, weights * together / operations)
+    reading = weights * together * prompt / operations
+    computing = PASSES * weights * together * (prompt + config.max_completion_length) / operations
+    starting = PASSES * a_layer * shape.layers * config.gradient_accumulation_steps
+    return Counted(config.max_completion_length * a_token + reading, computing + starting)
+
+
+def _counted_of(run: EarlierRun, gpu: str | None) -> Counted:
+    """A model whose shape is not known is only compared with itself, where any shape will do."""
+    own = TrainConfig.model_construct(**run.settings)
+    return _counted(_cut(own, run.longest or math.inf), shape_of(own.model_name) or _tiny(), gpu)
+
+
+def _cut(config: TrainConfig, longest: float) -> TrainConfig:
+    """With completions of so many tokens at most."""
+    return config.model_copy(update={"max_completion_length": min(config.max_completion_length, longest)})
+
+
+def _prompt_tokens(config: TrainConfig) -> float:
+    """Tokens of a prompt of the data, the mean; half of the most where the data is not here."""
+    try:
+        train = data_folder(config.data) / "train.jsonl"
+        return min(config.max_prompt_length, _letters(train, train.stat().st_mtime_ns) / LETTERS + AROUND)
+    except (KitError, OSError, ValueError):
+        return config.max_prompt_length / 2
+
+
+@lru_cache(8)
+def _letters(path: Path, modified: int) -> float:
+    lines = islice(numbered_lines(path), LOOKED_AT)
+    return fmean(len(conversation_text(sample_from(line, "").prompt)) for _, line in lines)
+
+
+def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float]:
+    """A process's operations and bytes read a second; seconds to start a layer for one token."""
+    if gpu is None:  # by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/benchmarks.md)
         cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
-        return 30e9 * cores, 1e10, 0.004, STARTING_HERE_SECONDS
+        return 30e9 * cores, 1e10, 0.001
     listed = listed_gpu(gpu)
     a_layer = 0.0002 if uses_vllm(config, device_of(config, gpu)) else 0.0015
-    return GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer, STARTING_SECONDS
+    return GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer
 
 
-def judge_calls(config: TrainConfig, measured: int = 0) -> int:
-    """Calls to judges in the whole run, without retries, and for so many prompts whose difficulty is measured before;
-    answers that are equal count each."""
-    answers = config.prompts_per_step if config.judge_mode == "group" else config.completions_per_step
-    answers *= -(-config.max_steps // config.num_iterations)
-    answers += measured * (1 if config.judge_mode == "group" else config.num_generations)
-    return len(config.cloud_judges) * (answers + config.evaluations() * config.eval_prompts) * config.judge_samples
+def _starting(gpu: str | None) -> float:
+    return STARTING_SECONDS if gpu else STARTING_HERE_SECONDS
 
 
-def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun], measured: int = 0) -> Estimate:
-    """Dollars for judges; (0, 0, 0) where none is paid. Without canaries; what a cache holds or a
-    ladder settles below is not taken off."""
-    if not (calls := judge_calls(config, measured)):
-        return Estimate((0.0, 0.0, 0.0), "")
-    # Of a ladder only the first rung is asked about every answer.
-    surely = len(CLOUD.keys() & {name.split(">")[0] for name in config.judge}) / len(config.cloud_judges)
-    told = f"{calls:,} calls" if surely == 1 else f"at most {calls:,} calls, if every answer goes up the ladder"
-    alike = ("judge_model", "gemini_model", "judge_mode", "num_generations", "judge_input_price", "judge_output_price")
-    for run in runs:
-        same_judges = CLOUD.keys() & rungs(run.settings["judge"]) == {*config.cloud_judges}
-        if run.usd and same_judges and all(run.settings.get(name) == getattr(config, name) for name in alike):
-            usd = run.usd / run.calls
-            return Estimate(times(calls * usd, (0.7 * surely, 1, 1.2)), f"{told}; ${usd:.2g} a call, as in {run.id}")
-    if unknown := unknown_price(config, config.cloud_judges):
-        return Estimate(None, f"{unknown.what}: g{unknown.fix[1:]}")
-    answers = config.num_generations if config.judge_mode == "group" else 1
-    read = TOKENS_ASKED + (config.max_prompt_length + config.max_completion_length * (answers + 1)) // 2
-    written = TOKENS_WRITTEN * answers
-    prices = [judge_price(config, judge) for judge in config.cloud_judges]
-    a_call = mean(read * (price[0] or 0.0) + written * (price[1] or 0.0) for price in prices) / 1e6
-    source = f"{told}; assumed: {read:,} tokens read and {written:,} written a call, without thinking"
-    dates = ", ".join(dict.fromkeys(prices_of(judge)["as_of"] for judge in config.cloud_judges))
-    source += "" if config.judge_input_price is not None else f", prices of {dates}"
-    return Estimate(times(calls * a_call, (0.5 * surely, 1, 2)), source)
+def _tiny() -> Shape:
+    return cast(Shape, shape_of("tiny"))

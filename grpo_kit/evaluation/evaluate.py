@@ -18,7 +18,10 @@ from tqdm import tqdm
 from grpo_kit.config.base import names_where
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import NEED_MODEL, JudgeConfig, rungs, shared_rungs
+from grpo_kit.costs.earlier import earlier_runs
+from grpo_kit.costs.forecast import evaluation_minutes
 from grpo_kit.costs.memory import decided, device_of
+from grpo_kit.costs.ranges import range_text
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
@@ -36,6 +39,7 @@ from grpo_kit.models.prompts import fit_prompts, prompt_tokens
 from grpo_kit.models.vllm_engine import VllmModel
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
 from grpo_kit.utils.environment import version_of
+from grpo_kit.utils.text import duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,6 +110,10 @@ def evaluate(
     with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
         for path in caches_to_start_from(used.cache_from, runs_dir):
             echo(f"{cache.copy_from(path)} judgements used again from {path}")
+        count = len(subject.folders) + (subject.base is not None)
+        if quoted := evaluation_minutes(subject.settings, used, earlier_runs(runs_dir), None, count):
+            takes = range_text(quoted, lambda minutes: duration(60 * minutes))
+            echo(f"{count * len(samples)} answers to make and judge: {takes}")
         started, engine = time.perf_counter(), "transformers"
         for name, source, model in subject.models(_longest(used, subject, tokenizer, samples), note):
             engine = "vllm" if isinstance(model, VllmModel) else engine

@@ -5,7 +5,7 @@ its fix; a problem's `where` names the check of doctor.py that would find it too
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,8 +25,10 @@ from grpo_kit.config.gpus import (
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch, check_price_known, shortfall_at_start
 from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, like_run
-from grpo_kit.costs.forecast import Range, judge_usd, measuring_minutes, minutes, times
+from grpo_kit.costs.forecast import measuring_minutes, minutes
+from grpo_kit.costs.judging import judge_usd
 from grpo_kit.costs.memory import FILLED, Device, decided, device_of, memory_needed, shortage, uses_vllm
+from grpo_kit.costs.ranges import Range, times, total
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import numbered_lines
 from grpo_kit.errors import ConfigError, KitError, Problem
@@ -41,12 +43,14 @@ from grpo_kit.preflight.verdict import will_it_learn
 from grpo_kit.runs.alarms import webhook_problem
 from grpo_kit.runs.directory import Dollars, RunDirectory, find_run, spent_on
 from grpo_kit.runs.resume import config_to_resume, is_done
+from grpo_kit.training.difficulty import answered_before
 from grpo_kit.training.failures import Fix, memory_fixes
 from grpo_kit.training.plan import NO_SHARING_WITH_SFT, missing_package, no_held_out, too_few_samples
 from grpo_kit.utils.text import dollars, duration, settings_text
 
 LONGEST_TIMEOUT = 86400  # seconds, Modal's
 LOADING_GIB = 4.0  # of a container's memory, beside the weights, which pass through it
+LONG_HOURS = 6.0  # a run here that takes longer is warned of
 Problems = Iterator[Problem]
 
 
@@ -55,27 +59,26 @@ def quote_remaining(
     status: dict[str, Any],
     runs_dir: str | Path,
     on_modal: bool,
-    by: str | None = None,
+    earlier: Sequence[EarlierRun] | None = None,
     checks: tuple[Check, ...] = (),
 ) -> Quote:
-    """The quote of the steps that are left to make by `status`, a run's, which is empty for a new one. `by` names the
-    only earlier run that times come from; `checks` are those that were made beside."""
+    """The quote of the steps that are left to make by `status`, a run's, which is empty for a new one. Times come from
+    `earlier` runs, None: those under `runs_dir`; `checks` are those that were made beside."""
     if status.get("step") and not is_done(status, config):
         left = max(1, config.max_steps - status["step"])
         config = config.model_copy(
             update={"max_steps": left, "save_steps": min(config.save_steps, left), "sft_steps": 0}
         )
-    runs, shape = [run for run in earlier_runs(runs_dir) if by in (None, run.id)], shape_of(config.model_name)
+    runs, shape = earlier_runs(runs_dir) if earlier is None else earlier, shape_of(config.model_name)
     gpu = config.gpu if on_modal else None
     device, same = device_of(config, gpu), like_run(config, runs, gpu, "step", "size")
-    prompts, measuring = _to_measure(config, status), None
+    prompts, measuring = _to_measure(config, status, on_modal), None
     time, judge = minutes(config, runs, gpu), judge_usd(config, runs)
     judged = judge
     if prompts:
-        measuring, judge = measuring_minutes(config, prompts, gpu), judge_usd(config, runs, prompts)
+        measuring, judge = measuring_minutes(config, prompts, runs, gpu), judge_usd(config, runs, prompts)
         if time.range and measuring:
-            low, likely, high = map(sum, zip(time.range, measuring, strict=True))
-            time = time._replace(range=(low, likely, high))
+            time = time._replace(range=total(time.range, measuring))
     hourly, price = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0, f"the price of {gpu} is not known"
     usd = times(hourly / 60, time.range) if time.range and hourly is not None else None
     if hourly is not None:
@@ -102,6 +105,7 @@ def quote_remaining(
         fits=_fits(config, shape) if on_modal and shape else {},
         verdict=will_it_learn(config, runs_dir=runs_dir, on_modal=on_modal),
         warnings=tuple(warnings_of(config, on_modal)),
+        slow="" if on_modal else _slow_here(config, time.range, runs),
     )
     problems = problems_of(quote, Path(runs_dir), spent_on(status))
     known = {problem.where for problem in problems}
@@ -110,7 +114,9 @@ def quote_remaining(
     return replace(quote, problems=tuple({problem.what: problem for problem in problems}.values()))
 
 
-def _first_step(config: TrainConfig, runs: list[EarlierRun], gpu: str | None, hourly: float | None) -> Dollars | None:
+def _first_step(
+    config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None, hourly: float | None
+) -> Dollars | None:
     """Dollars to the end of the first step; None where they are not known."""
     evaluated = config.model_copy(update={"max_steps": config.num_iterations, "eval_steps": config.num_iterations})
     first = evaluated.model_copy(update={"eval_steps": None})
@@ -132,13 +138,18 @@ def _measuring_usd(measuring: Range | None, judge: Range | None, without: Range 
     return Dollars(round(hourly * measuring[1] / 60, 6), round(judge[1] - without[1], 6))
 
 
-def _to_measure(config: TrainConfig, status: dict[str, Any]) -> int | None:
-    """The prompts whose difficulty is still to be measured; None where the data is not here."""
+def _to_measure(config: TrainConfig, status: dict[str, Any], on_modal: bool) -> int | None:
+    """The prompts whose difficulty is still to be measured, and that no earlier run had answered; None where the data
+    is not here."""
     known = status.get("difficulty") or {}
     if not config.filter_difficulty or status.get("step") or "prompts_kept" in known:
         return 0
     train = data_folder(config.data) / "train.jsonl"
-    return _lines(train, train.stat().st_mtime_ns) - known.get("measured", 0) if train.exists() else None
+    if not train.exists():
+        return None
+    # A judge in the cloud may still have to be paid for them.
+    answered = 0 if on_modal or config.cloud_judges else answered_before(config, train)
+    return max(0, _lines(train, train.stat().st_mtime_ns) - max(answered, known.get("measured", 0)))
 
 
 def _fits(config: TrainConfig, shape: Shape) -> dict[str, float]:
@@ -200,6 +211,17 @@ def warnings_of(config: TrainConfig, on_modal: bool) -> Iterator[str]:
         yield "loss_type=luspo is meant for ratios of whole answers: try trl=importance_sampling_level=sequence"
     if ratio_of == "sequence" and loss in ("bnpo", "dr_grpo", "dapo", "cispo"):
         yield f"importance_sampling_level=sequence weights an answer by its length with loss_type={loss}: GSPO has grpo"
+
+
+def _slow_here(config: TrainConfig, here: Range | None, runs: Sequence[EarlierRun]) -> str:
+    """In plain words that a run takes longer here than anyone waits, and what a GPU of Modal's would take."""
+    if here is None or here[1] < LONG_HOURS * 60:
+        return ""
+    there, hourly = minutes(config, runs, config.gpu).range, modal_usd_per_hour(config.gpu, config.memory)
+    gpu = f", where the {config.gpu} likely takes {duration(60 * there[1])}" if there else ""
+    gpu += f" and {dollars(hourly * there[1] / 60)}" if there and hourly else ""
+    low, _, high = (duration(60 * value) for value in here)
+    return f"It would take {low} to {high} on this machine: use Modal's GPUs (backend modal){gpu}"
 
 
 def memory_problems(quote: Quote) -> Problems:

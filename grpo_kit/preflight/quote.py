@@ -7,8 +7,8 @@ from typing import Any
 from grpo_kit.config.batching import BATCH, PASSES
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.forecast import Range, range_text
 from grpo_kit.costs.memory import Device, Memory
+from grpo_kit.costs.ranges import Range, range_text
 from grpo_kit.errors import Problem
 from grpo_kit.models.load import thinks
 from grpo_kit.models.shapes import Shape
@@ -61,7 +61,12 @@ class Quote:
     verdict: Verdict  # whether it will learn
     checks: tuple[Check, ...] = ()  # of data, hub, Modal and judge; empty where none was made
     warnings: tuple[str, ...] = ()  # what works, and may not be what was meant
+    slow: str = ""  # where it would take longer here than anyone waits
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def _warned(self) -> tuple[str, ...]:
+        return (*self.warnings, self.slow) if self.slow else self.warnings
 
     @property
     def where(self) -> str:
@@ -104,17 +109,18 @@ class Quote:
         rows = dict(self.rows())
         lines = [f"Quote ({self.where}): {rows['time']}; memory {rows['memory']}"]
         lines += [f"Quote: {name} {rows[name]}" for name in ("Modal", "judge") if name in rows]
-        lines += [f"Warning: {text}" for text in [*self.warnings, *self.problems]]
+        lines += [f"Warning: {text}" for text in [*self._warned, *self.problems]]
         return "\n".join([*lines, str(self.verdict)])
 
     def rows(self) -> list[tuple[str, str]]:
         """All that it says apart from problems: a name and a text each."""
         config, parameters = self.config, f", {self.shape.parameters:,} parameters" if self.shape else ""
-        steps = f"{config.prompts_per_step} prompts, {config.completions_per_step} of {self.completions:,} completions"
+        steps = f"{config.prompts_per_step} prompts with {config.num_generations} completions each; "
+        steps += f"{self.completions:,} in {config.max_steps} steps"
         if config.num_processes > 1:
             steps += f", by {config.num_processes} processes"
             steps += " that share the weights out (FSDP)" if self.memory and self.memory.shares > 1 else ""
-        time = f"{range_text(self.minutes, lambda value: duration(60 * value))}, by " if self.minutes else "not known: "
+        time = f"{range_text(self.minutes, lambda value: duration(60 * value))}, " if self.minutes else "not known: "
         steps += filled_in_text(config)
         rows = [
             ("where", self.where),
@@ -129,7 +135,7 @@ class Quote:
         ]
         if self.on_modal:
             likely = f"{range_text(self.usd, dollars)}; " if self.usd else ""
-            most = f"at most {dollars(self.usd_most)}" if self.usd_most is not None else "dollars not known"
+            most = f"at most {dollars(self.usd_most)} by timeout" if self.usd_most is not None else "dollars not known"
             rows.append(("Modal", f"{likely}{most} ({self.usd_from})"))
         if self.judge_usd_from:
             likely = range_text(self.judge_usd, dollars) if self.judge_usd else "dollars not known"
@@ -137,7 +143,7 @@ class Quote:
         elif not self.on_modal:
             rows.append(("cost", "nothing"))
         checked = ", ".join(f"{check.name} {check.state}" for check in self.checks)
-        unchecked = "only this machine: kit.quote(config), --dry-run and every launch ask the hub, Modal and the judge"
+        unchecked = f"files here; a launch also asks the hub{', Modal' * self.on_modal} and the judge"
         rows.append(("checked", checked or unchecked))
         if self.fits:
             rows.append(("fits on", ", ".join(f"{gpu} (${usd:.2f}/h)" for gpu, usd in list(self.fits.items())[:4])))
@@ -154,7 +160,7 @@ class Quote:
         if not (steps := self.config.sft_steps):
             return []
         samples = self.config.samples_per_sft_step
-        return [("sft", f"{steps} steps of {samples} samples first, in the time and cost; memory as GRPO's or less")]
+        return [("sft", f"{steps} steps first, which imitate {samples} samples each; time and cost include them")]
 
     def _difficulty(self) -> list[tuple[str, str]]:
         config, prompts = self.config, self.to_measure
@@ -162,12 +168,13 @@ class Quote:
             return []
         if prompts is None:
             return [("measures", "every prompt's difficulty first; how many there are is not known here, nor the cost")]
-        made = f"{prompts:,} prompts first, {prompts * config.num_generations:,} completions, each judged"
-        time = "the time for it is not known, and not in what follows"
+        answers = prompts * config.num_generations
+        made = f"the difficulty of {prompts:,} prompts first, by {answers:,} judged completions"
+        time = "how long that takes is not known, and not in the time below"
         if self.measuring:
-            time = f"of the time {range_text(self.measuring, lambda value: duration(60 * value))}, very rough"
-        judge = f"; {dollars(usd.judge)} of the judge's" if (usd := self.measuring_usd) and usd.judge else ""
-        return [("measures", f"{made}: {time}{judge}. What was answered before is not again")]
+            time = f"{range_text(self.measuring, lambda value: duration(60 * value))} of the time below"
+        judge = f", {dollars(usd.judge)} of the judge's dollars" if (usd := self.measuring_usd) and usd.judge else ""
+        return [("measures", f"{made}: {time}{judge}")]
 
     def _memory(self) -> str:
         gib, peak = f"{self.device.gib:.1f} GiB", f"{self.measured_gib:.1f}" if self.measured_gib else ""
@@ -177,14 +184,15 @@ class Quote:
             gib = "what the GPU has" if self.shape else gib
             return f"{f'{peak} of {gib} measured' if peak else 'not known'}: {unknown}"
         parts = {"weights": memory.weights, "what is trained": memory.trained, "vLLM": memory.vllm}
-        parts |= {memory.phase: max(memory.updating, memory.generating), "overhead": memory.overhead}
+        parts |= {memory.phase: max(memory.updating, memory.generating), "libraries": memory.overhead}
         counted = ", ".join(f"{name} {size:.1f}" for name, size in parts.items() if size >= 0.05)
         earlier = f"; an earlier run of these sizes peaked at {peak}" if peak else ""
-        return f"{memory.needed:.1f} of the {'GPU' if self.device.is_gpu else 'machine'}'s {gib} ({counted}){earlier}"
+        whose = "the GPU" if self.device.is_gpu else "this machine"
+        return f"needs {memory.needed:.1f} GiB, {whose} has {self.device.gib:.1f} ({counted}){earlier}"
 
     def __str__(self) -> str:
         lines = [f"{name:<8} {text}" for name, text in self.rows()]
-        lines += [f"warning  {text}" for text in self.warnings]
+        lines += [f"warning  {text}" for text in self._warned]
         lines += [f"problem  {problem}" for problem in self.problems]
         lines.append(f"learns   {self.verdict.level.capitalize()}")
         return "\n".join([*lines, *(f"{'':<8} {text}" for text in self.verdict.lines())])
@@ -193,7 +201,7 @@ class Quote:
         """A small table, in the page's own colours."""
         cell = 'style="text-align: left; vertical-align: top; padding: 0.1em 0.6em 0.1em 0'
         rows = [(name, "opacity: 0.7", text) for name, text in self.rows()]
-        rows += [("warning", LEVEL_LOOKS["amber"], text) for text in self.warnings]
+        rows += [("warning", LEVEL_LOOKS["amber"], text) for text in self._warned]
         rows += [("problem", LEVEL_LOOKS["red"], str(problem)) for problem in self.problems]
         learns = "\n".join([self.verdict.level.capitalize(), *self.verdict.lines()])
         rows.append(("learns", LEVEL_LOOKS[self.verdict.level], learns))

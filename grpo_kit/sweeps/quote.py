@@ -1,6 +1,7 @@
 """The time and dollars that a sweep will take, from the quotes of its runs, and the budget that its runs share."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -8,16 +9,18 @@ from typing import NamedTuple, cast
 from grpo_kit.backends.quote import quote
 from grpo_kit.config.gpus import modal_usd_per_hour
 from grpo_kit.config.judge import CLOUD, rungs
-from grpo_kit.costs import forecast
 from grpo_kit.costs.budget import check_price_known
 from grpo_kit.costs.earlier import earlier_runs
-from grpo_kit.costs.forecast import Range, range_text, times
+from grpo_kit.costs.forecast import START, evaluation_minutes, models_evaluated
+from grpo_kit.costs.judging import judge_calls, judge_usd
+from grpo_kit.costs.ranges import Range, range_text, times
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.preflight.quote import Quote
+from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.sweeps.run import PlannedRun
 from grpo_kit.utils.text import dollars, duration
 
-NOTEBOOK_MINUTES = 0.1  # to start a kernel and import its libraries, on 2 cores
+NOTEBOOK_MINUTES = 0.15  # to start a kernel and import its libraries, on 2 cores
 NOTHING: Range = (0.0, 0.0, 0.0)
 UNKNOWN: Range = (math.nan, math.nan, math.nan)  # so that a sum with it is unknown too
 
@@ -38,20 +41,22 @@ def quote_of(run: PlannedRun) -> RunQuote:
     if config is None or asked is None:
         return RunQuote(run, None, UNKNOWN, NOTHING, 0.0)
     is_trained = run.stages[0].name in run.record["finished"]
-    training = None if is_trained else quote(config, run.folder.parent, run.backend, ask=False)
+    out = run.folder.parent
+    earlier = [*earlier_runs(out), *(earlier_runs(RUNS_DIR) if out != RUNS_DIR.absolute() else ())]
+    training = None if is_trained else quote(config, out, run.backend, earlier, ask=False)
     trained = (training.minutes, training.usd, training.judge_usd) if training else (NOTHING,) * 3
     gpu = config.gpu if run.backend == "modal" else None
-    minutes = forecast.evaluation_minutes(config, asked, gpu) or UNKNOWN
+    models = models_evaluated(config)
+    minutes = evaluation_minutes(config, asked, earlier, gpu, models) or UNKNOWN
     hourly = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0
     evaluation = UNKNOWN if hourly is None else times(hourly / 60, minutes) if gpu else NOTHING
     first = asked.judge or max(config.judge, key=config.judge.__getitem__)
     for judge in CLOUD.keys() & rungs([first, asked.second_judge]):
         own = {name: asked.given[name] for name in ("judge_model", "gemini_model") if name in asked.given}
         as_judge = config.replace(judge=judge, judge_mode="absolute", judge_samples=1, **own)
-        answers = forecast.models_evaluated(config) * asked.n
-        known = forecast.judge_usd(as_judge, earlier_runs(run.folder.parent)).range  # a call costs as in training
-        evaluation = _total(evaluation, times(answers / forecast.judge_calls(as_judge), known or UNKNOWN))
-    starting = times(NOTEBOOK_MINUTES, (1, 1, 1) if is_trained else (2, 2, 2))
+        known = judge_usd(as_judge, earlier).range  # a call costs as in training
+        evaluation = _total(evaluation, times(models * asked.n / judge_calls(as_judge), known or UNKNOWN))
+    starting = times(NOTEBOOK_MINUTES * (1 if is_trained else 2), START)
     usd = _total(*trained[1:], evaluation)
     return RunQuote(run, training, _total(starting, trained[0], minutes), usd, evaluation[2])
 
@@ -68,9 +73,13 @@ class SweepQuote:
 
     @property
     def minutes(self) -> Range:
-        """From start to end, at least the longest run's."""
-        runs = [found.minutes for found in self.quotes]
-        shared = times(1 / max(1, min(self.jobs, len(runs))), _total(*runs))
+        """From start to end, at least the longest run's. Runs here share the cores."""
+        runs, at_a_time = [found.minutes for found in self.quotes], min(self.jobs, len(self.quotes))
+        here = [run.config for run in (each.run for each in self.quotes) if run.config and run.backend == "local"]
+        if here:
+            cores = os.cpu_count() or 1
+            at_a_time = min(at_a_time, cores // max(config.torch_threads or cores for config in here))
+        shared = times(1 / max(1, at_a_time), _total(*runs))
         return cast(Range, tuple(map(max, zip(shared, *runs, strict=True))))
 
     @property
@@ -93,9 +102,9 @@ class SweepQuote:
         rows = [("runs", f"{self.runs}, {self.jobs} at a time" + (f"; {done} are done" if done else ""))]
         trained = [found.training for found in self.quotes if found.training]
         if self.quotes and self.quotes[0].run.config:
-            training = f"training by {trained[0].minutes_from}; " if trained else ""
+            source = f", {trained[0].minutes_from}" if trained else ""
             time = _text(self.minutes, lambda minutes: duration(60 * minutes))
-            rows.append(("time", f"{time} ({training}evaluations by counting)"))
+            rows.append(("time", f"{time} for training and evaluation{source}"))
             sources = [trained[0].usd_from, trained[0].judge_usd_from] if trained else []
             sources = "; a run: ".join([*filter(None, sources), "evaluations included"])
             rows.append(("cost", f"{_text(self.usd, dollars)} ({sources})" if self.usd[2] else "nothing"))

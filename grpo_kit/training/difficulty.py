@@ -18,14 +18,14 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.memory import device_of, prompts_at_once
+from grpo_kit.costs.memory import decided, device_of, prompts_at_once, uses_vllm
 from grpo_kit.data.samples import fingerprint
 from grpo_kit.errors import ConfigError, RunStopped
 from grpo_kit.judges.cache import RewardCache, digest
 from grpo_kit.models.load import download_model, gpu_gib, is_of_gpu, is_out_of_memory
-from grpo_kit.models.shapes import shape_of
+from grpo_kit.models.shapes import config_file, shape_of
 from grpo_kit.rewards.judge_reward import TooManyFailures
-from grpo_kit.runs.directory import DIFFICULTY_FILE, START, RunDirectory
+from grpo_kit.runs.directory import DIFFICULTY_FILE, START
 from grpo_kit.training.failures import out_of_memory
 from grpo_kit.training.plan import Plan
 from grpo_kit.training.progress import RunProgress
@@ -59,8 +59,11 @@ def keep_what_teaches(trainer: "KitTrainer", plan: Plan, cache: RewardCache, pro
             "Use larger GPUs, or leave filter_difficulty out",
         )
     config, started = plan.config, time.monotonic()
-    decided = {"use_vllm": trainer.use_vllm, "bf16": bool(trainer.args.bf16)}
-    with _kept_in_cache(_cache_file(plan, progress.run, decided), cache, progress) as (answered, scored):
+    auto = {"use_vllm": trainer.use_vllm, "bf16": bool(trainer.args.bf16)}
+    # An adapter, or what a warm start has made, stands in the run's folder.
+    starts, data = [progress.run.path / START, *map(Path, progress.run.sft_checkpoints[-1:])], plan.about["data"]
+    answers = _cache_file(config, download_model(config.model_name, weights=False), starts, auto, data["fingerprint"])
+    with _kept_in_cache(answers, cache, progress) as (answered, scored):
         _measure(trainer, config, progress, answered, scored)
     kinds = [kind_of(scored[sample.id]["scores"], _full_score(trainer)) for sample in plan.samples]
     count = Counter(kinds)
@@ -123,16 +126,24 @@ def _kept_in_cache(answers: Path, cache: RewardCache, progress: RunProgress) -> 
                 kept.copy_from(cache.path)
 
 
-def _cache_file(plan: Plan, run: RunDirectory, decided: dict[str, bool]) -> Path:
-    """Where the kit keeps the start model's answers to this data; another file where anything that decides them is
-    another."""
-    folder = download_model(plan.config.model_name, weights=False)
-    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
-    # An adapter, or what a warm start has made, stands in the run's folder.
-    starts = [run.path / START, *map(Path, run.sft_checkpoints[-1:])]
+def answered_before(config: TrainConfig, train: Path) -> int:
+    """How many prompts of `train`, the data, were answered by an earlier run's start model, which this run's would
+    answer alike; 0 where it starts from an adapter or makes a warm start. Asks no network."""
+    if config.adapter or config.sft_steps or not (file := config_file(config.model_name)):
+        return 0
+    device = device_of(config, None)
+    auto = {"use_vllm": uses_vllm(config, device), "bf16": decided(config.bf16, device.is_gpu)}
+    answers = _cache_file(config, file.parent, [], auto, fingerprint([train]))
+    return len(answers.read_bytes().splitlines()) if answers.exists() else 0
+
+
+def _cache_file(config: TrainConfig, model: Path, starts: Sequence[Path], auto: dict[str, bool], data: str) -> Path:
+    """Where the kit keeps the start model's answers to the data of that fingerprint; another file where anything that
+    decides them is another. `auto` is what "auto" comes to."""
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(model.iterdir())]
     weights = fingerprint(sorted(file for start in starts for file in start.glob("*.safetensors")))
-    settings = {name: getattr(plan.config, name) for name in DRAWN_BY} | decided
-    key = digest([settings, files, weights, plan.about["data"]["fingerprint"]], size=16)
+    settings = {name: getattr(config, name) for name in DRAWN_BY} | auto
+    key = digest([settings, files, weights, data], size=16)
     return CACHE / "difficulty" / f"{key}.jsonl"
 
 

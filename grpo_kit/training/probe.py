@@ -23,7 +23,8 @@ from grpo_kit.config.base import names_where
 from grpo_kit.config.judge import JUDGES, JudgeConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import earlier_runs
-from grpo_kit.costs.forecast import STARTING_HERE_SECONDS, judge_usd, measuring_minutes
+from grpo_kit.costs.forecast import STARTING_HERE_SECONDS, measuring_minutes
+from grpo_kit.costs.judging import judge_usd
 from grpo_kit.costs.memory import decided
 from grpo_kit.data.demo import data_folder
 from grpo_kit.data.samples import Sample, fingerprint, last_turn, read_samples
@@ -175,7 +176,8 @@ def known_probe(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> Probe |
 def cost_of_probe(config: TrainConfig, runs_dir: str | Path = RUNS_DIR) -> str:
     """What a probe takes and costs, in one line."""
     made = f"A probe: {PROMPTS} prompts, {PROMPTS * config.num_generations} completions of {config.model_name}, "
-    time, runs = measuring_minutes(config, PROMPTS, gpu=None), earlier_runs(runs_dir)
+    runs = earlier_runs(runs_dir)
+    time = measuring_minutes(config, PROMPTS, runs, gpu=None)
     takes = "the time for it is not known"
     if time:
         takes = f"some {duration(60 * time[1] + STARTING_HERE_SECONDS)} on this machine (very rough)"

@@ -6,7 +6,7 @@ its own in sys.modules["grpo_kit.training.grpo"] whose trainer, without torch, d
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from grpo_kit.data.demo import DEFAULT_DATA
@@ -26,10 +26,11 @@ from grpo_kit.utils.garbage import loading_libraries
 
 def train_planned(run: RunDirectory, plan: Plan, echo: Callable[[str], None], since: datetime | None = None) -> None:
     """Trains an opened run in this process, as rank 0 or beside it. Raises as `plan_and_train` does."""
+    since = since or datetime.now(UTC)
     with nullcontext() if rank() else only_writer(run):
         if not rank():
             mark_queued(run, "loading PyTorch and TRL")
-        with loading_libraries():  # which takes seconds, before the run's clock starts
+        with loading_libraries():  # which takes seconds
             from grpo_kit.training.grpo import build_trainer
         kind = NullRunWriter if rank() else RunWriter
         with kind(run, plan.config, run.about["usd_per_hour"], since) as writer:

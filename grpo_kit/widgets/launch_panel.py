@@ -19,13 +19,12 @@ from grpo_kit.models.start import started
 from grpo_kit.rewards.travel import Rewards
 from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.training.probe import cost_of_probe, known_probe, probe
-from grpo_kit.utils.text import duration, settings_text
+from grpo_kit.utils.text import settings_text
 from grpo_kit.widgets.controls import controls_in_groups, hide, settings_in, show, without_effect
 from grpo_kit.widgets.helps import Helps
 from grpo_kit.widgets.monitor import Monitor
 from grpo_kit.widgets.parts import ERROR, SHADE, WARN, Panel, button, error_html, text_html
 
-LONG_HERE = 24 * 60  # minutes on this machine, from which on Launch asks first
 DOUBLE_CLICK_SECONDS = 0.7
 
 
@@ -112,12 +111,12 @@ class LaunchPanel(Panel):
         hide(self.controls, without_effect(config, quoted.on_modal, quoted.device.is_gpu))
         self._quoted = quoted
         rows = [self._row(text_html(str(problem), f"color: {ERROR}"), problem.fix) for problem in quoted.problems]
-        cautions = [*quoted.warnings, *self._too_long()]
+        cautions = filter(None, [*quoted.warnings, quoted.slow])
         rows += [self._row(text_html(text, f"color: {WARN}"), text.rpartition(". ")[2]) for text in cautions]
         self._problems.children = rows
         self._quote.remove_class("grpo-kit-old")
         look = f"font-family: monospace; background: {SHADE}; padding: 0.4em; margin-top: 1em"
-        told = replace(quoted, problems=(), warnings=())._repr_html_()
+        told = replace(quoted, problems=(), warnings=(), slow="")._repr_html_()
         self._quote.value = told + text_html(f"kit.{config!r}", look)
         is_refused = not all(problem.is_forecast for problem in quoted.problems)
         self.monitor.turn_off(*[self.launch_button] * is_refused)
@@ -135,12 +134,6 @@ class LaunchPanel(Panel):
 
         apply.on_click(set_them)
         return ipywidgets.HBox([said, apply], layout={"flex_flow": "row wrap"})
-
-    def _too_long(self) -> list[str]:
-        """In words, where this machine is too slow for the run."""
-        likely = self._quoted.minutes[1] if self._quoted.minutes and not self._quoted.on_modal else 0
-        words = f"It likely takes {duration(60 * likely)} on this machine: use Modal, a smaller model or fewer steps"
-        return [words] if likely > LONG_HERE else []
 
     def _ask_or(self, clicked: ipywidgets.Button, ask: Callable[[], str], what: str, act: Callable[[], str]) -> None:
         """Does `what`; where `ask` has something to say, only at a second click on the same settings. A double click is
@@ -161,7 +154,7 @@ class LaunchPanel(Panel):
     def _doubts(self) -> str:
         """What speaks against a launch, though it would not be refused."""
         said = [f"Run {run.id} is under way: this would be one more" for run in runs_under_way(self._runs_dir)]
-        said += [*map(str, self._quoted.problems), *self._too_long()]
+        said += [*map(str, self._quoted.problems), *filter(None, [self._quoted.slow])]
         return "\n".join([*said, *([str(self._quoted.verdict)] if self._quoted.verdict.level == "red" else [])])
 
     def _cost(self) -> str:

@@ -201,7 +201,7 @@ def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(
     monkeypatch.setitem(LISTED, "as_of", "2027-01-31")
     quote = kit.smoke(rewards=[slow], **STEPS)
     (smoke,) = Path("runs/.modal").iterdir()
-    assert f"the first step of {smoke.name}" in quote.minutes_from and "2027-01-31" in quote.usd_from
+    assert f"the first step of run {smoke.name}" in quote.minutes_from and "2027-01-31" in quote.usd_from
     first = json.loads((smoke / "status.json").read_text())
     assert quote.first_step.machine == pytest.approx(first["usd"], rel=0.1) and first["usd"] > 0.5
 

@@ -120,7 +120,7 @@ def test_a_machines_seconds_are_dollars_and_add_up_over_processes(tmp_path):
 
 def test_quoted_and_actual_stand_side_by_side(trained, tmp_path):
     status = trained.status
-    assert status["quoted"].keys() - {"first_step"} == status["actual"].keys()
+    assert status["quoted"].keys() - {"first_step", "minutes_low", "minutes_high"} == status["actual"].keys()
     assert status["actual"]["minutes"] == pytest.approx(status["seconds"] / 60, abs=0.01)
     assert 0.2 < status["actual"]["memory_gib"] < 5 and trained.about["machine"] == "here"
     table = kit.runs(trained.path.parent)
@@ -137,9 +137,9 @@ def test_quoted_and_actual_stand_side_by_side(trained, tmp_path):
     for name in ("status.json", "metrics.jsonl"):
         (told / name).write_bytes((trained.path / name).read_bytes())
     write_json(told / "config.json", about | {"machine": "A10"})
-    assert "the steps of there" in kit.quote(trained.config, tmp_path, "modal", ask=False).minutes_from
-    assert "there" not in kit.quote(trained.config, tmp_path, "local", ask=False).minutes_from
-    assert "there" not in kit.quote(trained.config.replace(gpu="H100"), tmp_path, "modal", ask=False).minutes_from
+    assert "as run there took" in kit.quote(trained.config, tmp_path, "modal", ask=False).minutes_from
+    assert "run there" not in kit.quote(trained.config, tmp_path, "local", ask=False).minutes_from
+    assert "run there" not in kit.quote(trained.config.replace(gpu="H100"), tmp_path, "modal", ask=False).minutes_from
 
 
 def test_a_launch_quotes_the_steps_that_are_left(tmp_path, demo_data, capsys):
@@ -162,10 +162,10 @@ def test_dry_run_and_smoke_by_the_real_command(standin, tmp_path, demo_data):
     said = shell(tmp_path, "train", "--smoke", "--data", demo_data)
     (run,) = (Run(path) for path in (tmp_path / "runs").iterdir())
     assert run.id.startswith("smoke_") and run.metrics()["step"].tolist() == [1]
-    assert f"the first step of {run.id}, which is slower than later ones" in said and "One step took" in said
+    assert f"the first step of run {run.id}, which is slower than later ones" in said and "One step took" in said
     assert f"peaked at {run.status['actual']['memory_gib']:.1f}" in said
     step = run.metrics()["step_time"].item()
-    likely = kit.quote(kit.TrainConfig(data=str(demo_data)), tmp_path / "runs", "local", by=run.id).minutes[1]
+    likely = kit.quote(kit.TrainConfig(data=str(demo_data)), tmp_path / "runs", "local").minutes[1]
     assert likely == pytest.approx((run.status["seconds"] + 39 * step) / 60, rel=0.05)
 
 

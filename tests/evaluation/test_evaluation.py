@@ -137,7 +137,7 @@ def test_a_whole_model_is_compared_with_the_base_that_is_known(demo_data, tmp_pa
     quick = QUICK | {"data": str(demo_data), "echo": said.append}
     alone = evaluate(tmp_path / "model", **quick)
     assert alone.base is None and alone.line().startswith("model 0.") and "evaluated alone" in alone.results["notes"][0]
-    assert said[0] == alone.results["notes"][0]
+    assert said[0] == alone.results["notes"][0] and re.match(r"6 answers to make and judge: \d+", said[1])
     assert evaluate(tmp_path / "model", base_model="tiny", **quick).trained["versus_base"]["difference"] == 0
 
     run = new_run(tmp_path, demo_data, run_id="full", use_lora=False)

@@ -128,7 +128,7 @@ def test_the_quote_and_the_budget_count_it(data, gemini, tmp_path):
     config, runs = TrainConfig(**settings), tmp_path / "runs"
     quoted = kit.quote(config, runs, "local", ask=False)
     without = kit.quote(config.replace(filter_difficulty=False), runs, "local", ask=False)
-    assert "24 prompts first, 96 completions" in str(quoted) and "measures" not in str(without)
+    assert "24 prompts first, by 96 judged completions" in str(quoted) and "measures" not in str(without)
     assert "128 calls" in quoted.judge_usd_from and "32 calls" in without.judge_usd_from
     assert quoted.minutes[1] > without.minutes[1] and quoted.usd_in_all == pytest.approx(4 * without.usd_in_all)
     with pytest.raises(ConfigError, match="measuring difficulty and the first step costs"):
@@ -169,6 +169,8 @@ def test_prompts_are_answered_together_where_a_step_has_few_and_their_answers_ar
     for bf16 in (False, True):
         kit.train(runs_dir=tmp_path / "runs", bf16=bf16, **settings)
     assert generated == [64, 32, 4] * 2, "16 prompts and 8 together, then a step; other numbers draw other answers"
+    left = [kit.quote(TrainConfig(**settings, seed=seed), tmp_path, "local", ask=False).to_measure for seed in (42, 43)]
+    assert left == [0, 24], "what was answered for an earlier run is not quoted"
 
 
 def test_as_many_are_answered_together_as_fit():

@@ -10,9 +10,8 @@ from judge_server import A_CALL, error, judge
 from trl import GRPOTrainer
 
 from grpo_kit import ConfigError, Run, TrainConfig, train
-from grpo_kit.costs.forecast import rough_seconds
+from grpo_kit.costs.forecast import minutes
 from grpo_kit.errors import RunStopped
-from grpo_kit.models.shapes import shape_of
 from grpo_kit.training.trainer import KitTrainer
 
 
@@ -115,7 +114,7 @@ def test_what_is_quoted_and_refused():
     with pytest.raises(ConfigError, match="Use max_staleness=0 or num_iterations=1"):
         TrainConfig(max_staleness=1, num_iterations=2, save_steps=2)
     slow = {"judge": "gemini", "judge_max_in_flight": 1}
-    beside, after = (rough_seconds(TrainConfig(max_staleness=n, **slow), shape_of("tiny"), None) for n in (1, 0))
+    beside, after = (minutes(TrainConfig(max_staleness=n, **slow), [], None).range for n in (1, 0))
     assert beside < after
 
 
