@@ -140,7 +140,7 @@ class Evaluation:
         return pandas.DataFrame({model["name"]: model["criteria"] for model in self.models}).T
 
     def samples(self) -> pandas.DataFrame:
-        """A row per prompt: the models' answers, words, scores and reasons side by side; trained less base score.
+        """A row per prompt: the models' answers, words, scores and reasons side by side; trained minus base score.
 
         With a second judge also its scores and reasons, its difference, and `disagreement`: the share of the trained
         model's answers that the first judge ranks below this one, less the same by the second judge. (Ranks, since

@@ -53,7 +53,7 @@ def describe(
 
 
 def compare(base: Sequence[Verdict], trained: Sequence[Verdict], seed: int) -> dict:
-    """Trained less base score, prompt by prompt; a prompt that lacks one of the two is left out.
+    """Trained minus base score, prompt by prompt; a prompt that lacks one of the two is left out.
 
     `win_rate` is the share of pairs in which the trained model scores higher, ties counting half. Raises RunError
     if there is no pair.

@@ -331,7 +331,7 @@ def test_a_file_that_is_no_cache_is_left_alone(tmp_path, chats, server):
     out.mkdir()
     (out / CACHE_FILE).write_text("these are my notes\n" * 100)
     before = content(out)
-    with pytest.raises(ConfigError, match=f"{CACHE_FILE} is no cache of rubrics .* Remove it"):
+    with pytest.raises(ConfigError, match=f"{CACHE_FILE} is not a cache of rubrics .* Remove it"):
         prepare(chats, out, **settings())
     assert content(out) == before and server.requests == []
 

@@ -185,7 +185,7 @@ def test_evaluation_figure_says_the_result_and_counts_the_prompts(tmp_path):
     assert figure.get_suptitle() == f"checkpoint-100: {evaluation.line()}"
     line = panel(figure, "mean score").containers[0].lines[0]
     assert list(line.get_xdata()) == [20, 100] and list(line.get_ydata()) == pytest.approx([0.5, 0.6])
-    legend = panel(figure, "checkpoint-100 less base").get_legend().get_texts()
+    legend = panel(figure, "checkpoint-100 minus base").get_legend().get_texts()
     assert [text.get_text() for text in legend] == ["worse: 8", "equal: 8", "better: 8"]
     assert evaluation.figure_path.read_bytes().startswith(b"\x89PNG")
 

@@ -401,9 +401,10 @@ def test_a_judge_of_the_models_own_family_is_warned_of(tmp_path, model, judge, f
 
 
 def test_a_run_that_would_take_days_here_is_told_where_it_would_not(tmp_path):
-    (told,) = here(tmp_path, model_name=GEMMA).warnings
+    told = here(tmp_path, model_name=GEMMA).slow
     assert "on this machine: use Modal's GPUs (backend modal), where the A10 likely takes" in told and "and $" in told
-    assert not here(tmp_path).warnings and not on_modal(tmp_path, model_name=GEMMA).warnings
+    assert told in str(here(tmp_path, model_name=GEMMA))
+    assert not here(tmp_path).slow and not on_modal(tmp_path, model_name=GEMMA).slow
 
 
 def test_a_model_that_no_judge_asks_is_warned_of(tmp_path):

@@ -337,15 +337,15 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     lab.screenshot("03-panel")
 
     quote, generations = lab.notebook.locator(".grpo-kit-quote"), lab.slider("num_generations")
-    expect(quote).to_contain_text("4 prompts, 32 of ")
+    expect(quote).to_contain_text("4 prompts with 8 completions")
     generations.focus()
     generations.press("ArrowRight")
-    expect(quote).to_contain_text("4 prompts, 36 of ")
+    expect(quote).to_contain_text("4 prompts with 9 completions")
     lab.screenshot("03-slider-at-9")
     for _ in range(7):
         generations.press("ArrowRight")
     expect(generations).to_have_attribute("aria-valuenow", "16.0")
-    expect(quote).to_contain_text("2 prompts, 32 of ")
+    expect(quote).to_contain_text("2 prompts with 16 completions")
     lab.screenshot("03-slider-at-16")
 
     lab.button("Launch").click()

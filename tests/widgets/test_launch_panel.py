@@ -97,7 +97,7 @@ def test_what_cannot_work_is_said_in_words_and_refused(panel):
     assert panel.launch_button.disabled
     with pytest.raises(kit.ConfigError):
         _ = panel.config
-    assert "1 prompts, 8 of" in panel._quote.value and "grpo-kit-old" in panel._quote._dom_classes, (
+    assert "1 prompts with 8 completions" in panel._quote.value and "grpo-kit-old" in panel._quote._dom_classes, (
         "the last quote stays"
     )
     apply = apply_button(panel)
