@@ -72,7 +72,7 @@ function render({ model, el }) {
   const head = make(el, "div", "head"), legend = make(head, "div", "legend");
   const control = make(head, "label", "smoothing"), told = make(control, "span", "");
   const slider = make(control, "input", "");
-  Object.assign(slider, { type: "range", min: 0, max: 0.5, step: 0.01, ariaLabel: "smoothing" });
+  Object.assign(slider, { type: "range", min: 0, max: 0.5, step: 0.01, ariaLabel: "smoothing", title: "The share of the steps that a mean is of" });
   const grid = make(el, "div", "panels"), tip = make(el, "div", "tip");
 
   // What each line has, from the tables and as it is smoothed: `steps`, `values`, and `spread` of a band.

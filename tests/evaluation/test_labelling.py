@@ -27,11 +27,11 @@ def evaluation(tmp_path):
     """Two judges alike but of "base 3" and "trained 1"; the second judged none of sample 4."""
     base = Answered(BASE, judged([0.1, 0.2, 0.3, 0.4, 0.1, 0.5]), judged([0.2, 0.3, 0.4, 0.9, None, 0.5]))
     trained = Answered(TRAINED, judged([0.6, 0.7, 0.8, 0.9, 1.0, 0.5]), judged([0.7, 0.1, 0.8, 0.85, None, 0.5]))
-    described = {
-        "base": describe("base", BASE, base.verdicts, seed=0),
-        "checkpoint-20": describe("checkpoint-20", TRAINED, trained.verdicts, 0, base.verdicts),
-    }
-    models = [{"name": name, "second": {"mean": 0.5}} | numbers for name, numbers in described.items()]
+    models = [
+        {"name": name, "second": describe(name, each.answers, each.second, 0, base.second)}
+        | describe(name, each.answers, each.verdicts, 0, base.verdicts)
+        for name, each in {"base": base, "checkpoint-20": trained}.items()
+    ]
     results = {"models": models, "judge": {"name": "offline"}, "second_judge": {"name": "reference"}}
     return write_evaluation(tmp_path / "eval.json", results, SAMPLES, {"base": base, "checkpoint-20": trained})
 

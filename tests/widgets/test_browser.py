@@ -114,11 +114,11 @@ def assert_nothing_failed(lab: Lab) -> None:
 
 
 # Texts and boxes of the panel that are cut, or have a scroll bar.
-IS_CUT = """() => [...document.querySelectorAll(".grpo-kit-helped *")].filter(each => {
+IS_CUT = """() => [...document.querySelectorAll(".grpo-kit-helped :not(input)")].filter(each => {
     const look = getComputedStyle(each), [wide, high] = [each.scrollWidth, each.scrollHeight];
     const cuts = look.display !== "inline" && (look.overflowX !== "visible" || look.overflowY !== "visible");
     return cuts && each.clientWidth && (wide > each.clientWidth + 1 || high > each.clientHeight + 1);
-}).map(each => each.textContent)"""
+}).map(each => each.outerHTML.slice(0, 200))"""
 NO_HELP = """() => [...document.querySelectorAll(".grpo-kit-helped :is(input, select, button, [role=slider])")]
     .filter(each => !each.title).map(each => each.outerHTML)"""
 
