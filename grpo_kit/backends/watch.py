@@ -70,7 +70,7 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
     Without a notebook, which has a figure, every few steps a table of completions."""
     status, last_line, config = run.status, "", run.config
     told = math.inf if figure or not config.num_completions_to_print else status["step"]  # whose table is not needed
-    look = {"unit": "step", "desc": run.id, "bar_format": "{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}"}
+    look: dict[str, Any] = {"unit": "step", "desc": run.id, "bar_format": "{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}"}
     is_hidden = False if figure else None  # None: only where the output is no terminal
     with tqdm(total=status["max_steps"], initial=status["step"], disable=is_hidden, **look) as bar:
         while True:

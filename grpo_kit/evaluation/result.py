@@ -70,6 +70,8 @@ class Evaluation:
 
     @property
     def trained(self) -> dict:
+        if len(self.checkpoints) == 1:
+            return self.newest
         return next((model for model in self.checkpoints if model["name"] == self._best["name"]), self.newest)
 
     @property

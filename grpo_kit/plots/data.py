@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,13 +23,14 @@ def data_overview(
     below = 0.6 + 0.2 * rows if counts else 0
     figure = NotebookFigure(9, 2.6 + below)
     figure.suptitle(title, **TITLE)
-    top, bottom = figure.subfigures(2, height_ratios=[2.6, below]) if counts else (figure, None)
-    for axes, (what, (values, setting, limit)) in zip(top.subplots(1, len(lengths)), lengths.items(), strict=True):
+    halves: Any = figure.subfigures(2, height_ratios=[2.6, below]) if counts else [figure]
+    for axes, (what, (values, setting, limit)) in zip(
+        halves[0].subplots(1, len(lengths)), lengths.items(), strict=True
+    ):
         _histogram(axes, what, values, setting, limit)
-    if bottom:
-        panels = bottom.subplots(1, len(counts), squeeze=False)[0]
-        for axes, (what, found) in zip(panels, counts.items(), strict=True):
-            _bars(axes, found, what)
+    panels = halves[-1].subplots(1, len(counts), squeeze=False)[0] if counts else []
+    for axes, (what, found) in zip(panels, counts.items(), strict=True):
+        _bars(axes, found, what)
     return figure
 
 
