@@ -428,7 +428,7 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     colour, page = curves.locator(".plot text").first.evaluate(
         "text => [getComputedStyle(text).fill, getComputedStyle(document.body).getPropertyValue('--jp-layout-color0')]"
     )
-    assert colour.startswith("rgba(255, 255, 255") and page == "#111111", "light on dark"
+    assert colour.startswith("rgba(255, 255, 255") and page == "#111", "light on dark"
     lab.screenshot("03-dark")
     lab.theme("JupyterLab Light")
 
