@@ -41,8 +41,13 @@ def add(step):
         rows.write(json.dumps({"step": step, "reward": 0.5, "reward_std": 0.2, "loss": 0.0}) + "\\n")
 """
 KIT = {
-    "show": "from grpo_kit.widgets.curves import Curves\nshown = Curves([run])\nshown",
-    "update": "shown.show([run])",
+    "show": """
+from grpo_kit.widgets.curves import Curves
+
+shown = Curves([run])
+update = lambda: shown.show([run])
+shown
+""",
     "drawn": "() => Number(document.querySelector('.grpo-kit-curves .mean') && "
     "document.querySelector('.grpo-kit-curves').dataset.step)",
 }
@@ -58,15 +63,16 @@ def lines():
     return [table["reward"], mean, mean - spread, mean + spread, *small.values()]
 
 shown = go.FigureWidget(make_subplots(3, 3, specs=[[{"colspan": 3}, None, None], [{}, {}, {}], [{}, {}, {}]]))
-for i, line in enumerate(lines()):
-    place = max(0, i - 3) + 2 if i > 3 else 0
-    shown.add_scattergl(x=line.index, y=line, row=1 + (place + 1) // 3, col=1 + (place + 1) % 3 if place else 1)
+places = [(1, 1)] * 4 + [(row, column) for row in (2, 3) for column in (1, 2, 3)]
+for line, (row, column) in zip(lines(), places):
+    shown.add_scattergl(x=line.index, y=line, row=row, col=column)
+
+def update():
+    with shown.batch_update():
+        for trace, line in zip(shown.data, lines()):
+            trace.x, trace.y = line.index, line
+
 shown
-""",
-    "update": """
-with shown.batch_update():
-    for trace, line in zip(shown.data, lines()):
-        trace.x, trace.y = line.index, line
 """,
     "drawn": "() => document.querySelector('.js-plotly-plot')?._fullData?.[0]?._length",
 }
@@ -85,7 +91,7 @@ def write_run(folder: Path) -> None:
 
 
 def measure(lab: Lab, name: str, way: dict[str, str]) -> dict:
-    sources = [COMMON, way["show"], *(f"add({STEPS + i})\n{way['update']};" for i in range(1, UPDATES + 1))]
+    sources = [COMMON, way["show"], *(f"add({STEPS + i}); update()" for i in range(1, UPDATES + 1))]
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     path = lab.folder / f"{name}.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL}), path)
