@@ -117,8 +117,8 @@ class Lab:
 
     def close(self) -> None:
         """Closes the notebook and ends its kernel."""
-        self.save()
-        self.page.evaluate(f"async () => {{ const p = {NOTEBOOK}; await p.sessionContext.shutdown(); p.dispose(); }}")
+        end = "await p.context.save(); await p.sessionContext.shutdown(); p.dispose();"
+        self.page.evaluate(f"async () => {{ const p = {NOTEBOOK}; {end} }}")
 
     def reload(self) -> None:
         """Loads the page anew; the notebook that was open comes back, its kernel too."""
@@ -217,6 +217,7 @@ class Lab:
         """JupyterLab's, such as "JupyterLab Dark"."""
         self.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
         self._wait(f"() => document.body.dataset.jpThemeName === '{name}'")
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
 
     def screenshot(self, name: str) -> None:
         self.page.evaluate(IS_DRAWN)

@@ -6,8 +6,9 @@ const HEIGHT = 240, SMALL = 120, CLICK = 4; // pixels
 // A browser that has the runs is sent only rows that are new. They are put in place: what is set would be sent back.
 function initialize({ model }) {
   model.on("msg:custom", (said, [fresh]) => {
-    const run = model.get("runs")[said.run], old = bytes(run.rows);
-    if (old.length !== said.after) return; // the page was loaded anew meanwhile, and has them
+    const run = model.get("runs")[said.run], old = run ? bytes(run.rows) : [];
+    if (old.length > said.after) return; // the page was loaded anew meanwhile, and has them
+    if (!run || old.length < said.after) return model.send("all"); // Jupyter gave it an older state meanwhile
     const rows = new Uint8Array(old.length + fresh.byteLength);
     rows.set(old);
     rows.set(bytes(fresh), old.length);
@@ -98,6 +99,7 @@ function render({ model, el }) {
 
   // The panels' places and legends, which stay while the runs go on.
   function lay() {
+    el.classList.toggle("empty", !model.get("panels").length);
     grid.replaceChildren();
     legend.replaceChildren();
     keys.length = 0;

@@ -18,7 +18,8 @@ SECONDS = {"seconds": "seconds per step"}  # all parts of it
 
 
 class Curves(Still, anywidget.AnyWidget):
-    """Reward by step, and what explains it, of the runs that `show` was given last, in the colours of the page's theme.
+    """Reward by step, and what explains it, of the runs that `show` was given last, in the colours of the page's theme;
+    nothing while they have no steps.
 
     In a browser hovering says step, value and run; a drag zooms, a double click shows all again; a slider smooths; an
     entry of the legend highlights and hides. A click on a point calls `on_step(run, step)`, a second one there
@@ -41,6 +42,7 @@ class Curves(Still, anywidget.AnyWidget):
         self.shown: list[RunDirectory] = []
         self._rows: list[np.ndarray] = []
         self.observe(lambda _: on_step(*self._point()), "picked")
+        self.on_msg(lambda *_: self.send_state(["panels", "runs"]))  # a page that has lost some asks for all
         self.show(runs)
 
     def show(self, runs: Sequence[RunDirectory]) -> None:

@@ -65,7 +65,6 @@ class Monitor(Panel):
         self._row = ipywidgets.VBox([self._bar, self._progress], layout={"display": "none"})
         self._redraw = Redraw(self._draw)
         self.curves = Curves(on_step=self._pick)
-        self.curves.layout.display = "none"  # until there is a step
         verbs = [*buttons, self.stop_button, self.resume_button]
         verbs = ipywidgets.HBox(verbs, layout={"flex_flow": "row wrap"})
         self.status = ipywidgets.VBox([verbs, self.message, self._row, self._signs])
@@ -178,7 +177,6 @@ class Monitor(Panel):
         if self.run is not run or metrics.empty:  # the latter while a run starts again
             return False
         self.curves.show([run])
-        self.curves.layout.display = None
         style = f"border-left: 3px solid {WARN}; padding-left: 0.6em; margin: 0.2em 0"
         self._signs.value = "".join(text_html(str(warning), style) for warning in warnings)
         self._completions = completions

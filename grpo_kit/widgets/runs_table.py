@@ -166,10 +166,8 @@ class RunTable(Panel):
     def _draw(self) -> None:
         """The curves of the runs selected, in one figure."""
         runs = self.selected[:DRAWN]
-        self.curves.layout.display = None if runs else "none"
         self._pick(None, None)
-        if runs:
-            self.curves.show(runs)
+        self.curves.show(runs)
 
     def _pick(self, run: RunDirectory | None, step: int | None) -> None:
         """Shows the completions of the step whose point was clicked."""
