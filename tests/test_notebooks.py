@@ -1,5 +1,7 @@
 """The notebooks: text and .ipynb hold the same cells, and the four run in order without a browser."""
 
+import base64
+import io
 import json
 import os
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from helpers import ROOT
+from matplotlib.image import imread
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 from build import read_text_notebook
@@ -56,6 +59,8 @@ def test_the_demo_runs_all_four_and_ends_with_the_comparison(tmp_path):
             o for cell in notebook.cells[-4:] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})
         ]
         assert figures, f"{text.stem} ends with a figure"
+        picture = imread(io.BytesIO(base64.b64decode(figures[-1]["data"]["image/png"])))
+        assert picture[0, 0, 3] == 0, "the page's own background is seen, light or dark"
     kept = (tmp_path / "demo" / "03_launch_training.ipynb").read_text()
     assert kept.count('class=\\"grpo-kit-still\\"') == 3, "panel, runs and samples stay where there is no kernel"
     figures = [word for word in " ".join(lines[-2:-1]).split() if word.endswith(".png")]

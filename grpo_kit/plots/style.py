@@ -40,9 +40,13 @@ class NotebookFigure(Figure):
         """`width` and `height` in inches."""
         super().__init__(figsize=(width, height), layout=layout)
 
+    def savefig(self, *where: Any, **how: Any) -> None:
+        """Files are white; on a page the figure has no background, also by `%matplotlib inline`."""
+        super().savefig(*where, **{"facecolor": "white"} | how)
+
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
-        self.savefig(png, format="png", dpi=110, transparent=True)  # the page is light or dark
+        self.savefig(png, format="png", dpi=110, facecolor="none")
         return png.getvalue()
 
 

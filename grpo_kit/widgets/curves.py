@@ -87,7 +87,7 @@ def _goes_on(old: np.ndarray, new: np.ndarray) -> bool:
 
 def _panels(runs: Sequence[RunDirectory], names: list[str], tables: list[pandas.DataFrame]) -> list[dict]:
     """The panels and lines that have something to show."""
-    made = _of_one(runs[0], list(tables[0])) if len(runs) == 1 else _of_several(names)
+    made = _of_one(runs[0], [str(name) for name in tables[0]]) if len(runs) == 1 else _of_several(names)
     measured = [{name for name in table if table[name].notna().any()} for table in tables]
     for panel in made:
         panel["lines"] = [line for line in panel["lines"] if line["column"] in measured[line["run"]]]
