@@ -17,6 +17,7 @@ from grpo_kit.backends.modal.storage import VolumeStorage
 from grpo_kit.backends.run import Run
 from grpo_kit.errors import RunError
 from grpo_kit.plots.runs import compare_runs
+from grpo_kit.runs.directory import now
 from grpo_kit.runs.writer import open_run
 from grpo_kit.widgets import tables as browsing
 from grpo_kit.widgets.parts import shows_errors
@@ -65,6 +66,8 @@ def cells(table) -> list[list[str]]:
 
 def test_runs_are_listed_as_they_go_on_and_those_selected_are_drawn(runs_dir, trained, tmp_path):
     folder = shutil.copytree(runs_dir, tmp_path / "runs")
+    waiting = json.loads((folder / "waiting" / "status.json").read_text())
+    (folder / "waiting" / "status.json").write_text(json.dumps(waiting | {"heartbeat": now()}))  # else it may be lost
     table = widgets.runs(folder)
     assert [row[0] for row in cells(table)] == ["waiting", "second", trained.id]  # newest first
     assert {run.id for run in table.selected} == {trained.id, "second", "waiting"} and table.watch_button.disabled
