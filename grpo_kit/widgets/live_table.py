@@ -8,11 +8,12 @@ import anywidget
 import traitlets
 
 from grpo_kit.plots import tables
+from grpo_kit.widgets.still import Still
 
 HERE = Path(__file__)
 
 
-class LiveTable(anywidget.AnyWidget):
+class LiveTable(Still, anywidget.AnyWidget):
     """Rows to search, sort and tick, with columns to hide, which the browser remembers by `name`. `ticked` are the keys
     of the rows that are selected."""
 
@@ -28,3 +29,6 @@ class LiveTable(anywidget.AnyWidget):
         """Shows the table, whose rows have these keys. Rows that are gone are ticked no more."""
         with self.hold_sync():
             self.html, self.ticked = table.html(list(keys)), [key for key in self.ticked if key in keys]
+
+    def still(self) -> str:
+        return self.html
