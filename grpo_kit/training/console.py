@@ -31,7 +31,9 @@ def numbers(status: dict[str, Any]) -> str:
         told.append(f"held-out={status['eval_reward']:.3f}")
     if status["state"] == "running" and status.get("seconds_left", 0) >= 1:
         told.append(f"{duration(status['seconds_left'])} left")
-    return " ".join(told + [dollars(status["usd"])] * bool(status["usd"]))
+    if status["usd"]:
+        told.append(dollars(status["usd"]))
+    return " ".join(told)
 
 
 def completions_text(run: RunDirectory, step: int) -> str:

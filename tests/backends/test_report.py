@@ -160,6 +160,6 @@ def test_what_is_missing_is_named_with_what_makes_it(trained, tmp_path, monkeypa
     text = page.read_text()
     assert "grpo-kit eval first" in text and "has made no step" in text and "widgets.labels(" in text
     assert "not evaluated yet" in page.with_name("model_card.md").read_text()
-    with pytest.raises(ConfigError, match=r"nobody\.csv: can't be read"):
+    with pytest.raises(ConfigError, match=r"nobody\.csv can't be read"):
         kit.evaluate(run, n=2)
         kit.report("first", labels="nobody.csv")

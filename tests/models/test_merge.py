@@ -45,7 +45,7 @@ def test_a_merged_model_is_the_adapted_one_and_needs_no_kit(trained, tmp_path):
 
     earlier = kit.merge(trained, tmp_path / "earlier", checkpoint=10)
     assert not torch.equal(logits(AutoModelForCausalLM.from_pretrained(earlier).float(), tokenizer), got)
-    with pytest.raises(kit.RunError, match="is there already"):
+    with pytest.raises(kit.RunError, match="exists already"):
         kit.merge(trained, earlier)
     with pytest.raises(kit.RunError, match=r"no checkpoint-99 in .*checkpoint-10, checkpoint-20"):
         kit.merge(trained, tmp_path / "none", checkpoint=99)

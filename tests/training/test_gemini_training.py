@@ -73,7 +73,7 @@ def test_a_resumed_run_keeps_its_judges_prompt_and_its_weights(standin, gemini, 
     with pytest.raises(RunStopped):
         gemini.reply = lambda _: DOWN
         train(run_id="run", rewards={short: 0.5}, judge_max_retries=0, runs_dir=tmp_path, **settings)
-    with pytest.raises(RunError, match=r"short=0.5, and not with gemini, short=5"):
+    with pytest.raises(RunError, match=r"short=0.5, not gemini, short=5"):
         train(run_id="run", rewards={short: 5}, runs_dir=tmp_path)
     prompt.write_text("$conversation $answers Be kind.")
     with pytest.raises(RunError, match="other versions of its judges"):

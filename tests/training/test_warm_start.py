@@ -192,7 +192,7 @@ def test_what_contradicts_is_said_before_anything_is_loaded(warm, runs, data, tm
         TrainConfig(sft_steps=3, fsdp=True, num_processes=2, gpu="A10:2")
     assert TrainConfig(warm_start=True).sft_steps == 20 and TrainConfig(sft_steps=3).warm_start
     quoted = kit.quote(TrainConfig(model_name="warm", sft_steps=200, sft_batch_size=64), runs, "local", ask=False)
-    assert "200 steps of 64 samples first" in str(quoted) and quoted.shape and not quoted.problems
+    assert "200 steps first, which imitate 64 samples each" in str(quoted) and quoted.shape and not quoted.problems
     assert quoted.minutes[1] > kit.quote(TrainConfig(model_name="warm"), runs, "local", ask=False).minutes[1]
 
 
