@@ -17,6 +17,7 @@ from grpo_kit.config.train import TrainConfig
 
 STYLE, LAYOUT = {"description_width": "15em"}, {"width": "auto"}
 WIDTH = "35em"  # of the longest name and a control beside it
+GROUPS = get_args(Group)
 WEIGHT = 0.1  # of a reward that is added, beside the judge's 1
 
 
@@ -59,7 +60,7 @@ class Several(ipywidgets.HBox):
         self._is_showing = False
 
 
-Control = ipywidgets.ValueWidget | Several
+Control = Any  # an ipywidgets.ValueWidget, or Several
 
 
 def control_for(name: str, field: FieldInfo, value: Any) -> Control:
@@ -105,10 +106,13 @@ def without_effect(config: TrainConfig, on_modal: bool, has_gpu: bool) -> set[st
     return found - config.given.keys()
 
 
-def hide(controls: dict[str, Control], hidden: set[str]) -> None:
-    """Shows all controls but those that are `hidden`."""
+def hide(controls: dict[str, Control], folded: ipywidgets.Accordion, hidden: set[str]) -> None:
+    """Shows all controls but those that are `hidden`; the title of a fold says where it has no other."""
     for name, control in controls.items():
         control.layout.display = "none" if name in hidden else None
+    groups = zip(GROUPS[1:], folded.children, strict=True)
+    is_empty = {title: all(each.description in hidden for each in group.children) for title, group in groups}
+    folded.titles = [f"{title} (nothing to set now)" if empty else title for title, empty in is_empty.items()]
 
 
 def settings_in(fix: str) -> dict[str, str]:
@@ -120,16 +124,15 @@ def settings_in(fix: str) -> dict[str, str]:
     return {}
 
 
-def controls_in_groups(config: TrainConfig) -> tuple[dict[str, Control], ipywidgets.Widget]:
+def controls_in_groups(config: TrainConfig) -> tuple[dict[str, Control], ipywidgets.VBox]:
     """The controls by setting, and all of them laid out in their groups: the first open, the others folded."""
     fields = fields_of(TrainConfig)
     controls = {name: control_for(name, field, getattr(config, name)) for name, field in fields.items()}
-    titles = get_args(Group)
     boxes = [
         ipywidgets.VBox([controls[name] for name, field in fields.items() if about(field)["group"] == title])
-        for title in titles
+        for title in GROUPS
     ]
-    folded = ipywidgets.Accordion(boxes[1:], titles=titles[1:], selected_index=None)
+    folded = ipywidgets.Accordion(boxes[1:], titles=GROUPS[1:], selected_index=None)
     return controls, ipywidgets.VBox([boxes[0], folded], layout={"width": WIDTH, "flex": "0 0 auto"})
 
 

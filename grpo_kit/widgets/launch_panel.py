@@ -44,6 +44,7 @@ class LaunchPanel(Panel):
         config, self._rewards, self._runs_dir = config or TrainConfig(), rewards, Path(runs_dir)
         self._given = {name: "none" if value is None else value for name, value in config.given.items()}
         self.controls, laid_out = controls_in_groups(config)
+        self._folded: Any = laid_out.children[1]
         for name, control in self.controls.items():
             self.on_change([control], partial(self._changed, name))
         self._quote, self._problems, self.under_way = ipywidgets.HTML(), ipywidgets.VBox(), ipywidgets.HBox()
@@ -108,7 +109,7 @@ class LaunchPanel(Panel):
             for name, control in self.controls.items():
                 if name not in self._given or name in fixed:
                     show(control, getattr(config, name))
-        hide(self.controls, without_effect(config, quoted.on_modal, quoted.device.is_gpu))
+        hide(self.controls, self._folded, without_effect(config, quoted.on_modal, quoted.device.is_gpu))
         self._quoted = quoted
         rows = [self._row(text_html(str(problem), f"color: {ERROR}"), problem.fix) for problem in quoted.problems]
         cautions = filter(None, [*quoted.warnings, quoted.slow])

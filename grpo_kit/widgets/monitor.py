@@ -74,6 +74,9 @@ class Monitor(Panel):
 
     def follow(self, run: Run) -> None:
         """Shows `run` from now on, until it ends or another is shown."""
+        if self.run and run.id != self.run.id:  # what is shown is the other's
+            self.newest.value = self._signs.value = ""
+            self.curves.show([])
         self.run, self._config, self._state = run, run.config, run.status["state"]
         self._follower = threading.Thread(target=self._keep, args=(run,), name=f"monitor {run.id}", daemon=True)
         self._follower.start()
