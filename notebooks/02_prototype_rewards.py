@@ -57,7 +57,7 @@ study.reasons()
 #
 # Find a sample, edit its rubric, the judge's prompt or a reward in Python, and press Ctrl+Enter: the same answers are
 # scored before and after the edit. The panel says which edits this judge reads. Save writes what you have edited as
-# files that training takes, and shows the code; `lab.config` and `lab.rewards` hand it on. In a batch it only shows a sample.
+# files that training takes, and shows the code; `lab.config` and `lab.rewards` hand it on. In a batch it is only shown.
 
 # %%
 lab = widgets.reward_lab(study.folder, study.kind, study.judge_config, study.answer, out, interactive)
