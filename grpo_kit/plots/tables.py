@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +128,7 @@ def _cell(name: str, value: Any, low: Any, high: Any, spread: Any) -> Cell:
         text += " ({} to {})".format(*ends) if name in SECONDS else " [{}, {}]".format(*ends)
     if not pd.isna(spread):
         text += f" ± {_text(name, spread)}"
-    return Cell(text, float(value) if pd.api.types.is_number(value) else None)
+    return Cell(text, float(value) if isinstance(value, Real) else None)
 
 
 def _text(name: str, value: Any) -> str:
@@ -137,17 +138,18 @@ def _text(name: str, value: Any) -> str:
         return f"{datetime.fromisoformat(value).astimezone():%y-%m-%d %H:%M}"
     if pd.api.types.is_bool(value):
         return "yes" if value else "no"
-    if not pd.api.types.is_number(value):
+    if not isinstance(value, Real):
         return str(value)
+    number = float(value)
     if name in SECONDS:
-        return duration(value * SECONDS[name])
+        return duration(number * SECONDS[name])
     if "usd" in name.split("_"):
-        return dollars(value)
+        return dollars(number)
     if name in TrainConfig.model_fields:
-        return f"{value:g}"
-    if pd.api.types.is_integer(value) or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:+.2f}" if name in GAINS else f"{value:.2f}"
+        return f"{number:g}"
+    if isinstance(value, Integral) or abs(number) >= 100:
+        return f"{number:,.0f}"
+    return f"{number:+.2f}" if name in GAINS else f"{number:.2f}"
 
 
 def _are_numbers(cells: list[Cell]) -> bool:

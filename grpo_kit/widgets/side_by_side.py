@@ -54,7 +54,7 @@ class SideBySide(Pages):
         return tables.with_spread(self.table, self.names, self.least.value, self.find.value, str(self.sort.value))
 
     def _pin(self) -> None:
-        name = self.rows["id"].iloc[self.choice.value]
+        name = self.rows.to_dict("records")[self.choice.value or 0]["id"]
         self.pinned = [*self.pinned, name] if self.pin.value else [each for each in self.pinned if each != name]
         self._show()
 

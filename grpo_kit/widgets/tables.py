@@ -152,7 +152,7 @@ def in_common(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
     both = pd.DataFrame(index=[name for name in each[0].index if name in shared])
     for table in each:
         both = both.join(table[table.columns.difference(both.columns, sort=False)])
-        names |= dict.fromkeys(name.removesuffix(" score") for name in table if name.endswith(" score"))
+        names |= dict.fromkeys(name.removesuffix(" score") for name in map(str, table) if name.endswith(" score"))
     return both.rename_axis("id").reset_index(), list(names)
 
 
