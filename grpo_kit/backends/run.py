@@ -161,13 +161,13 @@ def _found(runs_dir: str | Path, say: Callable[[str], None] = print) -> list[Run
 
 def row_of(run: Run) -> dict[str, Any]:
     """The run's row of `runs`. One that can't be read says so and prints why; the others stand."""
-    row = {"run": run.id, "where": "here" if run.storage.backend == "local" else "modal"}
+    row: dict[str, Any] = {"run": run.id, "where": "here" if run.storage.backend == "local" else "modal"}
     try:
         status, settings = run.status, run.about["settings"]
         quoted = status.get("quoted") or {}
         row |= {name: settings[name] for name in COLUMNS if name in settings}
         row |= {name: status[name] for name in ("state", "usd", "started")}
-        row |= zip(("reward", "reward_sd"), run.recent_reward(), strict=True)
+        row["reward"], row["reward_sd"] = run.recent_reward()
         row |= {"best_checkpoint": status.get("best_checkpoint")}
         row |= {f"quoted_{name}": quoted.get(name) for name in ("minutes", "minutes_low", "minutes_high", "usd")}
         return row | {"step": f"{status['step']}/{status['max_steps']}", "minutes": status["seconds"] / 60}

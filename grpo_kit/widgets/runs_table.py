@@ -215,7 +215,7 @@ class RunTable(Panel):
     def _clone(self) -> None:
         """Opens the launch panel with the settings of the run selected."""
         [run] = self.selected
-        settings = asked_for(run.config) | ({"notify": run.config.notify} if run.config.notify else {})
+        settings: dict[str, Any] = asked_for(run.config) | ({"notify": run.config.notify} if run.config.notify else {})
         if self.from_its_end.value:
             left_out = ("adapter", "sft_steps", "warm_start")  # which the run has behind it
             settings = {name: value for name, value in settings.items() if name not in left_out}
