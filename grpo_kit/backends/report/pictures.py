@@ -12,7 +12,7 @@ PAPER = "#15181d"  # the page's in the dark: see page.css
 # Each colour of a figure that would be lost, or glare, on dark paper.
 IN_THE_DARK = {
     "#000000": "#e6e9ed",
-    "#555555": "#b3bac3",
+    "#757575": "#b3bac3",
     "#bbbbbb": "#67707b",
     "#e5e5e5": "#343a42",
     "#ffffff": PAPER,
