@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.judges.chat.judge import ChatJudge
-from grpo_kit.judges.chat.library import LibraryProvider, check_installed
+from grpo_kit.judges.chat.libraries import LibraryProvider, check_installed
 from grpo_kit.judges.chat.provider import CallFailed, Question, Reply, checked_address, key_of, missing_key, tokens
 
 
