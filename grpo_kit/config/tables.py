@@ -1,4 +1,7 @@
-"""All settings in the order to show them, and as a Markdown table."""
+"""All settings in the order to show them, as flags take them, and as a Markdown table."""
+
+import json
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -30,6 +33,18 @@ def settings_table(model: type[Settings]) -> str:
         f"| `{name}` | {defaults_of(model, name)} | {field.description} |" for name, field in fields_of(model).items()
     ]
     return "\n".join(["| setting | default | what it is |", "| --- | --- | --- |", *rows])
+
+
+def as_typed(value: Any) -> str:
+    """A setting's value as a flag takes it."""
+    if value is None or value == {} or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        are_weights = all(isinstance(each, float) for each in value.values())
+        return ",".join(f"{name}={each}" for name, each in value.items()) if are_weights else json.dumps(value)
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 if __name__ == "__main__":

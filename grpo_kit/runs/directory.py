@@ -246,6 +246,11 @@ class RunDirectory:
         last = steps[-recent_steps(len(steps)) :]
         return mean(last) if last else None, stdev(last) if len(last) > 1 else None
 
+    def headline(self) -> str:
+        """ "reward 0.74 ± 0.09", as tables of runs have it; empty where there are no steps."""
+        reward, spread = self.recent_reward()
+        return "" if reward is None else f"reward {reward:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+
     def held_out(self) -> "pandas.DataFrame":
         """A row per held-out answer of each evaluation while training (eval_steps): step, sample_id, completion, score
         as it is trained for, and the second judge's."""

@@ -7,6 +7,7 @@ import math
 import sys
 from typing import Any
 
+import pandas
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -36,24 +37,32 @@ def numbers(status: dict[str, Any]) -> str:
     return " ".join(told)
 
 
+def best_and_worst(completions: pandas.DataFrame, count: int) -> pandas.DataFrame:
+    """Of the newest step's first prompt at most `count` completions, the best first and the worst last."""
+    last = completions[completions["step"] == completions["step"].max()]
+    group = last[last["sample_id"] == last["sample_id"].iloc[0]]
+    group = group.sort_values("advantage", ascending=False, kind="stable", na_position="last")
+    best = -(-count // 2)
+    return pandas.concat([group.head(best), group[best:].tail(count // 2)])
+
+
 def completions_text(run: RunDirectory, step: int) -> str:
     """The best and worst completions to one prompt of the newest step up to `step`, as a table; empty where there are
     none. What models and people wrote is shown as it is, without what a terminal would act on."""
     rows = run.completions()
     if (rows := rows[rows["step"] <= step]).empty:
         return ""
-    rows = rows[rows["step"] == rows["step"].max()]
-    group = rows[rows["sample_id"] == rows["sample_id"].iloc[0]]
-    group = group.sort_values("advantage", ascending=False, kind="stable", na_position="last").to_dict("records")
-    first, count, is_terminal = group[0], run.config.num_completions_to_print, sys.stdout.isatty()
-    title = f"Step {first['step']}, best and worst of {len(group)} completions to {printable(first['sample_id'])}"
+    shown = best_and_worst(rows, run.config.num_completions_to_print).to_dict("records")
+    first, is_terminal = shown[0], sys.stdout.isatty()
+    many = sum((rows["step"] == first["step"]) & (rows["sample_id"] == first["sample_id"]))
+    title = f"Step {first['step']}, best and worst of {many} completions to {printable(first['sample_id'])}"
     table = Table(show_lines=True, box=box.SQUARE if is_terminal else box.ASCII)
     table.add_column("prompt", ratio=3, style="yellow", overflow="fold")
     table.add_column("completion", ratio=4, style="green", overflow="fold")
     for name in (*first["rewards"], "advantage"):
         table.add_column(Text(name), justify="right", style="cyan", overflow="fold")
     table.add_column("reason", ratio=3, overflow="fold")
-    for row in group if len(group) <= count else group[: -(-count // 2)] + group[len(group) - count // 2 :]:
+    for row in shown:
         asked = last_turn(row["prompt"]) if row is first else ""  # the others answer the same
         scores = map(_number, [*row["rewards"].values(), row["advantage"]])
         table.add_row(_text(asked), _text(row["completion"]), *scores, _text(row["reason"] or ""))

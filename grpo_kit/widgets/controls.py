@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from grpo_kit.config.base import Group, about
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.modal import ModalConfig
-from grpo_kit.config.tables import fields_of
+from grpo_kit.config.tables import as_typed, fields_of
 from grpo_kit.config.train import TrainConfig
 
 STYLE, LAYOUT = {"description_width": "15em"}, {"width": "auto"}
@@ -158,15 +158,10 @@ def _with(known: list[float], value: float) -> list[tuple[str, float]]:
 
 
 def _text(value: Any, name: str = "") -> str:
-    """As a shell takes it; empty where there is nothing."""
-    if value is None:
-        return ""
+    """As a shell takes it; empty where there is nothing. A weight of 1 is not written."""
     if name in ("trl", "chat_template_kwargs"):
         return json.dumps(value) if value else ""
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, dict):
         return ",".join(name if weight == 1 else f"{name}={weight:g}" for name, weight in value.items())
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return str(value)
+    typed = as_typed(value)
+    return "" if typed == "none" else typed

@@ -19,11 +19,20 @@ from grpo_kit.backends.watch import PATIENCE_SECONDS, POLL_SECONDS
 from grpo_kit.data.samples import last_turn
 from grpo_kit.plots.live import Redraw
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory, timed_phase_of, warm_start_of
+from grpo_kit.training.console import best_and_worst, numbers
 from grpo_kit.training.diagnostics import diagnose
-from grpo_kit.utils.text import dollars, duration
 from grpo_kit.widgets.curves import Curves
 from grpo_kit.widgets.helps import Helps
-from grpo_kit.widgets.parts import WARN, Panel, button, completions_html, error_html, note_html, text_html
+from grpo_kit.widgets.parts import (
+    WARN,
+    Panel,
+    button,
+    completions_html,
+    error_html,
+    in_background,
+    note_html,
+    text_html,
+)
 
 NEWEST = 4  # completions shown
 
@@ -99,18 +108,13 @@ class Monitor(Panel):
         second click, made before the browser shows that the button is disabled, does nothing."""
         if self._is_busy:
             return
-        self.message.value, self._is_busy = text_html(what), True
+        self._is_busy = True
         self._enable()
+        in_background(self.message, what, action, self._is_free)
 
-        def work() -> None:
-            try:
-                self.message.value = text_html(action())
-            except Exception as error:  # in a thread of a notebook nobody else would show it
-                self.message.value = error_html(error)
-            self._is_busy = False
-            self._enable()
-
-        threading.Thread(target=work, daemon=True).start()
+    def _is_free(self) -> None:
+        self._is_busy = False
+        self._enable()
 
     def turn_off(self, *buttons: ipywidgets.Button) -> None:
         """Disables these of the larger panel's buttons until it is called again, and enables the others."""
@@ -153,20 +157,16 @@ class Monitor(Panel):
         self._bar.bar_style = {"complete": "success", "failed": "danger", "lost": "danger"}.get(self._state, "")
         phase = timed_phase_of(status) or self._state
         parts = [run.id, warm_start_of(status) or f"step {step}/{status['max_steps']}", phase]
-        if status.get("seconds_left") and self._state == "running":
-            parts.append(f"{duration(status['seconds_left'])} left")
-        if status["usd"]:
-            parts.append(dollars(status["usd"]))
-        if status["reward"] is not None:
-            parts.append(f"reward {status['reward']:.3f}")
-        self._progress.value = html.escape(" · ".join(parts))
+        is_over = self._state not in UNFINISHED
+        parts.append("" if is_over else numbers(status))
+        self._progress.value = html.escape(" · ".join(filter(None, parts)))
         self._row.layout.display = None
         self._enable()
-        is_over = self._state not in UNFINISHED
         if is_over:
             self.message.value = text_html(f"Run {run.id} is {self._state}: {status['reason'] or run.storage}")
         self._redraw.update(run, step, is_over)
         if is_over:
+            self._progress.value += html.escape(f" · {run.headline()}") if step else ""
             self.changed()
             for place, show in self._afterwards if step else ():
                 place.children = in_place(show, run)
@@ -228,9 +228,6 @@ def newest_html(completions: pandas.DataFrame) -> str:
     """One prompt of the newest step: its best and its worst completions, with scores and reasons."""
     if completions.empty:
         return ""
-    last = completions[completions["step"] == completions["step"].max()]
-    group = last[last["sample_id"] == last["sample_id"].iloc[0]]
-    group = group.sort_values("advantage", ascending=False, kind="stable", na_position="last")
-    shown = pandas.concat([group.head(NEWEST // 2), group[NEWEST // 2 :].tail(NEWEST // 2)])
-    title = f"Step {last['step'].iloc[0]}, best and worst answers to: {last_turn(shown['prompt'].iloc[0])}"
+    shown = best_and_worst(completions, NEWEST)
+    title = f"Step {shown['step'].iloc[0]}, best and worst answers to: {last_turn(shown['prompt'].iloc[0])}"
     return text_html(title, "font-weight: bold") + completions_html(shown)

@@ -1,6 +1,7 @@
 """Parts that the widgets share: errors shown as text, where Jupyter would lose them, buttons, tables and colours."""
 
 import html
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,23 @@ def shows_errors(message: ipywidgets.HTML, action: Callable[[], Any]) -> Callabl
             message.value = error_html(error)
 
     return callback
+
+
+def in_background(
+    message: ipywidgets.HTML, what: str, action: Callable[[], str], afterwards: Callable[[], object] = lambda: None
+) -> None:
+    """Does `action` on a thread, so that the kernel is free; says `what` it does, then what that returns, or its
+    error."""
+    message.value = text_html(what)
+
+    def work() -> None:
+        try:
+            message.value = text_html(action())
+        except Exception as error:  # in a thread of a notebook nobody else would show it
+            message.value = error_html(error)
+        afterwards()
+
+    threading.Thread(target=work, daemon=True).start()
 
 
 def error_html(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from grpo_kit.widgets.curves import Curves
 from grpo_kit.widgets.launch_panel import LaunchPanel
 from grpo_kit.widgets.live_table import LiveTable
 from grpo_kit.widgets.monitor import Monitor, step_html
-from grpo_kit.widgets.parts import Panel, button, error_html, note_html, shows_errors, text_html
+from grpo_kit.widgets.parts import Panel, button, error_html, in_background, note_html, shows_errors, text_html
 from grpo_kit.widgets.side_by_side import SideBySide
 
 SELECTED_AT_FIRST = 3
@@ -192,25 +192,13 @@ class RunTable(Panel):
                 getattr(run, verb)()
             return f"{names}: {DONE[verb]}."
 
-        self._in_background(f"{verb} {names} …", act)
+        in_background(self.message, f"{verb} {names} …", act)
 
     def _report(self) -> None:
         [run] = self.selected
-        self._in_background(
-            f"Writing a report of {run.id} …", lambda: f"{report(run)}: open it in a browser, or send it."
+        in_background(
+            self.message, f"Writing a report of {run.id} …", lambda: f"{report(run)}: open it in a browser, or send it."
         )
-
-    def _in_background(self, what: str, act: Callable[[], str]) -> None:
-        """Says `what` is done, does it, and shows what that returns, or its error."""
-        self.message.value = text_html(what)
-
-        def work() -> None:
-            try:
-                self.message.value = text_html(act())
-            except Exception as error:  # in a thread of a notebook nobody else would show it
-                self.message.value = error_html(error)
-
-        threading.Thread(target=work, daemon=True).start()
 
     def _clone(self) -> None:
         """Opens the launch panel with the settings of the run selected."""

@@ -7,11 +7,11 @@ import ipywidgets
 from grpo_kit.backends.run import Run
 from grpo_kit.data.samples import Message
 from grpo_kit.models.chat import Conversation
-from grpo_kit.widgets.parts import button, error_html, note_html
+from grpo_kit.widgets.parts import Panel, button, error_html, note_html
 from grpo_kit.widgets.samples import prompt_html
 
 
-class TalkPanel(ipywidgets.VBox):
+class TalkPanel(Panel):
     """A conversation with a checkpoint of a run. The model is loaded at the first message, once; a thread answers, so
     that the kernel is free."""
 

@@ -161,6 +161,7 @@ def test_the_monitor_shows_a_run_that_is_over_and_what_can_be_done_with_it(train
     shown = widgets.monitor(trained.id, trained.path.parent)
     shown._follower.join()
     assert "step 20/20 · complete" in shown._progress.value and "is complete" in shown.message.value
+    assert shown._progress.value.endswith(f" · {trained.headline()}"), "as tables of runs have it"
     assert len(shown.curves.runs[0]["rows"]) == 4 * 20 * len(shown.curves.runs[0]["columns"])
     assert "Step 20, best and worst" in shown.newest.value and shown.newest.value.count("<tr>") == 5
     shown.curves.picked = [0, 3]

@@ -1,7 +1,6 @@
 """A run's settings as others may read them: those that were asked for, the commands that make the run again, and texts
 without what is private."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
+from grpo_kit.config.tables import as_typed
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import HERE
 from grpo_kit.evaluation.result import Evaluation
@@ -65,15 +65,3 @@ def _asked_of(used: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
 def _command(verb: str, settings: dict[str, Any], *words: str) -> str:
     flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", as_typed(value))]
     return shlex.join(["grpo-kit", verb, *words, *flags])
-
-
-def as_typed(value: Any) -> str:
-    """A setting's value as a flag takes it."""
-    if value is None or value == {} or value == []:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        are_weights = all(isinstance(each, float) for each in value.values())
-        return ",".join(f"{name}={each}" for name, each in value.items()) if are_weights else json.dumps(value)
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from grpo_kit.backends.report.facts import gather
 from grpo_kit.backends.report.pictures import picture
-from grpo_kit.backends.report.settings import as_typed, shareable
+from grpo_kit.backends.report.settings import shareable
 from grpo_kit.backends.run import Run
-from grpo_kit.config.tables import defaults_of
+from grpo_kit.config.tables import as_typed, defaults_of
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.evaluation.interpret import signed
 from grpo_kit.evaluation.result import Evaluation
