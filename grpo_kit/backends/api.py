@@ -110,8 +110,9 @@ class _Evaluate:
                 f"run {run.id} is on Modal and is compared with its own base model", "Leave base_model out"
             )
         from grpo_kit.backends.modal.launch import evaluate_on_modal
+        from grpo_kit.evaluation.result import Evaluation
 
-        return evaluate_on_modal(run, (config or EvalConfig()).replace(**settings))
+        return Evaluation.load(evaluate_on_modal(run, (config or EvalConfig()).replace(**settings)))
 
     def spawn(self, target: Run | str | Path, config: EvalConfig | None = None, **options) -> "Future[Evaluation]":
         """Does what `remote` does, in the background; .result() waits for the evaluation."""

@@ -5,9 +5,8 @@ A terminal gets colours and its own width; a pipe or a log gets plain lines of a
 
 import math
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +15,9 @@ from rich.text import Text
 from grpo_kit.data.samples import last_turn
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.text import dollars, duration, printable
+
+if TYPE_CHECKING:  # it takes a quarter of a second to load, and a quote needs none
+    import pandas
 
 PLAIN_WIDTH = 100
 LONGEST = 400  # characters of a text in the table
@@ -37,13 +39,13 @@ def numbers(status: dict[str, Any]) -> str:
     return " ".join(told)
 
 
-def best_and_worst(completions: pandas.DataFrame, count: int) -> pandas.DataFrame:
+def best_and_worst(completions: "pandas.DataFrame", count: int) -> "pandas.DataFrame":
     """Of the newest step's first prompt at most `count` completions, the best first and the worst last."""
     last = completions[completions["step"] == completions["step"].max()]
     group = last[last["sample_id"] == last["sample_id"].iloc[0]]
     group = group.sort_values("advantage", ascending=False, kind="stable", na_position="last")
     best = -(-count // 2)
-    return pandas.concat([group.head(best), group[best:].tail(count // 2)])
+    return group.drop(group.index[best : max(best, len(group) - count // 2)])
 
 
 def completions_text(run: RunDirectory, step: int) -> str:

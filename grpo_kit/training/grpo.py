@@ -136,10 +136,11 @@ def freeze_eyes_and_ears(model: PreTrainedModel) -> str | None:
 
 def dataset_of(rows: Sequence[dict[str, Any]]) -> Dataset:
     """The rows as TRL takes them, each kept as JSON: Arrow would give every tool call the arguments of all others."""
+    names = list(rows[0])  # datasets pickles all that `read` refers to, to tell it from others
 
     def read(batch: dict[str, list]) -> dict[str, list]:
         found = [orjson.loads(row) for row in batch["row"]]
-        return {name: [row[name] for row in found] for name in rows[0]}
+        return {name: [row[name] for row in found] for name in names}
 
     return Dataset.from_dict({"row": [orjson.dumps(row).decode() for row in rows]}).with_transform(read)
 

@@ -132,7 +132,7 @@ def list_volume(run) -> list[str]:
 
 def slow(completions, **_):
     """A reward that makes steps long and changes nothing."""
-    time.sleep(0.5)
+    time.sleep(1)
     return [0.0] * len(completions)
 
 
@@ -205,7 +205,7 @@ def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(
     first = json.loads((smoke / "status.json").read_text())
     assert quote.first_step.machine == pytest.approx(first["usd"], rel=0.1) and first["usd"] > 0.5
 
-    run = kit.train.spawn(rewards=[slow], max_usd=first["usd"] + 4, **STEPS)
+    run = kit.train.spawn(rewards=[slow], max_usd=first["usd"] + 1, **STEPS)  # a busy machine starts in its own time
     run.watch()
     status = run.status
     assert status["state"] == "stopped" and status["step"] < 12 and "for the machine" in status["reason"]
@@ -354,6 +354,7 @@ def test_two_gpus_are_two_processes_in_one_container_and_one_run(server, hold):
     assert len(run.completions()) == 2 * 16, "the first process's half of each step: the stand-in gathers none"
 
 
+@pytest.mark.wide  # two terminals in test_modal_shell.py show it too
 def test_several_at_once_have_runs_of_their_own(server, hold):
     hold(1)
     runs = []
@@ -370,6 +371,7 @@ def test_several_at_once_have_runs_of_their_own(server, hold):
     assert len({run.id for run in runs}) == 2 and {run.config.seed for run in runs} == {0, 1}
 
 
+@pytest.mark.wide
 def test_twenty_megabytes_go_each_way(server, demo_data, tmp_path):
     rows = [json.loads(line) for line in (demo_data / "train.jsonl").read_text().splitlines()]
     (tmp_path / "big").mkdir()

@@ -89,8 +89,11 @@ CASES = {  # family; hidden, layers, MLP, heads, key-value heads, vocabulary; wh
 }
 
 
+DEAR = ["all weights, shared out to two", "keys and values of many completions"]
+
+
 def with_marks(name: str):
-    return pytest.param(name, marks=pytest.mark.wide if "to two" in name else ())
+    return pytest.param(name, marks=pytest.mark.wide if name in DEAR else ())
 
 
 @pytest.mark.parametrize("name", [*map(with_marks, CASES)])

@@ -117,16 +117,16 @@ def test_settings_of_another_version_are_left_aside_with_a_word(trained, tmp_pat
     assert "settings that this version of the kit does not know are ignored: of_tomorrow" in capsys.readouterr().out
 
 
-@pytest.mark.fault("two starts of one run at once", times=4)
-def test_of_two_that_start_one_run_at_once_one_trains_by_its_own_settings(standin, tmp_path, demo_data):
-    for attempt in range(4):
-        words = f"train --run-id same --runs-dir runs{attempt} --max-steps 2 --save-steps 2 --canaries off --data"
-        both = [start(*words.split(), demo_data, "--seed", str(seed), cwd=tmp_path) for seed in (1, 2)]
-        said = [process.communicate()[0] for process in both]
-        codes = [process.returncode for process in both]
-        assert sorted(codes) == [0, 2] and "Traceback" not in "".join(said), said
-        run = kit.Run("same", tmp_path / f"runs{attempt}")
-        assert run.config.seed == 1 + codes.index(0) and run.status["state"] == "complete"
+@pytest.mark.fault("two starts of one run at once")
+@pytest.mark.cases(2, range(4))
+def test_of_two_that_start_one_run_at_once_one_trains_by_its_own_settings(standin, tmp_path, demo_data, case):
+    words = "train --run-id same --max-steps 2 --save-steps 2 --canaries off --data"
+    both = [start(*words.split(), demo_data, "--seed", str(seed), cwd=tmp_path) for seed in (1, 2)]
+    said = [process.communicate()[0] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 2] and "Traceback" not in "".join(said), said
+    run = kit.Run("same", tmp_path / "runs")
+    assert run.config.seed == 1 + codes.index(0) and run.status["state"] == "complete"
 
 
 @pytest.mark.fault("a full disk")

@@ -44,12 +44,12 @@ def test_all_that_the_kit_gives_to_trl_is_its_own(tmp_path):
     assert decided <= given
 
 
-@pytest.mark.parametrize("loss_type", LOSSES)
-def test_every_loss_of_trl_makes_a_step(loss_type, tmp_path, demo_data):
-    given = {"trl": FURTHER.get(loss_type, {}), "loss_type": loss_type}
+@pytest.mark.cases(4, LOSSES)
+def test_every_loss_of_trl_makes_a_step(case, tmp_path, demo_data):
+    given = {"trl": FURTHER.get(case, {}), "loss_type": case}
     run = train(data=str(demo_data), runs_dir=tmp_path, **ONE_STEP, **SMALL, **given)
     assert run.status["state"] == "complete" and run.metrics()["grad_norm"].item() > 0
-    assert run.config.loss_type == loss_type and run.config.trl == given["trl"]
+    assert run.config.loss_type == case and run.config.trl == given["trl"]
 
 
 def test_a_field_of_trl_trains_is_kept_and_is_no_part_of_a_resumed_run_that_changes(tmp_path, demo_data):

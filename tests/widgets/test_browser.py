@@ -77,7 +77,7 @@ def opened(tmp_path_factory, demo_data, trained, server):
     shutil.copytree(trained.path, folder / "runs" / trained.id)
     parameters = {
         "02_prototype_rewards": {"data": str(demo_data), "n": 8, "repeats": 2},
-        "03_launch_training": {"data": str(demo_data), "max_steps": 20_000},
+        "03_launch_training": {"data": str(demo_data), "max_steps": 3_000},
         "04_evaluate_checkpoints": {"n": 16},
     }
     for name, values in parameters.items():
@@ -375,7 +375,7 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     panel = lab.notebook.locator(".grpo-kit-helped").first
     message, progress = panel.locator(".grpo-kit-message"), panel.locator(".grpo-kit-progress")
     lab.button("Launch").dblclick()
-    expect(progress).to_contain_text(re.compile(r"step 0/20000 · [a-zA-Z ]+, \d+ s"))
+    expect(progress).to_contain_text(re.compile(r"step 0/3000 · [a-zA-Z ]+, \d+ s"))
     picture = lab.next_picture(launching)
     expect(lab.button("Launch")).to_be_in_viewport()
     expect(panel.locator(".grpo-kit-curves")).to_be_in_viewport()
@@ -383,7 +383,7 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     assert_is_accessible(lab)
     (run_id,) = set(kit.runs(lab.folder / "runs")["run"]) - {trained.id}
     run = Run(run_id, lab.folder / "runs")
-    assert run.config.num_generations == 16 and run.config.max_steps == 20_000
+    assert run.config.num_generations == 16 and run.config.max_steps == 3_000
     lab.button("Launch").dblclick()
     expect(message).to_contain_text(f"Run {run_id} is under way: this would be one more\nClick Launch again")
 
@@ -412,7 +412,7 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     expect(message).to_contain_text("is stopped")
     lab.screenshot("03-stopped")
     stopped = run.status
-    assert stopped["state"] == "stopped" and 0 < stopped["step"] < 20_000
+    assert stopped["state"] == "stopped" and 0 < stopped["step"] < 3_000
     assert checkpoint_step(run.checkpoints[-1]) == stopped["step"]
 
     # A point of the curve is pointed at, and clicked: its step's completions open.

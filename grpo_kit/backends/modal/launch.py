@@ -19,7 +19,6 @@ from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.modal import ModalConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, RunError
-from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import PYTHON
 from grpo_kit.runs.directory import RUNS_DIR, WORKER_FILE, RunDirectory
@@ -66,8 +65,8 @@ def start_on_modal(
     return run
 
 
-def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> Evaluation:
-    """Evaluates a run on the volume, on one GPU like its own, and waits for the result, which is fetched."""
+def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> Path:
+    """Evaluates a run on the volume, on one GPU like its own, and waits. Returns the result's file, fetched."""
     trained = run.config
     machine = {name: getattr(trained, name) for name in ModalConfig.model_fields if name not in config.given}
     gpu, _ = gpu_and_count(config.gpu if "gpu" in config.given else trained.gpu)
@@ -84,7 +83,7 @@ def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> Evaluation:
     for ending in (".samples.jsonl", ".png", ".json"):
         file = name.removesuffix(".json") + ending
         write_bytes(folder / file, run.storage.read(f"eval/{file}"))
-    return Evaluation.load(folder / name)
+    return folder / name
 
 
 def deploy() -> None:
