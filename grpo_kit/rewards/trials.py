@@ -54,14 +54,24 @@ class Trials:
         self.keep()
         return self._all[-1]
 
-    def score(self, trial: Trial, sample: Sample, answers: Mapping[str, str]) -> None:
-        """Scores the answers by the trial's version and by the one before, and keeps it. Raises as Bench.score does."""
-        texts, before = list(answers.values()), None if trial.before is None else self.of(sample)[trial.before]
+    def score(self, trial: Trial, sample: Sample, answers: Mapping[str, str]) -> Trial:
+        """The trial with the scores of these answers by its version and by the one before; nothing is changed, so that
+        it may take place on any thread. Raises as Bench.score does."""
+        texts, before = list(answers.values()), self._before(trial, sample)
         was = self._bench.score(before.version, sample, texts) if before else []
-        trial.scored, trial.was, trial.answers = self._bench.score(trial.version, sample, texts), was, dict(answers)
+        scored = self._bench.score(trial.version, sample, texts)
+        return msgspec.structs.replace(trial, scored=scored, was=was, answers=dict(answers))
+
+    def keep_scores(self, trial: Trial, sample: Sample, found: Trial) -> None:
+        """Keeps what `score` found for the trial. Raises as `keep` does."""
+        trial.scored, trial.was, trial.answers = found.scored, found.was, found.answers
+        before = self._before(trial, sample)
         if before and not before.scored:
-            before.scored, before.answers = was, trial.answers
+            before.scored, before.answers = found.was, found.answers
         self.keep()
+
+    def _before(self, trial: Trial, sample: Sample) -> Trial | None:
+        return None if trial.before is None else self.of(sample)[trial.before]
 
     def restore(self, trial: Trial, sample: Sample) -> Trial:
         """The trial as the sample's newest."""
@@ -76,8 +86,9 @@ class Trials:
             fix = "Run this panel's cell again to go on from there, or give it a folder of its own: out="
             raise RunError(f"another panel has written to {self._path}", fix)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._written = msgspec.json.Encoder().encode_lines(self._all)
-        write_bytes(self._path, self._written)
+        content = msgspec.json.Encoder().encode_lines(self._all)
+        write_bytes(self._path, content)
+        self._written = content
 
     def shared(self) -> tuple[str, str]:
         """The prompt and the Python reward of the newest trial, or else those of the settings."""

@@ -1,17 +1,19 @@
 """`reward_lab(samples, judge)`: a reward is edited in place, and the same answers are scored before and after it."""
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ipywidgets
 import pandas as pd
+from anyio import to_thread
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample, read_samples
 from grpo_kit.errors import ConfigError
+from grpo_kit.judges.batch import run_async
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.rewards.travel import RewardFunction
 from grpo_kit.rewards.trials import TYPED, Trial, Trials, answers_to
@@ -32,7 +34,8 @@ FIELDS = {  # by the names of a Version: heading, and what is shown where there 
     "reward": ("Python reward, for all samples", PYTHON),
 }
 HELP = """<kbd>Ctrl</kbd> <kbd>Enter</kbd> to score, also while you type; <kbd>b</kbd> or <kbd>f</kbd> for the version
-    before or the next, <kbd>k</kbd> or <kbd>j</kbd> for the sample before or the next, <kbd>s</kbd> to save."""
+    before or the next, <kbd>k</kbd> or <kbd>j</kbd> for the sample before or the next, <kbd>x</kbd> to stop scoring,
+    <kbd>s</kbd> to save."""
 
 
 class RewardLab(Pages):
@@ -40,6 +43,7 @@ class RewardLab(Pages):
 
     `rubric` is that of the sample that is shown, as it stands. `config`, `rewards` and `code` are what trains with all
     edits, whose files are saved first. Versions are in versions.jsonl in the folder `out`, with what they scored.
+    Answers are scored on another thread, in the order that is asked for; all else happens on the kernel's own.
     """
 
     orders = tables.PROTOTYPE_ORDERS
@@ -71,7 +75,8 @@ class RewardLab(Pages):
         self._trials, self._table = Trials(self.out, self._bench), tables.prototypes(self._samples)
         self._sample = next(iter(self._samples))
         self._trial = self._trials.of(self._sample)[-1]
-        self._worker, self._is_scoring = ThreadPoolExecutor(1), False
+        self._scoring: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
         self.service, self.act = (names_filter(self._table, column) for column in ("services", "acts"))
         super().__init__([self.service, self.act], self.message)
         self._build()
@@ -115,6 +120,7 @@ class RewardLab(Pages):
         """Does what the key means. Errors are shown."""
         steps: dict[str, Callable[[], object]] = {
             "ctrl+enter": self._score,
+            "x": self._stop,
             "s": self._save,
             "b": lambda: self.walk(self.version, -1),
             "f": lambda: self.walk(self.version, 1),
@@ -145,10 +151,12 @@ class RewardLab(Pages):
         self.version = ipywidgets.Dropdown(options=[], layout={"width": "auto", "flex": "1 1 220px"})
         self.buttons = {
             "ctrl+enter": button("Score", "or press Ctrl+Enter", "primary"),
+            "x": button("Stop", "Give up what is being scored; or press x", icon="stop"),
             "s": button("Save", "Write what is edited as files that training takes; or press s"),
             "b": button("", "The version before; or press b", width="40px", icon="chevron-left"),
             "f": button("", "The next version; or press f", width="40px", icon="chevron-right"),
         }
+        self.buttons["x"].disabled = True
         for key, made in self.buttons.items():
             made.on_click(lambda _, key=key: self.press(key))
         self.reads, self.state, self.results = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
@@ -242,33 +250,49 @@ class RewardLab(Pages):
         self.message.value = text_html(self.code, f"font-family: monospace; background: {SHADE}; padding: 8px")
 
     def _score(self) -> None:
-        """Begins to score, in a thread, so that the kernel is free; what can't be used is said before."""
-        if self._is_scoring:
-            return
-        version = self._version()
-        version.applied(self._sample)
-        if version.reward.strip():
-            python_reward(version.reward)
+        """Begins to score what stands in the fields now; acts and reference that can't be used are said before."""
+        self._version().applied(self._sample)
         self._keep()
         self._draw()
-        self._is_scoring = self.buttons["ctrl+enter"].disabled = True
-        self.state.value = note_html("Scoring …")
-        self._worker.submit(self._work, self._trial, self._sample, self.typed.value.strip())
-
-    def _work(self, trial: Trial, sample: Sample, typed: str) -> None:
-        said, failed, before = "", "", self._bench.spent()
+        work = self._work(self._trial, self._sample, self.typed.value.strip())
         try:
-            given = self._answers(sample)
-            models = [given] if isinstance(given, str) else given
-            self._trials.score(trial, sample, answers_to(sample, trial.version, models, typed))
-            said = note_html(self._bench.cost_since(before))
-        except BaseException as error:  # in a thread nobody else would show it; a person's Python may even exit
+            task = asyncio.get_running_loop().create_task(work)
+        except RuntimeError:  # no kernel that must be free
+            return run_async(work)
+        self.state.value, self.buttons["x"].disabled = note_html("Scoring …"), False
+        self._scoring.add(task)
+        task.add_done_callback(self._scored)
+
+    def _stop(self) -> None:
+        for task in self._scoring:
+            task.cancel()
+        self._bench.stop()
+
+    def _scored(self, task: "asyncio.Task[None]") -> None:
+        self._scoring.discard(task)
+        self.buttons["x"].disabled = not self._scoring
+
+    async def _work(self, trial: Trial, sample: Sample, typed: str) -> None:
+        said = failed = ""
+        try:
+            async with self._turn:
+                before = self._bench.spent()
+                tried = self._try, trial, sample, typed
+                self._trials.keep_scores(trial, sample, await to_thread.run_sync(*tried, abandon_on_cancel=True))
+                said = note_html(self._bench.cost_since(before))
+        except asyncio.CancelledError:
+            said = note_html("Stopped.")
+        except BaseException as error:  # a person's Python may even exit
             failed = error_html(error)
-        self._is_scoring = self.buttons["ctrl+enter"].disabled = False  # first: whoever sees the rest may score again
         if self._trial is trial:
             self._draw()
             self.state.value = said or self.state.value
         self.message.value = failed or self.message.value
+
+    def _try(self, trial: Trial, sample: Sample, typed: str) -> Trial:
+        given = self._answers(sample)
+        models = [given] if isinstance(given, str) else given
+        return self._trials.score(trial, sample, answers_to(sample, trial.version, models, typed))
 
 
 reward_lab = RewardLab

@@ -1,8 +1,9 @@
 """A reward's versions: what is edited is what is scored, its errors say where, and what is saved trains."""
 
+import asyncio
 import html
 import re
-import time
+import threading
 
 import pytest
 
@@ -29,6 +30,15 @@ WORD = "day"
 def asks(completions, **_):
     return [float(WORD in each[-1]["content"]) for each in completions]
 """
+ENDLESS = """
+def loops(completions):
+    try:
+        open("{began}", "w")
+        while True:
+            pass
+    finally:
+        open("{ended}", "w")
+"""
 
 
 def text(widget) -> str:
@@ -36,10 +46,8 @@ def text(widget) -> str:
 
 
 def score(lab) -> str:
-    """Scores, waits, and returns what is shown."""
+    """Scores, and returns what is shown."""
     lab.press("ctrl+enter")
-    while lab._is_scoring:
-        time.sleep(0.01)
     return text(lab.results)
 
 
@@ -113,6 +121,48 @@ def test_an_edit_is_scored_explained_kept_and_trains(standin, demo_data, tmp_pat
     lab.press("s")
     assert "another panel has written to" in text(lab.message) and lab.rubric == "of the first panel"
     assert (out / "versions.jsonl").read_bytes() == kept
+
+
+def test_scores_come_in_the_order_they_were_asked_for_and_a_stop_ends_an_endless_loop(tmp_path):
+    go_on = threading.Event()
+    lab = widgets.reward_lab([CHAT], answers=lambda _: go_on.wait() and ["Booked."], out=tmp_path, interactive=True)
+
+    async def ask(typed: str, python: str = "") -> None:
+        lab.typed.value, lab.fields["reward"].value = typed, python
+        lab.press("ctrl+enter")
+        assert text(lab.state) == "Scoring …" and not lab.buttons["x"].disabled
+        await asyncio.sleep(0.05)
+
+    async def all_scored() -> None:
+        while lab._scoring:
+            await asyncio.sleep(0.01)
+
+    async def use() -> None:
+        await ask("The first.")
+        await ask("The second, while the first is scored.")
+        lab.fields["rubric"].value = "edited meanwhile"
+        assert lab.config.data == str(tmp_path / "data")  # which writes to the file of versions
+        go_on.set()
+        await all_scored()
+        *_, scored, edited = lab._trials.of(CHAT)
+        assert scored.answers["typed here"].startswith("The second") and scored.answers["the model’s answer 1"]
+        assert edited.version.rubric == lab.rubric and not edited.scored and not text(lab.message)
+
+        began, ended = tmp_path / "began", tmp_path / "ended"
+        await ask("The third.", ENDLESS.format(began=began, ended=ended))
+        await ask("The fourth, which waits.")
+        while not began.exists():
+            await asyncio.sleep(0.01)
+        lab.press("x")
+        await all_scored()
+        while not ended.exists():
+            await asyncio.sleep(0.01)
+        assert text(lab.state) == "Stopped." and lab.buttons["x"].disabled
+        await ask("The fifth.", PYTHON)
+        await all_scored()
+        assert "The fifth." in text(lab.results) and "Python 0.00" in text(lab.results)
+
+    asyncio.run(use())
 
 
 def test_an_act_that_turns_a_full_mark_to_nothing_is_explained(tmp_path):
