@@ -174,9 +174,10 @@ class Lab:
         self.page.keyboard.press("Escape")
         index = len(self.cells())
         self.show(index - 1)
-        self.page.locator(".jp-Notebook-footer:visible").click()
+        # What is shown above may change its height just now: a mouse would then press here and let go elsewhere.
+        self.page.locator(".jp-Notebook-footer:visible").dispatch_event("click")
         self._wait(f"index => {NOTEBOOK}.content.widgets.length > index", index)
-        self._editor(index).locator(".cm-content").click()
+        self._editor(index).locator(".cm-content").focus()
         self.page.keyboard.insert_text(source)
         self.page.keyboard.press("Control+Enter")
         self._wait(IS_RUNNING, index)

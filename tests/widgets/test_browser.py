@@ -272,7 +272,7 @@ def test_rewardlab_scores_before_and_after_an_edit_and_keeps_what_was_saved_past
     expect(results).to_contain_text("prompt, reward edited")
     expect(rubric).to_have_value("I suggest a film")
     panel.locator(".grpo-kit-keys-help").click()
-    for _ in range(3):  # to the one that failed, and on
+    for _ in range(4):  # past the one that failed and the one that was stopped
         lab.page.keyboard.press("b")
     expect(results).not_to_contain_text("after: ")
     expect(rubric).to_have_value(own)
