@@ -121,7 +121,7 @@ class Bench:
         """What was used since then, as a sentence."""
         now = self.spent()
         if now.calls == before.calls:
-            return f"It cost nothing: {'all was in the cache' if self.has_prompt else 'this judge is free'}."
+            return f"It cost nothing: {'no call was needed' if self.has_prompt else 'this judge is free'}."
         usd = "at a price that is not known"
         if now.usd is not None and before.usd is not None:
             usd = dollars(now.usd - before.usd)
