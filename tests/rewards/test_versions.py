@@ -165,6 +165,25 @@ def test_scores_come_in_the_order_they_were_asked_for_and_a_stop_ends_an_endless
     asyncio.run(use())
 
 
+def test_a_stop_gives_up_a_judge_that_does_not_answer(gemini, tmp_path):
+    hangs, at_once = threading.Event(), gemini.reply
+    gemini.reply = lambda request: (hangs.wait(), at_once(request))[1]
+    lab = widgets.reward_lab([CHAT], "gemini", out=tmp_path, interactive=True)
+
+    async def use() -> None:
+        lab.press("ctrl+enter")
+        while not gemini.requests:
+            await asyncio.sleep(0.01)
+        lab.press("x")
+        while lab._scoring:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(use())
+    assert text(lab.state) == "Stopped." and not text(lab.results)
+    hangs.set()
+    assert "the reply in the trace" in score(lab)
+
+
 def test_an_act_that_turns_a_full_mark_to_nothing_is_explained(tmp_path):
     lab = widgets.reward_lab([CHAT], out=tmp_path, interactive=True)
     assert "by word overlap alone with the reference. It does not read the rubric" in text(lab.reads)
