@@ -1,6 +1,6 @@
 """Trials of a reward: which version was tried on what, and what came out, kept in a file as soon as it is there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -54,24 +54,20 @@ class Trials:
         self.keep()
         return self._all[-1]
 
-    def score(self, trial: Trial, sample: Sample, answers: Mapping[str, str]) -> Trial:
-        """The trial with the scores of these answers by its version and by the one before; nothing is changed, so that
-        it may take place on any thread. Raises as Bench.score does."""
-        texts, before = list(answers.values()), self._before(trial, sample)
+    def score(self, trial: Trial, sample: Sample, answers: Mapping[str, str]) -> Callable[[], None]:
+        """Scores the answers by the trial's version and by the one before, which any thread may do; what it returns
+        then keeps the scores, and raises as `keep` does. Raises as Bench.score does."""
+        texts, before = list(answers.values()), None if trial.before is None else self.of(sample)[trial.before]
         was = self._bench.score(before.version, sample, texts) if before else []
         scored = self._bench.score(trial.version, sample, texts)
-        return msgspec.structs.replace(trial, scored=scored, was=was, answers=dict(answers))
 
-    def keep_scores(self, trial: Trial, sample: Sample, found: Trial) -> None:
-        """Keeps what `score` found for the trial. Raises as `keep` does."""
-        trial.scored, trial.was, trial.answers = found.scored, found.was, found.answers
-        before = self._before(trial, sample)
-        if before and not before.scored:
-            before.scored, before.answers = found.was, found.answers
-        self.keep()
+        def keep() -> None:
+            trial.scored, trial.was, trial.answers = scored, was, dict(answers)
+            if before and not before.scored:
+                before.scored, before.answers = was, trial.answers
+            self.keep()
 
-    def _before(self, trial: Trial, sample: Sample) -> Trial | None:
-        return None if trial.before is None else self.of(sample)[trial.before]
+        return keep
 
     def restore(self, trial: Trial, sample: Sample) -> Trial:
         """The trial as the sample's newest."""

@@ -108,10 +108,13 @@ class Bench:
         with self._lock:
             self._python.add(get_ident())
         try:
-            return _rewards(source, sample, answers)
+            (scores,) = try_rewards([python_reward(source)], [sample] * len(answers), answers).values()
+        except RewardFailed as error:
+            raise RewardFailed(_with_line(str(error).replace(", in step 1,", ""), source)) from None
         finally:
             with self._lock:
                 self._python.discard(get_ident())
+        return scores
 
     def spent(self) -> Usage:
         """All that was used so far."""
@@ -228,14 +231,6 @@ def python_reward(source: str) -> RewardFunction:
     if not own:
         raise ConfigError(f"{REWARD} defines no function", "def reward(completions, **_): return […]")
     return own[-1]
-
-
-def _rewards(source: str, sample: Sample, answers: Sequence[str]) -> list[float | None]:
-    try:
-        (scores,) = try_rewards([python_reward(source)], [sample] * len(answers), answers).values()
-    except RewardFailed as error:
-        raise RewardFailed(_with_line(str(error).replace(", in step 1,", ""), source)) from None
-    return scores
 
 
 def _with_line(said: str, source: str) -> str:

@@ -156,7 +156,6 @@ class RewardLab(Pages):
             "b": button("", "The version before; or press b", width="40px", icon="chevron-left"),
             "f": button("", "The next version; or press f", width="40px", icon="chevron-right"),
         }
-        self.buttons["x"].disabled = True
         for key, made in self.buttons.items():
             made.on_click(lambda _, key=key: self.press(key))
         self.reads, self.state, self.results = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
@@ -259,27 +258,23 @@ class RewardLab(Pages):
             task = asyncio.get_running_loop().create_task(work)
         except RuntimeError:  # no kernel that must be free
             return run_async(work)
-        self.state.value, self.buttons["x"].disabled = note_html("Scoring …"), False
+        self.state.value = note_html("Scoring …")
         self._scoring.add(task)
-        task.add_done_callback(self._scored)
+        task.add_done_callback(self._scoring.discard)
 
     def _stop(self) -> None:
         for task in self._scoring:
             task.cancel()
         self._bench.stop()
 
-    def _scored(self, task: "asyncio.Task[None]") -> None:
-        self._scoring.discard(task)
-        self.buttons["x"].disabled = not self._scoring
-
     async def _work(self, trial: Trial, sample: Sample, typed: str) -> None:
         said = failed = ""
         try:
             async with self._turn:
                 before = self._bench.spent()
-                tried = self._try, trial, sample, typed
-                self._trials.keep_scores(trial, sample, await to_thread.run_sync(*tried, abandon_on_cancel=True))
-                said = note_html(self._bench.cost_since(before))
+                keep = await to_thread.run_sync(self._try, trial, sample, typed, abandon_on_cancel=True)
+                keep()
+                said = note_html("Scoring …" if len(self._scoring) > 1 else self._bench.cost_since(before))
         except asyncio.CancelledError:
             said = note_html("Stopped.")
         except BaseException as error:  # a person's Python may even exit
@@ -289,7 +284,7 @@ class RewardLab(Pages):
             self.state.value = said or self.state.value
         self.message.value = failed or self.message.value
 
-    def _try(self, trial: Trial, sample: Sample, typed: str) -> Trial:
+    def _try(self, trial: Trial, sample: Sample, typed: str) -> Callable[[], None]:
         given = self._answers(sample)
         models = [given] if isinstance(given, str) else given
         return self._trials.score(trial, sample, answers_to(sample, trial.version, models, typed))

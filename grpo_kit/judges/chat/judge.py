@@ -9,7 +9,6 @@ import random
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -34,27 +33,13 @@ TOKENS_PER_ANSWER = 1024  # a runaway is cut here; a cut answer is asked for aga
 NEEDED, KNOWN = {"conversation", "answers"}, {"mark", "count", "task", "conversation", "rubric", "reference", "answers"}
 
 
-class _Criterion(BaseModel):
-    criterion: str
-    met: str | bool | float
-
-    def score(self) -> float | None:
-        """In [0, 1]; None for a verdict that says nothing."""
-        score = MET.get(self.met.lower()) if isinstance(self.met, str) else self.met
-        return float(score) if score is not None and 0 <= score <= 1 else None
-
-
 def _criteria(said: Any) -> dict[str, float]:
-    """Each criterion's score, of those that can be read: only the judgement's own score must be right."""
-    if isinstance(said, dict):  # by their names
-        said = [{"criterion": name, "met": met} for name, met in said.items()]
-    found = {}
-    for each in said if isinstance(said, list) else ():
-        with suppress(ValidationError):
-            criterion = _Criterion.model_validate(each)
-            if (score := criterion.score()) is not None:
-                found[criterion.criterion] = score
-    return found
+    """Each criterion's score in [0, 1], of those that can be read: only the judgement's own score must be right."""
+    if not isinstance(said, dict):  # by their names
+        rows = [each for each in said if isinstance(each, dict)] if isinstance(said, list) else []
+        said = {each.get("criterion"): each.get("met") for each in rows}
+    scores = {name: MET.get(met.lower()) if isinstance(met, str) else met for name, met in said.items()}
+    return {name: float(met) for name, met in scores.items() if isinstance(met, int | float) and 0 <= met <= 1 and name}
 
 
 class _Judgement(BaseModel):
