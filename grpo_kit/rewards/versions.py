@@ -75,7 +75,7 @@ class Bench:
         self.has_prompt, self._is_gemini = not CLOUD.keys().isdisjoint(rungs([judge])), "gemini" in rungs([judge])
         kits = Path(str(chat.__file__)).with_name(f"{config.judge_mode}.txt")
         self._judges: dict[str, Judge] = {"": make_judge(judge, config)}
-        self._python, self._lock = set[int](), Lock()  # the threads on which a person's Python runs
+        self.stops, self._begun, self._python, self._lock = 0, dict[int, int](), set[int](), Lock()
         self.prompt = Path(config.judge_prompt or kits).read_text(encoding="utf-8") if self.has_prompt else ""
 
     def own(self, sample: Sample) -> Version:
@@ -94,19 +94,26 @@ class Bench:
         rows = zip(judged.verdicts, rewards, strict=True)
         return [Scored(said.score, said.reason, said.criteria, reward) for said, reward in rows]
 
+    def begin(self, stops: int) -> None:
+        """This thread scores what was asked for after so many stops."""
+        self._begun[get_ident()] = stops
+
     def stop(self) -> None:
         """Ends what is being scored: calls that a judge waits for, and a person's Python at its next line, even in an
         endless loop; not while it waits in a function that is not Python, such as time.sleep."""
         for judge in [*self._judges.values()]:
             judge.close()
         with self._lock:
+            self.stops += 1
             for thread in self._python:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
             self._python.clear()  # each is stopped once, and past its lock never
 
     def _rewards(self, source: str, sample: Sample, answers: Sequence[str]) -> list[float | None]:
         with self._lock:
-            self._python.add(get_ident())
+            if self._begun.get(get_ident(), self.stops) < self.stops:
+                raise KeyboardInterrupt
+            self._python.add(get_ident())  # as a thread on which a person's Python runs
         try:
             (scores,) = try_rewards([python_reward(source)], [sample] * len(answers), answers).values()
         except RewardFailed as error:

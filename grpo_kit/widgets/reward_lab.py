@@ -272,8 +272,8 @@ class RewardLab(Pages):
         try:
             async with self._turn:
                 before = self._bench.spent()
-                keep = await to_thread.run_sync(self._try, trial, sample, typed, abandon_on_cancel=True)
-                keep()
+                tried = self._try, trial, sample, typed, self._bench.stops
+                (await to_thread.run_sync(*tried, abandon_on_cancel=True))()
                 said = note_html("Scoring …" if len(self._scoring) > 1 else self._bench.cost_since(before))
         except asyncio.CancelledError:
             said = note_html("Stopped.")
@@ -284,7 +284,8 @@ class RewardLab(Pages):
             self.state.value = said or self.state.value
         self.message.value = failed or self.message.value
 
-    def _try(self, trial: Trial, sample: Sample, typed: str) -> Callable[[], None]:
+    def _try(self, trial: Trial, sample: Sample, typed: str, stops: int) -> Callable[[], None]:
+        self._bench.begin(stops)
         given = self._answers(sample)
         models = [given] if isinstance(given, str) else given
         return self._trials.score(trial, sample, answers_to(sample, trial.version, models, typed))

@@ -149,6 +149,13 @@ def test_scores_come_in_the_order_they_were_asked_for_and_a_stop_ends_an_endless
         assert edited.version.rubric == lab.rubric and not edited.scored and not text(lab.message)
 
         began, ended = tmp_path / "began", tmp_path / "ended"
+        go_on.clear()
+        await ask("Stopped before its Python has begun.", ENDLESS.format(began=began, ended=ended))
+        lab.press("x")
+        await all_scored()
+        go_on.set()
+        await asyncio.sleep(0.2)
+        assert text(lab.state) == "Stopped." and not began.exists()
         await ask("The third.", ENDLESS.format(began=began, ended=ended))
         await ask("The fourth, which waits.")
         while not began.exists():
