@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import ipywidgets
@@ -47,6 +49,7 @@ class RewardLab(Pages):
     """
 
     orders = tables.PROTOTYPE_ORDERS
+    _loop: asyncio.AbstractEventLoop | None = None  # the kernel's
 
     def __init__(
         self,
@@ -76,7 +79,9 @@ class RewardLab(Pages):
         self._sample = next(iter(self._samples))
         self._trial = self._trials.of(self._sample)[-1]
         self._scoring: set[asyncio.Task[None]] = set()
-        self._turn = asyncio.Lock()
+        self._turn, self._thread = asyncio.Lock(), threading.current_thread()
+        with suppress(RuntimeError):  # where no loop is running
+            self._loop = asyncio.get_running_loop()
         self.service, self.act = (names_filter(self._table, column) for column in ("services", "acts"))
         super().__init__([self.service, self.act], self.message)
         self._build()
@@ -127,7 +132,11 @@ class RewardLab(Pages):
             "k": lambda: self.walk(self.choice, -1),
             "j": lambda: self.walk(self.choice, 1),
         }
-        shows_errors(self.message, steps[key])()
+        act = shows_errors(self.message, steps[key])
+        if self._loop and threading.current_thread() is not self._thread:  # JupyterLab asks on several
+            self._loop.call_soon_threadsafe(act)
+        else:
+            act()
 
     def _build(self) -> None:
         """The controls below the sample."""
@@ -161,7 +170,8 @@ class RewardLab(Pages):
         self.reads, self.state, self.results = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
         for part, name in ((self.state, "state"), (self.results, "results"), (self.message, "message")):
             part.add_class(f"grpo-kit-{name}")
-        self.keyboard = Keys(self, self.press, HELP)
+        shown = [field for name, field in self.fields.items() if has.get(name, True)]
+        self.keyboard = Keys(self, self.press, HELP, texts=[*shown, self.typed])
         self.keyboard.heard = [*self.buttons, "k", "j"]
         self.on_change([self.version], shows_errors(self.message, self._restore))
         self.on_change(self.fields.values(), self._tell)
