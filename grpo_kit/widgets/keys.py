@@ -18,8 +18,8 @@ class Keys(Still, anywidget.AnyWidget):
     """A page of HTML, and the keys that are pressed in the panel around it once that is clicked or reached by Tab.
 
     `pressed` is given a key that is one of `heard`, where the page that it was pressed at is still the newest; of these
-    "ctrl+enter" is heard in one of `texts` too, which are the panel's in their order. It comes with what is typed there,
-    since JupyterLab may send each widget's messages on another way. "n" goes to the text field `note`, where there is
+    "ctrl+enter" is heard in `texts` too, which are the panel's in their order. It comes with what is typed there,
+    as JupyterLab may send each widget's messages on another way. "n" goes to the text field `note`, where there is
     one. `help` is HTML that says what the keys do.
     """
 

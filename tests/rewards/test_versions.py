@@ -191,6 +191,18 @@ def test_a_stop_gives_up_a_judge_that_does_not_answer(gemini, tmp_path):
     assert "the reply in the trace" in score(lab)
 
 
+def test_a_key_brings_what_is_typed_and_is_obeyed_on_the_kernels_thread_from_whichever_it_comes(tmp_path):
+    async def use() -> None:
+        lab = widgets.reward_lab([CHAT], out=tmp_path, interactive=True)
+        said = {"key": "ctrl+enter", "number": 0, "note": "", "place": 3, "typed": PYTHON}
+        await asyncio.to_thread(lab.keyboard._hear, said)  # a subshell's; the text's own message comes later
+        while not lab.results.value:
+            await asyncio.sleep(0.01)
+        assert lab.fields["reward"].value == PYTHON and "Python 0.00" in text(lab.results)
+
+    asyncio.run(use())
+
+
 def test_an_act_that_turns_a_full_mark_to_nothing_is_explained(tmp_path):
     lab = widgets.reward_lab([CHAT], out=tmp_path, interactive=True)
     assert "by word overlap alone with the reference. It does not read the rubric" in text(lab.reads)
