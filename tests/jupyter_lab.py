@@ -172,10 +172,12 @@ class Lab:
     def add_cell(self, source: str) -> int:
         """Types a new last cell and starts it. Returns its number."""
         self.page.keyboard.press("Escape")
-        self.show(len(self.cells()) - 1)
-        self.page.locator(".jp-Notebook-footer:visible").click()
-        index = len(self.cells()) - 1
-        self._editor(index).locator(".cm-content").click()
+        index = len(self.cells())
+        self.show(index - 1)
+        # What is shown above may change its height just now: a mouse would then press here and let go elsewhere.
+        self.page.locator(".jp-Notebook-footer:visible").dispatch_event("click")
+        self._wait(f"index => {NOTEBOOK}.content.widgets.length > index", index)
+        self._editor(index).locator(".cm-content").focus()
         self.page.keyboard.insert_text(source)
         self.page.keyboard.press("Control+Enter")
         self._wait(IS_RUNNING, index)

@@ -1,5 +1,6 @@
 """How settings are declared and read: strict about names, errors of one sentence, values as a shell types them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -119,7 +120,8 @@ class Settings(BaseModel):
         if name not in known:
             return cls._no_setting(name)
         allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        return f"{name}={settings.get(name)!r}: should be {allowed}"
+        value = re.sub(r"//[^/]*@", "//…@", repr(settings.get(name)))  # no password of a URL
+        return f"{name}={value}: should be {allowed}"
 
     @classmethod
     def _no_setting(cls, name: str) -> str:

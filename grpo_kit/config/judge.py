@@ -69,6 +69,12 @@ def _in_order(bounds: list[float]) -> list[float]:
     return bounds
 
 
+def _an_address(url: str) -> str:
+    if not re.fullmatch(r"https?://[^@\s]+", url):
+        raise ValueError("an address such as http://localhost:8000/v1, without a password, as settings are shown")
+    return url
+
+
 def check_ladder(name: str, bounds: Sequence[float]) -> None:
     """Raises ConfigError for a ladder with a rung that has only sure scores, 0 and 1, and so leaves nothing to the
     next."""
@@ -104,11 +110,8 @@ class JudgeConfig(Settings):
         "scale",
         min_length=1,
     )
-    judge_base_url: str | None = judge(
-        None,
-        "The server that judge=openai asks, such as http://localhost:8000/v1; None: OpenAI's.",
-        "resume",
-        pattern="^https?://[^@]+$",  # with no password, as settings are shown and kept
+    judge_base_url: Annotated[str, AfterValidator(_an_address)] | None = judge(
+        None, "The server that judge=openai asks, such as http://localhost:8000/v1; None: OpenAI's.", "resume"
     )
     judge_mode: Literal["absolute", "group"] = judge(
         "absolute",

@@ -3,6 +3,7 @@
 import ast
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +26,7 @@ LABEL_STUDIO = {"annotator": "labeller", "lead_time": "seconds", "created_at": "
 RESPONSES = ("label", "preference", "note")  # what Argilla has a list of
 Question = tuple[str, tuple[str, ...]]
 Format = Literal["argilla", "label_studio"]
+EXPORT = {"argilla": "Export dataset.records.to_list(flatten=True)", "label_studio": "Export as JSON-MIN or CSV"}
 
 
 @dataclass(frozen=True)
@@ -161,22 +163,34 @@ def to_table(labels: Iterable[Label], format: Format) -> pandas.DataFrame:
     return pandas.DataFrame(list(rows.values()))
 
 
-def from_table(table: pandas.DataFrame, format: Format) -> list[Label]:
-    """The labels in a table that Argilla or Label Studio exported, read by pandas; see `to_table`. Responses that were
-    not submitted are left out, and a table without the column sample_id has the samples' ids in `id`.
+def from_table(table: pandas.DataFrame | str | Path, format: Format) -> list[Label]:
+    """The labels in what Argilla or Label Studio exported, a JSON or CSV file or a table; see `to_table`. Responses
+    that were not submitted are left out, and a table without the column sample_id has the samples' ids in `id`.
 
     Raises ConfigError, naming the row, for a table that can't be used.
     """
+    if not isinstance(table, pandas.DataFrame):
+        table = _read_table(Path(table))
     table = table if "sample_id" in table else table.rename(columns={"id": "sample_id"})
     table = table.rename(columns=LABEL_STUDIO if format == "label_studio" else {})
     names = [str(name).removesuffix(".responses") for name in table]
-    _check_columns(names, f"the {format} table")
+    _check_columns(names, f"the {format} table", EXPORT[format])
     labels = []
     for number, row in enumerate(table.to_dict("records"), 1):
         for given in [row] if format == "label_studio" else _responses(row):
             cells = {name: _inside(given.get(name)) if name in RESPONSES else given.get(name) for name in COLUMNS}
             labels.append(_label(cells, f"row {number} of the {format} table"))
     return [label for label in labels if not label.is_skip]
+
+
+def _read_table(path: Path) -> pandas.DataFrame:
+    """The file's cells as they are written: an answer may be "7.50", an id "007" and a note "None"."""
+    try:
+        if path.suffix == ".csv":
+            return pandas.read_csv(path, dtype=str, keep_default_na=False)
+        return pandas.DataFrame(json.loads(path.read_text(encoding="utf-8")), dtype=object)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} can't be read ({error})", "Export it again as JSON or CSV in UTF-8") from None
 
 
 def _responses(row: dict[Any, Any]) -> list[dict[str, Any]]:
@@ -203,22 +217,22 @@ def _list(cell: Any) -> list[Any]:
 
 
 def _inside(cell: Any) -> Any:
-    """What the lists and objects hold in which Label Studio wraps one value: 4 of [{"rating": 4}]."""
+    """What the lists and objects hold in which Label Studio wraps one value: 4 of [{"rating": 4}]; texts as lines."""
     while len(inside := _list(cell)) == 1 and inside[0] is not cell:
         cell = inside[0]
-    return cell
+    return "\n".join(inside) if len(inside) > 1 and all(isinstance(each, str) for each in inside) else cell
 
 
 def _is_missing(cell: Any) -> bool:
     return cell is None or cell != cell  # NaN
 
 
-def _check_columns(there: Sequence[str], where: str) -> None:
+def _check_columns(there: Sequence[str], where: str, fix: str = "") -> None:
     needed = {name: [name] for name in ("sample_id", "answer")} | {"label": ["label", "preference"]}
     for name, either in needed.items():
         if not set(either) & set(there):
             what = f"{where}: no column {' or '.join(map(repr, either))}; it has: {', '.join(there) or 'none'}"
-            raise ConfigError(what, did_you_mean(name, there).strip())
+            raise ConfigError(what, did_you_mean(name, there).strip() or fix)
 
 
 def _label(row: Mapping[str, Any], where: str) -> Label:

@@ -18,6 +18,7 @@ from grpo_kit.judges.calibration import Estimate, Price
 from grpo_kit.judges.canaries import CEILING, Canary, try_canaries
 from grpo_kit.judges.labels import Label, scored
 from grpo_kit.judges.ladder import LadderJudge
+from grpo_kit.judges.measures import IN_WORDS, measure_of
 from grpo_kit.plots import tables
 from grpo_kit.plots.judges import intervals, score_distributions, score_dots
 from grpo_kit.preflight.known_answers import HALF, RIGHT, WRONG, KnownAnswers, Scores, half
@@ -55,11 +56,12 @@ class Prototype(KnownAnswers):
         return max(self.samples[:200], key=lambda sample: len(sample.acts))
 
     def look(self) -> None:
-        """Prints what the judge is given of `sample`."""
+        """Prints what the judge is given of `sample`, and by what of it the judge scores answers."""
         sample, prompt = self.sample, getattr(self.judges[self.judge], "prompt", None)
         acts = "; ".join(map(act_text, sample.acts))
         told = f"{sample.conversation}\n\nreference: {sample.ground_truth}\nrubric: {sample.rubric}\nacts: {acts}"
         print(prompt(sample, [sample.ground_truth]) if prompt else told)
+        print(f"\n{self.judge} scores answers to this turn {IN_WORDS[measure_of(self.kind, sample)]}.")
 
     def reasons(self) -> Finding:
         """The reply in the trace, and answers that only look like one, with the judge's reasons."""

@@ -1,6 +1,6 @@
 """Trials of a reward: which version was tried on what, and what came out, kept in a file as soon as it is there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -54,14 +54,20 @@ class Trials:
         self.keep()
         return self._all[-1]
 
-    def score(self, trial: Trial, sample: Sample, answers: Mapping[str, str]) -> None:
-        """Scores the answers by the trial's version and by the one before, and keeps it. Raises as Bench.score does."""
+    def score(self, trial: Trial, sample: Sample, answers: Mapping[str, str]) -> Callable[[], None]:
+        """Scores the answers by the trial's version and by the one before, which any thread may do; what it returns
+        then keeps the scores, and raises as `keep` does. Raises as Bench.score does."""
         texts, before = list(answers.values()), None if trial.before is None else self.of(sample)[trial.before]
         was = self._bench.score(before.version, sample, texts) if before else []
-        trial.scored, trial.was, trial.answers = self._bench.score(trial.version, sample, texts), was, dict(answers)
-        if before and not before.scored:
-            before.scored, before.answers = was, trial.answers
-        self.keep()
+        scored = self._bench.score(trial.version, sample, texts)
+
+        def keep() -> None:
+            trial.scored, trial.was, trial.answers = scored, was, dict(answers)
+            if before and not before.scored:
+                before.scored, before.answers = was, trial.answers
+            self.keep()
+
+        return keep
 
     def restore(self, trial: Trial, sample: Sample) -> Trial:
         """The trial as the sample's newest."""
@@ -76,8 +82,9 @@ class Trials:
             fix = "Run this panel's cell again to go on from there, or give it a folder of its own: out="
             raise RunError(f"another panel has written to {self._path}", fix)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._written = msgspec.json.Encoder().encode_lines(self._all)
-        write_bytes(self._path, self._written)
+        content = msgspec.json.Encoder().encode_lines(self._all)
+        write_bytes(self._path, content)
+        self._written = content
 
     def shared(self) -> tuple[str, str]:
         """The prompt and the Python reward of the newest trial, or else those of the settings."""

@@ -1,5 +1,6 @@
 """Versions of a reward, tried on the same answers: what a sample asks for, the judge's prompt, a Python reward."""
 
+import ctypes
 import inspect
 import linecache
 import re
@@ -7,6 +8,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock, get_ident
 from typing import Any
 
 import msgspec
@@ -73,6 +75,7 @@ class Bench:
         self.has_prompt, self._is_gemini = not CLOUD.keys().isdisjoint(rungs([judge])), "gemini" in rungs([judge])
         kits = Path(str(chat.__file__)).with_name(f"{config.judge_mode}.txt")
         self._judges: dict[str, Judge] = {"": make_judge(judge, config)}
+        self.stops, self._begun, self._python, self._lock = 0, dict[int, int](), set[int](), Lock()
         self.prompt = Path(config.judge_prompt or kits).read_text(encoding="utf-8") if self.has_prompt else ""
 
     def own(self, sample: Sample) -> Version:
@@ -86,10 +89,39 @@ class Bench:
         """
         edited, rewards = version.applied(sample), [None] * len(answers)
         if version.reward.strip():
-            rewards = _rewards(version.reward, edited, answers)
+            rewards = self._rewards(version.reward, edited, answers)
         judged = run_async(judge_batch(self._judge(version), self._cache, [edited] * len(answers), answers))
         rows = zip(judged.verdicts, rewards, strict=True)
         return [Scored(said.score, said.reason, said.criteria, reward) for said, reward in rows]
+
+    def begin(self, stops: int) -> None:
+        """This thread scores what was asked for after so many stops."""
+        self._begun[get_ident()] = stops
+
+    def stop(self) -> None:
+        """Ends what is being scored: calls that a judge waits for, and a person's Python at its next line, even in an
+        endless loop; not while it waits in a function that is not Python, such as time.sleep."""
+        for judge in [*self._judges.values()]:
+            judge.close()
+        with self._lock:
+            self.stops += 1
+            for thread in self._python:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
+            self._python.clear()  # each is stopped once, and past its lock never
+
+    def _rewards(self, source: str, sample: Sample, answers: Sequence[str]) -> list[float | None]:
+        with self._lock:
+            if self._begun.get(get_ident(), self.stops) < self.stops:
+                raise KeyboardInterrupt
+            self._python.add(get_ident())  # as a thread on which a person's Python runs
+        try:
+            (scores,) = try_rewards([python_reward(source)], [sample] * len(answers), answers).values()
+        except RewardFailed as error:
+            raise RewardFailed(_with_line(str(error).replace(", in step 1,", ""), source)) from None
+        finally:
+            with self._lock:
+                self._python.discard(get_ident())
+        return scores
 
     def spent(self) -> Usage:
         """All that was used so far."""
@@ -99,7 +131,7 @@ class Bench:
         """What was used since then, as a sentence."""
         now = self.spent()
         if now.calls == before.calls:
-            return f"It cost nothing: {'all was in the cache' if self.has_prompt else 'this judge is free'}."
+            return f"It cost nothing: {'no call was needed' if self.has_prompt else 'this judge is free'}."
         usd = "at a price that is not known"
         if now.usd is not None and before.usd is not None:
             usd = dollars(now.usd - before.usd)
@@ -206,14 +238,6 @@ def python_reward(source: str) -> RewardFunction:
     if not own:
         raise ConfigError(f"{REWARD} defines no function", "def reward(completions, **_): return […]")
     return own[-1]
-
-
-def _rewards(source: str, sample: Sample, answers: Sequence[str]) -> list[float | None]:
-    try:
-        (scores,) = try_rewards([python_reward(source)], [sample] * len(answers), answers).values()
-    except RewardFailed as error:
-        raise RewardFailed(_with_line(str(error).replace(", in step 1,", ""), source)) from None
-    return scores
 
 
 def _with_line(said: str, source: str) -> str:

@@ -1,6 +1,7 @@
 """Diagnoses of a run that goes wrong, from its metrics: each says what is seen and what to try."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -118,6 +119,10 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig, earns_nothing: b
             f"KL running away: {far:.2f} nats a token from the base model, {first.get('kl', 0.0):.2f} at first",
             f"Try beta={2 * config.beta:g}, or {slower}, or stop at an earlier checkpoint",
         )
+    for name in metrics.columns[metrics.isna().all()]:
+        if re.fullmatch("rewards/.*/mean", name):
+            what = f"Reward silent: `{name.split('/')[1]}` has given None for every completion, so it teaches nothing"
+            yield Problem(what, "Try it on a few answers (study.rewards in 02_prototype_rewards), or leave it out")
     for judge in config.judge:
         name = f"judge/{judge}/failures"
         if name in metrics and (failures := metrics[name].dropna().tail(WINDOW)).sum():

@@ -16,13 +16,14 @@ function render({ model, el }) {
     }
     if (!isOurs) return;
     event.preventDefault();
+    const place = [...panel.querySelectorAll("textarea")].indexOf(field), typed = field?.value ?? "";
     if (field) {
       field.blur(); // a field that is left sends its text
       (leaves ? panel : field).focus({ preventScroll: true });
     }
     if (note) note.focus();
-    else if (isHeard && !event.repeat) { // with the note, whose own message may come later
-      model.send({ key, number: model.get("number"), note: text?.value ?? "" });
+    else if (isHeard && !event.repeat) { // with the texts, whose own messages may come later
+      model.send({ key, number: model.get("number"), note: text?.value ?? "", place, typed });
     }
   }
 

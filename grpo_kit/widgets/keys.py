@@ -1,6 +1,6 @@
 """The keyboard for a panel: ipywidgets itself hears no keys."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ class Keys(Still, anywidget.AnyWidget):
     """A page of HTML, and the keys that are pressed in the panel around it once that is clicked or reached by Tab.
 
     `pressed` is given a key that is one of `heard`, where the page that it was pressed at is still the newest; of these
-    "ctrl+enter" is heard in a text too. "n" goes to the text field `note`, where there is one. `help` is HTML that says
-    what the keys do.
+    "ctrl+enter" is heard in `texts` too, which are the panel's in their order. It comes with what is typed there,
+    as JupyterLab may send each widget's messages on another way. "n" goes to the text field `note`, where there is
+    one. `help` is HTML that says what the keys do.
     """
 
     _esm = Path(__file__).with_suffix(".js")
@@ -30,13 +31,18 @@ class Keys(Still, anywidget.AnyWidget):
     help = traitlets.Unicode().tag(sync=True)
 
     def __init__(
-        self, panel: ipywidgets.Box, pressed: Callable[[str], object], help: str, note: ipywidgets.Text | None = None
+        self,
+        panel: ipywidgets.Box,
+        pressed: Callable[[str], object],
+        help: str,
+        note: ipywidgets.Text | None = None,
+        texts: Sequence[ipywidgets.Textarea] = (),
     ):
         super().__init__(layout={"width": "auto"}, help=help)
         panel.add_class(KEYS)
         if note:
             note.add_class(NOTE)
-        self._note, self._pressed = note, pressed
+        self._note, self._pressed, self._texts = note, pressed, texts
         self.on_msg(lambda _, said, __: self._hear(said))
 
     def _hear(self, said: dict[str, Any]) -> None:
@@ -44,6 +50,8 @@ class Keys(Still, anywidget.AnyWidget):
             return
         if self._note:
             self._note.value = said["note"]
+        if self._texts and said["place"] >= 0:
+            self._texts[said["place"]].value = said["typed"]
         self._pressed(said["key"])
 
     def still(self) -> str:

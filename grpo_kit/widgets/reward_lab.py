@@ -1,17 +1,21 @@
 """`reward_lab(samples, judge)`: a reward is edited in place, and the same answers are scored before and after it."""
 
+import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import ipywidgets
 import pandas as pd
+from anyio import to_thread
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample, read_samples
 from grpo_kit.errors import ConfigError
+from grpo_kit.judges.batch import run_async
 from grpo_kit.judges.cache import CACHE_FILE, RewardCache
 from grpo_kit.rewards.travel import RewardFunction
 from grpo_kit.rewards.trials import TYPED, Trial, Trials, answers_to
@@ -32,7 +36,8 @@ FIELDS = {  # by the names of a Version: heading, and what is shown where there 
     "reward": ("Python reward, for all samples", PYTHON),
 }
 HELP = """<kbd>Ctrl</kbd> <kbd>Enter</kbd> to score, also while you type; <kbd>b</kbd> or <kbd>f</kbd> for the version
-    before or the next, <kbd>k</kbd> or <kbd>j</kbd> for the sample before or the next, <kbd>s</kbd> to save."""
+    before or the next, <kbd>k</kbd> or <kbd>j</kbd> for the sample before or the next, <kbd>x</kbd> to stop scoring,
+    <kbd>s</kbd> to save."""
 
 
 class RewardLab(Pages):
@@ -40,9 +45,11 @@ class RewardLab(Pages):
 
     `rubric` is that of the sample that is shown, as it stands. `config`, `rewards` and `code` are what trains with all
     edits, whose files are saved first. Versions are in versions.jsonl in the folder `out`, with what they scored.
+    Answers are scored on another thread, in the order that is asked for; all else happens on the kernel's own.
     """
 
     orders = tables.PROTOTYPE_ORDERS
+    _loop: asyncio.AbstractEventLoop | None = None  # the kernel's
 
     def __init__(
         self,
@@ -71,7 +78,10 @@ class RewardLab(Pages):
         self._trials, self._table = Trials(self.out, self._bench), tables.prototypes(self._samples)
         self._sample = next(iter(self._samples))
         self._trial = self._trials.of(self._sample)[-1]
-        self._worker, self._is_scoring = ThreadPoolExecutor(1), False
+        self._scoring: set[asyncio.Task[None]] = set()
+        self._turn, self._thread = asyncio.Lock(), threading.current_thread()
+        with suppress(RuntimeError):  # where no loop is running
+            self._loop = asyncio.get_running_loop()
         self.service, self.act = (names_filter(self._table, column) for column in ("services", "acts"))
         super().__init__([self.service, self.act], self.message)
         self._build()
@@ -115,13 +125,18 @@ class RewardLab(Pages):
         """Does what the key means. Errors are shown."""
         steps: dict[str, Callable[[], object]] = {
             "ctrl+enter": self._score,
+            "x": self._stop,
             "s": self._save,
             "b": lambda: self.walk(self.version, -1),
             "f": lambda: self.walk(self.version, 1),
             "k": lambda: self.walk(self.choice, -1),
             "j": lambda: self.walk(self.choice, 1),
         }
-        shows_errors(self.message, steps[key])()
+        act = shows_errors(self.message, steps[key])
+        if self._loop and threading.current_thread() is not self._thread:  # JupyterLab asks on several
+            self._loop.call_soon_threadsafe(act)
+        else:
+            act()
 
     def _build(self) -> None:
         """The controls below the sample."""
@@ -145,6 +160,7 @@ class RewardLab(Pages):
         self.version = ipywidgets.Dropdown(options=[], layout={"width": "auto", "flex": "1 1 220px"})
         self.buttons = {
             "ctrl+enter": button("Score", "or press Ctrl+Enter", "primary"),
+            "x": button("Stop", "Give up what is being scored; or press x", icon="stop"),
             "s": button("Save", "Write what is edited as files that training takes; or press s"),
             "b": button("", "The version before; or press b", width="40px", icon="chevron-left"),
             "f": button("", "The next version; or press f", width="40px", icon="chevron-right"),
@@ -154,7 +170,8 @@ class RewardLab(Pages):
         self.reads, self.state, self.results = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
         for part, name in ((self.state, "state"), (self.results, "results"), (self.message, "message")):
             part.add_class(f"grpo-kit-{name}")
-        self.keyboard = Keys(self, self.press, HELP)
+        shown = [field for name, field in self.fields.items() if has.get(name, True)]
+        self.keyboard = Keys(self, self.press, HELP, texts=[*shown, self.typed])
         self.keyboard.heard = [*self.buttons, "k", "j"]
         self.on_change([self.version], shows_errors(self.message, self._restore))
         self.on_change(self.fields.values(), self._tell)
@@ -242,33 +259,46 @@ class RewardLab(Pages):
         self.message.value = text_html(self.code, f"font-family: monospace; background: {SHADE}; padding: 8px")
 
     def _score(self) -> None:
-        """Begins to score, in a thread, so that the kernel is free; what can't be used is said before."""
-        if self._is_scoring:
-            return
-        version = self._version()
-        version.applied(self._sample)
-        if version.reward.strip():
-            python_reward(version.reward)
+        """Begins to score what stands in the fields now; acts and reference that can't be used are said before."""
+        self._version().applied(self._sample)
         self._keep()
         self._draw()
-        self._is_scoring = self.buttons["ctrl+enter"].disabled = True
-        self.state.value = note_html("Scoring …")
-        self._worker.submit(self._work, self._trial, self._sample, self.typed.value.strip())
-
-    def _work(self, trial: Trial, sample: Sample, typed: str) -> None:
-        said, failed, before = "", "", self._bench.spent()
+        work = self._work(self._trial, self._sample, self.typed.value.strip())
         try:
-            given = self._answers(sample)
-            models = [given] if isinstance(given, str) else given
-            self._trials.score(trial, sample, answers_to(sample, trial.version, models, typed))
-            said = note_html(self._bench.cost_since(before))
-        except BaseException as error:  # in a thread nobody else would show it; a person's Python may even exit
+            task = asyncio.get_running_loop().create_task(work)
+        except RuntimeError:  # no kernel that must be free
+            return run_async(work)
+        self.state.value = note_html("Scoring …")
+        self._scoring.add(task)
+        task.add_done_callback(self._scoring.discard)
+
+    def _stop(self) -> None:
+        for task in self._scoring:
+            task.cancel()
+        self._bench.stop()
+
+    async def _work(self, trial: Trial, sample: Sample, typed: str) -> None:
+        said = failed = ""
+        try:
+            async with self._turn:
+                before = self._bench.spent()
+                tried = self._try, trial, sample, typed, self._bench.stops
+                (await to_thread.run_sync(*tried, abandon_on_cancel=True))()
+                said = note_html("Scoring …" if len(self._scoring) > 1 else self._bench.cost_since(before))
+        except asyncio.CancelledError:
+            said = note_html("Stopped.")
+        except BaseException as error:  # a person's Python may even exit
             failed = error_html(error)
-        self._is_scoring = self.buttons["ctrl+enter"].disabled = False  # first: whoever sees the rest may score again
         if self._trial is trial:
             self._draw()
             self.state.value = said or self.state.value
         self.message.value = failed or self.message.value
+
+    def _try(self, trial: Trial, sample: Sample, typed: str, stops: int) -> Callable[[], None]:
+        self._bench.begin(stops)
+        given = self._answers(sample)
+        models = [given] if isinstance(given, str) else given
+        return self._trials.score(trial, sample, answers_to(sample, trial.version, models, typed))
 
 
 reward_lab = RewardLab

@@ -254,13 +254,15 @@ def test_without_a_key_gemini_is_left_out_and_labels_take_the_stand_ins_place(st
     assert said.startswith("20 answers that people scored. offline: Spearman 0.") and "STAND-IN" not in said
 
 
-def test_a_prototype_says_what_its_numbers_say(server, standin, demo_data, tmp_path):
+def test_a_prototype_says_what_its_numbers_say(server, standin, demo_data, tmp_path, capsys):
     def by_length(request):
         return says(json.dumps({"analysis": "", "criteria": [], "score": min(1, len(request.replies[0]) / 100)}))
 
     server.reply = by_length
     study = prototype(demo_data, "gemini", ["offline"], {"judge_max_retries": 0}, out=tmp_path, n=12, repeats=2)
     assert study.config.judge == {"gemini": 1.0} and list(study.judges) == ["gemini", "offline"]
+    study.look()
+    assert "\n\ngemini scores answers to this turn by a rubric.\n" in capsys.readouterr().out
     own, known = study.scores["gemini"], study.known_answers()
     above = np.mean([(a > b) + (a == b) / 2 for a, b in zip(own[RIGHT], own[WRONG], strict=True)])
     assert f"Of 12 turns gemini puts the trace's reply above another turn's in {above:.0%} [" in known.says

@@ -290,6 +290,7 @@ AROUND = {
     "a code fence": "```json\nSAID\n```",
     "prose before it": "Here is my judgement of [reply 1]:\n\n```\n[SAID]\n```\n",
     "twice": "SAID\n\nSAID",
+    "a thought with braces": '<think>{"score": 0.1}, or {less}?</think>SAID',
 }
 NOT_SURE = {
     "two objects": f"SAID {HALF}",
@@ -308,6 +309,28 @@ def test_what_stands_around_a_judgement_is_left_aside_unless_it_may_be_another(s
     is_read = text in AROUND.values()
     assert verdict.score == (1.0 if is_read else None) and len(server.requests) == 1
     assert verdict.reason == "It asks {who}." if is_read else verdict.reason.startswith("not judged")
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ({"the day": "Yes", "the city": None, "the hour": 7}, {"the day": 1.0}),
+        ([{"criterion": "the day", "met": "partly"}, {"criterion": "the city"}, "the hour", None], {"the day": 0.5}),
+        ("all are met", {}),
+    ],
+    ids=["by name", "not all", "prose"],
+)
+def test_criteria_in_another_form_are_read_where_they_can_be_and_cost_no_second_call(server, cache, said, read):
+    server.reply = altered(lambda entries: entries[0].update(criteria=said, analysis=["Good.", "Short."]))
+    (verdict,) = judged(asks("openai"), cache, ["In which city?"]).verdicts
+    assert verdict.criteria == read and verdict.score == score_of("In which city?") and len(server.requests) == 1
+    assert "Short." in verdict.reason
+
+
+def test_the_answers_of_a_group_may_stand_without_their_wrapping(server, cache):
+    server.reply = lambda request: says(json.dumps(json.loads(well(request).body.text)["answers"]))
+    assert scores(judged(asks("openai", judge_mode="group"), cache, TWO)) == [score_of(text) for text in TWO]
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -899,6 +922,13 @@ def test_an_endpoint_without_a_scheme_is_refused(sdk, monkeypatch):
         monkeypatch.setenv(name, "127.0.0.1:1")
     with pytest.raises(ConfigError, match="Begin it with https"):
         asks(sdk)
+
+
+def test_an_address_that_is_none_is_refused_and_no_password_in_it_is_shown():
+    for address in ("localhost:8000/v1", "http://ann:secret@host/v1"):
+        with pytest.raises(ConfigError, match="should be an address such as http://localhost:8000/v1") as error:
+            JudgeConfig(judge_base_url=address)
+        assert "secret" not in str(error.value)
 
 
 def test_the_gate_hands_room_on_whatever_limits_and_cancelled_callers_there_are():

@@ -1,6 +1,7 @@
 """People's labels: kept in a CSV file that nothing is lost from, and read from and written to other tools' tables."""
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -115,6 +116,38 @@ def test_a_table_as_label_studio_exports_it():
         from_table(pd.DataFrame([{**data, "label": 7}]), "label_studio")
     with pytest.raises(ConfigError, match="the argilla table: no column 'label' or 'preference'; it has: id"):
         from_table(pd.DataFrame([data]), "argilla")
+
+
+# As label-studio-sdk 2.1 writes them: a TextArea with two texts, and a task that nobody has labelled.
+EXPORTED = [
+    {"sample_id": "007", "answer": "7.50", "id": 7, "label": [{"rating": 4}], "note": "None", "annotator": "ann@x.org"},
+    {"sample_id": "s2", "answer": "", "id": 8, "label": "5", "note": {"text": ["a", "b"]}, "annotator": 2},
+    {"sample_id": "s3", "answer": "[1]", "id": 9, "annotator": None, "annotation_id": None},
+]
+
+
+@pytest.mark.parametrize("name", ["export.json", "export.csv"])
+def test_a_files_texts_are_read_as_they_are_written(tmp_path, name):
+    path, table = tmp_path / name, pd.DataFrame(EXPORTED, dtype=object)
+    path.write_text(json.dumps(EXPORTED)) if name.endswith("json") else table.to_csv(path, index=False)
+    assert from_table(path, "label_studio") == [
+        Label("007", "7.50", label=4, labeller="ann@x.org", note="None"),
+        Label("s2", "", label=5, labeller="2", note="a\nb"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "format", "said"),
+    [
+        ([{"id": 7, "data": {"answer": "Hi"}, "annotations": []}], "label_studio", "Export as JSON-MIN or CSV"),
+        ([{"id": "s1", "fields": {"answer": "Hi"}, "responses": {}}], "argilla", r"to_list\(flatten=True\)"),
+        ("Hi", "argilla", "export.json can't be read .* Export it again as JSON or CSV"),
+    ],
+)
+def test_another_kind_of_export_is_refused_with_the_one_to_make(tmp_path, rows, format, said):
+    (tmp_path / "export.json").write_text(json.dumps(rows))
+    with pytest.raises(ConfigError, match=said):
+        from_table(tmp_path / "export.json", format)
 
 
 HEAD = "sample_id,answer,label"

@@ -1,8 +1,9 @@
 """A reward's versions: what is edited is what is scored, its errors say where, and what is saved trains."""
 
+import asyncio
 import html
 import re
-import time
+import threading
 
 import pytest
 
@@ -29,6 +30,15 @@ WORD = "day"
 def asks(completions, **_):
     return [float(WORD in each[-1]["content"]) for each in completions]
 """
+ENDLESS = """
+def loops(completions):
+    try:
+        open("{began}", "w")
+        while True:
+            pass
+    finally:
+        open("{ended}", "w")
+"""
 
 
 def text(widget) -> str:
@@ -36,10 +46,8 @@ def text(widget) -> str:
 
 
 def score(lab) -> str:
-    """Scores, waits, and returns what is shown."""
+    """Scores, and returns what is shown."""
     lab.press("ctrl+enter")
-    while lab._is_scoring:
-        time.sleep(0.01)
     return text(lab.results)
 
 
@@ -113,6 +121,86 @@ def test_an_edit_is_scored_explained_kept_and_trains(standin, demo_data, tmp_pat
     lab.press("s")
     assert "another panel has written to" in text(lab.message) and lab.rubric == "of the first panel"
     assert (out / "versions.jsonl").read_bytes() == kept
+
+
+def test_scores_come_in_the_order_they_were_asked_for_and_a_stop_ends_an_endless_loop(tmp_path):
+    go_on = threading.Event()
+    lab = widgets.reward_lab([CHAT], answers=lambda _: go_on.wait() and ["Booked."], out=tmp_path, interactive=True)
+
+    async def ask(typed: str, python: str = "") -> None:
+        lab.typed.value, lab.fields["reward"].value = typed, python
+        lab.press("ctrl+enter")
+        assert text(lab.state) == "Scoring …"
+        await asyncio.sleep(0.05)
+
+    async def all_scored() -> None:
+        while lab._scoring:
+            await asyncio.sleep(0.01)
+
+    async def use() -> None:
+        await ask("The first.")
+        await ask("The second, while the first is scored.")
+        lab.fields["rubric"].value = "edited meanwhile"
+        assert lab.config.data == str(tmp_path / "data")  # which writes to the file of versions
+        go_on.set()
+        await all_scored()
+        *_, scored, edited = lab._trials.of(CHAT)
+        assert scored.answers["typed here"].startswith("The second") and scored.answers["the model’s answer 1"]
+        assert edited.version.rubric == lab.rubric and not edited.scored and not text(lab.message)
+
+        began, ended = tmp_path / "began", tmp_path / "ended"
+        go_on.clear()
+        await ask("Stopped before its Python has begun.", ENDLESS.format(began=began, ended=ended))
+        lab.press("x")
+        await all_scored()
+        go_on.set()
+        await asyncio.sleep(0.2)
+        assert text(lab.state) == "Stopped." and not began.exists()
+        await ask("The third.", ENDLESS.format(began=began, ended=ended))
+        await ask("The fourth, which waits.")
+        while not began.exists():
+            await asyncio.sleep(0.01)
+        lab.press("x")
+        await all_scored()
+        while not ended.exists():
+            await asyncio.sleep(0.01)
+        assert text(lab.state) == "Stopped."
+        await ask("The fifth.", PYTHON)
+        await all_scored()
+        assert "The fifth." in text(lab.results) and "Python 0.00" in text(lab.results)
+
+    asyncio.run(use())
+
+
+def test_a_stop_gives_up_a_judge_that_does_not_answer(gemini, tmp_path):
+    hangs, at_once = threading.Event(), gemini.reply
+    gemini.reply = lambda request: (hangs.wait(), at_once(request))[1]
+    lab = widgets.reward_lab([CHAT], "gemini", out=tmp_path, interactive=True)
+
+    async def use() -> None:
+        lab.press("ctrl+enter")
+        while not gemini.requests:
+            await asyncio.sleep(0.01)
+        lab.press("x")
+        while lab._scoring:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(use())
+    assert text(lab.state) == "Stopped." and not text(lab.results)
+    hangs.set()
+    assert "the reply in the trace" in score(lab)
+
+
+def test_a_key_brings_what_is_typed_and_is_obeyed_on_the_kernels_thread_from_whichever_it_comes(tmp_path):
+    async def use() -> None:
+        lab = widgets.reward_lab([CHAT], out=tmp_path, interactive=True)
+        said = {"key": "ctrl+enter", "number": 0, "note": "", "place": 3, "typed": PYTHON}
+        await asyncio.to_thread(lab.keyboard._hear, said)  # a subshell's; the text's own message comes later
+        while not lab.results.value:
+            await asyncio.sleep(0.01)
+        assert lab.fields["reward"].value == PYTHON and "Python 0.00" in text(lab.results)
+
+    asyncio.run(use())
 
 
 def test_an_act_that_turns_a_full_mark_to_nothing_is_explained(tmp_path):

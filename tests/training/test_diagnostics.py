@@ -32,6 +32,7 @@ PLANTED = {
     "It grows with training: try learning_rate=": {
         "sampling/sampling_logp_difference/mean": np.where(np.arange(STEPS) < 10, 0.02, 0.15)
     },
+    "Reward silent: `tests_pass` has given None for every completion": {"rewards/tests_pass/mean": np.nan},
     "from the trainer's, 0.20 at first": {"sampling/sampling_logp_difference/mean": 0.2},
 }
 

@@ -247,6 +247,11 @@ def test_rewardlab_scores_before_and_after_an_edit_and_keeps_what_was_saved_past
     prompt = panel.locator("textarea").nth(2)
     prompt.fill(f"{prompt.input_value()}\nBe stricter.")
     python = panel.get_by_placeholder("def polite")
+    python.fill("def endless(completions):\n    while True:\n        pass")
+    python.press("Control+Enter")
+    expect(state).to_contain_text("Scoring …")
+    lab.button("Stop").click()
+    expect(state).to_contain_text("Stopped.")
     python.fill("def films(completions, **_):\n    return [float('film' in each[-1]['text']) for each in completions]")
     python.press("Control+Enter")
     expect(message).to_contain_text("KeyError: 'text' (reward.py, line 2): return [float(")
@@ -267,7 +272,7 @@ def test_rewardlab_scores_before_and_after_an_edit_and_keeps_what_was_saved_past
     expect(results).to_contain_text("prompt, reward edited")
     expect(rubric).to_have_value("I suggest a film")
     panel.locator(".grpo-kit-keys-help").click()
-    for _ in range(3):  # to the one that failed, and on
+    for _ in range(4):  # past the one that failed and the one that was stopped
         lab.page.keyboard.press("b")
     expect(results).not_to_contain_text("after: ")
     expect(rubric).to_have_value(own)

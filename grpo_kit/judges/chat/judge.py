@@ -16,10 +16,11 @@ from string import Template
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, AliasChoices, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 
 from grpo_kit.config.judge import JUDGES, JudgeConfig
 from grpo_kit.data.samples import Sample
+from grpo_kit.data.thoughts import CLOSE, OPEN
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.cache import digest
@@ -32,20 +33,19 @@ TOKENS_PER_ANSWER = 1024  # a runaway is cut here; a cut answer is asked for aga
 NEEDED, KNOWN = {"conversation", "answers"}, {"mark", "count", "task", "conversation", "rubric", "reference", "answers"}
 
 
-class _Criterion(BaseModel):
-    criterion: str
-    met: str | bool | float | None
-
-    def score(self) -> float | None:
-        """In [0, 1]; None for a verdict that says nothing. Only the judgement's own score must be right."""
-        score = MET.get(self.met.lower()) if isinstance(self.met, str) else self.met
-        return float(score) if score is not None and 0 <= score <= 1 else None
+def _criteria(said: Any) -> dict[str, float]:
+    """Each criterion's score in [0, 1], of those that can be read: only the judgement's own score must be right."""
+    if not isinstance(said, dict):  # by their names
+        rows = [each for each in said if isinstance(each, dict)] if isinstance(said, list) else []
+        said = {each.get("criterion"): each.get("met") for each in rows}
+    scores = {name: MET.get(met.lower()) if isinstance(met, str) else met for name, met in said.items()}
+    return {name: float(met) for name, met in scores.items() if isinstance(met, int | float) and 0 <= met <= 1 and name}
 
 
 class _Judgement(BaseModel):
     answer: int = 1
-    analysis: str | None = Field(None, validation_alias=AliasChoices("analysis", "reason"))
-    criteria: list[_Criterion] | None = None
+    analysis: Any = Field(None, validation_alias=AliasChoices("analysis", "reason"))
+    criteria: Annotated[dict[str, float], BeforeValidator(_criteria)] = {}
     # 1.0000000001 is 1.
     score: Annotated[float, Field(allow_inf_nan=False), AfterValidator(partial(round, ndigits=6)), Field(ge=0, le=1)]
 
@@ -113,10 +113,8 @@ class ChatJudge(Judge):
         verdicts = {}
         for place, (position, judgement) in enumerate(zip(order, judgements, strict=True)):
             tokens = used // len(answers) + (place < used % len(answers))
-            scores = {criterion.criterion: criterion.score() for criterion in judgement.criteria or ()}
-            criteria = {name: score for name, score in scores.items() if score is not None}
-            reason = " ".join((judgement.analysis or "")[:LONGEST_REASON].split())
-            verdicts[position] = Verdict(judgement.score, reason, criteria, tokens)
+            reason = " ".join(str(judgement.analysis or "")[:LONGEST_REASON].split())
+            verdicts[position] = Verdict(judgement.score, reason, judgement.criteria, tokens)
         return [verdicts[position] for position in range(len(answers))]
 
     def order(self, sample: Sample, answers: Sequence[str], repeat: int) -> list[int]:
@@ -170,11 +168,13 @@ def _prompt(config: JudgeConfig) -> Template:
 
 
 def object_in(text: str) -> Any:
-    """The JSON object of an answer: alone, in a list, in a code fence, after some prose, or said twice.
+    """The JSON object of an answer: alone, in a list, in a code fence, after a thought or some prose, or said twice.
 
     Raises ValueError for prose after it or with braces: they may be what an answer under judgement says. What is left
     to the caller is other JSON, such as two objects in a list.
     """
+    if text.lstrip().startswith(OPEN):
+        text = text.partition(CLOSE)[2]
     try:
         found = orjson.loads(text)  # strict: no NaN, no lone surrogates, no depth that Python can't hold
     except orjson.JSONDecodeError:
@@ -196,7 +196,9 @@ def _parse(text: str, count: int, is_group: bool) -> list[_Judgement]:
     """The judgements in the order of the prompt. Raises ValueError for anything but one valid judgement for each."""
     try:
         content = object_in(text)
-        entries = content["answers"] if is_group else [content]
+        entries = [content]
+        if is_group:
+            entries = content if isinstance(content, list) else content["answers"]
         judgements = [_Judgement.model_validate(entry) for entry in entries]
     except ValidationError as error:
         first = error.errors()[0]
