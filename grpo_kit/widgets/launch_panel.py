@@ -124,9 +124,10 @@ class LaunchPanel(Panel):
 
     def _row(self, told: str, fix: str) -> ipywidgets.Widget:
         """What is wrong, and beside it a button that applies its fix, where that names settings."""
-        said = ipywidgets.HTML(told, layout={"flex": "1 1 16em"})
+        said = ipywidgets.HTML(told)
         if not (settings := settings_in(fix)):
             return said
+        said.layout.flex = "1 1 16em"
         apply = button("Apply fix", f"Set {settings_text(settings)}")
 
         def set_them(_) -> None:
