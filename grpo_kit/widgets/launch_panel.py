@@ -64,7 +64,8 @@ class LaunchPanel(Panel):
         beside = ipywidgets.VBox(shown, layout={"flex": "1 1 24em", "min_width": "0"})
         super().__init__()
         helps = Helps(self, {name: str(field.description) for name, field in TrainConfig.model_fields.items()})
-        both = ipywidgets.HBox([laid_out, beside], layout={"flex_flow": "row wrap", "grid_gap": "0 2em"})
+        # In a narrow window the second is above the first: Launch and the figure stay in sight.
+        both = ipywidgets.HBox([laid_out, beside], layout={"flex_flow": "row wrap-reverse", "grid_gap": "1em 2em"})
         self.children = [helps, both, self.monitor.newest]
         self._refresh()
         self._look()

@@ -327,7 +327,7 @@ def use_the_hub(lab: Lab, hub: Locator, trained: Run, hidden: Locator) -> None:
     lab.screenshot("03-hub")
     assert_is_accessible(lab, ".grpo-kit-hub")
 
-    hub.get_by_role("tab", name="Answers side by side").click()
+    hub.get_by_role("tab", name="Side by side").click()
     expect(hub.locator("th:visible", has_text=re.compile("^other: "))).to_be_visible()
     expect(hub.locator("th:visible", has_text=re.compile(f"^{trained.id}: "))).to_be_visible()
     lab.screenshot("03-side-by-side")
