@@ -87,4 +87,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert not done.returncode, done.stdout + done.stderr
     text = (tmp_path / "site" / "troubleshooting.html").read_text()
     assert "<code>grpo-kit prepare TRACES --out data/processed</code> makes one from your traces" in text
+    assert (tmp_path / "site" / "search" / "search_index.js").exists(), "else no button works in a page from disk"
     assert "<math" in (tmp_path / "site" / "concepts.html").read_text(), "formulas are drawn by the browser itself"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from statistics import fmean, mean, median
+from statistics import mean, median
 from typing import NamedTuple, cast
 
 from grpo_kit.config.evaluation import EvalConfig
@@ -31,6 +31,7 @@ ROUGH, OTHER, SCALED, SAME = (1 / 3, 1, 3), (0.4, 1, 2.5), (1 / 2, 1, 2), (0.75,
 ONE_STEP, START = (1 / 2, 1, 1.25), (0.6, 1, 2)
 PASSES = 3  # over a step's tokens: there, back, and once more for checkpointing or the probabilities that drew them
 GPU_SHARE = 0.3  # of a GPU's published speed that training comes to
+MOVES = 8  # times that transformers reads or copies a position's keys and values for each new token
 SFT_SHARE = 1.2  # of the seconds of an update, for as many samples as it has completions
 CALL_SECONDS = 2.0  # of a call to a judge
 STARTING_SECONDS, STARTING_HERE_SECONDS = 150.0, 6.0  # of a container with its model and vLLM; of a process here
@@ -188,10 +189,13 @@ def _from(config: TrainConfig, run: EarlierRun, gpu: str | None, factors: Range,
 
 
 def _counted(config: TrainConfig, shape: Shape, gpu: str | None) -> Counted:
-    """Two operations a parameter and token; each new token reads all weights, or computes for longer."""
+    """Two operations a parameter and token; each new token reads all weights and moves all keys and values, or computes
+    for longer."""
     operations, bytes_read, a_layer = _speed(config, gpu)
     together, weights, prompt = config.completions_per_process, 2 * shape.parameters, _prompt_tokens(config)
-    a_token = a_layer * shape.layers + max(weights / bytes_read, weights * together / operations)
+    kept = together * shape.cache_bytes(round(prompt + config.max_completion_length / 2), 2)
+    moved = weights + kept * (1 if uses_vllm(config, device_of(config, gpu)) else MOVES)
+    a_token = a_layer * shape.layers + max(moved / bytes_read, weights * together / operations)
     reading = weights * together * prompt / operations
     computing = PASSES * weights * together * (prompt + config.max_completion_length) / operations
     starting = PASSES * a_layer * shape.layers * config.gradient_accumulation_steps
@@ -210,25 +214,30 @@ def _cut(config: TrainConfig, longest: float) -> TrainConfig:
 
 
 def _prompt_tokens(config: TrainConfig) -> float:
-    """Tokens of a prompt of the data, the mean; half of the most where the data is not here."""
+    """Tokens to which a batch's prompts are padded: those of its longest; half of the most where the data is not
+    here."""
     try:
         train = data_folder(config.data) / "train.jsonl"
-        return min(config.max_prompt_length, _letters(train, train.stat().st_mtime_ns) / LETTERS + AROUND)
+        letters = _letters(train, train.stat().st_mtime_ns)
     except (KitError, OSError, ValueError):
         return config.max_prompt_length / 2
+    prompts = max(1, config.completions_per_process // config.num_generations)
+    longest = sum(each * ((i + 1) ** prompts - i**prompts) for i, each in enumerate(letters)) / len(letters) ** prompts
+    return min(config.max_prompt_length, longest / LETTERS + AROUND)
 
 
 @lru_cache(8)
-def _letters(path: Path, modified: int) -> float:
+def _letters(path: Path, modified: int) -> list[int]:
+    """Of the data's first prompts, the shortest first."""
     lines = islice(numbered_lines(path), LOOKED_AT)
-    return fmean(len(conversation_text(sample_from(line, "").prompt)) for _, line in lines)
+    return sorted(len(conversation_text(sample_from(line, "").prompt)) for _, line in lines)
 
 
 def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float]:
     """A process's operations and bytes read a second; seconds to start a layer for one token."""
     if gpu is None:  # by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/benchmarks.md)
         cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
-        return 30e9 * cores, 1e10, 0.001
+        return 40e9 * cores, 1e10, 0.001
     listed = listed_gpu(gpu)
     a_layer = 0.0002 if uses_vllm(config, device_of(config, gpu)) else 0.0015
     return GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer

@@ -121,6 +121,8 @@ def _with_bounds(names: list[str]) -> Iterator[tuple[str, str | None, str | None
 
 def _cell(name: str, value: Any, low: Any, high: Any, spread: Any) -> Cell:
     text = _text(name, value)
+    if text and name == "started":
+        return Cell(text, datetime.fromisoformat(value).timestamp())
     if not text or isinstance(value, str):
         return Cell(text)
     if not pd.isna(low):
@@ -135,7 +137,8 @@ def _text(name: str, value: Any) -> str:
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return ""
     if name == "started":
-        return f"{datetime.fromisoformat(value).astimezone():%y-%m-%d %H:%M}"
+        when = datetime.fromisoformat(value).astimezone()
+        return f"{when:%d %b %H:%M}" if when.year == datetime.now().year else f"{when:%d %b %Y}"
     if pd.api.types.is_bool(value):
         return "yes" if value else "no"
     if not isinstance(value, Real):

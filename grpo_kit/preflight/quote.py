@@ -206,6 +206,9 @@ class Quote:
         learns = "\n".join([self.verdict.level.capitalize(), *self.verdict.lines()])
         rows.append(("learns", LEVEL_LOOKS[self.verdict.level], learns))
         told = f"{cell}; white-space: pre-line"
-        body = [f'<tr><td {cell}; {look}">{name}</td><td {told}">{escape(text)}</td></tr>' for name, look, text in rows]
+        body = [
+            f'<tr><td {cell}; white-space: nowrap; {look}">{name}</td><td {told}">{escape(text)}</td></tr>'
+            for name, look, text in rows
+        ]
         look = "border: 0; background: none; color: inherit; font: inherit; line-height: 1.4"
         return f'<table style="{look}">{"".join(body)}</table>'

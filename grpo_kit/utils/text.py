@@ -31,12 +31,12 @@ def on_a_line(text: str, longest: int = 100) -> str:
 
 
 def duration(seconds: float) -> str:
-    """ "10 days", "2.5 h", "3.0 min" or "90 s"."""
+    """ "10 days", "2.5 h", "30 min", "3.0 min" or "90 s"."""
     if seconds >= 48 * 3600:
         return f"{seconds / 86400:.1f}".removesuffix(".0") + " days"
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
+            return f"{seconds / size:.{int(seconds < 9.95 * size)}f} {unit}"
     return f"{seconds:.0f} s"
 
 

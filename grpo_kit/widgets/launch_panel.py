@@ -64,7 +64,8 @@ class LaunchPanel(Panel):
         beside = ipywidgets.VBox(shown, layout={"flex": "1 1 24em", "min_width": "0"})
         super().__init__()
         helps = Helps(self, {name: str(field.description) for name, field in TrainConfig.model_fields.items()})
-        both = ipywidgets.HBox([laid_out, beside], layout={"flex_flow": "row wrap", "grid_gap": "0 2em"})
+        # In a narrow window the second is above the first: Launch and the figure stay in sight.
+        both = ipywidgets.HBox([laid_out, beside], layout={"flex_flow": "row wrap-reverse", "grid_gap": "1em 2em"})
         self.children = [helps, both, self.monitor.newest]
         self._refresh()
         self._look()
@@ -124,9 +125,10 @@ class LaunchPanel(Panel):
 
     def _row(self, told: str, fix: str) -> ipywidgets.Widget:
         """What is wrong, and beside it a button that applies its fix, where that names settings."""
-        said = ipywidgets.HTML(told, layout={"flex": "1 1 16em"})
+        said = ipywidgets.HTML(told)
         if not (settings := settings_in(fix)):
             return said
+        said.layout.flex = "1 1 16em"
         apply = button("Apply fix", f"Set {settings_text(settings)}")
 
         def set_them(_) -> None:

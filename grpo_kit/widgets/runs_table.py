@@ -28,10 +28,10 @@ from grpo_kit.widgets.side_by_side import SideBySide
 SELECTED_AT_FIRST = 3
 DRAWN = 24  # more lines than colours and dashes tell apart
 POLL_SECONDS = 2.0
-HIDDEN = ["where", "quoted cost", "group"]  # columns, at first
+HIDDEN = ["where", "quoted cost", "group", "started"]  # columns, at first; a run's name has when it started
 DONE = {"stop": "stops at the next step, with a checkpoint", "resume": "goes on from the last checkpoint"}
 CURVES, SAMPLES, WATCH, CLONE = range(4)
-TABS = ["Curves", "Answers side by side", "Watch", "Clone"]
+TABS = ["Curves", "Side by side", "Watch", "Clone"]
 
 
 class RunTable(Panel):
@@ -190,6 +190,8 @@ class RunTable(Panel):
         def act() -> str:
             for run in runs:
                 getattr(run, verb)()
+                if verb == "resume" and self.monitor.run and self.monitor.run.id == run.id:
+                    self.monitor.follow(run)  # it is watched, and had ended
             return f"{names}: {DONE[verb]}."
 
         in_background(self.message, f"{verb} {names} …", act)

@@ -478,7 +478,11 @@ def test_the_judges_real_dollars_go_before_assumed_tokens(tmp_path, trained):
 
 
 def test_processes_share_the_cores_and_modal_has_eight_gpus(tmp_path):
-    sizes = {"gradient_accumulation_steps": 1, "torch_threads": 1}
+    sizes = {
+        "gradient_accumulation_steps": 1,
+        "torch_threads": 1,
+        "max_prompt_length": 64,
+    }  # else fewer are padded less
     one, many = (
         minutes(kit.TrainConfig(num_processes=n, per_device_train_batch_size=512 // n, **sizes), [], None).range[1]
         for n in (os.cpu_count(), 8 * os.cpu_count())

@@ -77,7 +77,7 @@ def opened(tmp_path_factory, demo_data, trained, server):
     shutil.copytree(trained.path, folder / "runs" / trained.id)
     parameters = {
         "02_prototype_rewards": {"data": str(demo_data), "n": 8, "repeats": 2},
-        "03_launch_training": {"data": str(demo_data), "max_steps": 3_000},
+        "03_launch_training": {"data": str(demo_data), "max_steps": 2_000},
         "04_evaluate_checkpoints": {"n": 16},
     }
     for name, values in parameters.items():
@@ -123,8 +123,8 @@ NO_HELP = """() => [...document.querySelectorAll(".grpo-kit-helped :is(input, se
     .filter(each => !each.title).map(each => each.outerHTML)"""
 
 
-def assert_is_accessible(lab: Lab) -> None:
-    found = Axe().run(lab.page, context=".grpo-kit-helped").response["violations"]
+def assert_is_accessible(lab: Lab, part: str) -> None:
+    found = Axe().run(lab.page, context=part).response["violations"]
     assert not [(each["id"], each["nodes"]) for each in found if each["impact"] in ("serious", "critical")]
 
 
@@ -330,18 +330,18 @@ def use_the_hub(lab: Lab, hub: Locator, trained: Run, hidden: Locator) -> None:
     hub.get_by_role("button", name="reward").click()
     expect(hub.get_by_role("columnheader", name="reward")).to_have_attribute("aria-sort", "descending")
     lab.screenshot("03-hub")
-    faults = Axe().run(lab.page, context=".grpo-kit-hub").response["violations"]
+    assert_is_accessible(lab, ".grpo-kit-hub")
 
-    hub.get_by_role("tab", name="Answers side by side").click()
+    hub.get_by_role("tab", name="Side by side").click()
     expect(hub.locator("th:visible", has_text=re.compile("^other: "))).to_be_visible()
     expect(hub.locator("th:visible", has_text=re.compile(f"^{trained.id}: "))).to_be_visible()
     lab.screenshot("03-side-by-side")
-    faults += Axe().run(lab.page, context=".grpo-kit-hub").response["violations"]
-    assert not [fault for fault in faults if fault["impact"] in ("serious", "critical")]
+    assert_is_accessible(lab, ".grpo-kit-hub")
 
     hub.locator("tr", has=other).get_by_text("complete").click()
     hub.get_by_role("button", name="Clone into panel").click()
     expect(hub.locator(".grpo-kit-quote")).to_contain_text("max_steps=20")
+    assert_is_accessible(lab, ".grpo-kit-hub")
     lab.screenshot("03-cloned")
     hub.get_by_role("button", name="Delete", exact=True).click()
     expect(hub.get_by_text("Delete other for good?")).to_be_visible()
@@ -349,6 +349,36 @@ def use_the_hub(lab: Lab, hub: Locator, trained: Run, hidden: Locator) -> None:
     hub.get_by_role("button", name="Delete for good").click()
     expect(other).to_have_count(0)
     assert not (folder / "other").exists() and len(lab.cells()) == cells
+
+
+def watch_stop_and_resume_in_the_hub(lab: Lab, hub: Locator, run: Run) -> None:
+    """Of `run`, which is under way, by the buttons below the table of runs."""
+    lab.show(lab.find("widgets.runs("))
+    verbs, row = hub.locator(".widget-hbox").first, hub.locator("tr", has=lab.page.get_by_label(f"select {run.id}"))
+    stop, resume = (verbs.get_by_role("button", name=name, exact=True) for name in ("Stop", "Resume"))
+    hub.get_by_role("searchbox").fill("")
+    row.get_by_text("running").click()
+    verbs.get_by_role("button", name="Watch", exact=True).click()
+    curves = hub.locator(".grpo-kit-curves:visible")
+    expect(curves).not_to_have_attribute("data-step", "-Infinity")
+    shown = curves.get_attribute("data-step")
+    expect(curves).not_to_have_attribute("data-step", shown)
+    assert int(curves.get_attribute("data-step")) > int(shown), "it is live"
+    assert_is_accessible(lab, ".grpo-kit-hub")
+    lab.screenshot("03-hub-watch")
+
+    expect(resume).to_be_disabled()
+    stop.click()
+    expect(row).to_contain_text("stopped")  # by itself, and so below
+    assert run.status["state"] == "stopped"
+    expect(stop).to_be_disabled()
+    stopped = run.status["step"]
+    resume.click()
+    expect(hub.locator(".widget-html", has_text=f"{run.id}: goes on from the last checkpoint.")).to_be_visible()
+    expect(row).to_contain_text("running")
+    expect(curves).not_to_have_attribute("data-step", str(stopped))
+    lab.screenshot("03-hub-resumed")
+    assert run.status["step"] > stopped
 
 
 def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, trained):
@@ -380,15 +410,15 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     panel = lab.notebook.locator(".grpo-kit-helped").first
     message, progress = panel.locator(".grpo-kit-message"), panel.locator(".grpo-kit-progress")
     lab.button("Launch").dblclick()
-    expect(progress).to_contain_text(re.compile(r"step 0/3000 · [a-zA-Z ]+, \d+ s"))
+    expect(progress).to_contain_text(re.compile(r"step 0/2000 · [a-zA-Z ]+, \d+ s"))
     picture = lab.next_picture(launching)
     expect(lab.button("Launch")).to_be_in_viewport()
     expect(panel.locator(".grpo-kit-curves")).to_be_in_viewport()
     lab.screenshot("03-live")
-    assert_is_accessible(lab)
+    assert_is_accessible(lab, ".grpo-kit-helped")
     (run_id,) = set(kit.runs(lab.folder / "runs")["run"]) - {trained.id}
     run = Run(run_id, lab.folder / "runs")
-    assert run.config.num_generations == 16 and run.config.max_steps == 3_000
+    assert run.config.num_generations == 16 and run.config.max_steps == 2_000
     lab.button("Launch").dblclick()
     expect(message).to_contain_text(f"Run {run_id} is under way: this would be one more\nClick Launch again")
 
@@ -417,7 +447,7 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     expect(message).to_contain_text("is stopped")
     lab.screenshot("03-stopped")
     stopped = run.status
-    assert stopped["state"] == "stopped" and 0 < stopped["step"] < 3_000
+    assert stopped["state"] == "stopped" and 0 < stopped["step"] < 2_000
     assert checkpoint_step(run.checkpoints[-1]) == stopped["step"]
 
     # A point of the curve is pointed at, and clicked: its step's completions open.
@@ -456,6 +486,7 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
         picture = lab.next_picture(launching, picture)
     assert run.status["state"] == "running"
 
+    watch_stop_and_resume_in_the_hub(lab, hub, run)
     lab.restart_kernel()
     expect(panel.get_by_role("status").first).to_contain_text("The kernel is gone: run this cell again.")
     lab.show(launching)
