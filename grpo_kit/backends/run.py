@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, RunError
-from grpo_kit.runs.directory import RUNS_DIR, STOP_FILE, UNFINISHED, WORKER_FILE, RunDirectory, is_run, no_such_run, now
+from grpo_kit.runs.directory import (
+    RUNS_DIR,
+    SERVING_FILE,
+    STOP_FILE,
+    UNFINISHED,
+    WORKER_FILE,
+    RunDirectory,
+    is_run,
+    no_such_run,
+    now,
+)
 from grpo_kit.utils.files import CACHE, as_json, replacing
 
 if TYPE_CHECKING:
@@ -96,7 +106,7 @@ class Run(RunDirectory):
         to.parent.mkdir(parents=True, exist_ok=True)
         with replacing(to) as partial:
             self.storage.download(partial)
-            for name in (WORKER_FILE, STOP_FILE):  # nothing trains the copy
+            for name in (WORKER_FILE, STOP_FILE, SERVING_FILE):  # nothing trains the copy
                 (partial / name).unlink(missing_ok=True)
         return Run(to)
 
