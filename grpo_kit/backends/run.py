@@ -1,5 +1,6 @@
 """`kit.Run`: a run wherever it is, and what can be done with it: watch, stop, kill, resume, download, delete."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,6 +124,9 @@ class Run(RunDirectory):
         """Deletes the run's folder for good. Raises RunError for a run under way."""
         if (state := self.status_after(0)["state"]) in UNFINISHED:
             raise RunError(f"run {self.id} is {state}", "End it first: run.stop() or `grpo-kit stop`")
+        serving = self.read_text(SERVING_FILE) if self.storage.backend == "local" else ""
+        if serving and self.storage.exit_reason(json.loads(serving)) is None:
+            raise RunError(f"run {self.id} is being served", f"End that first: `grpo-kit serve {self.id} --stop`")
         self.storage.delete()
         print(f"Run {self.id} is deleted: {self.storage}")
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import orjson
@@ -40,6 +41,11 @@ class Endpoint:
     def about(self) -> list[dict[str, Any]]:
         """What the endpoint says of each model: `id`, its name, and `root`, where it was loaded from."""
         return self._ask("GET", "models")["data"]
+
+    def run_id(self) -> str | None:
+        """The name of the run that is served, as the folders of its checkpoints tell it; None where they do not."""
+        roots = [PurePath(each.get("root") or "") for each in self.about()]
+        return next((root.parent.name for root in roots if root.name.startswith("checkpoint-")), None)
 
     def ask(self, model: str, messages: Sequence[Message], tools: Sequence[dict] = (), **how: Any) -> Choice:
         """The model's answer to a conversation. `how` are further fields of the request, such as temperature; what is

@@ -1,5 +1,6 @@
 """`kit.serve`: a run's base model and checkpoints behind an OpenAI-compatible endpoint, here or on Modal."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from grpo_kit.backends.run import Run
@@ -33,6 +34,7 @@ def serve(
     gpu: str | None = None,
     idle_seconds: int = 300,
     runs_dir: str | Path = RUNS_DIR,
+    echo: Callable[[str], None] = print,
 ) -> Served:
     """Serves a run where its files are, until it is stopped, and returns its endpoint: the base model as "base" and
     each of `checkpoints` (by default all; of whole models the newest) under its own name, to any client of OpenAI's. A
@@ -40,24 +42,25 @@ def serve(
 
     Here vLLM serves, where there is a GPU with it, else the kit's own small server, on `port` (0: one that is free) of
     loopback. On Modal vLLM serves on one `gpu` (the run's by default), which starts with the first request and ends
-    `idle_seconds` after the last; its key is in the secret serve-secret. SERVE_KEY is the key here.
+    `idle_seconds` after the last; its key is in the secret serve-secret. SERVE_KEY is the key here. `echo` is given
+    what it costs and where it is.
 
     Raises ConfigError for a port that is taken, a key that is missing and a model that can't be loaded, RunError for a
     run without such checkpoints.
     """
     run = run if isinstance(run, Run) else Run(run, runs_dir)
     if found := endpoint_of(run):
-        print(f"Run {run.id} is being served already, at {found.url}")
+        echo(f"Run {run.id} is being served already, at {found.url}")
         return found
     if idle_seconds < 2:
         raise ConfigError(f"idle_seconds={idle_seconds} is too short for Modal", "Use 2 or more")
     if run.storage.backend == "modal":
         from grpo_kit.backends.serving.on_modal import start_on_modal
 
-        return Served.of(run, start_on_modal(run, checkpoints, gpu, idle_seconds))
+        return Served.of(run, start_on_modal(run, checkpoints, gpu, idle_seconds, echo))
     from grpo_kit.backends.serving.here import start_here
 
-    return Served.of(run, start_here(run, checkpoints, port))
+    return Served.of(run, start_here(run, checkpoints, port, echo))
 
 
 def endpoint_of(run: Run) -> Served | None:

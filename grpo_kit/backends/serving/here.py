@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +29,7 @@ def served_here(run: RunDirectory) -> Endpoint | None:
     return Endpoint(record["url"]) if record and run.storage.exit_reason(record) is None else None
 
 
-def start_here(run: RunDirectory, checkpoints: Sequence[str], port: int) -> Endpoint:
+def start_here(run: RunDirectory, checkpoints: Sequence[str], port: int, echo: Callable[[str], None]) -> Endpoint:
     """Starts the server and waits until it answers. Raises ConfigError for a port that is taken and for models that
     can't be loaded, RunError for a run without a checkpoint."""
     plan = plan_of(checkpoints_of(run, None, RUNS_DIR), checkpoints)
@@ -54,8 +54,8 @@ def start_here(run: RunDirectory, checkpoints: Sequence[str], port: int) -> Endp
         stop_here(run)
         process.wait()
         raise
-    print(f"Run {run.id} is served at {endpoint.url}: {', '.join(endpoint.models())}")
-    print(f"{'The key is that in ' + KEY if key else 'It asks for no key, and listens on this machine alone'}")
+    echo(f"Run {run.id} is served at {endpoint.url}: {', '.join(endpoint.models())}")
+    echo(f"The key is that in {KEY}" if key else "It asks for no key, and listens on this machine alone")
     return endpoint
 
 

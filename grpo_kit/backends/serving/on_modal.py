@@ -4,7 +4,7 @@ somebody asks."""
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import modal
@@ -35,18 +35,21 @@ def served_on_modal(run: RunDirectory) -> Endpoint | None:
         return endpoint_at(function.get_web_url() or "")
 
 
-def start_on_modal(run: RunDirectory, checkpoints: Sequence[str], gpu: str | None, idle_seconds: int) -> Endpoint:
+def start_on_modal(
+    run: RunDirectory, checkpoints: Sequence[str], gpu: str | None, idle_seconds: int, echo: Callable[[str], None]
+) -> Endpoint:
     """Says what it costs, and makes the endpoint. No machine starts before somebody asks. Raises ConfigError for a key
     or secret that is missing, RunError for a run without such checkpoints."""
     there = [each.name for each in [*run.sft_checkpoints, *run.checkpoints]]
-    if lacking := [name for name in checkpoints if name not in there] or not there:
-        what = f"there is no {lacking[0]} in" if there else "no checkpoint yet in"
-        raise RunError(f"{what} run {run.id}", f"Choose one of: {', '.join(there)}" if there else "Train it first")
+    if not there:
+        raise RunError(f"run {run.id} has no checkpoint yet", "Train it first")
+    if lacking := [name for name in checkpoints if name not in there]:
+        raise RunError(f"there is no {lacking[0]} in run {run.id}", f"Choose one of: {', '.join(there)}")
     config = run.config
     gpu = gpu or gpu_and_count(config.gpu)[0]
     with kit_errors():
         secrets = _secrets(config.model_name)
-        print(price(gpu, config.memory, idle_seconds))
+        echo(price(gpu, config.memory, idle_seconds))
         app = modal.App(_app_name(run.id), image=kit_image())
         serve: Any = modal.web_server(container.PORT, startup_timeout=SECONDS_TO_START)(container.serve)
         app.function(
@@ -66,8 +69,8 @@ def start_on_modal(run: RunDirectory, checkpoints: Sequence[str], gpu: str | Non
     endpoint = served_on_modal(run)
     if endpoint is None:
         raise RunError(f"Modal knows no endpoint of run {run.id} after deploying it", "Try again")
-    print(f"Run {run.id} is served at {endpoint.url}: base, {', '.join(checkpoints or there)}")
-    print(f"The first request starts the machine, which takes minutes. The key is that in {KEY}")
+    echo(f"Run {run.id} is served at {endpoint.url}: base, {', '.join(checkpoints or there)}")
+    echo(f"The first request starts the machine, which takes minutes. The key is that in {KEY}")
     return endpoint
 
 
