@@ -45,8 +45,8 @@ def serve(
     `idle_seconds` after the last; its key is in the secret serve-secret. SERVE_KEY is the key here. `echo` is given
     what it costs and where it is.
 
-    Raises ConfigError for a port that is taken, a key that is missing and a model that can't be loaded, RunError for a
-    run without such checkpoints.
+    Raises ConfigError for a port that is taken and a key that is missing, RunError for a run without such checkpoints
+    and for a server that does not start.
     """
     run = run if isinstance(run, Run) else Run(run, runs_dir)
     if found := endpoint_of(run):

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,8 +31,8 @@ def served_here(run: RunDirectory) -> Endpoint | None:
 
 
 def start_here(run: RunDirectory, checkpoints: Sequence[str], port: int, echo: Callable[[str], None]) -> Endpoint:
-    """Starts the server and waits until it answers. Raises ConfigError for a port that is taken and for models that
-    can't be loaded, RunError for a run without a checkpoint."""
+    """Starts the server and waits until it answers. Raises ConfigError for a port that is taken, RunError for a
+    run without a checkpoint and for a server that ends, with its last words."""
     plan = plan_of(checkpoints_of(run, None, RUNS_DIR), checkpoints)
     port = _free(port)
     endpoint, log = Endpoint(f"http://{HOST}:{port}/v1"), run.path / LOG
@@ -86,15 +87,14 @@ def _free(port: int) -> int:
         return probe.getsockname()[1]
 
 
-def _wait(endpoint: Endpoint, process: subprocess.Popen, log: Any) -> None:
-    """Waits until the server answers. Raises ConfigError, with its last words, where it ends."""
+def _wait(endpoint: Endpoint, process: subprocess.Popen, log: Path) -> None:
+    """Waits until the server answers. Raises RunError, with its last words, where it ends."""
     deadline = time.monotonic() + SECONDS_TO_START
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(RunError):  # nothing listens yet
             endpoint.models()
             return
         time.sleep(0.1)
+    what = "did not answer in time" if process.poll() is None else "ended before it answered"
     told = "\n".join(log.read_text(errors="replace").strip().splitlines()[-5:])
-    raise RunError(
-        f"the server ended, or did not begin in {SECONDS_TO_START} s. Its last words:\n{told}", f"All: {log}"
-    )
+    raise RunError(f"the server {what}. Its last words, of {log}:\n{told}", "Correct that, and serve again")
