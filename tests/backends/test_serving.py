@@ -228,11 +228,11 @@ def test_where_there_is_a_gpu_with_vllm_it_serves(run, monkeypatch):
     monkeypatch.setattr(command, "device_of", lambda *_, **__: Device(True, 24.0, has_vllm=True))
     words = command.server_command(plan, "127.0.0.1", 8000, 0.6)
     assert words[1:4] == ["-m", "vllm.entrypoints.cli.main", "serve"] and (Path(words[4]) / "config.json").exists()
-    told = dict(zip(words[5:-4:2], words[6:-4:2], strict=True))
+    told = dict(zip(words[5:-5:2], words[6:-5:2], strict=True))
     assert (told["--served-model-name"], told["--max-lora-rank"], told["--max-loras"]) == ("base", "16", "2")
     assert json.loads(told["--override-generation-config"]) == {"temperature": 1.0, "top_p": 1.0}
-    assert words[-4:-2] == ["--enable-lora", "--lora-modules"]
-    assert words[-2:] == [f"{name}={run.path / name}" for name in NAMES[1:]]
+    assert words[-5:-2] == ["--language-model-only", "--enable-lora", "--lora-modules"]
+    assert [*map(json.loads, words[-2:])] == [{"name": name, "path": str(run.path / name)} for name in NAMES[1:]]
     whole = replace(plan, adapters={}, whole={"checkpoint-20": str(run.path / "checkpoint-20")})
     assert "--enable-lora" not in command.vllm_arguments(whole, "127.0.0.1", 8000, 0.6)
     assert command.vllm_arguments(whole, "127.0.0.1", 8000, 0.6)[0] == str(run.path / "checkpoint-20")

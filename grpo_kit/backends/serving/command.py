@@ -103,6 +103,7 @@ def vllm_arguments(plan: Plan, host: str, port: int, gpu_share: float) -> list[s
         )
         rank = max(ranks)
         options |= {"max-lora-rank": min(room for room in RANKS if room >= rank), "max-loras": len(plan.adapters)}
-        lora = ["--enable-lora", "--lora-modules", *(f"{name}={folder}" for name, folder in plan.adapters.items())]
+        modules = (json.dumps({"name": name, "path": folder}) for name, folder in plan.adapters.items())
+        lora = ["--enable-lora", "--lora-modules", *modules]
     told = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return [str(download_model(str(source))), *told, *lora]
+    return [str(download_model(str(source))), *told, "--language-model-only", *lora]
