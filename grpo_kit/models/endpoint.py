@@ -81,7 +81,7 @@ class Endpoint:
             raise RunError(f"nothing answers at {self.url} ({type(error).__name__})", fix) from None
         except (httpx.InvalidURL, UnicodeEncodeError):
             raise ConfigError(f"{self.url} is no URL, or {KEY} no key", "Such as http://127.0.0.1:8000/v1") from None
-        if answer.status_code == 200:
+        if answer.status_code == 200 and answer.headers.get("Content-Type", "").startswith("application/json"):
             return answer.json()
         raise self._refused(answer.status_code, _message(answer), body or {}, bool(key))
 
@@ -89,6 +89,8 @@ class Endpoint:
         if code in (401, 403):
             what = f"{self.url} refuses the key in {KEY}" if has_key else f"{self.url} wants a key"
             return ConfigError(what, f"Set {KEY} here to the key that it was started with")
+        if code == 200:
+            return RunError(f"{self.url} is no OpenAI-compatible endpoint: it says {said[:60]!r}", "Correct the URL")
         if code == 404 and "model" in body and body["model"] not in (there := self.models()):
             return ConfigError(f"{self.url} serves no model {body['model']!r}", f"Choose one of: {', '.join(there)}")
         if code < 500:

@@ -4,6 +4,7 @@ Modal's protocol by the same server in a container. What vLLM is told is looked 
 import asyncio
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import openai
 import psutil
 import pytest
 from helpers import STANDIN, shell, wait_until
+from judge_server import JudgeServer
 from modal_server import ModalServer
 from safetensors.torch import load_file, save_file
 
@@ -29,10 +31,12 @@ ASKED = [{"role": "user", "content": "A table for two, please."}]
 
 
 @pytest.fixture(scope="module")
-def run(trained) -> kit.Run:
+def run(trained) -> Iterator[kit.Run]:
     """With an evaluation of its own, by the likeliest words."""
     kit.evaluate(trained, n=32, temperature=0)
-    return trained
+    yield trained
+    if served := endpoint_of(trained):  # a test failed
+        served.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +125,9 @@ def test_a_run_is_served_here_asked_evaluated_and_stopped(run, expected, tmp_pat
     with pytest.raises(kit.RunError, match="is being served"):
         run.delete()
 
+    with JudgeServer() as judge, pytest.raises(kit.ConfigError, match="serves none of base, .*but gpt-5-mini"):
+        kit.evaluate(run, endpoint=judge.url)
+
     # The kit's own chat and widgets.
     table = kit.chat(served, ["Hello", ASKED], temperature=0)
     assert table["trained"][1] == expected["checkpoint-20"][0] and table["base"][1] == expected["base"][0]
@@ -184,8 +191,10 @@ def test_a_run_is_served_on_modal_and_stopped(run, expected, tmp_path, monkeypat
         server.secrets["serve-secret"] = {"SERVE_KEY": KEY}
         with pytest.raises(kit.RunError, match="there is no checkpoint-7 in run there"):
             kit.serve(there, "checkpoint-7")
+        with pytest.raises(kit.ConfigError, match=r"gpu='A10:9' can't be had. Use A10"):
+            kit.serve(there, gpu="A10:9")
         assert not server.asked("AppPublish")
-        served = kit.serve(there, gpu="L4", idle_seconds=60)
+        served = kit.serve(there, gpu="l4", idle_seconds=60)
         said = capsys.readouterr().out
         assert (
             "L4: $1.15 an hour while it answers, $0 an hour idle; its machine waits 60 s" in said and served.url in said

@@ -1,6 +1,7 @@
 """`kit.serve`: a run's base model and checkpoints behind an OpenAI-compatible endpoint, here or on Modal."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_kit.backends.run import Run
@@ -11,16 +12,11 @@ from grpo_kit.runs.directory import RUNS_DIR
 PORT = 8000
 
 
+@dataclass(frozen=True)
 class Served(Endpoint):
     """The endpoint of a run: `url`, `models()`, `ask(model, messages)`, and `stop()`."""
 
     run: Run
-
-    @classmethod
-    def of(cls, run: Run, endpoint: Endpoint) -> "Served":
-        served = cls(endpoint.url)
-        object.__setattr__(served, "run", run)
-        return served
 
     def stop(self) -> None:
         """Ends it, and returns when nothing of it is left running."""
@@ -57,10 +53,10 @@ def serve(
     if run.storage.backend == "modal":
         from grpo_kit.backends.serving.on_modal import start_on_modal
 
-        return Served.of(run, start_on_modal(run, checkpoints, gpu, idle_seconds, echo))
+        return Served(start_on_modal(run, checkpoints, gpu, idle_seconds, echo).url, run)
     from grpo_kit.backends.serving.here import start_here
 
-    return Served.of(run, start_here(run, checkpoints, port, echo))
+    return Served(start_here(run, checkpoints, port, echo).url, run)
 
 
 def endpoint_of(run: Run) -> Served | None:
@@ -69,7 +65,7 @@ def endpoint_of(run: Run) -> Served | None:
         from grpo_kit.backends.serving.on_modal import served_on_modal as served
     else:
         from grpo_kit.backends.serving.here import served_here as served
-    return Served.of(run, found) if (found := served(run)) else None
+    return Served(found.url, run) if (found := served(run)) else None
 
 
 def stop_serving(run: Run) -> None:

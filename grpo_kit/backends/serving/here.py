@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from grpo_kit.backends.serving.command import plan_of, server_command
 from grpo_kit.errors import ConfigError, RunError
@@ -34,21 +35,24 @@ def start_here(run: RunDirectory, checkpoints: Sequence[str], port: int, echo: C
     """Starts the server and waits until it answers. Raises ConfigError for a port that is taken, RunError for a
     run without a checkpoint and for a server that ends, with its last words."""
     plan = plan_of(checkpoints_of(run, None, RUNS_DIR), checkpoints)
-    port = _free(port)
-    endpoint, log = Endpoint(f"http://{HOST}:{port}/v1"), run.path / LOG
     # vLLM takes the key from a variable of its own; a command line can be read by others.
     env = os.environ | {"VLLM_API_KEY": key} if (key := os.environ.get(KEY)) else None
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            server_command(plan, HOST, port, GPU_SHARE),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            env=env,
-        )
-    record = {"url": endpoint.url, "pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-    run.storage.write(SERVING_FILE, as_json(record))
+    with FileLock(run.path / ".serving.lock"):  # of two at the same moment one starts it
+        if found := served_here(run):
+            return found
+        port = _free(port)
+        endpoint, log = Endpoint(f"http://{HOST}:{port}/v1"), run.path / LOG
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                server_command(plan, HOST, port, GPU_SHARE),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=env,
+            )
+        record = {"url": endpoint.url, "pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+        run.storage.write(SERVING_FILE, as_json(record))
     try:
         _wait(endpoint, process, log)
     except BaseException:

@@ -14,7 +14,7 @@ from grpo_kit.backends.modal.client import HUB_SECRET, SERVE_SECRET, kit_errors,
 from grpo_kit.backends.modal.container import MOUNTED
 from grpo_kit.backends.modal.image import kit_image
 from grpo_kit.backends.serving import container
-from grpo_kit.config.gpus import CORES, gpu_and_count, modal_usd_per_hour
+from grpo_kit.config.gpus import CORES, checked_gpu, gpu_and_count, modal_usd_per_hour
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.endpoint import KEY, Endpoint, endpoint_at
 from grpo_kit.runs.directory import RunDirectory
@@ -46,7 +46,10 @@ def start_on_modal(
     if lacking := [name for name in checkpoints if name not in there]:
         raise RunError(f"there is no {lacking[0]} in run {run.id}", f"Choose one of: {', '.join(there)}")
     config = run.config
-    gpu = gpu or gpu_and_count(config.gpu)[0]
+    try:
+        gpu, _ = gpu_and_count(checked_gpu(gpu or config.gpu))  # one is enough for the models that the kit trains
+    except ValueError as error:
+        raise ConfigError(f"gpu={gpu!r} can't be had", f"Use {error}") from None
     with kit_errors():
         secrets = _secrets(config.model_name)
         echo(price(gpu, config.memory, idle_seconds))
