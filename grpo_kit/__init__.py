@@ -43,6 +43,7 @@ _NAMES = {
     "backends.quote": "doctor quote smoke",
     "backends.report": "report",
     "backends.run": "Run runs",
+    "backends.serving": "serve",
     "config.backend": "backend",
     "config.evaluation": "EvalConfig",
     "config.judge": "JudgeConfig",

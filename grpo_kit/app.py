@@ -9,32 +9,16 @@ GPU, memory, time-out, retries and secrets are those of the call (see backends/m
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import modal
 
 from grpo_kit.backends.modal import client, container
+from grpo_kit.backends.modal.image import kit_image
 from grpo_kit.cli import errors_on_one_line
 from grpo_kit.cli.flags import with_flags
 from grpo_kit.config.gpus import CORES
 from grpo_kit.config.train import TrainConfig
-
-# Beside the package in a clone, and in it where the kit was installed.
-LOCK_FILES = [folder / "requirements-gpu.lock" for folder in Path(__file__).resolve().parents[:2]]
-
-
-def kit_image() -> modal.Image:
-    """The versions that run here and what only a GPU can use; then the kit's source, data files included."""
-    lock = next(str(file) for file in LOCK_FILES if file.exists())
-    return (
-        modal.Image.debian_slim(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
-        .uv_pip_install(requirements=[lock])
-        # FlashInfer would compile its sampler with nvcc, which this image lacks; vLLM has one of its own.
-        .env({"HF_HOME": str(container.MODELS), "TOKENIZERS_PARALLELISM": "false", "VLLM_USE_FLASHINFER_SAMPLER": "0"})
-        .add_local_python_source("grpo_kit", ignore=["**/__pycache__"])
-    )
-
 
 app = modal.App(client.APP, image=kit_image() if modal.is_local() else None)
 volumes: dict[Any, Any] = {path: client.volume(name) for path, name in container.MOUNTED.items()}

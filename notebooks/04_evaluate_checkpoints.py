@@ -22,6 +22,7 @@ second_judge = "reference"  # or "offline" or "gemini"; None: no second judge
 seed = 7
 compare_with = None  # another run's name: its models beside this run's, on the same prompts
 merge_to = "merged"  # a folder in the run's own, unless the path is absolute; None: nothing is merged
+serve = False  # True: an endpoint for OpenAI's clients, until endpoint.stop()
 chat_with = None  # messages to talk to the models with; None: what users say in three held-out prompts
 result_file = None  # None: result.json beside the evaluation
 
@@ -208,6 +209,17 @@ else:
         print(kit.merge(run, folder, checkpoint=best["name"]))
 
 # %% [markdown]
+# ## Serve it
+#
+# With `serve` the base model and all checkpoints stand behind an OpenAI-compatible endpoint, here or, for a run on
+# Modal, there, where it costs nothing while nobody asks ([docs/serve.md](../docs/serve.md)). The cells below then talk
+# to that, and `grpo-kit eval --endpoint URL` checks it.
+
+# %%
+endpoint = kit.serve(run, port=0) if serve else None
+endpoint or "Nothing is served: set serve to True, or kit.serve(run) when you like."
+
+# %% [markdown]
 # ## Talk to it
 #
 # The base model and the checkpoint answer the same messages. By default they are asked what users say in held-out
@@ -217,17 +229,17 @@ else:
 
 # %%
 chat_with = chat_with or list(dict.fromkeys(samples["asked"]))[:3]
-if is_here:
-    talk = plots.table(kit.chat(run, chat_with, checkpoint=trained, temperature=temperature, seed=seed))
+if is_here or endpoint:
+    talk = plots.table(kit.chat(endpoint or run, chat_with, checkpoint=trained, temperature=temperature, seed=seed))
 else:
-    talk = f"Run {run.id} is on Modal: run.download('local_models/{run.id}') fetches it, then kit.chat talks to it."
+    talk = f"Run {run.id} is on Modal: set serve to True to talk to it there, or fetch it with run.download."
 talk
 
 # %% [markdown]
 # In JupyterLab, type to the checkpoint here. It is loaded at the first message, and other cells can run meanwhile.
 
 # %%
-widgets.talk(run, trained, temperature, seed) if is_here else None
+widgets.talk(endpoint or run, trained, temperature, seed) if is_here or endpoint else None
 
 # %% [markdown]
 # ## The result

@@ -1,5 +1,6 @@
 """`kit.Run`: a run wherever it is, and what can be done with it: watch, stop, kill, resume, download, delete."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, RunError
-from grpo_kit.runs.directory import RUNS_DIR, STOP_FILE, UNFINISHED, WORKER_FILE, RunDirectory, is_run, no_such_run, now
+from grpo_kit.runs.directory import (
+    RUNS_DIR,
+    SERVING_FILE,
+    STOP_FILE,
+    UNFINISHED,
+    WORKER_FILE,
+    RunDirectory,
+    is_run,
+    no_such_run,
+    now,
+)
 from grpo_kit.utils.files import CACHE, as_json, replacing
 
 if TYPE_CHECKING:
@@ -96,7 +107,7 @@ class Run(RunDirectory):
         to.parent.mkdir(parents=True, exist_ok=True)
         with replacing(to) as partial:
             self.storage.download(partial)
-            for name in (WORKER_FILE, STOP_FILE):  # nothing trains the copy
+            for name in (WORKER_FILE, STOP_FILE, SERVING_FILE):  # nothing trains the copy
                 (partial / name).unlink(missing_ok=True)
         return Run(to)
 
@@ -113,6 +124,9 @@ class Run(RunDirectory):
         """Deletes the run's folder for good. Raises RunError for a run under way."""
         if (state := self.status_after(0)["state"]) in UNFINISHED:
             raise RunError(f"run {self.id} is {state}", "End it first: run.stop() or `grpo-kit stop`")
+        serving = self.read_text(SERVING_FILE) if self.storage.backend == "local" else ""
+        if serving and self.storage.exit_reason(json.loads(serving)) is None:
+            raise RunError(f"run {self.id} is being served", f"End that first: `grpo-kit serve {self.id} --stop`")
         self.storage.delete()
         print(f"Run {self.id} is deleted: {self.storage}")
 

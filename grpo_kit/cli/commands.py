@@ -131,22 +131,30 @@ def evaluate(
     ] = None,
     model_path: Annotated[Path | None, typer.Option(help="A model or adapter folder, in place of a run.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Model to compare with, in place of the run's own.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have what is served there answer (`grpo-kit serve`).")
+    ] = None,
     config: ConfigFile = None,
     runs_dir: RunsDir = RUNS_DIR,
     **flags: str | None,
 ) -> None:
     """Compare checkpoints with the base model on held-out data.
 
-    A run on Modal is evaluated there.
+    A run on Modal is evaluated there. With --endpoint, the run that is served is taken where none is named.
     """
+    if endpoint and not (run or model_path):
+        from grpo_kit.models.endpoint import endpoint_at
+
+        run = endpoint_at(endpoint).run_id()
     target = run or model_path
     if target is None or (run and model_path):
         raise ConfigError("eval needs one run or one folder", "`grpo-kit eval RUN` or `grpo-kit eval --model-path DIR`")
     settings = EvalConfig.from_text(flags, config)
     from grpo_kit.backends.api import evaluate
 
-    where = evaluate.remote if run else evaluate.local
-    evaluation = where(target, settings, base_model=base_model, runs_dir=runs_dir)
+    where = evaluate.remote if run and not endpoint else evaluate.local
+    how = {"endpoint": endpoint} if endpoint else {}
+    evaluation = where(target, settings, base_model=base_model, runs_dir=runs_dir, **how)
     print(evaluation.summary().round(3).to_string(index=False))
     if len(by_act := evaluation.by_act()):
         print(f"\nBy class of act, {evaluation.trained['name']}:\n{by_act.round(3).to_string()}\n")

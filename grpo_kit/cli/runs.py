@@ -90,6 +90,30 @@ def report(
     print(f"{page.with_name('model_card.md')}: for the hub, as README.md beside the model")
 
 
+def serve(
+    run: RunName,
+    checkpoints: Annotated[
+        list[str] | None, typer.Argument(metavar="CHECKPOINT", help="Those to serve; default: all.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: one that is free.")] = 8000,
+    gpu: Annotated[str | None, typer.Option(help="Modal's GPU; default: the run's.")] = None,
+    idle_seconds: Annotated[int, typer.Option(min=2, help="That Modal's machine waits for a request.")] = 300,
+    stop: Annotated[bool, typer.Option("--stop", help="End the endpoint, and see that nothing is left.")] = False,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Serve base and checkpoints to any OpenAI client.
+
+    Here by vLLM or a small server, in the background; a run on Modal there, where it costs nothing idle.
+    """
+    from grpo_kit.backends.serving import serve, stop_serving
+
+    found = Run(run, runs_dir)
+    if stop:
+        return stop_serving(found)
+    serve(found, *(checkpoints or []), port=port, gpu=gpu, idle_seconds=idle_seconds)
+    print(f"`grpo-kit serve {_words(run, runs_dir)} --stop` ends it")
+
+
 def chat(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or the folder of a model.")],
     messages: Annotated[list[str] | None, typer.Argument(metavar="MESSAGE", help="Each in quotes.")] = None,

@@ -25,6 +25,7 @@ from grpo_kit.costs.ranges import range_text
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.evaluation.agreement import in_words, log_prob_agreement, score_agreement, served_models
 from grpo_kit.evaluation.interpret import is_warm_start
 from grpo_kit.evaluation.result import Evaluation, write_evaluation
 from grpo_kit.evaluation.statistics import Answered, compare, describe
@@ -33,12 +34,14 @@ from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
 from grpo_kit.judges.measures import is_mostly_words
 from grpo_kit.models.checkpoints import BASE, Checkpoints, checkpoints_of
+from grpo_kit.models.endpoint import Endpoint, endpoint_at
 from grpo_kit.models.generate import generate
 from grpo_kit.models.load import check_model, load_tokenizer, no_template, torch_threads
 from grpo_kit.models.prompts import fit_prompts, prompt_tokens
 from grpo_kit.models.vllm_engine import VllmModel
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
 from grpo_kit.utils.environment import version_of
+from grpo_kit.utils.files import write_json
 from grpo_kit.utils.text import duration
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ def evaluate(
     runs_dir: str | Path = RUNS_DIR,
     echo: Callable[[str], None] = tqdm.write,
     draw: Callable[[Evaluation], "Figure"] | None = None,
+    endpoint: Endpoint | str | None = None,
     **settings,
 ) -> Evaluation:
     """Has the base model and what was trained from it answer `n` held-out prompts, and compares their scores.
@@ -68,6 +72,10 @@ def evaluate(
     Besides the judge, `second_judge` scores the same answers: a gain that only the judge sees, which the model was
     trained to please, may be none.
 
+    With `endpoint`, such as `kit.serve` gives, or its URL, the models that it serves answer. Their log-probabilities
+    are compared with those of the weights here, and their scores with the run's own evaluation by the same settings,
+    where there is one.
+
     Writes NAME.json, NAME.samples.jsonl and, where `draw` gives its figure, NAME.png into `eval/` of the run or folder.
     NAME has the settings in it, so the same settings again replace them. Raises ConfigError for a model or data that is
     not there, RunError for a run that is not there or has no checkpoint yet, BadTrace for an eval.jsonl that is not
@@ -75,6 +83,8 @@ def evaluate(
     """
     asked = (config or EvalConfig()).replace(**settings)
     subject = checkpoints_of(target, base_model, Path(runs_dir))
+    endpoint = endpoint_at(endpoint) if isinstance(endpoint, str) else endpoint
+    served = list(served_models(endpoint, subject)) if endpoint else []
     run, data = subject.run, _data(asked, subject.run)
     notes: list[str] = []
 
@@ -110,13 +120,13 @@ def evaluate(
     with closing(RewardCache(subject.cache)) as cache, torch_threads(subject.settings.torch_threads):
         for path in caches_to_start_from(used.cache_from, runs_dir):
             echo(f"{cache.copy_from(path)} judgements used again from {path}")
-        count = len(subject.folders) + (subject.base is not None)
-        if quoted := evaluation_minutes(subject.settings, used, earlier_runs(runs_dir), None, count):
+        count = len(served or subject.names)
+        if not served and (quoted := evaluation_minutes(subject.settings, used, earlier_runs(runs_dir), None, count)):
             takes = range_text(quoted, lambda minutes: duration(60 * minutes))
             echo(f"{count * len(samples)} answers to make and judge: {takes}")
         started, engine = time.perf_counter(), "transformers"
-        for name, source, model in subject.models(_longest(used, subject, tokenizer, samples), note):
-            engine = "vllm" if isinstance(model, VllmModel) else engine
+        for name, source, model in served or subject.models(_longest(used, subject, tokenizer, samples), note):
+            engine = "vllm" if isinstance(model, VllmModel) else "endpoint" if served else engine
             answers = generate(
                 model,
                 tokenizer,
@@ -145,6 +155,7 @@ def evaluate(
             numbers["seconds"], started = round(time.perf_counter() - started, 1), time.perf_counter()
             models.append({"name": name, "source": source, **numbers})
             echo(f"{name}: mean score {numbers['mean']:.3f} on {len(samples)} prompts")
+        agree = log_prob_agreement(subject, tokenizer, samples, answered) if served else {}
     for each in filter(None, (judge, second)):
         if each.usage and each.usage.settled is not None:
             new = f"{each.usage.settled} new answers did not need its last judge"
@@ -162,8 +173,22 @@ def evaluate(
         "models": models,
     }
     against = f"_base-{Path(base_model).name}" if base_model and run and run.config.adapter else ""
-    path = out / f"{_name(asked, used.temperature, len(samples))}{against}.json"
-    evaluation = write_evaluation(path, results, samples, answered, draw)
+    name = f"{_name(asked, used.temperature, len(samples))}{against}"
+    if endpoint:
+        results["endpoint"] = {"url": endpoint.url, "log_probs": agree, "scores": {}}
+        path, own = out / f"{name}_endpoint.json", out / f"{name}.json"
+        evaluation = write_evaluation(path, results, samples, answered, draw)
+        scores = score_agreement(evaluation, Evaluation.load(own)) if own.exists() else {}
+        results["endpoint"]["scores"] = scores
+        write_json(path, results)
+        for line in in_words(agree, scores):
+            echo(line)
+        if not agree:
+            echo(f"{endpoint.url} tells no numbers of tokens, so no log-probabilities are compared")
+        if not scores:
+            echo(f"There is no own evaluation by these settings ({own.name}) to compare the scores with")
+    else:
+        evaluation = write_evaluation(out / f"{name}.json", results, samples, answered, draw)
     for said in filter(None, [*evaluation.warnings(), evaluation.added()]):
         echo(said)
     return evaluation

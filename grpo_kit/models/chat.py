@@ -13,7 +13,8 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Message, last_turn, messages_of
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.models.chat_template import Tools
-from grpo_kit.models.checkpoints import BASE, checkpoints_of
+from grpo_kit.models.checkpoints import BASE, checkpoint_name, checkpoints_of
+from grpo_kit.models.endpoint import Endpoint
 from grpo_kit.models.generate import generate
 from grpo_kit.models.load import load_tokenizer, torch_threads
 from grpo_kit.models.prompts import fit_prompts
@@ -21,7 +22,7 @@ from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
 
 
 def chat(
-    target: RunDirectory | str | Path,
+    target: RunDirectory | Endpoint | str | Path,
     prompts: str | Sequence[str | list[Message]],
     *,
     tools: Tools = (),
@@ -35,16 +36,21 @@ def chat(
 ) -> pandas.DataFrame:
     """Asks the base model and a checkpoint: a row per prompt, with the prompt and the answers, base and trained.
 
-    `target` is a run (or its name, or its folder) or the folder of one model; `checkpoint` its name or step, the newest
-    by default. A prompt is what a user says, or a conversation so far as messages that end with the user's or a tool's;
-    `tools` are the JSON schemas that go with each. Both models draw with the same seed. Temperature, length (tokens)
+    `target` is a run (or its name, or its folder), the folder of one model, or an endpoint, such as `kit.serve` gives;
+    `checkpoint` its name or step, the newest by default. A prompt is what a user says, or a conversation so far as
+    messages that end with the user's or a tool's; `tools` are the JSON schemas that go with each. Both models draw with
+    the same seed. Temperature, length (tokens)
     and chat_template_kwargs are the run's unless given; temperature 0 takes the likeliest words, and
     chat_template_kwargs={"enable_thinking": True} shows thoughts before the answers. A whole model whose base is not
-    known has no column base.
+    known has no column base. An endpoint answers as the run was trained where nothing else is given.
 
-    Raises RunError for a run that is on Modal (run.download fetches it) or has no checkpoint, ConfigError for a model
-    that can't be loaded.
+    Raises RunError for a run that is on Modal (run.download fetches it, kit.serve serves it there) or has no checkpoint
+    and for an endpoint that does not answer, ConfigError for a model that can't be loaded or is not served.
     """
+    if isinstance(target, Endpoint):
+        given = {"temperature": temperature, "max_tokens": max_completion_length, "seed": seed}
+        given["chat_template_kwargs"] = chat_template_kwargs and dict(chat_template_kwargs)
+        return _chat_with(target, prompts, tools, checkpoint, {k: v for k, v in given.items() if v is not None})
     found = checkpoints_of(target, base_model, Path(runs_dir))
     checkpoints, trained = replace(found, folders=[found.folder(checkpoint)]), found.settings
     told = trained.chat_template_kwargs if chat_template_kwargs is None else chat_template_kwargs
@@ -60,6 +66,36 @@ def chat(
             table[BASE if name == BASE else "trained"] = generate(model, tokenizer, fitted, schemas, **how)
             del model  # makes room for the next
     return pandas.DataFrame(table)
+
+
+def _chat_with(
+    endpoint: Endpoint,
+    prompts: str | Sequence[str | list[Message]],
+    tools: Tools,
+    checkpoint: str | int | None,
+    how: dict[str, Any],
+) -> pandas.DataFrame:
+    prompts, there = [prompts] if isinstance(prompts, str) else prompts, endpoint.models()
+    names = ({BASE: BASE} if BASE in there else {}) | {"trained": checkpoint_name(checkpoint) or there[-1]}
+    table: dict[str, Sequence[str]] = {"prompt": [last_turn(prompt) for prompt in prompts]}
+    for column, name in names.items():
+        table[column] = [endpoint.ask(name, messages_of(prompt), tools, **how).text for prompt in prompts]
+    return pandas.DataFrame(table)
+
+
+class EndpointConversation:
+    """A conversation with one of an endpoint's models. `messages` are what was said. Raises as `chat` does."""
+
+    def __init__(self, endpoint: Endpoint, checkpoint: str | int | None, temperature: float | None, seed: int):
+        self._endpoint, self._name, self.messages = endpoint, checkpoint_name(checkpoint), list[Message]()
+        self._how: dict[str, Any] = {"seed": seed} | ({} if temperature is None else {"temperature": temperature})
+
+    def say(self, text: str) -> None:
+        """Adds what a user says to `messages`, and the answer."""
+        self.messages.append({"role": "user", "content": text})
+        self._name = self._name or self._endpoint.models()[-1]
+        answer = self._endpoint.ask(self._name, self.messages, **self._how).text
+        self.messages.append({"role": "assistant", "content": answer_in(answer) or ""})
 
 
 class Conversation:

@@ -43,14 +43,18 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], tools: Tools = (), is_answered: bool = False) -> str:
         """The prompt's text, up to where the assistant answers; or, where it `is_answered`, to the end of the answer.
         Raises ConfigError for messages that the template refuses in any form."""
-        several = any(len(calls := each.get("tool_calls", ())) > 1 or (calls and each["content"]) for each in messages)
         try:
-            return self._write(*self.adapted(messages, tools, self.calls if several else self.call), is_answered)
+            return self._write(*self.as_written(messages, tools), is_answered)
         except TemplateError:  # at something that no template was tried on
             try:
                 return self._write(*self.adapted(messages, tools, calls=False), is_answered)
             except TemplateError as problem:
                 raise template_error(Path(self.tokenizer.name_or_path), problem) from None
+
+    def as_written(self, messages: Sequence[Message], tools: Tools) -> tuple[list[Message], Tools]:
+        """The messages and tools as the template can write them."""
+        several = any(len(calls := each.get("tool_calls", ())) > 1 or (calls and each["content"]) for each in messages)
+        return self.adapted(messages, tools, self.calls if several else self.call)
 
     def adapted(self, messages: Sequence[Message], tools: Tools, calls: bool) -> tuple[list[Message], Tools]:
         """The messages and tools that the template is given; where not `calls`, with calls and results as text."""

@@ -50,11 +50,16 @@ class Checkpoints:
             raise ConfigError(what, f"{here}. Or: {error.problem.fix}" if error.problem.fix else here) from error
         return self.base
 
+    @property
+    def names(self) -> list[str]:
+        """As `models` gives them."""
+        return [*[BASE] * (self.base is not None), *map(_name, self.folders)]
+
     def folder(self, checkpoint: str | int | None) -> Path:
         """The checkpoint of that name or step; None: the newest. Raises RunError if it does not exist."""
         if checkpoint is None:
             return self.folders[-1]
-        name = f"checkpoint-{checkpoint}" if isinstance(checkpoint, int) else checkpoint
+        name = checkpoint_name(checkpoint)
         for folder in self.folders:
             if folder.resolve().name == name:
                 return folder
@@ -149,6 +154,11 @@ def _lone_model(folder: Path, base_model: str | None) -> Checkpoints:
             raise ConfigError(f"the adapter in {folder} names no base model", "Give base_model (--base-model)")
     start = _start_of(run) if run and not base_model else None
     return Checkpoints(run, folder, folder / "eval" / CACHE_FILE, base, [folder], start)
+
+
+def checkpoint_name(checkpoint: str | int | None) -> str | None:
+    """The name of a checkpoint that may be given by its step."""
+    return f"checkpoint-{checkpoint}" if isinstance(checkpoint, int) else checkpoint
 
 
 def _name(folder: Path) -> str:

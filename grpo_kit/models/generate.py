@@ -8,6 +8,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.data.thoughts import CLOSE, OPEN
 from grpo_kit.models.chat_template import Tools, chat_template_of
+from grpo_kit.models.endpoint import ServedModel
 from grpo_kit.models.prompts import Prompt, fit_prompts, prompt_tokens
 from grpo_kit.models.vllm_engine import VllmModel
 
@@ -35,9 +36,12 @@ def completion_text(tokenizer: Any, prompt: Prompt, tokens: Sequence[int]) -> st
 
 
 class Answer(str):
-    """An answer's text; `is_cut` where the model had not ended it at max_completion_length."""
+    """An answer's text; `is_cut` where the model had not ended it at max_completion_length. Its tokens and their
+    log-probabilities are there where they were asked for, or an endpoint tells them."""
 
     is_cut = False
+    tokens: Sequence[int] = ()
+    log_probs: Sequence[float] = ()
 
 
 def generate(
@@ -51,13 +55,17 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     batch_size: int = 32,
+    log_probs: bool = False,
 ) -> list[Answer]:
     """One answer per prompt, its thought included, in order.
 
     They are decoded in batches of `batch_size`; temperature 0 takes the likeliest token. `model` is a PreTrainedModel,
-    a PeftModel or vLLM's, which forms batches itself; `tools` are each prompt's JSON schemas. Every batch is seeded, so
-    two models draw alike.
+    a PeftModel, or vLLM's or an endpoint's, which form batches themselves; `tools` are each prompt's JSON schemas.
+    Every batch is seeded, so two models draw alike. With `log_probs` answers have tokens and log-probabilities, which
+    takes memory for all scores of a batch.
     """
+    if isinstance(model, ServedModel):
+        return _served(model, tokenizer, prompts, tools, max_completion_length, temperature, top_p, seed)
     import torch
     from transformers import GenerationConfig
 
@@ -67,6 +75,8 @@ def generate(
     def answer(prompt: Prompt, tokens: Sequence[int]) -> Answer:
         told = Answer(completion_text(tokenizer, prompt, tokens))
         told.is_cut = len(tokens) == max_completion_length and not set(ends) & set(tokens)
+        end = next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))  # padding follows
+        told.tokens = tokens[:end]
         return told
 
     if isinstance(model, VllmModel):
@@ -86,10 +96,48 @@ def generate(
         batch = tokenizer.pad({"input_ids": asked[start : start + batch_size]}, return_tensors="pt").to(model.device)
         torch.manual_seed(seed + start)
         with torch.inference_mode():
-            output: Any = model.generate(**batch, generation_config=generation)
-        made = output[:, batch["input_ids"].shape[1] :].tolist()
+            told = {"return_dict_in_generate": True, "output_logits": True} if log_probs else {}
+            output: Any = model.generate(**batch, generation_config=generation, **told)
+        made = (output.sequences if log_probs else output)[:, batch["input_ids"].shape[1] :].tolist()
         asking = prompts[start : start + batch_size]
         answers += [answer(*each) for each in zip(asking, made, strict=True)]
+        for row, each in enumerate(answers[start:] if log_probs else ()):
+            scores = torch.stack([step[row] for step in output.logits[: len(each.tokens)]])
+            each.log_probs = log_probs_of(scores, each.tokens)
+    return answers
+
+
+def log_probs_of(scores: Any, tokens: Sequence[int]) -> list[float]:
+    """The log-probability of each token by the scores (logits) of all, a row for each."""
+    import torch
+
+    chosen = torch.tensor(tokens, device=scores.device)[:, None]
+    return scores.float().log_softmax(-1).gather(1, chosen)[:, 0].tolist()
+
+
+def _served(
+    model: ServedModel,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    tools: Sequence[Tools] | None,
+    length: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> list[Answer]:
+    """The endpoint's answers. Its conversations are written as the model's chat template can write them."""
+    schemas = tools or [()] * len(prompts)
+    asked: list[tuple[Any, Tools]] = [
+        (prompt, ()) if isinstance(prompt, str) else chat_template_of(tokenizer).as_written(prompt, each)
+        for prompt, each in zip(prompts, schemas, strict=True)
+    ]
+    how = {"max_tokens": length, "temperature": temperature, "top_p": top_p}
+    how |= {"chat_template_kwargs": told} if (told := getattr(tokenizer, "chat_template_kwargs", {})) else {}
+    answers = []
+    for prompt, choice in zip(prompts, model.answers(asked, seed, **how), strict=True):
+        # The tokens tell a thought's marks, which a text may lack.
+        answers.append(Answer(completion_text(tokenizer, prompt, choice.tokens) if choice.tokens else choice.text))
+        answers[-1].is_cut, answers[-1].tokens, answers[-1].log_probs = choice.is_cut, choice.tokens, choice.log_probs
     return answers
 
 

@@ -7,7 +7,7 @@ from grpo_kit.widgets.monitor import Monitor, monitor
 from grpo_kit.widgets.reward_lab import RewardLab, reward_lab
 from grpo_kit.widgets.runs_table import RunTable, runs
 from grpo_kit.widgets.samples import DataBrowser, SampleBrowser, data, samples
-from grpo_kit.widgets.talk import TalkPanel, talk
+from grpo_kit.widgets.talk import TalkPanel, chat, talk
 
 __all__ = ["Curves", "DataBrowser", "LabelPanel", "LaunchPanel", "Monitor", "RewardLab", "RunTable", "SampleBrowser"]
-__all__ += ["TalkPanel", "data", "labels", "launch_panel", "monitor", "reward_lab", "runs", "samples", "talk"]
+__all__ += ["TalkPanel", "chat", "data", "labels", "launch_panel", "monitor", "reward_lab", "runs", "samples", "talk"]

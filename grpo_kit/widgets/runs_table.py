@@ -15,6 +15,7 @@ import pandas as pd
 from grpo_kit.backends.report import report
 from grpo_kit.backends.report.settings import asked_for
 from grpo_kit.backends.run import COLUMNS, Run, row_of, runs as table_of_runs
+from grpo_kit.backends.serving import serve
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.plots import table
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory, is_run
@@ -55,6 +56,9 @@ class RunTable(Panel):
         self.from_its_end = ipywidgets.Checkbox(False, description="from its checkpoint", indent=False)
         self.from_its_end.layout.width = "auto"
         self.report_button = button("Report", "Write a page about the run to send, and a model card", width="auto")
+        self.serve_button = button(
+            "Serve", "Base and checkpoints to any OpenAI client; on Modal at no cost idle", width="auto"
+        )
         self.delete_button = button("Delete", "Delete these runs' folders for good; asks first", width="auto")
         self.refresh_button = button("Refresh", "Read all runs again, those on Modal too", width="auto", icon="refresh")
         self.sure_button = button("Delete for good", "It can't be undone", "danger", width="auto")
@@ -62,7 +66,9 @@ class RunTable(Panel):
         self._question = ipywidgets.HTML()
         row = {"flex_flow": "row wrap", "align_items": "center"}
         verbs = [self.watch_button, self.stop_button, self.resume_button, self.clone_button, self.from_its_end]
-        verbs = ipywidgets.HBox([*verbs, self.report_button, self.delete_button, self.refresh_button], layout=row)
+        verbs = ipywidgets.HBox(
+            [*verbs, self.report_button, self.serve_button, self.delete_button, self.refresh_button], layout=row
+        )
         asking = [self._question, self.sure_button, self.keep_button]
         self.asking = ipywidgets.HBox(asking, layout=row | {"display": "none"})
         self.samples, self.monitor = SideBySide(self.message), Monitor()
@@ -79,6 +85,7 @@ class RunTable(Panel):
             self.resume_button: lambda: self._for_each("resume"),
             self.clone_button: self._clone,
             self.report_button: self._report,
+            self.serve_button: self._serve,
             self.delete_button: self._ask,
             self.keep_button: lambda: self._ask(False),
             self.sure_button: self._delete,
@@ -151,7 +158,7 @@ class RunTable(Panel):
     def _choose(self) -> None:
         """Shows what is selected, and which buttons can do something with it."""
         states = self._states()
-        for each in (self.watch_button, self.clone_button, self.report_button):
+        for each in (self.watch_button, self.clone_button, self.report_button, self.serve_button):
             each.disabled = len(states) != 1 or "unreadable" in states
         self.stop_button.disabled = not any(state in UNFINISHED for state in states)
         self.resume_button.disabled = not states or any(state in (*UNFINISHED, "complete") for state in states)
@@ -201,6 +208,16 @@ class RunTable(Panel):
         in_background(
             self.message, f"Writing a report of {run.id} …", lambda: f"{report(run)}: open it in a browser, or send it."
         )
+
+    def _serve(self) -> None:
+        [run] = self.selected
+        said = list[str]()
+
+        def act() -> str:
+            serve(run, port=0, echo=said.append)
+            return ". ".join([*said, f"`grpo-kit serve {run.id} --stop` ends it."])
+
+        in_background(self.message, f"Serving {run.id} …", act)
 
     def _clone(self) -> None:
         """Opens the launch panel with the settings of the run selected."""

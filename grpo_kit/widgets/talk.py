@@ -1,28 +1,41 @@
-"""`talk(run)`: a box to type in, and a checkpoint that answers."""
+"""`talk(run)`: a box to type in, and a checkpoint that answers, here or where it is served."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import ipywidgets
 
 from grpo_kit.backends.run import Run
+from grpo_kit.backends.serving import endpoint_of
 from grpo_kit.data.samples import Message
-from grpo_kit.models.chat import Conversation
+from grpo_kit.models.chat import Conversation, EndpointConversation
+from grpo_kit.models.endpoint import Endpoint
 from grpo_kit.widgets.parts import Panel, button, error_html, note_html
 from grpo_kit.widgets.samples import prompt_html
 
 
 class TalkPanel(Panel):
-    """A conversation with a checkpoint of a run. The model is loaded at the first message, once; a thread answers, so
-    that the kernel is free."""
+    """A conversation with a checkpoint of a run, by the run's endpoint where it is being served. Else the model is
+    loaded at the first message, once. A thread answers, so that the kernel is free."""
 
-    def __init__(self, run: Run, checkpoint: str | None = None, temperature: float | None = None, seed: int = 0):
-        """`checkpoint` is the newest by default, `temperature` the run's. Raises RunError for a run that is not here or
-        has no such checkpoint."""
-        self.conversation, self.name = Conversation(run, checkpoint, temperature, seed), checkpoint or "the newest"
+    def __init__(
+        self, run: Run | Endpoint, checkpoint: str | None = None, temperature: float | None = None, seed: int = 0
+    ):
+        """`checkpoint` is the newest by default, `temperature` the run's. Raises RunError for a run that is neither
+        here nor served, or has no such checkpoint."""
+        endpoint = run if isinstance(run, Endpoint) else endpoint_of(run)
+        how: Any = (checkpoint, temperature, seed)
+        self.conversation = EndpointConversation(endpoint, *how) if endpoint else Conversation(run, *how)  # pyright: ignore[reportArgumentType]
+        self.name = checkpoint or "the newest"
         self.box = ipywidgets.Text(placeholder="Say something, Enter", layout={"width": "auto", "flex": "1 1 320px"})
         self.send_button = button("Send", "or press Enter", "primary")
         self.new_button = button("Start anew", "Forget what was said")
-        self.said = ipywidgets.HTML(note_html(f"{self.name} is loaded when you first say something."))
+        where = (
+            f"{self.name} answers at {endpoint.url}."
+            if endpoint
+            else f"{self.name} is loaded when you first say something."
+        )
+        self.said = ipywidgets.HTML(note_html(where))
         self._worker = ThreadPoolExecutor(1)
         self.box.on_msg(lambda _, told, __: self.ask() if told.get("event") == "submit" else None)
         self.send_button.on_click(lambda _: self.ask())
@@ -51,4 +64,4 @@ class TalkPanel(Panel):
         self.said.value = note_html(f"{self.name} has forgotten what was said.")
 
 
-talk = TalkPanel
+talk = chat = TalkPanel

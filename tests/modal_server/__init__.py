@@ -16,6 +16,7 @@ quotas) it records, for tests to look at. Needs Linux, and `unshare -rm`.
     volumes.py     volumes: the committed state, each container's own view of it, upload and download
     functions.py   functions, and their variants by with_options
     calls.py       calls and their inputs, as clients and as containers see them
+    web.py         web servers in containers: HTTP requests as inputs
     scheduling.py  queues, retries, time-outs, crashes, preemption, the end of an app
     containers.py  one container: its file system, environment, process and signals
 """

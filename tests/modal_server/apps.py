@@ -4,9 +4,10 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 
+from grpclib.const import Status
 from modal_proto import api_pb2
 
-from .protocol import ENVIRONMENT
+from .protocol import ENVIRONMENT, refuse
 
 APP_ENDED = (api_pb2.APP_STATE_STOPPING, api_pb2.APP_STATE_STOPPED)
 
@@ -87,6 +88,18 @@ class Apps:
                 app_id=app.app_id, environment_name=ENVIRONMENT, lifecycle=app.lifecycle()
             )
         return api_pb2.AppGetByDeploymentNameResponse(environment_name=ENVIRONMENT)
+
+    async def AppGetOrCreate(self, request, container):
+        app = self.deployed(request.app_name)
+        if app is None:
+            refuse(Status.NOT_FOUND, f"App '{request.app_name}' not found in environment '{ENVIRONMENT}'")
+        return api_pb2.AppGetOrCreateResponse(app_id=app.app_id, handle_metadata=self._about(app))
+
+    async def AppGetInfo(self, request, container):
+        return api_pb2.AppGetInfoResponse(info=self._about(self.the(self.apps, request.app_id, "App")))
+
+    def _about(self, app: App) -> api_pb2.AppHandleMetadata:
+        return api_pb2.AppHandleMetadata(app_id=app.app_id, description=app.description, lifecycle=app.lifecycle())
 
     async def AppGetLifecycle(self, request, container):
         return api_pb2.AppGetLifecycleResponse(lifecycle=self.the(self.apps, request.app_id, "App").lifecycle())

@@ -97,8 +97,9 @@ class Functions:
             data.ranked_functions.add(rank=0, function=request.function)
         for ranked in data.ranked_functions:
             check(ranked.function)
-        if data.is_class or data.webhook_config.type or data.schedule.WhichOneof("schedule_oneof"):
-            refuse(Status.UNIMPLEMENTED, "the test server runs plain functions: no classes, web endpoints, schedules")
+        is_other_web = data.webhook_config.type not in (0, api_pb2.WEBHOOK_TYPE_WEB_SERVER)
+        if data.is_class or is_other_web or data.schedule.WhichOneof("schedule_oneof"):
+            refuse(Status.UNIMPLEMENTED, "the test server runs functions and web servers: no classes, schedules")
         function_id = request.existing_function_id or self.new_id("fu")
         if function_id in self.functions:
             function = self.functions[function_id]
@@ -110,7 +111,7 @@ class Functions:
             function_id=function_id,
             function=data.ranked_functions[0].function,
             function_data=data,
-            handle_metadata=function.handle(),
+            handle_metadata=self.handle(function),
         )
 
     async def FunctionGet(self, request, container):
@@ -122,7 +123,7 @@ class Functions:
             refuse(Status.NOT_FOUND, f"Function '{request.object_tag}' not found in app '{request.app_name}'")
         function = self.functions[app.function_ids[request.object_tag]]
         return api_pb2.FunctionGetResponse(
-            function_id=function.function_id, handle_metadata=function.handle(), function=function.data
+            function_id=function.function_id, handle_metadata=self.handle(function), function=function.data
         )
 
     async def FunctionBindParams(self, request, container):
@@ -139,6 +140,12 @@ class Functions:
         bound = Function(self.new_id("fu"), base.app, base.data, base.definition_id, base, options)
         self.functions[bound.function_id] = bound
         return api_pb2.FunctionBindParamsResponse(bound_function_id=bound.function_id, handle_metadata=bound.handle())
+
+    def handle(self, function: Function) -> api_pb2.FunctionHandleMetadata:
+        """What clients are told: with the URL of a web server."""
+        handle = function.handle()
+        handle.web_url = self.web_url(function)
+        return handle
 
     def layout(self, app: App) -> api_pb2.AppLayout:
         """The app's functions and all they depend on, as a container or a second deployment wants to know them."""

@@ -39,6 +39,7 @@ class Objects:
         app = web.Application(client_max_size=2**32)
         app.add_routes([web.put("/blob/{key}", self._put_blob), web.get("/blob/{key}", self._get_blob)])
         app.add_routes([web.put("/block", self._put_block)])
+        app.add_routes([web.route("*", "/web/{function}/{path:.*}", self.answer_web)])
         return app
 
     async def _put_blob(self, request: web.Request) -> web.Response:

@@ -22,9 +22,10 @@ from .objects import Objects
 from .protocol import Protocol
 from .scheduling import Scheduling
 from .volumes import Volumes
+from .web import Web
 
 
-class ModalServer(Apps, Objects, Volumes, Functions, Calls, Scheduling, Protocol):
+class ModalServer(Apps, Objects, Volumes, Functions, Calls, Web, Scheduling, Protocol):
     """Modal, as far as a project of plain functions, volumes, secrets and dicts can tell. A context manager.
 
     Args:

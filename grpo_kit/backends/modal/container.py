@@ -76,7 +76,7 @@ def open_run(settings: dict[str, Any], rewards: bytes | None, python: str, launc
         settings["data"] = str(sync.local / "data")
     rewards = rewards or (own_rewards(known) if known else None)
     config = TrainConfig(**settings)
-    _fetch_runs(config)
+    fetch_runs(config)
     _fetch_caches(config.cache_from)
     run = queue(config, load_rewards(rewards) if rewards else (), HERE, launch)
     download_model(run.config.model_name)  # last, since it takes longest
@@ -104,7 +104,7 @@ def train_run(run_id: str) -> None:
     sync.pull()
     run = RunDirectory(sync.local)
     config = run.config
-    _fetch_runs(config)
+    fetch_runs(config)
     # The launcher writes this too, unless it was lost right after it made the call.
     write_bytes(sync.remote / WORKER_FILE, as_json({"call_id": _call_id()}))
     with sync:
@@ -135,7 +135,7 @@ def evaluate_run(run_id: str, settings: dict[str, Any]) -> str:
     if "data" in settings and (data := _data_folder(run.config.replace(data=settings["data"]))):
         settings["data"] = str(data)
     config = EvalConfig(**settings)
-    _fetch_runs(run.config)
+    fetch_runs(run.config)
     _fetch_caches(config.cache_from)
     caches = config.cache_from + ([str(local / "eval")] if (local / "eval" / CACHE_FILE).exists() else [])
     evaluation = evaluate(run, config, cache_from=caches, runs_dir=HERE, echo=print, draw=evaluation_figure)
@@ -197,7 +197,7 @@ def _fetch_caches(names: list[str]) -> None:
         shutil.copyfile(RUNS / name / CACHE_FILE, HERE / name / CACHE_FILE)
 
 
-def _fetch_runs(config: TrainConfig) -> None:
+def fetch_runs(config: TrainConfig) -> None:
     """Copies the runs that training starts from to this container's disk, where their names on the volume hold."""
     for name in (config.adapter, config.model_name):
         run_id = (name or "").removeprefix(f"{HERE}/").partition("/")[0]

@@ -1,0 +1,104 @@
+"""Serving a run on this machine: by a process of its own, which outlives the one that starts it."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from grpo_kit.backends.serving.command import plan_of, server_command
+from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.models.checkpoints import checkpoints_of
+from grpo_kit.models.endpoint import KEY, Endpoint
+from grpo_kit.runs.directory import RUNS_DIR, SERVING_FILE, RunDirectory
+from grpo_kit.utils.files import as_json
+
+HOST, LOG = "127.0.0.1", "serving.log"
+GPU_SHARE = 0.6  # of the GPU's memory for vLLM, so that a check of what it serves has room beside it
+SECONDS_TO_START = 600  # vLLM takes a minute or more
+
+
+def served_here(run: RunDirectory) -> Endpoint | None:
+    """The endpoint of a run that is being served; None where it is not."""
+    record = _record(run)
+    return Endpoint(record["url"]) if record and run.storage.exit_reason(record) is None else None
+
+
+def start_here(run: RunDirectory, checkpoints: Sequence[str], port: int, echo: Callable[[str], None]) -> Endpoint:
+    """Starts the server and waits until it answers. Raises ConfigError for a port that is taken, RunError for a
+    run without a checkpoint and for a server that ends, with its last words."""
+    plan = plan_of(checkpoints_of(run, None, RUNS_DIR), checkpoints)
+    # vLLM takes the key from a variable of its own; a command line can be read by others.
+    env = os.environ | {"VLLM_API_KEY": key} if (key := os.environ.get(KEY)) else None
+    with FileLock(run.path / ".serving.lock"):  # of two at the same moment one starts it
+        if found := served_here(run):
+            return found
+        port = _free(port)
+        endpoint, log = Endpoint(f"http://{HOST}:{port}/v1"), run.path / LOG
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                server_command(plan, HOST, port, GPU_SHARE),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=env,
+            )
+        record = {"url": endpoint.url, "pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+        run.storage.write(SERVING_FILE, as_json(record))
+    try:
+        _wait(endpoint, process, log)
+    except BaseException:
+        stop_here(run)
+        process.wait()
+        raise
+    echo(f"Run {run.id} is served at {endpoint.url}: {', '.join(endpoint.models())}")
+    echo(f"The key is that in {KEY}" if key else "It asks for no key, and listens on this machine alone")
+    return endpoint
+
+
+def stop_here(run: RunDirectory) -> bool:
+    """Ends the server with all its processes, and returns when they are gone; False where none ran."""
+    record = _record(run)
+    is_running = bool(record) and run.storage.exit_reason(record) is None
+    if record:
+        run.storage.kill(record)
+        (run.path / SERVING_FILE).unlink(missing_ok=True)
+    return is_running
+
+
+def _record(run: RunDirectory) -> dict[str, Any] | None:
+    return json.loads(text) if (text := run.read_text(SERVING_FILE)) else None
+
+
+def _free(port: int) -> int:
+    """The port, or for 0 one that is free. Raises ConfigError where it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            fix = "Name another with port (--port), or 0 for one that is free"
+            raise ConfigError(f"port {port} can't be used here ({why})", fix) from None
+        return probe.getsockname()[1]
+
+
+def _wait(endpoint: Endpoint, process: subprocess.Popen, log: Path) -> None:
+    """Waits until the server answers. Raises RunError, with its last words, where it ends."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(RunError):  # nothing listens yet
+            endpoint.models()
+            return
+        time.sleep(0.1)
+    what = "did not answer in time" if process.poll() is None else "ended before it answered"
+    told = "\n".join(log.read_text(errors="replace").strip().splitlines()[-5:])
+    raise RunError(f"the server {what}. Its last words, of {log}:\n{told}", "Correct that, and serve again")

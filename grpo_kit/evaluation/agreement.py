@@ -1,0 +1,113 @@
+"""Whether an endpoint serves what was trained: its log-probabilities against the trainer's, and its scores against the
+run's own evaluation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from grpo_kit.data.samples import Sample
+from grpo_kit.errors import ConfigError
+from grpo_kit.evaluation.interpret import signed
+from grpo_kit.evaluation.result import Evaluation
+from grpo_kit.evaluation.statistics import Answered
+from grpo_kit.models.checkpoints import BASE, Checkpoints
+from grpo_kit.models.endpoint import Endpoint, ServedModel
+from grpo_kit.models.generate import Answer, log_probs_of
+from grpo_kit.models.prompts import prompt_tokens
+from grpo_kit.utils.statistics import bootstrap_interval
+
+PROMPTS = 32  # whose answers' log-probabilities are compared
+AGREE = 0.05  # how far they may be apart in the mean; vLLM's bfloat16 is up to 0.02 from the trainer's
+SHOWN = 3  # prompts, where the two part most
+
+
+def served_models(endpoint: Endpoint, subject: Checkpoints) -> Iterator[tuple[str, str, ServedModel]]:
+    """Those of the subject's models that the endpoint serves, by the same names; without the base the newest alone.
+    Raises ConfigError where there is none."""
+    there = endpoint.models()
+    names = [name for name in subject.names if name in there]
+    if not names:
+        what = f"{endpoint.url} serves none of {', '.join(subject.names)}, but {', '.join(there)}"
+        raise ConfigError(what, "Serve that run, or evaluate the one that is served")
+    for name in names if BASE in names else names[-1:]:
+        yield name, endpoint.url, ServedModel(endpoint, name)
+
+
+def log_prob_agreement(
+    subject: Checkpoints, tokenizer: Any, samples: Sequence[Sample], answered: Mapping[str, Answered]
+) -> dict[str, dict[str, Any]]:
+    """How far the endpoint's log-probabilities of its own answers' tokens are from those of the weights here, as they
+    are trained: for each model the mean and largest distance, the tokens compared, and the prompt that is furthest."""
+    chosen = range(0, len(samples), max(1, len(samples) // PROMPTS))[:PROMPTS]
+    found = {}
+    for name, _, model in subject.models():
+        answers: dict[int, Any] = {i: answered[name].answers[i] for i in chosen if name in answered}
+        answers = {i: answer for i, answer in answers.items() if answer.log_probs}
+        if answers:
+            found[name] = _distances(model.eval(), tokenizer, samples, answers)
+        del model  # makes room for the next
+    return found
+
+
+def _distances(model: Any, tokenizer: Any, samples: Sequence[Sample], answers: Mapping[int, Any]) -> dict[str, Any]:
+    apart = {i: _apart(model, tokenizer, samples[i], answer) for i, answer in answers.items()}
+    furthest = max(apart, key=lambda i: apart[i].mean())
+    distances = np.concatenate(list(apart.values()))
+    about = {"prompts": len(apart), "tokens": len(distances), "furthest": samples[furthest].id}
+    return {"mean": float(distances.mean()), "largest": float(distances.max()), **about}
+
+
+def _apart(model: Any, tokenizer: Any, sample: Sample, answer: Answer) -> np.ndarray:
+    import torch
+
+    asked = prompt_tokens(tokenizer, sample.prompt, sample.tools)
+    with torch.inference_mode():
+        read = torch.tensor([[*asked, *answer.tokens]], device=model.device)
+        scores = model(input_ids=read).logits[0, len(asked) - 1 : -1]
+    return np.abs(np.subtract(answer.log_probs, log_probs_of(scores, answer.tokens)))
+
+
+def score_agreement(evaluation: Evaluation, own: Evaluation) -> dict[str, dict[str, Any]]:
+    """What the endpoint's models score more than the same models in the run's `own` evaluation, prompt by prompt, how
+    many answers are the same, and the prompts where the scores part most, with both scores."""
+    served, here = (each.samples().set_index("id") for each in (evaluation, own))
+    found = {}
+    for name in [model["name"] for model in evaluation.models if name_in(own, model["name"])]:
+        scores = served[f"{name} score"].to_frame("served").join(here[f"{name} score"].rename("own")).dropna()
+        gain = scores["served"] - scores["own"]
+        parted = scores.loc[gain.abs().sort_values(ascending=False).index[:SHOWN]].round(2)
+        found[name] = {
+            "served": float(scores["served"].mean()),
+            "own": float(scores["own"].mean()),
+            "difference": float(gain.mean()),
+            "interval": bootstrap_interval(gain.to_numpy(), 0),
+            "pairs": len(gain),
+            "same": int((served[name] == here[name].reindex(served.index)).sum()),
+            "parted": {id: [row["served"], row["own"]] for id, row in parted.iterrows() if row["served"] != row["own"]},
+        }
+    return found
+
+
+def name_in(evaluation: Evaluation, name: str) -> bool:
+    return any(model["name"] == name for model in evaluation.models)
+
+
+def in_words(log_probs: Mapping[str, dict], scores: Mapping[str, dict]) -> list[str]:
+    """A sentence for each model and comparison, which says where the two part."""
+    lines = []
+    for name, told in log_probs.items():
+        far = f"{told['mean']:.2g} apart in the mean, {told['largest']:.2g} at most"
+        verb = "agree with" if told["mean"] <= AGREE else "PART from"
+        where = "" if told["mean"] <= AGREE else f", most at {told['furthest']}"
+        count = f"{told['tokens']} tokens of {told['prompts']} answers"
+        lines.append(f"{name}: its log-probabilities {verb} the trainer's: {far} ({count}){where}")
+    for name, told in scores.items():
+        low, high = told["interval"]
+        verdict = "" if low <= 0 <= high else "THEY PART: "
+        means = f"the endpoint scores {told['served']:.3f}, the run's own evaluation {told['own']:.3f}"
+        same = f"{told['same']} of {told['pairs']} answers are the same"
+        line = f"{name}: {verdict}{means}, difference {signed(told)}; {same}"
+        most = ", ".join(f"{id} ({a:.2f} and {b:.2f})" for id, (a, b) in told["parted"].items())
+        lines.append(line + (f"; furthest apart at {most}" if most else ""))
+    return lines
