@@ -3,7 +3,7 @@ was not measured is blank, and long texts unfold. It is plain HTML, so that a sa
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -82,9 +82,10 @@ class Table:
     def __repr__(self) -> str:
         return self.texts().to_string(index=False)
 
-    def html(self, keys: list[str] | None = None) -> str:
-        """A <table>; `keys` are put on its rows, by which a script knows them."""
-        columns = self.columns()
+    def html(self, keys: list[str] | None = None, hidden: Sequence[str] = ()) -> str:
+        """A <table> without the columns of the `hidden` headings; `keys` are put on its rows, by which a script knows
+        them."""
+        columns = {heading: cells for heading, cells in self.columns().items() if heading not in hidden}
         marks = [f' data-key="{escape(key)}"' for key in keys] if keys else [""] * len(self.frame)
         sides = {head: f' align="{"right" if _are_numbers(cells) else "left"}"' for head, cells in columns.items()}
         lines = [

@@ -117,6 +117,9 @@ class Quote:
         config, parameters = self.config, f", {self.shape.parameters:,} parameters" if self.shape else ""
         steps = f"{config.prompts_per_step} prompts with {config.num_generations} completions each; "
         steps += f"{self.completions:,} in {config.max_steps} steps"
+        if self.verdict.samples:
+            epochs = config.max_steps / config.num_iterations * config.prompts_per_step / self.verdict.samples
+            steps += f", {epochs:.2g} epochs of the data"
         if config.num_processes > 1:
             steps += f", by {config.num_processes} processes"
             steps += " that share the weights out (FSDP)" if self.memory and self.memory.shares > 1 else ""

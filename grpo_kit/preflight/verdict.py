@@ -44,6 +44,7 @@ class Verdict:
     reasons: tuple[tuple[Level, Problem], ...] = ()
     probe: Probe | None = None
     is_of_data: bool = False  # of data and judge alone
+    samples: int = 0  # to train on; 0 where the data can't be read
 
     @property
     def level(self) -> Level:
@@ -100,7 +101,8 @@ def will_it_learn(
             config = started(config, runs_dir)
             found = known_probe(config, runs_dir)
         reasons += [*_reasons_of_tiny(config, seen), *(_reasons_in(found, config) if found else ())]
-    return Verdict(_data_text(config, folder, seen), _judged_text(config, measures), tuple(reasons), found, data_only)
+    told = _data_text(config, folder, seen), _judged_text(config, measures)
+    return Verdict(*told, tuple(reasons), found, data_only, seen.total)
 
 
 @lru_cache(8)

@@ -24,11 +24,13 @@ class LiveTable(Still, anywidget.AnyWidget):
     hidden = traitlets.List(traitlets.Unicode()).tag(sync=True)  # columns, at first
     html = traitlets.Unicode().tag(sync=True)
     ticked = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    _still = ""
 
     def show(self, table: tables.Table, keys: Sequence[str]) -> None:
         """Shows the table, whose rows have these keys. Rows that are gone are ticked no more."""
+        self._still = table.html(hidden=self.hidden)
         with self.hold_sync():
             self.html, self.ticked = table.html(list(keys)), [key for key in self.ticked if key in keys]
 
     def still(self) -> str:
-        return self.html
+        return self._still

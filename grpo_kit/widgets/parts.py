@@ -118,7 +118,8 @@ def table_html(heads: Sequence[str], looks: Sequence[str], rows: Iterable[Sequen
         columns = zip(cells, looks, strict=True)
         return "<tr>" + "".join(f'<{tag} style="{CELL}; {look}">{cell}</{tag}>' for cell, look in columns) + "</tr>"
 
-    lines = line("th", [html.escape(head) for head in heads]) + "".join(line("td", row) for row in rows)
+    head = line("th", [html.escape(head) for head in heads]) if any(heads) else ""
+    lines = head + "".join(line("td", row) for row in rows)
     return (
         f'<table style="width: 100%; table-layout: auto; border-collapse: collapse; line-height: 1.4">{lines}</table>'
     )

@@ -28,6 +28,7 @@ def test_a_bicycle_shop_with_the_tiny_model_is_told_the_truth_at_every_place(tmp
     quoted = say("train", "--dry-run")
     assert "learns   Red" in quoted and TINY in quoted and f"amber: {WORDS}" in quoted
     assert "data     data/processed: " in quoted and "prepared from data/bicycle_shop.jsonl, no rubric" in quoted
+    assert "epochs of the data" in quoted
     assert "the demo's," not in quoted and "no probe was made of the model: `grpo-kit doctor --probe`" in quoted
 
     well = say("doctor", "--probe")

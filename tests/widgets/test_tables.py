@@ -83,6 +83,7 @@ def test_runs_are_listed_as_they_go_on_and_those_selected_are_drawn(runs_dir, tr
     table.list.ticked = ["here second"]
     assert [run.id for run in table.curves.shown] == ["second"] and not table.watch_button.disabled
     assert not table.picked.value and "data:image/png" in table.still()
+    assert '<th scope="col" align="left">started' in table.list.html and ">started<" not in table.still()
     assert table.resume_button.disabled and table.stop_button.disabled and not table.delete_button.disabled
     table.list.ticked = ["here waiting"]
     assert table.resume_button.disabled and not table.stop_button.disabled and table.delete_button.disabled
