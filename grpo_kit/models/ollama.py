@@ -1,0 +1,92 @@
+"""A Modelfile for Ollama, whose chat template is written in Go's language and not in Jinja: found by having the
+model's own template write a conversation, and tried on others."""
+
+import json
+from pathlib import Path
+
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.samples import Message
+from grpo_kit.errors import ConfigError
+from grpo_kit.models.chat_template import ChatTemplate, chat_template_of
+from grpo_kit.models.files import read_object
+from grpo_kit.models.gguf import adds_bos
+from grpo_kit.models.load import load_tokenizer
+
+SYSTEM, ASKED, SAID, NEXT = (f"probe-{number}-here" for number in range(4))
+
+
+def modelfile(whole: Path, file: Path, trained: TrainConfig) -> str:
+    """The Modelfile of the GGUF file that was made of the model in `whole`: its chat template, the texts that end an
+    answer, and how it was trained to be asked. Tools are not written.
+
+    Raises ConfigError for a model without a chat template, or with one that a turn-by-turn template can't follow.
+    """
+    tokenizer = load_tokenizer(str(whole), trained.chat_template_kwargs)
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"{whole.name} has no chat template, which a Modelfile is made of", "Export it as gguf")
+    parts = _Parts.of(chat_template_of(tokenizer))
+    begins = tokenizer.bos_token or ""
+    ends = read_object(whole / "generation_config.json")["eos_token_id"]
+    stops = [tokenizer.decode([end]) for end in (ends if isinstance(ends, list) else [ends])]
+    settings = {
+        "temperature": trained.temperature,
+        "num_ctx": trained.max_prompt_length + trained.max_completion_length,
+    }
+    lines = [f"FROM ./{file.name}", f'TEMPLATE """{parts.in_go(begins if adds_bos(file) else "")}"""']
+    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
+    return "\n".join([*lines, *(f"PARAMETER {name} {value}" for name, value in settings.items())]) + "\n"
+
+
+class _Parts:
+    """What a chat template writes around the messages of a conversation."""
+
+    def __init__(self, begin: str, before_system: str, after_system: str, after_user: str, after_assistant: str):
+        self.begin, self.before_system, self.after_system = begin, before_system, after_system
+        self.after_user, self.after_assistant = after_user, after_assistant
+
+    @classmethod
+    def of(cls, template: ChatTemplate) -> "_Parts":
+        talk = _talk(ASKED, SAID, NEXT)
+        begin, after_user, after_assistant, last = _split(_render(template, talk), ASKED, SAID, NEXT)
+        head = _render(template, [Message(role="system", content=SYSTEM), *talk])
+        before_system, after_system, *_ = _split(head, SYSTEM, ASKED)
+        parts = cls(begin, before_system, after_system, after_user, after_assistant)
+        for said in (_talk("One"), _talk("One", "Two", "Three", "Four", "Five")):
+            for system in ("", "Be brief."):
+                whole = [Message(role="system", content=system)] * bool(system) + said
+                if parts.write(system, said) != _render(template, whole) or last != after_user:
+                    what = "the chat template writes a turn in another way later on, which Ollama's can't follow"
+                    raise ConfigError(what, "Export it as gguf, and write a Modelfile by hand")
+        return parts
+
+    def write(self, system: str, turns: list[Message]) -> str:
+        """What `in_go` writes, by Python."""
+        text = f"{self.before_system}{system}{self.after_system}" if system else self.begin
+        after = {"user": self.after_user, "assistant": self.after_assistant}
+        return text + "".join(turn["content"] + after[turn["role"]] for turn in turns)
+
+    def in_go(self, begins: str) -> str:
+        """The template in Go's language, without the text that llama.cpp puts before every prompt, `begins`."""
+        begin, before_system = (part.removeprefix(begins) for part in (self.begin, self.before_system))
+        head = (
+            f"{{{{ if .System }}}}{before_system}{{{{ .System }}}}{self.after_system}{{{{ else }}}}{begin}{{{{ end }}}}"
+        )
+        user = f'{{{{ if eq .Role "user" }}}}{{{{ .Content }}}}{self.after_user}'
+        assistant = f'{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{self.after_assistant}'
+        return f"{head}{{{{ range .Messages }}}}{user}{assistant}{{{{ end }}}}{{{{ end }}}}"
+
+
+def _talk(*said: str) -> list[Message]:
+    return [Message(role="assistant" if i % 2 else "user", content=text) for i, text in enumerate(said)]
+
+
+def _render(template: ChatTemplate, messages: list[Message]) -> str:
+    return template.render(messages)
+
+
+def _split(text: str, *words: str) -> list[str]:
+    parts = []
+    for word in words:
+        before, _, text = text.partition(word)
+        parts.append(before)
+    return [*parts, text]
