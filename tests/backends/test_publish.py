@@ -1,0 +1,116 @@
+"""A run pushed to the hub and pulled from it again: by the real client, to a server on loopback that speaks its
+protocol."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import GATED, LET_IN, MODEL, NOT_TO_WRITE, WRITING, HubServer, Repository
+
+import grpo_kit as kit
+from grpo_kit.judges.labels import Label, LabelFile
+
+SECRET = "Ann Smith of 5 Mill Lane"  # what no one else is to read
+NEW, MERGED, OPEN = "ann/first", "demo-lab/first-merged", "ann/open"
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory):
+    """A copy of the run with an evaluation, whose files hold SECRET wherever people's words may be."""
+    folder = tmp_path_factory.mktemp("publish")
+    run = kit.Run(shutil.copytree(trained.path, folder / "runs" / trained.id))
+    evaluation = kit.evaluate(run, n=8)
+    rows = [json.loads(line) for line in evaluation.samples_path.read_text().splitlines()]
+    for row in rows:
+        row["prompt"][-1]["content"] += SECRET
+        row["ground_truth"] = SECRET
+        for told in row["answers"].values():
+            told |= {"answer": f"{told['answer']} {SECRET}", "reason": SECRET}
+        answer = row["answers"]["checkpoint-20"]["answer"]
+        LabelFile(folder / "labels.csv").save(Label(row["id"], answer, label=3, labeller="Bob Jones"))
+    evaluation.samples_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for file in [
+        run.path / "completions.jsonl",
+        run.path / "train.log",
+        *run.path.glob("checkpoint-*/trainer_state.json"),
+    ]:
+        file.write_text(file.read_text().replace("the", SECRET))
+    status = json.loads((run.path / "status.json").read_text())
+    (run.path / "status.json").write_text(json.dumps(status | {"state": "failed", "reason": f"it fell over {SECRET}"}))
+    return run
+
+
+class Shell:
+    """Commands as a person types them, with the hub and its token in the environment."""
+
+    def __init__(self, folder: Path, hub: HubServer):
+        self.folder, self.said = folder, ""
+        own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": WRITING, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
+        self.environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | own
+
+    def __call__(self, *words: object, answer: str = "", **environment: str) -> str:
+        """What it prints, whether it ends well or ill."""
+        done = subprocess.run(
+            [sys.executable, "-m", *map(str, words)],
+            cwd=self.folder,
+            env=self.environment | environment,
+            input=answer,
+            capture_output=True,
+            text=True,
+        )
+        said = f"{done.stdout}{done.stderr}"
+        self.said += said
+        return said
+
+
+@pytest.fixture
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+def test_a_run_is_pushed_and_what_is_pulled_evaluates_alike(evaluated, tmp_path, hub):
+    shell, runs = Shell(tmp_path, hub), evaluated.path.parent
+    shutil.copyfile(runs.parent / "labels.csv", tmp_path / "labels.csv")
+    push = ("grpo_kit.cli", "push", evaluated.id, NEW, "--runs-dir", runs)
+    asked = shell(*push, answer="n\n")
+    assert "which you, or your organisation, alone can see? [y/N]" in asked and asked.endswith("Nothing was sent\n")
+    assert NEW not in hub.models and not hub.sent
+    said = shell(*push, answer="y\n")
+    assert f"It is at {hub.url}/{NEW}\n" in said
+    there = hub.models[NEW]
+    assert there.is_private
+    assert sorted(there.files) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    card = there.files["README.md"].decode()
+    assert card in said, "it was shown before"
+    wanted = (f"# {NEW}", "checkpoint-20 of run grpo\\_20", "must not be used", "95%", "| agreement of |", "torch 2")
+    assert all(word in card for word in wanted) and "They are not shown" in card
+
+    pulled = tmp_path / "pulled"
+    code = f"from huggingface_hub import snapshot_download; snapshot_download({NEW!r}, local_dir={str(pulled)!r})"
+    subprocess.run([sys.executable, "-c", code], env=shell.environment, check=True)
+    one, other = kit.evaluate(runs / evaluated.id / "checkpoint-20", n=8), kit.evaluate(pulled, n=8)
+    assert [row["score"] for row in answers(one)] == [row["score"] for row in answers(other)]
+    assert [row["answer"] for row in answers(one)] == [row["answer"] for row in answers(other)]
+
+    outside = b"\n".join([*hub.sent, *there.files.values()])
+    for hidden in (SECRET, "Bob Jones", str(runs), str(tmp_path)):
+        assert hidden.encode() not in outside, hidden
+    assert WRITING not in shell.said
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and WRITING.encode() in file.read_bytes()]
+
+
+def answers(evaluation) -> list[dict]:
+    rows = [json.loads(line) for line in evaluation.samples_path.read_text().splitlines()]
+    return [row["answers"][evaluation.trained["name"]] for row in rows]
