@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
@@ -33,6 +34,8 @@ OUT_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}  # as the m
 PRE_TOKENIZERS = ("superbpe", "gpt-2", "llama-bpe", "qwen2")
 UNKNOWN = "pre-tokenizer was not recognized"
 MOST = 0.1  # the difference of log-probabilities, in the mean, from which an unquantised file is another model
+
+_ERRORS: list[str] = []  # llama.cpp's own
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ class _Loaded:
         try:
             self._llama = library.Llama(str(file), verbose=False, n_batch=context, n_ubatch=context, **options)
         except (ValueError, RuntimeError) as error:
-            raise RunError(f"llama.cpp can't load {file.name}: {error}", "Take a newer llama.cpp") from error
+            said = " ".join("".join(_ERRORS[-3:]).split()) or error
+            raise RunError(f"llama.cpp can't load {file.name}: {said}", "Take a newer llama.cpp") from error
         self.template = self._llama.metadata.get("tokenizer.chat_template")
         vocab = library.llama_model_get_vocab(self._llama.model)
         self.adds_bos = bool(library.llama_vocab_get_add_bos(vocab))
@@ -252,4 +256,15 @@ def _library() -> Any:
     except ImportError as error:
         fix = f"`pip install 'grpo_kit[gguf]'` builds it, in some minutes; {INSTALL}"
         raise ConfigError(f"llama-cpp-python can't be imported here: {error}", fix) from None
+    llama_cpp.llama_log_set(_heed(), None)
     return llama_cpp
+
+
+@cache
+def _heed() -> Any:
+    """What llama.cpp calls with each of its lines: an error's are kept in _ERRORS, and none is printed."""
+    from llama_cpp import llama_log_callback
+
+    return llama_log_callback(
+        lambda level, text, _: _ERRORS.append(text.decode(errors="replace")) if level == 4 else None
+    )
