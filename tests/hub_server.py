@@ -67,7 +67,8 @@ class HubServer:
 
     MODEL is there for all, GATED for the token LET_IN alone; both are the tiny model. `models` takes more of them, and
     data sets. The token WRITING makes more, as the account OWNER of ORGANISATION; `sent` are the bodies that came, and
-    `stored` the large files by their hash. While `cuts` is more than 0, the upload of such a file breaks off half-way.
+    `stored` the large files by their hash. While `cuts` is more than 0, the upload of such a file breaks off
+    half-way; with `room`, the store is down after so many more of them.
     While `is_down`, every answer is 503; after the context connections are refused.
     """
 
@@ -78,6 +79,7 @@ class HubServer:
         self.sent: list[bytes] = []
         self.stored: dict[str, bytes] = {}
         self.cuts = 0
+        self.room: int | None = None
         self.is_down = False
         self._http = _Http(("127.0.0.1", port), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_port}"
@@ -130,6 +132,9 @@ class HubServer:
             raise Answer(503, "Service Unavailable")
         path = urlsplit(url).path
         if found := re.fullmatch(r"/store/(\w+)", path):  # by an address of its own, as on the hub
+            if self.room == 0:
+                raise Answer(503, "Service Unavailable")
+            self.room = None if self.room is None else self.room - 1
             self.stored[found[1]] = body
             return _json({})
         if token != WRITING:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from grpo_kit.backends.report.facts import HUB_NAME
+from grpo_kit.backends.report.settings import shareable
 from grpo_kit.backends.report.write import LABELS, model_card
 from grpo_kit.backends.run import Run
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.data.demo import DATA_FILES, data_folder
 from grpo_kit.data.prepare import CARD
 from grpo_kit.data.samples import fingerprint
-from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.errors import ConfigError, KitError, RunError
 from grpo_kit.models.checkpoints import checkpoints_of, is_adapter
 from grpo_kit.models.export import copy_adapter
 from grpo_kit.models.hub import TOKENS
@@ -82,9 +83,10 @@ def push(
             print("Nothing was sent")
             return None
         with _hubs_errors(name):
-            url = hub.create_repo(name, private=not public, exist_ok=True)
+            if not is_there:
+                hub.create_repo(name, private=not public)
             hub.upload_folder(repo_id=name, folder_path=staged, commit_message=f"{run.id}, {folder.name}")
-    return str(url)
+    return f"{hub.endpoint}/{name}"
 
 
 def _is_yes(question: str) -> bool:
@@ -147,18 +149,22 @@ def _hubs_errors(name: str) -> Iterator[None]:
 
     try:
         yield
-    except errors.HFValidationError as error:
-        raise ConfigError(f"{name!r} can't be a name on the Hugging Face hub: {error}") from None
-    except errors.OfflineModeIsEnabled:
-        raise ConfigError("HF_HUB_OFFLINE is set", "Unset it to push") from None
-    except errors.HfHubHTTPError as error:
-        answer, said = error.response, error.server_message or error.response.reason_phrase
-        if answer.status_code == 401:
-            raise ConfigError("the Hugging Face hub does not know the token", WRITING) from None
-        if answer.status_code == 403:
-            raise ConfigError(f"the token may not write to {name} ({said})", WRITING) from None
-        fix = AGAIN if answer.status_code >= 500 else "Correct that, and push again"
-        raise RunError(f"the Hugging Face hub answers {answer.status_code}: {said}", fix) from None
-    except httpx.HTTPError as error:
-        what = f"the Hugging Face hub can't be reached at {constants.ENDPOINT} ({error})"
-        raise RunError(what, AGAIN) from None
+    except KitError:
+        raise
+    except (ValueError, RuntimeError, OSError, httpx.HTTPError) as problem:
+        error = problem.__cause__ if type(problem) is RuntimeError and problem.__cause__ else problem  # of one file
+        said = shareable(getattr(error, "server_message", None) or str(error).splitlines()[0])
+        status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+        match error, status:
+            case errors.HFValidationError(), _:
+                raise ConfigError(f"{name!r} can't be a name on the Hugging Face hub: {said}") from None
+            case errors.OfflineModeIsEnabled(), _:
+                raise ConfigError("HF_HUB_OFFLINE is set", "Unset it to push") from None
+            case _, 401:
+                raise ConfigError("the Hugging Face hub does not know the token", WRITING) from None
+            case _, 403:
+                raise ConfigError(f"the token may not write to {name} ({said})", WRITING) from None
+        if status and status < 500:
+            raise RunError(f"the Hugging Face hub refuses {name}: {said}", "Correct that, and push again") from None
+        why = f"answers {status}" if status else f"can't be reached at {constants.ENDPOINT} ({said})"
+        raise RunError(f"the Hugging Face hub {why}", AGAIN) from None

@@ -9,7 +9,7 @@ from grpo_kit.data.samples import Message
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.chat_template import ChatTemplate, chat_template_of
 from grpo_kit.models.files import read_object
-from grpo_kit.models.gguf import adds_bos
+from grpo_kit.models.llama import ask
 from grpo_kit.models.load import load_tokenizer
 
 SYSTEM, ASKED, SAID, NEXT = (f"probe-{number}-here" for number in range(4))
@@ -32,7 +32,7 @@ def modelfile(whole: Path, file: Path, trained: TrainConfig) -> str:
         "temperature": trained.temperature,
         "num_ctx": trained.max_prompt_length + trained.max_completion_length,
     }
-    lines = [f"FROM ./{file.name}", f'TEMPLATE """{parts.in_go(begins if adds_bos(file) else "")}"""']
+    lines = [f"FROM ./{file.name}", f'TEMPLATE """{parts.in_go(begins if ask(file)["adds_bos"] else "")}"""']
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
     return "\n".join([*lines, *(f"PARAMETER {name} {value}" for name, value in settings.items())]) + "\n"
 
