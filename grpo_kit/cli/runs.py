@@ -171,7 +171,7 @@ def _typed() -> Iterator[str]:
 
 def download(
     run: RunName,
-    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; parents are made too.")],
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder; parents are made too.")],
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Copy a run's folder, from Modal or from here."""

@@ -2,6 +2,7 @@
 model's own template write a conversation, and tried on others."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_kit.config.train import TrainConfig
@@ -24,7 +25,7 @@ def modelfile(whole: Path, file: Path, trained: TrainConfig) -> str:
     tokenizer = load_tokenizer(str(whole), trained.chat_template_kwargs)
     if tokenizer.chat_template is None:
         raise ConfigError(f"{whole.name} has no chat template, which a Modelfile is made of", "Export it as gguf")
-    parts = _Parts.of(chat_template_of(tokenizer))
+    parts = Parts.of(chat_template_of(tokenizer))
     begins = tokenizer.bos_token or ""
     ends = read_object(whole / "generation_config.json")["eos_token_id"]
     stops = [tokenizer.decode([end]) for end in (ends if isinstance(ends, list) else [ends])]
@@ -37,24 +38,30 @@ def modelfile(whole: Path, file: Path, trained: TrainConfig) -> str:
     return "\n".join([*lines, *(f"PARAMETER {name} {value}" for name, value in settings.items())]) + "\n"
 
 
-class _Parts:
+@dataclass(frozen=True)
+class Parts:
     """What a chat template writes around the messages of a conversation."""
 
-    def __init__(self, begin: str, before_system: str, after_system: str, after_user: str, after_assistant: str):
-        self.begin, self.before_system, self.after_system = begin, before_system, after_system
-        self.after_user, self.after_assistant = after_user, after_assistant
+    begin: str  # where there is no system message
+    before_system: str
+    after_system: str
+    after_user: str
+    after_assistant: str
+    after_last: str  # where the model is to answer
 
     @classmethod
-    def of(cls, template: ChatTemplate) -> "_Parts":
+    def of(cls, template: ChatTemplate) -> "Parts":
+        """Raises ConfigError for a template that writes later turns in another way."""
         talk = _talk(ASKED, SAID, NEXT)
-        begin, after_user, after_assistant, last = _split(_render(template, talk), ASKED, SAID, NEXT)
-        head = _render(template, [Message(role="system", content=SYSTEM), *talk])
-        before_system, after_system, *_ = _split(head, SYSTEM, ASKED)
-        parts = cls(begin, before_system, after_system, after_user, after_assistant)
+        begin, after_user, after_assistant, after_last = _split(template.render(talk), ASKED, SAID, NEXT)
+        before_system, after_system, *_ = _split(
+            template.render([Message(role="system", content=SYSTEM), *talk]), SYSTEM, ASKED
+        )
+        parts = cls(begin, before_system, after_system, after_user, after_assistant, after_last)
         for said in (_talk("One"), _talk("One", "Two", "Three", "Four", "Five")):
             for system in ("", "Be brief."):
                 whole = [Message(role="system", content=system)] * bool(system) + said
-                if parts.write(system, said) != _render(template, whole) or last != after_user:
+                if parts.write(system, said) != template.render(whole):
                     what = "the chat template writes a turn in another way later on, which Ollama's can't follow"
                     raise ConfigError(what, "Export it as gguf, and write a Modelfile by hand")
         return parts
@@ -63,25 +70,26 @@ class _Parts:
         """What `in_go` writes, by Python."""
         text = f"{self.before_system}{system}{self.after_system}" if system else self.begin
         after = {"user": self.after_user, "assistant": self.after_assistant}
-        return text + "".join(turn["content"] + after[turn["role"]] for turn in turns)
+        return (
+            text
+            + "".join(turn["content"] + after[turn["role"]] for turn in turns[:-1])
+            + (turns[-1]["content"] + self.after_last)
+        )
 
     def in_go(self, begins: str) -> str:
         """The template in Go's language, without the text that llama.cpp puts before every prompt, `begins`."""
         begin, before_system = (part.removeprefix(begins) for part in (self.begin, self.before_system))
-        head = (
-            f"{{{{ if .System }}}}{before_system}{{{{ .System }}}}{self.after_system}{{{{ else }}}}{begin}{{{{ end }}}}"
+        system = f"{{{{ if .System }}}}{before_system}{{{{ .System }}}}{self.after_system}"
+        return (
+            f"{system}{{{{ else }}}}{begin}{{{{ end }}}}{{{{ range $i, $_ := .Messages }}}}"
+            '{{ $last := eq (len (slice $.Messages $i)) 1 }}{{ if eq .Role "user" }}{{ .Content }}'
+            f"{{{{ if $last }}}}{self.after_last}{{{{ else }}}}{self.after_user}{{{{ end }}}}"
+            f'{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{self.after_assistant}{{{{ end }}}}{{{{ end }}}}'
         )
-        user = f'{{{{ if eq .Role "user" }}}}{{{{ .Content }}}}{self.after_user}'
-        assistant = f'{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{self.after_assistant}'
-        return f"{head}{{{{ range .Messages }}}}{user}{assistant}{{{{ end }}}}{{{{ end }}}}"
 
 
 def _talk(*said: str) -> list[Message]:
     return [Message(role="assistant" if i % 2 else "user", content=text) for i, text in enumerate(said)]
-
-
-def _render(template: ChatTemplate, messages: list[Message]) -> str:
-    return template.render(messages)
 
 
 def _split(text: str, *words: str) -> list[str]:
