@@ -157,7 +157,7 @@ def _hubs_errors(name: str) -> Iterator[None]:
         status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
         match error, status:
             case errors.HFValidationError(), _:
-                raise ConfigError(f"{name!r} can't be a name on the Hugging Face hub: {said}") from None
+                raise ConfigError(f"{name!r} can't be a name on the Hugging Face hub: {said}", "Give another") from None
             case errors.OfflineModeIsEnabled(), _:
                 raise ConfigError("HF_HUB_OFFLINE is set", "Unset it to push") from None
             case _, 401:

@@ -25,7 +25,7 @@ from grpo_kit.utils.files import replacing, write_json
 from grpo_kit.utils.text import did_you_mean
 
 Form = Literal["adapter", "merged", "gguf", "ollama"]
-PROMPTS = 32  # held out, on which a GGUF file is compared with the model
+PROMPTS, LONGEST = 32, 64  # held out, on which a GGUF file is compared with the model; tokens of an answer at most
 COMPARISON = "comparison.json"
 BESIDE = (*TOKENIZERS, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "*.jinja")
 
@@ -105,7 +105,7 @@ def _gguf(whole: Path, file: Path, quantize: str | None, samples: list[Sample], 
     fitted = fit_prompts(prompts, tokenizer, trained.max_prompt_length, tools)
     asked = [sample.replace(prompt=fit.prompt) for sample, fit in zip(samples, fitted, strict=True)]
     write_gguf(whole, file, quantize, asked)
-    judge, longest = _free_judge(trained), trained.max_completion_length
+    judge, longest = _free_judge(trained), min(trained.max_completion_length, LONGEST)
     return compare(file, whole, asked, judge, longest, is_quantized=quantize is not None)
 
 

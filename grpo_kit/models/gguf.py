@@ -182,7 +182,9 @@ def _convert(folder: Path, to: Path, *flags: str, pre: str | None = None) -> str
     code = f"from conversion.base import TextModel; TextModel.get_vocab_base_pre = lambda *_: {pre!r}; " if pre else ""
     code += f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
     words = [sys.executable, "-c", code, str(folder), "--outfile", str(to), *flags]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(script.parent), *filter(None, sys.path)])}
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(script.parent), str(script.parent / "gguf-py"), *filter(None, sys.path)])
+    }
     done = subprocess.run(words, env=env, capture_output=True, text=True)
     return "" if done.returncode == 0 else done.stderr or "it failed"
 
