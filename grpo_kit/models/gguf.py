@@ -32,7 +32,7 @@ OUT_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}  # as the m
 # llama.cpp's ways to cut a text before pairs are merged, of which one is tried where it does not know the tokenizer.
 PRE_TOKENIZERS = ("superbpe", "gpt-2", "llama-bpe", "qwen2")
 UNKNOWN = "pre-tokenizer was not recognized"
-MOST = 0.1  # the difference of log-probabilities, in the mean, from which an unquantised file is another model
+MOST = 0.03  # the difference of log-probabilities, in the mean, from which an unquantised file is another model
 
 
 @dataclass(frozen=True)

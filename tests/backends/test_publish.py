@@ -110,7 +110,8 @@ def test_a_run_is_pushed_and_what_is_pulled_evaluates_alike(evaluated, tmp_path,
     for hidden in (SECRET, "Bob Jones", str(runs), str(tmp_path)):
         assert hidden.encode() not in outside, hidden
     assert WRITING not in shell.said
-    assert not [file for file in tmp_path.rglob("*") if file.is_file() and WRITING.encode() in file.read_bytes()]
+    files = [file for folder in (tmp_path, runs) for file in folder.rglob("*") if file.is_file()]
+    assert not [file for file in files if WRITING.encode() in file.read_bytes()]
 
 
 def answers(evaluation) -> list[dict]:

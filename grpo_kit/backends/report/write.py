@@ -57,7 +57,7 @@ def model_card(run: Run, labels: Path | None, *, name: str, weights: str, is_ada
     """The model card of the checkpoint `weights` as it goes to the hub as `name`; without `with_data` it shows nothing
     that a prompt, an answer or an error message says. Raises as `report` does."""
     facts = gather(run, labels)
-    if facts["status"]["state"] == "failed" and not with_data:  # the error may tell what it failed at
+    if not with_data:  # an error may quote what it happened at
         facts["status"] = facts["status"] | {"reason": None}
     return _card(facts, is_adapter, name=name, weights=weights, with_samples=with_data)
 
