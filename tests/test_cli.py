@@ -18,7 +18,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.runs.directory import find_run
 from grpo_kit.training.console import completions_text
 
-IN_ORDER = "demo prepare doctor train watch stop resume runs logs eval report chat sweep download delete".split()
+IN_ORDER = "demo prepare doctor train watch stop resume runs logs eval report export push chat sweep download delete".split()
 SETTINGS_OF = {"prepare": JudgeConfig, "doctor": TrainConfig, "train": TrainConfig, "eval": EvalConfig}
 
 
