@@ -109,9 +109,9 @@ def compare(
         why = "; ".join(each for each, is_so in wrong.items() if is_so)
         what = f"the GGUF file made of {folder.name} is another model: {why}"
         raise RunError(what, "It is not kept. Take a newer llama.cpp, or `--to merged`")
-    scores = [_mean_score(judge, samples, each) for each in (from_file, answers)]
+    score, of_model = (_mean_score(judge, samples, each) for each in (from_file, answers))
     equal = sum(one == other for one, other in zip(from_file, answers, strict=True))
-    return Comparison(len(samples), equal, round(apart, 5), *scores, judge.name)
+    return Comparison(len(samples), equal, round(apart, 5), score, of_model, judge.name)
 
 
 def _log_probs(model: Any, tokens: list[int], begin: int) -> list[float]:
@@ -151,7 +151,7 @@ def _as_llama_cpp_reads(folder: Path, scratch: Path) -> Path:
     and a tokenizer that falls back to bytes for SentencePiece's, which one without tokens of bytes is not.
     """
     config, tokenizer = read_object(folder / "config.json"), read_object(folder / "tokenizer.json")
-    scalar, size, pieces = config.get("query_pre_attn_scalar"), config.get("head_dim"), tokenizer.get("model", {})
+    scalar, size, pieces = config.get("query_pre_attn_scalar", 1), config.get("head_dim", 1), tokenizer.get("model", {})
     known = config.get("num_hidden_layers") == 62  # the 27B, whose own number llama.cpp has
     is_scaled = config.get("model_type") == "gemma3_text" and scalar != size and not known
     no_bytes = pieces.get("byte_fallback") and "<0x00>" not in pieces["vocab"]

@@ -17,7 +17,7 @@ OFTYPE = "LLAMA_FTYPE_MOSTLY_"  # with which llama.cpp's names of quantisations 
 def check_llama_cpp(quantize: str | None) -> None:
     """Raises ConfigError where llama-cpp-python is not installed, or has no such quantisation."""
     try:
-        import llama_cpp
+        import llama_cpp  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError, OSError) as error:
         fix = "`pip install 'grpo_kit[gguf]'` builds it, in some minutes: docs/publish.md"
         raise ConfigError(f"llama-cpp-python can't be imported here: {error}", fix) from None
@@ -54,7 +54,7 @@ def _told(
     ends: Sequence[int] = (),
     longest: int = 0,
 ) -> dict[str, Any]:
-    import llama_cpp
+    import llama_cpp  # pyright: ignore[reportMissingImports]
     import numpy as np
 
     context = max([512, *(len(each) + longest + 1 for each in prompts), *(len(tokens) for tokens, _ in wholes)])
@@ -89,7 +89,7 @@ def _told(
 
 
 def _quantize(file: str, to: str, quantized: str) -> dict[str, Any]:
-    import llama_cpp
+    import llama_cpp  # pyright: ignore[reportMissingImports]
 
     how = llama_cpp.llama_model_quantize_default_params()
     how.ftype = getattr(llama_cpp, f"{OFTYPE}{quantized.upper()}")
