@@ -11,6 +11,7 @@ from grpo_kit.backends.run import runs as runs  # now, so that kit.runs is the f
 if TYPE_CHECKING:
     from grpo_kit.backends.api import evaluate as evaluate, train as train, upload_data as upload_data
     from grpo_kit.backends.modal.launch import deploy as deploy
+    from grpo_kit.backends.publish import push as push
     from grpo_kit.backends.quote import doctor as doctor, quote as quote, smoke as smoke
     from grpo_kit.backends.report import report as report
     from grpo_kit.backends.run import Run as Run
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from grpo_kit.evaluation.result import Evaluation as Evaluation
     from grpo_kit.judges.prepare import prepare as prepare
     from grpo_kit.models.chat import chat as chat
+    from grpo_kit.models.export import export as export
     from grpo_kit.models.merge import merge as merge
     from grpo_kit.preflight.prepared import prepared as prepared
     from grpo_kit.preflight.prototype import prototype as prototype
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "backends.api": "evaluate train upload_data",
     "backends.modal.launch": "deploy",
+    "backends.publish": "push",
     "backends.quote": "doctor quote smoke",
     "backends.report": "report",
     "backends.run": "Run runs",
@@ -55,6 +58,7 @@ _NAMES = {
     "evaluation.result": "Evaluation",
     "judges.prepare": "prepare",
     "models.chat": "chat",
+    "models.export": "export",
     "models.merge": "merge",
     "preflight.prepared": "prepared",
     "preflight.prototype": "prototype",

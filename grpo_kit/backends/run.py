@@ -98,9 +98,9 @@ class Run(RunDirectory):
         return Run.at(start(config, rewards, RUNS_DIR if on_modal else self.path.parent, on_modal, trust).storage)
 
     def download(self, to: str | Path) -> "Run":
-        """Copies the run's folder to the new folder `to` and returns the run there."""
+        """Copies the run's folder to the folder `to`, which is made, or is empty, and returns the run there."""
         to = Path(to)
-        if to.exists():
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise RunError(f"{to} exists already", f"Name a new folder to download run {self.id} to")
         if self.storage.backend == "local" and to.resolve().is_relative_to(Path(self.storage.root).resolve()):
             raise RunError(f"{to} is inside run {self.id}", "Name a folder elsewhere to copy it to")

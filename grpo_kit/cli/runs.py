@@ -114,6 +114,50 @@ def serve(
     print(f"`grpo-kit serve {_words(run, runs_dir)} --stop` ends it")
 
 
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or the folder of a model.")],
+    to: Annotated[str, typer.Option(metavar="[adapter|merged|gguf|ollama]", help="What other program reads it.")],
+    out: Annotated[Path | None, typer.Option(help="A new folder; default: exports/RUN-FORM.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="Fewer bits a weight in a GGUF file: q8_0, q4_k_m …")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder whose held-out prompts a GGUF file is tried on.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Name or step of a checkpoint; default: the newest.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="The adapter's base, where it has another name here.")] = None,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Write a checkpoint as an adapter, a whole model, or a GGUF file.
+
+    A GGUF file, for llama.cpp or with a Modelfile for Ollama, is loaded and compared with the merged model. It takes
+    llama.cpp: docs/publish.md.
+    """
+    from grpo_kit.models.export import export
+
+    target, how = run if Path(run).is_dir() else Run(run, runs_dir), {"quantize": quantize, "data": data}
+    which = _checkpoint(checkpoint)
+    print(export(target, to, out, **how, checkpoint=which, base_model=base_model, runs_dir=runs_dir))  # pyright: ignore[reportArgumentType]
+
+
+def push(
+    run: RunName,
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="What it is called on the Hugging Face hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; else it is private.")] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="Send a whole model in place of an adapter.")] = False,
+    with_data: Annotated[bool, typer.Option("--with-data", help="Send the data too, and samples in the card.")] = False,
+    labels: Annotated[Path | None, typer.Option(help="People's labels; by default labels.csv, if there.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Name or step of a checkpoint; default: the newest.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Send it without asking.")] = False,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Put a run's weights on the Hugging Face hub, with a model card.
+
+    Card and files are shown first. Data, and what is quoted of them, stay here unless --with-data is given.
+    """
+    from grpo_kit.backends.publish import push
+
+    what = {"public": public, "merged": merged, "with_data": with_data, "labels": labels, "yes": yes}
+    if url := push(Run(run, runs_dir), name, **what, checkpoint=_checkpoint(checkpoint)):
+        print(f"It is at {url}")
+
+
 def chat(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or the folder of a model.")],
     messages: Annotated[list[str] | None, typer.Argument(metavar="MESSAGE", help="Each in quotes.")] = None,
@@ -126,7 +170,7 @@ def chat(
     Without messages it asks for one after the other, until an empty line or Ctrl-D. Each starts a new conversation.
     """
     target = run if Path(run).is_dir() else Run(run, runs_dir)
-    which = int(checkpoint) if checkpoint and checkpoint.isdecimal() else checkpoint
+    which = _checkpoint(checkpoint)
     from grpo_kit.models.chat import chat
 
     for asked in [messages] if messages else map(lambda message: [message], _typed()):
@@ -135,6 +179,10 @@ def chat(
             prompt = row.pop("prompt")
             answers = "\n".join(f"{name}: {printable(answer)}" for name, answer in row.items())
             print(f"you: {prompt}\n{answers}" if messages else answers)
+
+
+def _checkpoint(named: str | None) -> str | int | None:
+    return int(named) if named and named.isdecimal() else named
 
 
 def _typed() -> Iterator[str]:
@@ -147,7 +195,7 @@ def _typed() -> Iterator[str]:
 
 def download(
     run: RunName,
-    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; parents are made too.")],
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder; parents are made too.")],
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Copy a run's folder, from Modal or from here."""

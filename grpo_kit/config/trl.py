@@ -36,7 +36,7 @@ OWNED = {
     "run.metrics() and run.completions()": "logging_strategy logging_first_step log_on_each_node "
     "logging_nan_inf_filter disable_tqdm log_multimodal log_unique_prompts log_completions_hub_repo",
     "num_completions_to_print and logging_steps": "log_completions",
-    "kit.merge": "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision",
+    "kit.push": "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision",
     "": "use_cpu local_rank do_train debug remove_unused_columns label_names label_smoothing_factor "
     "train_sampling_strategy length_column_name dataloader_drop_last ddp_find_unused_parameters "
     "max_tool_calling_iterations",

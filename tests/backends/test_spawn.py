@@ -162,6 +162,7 @@ def test_a_second_start_is_refused_and_a_stopped_run_goes_on_as_if_undisturbed(h
     assert learned(run) == learned(alike)
     assert "resumed from checkpoint-4" in run.read_text("train.log")
 
+    Path("copies/one").mkdir(parents=True)  # as `modal volume get` wants it; one that is empty does no harm
     copy = run.download("copies/one")
     assert copy.path == Path("copies/one") and learned(copy) == learned(alike)
     assert not {"worker.json", "stop", ".lock"} & {*copy.storage.names()}

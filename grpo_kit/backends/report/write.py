@@ -46,11 +46,20 @@ def report(run: Run | str | Path, out: str | Path | None = None, labels: str | P
     out = Path(out or Path("reports", run.id))
     people = Path(labels) if labels else LABELS if LABELS.exists() else None
     facts = gather(run, people)
-    page, card = _page(facts, _figures(run, facts["evaluation"])), _card(facts)
+    page, card = _page(facts, _figures(run, facts["evaluation"])), _card(facts, facts["config"].use_lora)
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / CARD, card.encode())
     write_bytes(out / PAGE, page.encode())
     return out / PAGE
+
+
+def model_card(run: Run, labels: Path | None, *, name: str, weights: str, is_adapter: bool, with_data: bool) -> str:
+    """The model card of the checkpoint `weights` as it goes to the hub as `name`; without `with_data` it shows nothing
+    that a prompt, an answer or an error message says. Raises as `report` does."""
+    facts = gather(run, labels)
+    if not with_data:  # an error may quote what it happened at
+        facts["status"] = facts["status"] | {"reason": None}
+    return _card(facts, is_adapter, name=name, weights=weights, with_samples=with_data)
 
 
 def _figures(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
@@ -80,12 +89,12 @@ def _page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
     return template.render(facts, **own, figures=figures, policy=policy)
 
 
-def _card(facts: dict[str, Any]) -> str:
-    """The model card: Markdown with the hub's fields in front. What models wrote is in fenced blocks."""
+def _card(facts: dict[str, Any], is_adapter: bool, name: str = "", weights: str = "", with_samples: bool = True) -> str:
+    """The model card: Markdown with the hub's fields in front. What models wrote is in fenced blocks. `name` is the
+    hub's, where it goes there."""
     from huggingface_hub import ModelCardData
 
     base, on_hub = facts["base"], re.match(r"hf://([\w.-]+/[\w.-]+)", facts["data"]["source"] or "")
-    is_adapter = facts["config"].use_lora
     named = {
         "base_model": base["name"] if base["is_on_hub"] else None,
         "license": base["licence"],
@@ -97,8 +106,9 @@ def _card(facts: dict[str, Any]) -> str:
         tags=["grpo", "trl", "grpo_kit", *(["lora"] if is_adapter else [])],
         **{name: value for name, value in named.items() if value},
     )
-    shown = _telling(facts["samples"], facts["evaluation"])
-    return _environment(_escaped).get_template("card.md").render(facts, front=Markup(fields.to_yaml()), shown=shown)
+    shown = _telling(facts["samples"], facts["evaluation"]) if with_samples else []
+    about = {"front": Markup(fields.to_yaml()), "shown": shown, "is_adapter": is_adapter, "with_samples": with_samples}
+    return _environment(_escaped).get_template("card.md").render(facts, **about, name=name, weights=weights)
 
 
 def _environment(finalize: Any, **options: Any) -> Environment:
