@@ -19,7 +19,7 @@ from grpo_kit.runs.directory import find_run
 from grpo_kit.training.console import completions_text
 
 IN_ORDER = """
-demo prepare doctor train watch stop resume runs logs eval chat serve report export push sweep download delete
+demo prepare doctor train watch stop resume runs logs eval label chat serve report export push sweep download delete
 """.split()
 SETTINGS_OF = {"prepare": JudgeConfig, "doctor": TrainConfig, "train": TrainConfig, "eval": EvalConfig}
 

@@ -56,6 +56,7 @@ _add("resume", with_flags(runs.resume, TrainConfig, runs.KEPT), "first", "first 
 _add("runs", runs.list_runs, "", "--runs-dir elsewhere")
 _add("logs", runs.logs, "first", "first --lines 5")
 _add("eval", with_flags(commands.evaluate, EvalConfig), "first --n 64", "--model-path runs/first/checkpoint-20")
+_add("label", runs.label, "first", "first --choose --labeller Ann")
 _add("chat", runs.chat, "first", 'first "A table for two" --temperature 0')
 _add("serve", runs.serve, "first --port 8001", "first --stop")
 _add("report", runs.report, "first", "first --out first_report --labels labels.csv")

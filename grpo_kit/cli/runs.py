@@ -1,5 +1,6 @@
 """The commands for a run that is there, here or on Modal: kit.Run's methods from a shell."""
 
+import getpass
 import re
 import shlex
 from collections.abc import Iterator
@@ -156,6 +157,23 @@ def push(
     what = {"public": public, "merged": merged, "with_data": with_data, "labels": labels, "yes": yes}
     if url := push(Run(run, runs_dir), name, **what, checkpoint=_checkpoint(checkpoint)):
         print(f"It is at {url}")
+
+
+def label(
+    run: RunName,
+    to: Annotated[Path, typer.Option(help="The CSV file of labels.")] = Path("labels.csv"),
+    choose: Annotated[bool, typer.Option("--choose", help="Say which of two answers is better.")] = False,
+    labeller: Annotated[str | None, typer.Option(help="Who labels; default: this machine's user.")] = None,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Score the answers of a run's newest evaluation.
+
+    You are not told who wrote an answer, nor what a judge said of it. Each label is saved before the next is asked for;
+    at the end you see how far the judges agree with you.
+    """
+    from grpo_kit.cli.label import label_answers
+
+    label_answers(Run(run, runs_dir), to, choose, labeller or getpass.getuser())
 
 
 def chat(

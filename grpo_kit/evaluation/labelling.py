@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import combinations
 from math import copysign, inf
 from pathlib import Path
@@ -17,6 +18,11 @@ from grpo_kit.judges.calibration import Agreement, agreement, choice_agreement
 from grpo_kit.judges.labels import Label, Question
 from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.utils.statistics import FEW
+
+# The keys that people press, and what they mean.
+SCORES = {"1": "worthless", "2": "poor", "3": "fair", "4": "good", "5": "perfect"}
+CHOICES = {"a": "a is better", "t": "tie", "b": "b is better"}
+OTHERS = {"u": "undo", "s": "skip"}
 
 Samples = Iterable[Sample] | str | Path
 Answers = Evaluation | Mapping[str, Sequence[str]]
@@ -114,6 +120,20 @@ def agreement_table(found: Mapping[str, Agreement], choose: bool) -> pandas.Data
         for name, each in found.items()
     ]
     return pandas.DataFrame(rows, columns=["agreement of", "labels", *shown.values(), "problem"])
+
+
+def label_of(item: Item, key: str, labeller: str, seconds: float, note: str = "") -> Label:
+    """What a person says who presses a key of SCORES or CHOICES, or "s" to skip."""
+    return Label(
+        item.sample.id,
+        *item.answers,
+        label=int(key) if key in SCORES else None,
+        preference={"t": "tie"}.get(key, key) if key in CHOICES else "",
+        labeller=labeller,
+        seconds=round(seconds, 1),
+        note=note,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def next_item(items: Sequence[Item], labels: Iterable[Label], labeller: str) -> Item | None:

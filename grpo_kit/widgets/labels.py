@@ -4,7 +4,6 @@ import getpass
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 import ipywidgets
@@ -12,12 +11,16 @@ import pandas as pd
 
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.evaluation.labelling import (
+    CHOICES,
+    OTHERS,
+    SCORES,
     Answers,
     Item,
     Labelling,
     Samples,
     Scores,
     agreement_table,
+    label_of,
     next_item,
     progress,
 )
@@ -26,9 +29,6 @@ from grpo_kit.widgets.keys import Keys
 from grpo_kit.widgets.parts import NUMBER, Panel, button, error_html, note_html, shows_errors, table_html, text_html
 from grpo_kit.widgets.samples import prompt_html
 
-SCORES = {"1": "worthless", "2": "poor", "3": "fair", "4": "good", "5": "perfect"}
-CHOICES = {"a": "a is better", "t": "tie", "b": "b is better"}
-OTHERS = {"u": "undo", "s": "skip"}
 KEYS_HELP = "the key that a button names, or <kbd>n</kbd> to write a note, from which <kbd>Enter</kbd> comes back."
 BOX = "border: 1px solid var(--jp-border-color1, #9e9e9e); border-radius: 4px; padding: 8px 12px; flex: 1 1 0"
 
@@ -131,16 +131,7 @@ class LabelPanel(Panel):
             undone = self.file.undo(who, [item.question for item in items])
             self.note.value = undone.note if undone else ""
         elif self._item:
-            label = Label(
-                self._item.sample.id,
-                *self._item.answers,
-                label=int(key) if key in SCORES else None,
-                preference={"t": "tie"}.get(key, key) if key in CHOICES else "",
-                labeller=who,
-                seconds=round(time.monotonic() - self._since, 1),
-                note=self.note.value.strip(),
-                time=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
+            label = label_of(self._item, key, who, time.monotonic() - self._since, self.note.value.strip())
             self.file.save(label)
             self.note.value = ""
         self._show()

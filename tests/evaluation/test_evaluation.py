@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 
 from grpo_kit import evaluate
 from grpo_kit.backends.run import Run
+from grpo_kit.cli.label import label_answers
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
@@ -24,6 +25,7 @@ from grpo_kit.evaluation.result import BASE, Evaluation, write_evaluation
 from grpo_kit.evaluation.statistics import Answered, compare, describe
 from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
+from grpo_kit.judges.labels import LabelFile
 from grpo_kit.models.load import load_model, load_tokenizer
 from grpo_kit.plots import breakdown, evaluation_figure, length_against_score
 from grpo_kit.runs.writer import open_run
@@ -465,3 +467,15 @@ def test_scores_by_class_of_act_add_up_and_an_evaluation_of_before_has_none(eval
 def test_longer_answers_that_score_higher_are_told_from_chance():
     assert str(Trend(0.5, 60)).startswith("longer answers score higher") and "lower" in str(Trend(-0.5, 60))
     assert "no clear trend" in str(Trend(0.5, 12)) and "no trend to see" in str(Trend(math.nan, 60))
+
+
+def test_answers_are_labelled_in_a_terminal(run, evaluation, tmp_path, monkeypatch, capsys):
+    typed, file = iter(["4", "excellent", "1", "u", "2", "s", "q"]), tmp_path / "labels.csv"
+    monkeypatch.setattr("builtins.input", lambda question: next(typed))
+    label_answers(Run(run.path), file, choose=False, who="Ann")
+    assert [label.label for label in LabelFile(file).read()] == [4, 2, None]
+    said = capsys.readouterr().out
+    assert "1 of " in said and evaluation.models[-1]["name"] not in said.partition("2 labels are in")[0]
+    assert "answers with both a label and a score" in said
+    with pytest.raises(RunError, match=r"no evaluation here. `grpo-kit eval bare"):
+        label_answers(Run(new_run(tmp_path, Path(run.config.data), run_id="bare").path), file, choose=False, who="Ann")
