@@ -58,20 +58,37 @@ def generate(
     a PeftModel or vLLM's, which forms batches itself; `tools` are each prompt's JSON schemas. Every batch is seeded, so
     two models draw alike.
     """
-    import torch
-    from transformers import GenerationConfig
-
     asked = [prompt_tokens(tokenizer, *each) for each in zip(prompts, tools or [()] * len(prompts), strict=True)]
     ends = end_tokens(model, tokenizer)
+    how = {"max_completion_length": max_completion_length, "temperature": temperature, "top_p": top_p}
 
     def answer(prompt: Prompt, tokens: Sequence[int]) -> Answer:
         told = Answer(completion_text(tokenizer, prompt, tokens))
         told.is_cut = len(tokens) == max_completion_length and not set(ends) & set(tokens)
         return told
 
+    answered = generate_tokens(model, tokenizer, asked, ends, seed=seed, batch_size=batch_size, **how)
+    return [answer(*each) for each in zip(prompts, answered, strict=True)]
+
+
+def generate_tokens(
+    model: Any,
+    tokenizer: Any,
+    asked: Sequence[list[int]],
+    ends: list[int],
+    *,
+    max_completion_length: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    batch_size: int,
+) -> list[list[int]]:
+    """The same of prompts as tokens: an answer's tokens up to one of `ends`, and what pads it after that."""
+    import torch
+    from transformers import GenerationConfig
+
     if isinstance(model, VllmModel):
-        answered = model.answers(asked, ends, max_completion_length, temperature, top_p, seed)
-        return [answer(*each) for each in zip(prompts, answered, strict=True)]
+        return model.answers(asked, ends, max_completion_length, temperature, top_p, seed)
     tokenizer.padding_side = "left"
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     generation = GenerationConfig(  # as TRL generates: the model's own defaults for sampling stay out
@@ -80,16 +97,14 @@ def generate(
         eos_token_id=ends,
         **sampling,
     )
-    answers: list[Answer] = []
+    answers: list[list[int]] = []
     model.eval()
-    for start in range(0, len(prompts), batch_size):
+    for start in range(0, len(asked), batch_size):
         batch = tokenizer.pad({"input_ids": asked[start : start + batch_size]}, return_tensors="pt").to(model.device)
         torch.manual_seed(seed + start)
         with torch.inference_mode():
             output: Any = model.generate(**batch, generation_config=generation)
-        made = output[:, batch["input_ids"].shape[1] :].tolist()
-        asking = prompts[start : start + batch_size]
-        answers += [answer(*each) for each in zip(asking, made, strict=True)]
+        answers += output[:, batch["input_ids"].shape[1] :].tolist()
     return answers
 
 

@@ -70,6 +70,7 @@ def build_trainer(
     model, adapter = starting_model(progress, arguments)
     trainer = KitTrainer(
         progress=progress,
+        asked={sample.id: sample for sample in [*samples, *progress.held_out]},
         held_out=_rows(progress.held_out, held_out),
         model=model,
         reward_funcs=list(rewards),

@@ -1,0 +1,37 @@
+"""The dialogues that a model has with samples' worlds outside training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from grpo_kit.agents.dialogue import Dialogue, begun, converse
+from grpo_kit.data.samples import Sample
+from grpo_kit.models.generate import end_tokens, generate_tokens
+from grpo_kit.models.shapes import positions_of
+
+
+def dialogues_with(
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    environment: str,
+    *,
+    max_completion_length: int,
+    **how: Any,
+) -> list[Dialogue]:
+    """One with each sample, in order; `how` is as `generate` takes it."""
+    ends = end_tokens(model, tokenizer)
+    dialogues = [begun(sample, environment, tokenizer) for sample in samples]
+
+    def generate(asked: list[list[int]], group: int) -> tuple[list[list[int]], None]:
+        made = generate_tokens(model, tokenizer, asked, ends, max_completion_length=max_completion_length, **how)
+        return [_up_to_end(tokens, ends) for tokens in made], None
+
+    room, longest = max_completion_length, positions_of(tokenizer.name_or_path)
+    converse(dialogues, tokenizer, generate, ends, room=room, longest=longest)
+    return dialogues
+
+
+def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """The tokens without what pads them."""
+    end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: end + 1]
