@@ -16,6 +16,7 @@ def dialogues_with(
     environment: str,
     *,
     max_completion_length: int,
+    most_turns: int,
     **how: Any,
 ) -> list[Dialogue]:
     """One with each sample, in order; `how` is as `generate` takes it."""
@@ -27,7 +28,7 @@ def dialogues_with(
         return [_up_to_end(tokens, ends) for tokens in made], None
 
     room, longest = max_completion_length, positions_of(tokenizer.name_or_path)
-    converse(dialogues, tokenizer, generate, ends, room=room, longest=longest)
+    converse(dialogues, tokenizer, generate, ends, room=room, longest=longest, most_turns=most_turns)
     return dialogues
 
 

@@ -22,7 +22,7 @@ from grpo_kit.models.generate import completion_text
 from grpo_kit.models.prompts import Prompt, prompt_tokens
 
 TOOL_SECONDS = 30.0  # a tool that has not answered by then counts as one that hangs
-MOST_TURNS = 16  # of the model in one dialogue
+GOOD = 0.5  # a judge's score of a reply that will do
 _CALL = re.compile(r"```(?:json)?\s*\{|<tool_call>|<function=|[\[{]")
 
 # Answers to prompts of tokens, and the probabilities that they were drawn with, if known. The number is that of equal
@@ -45,6 +45,11 @@ class Dialogue:
     errors: int = 0  # calls that failed, or hung
     ended: str = ""  # "reply", or "length" where there is no more room, or "turns" where there were too many
 
+    def is_success(self, judged: float | None) -> bool:
+        """Whether it succeeded by its world, where the judge gives its last reply this score."""
+        good = not self.world.needs_good_reply or (judged is not None and judged >= GOOD)
+        return good and self.scores["success"] == 1
+
     @property
     def scores(self) -> dict[str, float | None]:
         return self.world.scores(self.messages, self.ended)
@@ -59,10 +64,11 @@ def converse(
     group: int = 1,
     room: int,
     longest: int | None,
-    most_turns: int = MOST_TURNS,
+    most_turns: int,
 ) -> None:
     """Leads all of them to their end. `room` are the tokens that may follow a prompt, `longest` those that the model
-    can read with it, `ends` those that end what it says; `group` dialogues in a row have the same prompt."""
+    can read with it, `ends` those that end what it says; `group` dialogues in a row have the same prompt; `most_turns`
+    are the messages that the model may write."""
     under_way, marks = list(dialogues), [tokenizer.convert_ids_to_tokens(end) for end in ends]
     for turn in range(1, most_turns + 1):
         made, logprobs = generate([each.prompt_ids + each.ids for each in under_way], group if turn == 1 else 1)
@@ -147,14 +153,14 @@ def _read(
         dialogue.logprobs += [0.0] * len(tokens)
 
 
-
-def measured(dialogues: Sequence[Dialogue]) -> dict[str, float]:
-    """Of finished dialogues: the share that succeeded, calls and the model's messages in each, the share of calls that
-    failed, and the share of dialogues that there was no room or turn left for."""
+def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> dict[str, float]:
+    """Of finished dialogues, and what the judge says of their last replies: the share that succeeded, calls and the
+    model's messages in each, the share of calls that failed, and the share of dialogues that had no room, or turn, left
+    to end."""
     calls, count = sum(each.calls for each in dialogues), len(dialogues)
     own = sum(message["role"] == "assistant" for each in dialogues for message in each.messages)
     return {
-        "agent/success": sum(each.scores["success"] or 0.0 for each in dialogues) / count,
+        "agent/success": sum(map(Dialogue.is_success, dialogues, judged)) / count,
         "agent/calls": calls / count,
         "agent/turns": own / count,
         "agent/errors": sum(each.errors for each in dialogues) / max(1, calls),

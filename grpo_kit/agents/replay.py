@@ -12,6 +12,8 @@ from grpo_kit.data.samples import CalledFunction, Message, Sample
 
 
 class Replay(World):
+    needs_good_reply = True
+
     def __init__(self, sample: Sample):
         super().__init__(sample)
         self._known = KnownCalls(sample.columns[WORLD], sample.tools)
@@ -22,7 +24,7 @@ class Replay(World):
 
     def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:
         """`call`: the share of its calls that are the trace's; `grounded`: 1 where the reply makes no value up. It is a
-        success where both are 1 and it ended with a reply."""
+        success where both are 1 and the judge finds that reply good."""
         has_reply = ended == "reply"
         call = calls_right(self.made, self._known.recorded)
         grounded = float(has_reply and not made_up(self.sample, told))

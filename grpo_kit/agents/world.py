@@ -18,6 +18,7 @@ class ToolError(ValueError):
 class World(ABC):
     """One dialogue's world. It is made anew for each dialogue."""
 
+    needs_good_reply = False  # whether it is a success only where the judge finds the last reply good
     may_hang = False  # whether a call needs a time limit
 
     def __init__(self, sample: Sample):
@@ -120,4 +121,8 @@ def _canonical(arguments: Mapping[str, Any]) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return (value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()).strip().casefold()
+    return (
+        (value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
+        .strip()
+        .casefold()
+    )

@@ -51,6 +51,6 @@ class Rollout:
     def completions(self) -> list[list[Message]]:
         return [each.messages for each in self._dialogues]
 
-    def measured(self) -> dict[str, float]:
-        """Of the last batch, what goes into metrics.jsonl."""
-        return measured(self._dialogues)
+    def measured(self, judged: Sequence[float]) -> dict[str, float]:
+        """Of the last batch, with the judge's scores, what goes into metrics.jsonl."""
+        return measured(self._dialogues, judged)

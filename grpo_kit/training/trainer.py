@@ -196,9 +196,6 @@ class KitTrainer(RunTrainer, GRPOTrainer):
             wait_until_due()
         self._log_completion_extra("sample_id", [row["id"] for row in inputs])
         texts = [text_of(completion) for completion in completions]
-        if self.rollout_func:
-            for name, value in self.rollout_func.measured().items():
-                self._log_metric(name, value)
         if any(map(has_thought, texts)):
             self._log_metric("thoughts/cut", sum(answer_in(text) is None for text in texts) / len(texts))
         with self._progress.timed("judging"):
@@ -210,7 +207,16 @@ class KitTrainer(RunTrainer, GRPOTrainer):
 
     def _scores_of_all(self, inputs, prompts, completions, completion_ids_list) -> Any:
         """TRL's scores, gathered from all processes. Where one fails, it raises in all, so that none waits for it."""
-        score = partial(super()._calculate_rewards, inputs, prompts, completions, completion_ids_list)
+        calculate = partial(super()._calculate_rewards, inputs, prompts, completions, completion_ids_list)
+
+        def score() -> Any:
+            scores = calculate()
+            if self.rollout_func:
+                judged = scores[self.accelerator.process_index * len(prompts) :, 0].tolist()
+                for name, value in self.rollout_func.measured(judged).items():
+                    self._log_metric(name, value)
+            return scores
+
         if self.accelerator.num_processes == 1:
             return score()
         problem = None
