@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from grpo_kit.agents.replay import Replay
+from grpo_kit.agents.user import SAID, SimulatedUser
 from grpo_kit.agents.world import WORLD, World
 from grpo_kit.data.samples import Message, Sample, messages_of
 from grpo_kit.data.tool_calls import TOOL_CALLS, is_to_call
 from grpo_kit.errors import ConfigError
 
-REPLAY = "replay"
+REPLAY, USER = "replay", "user"
 
 
 def episodes(samples: Sequence[Sample], environment: str | None, data: str) -> list[Sample]:
@@ -16,16 +17,18 @@ def episodes(samples: Sequence[Sample], environment: str | None, data: str) -> l
     have no tools."""
     if environment is None:
         return list(samples)
+    if environment not in (REPLAY, USER):
+        return list(samples)
     found = _turns(samples)
     if not any(sample.columns[WORLD] for sample in found):
         what = f"environment={environment} needs samples with `tools` and calls, and {data} has none"
         raise ConfigError(what, "`grpo-kit prepare TRACES --learn calls` makes them from traces with calls")
-    return found
+    return found if environment == REPLAY else _dialogues(found)
 
 
 def world_of(sample: Sample, environment: str) -> World:
     """The sample's world, new."""
-    return Replay(sample)
+    return (Replay if environment == REPLAY else SimulatedUser)(sample)
 
 
 def _turns(samples: Sequence[Sample]) -> list[Sample]:
@@ -43,6 +46,29 @@ def _turns(samples: Sequence[Sample]) -> list[Sample]:
         before = asked.get((sample.dialogue_id, sample.turn_index), messages[: user + 1])
         turns.append(sample.replace(prompt=before, columns=columns | {WORLD: recorded}))
     return turns
+
+
+def _dialogues(turns: Sequence[Sample]) -> list[Sample]:
+    """One for each dialogue with calls: from what the user says first on. Its reference is the reply to the last call,
+    after which nothing is left to do."""
+    of_each: dict[str, list[Sample]] = {}
+    for turn in turns:
+        of_each.setdefault(turn.dialogue_id or turn.id, []).append(turn)
+    dialogues = []
+    for name, own in of_each.items():
+        calling = [turn for turn in own if turn.columns[WORLD]]
+        if not calling:
+            continue
+        tools = {str(tool): tool for turn in own for tool in turn.tools}
+        opening = messages_of(own[0].prompt)
+        user = next(i for i, message in enumerate(opening) if message["role"] == "user")
+        columns = {
+            WORLD: [call for turn in calling for call in turn.columns[WORLD]],
+            SAID: [messages_of(turn.prompt)[-1]["content"] for turn in own if turn.turn_index <= calling[-1].turn_index],
+        }
+        fields = {"id": name, "prompt": opening[: user + 1], "tools": list(tools.values()), "columns": columns}
+        dialogues.append(calling[-1].replace(**fields))
+    return dialogues
 
 
 def _recorded(messages: Sequence[Message]) -> list[dict]:
