@@ -8,12 +8,13 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import orjson
 
 from grpo_kit.agents.episodes import world_of
-from grpo_kit.agents.world import World
+from grpo_kit.agents.world import GOOD, World
 from grpo_kit.data.samples import CalledFunction, Message, Sample, ToolCall, messages_of
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.data.tool_calls import calls_made
@@ -22,7 +23,6 @@ from grpo_kit.models.generate import completion_text
 from grpo_kit.models.prompts import Prompt, prompt_tokens
 
 TOOL_SECONDS = 30.0  # a tool that has not answered by then counts as one that hangs
-GOOD = 0.5  # a judge's score of a reply that will do
 _CALL = re.compile(r"```(?:json)?\s*\{|<tool_call>|<function=|[\[{]")
 
 # Answers to prompts of tokens, and the probabilities that they were drawn with, if known. The number is that of equal
@@ -50,7 +50,7 @@ class Dialogue:
         good = not self.world.needs_good_reply or (judged is not None and judged >= GOOD)
         return good and self.scores["success"] == 1
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, float | None]:
         return self.world.scores(self.messages, self.ended)
 

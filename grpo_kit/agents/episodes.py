@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from grpo_kit.agents.outside import Outside, tool_schemas
 from grpo_kit.agents.replay import Replay
 from grpo_kit.agents.user import SAID, SimulatedUser
 from grpo_kit.agents.world import WORLD, World
@@ -18,7 +19,8 @@ def episodes(samples: Sequence[Sample], environment: str | None, data: str) -> l
     if environment is None:
         return list(samples)
     if environment not in (REPLAY, USER):
-        return list(samples)
+        schemas = tool_schemas(environment)
+        return [sample.replace(tools=schemas) for sample in samples]
     found = _turns(samples)
     if not any(sample.columns[WORLD] for sample in found):
         what = f"environment={environment} needs samples with `tools` and calls, and {data} has none"
@@ -28,7 +30,9 @@ def episodes(samples: Sequence[Sample], environment: str | None, data: str) -> l
 
 def world_of(sample: Sample, environment: str) -> World:
     """The sample's world, new."""
-    return (Replay if environment == REPLAY else SimulatedUser)(sample)
+    if environment == REPLAY:
+        return Replay(sample)
+    return SimulatedUser(sample) if environment == USER else Outside(sample, environment)
 
 
 def _turns(samples: Sequence[Sample]) -> list[Sample]:
@@ -64,7 +68,9 @@ def _dialogues(turns: Sequence[Sample]) -> list[Sample]:
         user = next(i for i, message in enumerate(opening) if message["role"] == "user")
         columns = {
             WORLD: [call for turn in calling for call in turn.columns[WORLD]],
-            SAID: [messages_of(turn.prompt)[-1]["content"] for turn in own if turn.turn_index <= calling[-1].turn_index],
+            SAID: [
+                messages_of(turn.prompt)[-1]["content"] for turn in own if turn.turn_index <= calling[-1].turn_index
+            ],
         }
         fields = {"id": name, "prompt": opening[: user + 1], "tools": list(tools.values()), "columns": columns}
         dialogues.append(calling[-1].replace(**fields))

@@ -26,7 +26,9 @@ class SimulatedUser(World):
         self._told = {line_of(words_of(messages_of(sample.prompt)[-1]["content"]))}  # what this user has said
         trace = " ".join(line_of(words_of(each)) for each in sample.columns[SAID])
         # What the trace's user never said comes from a result: it is chosen when it is offered.
-        self._chosen = {value for call in self._left for value in _values(call) if line_of(words_of(value)) not in trace}
+        self._chosen = {
+            value for call in self._left for value in _values(call) if line_of(words_of(value)) not in trace
+        }
         self._accepted = set[str]()
 
     def call(self, name: str, arguments: dict[str, Any]) -> str:
@@ -60,9 +62,8 @@ class SimulatedUser(World):
         if stated and confirms(text):
             missing = [value for value in wanted.values() if value not in stated]
             return f"No, {', '.join(missing)} instead." if missing else "Yes, please."
-        if offers.intersection(wanted.values()):  # another one is offered, or none
-            if self.made and not performs("NOTIFY_FAILURE", text):
-                return "Is there another one?"
+        if self.made and offers.intersection(wanted.values()) and not performs("NOTIFY_FAILURE", text):
+            return "Is there another one?"
         unsaid = [value for value in wanted.values() if value not in self._chosen and not self._has_said(value)]
         return f"{unsaid[0]}, please." if unsaid else "Yes, please."
 
@@ -70,9 +71,9 @@ class SimulatedUser(World):
         return any(line_of(words_of(value)) in line for line in self._told)
 
     def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:
-        """`goal`: the share of the trace's calls that were made; `turns`: 1 for as many messages as the trace's, falling
-        to 0 at three times as many, where the goal is reached; `grounded`: 1 where no reply makes a value up. It is a
-        success where the goal is reached."""
+        """`goal`: the share of the trace's calls that were made; `turns`: 1 for as many messages as the trace's,
+        falling to 0 at three times as many, where the goal is reached; `grounded`: 1 where no reply makes a value up.
+        It is a success where the goal is reached."""
         wanted, used = len(self.sample.columns[WORLD]), sum(each["role"] == "assistant" for each in told)
         goal, usual = 1 - len(self._left) / wanted, len(self.sample.columns[SAID]) + wanted
         turns = min(1.0, max(0.0, (3 - used / usual) / 2)) * (goal == 1)

@@ -8,6 +8,7 @@ import orjson
 
 from grpo_kit.data.samples import CalledFunction, Message, Sample
 
+GOOD = 0.5  # a judge's score of a reply that will do, and an environment's reward for a success
 WORLD = "world"  # the column that has the calls which the world knows, each with its result
 
 
