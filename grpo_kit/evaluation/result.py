@@ -165,7 +165,8 @@ class Evaluation:
             row |= {"ground_truth": sample["ground_truth"], "services": " + ".join(sample["services"]) or "none named"}
             row["act"] = interpret.kind_of_turn(sample.get("acts", ()))  # an evaluation of before has none
             for name, answered in sample["answers"].items():
-                row |= {name: answered["answer"], f"{name} words": len(words(answer_in(answered["answer"]) or ""))}
+                told = conversation_text(answered["messages"]) if "messages" in answered else answered["answer"]
+                row |= {name: told, f"{name} words": len(words(answer_in(answered["answer"]) or ""))}
                 row |= {f"{name} score": answered["score"], f"{name} reason": answered["reason"]}
                 if second := answered.get("second"):
                     row |= {f"{name} second score": second["score"], f"{name} second reason": second["reason"]}
