@@ -41,7 +41,7 @@ from grpo_kit.config.trl import checked_trl, trl_from_text
 from grpo_kit.errors import ConfigError, SecretGiven
 
 Auto = Literal["auto"]
-# The functions of rewards/ready.py, the last five of which are scores of an environment.
+# The functions of rewards/ready.py; the last five are an environment's scores.
 ReadyReward = Literal["length", "format", "repetition", "tool_call", "call", "grounded", "goal", "turns", "environment"]
 Reporter = Literal["trackio", "wandb", "tensorboard"]
 TEMPERATURES = [round(0.05 * i, 2) for i in range(2, 41)]
@@ -141,10 +141,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
         False, "Keep the weights below the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
     )
     lora_dropout: NonNegativeFloat = lora(0.0, "Dropout on the adapter's input.", lt=1)
-
-    adapter: str | None = lora(
-        None, "Adapter folder, or run, to continue from; or name it as model_name, which is else its base."
-    )
+    adapter: str | None = lora(None, "Adapter folder, or run, to continue from; or name it as model_name.")
 
     # Warm start
     warm_start: bool = warm(False, "First train on the samples' own replies (supervised), then GRPO.")
@@ -234,7 +231,6 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
         asked = str(given.get("warm_start", False)).lower() in ("true", "1", "yes", "on")
         warm |= {"sft_steps": SFT_STEPS} if asked and "sft_steps" not in given else {}
         scores = environment_rewards(given.get("environment", recipe.get("environment")))
-        scores = {"reward_funcs": scores} if scores else {}
         given = {**judge, **warm, **scores, **processes_and_gpus(given), **given}
         usual = {name: field.default for name, field in cls.model_fields.items()} | recipe
         return {**recipe, **filled_in(given, usual), **given}
@@ -257,7 +253,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
                 f"Nearest that works: per_device_train_batch_size={nearest} gradient_accumulation_steps={near_passes} "
                 f"({nearest * near_passes * processes} completions a step)",
             )
-        check_environment(self.environment, self.reward_funcs, self.max_staleness)
+        check_environment(self.environment, self.reward_funcs, self.max_staleness, self.filter_difficulty)
         if min(self.judge.values(), default=0) < (0 if self.environment else 1e-9):  # an environment may reward alone
             raise ConfigError("judge needs a weight above 0", "Use for example judge=gemini=0.7,offline=0.3")
         for name in self.judge:
