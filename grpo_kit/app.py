@@ -8,6 +8,7 @@
 GPU, memory, time-out, retries and secrets are those of the call (see backends/modal/launch.py).
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,17 @@ LOCK_FILES = [folder / "requirements-gpu.lock" for folder in Path(__file__).reso
 
 
 def kit_image() -> modal.Image:
-    """The versions that run here and what only a GPU can use; then the kit's source, data files included."""
+    """The versions that run here and what only a GPU can use, and image_packages; then the kit's source, data files
+    included, and the module of an environment that lies here."""
     lock = next(str(file) for file in LOCK_FILES if file.exists())
+    packages, modules = (os.environ.get(name, "").split() for name in (client.IMAGE_PACKAGES, client.IMAGE_MODULES))
     return (
         modal.Image.debian_slim(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
         .uv_pip_install(requirements=[lock])
+        .uv_pip_install(*packages)
         # FlashInfer would compile its sampler with nvcc, which this image lacks; vLLM has one of its own.
         .env({"HF_HOME": str(container.MODELS), "TOKENIZERS_PARALLELISM": "false", "VLLM_USE_FLASHINFER_SAMPLER": "0"})
-        .add_local_python_source("grpo_kit", ignore=["**/__pycache__"])
+        .add_local_python_source("grpo_kit", *modules, ignore=["**/__pycache__"])
     )
 
 

@@ -78,10 +78,12 @@ def test_words_and_several_calls_in_one_turn(tokenizer):
 
 def test_a_tool_that_raises_or_hangs_or_is_not_there_is_an_error_that_the_model_reads(tokenizer, monkeypatch):
     monkeypatch.setattr(dialogues, "TOOL_SECONDS", 0.2)
-    led = talk(tokenizer, CALL % "milk", '{"name": "wait", "arguments": {}}', '{"name": "no", "arguments": {}}', "Sorry.")
+    led = talk(
+        tokenizer, CALL % "milk", '{"name": "wait", "arguments": {}}', '{"name": "no", "arguments": {}}', "Sorry."
+    )
     told = [message["content"] for message in led.messages if message["role"] == "tool"]
     hung = '{"error":"wait did not answer within 0.2 s"}'
-    assert told == ["{\"error\":\"'milk'\"}", hung, '{"error":"there is no tool no"}']
+    assert told == ['{"error":"\'milk\'"}', hung, '{"error":"there is no tool no"}']
     assert (led.errors, led.calls, led.ended) == (3, 3, "reply")
     assert measured([led], [None])["agent/errors"] == 1
 
