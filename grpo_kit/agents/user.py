@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from grpo_kit.agents.grounded import made_up
-from grpo_kit.agents.world import WORLD, KnownCalls, World, same
+from grpo_kit.agents.world import WORLD, KnownCalls, World, is_search, same
 from grpo_kit.data.samples import Act, CalledFunction, Message, Sample, messages_of
 from grpo_kit.judges.offline.acts import check_for
 from grpo_kit.judges.offline.phrases import confirms, performs
@@ -25,10 +25,10 @@ class SimulatedUser(World):
         self._left = list(sample.columns[WORLD])  # the calls of the goal that were not made yet
         self._told = {line_of(words_of(messages_of(sample.prompt)[-1]["content"]))}  # what this user has said
         trace = " ".join(line_of(words_of(each)) for each in sample.columns[SAID])
-        # What the trace's user never said comes from a result: it is chosen when it is offered.
-        self._chosen = {
-            value for call in self._left for value in _values(call) if line_of(words_of(value)) not in trace
-        }
+        # What a search found, and the trace's user never said, is chosen when it is offered.
+        found = " ".join(call["result"] for call in self._left if is_search(call["name"]))
+        values = {value for call in self._left for value in _values(call) if f'"{value}"' in found}
+        self._chosen = {value for value in values if line_of(words_of(value)) not in trace}
         self._accepted = set[str]()
 
     def call(self, name: str, arguments: dict[str, Any]) -> str:
