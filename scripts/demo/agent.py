@@ -99,7 +99,6 @@ def main() -> None:
     print(f"{len(corpus)} dialogues, {len(tokenizer)} tokens, {model.num_parameters():,} parameters")
     lived = [told if i % 2 else unbroken(told) for i, told in enumerate(corpus)]
     build.learn(model, build.whole(tokenizer, lived), rng, steps=1500, batch=16, scale=1.0)
-    torch.save(model.state_dict(), "/tmp/agent_whole.pt")  # TODO remove
     rng = random.Random(build.SEED + 2)
     build.learn(model, mixed(tokenizer, lived[:2000], rng), rng, steps=600, batch=16, scale=0.15)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
