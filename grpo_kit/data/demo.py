@@ -8,6 +8,7 @@ TRACES = Path(__file__).parent / "demo_traces"  # a Schema-Guided Dialogue folde
 EVAL_FRACTION = 0.3  # of the demo's dialogues, so that enough prompts are held out to measure with
 DEFAULT_DATA = "data/processed"
 DEMO_CALLS = "demo-calls"  # the same dialogues with the calls to make, whatever folder one is in
+KITS_OWN = (DEFAULT_DATA, DEMO_CALLS)  # made where there is no such folder
 DATA_FILES = ("train.jsonl", "eval.jsonl")  # in a folder of prepared samples
 _made = set[Path]()  # by this process: a quote asks for the folder at every click
 
@@ -15,7 +16,7 @@ _made = set[Path]()  # by this process: a quote asks for the folder at every cli
 def data_folder(data: str) -> Path:
     """The folder of prepared samples that `data` names; where the default folder has none, the demo's."""
     folder = Path(data)
-    if data in (DEFAULT_DATA, DEMO_CALLS) and not (folder / "train.jsonl").exists():
+    if data in KITS_OWN and not (folder / "train.jsonl").exists():
         from grpo_kit.data.prepare import prepare
 
         folder, learn = (CACHE / "demo", "answers") if data == DEFAULT_DATA else (CACHE / DEMO_CALLS, "calls")

@@ -11,17 +11,22 @@ from grpo_kit.models.shapes import positions_of
 
 
 class Rollout:
-    """Called with a batch's prompts, it has a dialogue with each sample's world; the model generates as TRL has it."""
+    """Begun with a batch's rows and called, it has a dialogue in each sample's world; the model generates as TRL has
+    it."""
 
-    def __init__(self, samples: Mapping[str, Sample], config: TrainConfig):
-        self._samples, self._config = samples, config
-        self._dialogues: Sequence[Dialogue] = []  # those of the last batch
+    def __init__(self, samples: Sequence[Sample], config: TrainConfig):
+        self._samples, self._config = {sample.id: sample for sample in samples}, config
+        self._dialogues: list[Dialogue] = []  # those of the last batch
         self._longest = positions_of(config.model_name)
 
+    def begin(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
+        """The rows with the prompts that their worlds give them."""
+        samples = [self._samples[row["id"]].replace(prompt=row["prompt"]) for row in rows]
+        self._dialogues = [begun(sample, self._config.environment, tokenizer) for sample in samples]
+        return [{**row, "prompt": each.prompt} for row, each in zip(rows, self._dialogues, strict=True)]
+
     def __call__(self, prompts: Sequence, trainer: Any) -> dict[str, list | None]:
-        config, tokenizer = self._config, trainer.processing_class
-        samples = [self._samples[row["id"]].replace(prompt=row["prompt"]) for row in trainer._rows]
-        dialogues = [begun(sample, config.environment, tokenizer) for sample in samples]
+        config, dialogues = self._config, self._dialogues
 
         def generate(asked: list[list[int]], group: int) -> Any:
             return trainer._generate_single_turn(asked, None, {}, group)
@@ -29,7 +34,7 @@ class Rollout:
         is_training = trainer.model.training
         converse(
             dialogues,
-            tokenizer,
+            trainer.processing_class,
             generate,
             trainer.eos_token_ids,
             group=config.num_generations if is_training else 1,
@@ -37,7 +42,6 @@ class Rollout:
             longest=self._longest,
             most_turns=config.max_tool_calling_iterations,
         )
-        self._dialogues = dialogues
         return {
             "prompt_ids": [each.prompt_ids for each in dialogues],
             "completion_ids": [each.ids for each in dialogues],

@@ -3,11 +3,10 @@
 
 import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
-from grpo_kit.data.samples import Sample, conversation_text
+from grpo_kit.data.samples import conversation_text
 from grpo_kit.data.thoughts import CLOSE, answer_in, has_thought
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.generate import completion_text
@@ -48,13 +47,13 @@ class KitTrainer(RunTrainer, GRPOTrainer):
         *args,
         progress: RunProgress,
         held_out: Sequence[dict[str, Any]] = (),
-        asked: Mapping[str, Sample] = MappingProxyType({}),
+        rollout: Rollout | None = None,
         **kwargs,
     ):
-        """`held_out` are rows as those of the data set, which are answered every eval_steps; `asked` are all rows'
-        samples by id."""
+        """`held_out` are rows as those of the data set, which are answered every eval_steps; `rollout` has dialogues
+        where there is an environment."""
         super().__init__(*args, progress=progress, **kwargs)
-        self.rollout_func = Rollout(asked, self._config) if self._config.environment else None
+        self.rollout_func: Any = rollout
         if self.args.use_vllm and progress.config.use_lora and not self.args.fsdp:
             sync = self.vllm_generation.sync_weights
             self.vllm_generation.sync_weights = partial(_sync_exactly, sync, _weights_under_adapter(self.model))
@@ -158,6 +157,8 @@ class KitTrainer(RunTrainer, GRPOTrainer):
 
     def _answered(self, rows: Sequence[dict[str, Any]]) -> tuple[list, torch.Tensor]:
         """Completions of held-out prompts, one each, and the scores of all processes' by reward."""
+        if self.rollout_func:
+            rows = self.rollout_func.begin(rows, self.processing_class)
         self._rows, prompts = rows, [row["prompt"] for row in rows]
         _, ids, _, completions, _, found, *_ = self._generate(prompts)
         rows = [row | {name: found[name][i] for name in found} for i, row in enumerate(rows)]  # as TRL adds it
@@ -234,8 +235,8 @@ class KitTrainer(RunTrainer, GRPOTrainer):
         return scores
 
     def _make(self, rows):
-        self._rows = rows
-        return super()._generate_and_score_completions(rows)
+        self._rows = self.rollout_func.begin(rows, self.processing_class) if self.rollout_func else rows
+        return super()._generate_and_score_completions(self._rows)
 
     def _generate_and_score_completions(self, inputs):
         try:
@@ -248,9 +249,7 @@ class KitTrainer(RunTrainer, GRPOTrainer):
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]
             texts = [text_of(completion) for completion in logs["completion"]]
-            told = [{}] * len(texts)
             if self.rollout_func:
-                told = [{"messages": messages} for messages in logs["completion"]]
                 texts = [conversation_text(messages) for messages in logs["completion"]]
             share = distinct_share(texts, self._config.num_generations)
             self._metrics["train"]["completions/distinct"].append(share)
@@ -268,7 +267,7 @@ class KitTrainer(RunTrainer, GRPOTrainer):
                     "rewards": dict(zip(self.reward_func_names, self._scores[i], strict=True)),
                     "advantage": logs["advantages"][i],
                     "reason": reasons[i],
-                    **told[i],
+                    **({"messages": logs["completion"][i]} if self.rollout_func else {}),
                 }
                 for i in range(len(reasons))
             ]

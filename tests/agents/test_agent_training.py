@@ -9,13 +9,19 @@ import torch
 from safetensors.torch import load_file
 
 from grpo_kit import RunError, TrainConfig, evaluate, plots, train
+from grpo_kit.data.samples import Sample, to_lines
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.training.trainer import KitTrainer
 from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.widgets import parts, tables
 
 SETTINGS = {"model_name": "tiny-agent", "max_steps": 4, "save_steps": 2, "eval_steps": 2, "eval_prompts": 8}
-SETTINGS |= {"per_device_train_batch_size": 16, "num_generations": 4, "canaries": "off"}
+SETTINGS |= {
+    "per_device_train_batch_size": 16,
+    "gradient_accumulation_steps": 1,
+    "num_generations": 4,
+    "canaries": "off",
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +114,13 @@ def test_a_user_and_another_s_environment_train_too(tmp_path, monkeypatch):
     rows = read_lines(user.path / "completions.jsonl")
     assert list(rows[0]["rewards"]) == ["offline", "goal", "turns", "grounded"]
     assert any(message["role"] == "user" for row in rows for message in row["messages"])
+    asks = [{"role": "user", "content": "Is there tea?"}]
+    (tmp_path / "train.jsonl").write_bytes(to_lines([Sample(f"s{i}", asks, "Yes.") for i in range(4)]))
+    small |= {"data": str(tmp_path), "max_prompt_length": 900, "max_completion_length": 64}
     shop = train(run_id="shop", runs_dir=tmp_path, environment="shop:Shop", judge="offline=0", **small)
     rows = read_lines(shop.path / "completions.jsonl")
     assert list(rows[0]["rewards"]) == ["offline", "environment"]
-    assert rows[0]["prompt"][-1]["content"].endswith(f" (order {rows[0]['sample_id']})")
+    assert rows[0]["prompt"][-1]["content"] == f"Is there tea? (order {rows[0]['sample_id']})"
 
 
 def test_a_run_without_dialogues_has_no_such_figure(tmp_path):
