@@ -15,12 +15,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "tiny-agent": {
         "environment": "replay",
         "data": "demo-calls",
-        "max_steps": 40,
+        "max_steps": 60,
         "learning_rate": 2e-3,
         "per_device_train_batch_size": 32,
         "gradient_accumulation_steps": 1,
         "max_completion_length": 128,
-        "save_steps": 20,
+        "save_steps": 30,
         "torch_threads": 1,
     },
     "SmolLM2-135M-Instruct": {
