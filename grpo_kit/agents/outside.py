@@ -78,7 +78,7 @@ def tool_names(kind: type) -> list[str]:
 @cache
 def tool_schemas(path: str) -> list[dict[str, Any]]:
     """Its tools as JSON schemas. Raises ConfigError for a tool without the docstring that transformers asks for."""
-    from transformers.utils import get_json_schema
+    from transformers.utils.chat_template_utils import get_json_schema
 
     kind, schemas = environment_class(path), []
     for name in tool_names(kind):

@@ -16,13 +16,14 @@ class Rollout:
 
     def __init__(self, samples: Sequence[Sample], config: TrainConfig):
         self._samples, self._config = {sample.id: sample for sample in samples}, config
+        self._environment = str(config.environment)
         self._dialogues: list[Dialogue] = []  # those of the last batch
         self._longest = positions_of(config.model_name)
 
     def begin(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
         """The rows with the prompts that their worlds give them."""
         samples = [self._samples[row["id"]].replace(prompt=row["prompt"]) for row in rows]
-        self._dialogues = [begun(sample, self._config.environment, tokenizer) for sample in samples]
+        self._dialogues = [begun(sample, self._environment, tokenizer) for sample in samples]
         return [{**row, "prompt": each.prompt} for row, each in zip(rows, self._dialogues, strict=True)]
 
     def __call__(self, prompts: Sequence, trainer: Any) -> dict[str, list | None]:
