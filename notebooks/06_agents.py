@@ -62,13 +62,13 @@ plots.agent_curve(run)
 # %% [markdown]
 # ## Read the dialogues
 #
-# The best and the worst of the first step and of the last, as turns. `widgets.samples(run)` browses all of them.
+# Some of the first dialogues, and of the last ones in which it called. `widgets.samples(run)` browses all of them.
 
 # %%
 told = tables.completions(run)
-for step in (told["step"].min(), told["step"].max()):
-    rows = told[told["step"] == step].sort_values("score")
-    display(plots.table(rows.iloc[[-1, 0]][["step", "asked", "completion", "score", "reason"]]))
+called = told[told["completion"].str.contains("tool: ")]
+for rows in (told.head(3), called.tail(3)):
+    display(plots.table(rows[["step", "asked", "completion", "score", "reason"]]))
 
 # %% [markdown]
 # ## Is it better?
