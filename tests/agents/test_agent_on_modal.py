@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pytest
 from helpers import STANDIN
 from modal_server import ModalServer
 
@@ -11,6 +12,7 @@ from grpo_kit.backends.modal import launch as launching
 from grpo_kit.data.samples import Sample, to_lines
 
 
+@pytest.mark.wide
 def test_an_environment_of_yours_trains_on_modal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
