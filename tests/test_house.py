@@ -61,15 +61,16 @@ def test_the_paths_and_functions_that_a_guide_names_are_there(guide):
 
 def test_folders_and_modules_stay_small():
     entries = [entry.name for entry in KIT.iterdir() if entry.name != "__pycache__"]
-    assert len(entries) <= 20, entries
+    assert len(entries) <= 21, entries
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in KIT.rglob("*.py")}
     assert not {file: lines for file, lines in lengths.items() if lines > 350}
     # 13,200 until prompts could hold tools and results, and every common format was read, repaired and grounded; then
     # came warm starts, thinking models, TRL's other settings, vLLM in evaluations, held-out scores while training, more
     # judges, people's labels, a verdict on whether a run will learn with a probe of its model, a ladder of judges,
     # alarms, and the panel in which a reward is edited, with its measures, which were cells of 02 before; then curves
-    # and tables to handle, the hub of runs, the report, and what the launch panel and the data's browser lacked.
-    assert sum(lengths.values()) <= 24_400, "what is added is paid for by what is simplified"
+    # and tables to handle, the hub of runs, the report, and what the launch panel and the data's browser lacked;
+    # then serving, files for other programs, the hub, and agents that call tools.
+    assert sum(lengths.values()) <= 27_800, "what is added is paid for by what is simplified"
 
 
 def test_a_room_imports_only_rooms_above_it():

@@ -29,4 +29,7 @@ class EvalConfig(JudgeConfig, ModalConfig):
     second_judge: JudgeName | None = run(
         "reference", "A second judge the run was not trained with; reference: words shared with the trace's reply."
     )
+    environment: str | None = run(
+        None, "Who answers tool calls: replay, user or module:Class; None: as the run was trained."
+    )
     data: str | None = run(None, "Folder of eval.jsonl; None: the data the run was trained on.")

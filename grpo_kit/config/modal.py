@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, NonNegativeInt
 
-from grpo_kit.config.base import Settings, run, setting
+from grpo_kit.config.base import Listed, Settings, run, setting
 from grpo_kit.config.gpus import NAMES, checked_gpu, gpu_and_count, most_gpus
 
 
@@ -17,6 +17,9 @@ class ModalConfig(Settings):
     memory: int = setting(32768, "MiB of memory for the container, besides the GPU's.", "resume", ge=1024)
     timeout: int = setting(7200, "Seconds until a container ends; a new one continues.", "resume", ge=10, le=86400)
     retries: NonNegativeInt = setting(3, "New containers for a run after crashes or timeouts.", "resume", le=10)
+    image_packages: Listed[str] = setting(
+        [], "Packages that Modal's image gets besides the kit's, such as those of an environment.", "resume"
+    )
 
 
 def processes_and_gpus(given: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from grpo_kit.config.base import Settings
+from grpo_kit.config.environment import EnvironmentConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.modal import ModalConfig
 from grpo_kit.config.recipes import RECIPES
@@ -13,8 +14,10 @@ from grpo_kit.config.train import TrainConfig
 
 
 def fields_of(model: type[Settings]) -> dict[str, FieldInfo]:
-    """A model's settings in the order to show them: its own first, then Modal's, then those of how a judge is asked."""
-    places = dict.fromkeys(ModalConfig.model_fields, 1) | dict.fromkeys(JudgeConfig.model_fields, 2)
+    """A model's settings in the order to show them: its own first, then those of an environment, Modal's, and those of
+    how a judge is asked."""
+    mixed_in = (EnvironmentConfig, ModalConfig, JudgeConfig)
+    places = {name: place for place, config in enumerate(mixed_in, 1) for name in config.model_fields}
     return dict(sorted(model.model_fields.items(), key=lambda field: places.get(field[0], 0)))
 
 

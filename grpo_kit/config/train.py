@@ -32,6 +32,7 @@ from grpo_kit.config.base import (
     warm,
 )
 from grpo_kit.config.batching import filled_in, nearest_batches
+from grpo_kit.config.environment import EnvironmentConfig, check_environment, environment_rewards
 from grpo_kit.config.gpus import gpu_and_count, most_gpus
 from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeName, check_ladder, rungs
 from grpo_kit.config.modal import ModalConfig, processes_and_gpus
@@ -40,7 +41,8 @@ from grpo_kit.config.trl import checked_trl, trl_from_text
 from grpo_kit.errors import ConfigError, SecretGiven
 
 Auto = Literal["auto"]
-ReadyReward = Literal["length", "format", "repetition", "tool_call"]  # the functions of rewards/ready.py
+# The functions of rewards/ready.py; the last five are an environment's scores.
+ReadyReward = Literal["length", "format", "repetition", "tool_call", "call", "grounded", "goal", "turns", "environment"]
 Reporter = Literal["trackio", "wandb", "tensorboard"]
 TEMPERATURES = [round(0.05 * i, 2) for i in range(2, 41)]
 # By size. docs/models.md says which of them were run, and what each needs.
@@ -57,7 +59,7 @@ def _checked_trl(value: dict[str, Any]) -> dict[str, Any]:
     return checked_trl(value, TrainConfig.model_fields)
 
 
-class TrainConfig(JudgeConfig, ModalConfig):
+class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     """All that decides a training run. Two runs with the same settings and data give the same model."""
 
     # The model, the data, the run
@@ -139,10 +141,7 @@ class TrainConfig(JudgeConfig, ModalConfig):
         False, "Keep the weights below the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
     )
     lora_dropout: NonNegativeFloat = lora(0.0, "Dropout on the adapter's input.", lt=1)
-
-    adapter: str | None = lora(
-        None, "Adapter folder, or run, to continue from; or name it as model_name, which is else its base."
-    )
+    adapter: str | None = lora(None, "Adapter folder, or run, to continue from; or name it as model_name.")
 
     # Warm start
     warm_start: bool = warm(False, "First train on the samples' own replies (supervised), then GRPO.")
@@ -231,7 +230,8 @@ class TrainConfig(JudgeConfig, ModalConfig):
         warm = {"warm_start": True} if given.get("sft_steps") not in (None, 0, "0") else {}
         asked = str(given.get("warm_start", False)).lower() in ("true", "1", "yes", "on")
         warm |= {"sft_steps": SFT_STEPS} if asked and "sft_steps" not in given else {}
-        given = {**judge, **warm, **processes_and_gpus(given), **given}
+        scores = environment_rewards(given.get("environment", recipe.get("environment")))
+        given = {**judge, **warm, **scores, **processes_and_gpus(given), **given}
         usual = {name: field.default for name, field in cls.model_fields.items()} | recipe
         return {**recipe, **filled_in(given, usual), **given}
 
@@ -253,10 +253,9 @@ class TrainConfig(JudgeConfig, ModalConfig):
                 f"Nearest that works: per_device_train_batch_size={nearest} gradient_accumulation_steps={near_passes} "
                 f"({nearest * near_passes * processes} completions a step)",
             )
-        if min(self.judge.values(), default=0) <= 0:
-            raise ConfigError(
-                "judge needs a judge with a weight above 0", "Use for example judge=gemini=0.7,offline=0.3"
-            )
+        check_environment(self.environment, self.reward_funcs, self.max_staleness, self.filter_difficulty)
+        if min(self.judge.values(), default=0) < (0 if self.environment else 1e-9):  # an environment may reward alone
+            raise ConfigError("judge needs a weight above 0", "Use for example judge=gemini=0.7,offline=0.3")
         for name in self.judge:
             check_ladder(name, self.judge_ladder_bounds)
         if self.max_staleness and self.num_iterations > 1:

@@ -38,8 +38,7 @@ OWNED = {
     "num_completions_to_print and logging_steps": "log_completions",
     "kit.push": "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision",
     "": "use_cpu local_rank do_train debug remove_unused_columns label_names label_smoothing_factor "
-    "train_sampling_strategy length_column_name dataloader_drop_last ddp_find_unused_parameters "
-    "max_tool_calling_iterations",
+    "train_sampling_strategy length_column_name dataloader_drop_last ddp_find_unused_parameters",
 }
 # What TRL looks at only in the step that needs it, if at all.
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {

@@ -7,6 +7,8 @@ from grpo_kit.utils.files import CACHE
 TRACES = Path(__file__).parent / "demo_traces"  # a Schema-Guided Dialogue folder
 EVAL_FRACTION = 0.3  # of the demo's dialogues, so that enough prompts are held out to measure with
 DEFAULT_DATA = "data/processed"
+DEMO_CALLS = "demo-calls"  # the same dialogues with the calls to make, whatever folder one is in
+KITS_OWN = (DEFAULT_DATA, DEMO_CALLS)  # made where there is no such folder
 DATA_FILES = ("train.jsonl", "eval.jsonl")  # in a folder of prepared samples
 _made = set[Path]()  # by this process: a quote asks for the folder at every click
 
@@ -14,11 +16,11 @@ _made = set[Path]()  # by this process: a quote asks for the folder at every cli
 def data_folder(data: str) -> Path:
     """The folder of prepared samples that `data` names; where the default folder has none, the demo's."""
     folder = Path(data)
-    if data == DEFAULT_DATA and not (folder / "train.jsonl").exists():
+    if data in KITS_OWN and not (folder / "train.jsonl").exists():
         from grpo_kit.data.prepare import prepare
 
-        folder = CACHE / "demo"
-        if not (_made and (folder / "train.jsonl").exists()):
-            prepare(TRACES, folder, eval_fraction=EVAL_FRACTION)
+        folder, learn = (CACHE / "demo", "answers") if data == DEFAULT_DATA else (CACHE / DEMO_CALLS, "calls")
+        if not (folder in _made and (folder / "train.jsonl").exists()):
+            prepare(TRACES, folder, eval_fraction=EVAL_FRACTION, learn=learn)
             _made.add(folder)
     return folder

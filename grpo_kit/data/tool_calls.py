@@ -28,10 +28,18 @@ def call_score(answer: str, calls: Any) -> float:
     """
     answer = answer_in(answer) or ""
     wanted = calls_in(calls if isinstance(calls, str) else json.dumps(calls))
-    made = [(name, dict(_PARAMETER.findall(body))) for name, body in _FUNCTION.findall(answer)]
-    if made:
+    if made := _tagged(answer):
         wanted = [(name, {key: _as_text(value) for key, value in arguments.items()}) for name, arguments in wanted]
     return float(_canonical(made or calls_in(answer)) == _canonical(wanted))
+
+
+def calls_made(answer: str) -> list[tuple[str, dict]]:
+    """Names and arguments of the calls that an answer without its thought makes, in any of these forms."""
+    return _tagged(answer) or calls_in(answer)
+
+
+def _tagged(answer: str) -> list[tuple[str, dict]]:
+    return [(name, dict(_PARAMETER.findall(body))) for name, body in _FUNCTION.findall(answer)]
 
 
 def calls_in(text: str) -> list[tuple[str, dict]]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from grpo_kit.agents.answer import dialogues_with
+from grpo_kit.agents.episodes import episodes
 from grpo_kit.config.base import names_where
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import NEED_MODEL, JudgeConfig, rungs, shared_rungs
@@ -25,6 +27,7 @@ from grpo_kit.costs.ranges import range_text
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.evaluation.agents import agent_line, agent_numbers
 from grpo_kit.evaluation.agreement import in_words, log_prob_agreement, score_agreement, served_models
 from grpo_kit.evaluation.interpret import is_warm_start
 from grpo_kit.evaluation.result import Evaluation, write_evaluation
@@ -39,6 +42,8 @@ from grpo_kit.models.generate import generate
 from grpo_kit.models.load import check_model, load_tokenizer, no_template, torch_threads
 from grpo_kit.models.prompts import fit_prompts, prompt_tokens
 from grpo_kit.models.vllm_engine import VllmModel
+from grpo_kit.rewards.judge_reward import seen
+from grpo_kit.rewards.ready import text_of
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
 from grpo_kit.utils.environment import version_of
 from grpo_kit.utils.files import write_json
@@ -100,6 +105,9 @@ def evaluate(
     used = _as_trained(asked, subject)
     if used.use_vllm is True and version_of("vllm") is None:
         raise ConfigError("use_vllm=True, and vllm is not installed here", "`pip install vllm`, or leave it out")
+    if used.environment and served:
+        what = f"environment={used.environment} leads dialogues token by token, which an endpoint can't"
+        raise ConfigError(what, "Leave the endpoint out")
     judge = make_judge(used.judge, used)
     judge.check()
     second = make_judge(used.second_judge, used) if used.second_judge else None
@@ -127,23 +135,25 @@ def evaluate(
         started, engine = time.perf_counter(), "transformers"
         for name, source, model in served or subject.models(_longest(used, subject, tokenizer, samples), note):
             engine = "vllm" if isinstance(model, VllmModel) else "endpoint" if served else engine
-            answers = generate(
-                model,
-                tokenizer,
-                [sample.prompt for sample in samples],
-                [sample.tools for sample in samples],
-                max_completion_length=used.max_completion_length,
-                temperature=used.temperature,
-                top_p=subject.settings.top_p,
-                seed=used.seed,
-                batch_size=used.batch_size,
-            )
+            how = {"temperature": used.temperature, "top_p": subject.settings.top_p, "seed": used.seed}
+            how |= {"max_completion_length": used.max_completion_length, "batch_size": used.batch_size}
+            dialogues, heard = [], samples
+            if used.environment:
+                most_turns = subject.settings.max_tool_calling_iterations
+                dialogues = dialogues_with(model, tokenizer, samples, used.environment, most_turns=most_turns, **how)
+                answers = [text_of(each.messages) for each in dialogues]
+                heard = [seen(sample, each.messages) for sample, each in zip(samples, dialogues, strict=True)]
+            else:
+                prompts, tools = [sample.prompt for sample in samples], [sample.tools for sample in samples]
+                answers = generate(model, tokenizer, prompts, tools, **how)
             del model  # makes room for the next
             base, warm = answered.get(BASE), next((own for each, own in answered.items() if is_warm_start(each)), None)
-            verdicts = run_async(judge_batch(judge, cache, samples, answers)).verdicts
+            verdicts = run_async(judge_batch(judge, cache, heard, answers)).verdicts
             numbers = describe(name, answers, verdicts, used.seed, base and base.verdicts)
             numbers["versus_sft"] = compare(warm.verdicts, verdicts, used.seed) if warm else None
-            again = run_async(judge_batch(second, cache, samples, answers)).verdicts if second else None
+            if dialogues:
+                numbers["agent"] = agent_numbers(dialogues, verdicts, used.seed, base)
+            again = run_async(judge_batch(second, cache, heard, answers)).verdicts if second else None
             if second and again:
                 try:
                     numbers["second"] = describe(name, answers, again, used.seed, base and base.second)
@@ -151,10 +161,10 @@ def evaluate(
                         numbers["second"]["versus_sft"] = compare(warm.second, again, used.seed)
                 except RunError as error:  # the first judge's numbers stand without it
                     note(f"No second judgement of {name} by {second.name}: {error}")
-            answered[name] = Answered(answers, verdicts, again)
+            answered[name] = Answered(answers, verdicts, again, dialogues)
             numbers["seconds"], started = round(time.perf_counter() - started, 1), time.perf_counter()
             models.append({"name": name, "source": source, **numbers})
-            echo(f"{name}: mean score {numbers['mean']:.3f} on {len(samples)} prompts")
+            echo(f"{name}: mean score {numbers['mean']:.3f} on {len(samples)} prompts{agent_line(numbers)}")
         agree = log_prob_agreement(subject, tokenizer, samples, answered) if served else {}
     for each in filter(None, (judge, second)):
         if each.usage and each.usage.settled is not None:
@@ -206,7 +216,7 @@ def _about(judge: Judge, run: RunDirectory | None, samples: list[Sample]) -> dic
 def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
     """`config` with the settings that it leaves open, and the judge's that it does not name, taken from the run."""
     trained = subject.settings
-    names = ("temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs")
+    names = ("temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs", "environment")
     taken = {name: getattr(trained, name) for name in names if getattr(config, name) is None}
     if config.judge is None:
         taken["judge"] = max(trained.judge, key=lambda name: trained.judge[name])
@@ -235,7 +245,7 @@ def _data(config: EvalConfig, run: RunDirectory | None) -> Path:
 
 def _chosen(file: Path, config: Any, tokenizer: Any, note: Say, echo: Say) -> list[Sample]:
     """The samples that `config.seed` chooses, their prompts shortened to fit. A smaller n chooses some of the same."""
-    held_out = list(read_samples(file))
+    held_out = episodes(list(read_samples(file)), config.environment, str(file))
     if len(held_out) < config.n:
         note(f"{file} has {len(held_out)} prompts, fewer than n={config.n}: all are used")
     chosen = [held_out[i] for i in np.random.default_rng(config.seed).permutation(len(held_out))[: config.n]]

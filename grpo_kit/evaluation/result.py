@@ -128,6 +128,17 @@ class Evaluation:
         counts = table.columns.intersection(["wins", "ties", "losses"])
         return table.astype(dict.fromkeys(counts, "Int64"))  # whole numbers that may be missing
 
+    def agents(self) -> pandas.DataFrame:
+        """A row per model of an evaluation in an environment: its success rate with low and high bound of its 95%
+        interval, calls, turns and errors, and the means of the environment's scores; else empty."""
+        rows = []
+        for model in self.models:
+            if agent := model.get("agent"):
+                rates = dict(zip(("success", "low", "high"), (agent["success"], *agent["interval"]), strict=True))
+                counts = {name: agent[name] for name in ("calls", "turns", "errors", "cut")}
+                rows.append({"model": model["name"], **rates, **counts, **agent["scores"]})
+        return pandas.DataFrame(rows)
+
     def judges(self) -> pandas.DataFrame:
         """A row per model and judge: its mean, and its gain over the base, each with its 95% interval."""
         return pandas.DataFrame(
@@ -154,7 +165,8 @@ class Evaluation:
             row |= {"ground_truth": sample["ground_truth"], "services": " + ".join(sample["services"]) or "none named"}
             row["act"] = interpret.kind_of_turn(sample.get("acts", ()))  # an evaluation of before has none
             for name, answered in sample["answers"].items():
-                row |= {name: answered["answer"], f"{name} words": len(words(answer_in(answered["answer"]) or ""))}
+                told = conversation_text(answered["messages"]) if "messages" in answered else answered["answer"]
+                row |= {name: told, f"{name} words": len(words(answer_in(answered["answer"]) or ""))}
                 row |= {f"{name} score": answered["score"], f"{name} reason": answered["reason"]}
                 if second := answered.get("second"):
                     row |= {f"{name} second score": second["score"], f"{name} second reason": second["reason"]}
@@ -268,6 +280,7 @@ def write_evaluation(
             row["answers"] = {
                 name: {"answer": own.answers[i], **_told(own.verdicts[i])}
                 | ({"second": _told(own.second[i])} if own.second else {})
+                | ({"messages": own.dialogues[i].messages} if own.dialogues else {})
                 for name, own in answered.items()
             }
             file.write(json.dumps(row) + "\n")

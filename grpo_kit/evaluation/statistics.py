@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas
 
+from grpo_kit.agents.dialogue import Dialogue
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.errors import RunError
 from grpo_kit.judges.base import Verdict
@@ -21,6 +22,7 @@ class Answered:
     answers: Sequence[str]
     verdicts: Sequence[Verdict]
     second: Sequence[Verdict] | None = None
+    dialogues: Sequence[Dialogue] = ()  # which the answers end, in an environment
 
 
 def describe(

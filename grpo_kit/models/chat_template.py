@@ -85,6 +85,25 @@ class ChatTemplate:
         return all(word in text for word in words)
 
 
+def text_between(template: ChatTemplate, messages: Sequence[Message], ends: Sequence[str]) -> str:
+    """What stands between two turns of the assistant: after the token that ended the first, one of `ends`, these
+    messages, a tool's or a user's, up to where it speaks again. Raises ConfigError where the template ends no turn."""
+    called = [each.get("name", TOOL) for each in messages if each["role"] == "tool"]
+    calls: list[ToolCall] = [
+        {"type": "function", "function": {"name": name, "arguments": {"probe": VALUE}}} for name in called
+    ]
+    said = Message(role="assistant", content=VALUE)
+    if calls and template.call and (len(calls) == 1 or template.calls):
+        said = Message(role="assistant", content="", tool_calls=calls)
+    text = template.render([Message(role="user", content=USER), said, *messages])
+    after = text.rpartition(VALUE)[2]
+    found = [after.index(end) + len(end) for end in ends if end in after]
+    if not found:
+        what = "the chat template writes no token that ends the model's turn, so that nothing can follow it"
+        raise ConfigError(what, "Use a model with another template, or leave environment out")
+    return after[min(found) :]
+
+
 def template_error(folder: Path, problem: Exception) -> ConfigError:
     """The error of a model whose template is no Jinja, or refuses to write a prompt."""
     told = f"refuses a prompt: {problem}"

@@ -66,22 +66,44 @@ def generate(
     """
     if isinstance(model, ServedModel):
         return _served(model, tokenizer, prompts, tools, max_completion_length, temperature, top_p, seed)
-    import torch
-    from transformers import GenerationConfig
-
     asked = [prompt_tokens(tokenizer, *each) for each in zip(prompts, tools or [()] * len(prompts), strict=True)]
     ends = end_tokens(model, tokenizer)
+    how = {"max_completion_length": max_completion_length, "temperature": temperature, "top_p": top_p}
 
     def answer(prompt: Prompt, tokens: Sequence[int]) -> Answer:
         told = Answer(completion_text(tokenizer, prompt, tokens))
         told.is_cut = len(tokens) == max_completion_length and not set(ends) & set(tokens)
-        end = next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))  # padding follows
-        told.tokens = tokens[:end]
+        told.tokens = up_to_end(tokens, ends)
         return told
 
+    found: list[list[float]] | None = [] if log_probs else None
+    made = generate_tokens(model, tokenizer, asked, ends, seed=seed, batch_size=batch_size, log_probs=found, **how)
+    answers = [answer(*each) for each in zip(prompts, made, strict=True)]
+    for each, own in zip(answers, found or (), strict=False):
+        each.log_probs = own
+    return answers
+
+
+def generate_tokens(
+    model: Any,
+    tokenizer: Any,
+    asked: Sequence[list[int]],
+    ends: list[int],
+    *,
+    max_completion_length: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    batch_size: int,
+    log_probs: list[list[float]] | None = None,
+) -> list[list[int]]:
+    """The same of prompts as tokens: an answer's tokens up to one of `ends`, and what pads it after that. `log_probs`
+    is filled with each answer's."""
+    import torch
+    from transformers import GenerationConfig
+
     if isinstance(model, VllmModel):
-        answered = model.answers(asked, ends, max_completion_length, temperature, top_p, seed)
-        return [answer(*each) for each in zip(prompts, answered, strict=True)]
+        return model.answers(asked, ends, max_completion_length, temperature, top_p, seed)
     tokenizer.padding_side = "left"
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     generation = GenerationConfig(  # as TRL generates: the model's own defaults for sampling stay out
@@ -90,21 +112,26 @@ def generate(
         eos_token_id=ends,
         **sampling,
     )
-    answers: list[Answer] = []
+    answers: list[list[int]] = []
     model.eval()
-    for start in range(0, len(prompts), batch_size):
+    for start in range(0, len(asked), batch_size):
         batch = tokenizer.pad({"input_ids": asked[start : start + batch_size]}, return_tensors="pt").to(model.device)
         torch.manual_seed(seed + start)
         with torch.inference_mode():
-            told = {"return_dict_in_generate": True, "output_logits": True} if log_probs else {}
+            told = {} if log_probs is None else {"return_dict_in_generate": True, "output_logits": True}
             output: Any = model.generate(**batch, generation_config=generation, **told)
-        made = (output.sequences if log_probs else output)[:, batch["input_ids"].shape[1] :].tolist()
-        asking = prompts[start : start + batch_size]
-        answers += [answer(*each) for each in zip(asking, made, strict=True)]
-        for row, each in enumerate(answers[start:] if log_probs else ()):
-            scores = torch.stack([step[row] for step in output.logits[: len(each.tokens)]])
-            each.log_probs = log_probs_of(scores, each.tokens)
+        made = (output.sequences if told else output)[:, batch["input_ids"].shape[1] :].tolist()
+        answers += made
+        if log_probs is not None:
+            for row, own in enumerate(up_to_end(tokens, ends) for tokens in made):
+                log_probs.append(log_probs_of(torch.stack([step[row] for step in output.logits[: len(own)]]), own))
     return answers
+
+
+def up_to_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """The tokens without what pads them."""
+    end = next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))
+    return list(tokens[:end])
 
 
 def log_probs_of(scores: Any, tokens: Sequence[int]) -> list[float]:

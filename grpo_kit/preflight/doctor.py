@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from grpo_kit.config.judge import NEED_MODEL, rungs
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.data.demo import DEFAULT_DATA, data_folder
+from grpo_kit.data.demo import DEFAULT_DATA, KITS_OWN, data_folder
 from grpo_kit.data.samples import read_samples
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.base import make_judge
@@ -94,7 +94,7 @@ def data(config: TrainConfig, name: str) -> str:
     file = Path(config.data) / name
     if file.exists():
         return f"{samples_in(file)} samples in {file}"
-    if config.data == DEFAULT_DATA and not file.with_name("train.jsonl").exists():
+    if config.data in KITS_OWN and not file.with_name("train.jsonl").exists():
         return f"none in {config.data}, so the kit's own samples are used"
     if name == "eval.jsonl" and config.eval_steps:
         raise no_held_out(config, f"there is no {file}")

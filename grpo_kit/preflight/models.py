@@ -13,6 +13,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, Problem
 from grpo_kit.judges.chat.provider import is_local, needs_key
 from grpo_kit.models.load import SMOLLM2, check_model, model_problem, thinks
+from grpo_kit.models.shapes import SHIPPED
 from grpo_kit.models.start import started
 
 LONG_ENOUGH = 512  # tokens of a completion that is thought and answer
@@ -51,7 +52,7 @@ def model_problems(config: TrainConfig, runs_dir: Path, on_modal: bool) -> Itera
         return
     if name == SMOLLM2 and not on_modal and (problem := model_problem(name)):
         yield replace(problem, where="model")
-    elif not on_modal and name not in ("tiny", SMOLLM2) and "/" not in name and not Path(name).is_dir():
+    elif not on_modal and name not in (*SHIPPED, SMOLLM2) and "/" not in name and not Path(name).is_dir():
         what = f"There is no folder {name}, and models on the hub are called owner/name"
         yield Problem(what, "Correct the folder, or set model_name to a model on the hub", "model")
 

@@ -20,6 +20,8 @@ from grpo_kit.utils.text import did_you_mean
 
 # What TRL 1.16 gives to a reward function beside the columns.
 TRLS = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+# What a run with an environment gives as well: the environments themselves, and the scores of their dialogues.
+ENVIRONMENTS = {"environments", "environment_scores"}
 MOST = 3.4e38  # TRL's scores are float32
 
 
@@ -32,7 +34,11 @@ class _Odd(ValueError):
 
 
 def reward_functions(
-    given: Iterable[tuple[RewardFunction, float]], samples: Sequence[Sample], taken: Collection[str], data: str
+    given: Iterable[tuple[RewardFunction, float]],
+    samples: Sequence[Sample],
+    taken: Collection[str],
+    data: str,
+    has_environment: bool = False,
 ) -> dict[RewardFunction, float]:
     """The functions with their weights, as TRL calls them: each under a name that no other has and that is not `taken`.
 
@@ -42,6 +48,7 @@ def reward_functions(
     """
     columns = (set(Sample.__struct_fields__) - {"prompt", "columns"}).union(*(each.columns for each in samples))
     by_id, functions, names = {sample.id: sample for sample in samples}, {}, set(taken)
+    trls = TRLS | ENVIRONMENTS if has_environment else TRLS
     for function, weight in given:
         inner = innermost(function)
         stem = getattr(inner, "__name__", type(inner).__name__)
@@ -52,16 +59,16 @@ def reward_functions(
         except ValueError:  # of many that are written in C, such as max
             fix = "Call it from a function of your own: def reward(completions, **_): return […]"
             raise ConfigError(f"reward `{name}` does not say which arguments it takes", fix) from None
-        if clash := columns & TRLS:
+        if clash := columns & trls:
             what = f"{data} has a column `{min(clash)}`, a name under which TRL gives rewards something else"
             raise ConfigError(what, "Rename the column")
         asked = {each.name: each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
-        for each in [each for each in asked if each not in columns | TRLS]:
+        for each in [each for each in asked if each not in columns | trls]:
             if asked[each].default is inspect.Parameter.empty:
-                hint = did_you_mean(each, columns | TRLS).strip() or f"There are: {', '.join(sorted(columns))}"
+                hint = did_you_mean(each, columns | trls).strip() or f"There are: {', '.join(sorted(columns))}"
                 raise ConfigError(f"reward `{name}` asks for `{each}`, which {data} does not have", hint)
-        takes = columns | TRLS if any(each.kind is each.VAR_KEYWORD for each in parameters) else asked.keys()
-        functions[_checked(function, name, by_id, columns & takes, TRLS & takes)] = weight
+        takes = columns | trls if any(each.kind is each.VAR_KEYWORD for each in parameters) else asked.keys()
+        functions[_checked(function, name, by_id, columns & takes, trls & takes)] = weight
     return functions
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from typing import Any
 
-from grpo_kit.data.samples import Sample
+from grpo_kit.data.samples import Sample, messages_of
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.batch import Judged, judge_batch
 from grpo_kit.judges.cache import RewardCache
@@ -91,7 +91,8 @@ class JudgeReward:
         assert task is not None
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
-        samples, answers = [self._samples[each] for each in ids], [text_of(each) for each in completions]
+        samples = [seen(self._samples[each], completion) for each, completion in zip(ids, completions, strict=True)]
+        answers = [text_of(each) for each in completions]
         judged = await judge_batch(self._judge, self._cache, samples, answers)
         return judged, time.perf_counter() - started
 
@@ -106,6 +107,13 @@ class JudgeReward:
         for task in list(self._asking):
             with suppress(CancelledError):
                 asyncio.run_coroutine_threadsafe(_cancel(task), task.get_loop()).result()
+
+
+def seen(sample: Sample, completion: Any) -> Sample:
+    """The sample as its last reply saw it: with the calls and results, or turns, that came before in a dialogue."""
+    if isinstance(completion, str) or len(completion) == 1:
+        return sample
+    return sample.replace(prompt=[*messages_of(sample.prompt), *completion[:-1]])
 
 
 async def _cancel(task: asyncio.Task) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import wraps
 from itertools import zip_longest
 
+from grpo_kit.config.environment import SCORES
 from grpo_kit.data.samples import Message, call_text
 from grpo_kit.data.tool_calls import call_score
 from grpo_kit.utils.words import is_finished, words
@@ -70,4 +71,15 @@ def tool_call(completions, tool_calls, **_) -> list[float | None]:
     return [call_score(text_of(completion), calls) if calls else None for completion, calls in pairs]
 
 
+def _of_environment(name: str) -> Callable[..., list[float | None]]:
+    """That score of each finished dialogue."""
+
+    def score(environment_scores, **_) -> list[float | None]:
+        return [scores[name] for scores in environment_scores]
+
+    score.__name__ = name
+    return score
+
+
 READY = {function.__name__: function for function in (*map(_of_words, (length, format, repetition)), tool_call)}
+READY |= {name: _of_environment(name) for name in sorted(SCORES)}

@@ -106,6 +106,7 @@ class _CompletionRow(msgspec.Struct, gc=False):
     rewards: dict[str, float | None]
     advantage: float | None
     reason: str
+    messages: list[dict[str, Any]] | None = None  # of a dialogue
 
 
 class _RewardRow(msgspec.Struct, gc=False):
@@ -261,7 +262,8 @@ class RunDirectory:
         return pandas.DataFrame(self._rows(SCORES_FILE, dict), columns=columns)
 
     def completions(self) -> "pandas.DataFrame":
-        """A row per completion: step, sample, prompt, completion, scores by reward, advantage, reason.
+        """A row per completion: step, sample, prompt, completion, scores by reward, advantage, reason; the messages
+        where it is a dialogue.
 
         The rows of a group share their prompt, one list of messages.
         """
@@ -272,6 +274,8 @@ class RunDirectory:
             rows = self._rows("completions.jsonl", _CompletionRow)
             columns = {name: [getattr(row, name) for row in rows] for name in _CompletionRow.__struct_fields__}
             columns["prompt"] = [decode(bytes(prompt)) for prompt in columns["prompt"]]
+            if not any(columns["messages"]):
+                del columns["messages"]
             return pandas.DataFrame(columns)
 
     def logs(self, lines: int = 50) -> None:

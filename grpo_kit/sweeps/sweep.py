@@ -14,7 +14,7 @@ from rich import get_console
 from rich.live import Live
 from rich.text import Text
 
-from grpo_kit.backends.modal.launch import DEPLOYED, deployed_function
+from grpo_kit.backends.modal.launch import DEPLOYED, deployed_function, deployment
 from grpo_kit.errors import RunError
 from grpo_kit.sweeps.grid import Grid, read_grid
 from grpo_kit.sweeps.halving import Halving
@@ -23,7 +23,7 @@ from grpo_kit.sweeps.plan import plan
 from grpo_kit.sweeps.quote import BudgetPool, SweepQuote, quote_of
 from grpo_kit.sweeps.results import Results
 from grpo_kit.sweeps.run import NOT_RUN, PRUNED, PlannedRun, read_json
-from grpo_kit.utils.environment import in_notebook, source_fingerprint
+from grpo_kit.utils.environment import in_notebook
 from grpo_kit.utils.files import write_json
 
 Show = Callable[[pandas.DataFrame], None]
@@ -105,7 +105,7 @@ class Sweep(Results):
             env = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | env
         elif self.runs[0].config:
             deployed_function("train")  # once, for all
-            env[DEPLOYED] = source_fingerprint()
+            env[DEPLOYED] = deployment()
         with ThreadPoolExecutor(jobs, thread_name_prefix="sweep") as executor:
             try:
                 while waiting or under_way:

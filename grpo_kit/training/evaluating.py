@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
 from grpo_kit.judges.batch import judge_batch, run_async
+from grpo_kit.rewards.judge_reward import seen
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.training.held_out import second_judge
 from grpo_kit.training.progress import RunProgress
@@ -42,7 +43,7 @@ class Evaluator:
         trainer, started = self._trainer, time.perf_counter()
         count, own = trainer.accelerator.num_processes, trainer.accelerator.process_index
         padded = [*self._rows, *self._rows[: -len(self._rows) % count]]
-        texts, scores, measured = [], [], defaultdict(list)
+        told, scores, measured = [], [], defaultdict(list)
         model: Any = trainer.model
         model.eval()
         try:
@@ -51,7 +52,7 @@ class Evaluator:
                 each = len(together) // count
                 torch.manual_seed(self._config.seed + start + own)
                 completions, found = self._answer(together[own * each : (own + 1) * each])
-                texts += gather_object([text_of(completion) for completion in completions])
+                told += gather_object(list(completions))
                 scores += found.tolist()
                 for theirs in gather_object([dict(trainer._pending_metrics)]):
                     for name, values in theirs.items():
@@ -73,12 +74,13 @@ class Evaluator:
         means |= dict(zip(names, scores.nanmean(dim=0).tolist(), strict=True))
         means |= {name: lengths[name] for name in lengths if name != "num_tokens"}
         means |= {name: (sum if name.startswith("judge/") else fmean)(found) for name, found in measured.items()}
-        means |= self._keep(step, texts[: len(self._rows)], whole.tolist())
+        means |= self._keep(step, told[: len(self._rows)], whole.tolist())
         return {f"eval_{name}": value for name, value in means.items() if value == value} | {"eval_runtime": seconds}
 
-    def _keep(self, step: int, texts: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
+    def _keep(self, step: int, told: Sequence, scores: Sequence[float]) -> dict[str, float]:
         """Has the second judge score the answers, keeps all, and returns its mean and the change since the best."""
-        samples, seconds, means = self._progress.held_out, [None] * len(texts), {}
+        samples = [seen(sample, completion) for sample, completion in zip(self._progress.held_out, told, strict=True)]
+        texts, seconds, means = list(map(text_of, told)), [None] * len(told), {}
         if self._second:
             seconds = [each.score for each in run_async(judge_batch(self._second, None, samples, texts)).verdicts]
             if judged := [score for score in seconds if score is not None]:

@@ -30,6 +30,7 @@ from grpo_kit.runs.checkpoints import newest_whole
 from grpo_kit.runs.directory import START, checkpoint_step
 from grpo_kit.training.fsdp import allow_on_cpus
 from grpo_kit.training.progress import RunProgress
+from grpo_kit.training.rollout import Rollout
 from grpo_kit.training.trainer import KitTrainer
 from grpo_kit.utils.environment import version_of
 
@@ -70,6 +71,7 @@ def build_trainer(
     model, adapter = starting_model(progress, arguments)
     trainer = KitTrainer(
         progress=progress,
+        rollout=Rollout([*samples, *progress.held_out], config) if config.environment else None,
         held_out=_rows(progress.held_out, held_out),
         model=model,
         reward_funcs=list(rewards),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo_kit.agents.episodes import episodes
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import LOCAL, Launch, check_price_known, shortfall_at_start
 from grpo_kit.data.demo import data_folder
@@ -41,7 +42,8 @@ class Plan:
     """A run as it is going to be: every setting decided, the data read, the judges asked whether they are there."""
 
     config: TrainConfig
-    samples: list[Sample]
+    samples: list[Sample]  # in an environment, one a dialogue
+    to_imitate: list[Sample]  # those of a warm start, which learns single replies and calls
     held_out: list[Sample]  # which are answered every eval_steps
     judges: dict[Judge, float]
     functions: dict[RewardFunction, float]
@@ -95,21 +97,22 @@ def own_rewards(run: RunDirectory) -> bytes | None:
 
 def _read(config: TrainConfig, rewards: Rewards) -> Plan:
     data = data_folder(config.data).absolute()
-    samples = list(read_samples(data / "train.jsonl"))
+    to_imitate = list(read_samples(data / "train.jsonl"))
+    samples = episodes(to_imitate, config.environment, config.data)
     held_out: list[Sample] = []
     if config.eval_steps:
-        found = list(read_samples(held_out_file(config)))
+        found = episodes(list(read_samples(held_out_file(config))), config.environment, config.data)
         held_out = choose(found, config.eval_prompts, config.seed, {sample.id for sample in samples})
     functions = plain_rewards(config, rewards, [*samples, *held_out])
     # An absolute folder, so that the run resumes from anywhere; the demo's is made anew where it is needed.
     folder = str(data) if data == Path(config.data).absolute() else config.data
     about = {
-        "data": {"folder": folder, "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(samples)},
+        "data": {"folder": folder, "fingerprint": fingerprint([data / "train.jsonl"]), "samples": len(to_imitate)},
         "rewards": [*config.judge, *(function.__name__ for function in functions)],
         "reward_weights": [*config.judge.values(), *functions.values()],
         "judges": {},
     }
-    return Plan(config, samples, held_out, {}, functions, about)
+    return Plan(config, samples, to_imitate, held_out, {}, functions, about)
 
 
 def held_out_file(config: TrainConfig) -> Path:
@@ -128,7 +131,8 @@ def no_held_out(config: TrainConfig, why: str) -> ConfigError:
 def plain_rewards(config: TrainConfig, rewards: Rewards, samples: list[Sample]) -> dict[RewardFunction, float]:
     """The ready rewards and the user's own, with their weights. Raises ConfigError as `reward_functions` does."""
     ready = [(READY[name], weight) for name, weight in config.reward_funcs.items()]
-    return reward_functions([*ready, *weighted(rewards)], samples, config.judge, f"{config.data}/train.jsonl")
+    given, data = [*ready, *weighted(rewards)], f"{config.data}/train.jsonl"
+    return reward_functions(given, samples, config.judge, data, has_environment=config.environment is not None)
 
 
 def _add_judges(plan: Plan) -> None:
@@ -186,7 +190,7 @@ def _problems(plan: Plan, known: RunDirectory | None, launch: Launch) -> Iterato
     """Problems that would end the run later. Raises ConfigError where there is no such model."""
     config, samples = plan.config, plan.samples
     yield from too_few_samples(config, len(samples))
-    if config.sft_steps and (empty := [sample.id for sample in samples if not sample.ground_truth.strip()]):
+    if config.sft_steps and (empty := [sample.id for sample in plan.to_imitate if not sample.ground_truth.strip()]):
         what = f"sft_steps={config.sft_steps} learns the samples' own replies, and {len(empty)} of {config.data} have "
         yield Problem(f"{what}none, such as {empty[0]}", "Add their ground_truth, or use sft_steps=0")
     kind = type(samples[0].prompt)

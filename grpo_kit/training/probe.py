@@ -34,7 +34,7 @@ from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, digest
 from grpo_kit.judges.measures import EARNS
 from grpo_kit.models.load import check_model
-from grpo_kit.models.shapes import TINY_MODEL
+from grpo_kit.models.shapes import SHIPPED
 from grpo_kit.models.start import adapter_weights, started
 from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.training.difficulty import DRAWN_BY, KEPT, kind_of
@@ -232,7 +232,7 @@ def _file_of(config: TrainConfig, runs_dir: str | Path) -> Path:
     Raises OSError where the data is not here."""
     judging = ["judge", *(JudgeConfig.model_fields.keys() - set(names_where(JudgeConfig, "resume")))]
     settings = {name: getattr(config, name) for name in [*DRAWN_BY, "adapter", *sorted(judging)]}
-    folders = [TINY_MODEL if config.model_name == "tiny" else Path(config.model_name)]
+    folders = [SHIPPED.get(config.model_name, Path(config.model_name))]
     if config.adapter:
         folders.append(adapter_weights(config.adapter, runs_dir))
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()) if file.is_file()]

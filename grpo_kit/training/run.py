@@ -68,7 +68,7 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_tra
                 if config.sft_steps and not checkpoint:
                     from grpo_kit.training.sft import warm_up
 
-                    warm_up(plan.samples, progress)
+                    warm_up(plan.to_imitate, progress)
                     writer.begin("loading the model")
                 trainer = build_trainer(plan.samples, {**judges, **plan.functions}, progress)
                 if config.filter_difficulty:

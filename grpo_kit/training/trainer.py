@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
+from grpo_kit.data.samples import conversation_text
 from grpo_kit.data.thoughts import CLOSE, answer_in, has_thought
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.generate import completion_text
@@ -28,6 +29,7 @@ from grpo_kit.training.evaluating import Evaluator
 from grpo_kit.training.failures import out_of_memory
 from grpo_kit.training.fsdp import gathered
 from grpo_kit.training.progress import RunProgress
+from grpo_kit.training.rollout import Rollout
 from grpo_kit.training.rollouts_ahead import Ahead, wait_until_due
 from grpo_kit.training.run_trainer import RunTrainer
 from grpo_kit.utils.files import write_json
@@ -40,9 +42,18 @@ class KitTrainer(RunTrainer, GRPOTrainer):
     model: PreTrainedModel
     train_dataset: Dataset
 
-    def __init__(self, *args, progress: RunProgress, held_out: Sequence[dict[str, Any]] = (), **kwargs):
-        """`held_out` are rows as those of the data set, which are answered every eval_steps."""
+    def __init__(
+        self,
+        *args,
+        progress: RunProgress,
+        held_out: Sequence[dict[str, Any]] = (),
+        rollout: Rollout | None = None,
+        **kwargs,
+    ):
+        """`held_out` are rows as those of the data set, which are answered every eval_steps; `rollout` has dialogues
+        where there is an environment."""
         super().__init__(*args, progress=progress, **kwargs)
+        self.rollout_func: Any = rollout
         if self.args.use_vllm and progress.config.use_lora and not self.args.fsdp:
             sync = self.vllm_generation.sync_weights
             self.vllm_generation.sync_weights = partial(_sync_exactly, sync, _weights_under_adapter(self.model))
@@ -138,14 +149,19 @@ class KitTrainer(RunTrainer, GRPOTrainer):
     def _generate(self, prompts):
         with self._progress.timed("generating"), gathered(self.model):
             prompt_ids, completion_ids, mask, completions, *others = super()._generate(prompts)
+        if self.rollout_func:
+            return prompt_ids, completion_ids, mask, self.rollout_func.completions, *others
         texts = [completion_text(self.processing_class, *each) for each in zip(prompts, completion_ids, strict=True)]
         wholes = [_whole(*each) for each in zip(completions, texts, strict=True)]
         return prompt_ids, completion_ids, mask, wholes, *others
 
     def _answered(self, rows: Sequence[dict[str, Any]]) -> tuple[list, torch.Tensor]:
         """Completions of held-out prompts, one each, and the scores of all processes' by reward."""
+        if self.rollout_func:
+            rows = self.rollout_func.begin(rows, self.processing_class)
         self._rows, prompts = rows, [row["prompt"] for row in rows]
-        _, ids, _, completions, *_ = self._generate(prompts)
+        _, ids, _, completions, _, found, *_ = self._generate(prompts)
+        rows = [row | {name: found[name][i] for name in found} for i, row in enumerate(rows)]  # as TRL adds it
         if self._ahead:  # else a judge would give the scores that were asked for before
             for judge in self._judges:
                 judge.begin(self.async_loop, rows, completions, is_next=True)
@@ -192,7 +208,16 @@ class KitTrainer(RunTrainer, GRPOTrainer):
 
     def _scores_of_all(self, inputs, prompts, completions, completion_ids_list) -> Any:
         """TRL's scores, gathered from all processes. Where one fails, it raises in all, so that none waits for it."""
-        score = partial(super()._calculate_rewards, inputs, prompts, completions, completion_ids_list)
+        calculate = partial(super()._calculate_rewards, inputs, prompts, completions, completion_ids_list)
+
+        def score() -> Any:
+            scores = calculate()
+            if self.rollout_func:
+                judged = scores[self.accelerator.process_index * len(prompts) :, 0].tolist()
+                for name, value in self.rollout_func.measured(judged).items():
+                    self._log_metric(name, value)
+            return scores
+
         if self.accelerator.num_processes == 1:
             return score()
         problem = None
@@ -210,8 +235,8 @@ class KitTrainer(RunTrainer, GRPOTrainer):
         return scores
 
     def _make(self, rows):
-        self._rows = rows
-        return super()._generate_and_score_completions(rows)
+        self._rows = self.rollout_func.begin(rows, self.processing_class) if self.rollout_func else rows
+        return super()._generate_and_score_completions(self._rows)
 
     def _generate_and_score_completions(self, inputs):
         try:
@@ -224,6 +249,8 @@ class KitTrainer(RunTrainer, GRPOTrainer):
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]
             texts = [text_of(completion) for completion in logs["completion"]]
+            if self.rollout_func:
+                texts = [conversation_text(messages) for messages in logs["completion"]]
             share = distinct_share(texts, self._config.num_generations)
             self._metrics["train"]["completions/distinct"].append(share)
             names = [judge.__name__ for judge in self._judges]
@@ -240,6 +267,7 @@ class KitTrainer(RunTrainer, GRPOTrainer):
                     "rewards": dict(zip(self.reward_func_names, self._scores[i], strict=True)),
                     "advantage": logs["advantages"][i],
                     "reason": reasons[i],
+                    **({"messages": logs["completion"][i]} if self.rollout_func else {}),
                 }
                 for i in range(len(reasons))
             ]

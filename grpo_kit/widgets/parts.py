@@ -11,6 +11,7 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 
+from grpo_kit.data.samples import Message, said_in
 from grpo_kit.errors import KitError
 from grpo_kit.widgets.still import Still
 
@@ -134,13 +135,22 @@ def completions_html(completions: pd.DataFrame) -> str:
             *(number(row["rewards"][name]) for name in names),
             *(f"<b>{number(row['score'])}</b>" for _ in sums),
             number(row["advantage"], "+.2f"),
-            text_html(row["completion"]),
+            turns_html(row["messages"]) if isinstance(row.get("messages"), list) else text_html(row["completion"]),
             text_html(row["reason"] or ""),
         ]
         for row in completions.to_dict("records")
     ]
     heads = [*names, *sums, "advantage", "completion", "reason"]
     return table_html(heads, [*[NUMBER] * (len(heads) - 2), "width: 46%", f"width: 34%; color: {FAINT}"], cells)
+
+
+def turns_html(messages: Sequence[Message], look: Callable[[Message], str] = lambda turn: "") -> str:
+    """Messages as turns, each beside who speaks; `look` gives the style of a turn's text."""
+    return "".join(
+        f'<div style="display: flex">{text_html(turn["role"], f"flex: 0 0 80px; color: {FAINT}")}'
+        f"{text_html(said_in(turn), 'flex: 1; ' + look(turn))}</div>"
+        for turn in messages
+    )
 
 
 def number(value: Any, form: str = ".2f") -> str:

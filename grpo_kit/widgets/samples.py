@@ -12,7 +12,7 @@ import pandas as pd
 
 from grpo_kit.backends.run import Run
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.data.samples import Message, messages_of, said_in
+from grpo_kit.data.samples import Message, messages_of
 from grpo_kit.evaluation.result import BASE
 from grpo_kit.preflight.prepared import REPLY_CUT, Prepared
 from grpo_kit.utils.text import on_a_line
@@ -240,11 +240,7 @@ def prompt_html(prompt: str | list[Message], title: str, kept: str | list[Messag
     """The prompt in a box that scrolls where it is long, and at first shows its end, which is what is answered.
     Messages that are not among those `kept` are struck out; None: all are kept."""
     left = [id(turn) for turn in kept] if isinstance(kept, list) else None
-    lines = "".join(
-        f'<div style="display: flex">{text_html(turn["role"], f"flex: 0 0 80px; color: {FAINT}")}'
-        f"{text_html(said_in(turn), 'flex: 1; ' + CUT * (left is not None and id(turn) not in left))}</div>"
-        for turn in messages_of(prompt)
-    )
+    lines = parts.turns_html(messages_of(prompt), lambda turn: CUT * (left is not None and id(turn) not in left))
     return (
         f'{note_html(title)}<div tabindex="0" style="display: flex; flex-direction: column-reverse; max-height: 180px; '
         f'overflow-y: auto; background: {parts.SHADE}; padding: 6px 10px; margin-bottom: 8px"><div>{lines}</div></div>'

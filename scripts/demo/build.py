@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from grpo_kit.data.demo import EVAL_FRACTION, TRACES
 from grpo_kit.data.prepare import prepare
 from grpo_kit.data.readers import read_traces
-from grpo_kit.data.readers.base import ReadOptions
+from grpo_kit.data.readers.base import Learn, ReadOptions
 from grpo_kit.data.samples import Sample, read_samples
 from grpo_kit.models.chat_template import chat_template_of
 from grpo_kit.models.prompts import prompt_tokens
@@ -47,7 +47,7 @@ SPECIAL = ["<pad>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
 
 # What the tokenizer keeps apart: marks of the prompt and the keys of JSON, with the punctuation around them, so that
 # prompts are short; and the space before a name or a number: a value is then the same piece in JSON and in a sentence.
-PIECES = r"""(?:user|model)\n|\n*Tool (?:call|result): | ?(?:[^\w\s]*\w+":)+[^\w\s]*| (?=[A-Z\d$])"""
+PIECES = r"""(?:user|model|tool)\n|\n*Tool (?:call|result): | ?(?:[^\w\s]*\w+":)+[^\w\s]*| (?=[A-Z\d$])"""
 PIECES += r"| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"
 
 
@@ -82,7 +82,7 @@ def opening(sample: Sample) -> str:
     return next(message["content"] for message in sample.prompt if message["role"] == "user")
 
 
-def make_corpus(rng: random.Random, n: int, held_back: set[str]) -> list[Told]:
+def make_corpus(rng: random.Random, n: int, held_back: set[str], learn: Learn = "answers") -> list[Told]:
     """Dialogues to learn from, read as the kit reads traces; none opens as a held-out one does."""
     made = [dialogues.dialogue(rng, f"{i}") for i in range(n)]
 
@@ -91,20 +91,20 @@ def make_corpus(rng: random.Random, n: int, held_back: set[str]) -> list[Told]:
 
     with tempfile.TemporaryDirectory() as folder:
         write_traces(Path(folder), made)
-        traces = read_traces(Path(folder), "sgd", refuse, ReadOptions())
+        traces = read_traces(Path(folder), "sgd", refuse, ReadOptions(learn=learn))
         told = [Told(dialogue, trace.samples) for dialogue, (_, trace) in zip(made, traces, strict=True)]
     return [each for each in told if opening(each.samples[0]) not in held_back]
 
 
-def make_tokenizer(corpus: Sequence[Told]) -> Any:
-    """Pieces for the corpus's words; each service's system message is one piece, so that prompts are short."""
+def make_tokenizer(corpus: Sequence[Told], chat_template: str = CHAT_TEMPLATE) -> Any:
+    """Pieces for the corpus's words; what is told of each service is one piece or two, so that prompts are short."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     def fast() -> Any:
         names = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end_of_turn>"}
         made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
-        made.chat_template = CHAT_TEMPLATE
+        made.chat_template = chat_template
         return made
 
     tokenizer = Tokenizer(models.BPE())
@@ -115,13 +115,15 @@ def make_tokenizer(corpus: Sequence[Told]) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
     tokenizer.decoder = decoders.ByteLevel()
     template = chat_template_of(fast())
-    briefings = sorted({told.samples[0].prompt[0]["content"] for told in corpus})
+    briefings = {told.samples[0].prompt[0]["content"] for told in corpus}
+    tools = {json.dumps(told.samples[0].tools) for told in corpus if told.samples[0].tools}
+    briefings = sorted(briefings | tools)
     apart = re.compile("|".join(map(re.escape, [*SPECIAL, *briefings])))
     texts = [
         part
         for told in corpus
         for sample in told.samples
-        for part in [*apart.split(template.render(sample.prompt)), sample.ground_truth]
+        for part in [*apart.split(template.render(sample.prompt, sample.tools)), sample.ground_truth]
     ]
     trainer = trainers.BpeTrainer(
         vocab_size=1400,  # more than there are pieces
@@ -160,7 +162,7 @@ def make_model(tokenizer: Any) -> Any:
 def answered(tokenizer: Any, sample: Sample, reply: str) -> tuple[list[int], list[int]]:
     """The tokens of a prompt, as the kit has them, and of a reply to it."""
     said = tokenizer(reply, add_special_tokens=False)["input_ids"]
-    return prompt_tokens(tokenizer, sample.prompt), [*said, tokenizer.eos_token_id]
+    return prompt_tokens(tokenizer, sample.prompt, sample.tools), [*said, tokenizer.eos_token_id]
 
 
 def whole(tokenizer: Any, corpus: Sequence[Told]) -> list[Example]:

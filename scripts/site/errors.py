@@ -18,6 +18,7 @@ KIT = Path(__file__).parents[2] / "grpo_kit"
 MOST = 12  # texts of one expression
 PLACE = "<!-- the list of errors -->"  # in docs/troubleshooting.md
 ROOMS = {
+    "agents": "Agents that call tools",
     "backends": "Launching and watching runs, here and on Modal",
     "cli": "The command line",
     "config": "Settings",

@@ -17,7 +17,7 @@ from grpo_kit.backends.modal.client import (
 from grpo_kit.backends.modal.storage import known_on_modal
 from grpo_kit.config.judge import CLOUD
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
+from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA, DEMO_CALLS
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.hub import GIVE_TOKEN
 from grpo_kit.models.load import SMOLLM2
@@ -74,11 +74,12 @@ def _data(config: TrainConfig, name: str) -> str:
     except (StopIteration, FileNotFoundError, modal.exception.NotFoundError):
         if samples is not None:
             raise ConfigError(f"not on the volume {DATA_VOLUME}, but in {here} ({samples} samples)", upload) from None
-        if name == "eval.jsonl" and config.eval_steps and not (is_default and config.model_name == "tiny"):
+        is_kits = config.data == DEMO_CALLS or (is_default and config.model_name == "tiny")
+        if name == "eval.jsonl" and config.eval_steps and not is_kits:
             raise no_held_out(config, f"it is not on the volume {DATA_VOLUME}") from None
         if name == "eval.jsonl":
             return "none on the volume; only an evaluation needs it"
-        if is_default and config.model_name == "tiny":
+        if is_kits:
             return "none on the volume, so the kit's own samples are used"
         fix = f"{doctor.PREPARE}, then {upload}"
         raise ConfigError(f"neither on the volume {DATA_VOLUME} nor in {here}", fix) from None

@@ -13,6 +13,8 @@ APP = "grpo-training"
 DATA_VOLUME, RUNS_VOLUME, MODELS_VOLUME = "training-data", "grpo-checkpoints", "huggingface-cache"
 LEASES = "grpo-claims"  # a modal.Dict: which call may write which run
 RUNS = PurePosixPath("/runs")  # on the runs' volume
+# Variables by which a deployment is told what its image has besides: words with blanks between.
+IMAGE_PACKAGES, IMAGE_MODULES = "GRPO_KIT_IMAGE_PACKAGES", "GRPO_KIT_IMAGE_MODULES"
 HUB_SECRET, NOTIFY_SECRET, SERVE_SECRET = "huggingface-secret", "notify-secret", "serve-secret"
 JUDGE_SECRETS = {judge: f"{judge}-secret" for judge in CLOUD}
 KEYS = {HUB_SECRET: "HF_TOKEN"} | {secret: CLOUD[judge].keys[0] for judge, secret in JUDGE_SECRETS.items()}

@@ -17,7 +17,7 @@ from grpo_kit.backends.modal.sync import RunSync
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch
-from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA
+from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA, DEMO_CALLS
 from grpo_kit.data.samples import fingerprint
 from grpo_kit.errors import ConfigError, KitError, RunError
 from grpo_kit.judges.cache import CACHE_FILE
@@ -170,7 +170,7 @@ def _data_folder(config: TrainConfig) -> Path | None:
     folder = DATA if is_default else DATA / config.data
     if (folder / "train.jsonl").exists():
         return folder
-    if is_default and config.model_name == "tiny":
+    if config.data == DEMO_CALLS or (is_default and config.model_name == "tiny"):
         return None  # for a first try
     there = sorted(str(file.parent.relative_to(DATA)) for file in DATA.rglob("train.jsonl"))
     name = "" if is_default else f", name={Path(config.data).name!r}"

@@ -9,7 +9,14 @@ from typing import Any
 
 import modal
 
-from grpo_kit.backends.modal.client import APP, LEASES, kit_errors, required_secrets
+from grpo_kit.backends.modal.client import (
+    APP,
+    IMAGE_MODULES,
+    IMAGE_PACKAGES,
+    LEASES,
+    kit_errors,
+    required_secrets,
+)
 from grpo_kit.backends.modal.lease import acquire_lease
 from grpo_kit.backends.modal.start import started_on_modal
 from grpo_kit.backends.modal.storage import VolumeStorage, known_on_modal
@@ -45,6 +52,7 @@ def start_on_modal(
     with kit_errors():
         config, known = started_on_modal(config), known_on_modal(config.run_id)
         planned = config_to_resume(known, config, check=False) if known else config
+        image_for(planned, planned.environment)
         launch = launch_of(planned, runs_dir, "modal", known)
         secrets = required_secrets(planned.judge, planned.model_name, planned.notify)
         call = find("open_run").with_options(secrets=secrets).spawn(_given(config), rewards, PYTHON, launch)
@@ -71,6 +79,7 @@ def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> Path:
     machine = {name: getattr(trained, name) for name in ModalConfig.model_fields if name not in config.given}
     gpu, _ = gpu_and_count(config.gpu if "gpu" in config.given else trained.gpu)
     config = config.replace(**machine | {"gpu": gpu})
+    image_for(config, config.environment or trained.environment)
     first_judge = config.judge or max(trained.judge, key=lambda name: trained.judge[name])
     with kit_errors():
         secrets = required_secrets([first_judge, config.second_judge], trained.model_name)
@@ -93,7 +102,7 @@ def deploy() -> None:
     with kit_errors():  # so that a wrong token is not the deployment's error
         modal.Dict.from_name(LEASES, create_if_missing=True).hydrate()
     print(f"Deploying the app {APP} on Modal (the first time it builds the image, which takes some minutes)")
-    source = source_fingerprint()
+    source = deployment()
     command = [sys.executable, "-m", "modal", "deploy", str(PACKAGE / "app.py")]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
@@ -102,9 +111,23 @@ def deploy() -> None:
     _deployed = source
 
 
+def image_for(config: ModalConfig, environment: str | None) -> None:
+    """Has the app deployed with these settings' packages, and with the environment's module where it lies here."""
+    os.environ[IMAGE_PACKAGES] = " ".join(config.image_packages)
+    module = (environment or "").partition(":")[0].partition(".")[0]
+    is_here = module and (Path(f"{module}.py").exists() or Path(module, "__init__.py").exists())
+    os.environ[IMAGE_MODULES] = module if is_here else ""
+
+
+def deployment() -> str:
+    """What tells deployments apart: the kit's source, and what `image_for` adds to it."""
+    added = [os.environ.get(name, "") for name in (IMAGE_PACKAGES, IMAGE_MODULES)]
+    return " ".join([source_fingerprint(), *filter(None, added)])
+
+
 def deployed_function(name: str) -> modal.Function:
     """A function of the app, which is deployed first where this process has not deployed the source as it is now."""
-    if _deployed != source_fingerprint():
+    if _deployed != deployment():
         deploy()
     return modal.Function.from_name(APP, name)
 

@@ -1,0 +1,129 @@
+"""What a world is: it answers the model's calls and replies, and says what the finished dialogue is worth."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from grpo_kit.data.samples import CalledFunction, Message, Sample
+
+GOOD = 0.5  # a judge's score of a reply that will do, and an environment's reward for a success
+WORLD = "world"  # the column that has the calls which the world knows, each with its result
+
+
+class ToolError(ValueError):
+    """A call that a tool can't answer. The model reads why, and it is counted."""
+
+
+class World(ABC):
+    """One dialogue's world. It is made anew for each dialogue."""
+
+    needs_good_reply = False  # whether it is a success only where the judge finds the last reply good
+    may_hang = False  # whether a call needs a time limit
+
+    def __init__(self, sample: Sample):
+        self.sample = sample
+        self.made: list[CalledFunction] = []  # the calls that were answered
+
+    @property
+    def environment(self) -> Any:
+        """What reward functions get of it as `environments`."""
+        return self
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """The JSON schemas of the functions that the model may call."""
+        return self.sample.tools
+
+    def begin(self) -> str:
+        """What is added to the prompt's last message."""
+        return ""
+
+    @abstractmethod
+    def call(self, name: str, arguments: dict[str, Any]) -> str:
+        """The call's result as the model reads it. Raises ToolError, or what a tool raises."""
+
+    def hear(self, reply: str) -> str | None:
+        """What the user says to a reply; None ends the dialogue."""
+        return None
+
+    @abstractmethod
+    def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:
+        """What the dialogue is worth by name, each in [0, 1], and `success`, which is 0 or 1. `told` are its messages
+        after the prompt, `ended` is "reply" or what else ended it."""
+
+
+class KnownCalls:
+    """Calls with their results, as a trace has them: a small database."""
+
+    def __init__(self, recorded: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]):
+        """`recorded` are {"name", "arguments", "result"}, in the order in which they were made."""
+        self.recorded = recorded
+        functions = (tool.get("function", tool) for tool in tools)
+        self._functions = {each["name"]: each.get("parameters", {}) for each in functions}
+
+    def result(self, name: str, arguments: dict[str, Any]) -> str:
+        """The recorded result of the same call, or of a search that differs in optional arguments only; for another the
+        empty answer of a service that finds, or does, nothing. Raises ToolError for a call that no service takes."""
+        if name not in self._functions:
+            raise ToolError(f"there is no function {name}")
+        needed = self._functions[name].get("required", [])
+        if missing := [each for each in needed if each not in arguments]:
+            raise ToolError(f"{name} needs {', '.join(missing)}")
+        if unknown := sorted(arguments.keys() - self._functions[name].get("properties", arguments).keys()):
+            raise ToolError(f"{name} does not take {', '.join(unknown)}")
+        alike = [each for each in self.recorded if each["name"] == name]
+        for each in alike:
+            if same(each["arguments"], arguments):
+                return each["result"]
+        if is_search(name):
+            for each in alike:
+                if same(_only(each["arguments"], needed), _only(arguments, needed)):
+                    return each["result"]
+        return empty_result(name)
+
+
+def is_search(name: str) -> bool:
+    """Whether a function only looks something up, told by its name: "FindCafes", "get_weather"."""
+    return name.lower().startswith(("find", "search", "get", "look", "list", "check", "query"))
+
+
+def empty_result(name: str) -> str:
+    status = "no match" if is_search(name) else "failure"
+    return f'{{"count":0,"status":"{status}","results":[]}}'  # as data/readers/grounding.py writes one
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the arguments are equal, but for capitals, blanks at the ends, and 2 for "2"."""
+    return _canonical(one) == _canonical(other)
+
+
+def calls_right(made: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> float:
+    """The share of calls that are right, of those made or wanted, whichever are more; 1 where there are none. The order
+    makes no difference."""
+    left = [(each["name"], _canonical(each["arguments"])) for each in wanted]
+    right = 0
+    for each in made:
+        if (call := (each["name"], _canonical(each["arguments"]))) in left:
+            left.remove(call)
+            right += 1
+    return right / max(len(made), len(wanted), 1) if made or wanted else 1.0
+
+
+def _only(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: arguments[name] for name in names if name in arguments}
+
+
+def _canonical(arguments: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _text(value) for name, value in arguments.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return (
+        (value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
+        .strip()
+        .casefold()
+    )

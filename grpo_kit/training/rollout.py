@@ -1,0 +1,61 @@
+# pyright: basic, reportPrivateImportUsage=false
+"""Dialogues in an environment as TRL's trainer takes them: its `rollout_func`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from grpo_kit.agents.dialogue import Dialogue, begun, converse, measured
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.samples import Message, Sample
+from grpo_kit.models.shapes import positions_of
+
+
+class Rollout:
+    """Begun with a batch's rows and called, it has a dialogue in each sample's world; the model generates as TRL has
+    it."""
+
+    def __init__(self, samples: Sequence[Sample], config: TrainConfig):
+        self._samples, self._config = {sample.id: sample for sample in samples}, config
+        self._environment = str(config.environment)
+        self._dialogues: list[Dialogue] = []  # those of the last batch
+        self._longest = positions_of(config.model_name)
+
+    def begin(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
+        """The rows with the prompts that their worlds give them."""
+        samples = [self._samples[row["id"]].replace(prompt=row["prompt"]) for row in rows]
+        self._dialogues = [begun(sample, self._environment, tokenizer) for sample in samples]
+        return [{**row, "prompt": each.prompt} for row, each in zip(rows, self._dialogues, strict=True)]
+
+    def __call__(self, prompts: Sequence, trainer: Any) -> dict[str, list | None]:
+        config, dialogues = self._config, self._dialogues
+
+        def generate(asked: list[list[int]], group: int) -> Any:
+            return trainer._generate_single_turn(asked, None, {}, group)
+
+        is_training = trainer.model.training
+        converse(
+            dialogues,
+            trainer.processing_class,
+            generate,
+            trainer.eos_token_ids,
+            group=config.num_generations if is_training else 1,
+            room=config.max_completion_length,
+            longest=self._longest,
+            most_turns=config.max_tool_calling_iterations,
+        )
+        return {
+            "prompt_ids": [each.prompt_ids for each in dialogues],
+            "completion_ids": [each.ids for each in dialogues],
+            "logprobs": None if dialogues[0].logprobs is None else [each.logprobs for each in dialogues],
+            "env_mask": [each.own for each in dialogues],
+            "environments": [each.world.environment for each in dialogues],
+            "environment_scores": [each.scores for each in dialogues],
+        }
+
+    @property
+    def completions(self) -> list[list[Message]]:
+        return [each.messages for each in self._dialogues]
+
+    def measured(self, judged: Sequence[float]) -> dict[str, float]:
+        """Of the last batch, with the judge's scores, what goes into metrics.jsonl."""
+        return measured(self._dialogues, judged)

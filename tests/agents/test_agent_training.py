@@ -1,0 +1,133 @@
+"""Training in an environment: what is learnt from, what is recorded, and that it resumes as ever."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from grpo_kit import RunError, TrainConfig, evaluate, plots, train
+from grpo_kit.data.samples import Sample, to_lines
+from grpo_kit.runs.directory import RunDirectory
+from grpo_kit.training.trainer import KitTrainer
+from grpo_kit.utils.json_lines import read_lines
+from grpo_kit.widgets import parts, tables
+
+SETTINGS = {"model_name": "tiny-agent", "max_steps": 4, "save_steps": 2, "eval_steps": 2, "eval_prompts": 8}
+SETTINGS |= {
+    "per_device_train_batch_size": 16,
+    "gradient_accumulation_steps": 1,
+    "num_generations": 4,
+    "canaries": "off",
+}
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """What the loss is told of each batch."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, seen):
+    """Four steps of replayed turns, on 16 completions each."""
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        seen.append({name: value.clone() for name, value in inputs.items() if isinstance(value, torch.Tensor)})
+        return own(self, model, inputs, *args, **kwargs)
+
+    own = KitTrainer._compute_loss
+    KitTrainer._compute_loss = compute_loss
+    try:
+        return train(run_id="agent", runs_dir=tmp_path_factory.mktemp("agents"), **SETTINGS)
+    finally:
+        KitTrainer._compute_loss = own
+
+
+def test_the_loss_is_on_what_the_model_wrote_alone(run, seen):
+    from grpo_kit.models.load import load_tokenizer
+
+    tokenizer, with_results = load_tokenizer("tiny-agent"), 0
+    for batch in seen:
+        for ids, mask, tools in zip(batch["completion_ids"], batch["completion_mask"], batch["tool_mask"], strict=True):
+            text = tokenizer.decode(ids[mask.bool()])
+            own = tokenizer.decode(ids[(mask * tools).bool()])
+            others = tokenizer.decode(ids[(mask * (1 - tools)).bool()])
+            assert "<start_of_turn>" not in own, "turns are begun by the template"
+            assert ("<start_of_turn>tool" in others) == ("<start_of_turn>tool" in text)
+            with_results += "<start_of_turn>tool" in text
+    assert with_results > 5
+
+
+def test_metrics_and_completions_tell_the_dialogues(run):
+    metrics, rows = run.metrics(), read_lines(run.path / "completions.jsonl")
+    names = ["success", "calls", "turns", "errors", "cut"]
+    assert metrics[metrics["step"] > 0][[f"agent/{name}" for name in names]].notna().all(axis=None)
+    assert metrics["eval_agent/success"].notna().sum() == 3, "before the first step, at 2 and at 4"
+    assert {"rewards/call/mean", "rewards/grounded/mean", "rewards/offline/mean"} <= set(metrics)
+    assert len(rows) == 64 and all(list(row["rewards"]) == ["offline", "call", "grounded"] for row in rows)
+    roles = {tuple(message["role"] for message in row["messages"]) for row in rows}
+    assert ("assistant",) in roles and ("assistant", "tool", "assistant") in roles
+    calls = sum(len(message.get("tool_calls", ())) for row in rows for message in row["messages"])
+    assert calls / 64 == pytest.approx(metrics["agent/calls"].mean())
+    figure = plots.agent_curve(run)
+    assert [line.get_label() for line in figure.axes[0].lines] == ["training", "held-out"]
+
+
+def test_the_browser_shows_turns(run):
+    completions = tables.completions(run)
+    called = completions[completions["completion"].str.contains("tool: ")].head(1)
+    shown = parts.completions_html(called)
+    assert ">tool</div>" in shown and ">assistant</div>" in shown and "calls " in shown
+
+
+def test_it_is_evaluated_in_the_same_environment(run):
+    evaluation = evaluate(run, n=24)
+    table = evaluation.agents()
+    assert table["model"].tolist() == ["base", "checkpoint-2", "checkpoint-4"]
+    assert ((table["low"] <= table["success"]) & (table["success"] <= table["high"])).all()
+    assert {"calls", "turns", "errors", "cut", "call", "grounded"} <= set(table)
+    sample = read_lines(evaluation.samples_path)[0]
+    assert all(answer["messages"][-1]["content"] == answer["answer"] for answer in sample["answers"].values())
+    assert evaluate(run, n=8, environment="user").agents()["goal"].between(0, 1).all()
+
+
+def test_interrupted_it_ends_as_if_it_had_not_been(run, tmp_path):
+    """From checkpoint-2 on, in a folder of its own."""
+    copy = shutil.copytree(run.path, tmp_path / "agent")
+    shutil.rmtree(copy / "checkpoint-4")
+    status = json.loads((copy / "status.json").read_text())
+    (copy / "status.json").write_text(json.dumps(status | {"state": "interrupted", "step": 2}))
+    again = train(run_id="agent", runs_dir=tmp_path)
+    for name in ("completions.jsonl",):
+        assert (copy / name).read_bytes() == (run.path / name).read_bytes()
+    one, other = (load_file(each.path / "adapter_model.safetensors") for each in (run, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_user_and_another_s_environment_train_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    small = SETTINGS | {"max_steps": 1, "save_steps": 1, "eval_steps": None, "per_device_train_batch_size": 8}
+    user = train(run_id="user", runs_dir=tmp_path, environment="user", max_completion_length=256, **small)
+    rows = read_lines(user.path / "completions.jsonl")
+    assert list(rows[0]["rewards"]) == ["offline", "goal", "turns", "grounded"]
+    assert any(message["role"] == "user" for row in rows for message in row["messages"])
+    asks = [{"role": "user", "content": "Is there tea?"}]
+    (tmp_path / "train.jsonl").write_bytes(to_lines([Sample(f"s{i}", asks, "Yes.") for i in range(4)]))
+    small |= {"data": str(tmp_path), "max_prompt_length": 900, "max_completion_length": 64}
+    shop = train(run_id="shop", runs_dir=tmp_path, environment="shop:Shop", judge="offline=0", **small)
+    rows = read_lines(shop.path / "completions.jsonl")
+    assert list(rows[0]["rewards"]) == ["offline", "environment"]
+    assert rows[0]["prompt"][-1]["content"] == f"Is there tea? (order {rows[0]['sample_id']})"
+
+
+def test_a_run_without_dialogues_has_no_such_figure(tmp_path):
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    about = {"settings": TrainConfig().model_dump(), "versions": {}, "rewards": ["offline"]}
+    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
+    with pytest.raises(RunError, match="no dialogues to draw"):
+        plots.agent_curve(RunDirectory("plain", tmp_path))
