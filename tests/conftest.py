@@ -28,8 +28,9 @@ from webhook_server import WebhookServer
 LONG = """
     test_sweeps test_browser test_modal_shell test_processes test_modal_runs test_serving test_resume
     test_rollouts_ahead test_calibration test_memory test_gemini_training test_alarms test_notebooks test_doctor
-    test_failures test_run_folders test_four_bits test_gpu_benchmark test_each_family test_thinking test_spawn test_modal_server
-    test_training test_report test_evaluation test_difficulty test_budget test_verdict test_agent_training test_publish
+    test_failures test_run_folders test_four_bits test_gpu_benchmark test_each_family test_thinking test_spawn
+    test_modal_server test_training test_report test_evaluation test_difficulty test_budget test_verdict
+    test_agent_training test_publish
 """.split()
 MARK = "GRPO_KIT_TEST_SESSION"
 IS_MAIN = MARK not in os.environ  # not a worker of pytest-xdist, nor tests that a test runs
