@@ -223,7 +223,10 @@ def test_a_run_is_served_on_modal_and_stopped(run, expected, tmp_path, monkeypat
         assert len(processes) >= 2, "Modal's own and the server"
         served.stop()
         assert "nothing is left running" in capsys.readouterr().out
-        assert container.ended and all(map(has_ended, processes))
+        assert container.ended
+        wait_until(
+            lambda: all(map(has_ended, processes)), "killed processes are gone, on a busy machine a little later"
+        )
         assert endpoint_of(there) is None
         with pytest.raises(openai.NotFoundError):
             client_of(served.url).models.list()
