@@ -102,7 +102,7 @@ def told(*words, code=0, **options):
     [
         ("train --lr 1e-4", "Did you mean --learning-rate?"),
         ("train --batch-size=4", "Did you mean --per-device-train-batch-size?"),
-        ("doctor --num-train-epochs 3", "in optimiser steps, not in epochs. Did you mean --max-steps?"),
+        ("doctor --epochs 3", "Did you mean --num-train-epochs?"),
         ("train --lora-rank 8", "Did you mean --lora-r?"),
         ("resume first --epochs 3", "Did you mean --max-steps?"),
         ("eval --max-new-tokens 8", "Did you mean --max-completion-length?"),

@@ -13,7 +13,8 @@ from grpo_kit.config.backend import asked_backend, chosen_backend
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import EarlierRun, earlier_runs, remember
 from grpo_kit.data.demo import DATA_FILES
-from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.data.epochs import in_steps
+from grpo_kit.errors import BadTrace, ConfigError, RunError
 from grpo_kit.models.start import started
 from grpo_kit.preflight import doctor as look
 from grpo_kit.preflight.check import quote_remaining
@@ -45,8 +46,7 @@ def quote(
     """
     config, known, status, checks = config or TrainConfig(), None, {}, []
     on_modal = (backend or chosen_backend()) == "modal"
-    if ask or not on_modal:
-        config, checks = _started(config, on_modal, runs_dir)
+    config, checks = _started(config, on_modal, runs_dir, ask)
     with suppress(ConfigError, RunError):  # the quote of what was asked for has it as a problem
         if on_modal and ask:
             from grpo_kit.backends.modal.storage import known_on_modal
@@ -106,7 +106,7 @@ def doctor(
     why = "chosen by --backend, kit.backend() or GRPO_KIT_BACKEND" if asked_backend() else account
     print(Check("backend", OK, f"{backend}: {why}"))
     problems = []
-    config, start = _started(config, on_modal, RUNS_DIR)
+    config, start = _started(config, on_modal, RUNS_DIR, ask=True)
     sent = (tried("message", look.notify, config, True, seconds=2 * SECONDS) for _ in range(with_message))
     for check in chain(start, checks_of(config, on_modal, has_start=not start), sent):
         print(check, flush=True)
@@ -124,16 +124,18 @@ def doctor(
     return not problems
 
 
-def _started(config: TrainConfig, on_modal: bool, runs_dir: str | Path) -> tuple[TrainConfig, list[Check]]:
-    """The settings with the run or adapter that they start from taken apart, where it lies; and as a check, why that
-    can't be done."""
+def _started(config: TrainConfig, on_modal: bool, runs_dir: str | Path, ask: bool) -> tuple[TrainConfig, list[Check]]:
+    """The settings with epochs counted and the run or adapter that they start from taken apart, where it lies (on Modal
+    only with `ask`); and as a check, why that can't be done."""
     try:
         if not on_modal:
             return started(config, runs_dir), []
+        if not ask:
+            return in_steps(config), []
         from grpo_kit.backends.modal.start import started_on_modal
 
         return started_on_modal(config), []
-    except (ConfigError, RunError) as error:
+    except (BadTrace, ConfigError, RunError) as error:
         if on_modal and isinstance(error, RunError):  # which the check of Modal's token says
             return config, []
         return config, [Check("start", PROBLEM, error.problem.what, error.problem.fix)]

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from grpo_kit.config.usual_names import by_usual_name
-from grpo_kit.errors import ConfigError
+from grpo_kit.errors import ConfigError, SecretGiven
 from grpo_kit.utils.text import did_you_mean
 from grpo_kit.utils.yaml_text import read_yaml
 
@@ -228,3 +228,13 @@ Weights = Annotated[dict[Name, Annotated[float, Field(allow_inf_nan=False)]], Be
 Mapped = Annotated[dict[str, Any], BeforeValidator(_mapping), AfterValidator(_not_the_kits)]
 Listed = Annotated[list[Name], BeforeValidator(_listed)]  # "a,b" as a shell types it
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
+
+
+def check_variable(notify: Any) -> None:
+    """Raises SecretGiven for a webhook's URL in place of the variable that holds it."""
+    if not re.fullmatch("[A-Z_][A-Z0-9_]*", str(notify or "NONE")):
+        raise SecretGiven(
+            "notify should be the name of an environment variable, in capitals. A webhook's URL is a secret, and "
+            "settings are written down",
+            "`export GRPO_KIT_NOTIFY_URL=https://…`, and notify=GRPO_KIT_NOTIFY_URL",
+        )

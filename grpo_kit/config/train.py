@@ -4,7 +4,6 @@ Command-line flags, widgets, papermill parameters and the README's tables come f
 wherever TRL has the setting.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,6 +21,7 @@ from grpo_kit.config.base import (
     Mapped,
     Weights,
     batches,
+    check_variable,
     grpo,
     lora,
     optimiser,
@@ -38,7 +38,7 @@ from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeN
 from grpo_kit.config.modal import ModalConfig, processes_and_gpus
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.trl import checked_trl, trl_from_text
-from grpo_kit.errors import ConfigError, SecretGiven
+from grpo_kit.errors import ConfigError
 
 Auto = Literal["auto"]
 # The functions of rewards/ready.py; the last five are an environment's scores.
@@ -82,6 +82,9 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
 
     # How long and how fast
     max_steps: PositiveInt = run(40, "Steps to train: updates of the weights.", slider=(1, 500))
+    num_train_epochs: PositiveFloat | None = run(
+        None, "Times to go through the data, in place of max_steps, which is counted from it."
+    )
     learning_rate: PositiveFloat = run(5e-5, "Peak learning rate.", slider=LEARNING_RATES, le=1)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = optimiser(
         "linear", "How the learning rate falls over the run."
@@ -218,12 +221,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     @model_validator(mode="before")
     @classmethod
     def _recipe(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if not re.fullmatch("[A-Z_][A-Z0-9_]*", str(given.get("notify") or "NONE")):
-            raise SecretGiven(
-                "notify should be the name of an environment variable, in capitals. A webhook's URL is a secret, and "
-                "settings are written down",
-                "`export GRPO_KIT_NOTIFY_URL=https://…`, and notify=GRPO_KIT_NOTIFY_URL",
-            )
+        check_variable(given.get("notify"))
         recipe = RECIPES.get(given.get("model_name", cls.model_fields["model_name"].default), {})
         # Whoever names a Gemini model wants it to judge.
         judge = {"judge": "gemini"} if "gemini_model" in given and "judge" not in given else {}

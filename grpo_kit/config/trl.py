@@ -19,7 +19,6 @@ MANY = 8  # choices; of more, only the first are named
 # What the kit gives to TRL itself, by what to use in its place; empty: there is nothing to choose.
 OWNED = {
     "run_id": "output_dir run_name resume_from_checkpoint",
-    "max_steps": "num_train_epochs",
     "seed": "data_seed",
     "save_steps": "save_strategy save_only_model save_on_each_node enable_jit_checkpoint ignore_data_skip "
     "restore_callback_states_from_checkpoint load_best_model_at_end metric_for_best_model greater_is_better",

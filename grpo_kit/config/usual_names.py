@@ -6,7 +6,8 @@ _USUAL = {
     "model_name": "model model_id model_path model_name_or_path base_model",
     "data": "dataset dataset_name data_dir data_path train_file",
     "run_id": "run name run_name output_dir",
-    "max_steps": "steps num_steps train_steps epochs epoch num_epochs num_train_epochs",
+    "num_train_epochs": "epochs epoch num_epochs",
+    "max_steps": "steps num_steps train_steps epochs epoch num_epochs",
     "learning_rate": "lr",
     "lr_scheduler_type": "scheduler lr_scheduler",
     "per_device_train_batch_size": "batch_size train_batch_size micro_batch_size bs",
@@ -30,6 +31,5 @@ def by_usual_name(name: str, known: Collection[str], spelled: Callable[[str], st
     """ " Did you mean learning_rate?" for lr, where it is among `known`; empty for a name that is nobody's."""
     for usual, setting in _SETTING:
         if usual == name and setting in known:
-            why = " A run is counted in optimiser steps, not in epochs." if "epoch" in name else ""
-            return f"{why} Did you mean {spelled(setting)}?"
+            return f" Did you mean {spelled(setting)}?"
     return ""

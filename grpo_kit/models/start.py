@@ -11,6 +11,7 @@ from typing import Any
 
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.epochs import in_steps
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.files import read_object
 from grpo_kit.runs.checkpoints import newest_whole
@@ -26,9 +27,10 @@ def started(config: TrainConfig, runs_dir: str | Path) -> TrainConfig:
     `runs_dir` or its folder, model_name its base, and LoRA's settings are its own. Others are returned as they are.
     Where the run is there already and started from that, what it started from is taken, whatever became of it since.
 
-    Raises ConfigError for settings that contradict the adapter, for one that names no base, and for a run without
-    weights.
+    num_train_epochs become steps: see `in_steps`. Raises ConfigError for settings that contradict the adapter, for one
+    that names no base, and for a run without weights.
     """
+    config = in_steps(config)
     name, runs_dir = config.adapter or config.model_name, Path(runs_dir)
     if name in RECIPES and not config.adapter:  # the kit's own models, whatever runs are called
         return config

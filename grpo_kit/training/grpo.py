@@ -35,7 +35,7 @@ from grpo_kit.training.trainer import KitTrainer
 from grpo_kit.utils.environment import version_of
 
 # TRL has them too, and they mean something else here.
-_TO_THE_KIT = {"report_to", "eval_steps", "logging_steps", "num_completions_to_print"}
+_TO_THE_KIT = {"num_train_epochs", "report_to", "eval_steps", "logging_steps", "num_completions_to_print"}
 # Those that go to it under the same name.
 TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig.model_fields.keys() - _TO_THE_KIT)
 

@@ -23,7 +23,7 @@ from grpo_kit.rewards.ready import READY
     [
         ({"max_step": 3}, "Did you mean max_steps?"),
         ({"lr": 1e-4}, "lr is no setting of TrainConfig. Did you mean learning_rate?"),
-        ({"num_train_epochs": 3}, "counted in optimiser steps, not in epochs. Did you mean max_steps?"),
+        ({"epochs": 3}, "Did you mean num_train_epochs?"),
         ({"lora_rank": 8}, "no setting of TrainConfig"),
         ({"num_generations": 1}, "num_generations=1: should be greater than or equal to 2"),
         ({"learning_rate": "fast"}, "learning_rate='fast'"),

@@ -322,6 +322,18 @@ def test_what_stands_in_the_way_is_said_with_its_fix(tmp_path, settings, what, f
     assert what in problem.what and fix in problem.fix
 
 
+def test_epochs_are_counted_in_steps(tmp_path, demo_data):
+    def quoted(**settings):
+        return kit.quote(kit.TrainConfig(data=str(demo_data), num_train_epochs=0.5, **settings), tmp_path, "local")
+
+    quote = quoted(num_iterations=2)
+    assert quote.config.max_steps == 2 * -(-0.5 * 1383 // 4) and quote.config.num_train_epochs is None
+    for wrong, why in ({"max_steps": 3}, "contradict"), ({"environment": "replay"}, "makes dialogues"):
+        with pytest.raises(kit.ConfigError, match=f"num_train_epochs.*{why}"):
+            kit.train(data=str(demo_data), runs_dir=tmp_path / "runs", num_train_epochs=1, **wrong)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_too_few_samples_and_another_runs_settings(tmp_path, demo_data, trained):
     few = tmp_path / "few"
     few.mkdir()

@@ -7,6 +7,7 @@ from grpo_kit.backends.modal.client import RUNS_VOLUME
 from grpo_kit.backends.modal.storage import known_on_modal
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.epochs import in_steps
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.start import as_it_started, from_adapter
 from grpo_kit.runs.directory import RUNS_DIR, is_run
@@ -17,6 +18,7 @@ def started_on_modal(config: TrainConfig) -> TrainConfig:
 
     Raises ConfigError for a run that is not on the volume or has no weights yet, and for an adapter of this machine.
     """
+    config = in_steps(config)
     asked = config.adapter or config.model_name
     name = asked.removeprefix("runs/")
     run_id, _, checkpoint = name.partition("/")
