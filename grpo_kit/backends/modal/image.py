@@ -10,7 +10,7 @@ from grpo_kit.backends.modal.container import MODELS
 from grpo_kit.utils.environment import PACKAGE
 
 # Beside the package in a clone, and in it where the kit was installed.
-LOCK_FILES = [folder / "requirements-gpu.lock" for folder in (PACKAGE.parent, PACKAGE)]
+LOCK_FILES = [folder / "requirements-gpu.lock" for folder in (PACKAGE.resolve().parent, PACKAGE)]
 
 
 def kit_image() -> modal.Image:
