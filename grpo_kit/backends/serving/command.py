@@ -18,6 +18,7 @@ from grpo_kit.models.shapes import positions_of
 from grpo_kit.models.vllm_engine import lora_rank
 
 LONGEST = 4096  # tokens of a prompt with its answer, or more where the run was trained with more
+VLLM = "vllm.entrypoints.cli.main"
 GUARD = "grpo_kit.backends.serving.guard.OnlyV1"
 
 
@@ -69,13 +70,7 @@ def server_command(plan: Plan, host: str, port: int, gpu_share: float, use_vllm:
     """The command line of the server for this machine."""
     device = device_of(TrainConfig(), gpu=None)
     if decided(use_vllm, device.is_gpu and device.has_vllm):
-        return [
-            sys.executable,
-            "-m",
-            "vllm.entrypoints.cli.main",
-            "serve",
-            *vllm_arguments(plan, host, port, gpu_share),
-        ]
+        return [sys.executable, "-m", VLLM, "serve", *vllm_arguments(plan, host, port, gpu_share)]
     return [sys.executable, "-m", "grpo_kit.backends.serving.server", host, str(port), json.dumps(asdict(plan))]
 
 
@@ -97,11 +92,13 @@ def vllm_arguments(plan: Plan, host: str, port: int, gpu_share: float) -> list[s
     }
     if plan.chat_template_kwargs:
         options["default-chat-template-kwargs"] = json.dumps(plan.chat_template_kwargs)
-    lora: list[str] = []
+    more: list[str] = []
     if plan.adapters and not plan.whole:
         rank = lora_rank(map(Path, plan.adapters.values()))
         options |= {"max-lora-rank": rank, "max-loras": len(plan.adapters)}
         modules = (json.dumps({"name": name, "path": folder}) for name, folder in plan.adapters.items())
-        lora = ["--enable-lora", "--lora-modules", *modules]
+        more = ["--enable-lora", "--lora-modules", *modules]
     told = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return [str(download_model(str(source))), *told, "--language-model-only", *lora]
+    if not device_of(TrainConfig(), gpu=None).is_gpu:  # where a seeded prompt can't be read in parts
+        more += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(plan.longest, LONGEST))]
+    return [str(download_model(str(source))), *told, "--language-model-only", *more]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-from grpo_kit.backends.serving.command import plan_of, server_command
+from grpo_kit.backends.serving.command import VLLM, plan_of, server_command
 from grpo_kit.config.train import Auto
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.checkpoints import checkpoints_of
@@ -118,7 +119,7 @@ def _free(port: int) -> int:
 
 
 def _wait(endpoint: Endpoint, process: subprocess.Popen, log: Path) -> None:
-    """Waits until the server answers. Raises RunError, with its last words, where it ends."""
+    """Waits until the server answers. Raises RunError, with its error or last words, where it ends."""
     deadline = time.monotonic() + SECONDS_TO_START
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(RunError):  # nothing listens yet
@@ -126,5 +127,9 @@ def _wait(endpoint: Endpoint, process: subprocess.Popen, log: Path) -> None:
             return
         time.sleep(0.1)
     what = "did not answer in time" if process.poll() is None else "ended before it answered"
-    told = "\n".join(log.read_text(errors="replace").strip().splitlines()[-5:])
-    raise RunError(f"the server {what}. Its last words, of {log}:\n{told}", "Correct that, and serve again")
+    text = log.read_text(errors="replace").strip()
+    # Of vLLM's processes the first to fail says why, and the last to end no more than that there was an error.
+    first = re.search(r"(?:^|\] )(\w+Error: .+)", text, re.MULTILINE)
+    told = first[1] if first else "\n".join(text.splitlines()[-5:])
+    without = ", or without vLLM: use_vllm=False (--use-vllm false)" if VLLM in process.args else ""  # pyright: ignore[reportOperatorIssue]
+    raise RunError(f"the server {what}. {log} says:\n{told}", f"Correct that, and serve again{without}")
