@@ -97,8 +97,10 @@ def _record(run: RunDirectory) -> dict[str, Any] | None:
 
 def _family(record: dict[str, Any] | None) -> list[psutil.Process]:
     """The server's processes, which are all of one session: vLLM's engine goes on where its server was killed."""
+    if record is None or record["created"] < psutil.boot_time():
+        return []
     family = []
-    for each in psutil.process_iter() if record and record["created"] > psutil.boot_time() else ():
+    for each in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
             if os.getsid(each.pid) == record["pid"] and each.create_time() >= record["created"]:
                 family += [each] * (each.status() != psutil.STATUS_ZOMBIE)
