@@ -18,8 +18,9 @@ from grpo_kit.models.prompts import prompt_tokens
 from grpo_kit.utils.statistics import bootstrap_interval
 
 PROMPTS = 32  # whose answers' log-probabilities are compared
-# How far they may be apart in the mean: where both compute in float32, and where one of them rounds to bfloat16.
-EXACT, AGREE = 1e-4, 0.05
+# How far they may be apart in the mean: where both compute in float32, and where one rounds to bfloat16, by which vLLM
+# was 0.006 apart with 2 layers and 0.045 with SmolLM2's 30 (docs/serve.md).
+EXACT, AGREE = 1e-4, 0.1
 SHOWN = 3  # prompts, where the two part most
 
 
