@@ -20,19 +20,24 @@ if "+cpu" not in (version_of("vllm") or ""):
 os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 os.environ |= {"VLLM_USE_AOT_COMPILE": "0", "TORCHDYNAMO_DISABLE": "1"}
 
+import httpx
+import openai
+import psutil
 import torch
+from helpers import wait_until
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from vllm import _custom_ops
 
 import grpo_kit as kit
+from grpo_kit.evaluation.agreement import EXACT
 from grpo_kit.models.load import load_tokenizer
 
 pytestmark = pytest.mark.vllm
 _custom_ops._supports_onednn = False  # used where a processor has AVX-512; newer weights can't replace those it packs
 FAMILIES = {
-    "gemma2": {"sliding_window": 64, "query_pre_attn_scalar": 32},
     "gemma3_text": {"sliding_window": 64, "query_pre_attn_scalar": 32},
+    "gemma2": {"sliding_window": 64, "query_pre_attn_scalar": 32},
     "qwen3": {},
 }
 STEPS, SAVE_STEPS, INTERRUPTED = 30, 10, 15
@@ -175,6 +180,41 @@ def test_whole_models_have_engines_of_their_own(runs, tmp_path):
     for name in ("base", "merged"):
         assert (by_vllm.samples()[name] == expected.samples()[name]).mean() >= 0.9
     assert not by_vllm.samples()["merged"].equals(by_vllm.samples()["base"])
+
+
+@pytest.mark.parametrize("runs", ["gemma3_text"], indirect=True)  # the first of all, so that it is trained once
+def test_it_serves_a_run(runs, monkeypatch):
+    """To OpenAI's client, with a key and under /v1 alone, what was trained; and nothing of it is left after its end."""
+    run, names = runs["with"], ["base", "checkpoint-10", "checkpoint-20", "checkpoint-30"]
+    monkeypatch.setenv("SERVE_KEY", "planted-serving-key")
+    kit.evaluate(run, n=32, temperature=0)
+    served = kit.serve(run, port=0, use_vllm=True)
+    server = psutil.Process(json.loads(run.read_text("serving.json"))["pid"])
+    family = [server, *server.children(recursive=True)]
+    shared = {each.path for one in family for each in one.memory_maps() if each.path.startswith("/dev/shm/")}
+    try:
+        client = openai.OpenAI(base_url=served.url, api_key="planted-serving-key", max_retries=0)
+        assert [model.id for model in client.models.list()] == names
+        asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+        said = client.chat.completions.create(model="checkpoint-30", seed=1, **asked)
+        assert said.usage.completion_tokens == 4 and said.choices[0].message.content
+        with pytest.raises(openai.AuthenticationError):
+            client.with_options(api_key="another").models.list()
+        for path in ("invocations", "tokenize", "v1/../invocations"):
+            answer = httpx.post(served.url.removesuffix("v1") + path, json={"model": "base", **asked})
+            assert (answer.status_code, answer.content) == (404, b""), path
+        told = kit.evaluate(run, n=32, temperature=0, endpoint=served).results["endpoint"]
+        for name in names:
+            assert told["log_probs"][name]["mean"] < EXACT and told["log_probs"][name]["prompts"] == 32
+            assert told["scores"][name]["same"] >= 29, "of the likeliest tokens, two may be nearly as likely"
+        said = run.read_text("serving.log") + " ".join(server.cmdline())
+        assert "planted-serving-key" not in said and "--enable-lora" in said
+    finally:
+        server.kill()  # as a machine that lacks memory does; the engine is left
+        wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+        served.stop()
+    assert len(family) > 1 and not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family)
+    assert shared and not any(map(os.path.exists, shared))
 
 
 def test_what_it_cannot_take_transformers_answers(runs, tmp_path):

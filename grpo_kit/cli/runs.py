@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -99,6 +99,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: one that is free.")] = 8000,
     gpu: Annotated[str | None, typer.Option(help="Modal's GPU; default: the run's.")] = None,
     idle_seconds: Annotated[int, typer.Option(min=2, help="That Modal's machine waits for a request.")] = 300,
+    use_vllm: Annotated[
+        Literal["auto", "true", "false"], typer.Option(help="Serve here with vLLM; auto: on a GPU, if it is installed.")
+    ] = "auto",
     stop: Annotated[bool, typer.Option("--stop", help="End the endpoint, and see that nothing is left.")] = False,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
@@ -111,7 +114,8 @@ def serve(
     found = Run(run, runs_dir)
     if stop:
         return stop_serving(found)
-    serve(found, *(checkpoints or []), port=port, gpu=gpu, idle_seconds=idle_seconds)
+    how = {"port": port, "gpu": gpu, "idle_seconds": idle_seconds}
+    serve(found, *(checkpoints or []), use_vllm=use_vllm if use_vllm == "auto" else use_vllm == "true", **how)
     print(f"`grpo-kit serve {_words(run, runs_dir)} --stop` ends it")
 
 

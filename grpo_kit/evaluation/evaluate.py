@@ -41,11 +41,10 @@ from grpo_kit.models.endpoint import Endpoint, endpoint_at
 from grpo_kit.models.generate import generate
 from grpo_kit.models.load import check_model, load_tokenizer, no_template, torch_threads
 from grpo_kit.models.prompts import fit_prompts, prompt_tokens
-from grpo_kit.models.vllm_engine import VllmModel
+from grpo_kit.models.vllm_engine import VllmModel, check_vllm
 from grpo_kit.rewards.judge_reward import seen
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
-from grpo_kit.utils.environment import version_of
 from grpo_kit.utils.files import write_json
 from grpo_kit.utils.text import duration
 
@@ -103,8 +102,7 @@ def evaluate(
     if asked.data is None and run and train.exists() and fingerprint([train]) != run.about["data"]["fingerprint"]:
         note(f"{data} is not what run {run.id} was trained on: it may have trained on some of these prompts")
     used = _as_trained(asked, subject)
-    if used.use_vllm is True and version_of("vllm") is None:
-        raise ConfigError("use_vllm=True, and vllm is not installed here", "`pip install vllm`, or leave it out")
+    check_vllm(used.use_vllm)
     if used.environment and served:
         what = f"environment={used.environment} leads dialogues token by token, which an endpoint can't"
         raise ConfigError(what, "Leave the endpoint out")

@@ -4,7 +4,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.load import download_model
-from grpo_kit.utils.environment import processes
+from grpo_kit.utils.environment import processes, version_of
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, for which vLLM can make room
 GPU_SHARE = 0.9  # of the GPU's free memory
@@ -44,6 +44,20 @@ class VllmModel:
         asked = [{"prompt_token_ids": tokens} for tokens in prompts]
         outputs = self.llm.generate(asked, drawn, lora_request=self.adapter, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def check_vllm(use_vllm: bool | str) -> None:
+    """Raises ConfigError where vLLM is asked for, and is not installed."""
+    if use_vllm is True and version_of("vllm") is None:
+        raise ConfigError("use_vllm=True, and vllm is not installed here", "`pip install vllm`, or leave it out")
+
+
+def lora_rank(adapters: Iterable[Path]) -> int:
+    """The least rank that vLLM can make room for and these adapters fit in. Raises ConfigError where there is none."""
+    rank = max(json.loads((adapter / "adapter_config.json").read_text())["r"] for adapter in adapters)
+    if rank > RANKS[-1]:
+        raise ConfigError(f"an adapter has rank {rank}, and vLLM takes {RANKS[-1]} at most", "Use use_vllm=False")
+    return min(room for room in RANKS if room >= rank)
 
 
 def release_vllm() -> None:
@@ -88,8 +102,7 @@ def vllm_model(name: str, bf16: bool, longest: int, adapters: Sequence[Path] = (
     try:
         try:
             if adapters:
-                rank = max(json.loads((adapter / "adapter_config.json").read_text())["r"] for adapter in adapters)
-                options |= {"enable_lora": True, "max_lora_rank": min(room for room in RANKS if room >= rank)}
+                options |= {"enable_lora": True, "max_lora_rank": lora_rank(adapters)}
             llm = LLM(str(folder), **options)
             requests = {each: LoRARequest(str(each), i, str(each)) for i, each in enumerate(adapters, start=1)}
             for request in requests.values():

@@ -174,6 +174,13 @@ def test_what_cannot_be_served_is_said_at_once(run, tmp_path, monkeypatch):
     with pytest.raises(kit.RunError, match=r"the server ended before it answered.*\nerror: the adapter is broken"):
         kit.serve(other, port=0)
     assert not (other.path / "serving.json").exists()
+    cause = "(Worker pid=1) ERROR [core.py:1] ValueError: Adapter bias is not supported.\nRuntimeError: see above"
+    monkeypatch.setattr(here, "server_command", lambda *_: ["sh", "-c", f"echo '{cause}'; exit 1", command.VLLM])
+    told = r"serving.log says:\nValueError: Adapter bias is not supported.\. .*or without vLLM: use_vllm=False"
+    with pytest.raises(kit.RunError, match=told):
+        kit.serve(other, port=0)
+    with pytest.raises(kit.ConfigError, match="use_vllm=True, and vllm is not installed here"):
+        kit.serve(other, port=0, use_vllm=True)
 
 
 def test_a_run_is_served_on_modal_and_stopped(run, expected, tmp_path, monkeypatch, capsys):
@@ -248,6 +255,11 @@ def test_where_there_is_a_gpu_with_vllm_it_serves(run, monkeypatch):
     whole = replace(plan, adapters={}, whole={"checkpoint-20": str(run.path / "checkpoint-20")})
     assert "--enable-lora" not in command.vllm_arguments(whole, "127.0.0.1", 8000, 0.6)
     assert command.vllm_arguments(whole, "127.0.0.1", 8000, 0.6)[0] == str(run.path / "checkpoint-20")
+    monkeypatch.setattr(command, "default_template", lambda _: "{{ enable_thinking }}")
+    thoughtless = command.plan_of(checkpoints_of(run, None, run.path.parent))
+    words = command.vllm_arguments(thoughtless, "127.0.0.1", 8000, 0.6)
+    told = words[words.index("--default-chat-template-kwargs") + 1]
+    assert json.loads(told) == {"enable_thinking": False}, "as in training, where nothing else was said"
 
 
 def test_vllm_answers_under_v1_alone():

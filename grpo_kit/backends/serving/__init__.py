@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_kit.backends.run import Run
+from grpo_kit.config.train import Auto
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.endpoint import Endpoint
 from grpo_kit.runs.directory import RUNS_DIR
@@ -29,6 +30,7 @@ def serve(
     port: int = PORT,
     gpu: str | None = None,
     idle_seconds: int = 300,
+    use_vllm: bool | Auto = "auto",
     runs_dir: str | Path = RUNS_DIR,
     echo: Callable[[str], None] = print,
 ) -> Served:
@@ -36,10 +38,10 @@ def serve(
     each of `checkpoints` (by default all; of whole models the newest) under its own name, to any client of OpenAI's. A
     run that is being served already stays as it is.
 
-    Here vLLM serves, where there is a GPU with it, else the kit's own small server, on `port` (0: one that is free) of
-    loopback. On Modal vLLM serves on one `gpu` (the run's by default), which starts with the first request and ends
-    `idle_seconds` after the last; its key is in the secret serve-secret. SERVE_KEY is the key here. `echo` is given
-    what it costs and where it is.
+    Here vLLM serves, where there is a GPU with it or `use_vllm` is true, else the kit's own small server, on `port` (0:
+    one that is free) of loopback. On Modal vLLM serves on one `gpu` (the run's by default), which starts with the first
+    request and ends `idle_seconds` after the last; its key is in the secret serve-secret. SERVE_KEY is the key here.
+    `echo` is given what it costs and where it is.
 
     Raises ConfigError for a port that is taken and a key that is missing, RunError for a run without such checkpoints
     and for a server that does not start.
@@ -56,7 +58,7 @@ def serve(
         return Served(start_on_modal(run, checkpoints, gpu, idle_seconds, echo).url, run)
     from grpo_kit.backends.serving.here import start_here
 
-    return Served(start_here(run, checkpoints, port, echo).url, run)
+    return Served(start_here(run, checkpoints, port, use_vllm, echo).url, run)
 
 
 def endpoint_of(run: Run) -> Served | None:

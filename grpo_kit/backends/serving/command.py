@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.config.train import TrainConfig
-from grpo_kit.costs.memory import device_of
+from grpo_kit.config.train import Auto, TrainConfig
+from grpo_kit.costs.memory import decided, device_of
+from grpo_kit.models.chat_template import template_kwargs
 from grpo_kit.models.checkpoints import BASE, Checkpoints, is_adapter
+from grpo_kit.models.files import default_template
 from grpo_kit.models.load import device_can_bf16, download_model
 from grpo_kit.models.shapes import positions_of
-from grpo_kit.models.vllm_engine import RANKS
+from grpo_kit.models.vllm_engine import lora_rank
 
 LONGEST = 4096  # tokens of a prompt with its answer, or more where the run was trained with more
+VLLM = "vllm.entrypoints.cli.main"
 GUARD = "grpo_kit.backends.serving.guard.OnlyV1"
 
 
@@ -48,8 +51,7 @@ def plan_of(checkpoints: Checkpoints, names: Sequence[str] = ()) -> Plan:
     adapters = {folder.resolve().name: str(folder) for folder in folders if is_adapter(folder)}
     started = {BASE: str(checkpoints.start)} if checkpoints.start else {}
     trained, base = checkpoints.settings, checkpoints.base
-    if base:
-        download_model(checkpoints.source)
+    template = default_template(download_model(checkpoints.source))
     positions = positions_of(base or str(folders[-1])) or LONGEST
     return Plan(
         base,
@@ -60,21 +62,15 @@ def plan_of(checkpoints: Checkpoints, names: Sequence[str] = ()) -> Plan:
         min(positions, max(LONGEST, trained.max_prompt_length + trained.max_completion_length)),
         {"temperature": trained.temperature, "top_p": trained.top_p},
         trained.max_completion_length,
-        dict(trained.chat_template_kwargs),
+        template_kwargs(template, trained.chat_template_kwargs),
     )
 
 
-def server_command(plan: Plan, host: str, port: int, gpu_share: float) -> list[str]:
+def server_command(plan: Plan, host: str, port: int, gpu_share: float, use_vllm: bool | Auto = "auto") -> list[str]:
     """The command line of the server for this machine."""
     device = device_of(TrainConfig(), gpu=None)
-    if device.is_gpu and device.has_vllm:
-        return [
-            sys.executable,
-            "-m",
-            "vllm.entrypoints.cli.main",
-            "serve",
-            *vllm_arguments(plan, host, port, gpu_share),
-        ]
+    if decided(use_vllm, device.is_gpu and device.has_vllm):
+        return [sys.executable, "-m", VLLM, "serve", *vllm_arguments(plan, host, port, gpu_share)]
     return [sys.executable, "-m", "grpo_kit.backends.serving.server", host, str(port), json.dumps(asdict(plan))]
 
 
@@ -96,14 +92,13 @@ def vllm_arguments(plan: Plan, host: str, port: int, gpu_share: float) -> list[s
     }
     if plan.chat_template_kwargs:
         options["default-chat-template-kwargs"] = json.dumps(plan.chat_template_kwargs)
-    lora: list[str] = []
+    more: list[str] = []
     if plan.adapters and not plan.whole:
-        ranks = (
-            json.loads((Path(folder) / "adapter_config.json").read_text())["r"] for folder in plan.adapters.values()
-        )
-        rank = max(ranks)
-        options |= {"max-lora-rank": min(room for room in RANKS if room >= rank), "max-loras": len(plan.adapters)}
+        rank = lora_rank(map(Path, plan.adapters.values()))
+        options |= {"max-lora-rank": rank, "max-loras": len(plan.adapters)}
         modules = (json.dumps({"name": name, "path": folder}) for name, folder in plan.adapters.items())
-        lora = ["--enable-lora", "--lora-modules", *modules]
+        more = ["--enable-lora", "--lora-modules", *modules]
     told = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return [str(download_model(str(source))), *told, "--language-model-only", *lora]
+    if not device_of(TrainConfig(), gpu=None).is_gpu:  # where a seeded prompt can't be read in parts
+        more += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(plan.longest, LONGEST))]
+    return [str(download_model(str(source))), *told, "--language-model-only", *more]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -13,16 +14,19 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-from grpo_kit.backends.serving.command import plan_of, server_command
+from grpo_kit.backends.serving.command import VLLM, plan_of, server_command
+from grpo_kit.config.train import Auto
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.checkpoints import checkpoints_of
 from grpo_kit.models.endpoint import KEY, Endpoint
+from grpo_kit.models.vllm_engine import check_vllm
 from grpo_kit.runs.directory import RUNS_DIR, SERVING_FILE, RunDirectory
 from grpo_kit.utils.files import as_json
 
 HOST, LOG = "127.0.0.1", "serving.log"
 GPU_SHARE = 0.6  # of the GPU's memory for vLLM, so that a check of what it serves has room beside it
 SECONDS_TO_START = 600  # vLLM takes a minute or more
+SECONDS_TO_END = 10
 
 
 def served_here(run: RunDirectory) -> Endpoint | None:
@@ -31,20 +35,24 @@ def served_here(run: RunDirectory) -> Endpoint | None:
     return Endpoint(record["url"]) if record and run.storage.exit_reason(record) is None else None
 
 
-def start_here(run: RunDirectory, checkpoints: Sequence[str], port: int, echo: Callable[[str], None]) -> Endpoint:
+def start_here(
+    run: RunDirectory, checkpoints: Sequence[str], port: int, use_vllm: bool | Auto, echo: Callable[[str], None]
+) -> Endpoint:
     """Starts the server and waits until it answers. Raises ConfigError for a port that is taken, RunError for a
     run without a checkpoint and for a server that ends, with its last words."""
+    check_vllm(use_vllm)
     plan = plan_of(checkpoints_of(run, None, RUNS_DIR), checkpoints)
     # vLLM takes the key from a variable of its own; a command line can be read by others.
     env = os.environ | {"VLLM_API_KEY": key} if (key := os.environ.get(KEY)) else None
     with FileLock(run.path / ".serving.lock"):  # of two at the same moment one starts it
         if found := served_here(run):
             return found
+        stop_here(run)  # what a server that was killed has left
         port = _free(port)
         endpoint, log = Endpoint(f"http://{HOST}:{port}/v1"), run.path / LOG
         with log.open("w") as output:
             process = subprocess.Popen(
-                server_command(plan, HOST, port, GPU_SHARE),
+                server_command(plan, HOST, port, GPU_SHARE, use_vllm),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -65,17 +73,38 @@ def start_here(run: RunDirectory, checkpoints: Sequence[str], port: int, echo: C
 
 
 def stop_here(run: RunDirectory) -> bool:
-    """Ends the server with all its processes, and returns when they are gone; False where none ran."""
-    record = _record(run)
-    is_running = bool(record) and run.storage.exit_reason(record) is None
-    if record:
-        run.storage.kill(record)
-        (run.path / SERVING_FILE).unlink(missing_ok=True)
-    return is_running
+    """Ends the server with all its processes, and returns when they are gone; False where none ran. Raises RunError
+    where one does not end."""
+    record, deadline = _record(run), time.monotonic() + SECONDS_TO_END
+    family = left = _family(record)
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            # Python's tracker of shared memory ends by itself after the others, and gives back what they had.
+            if "multiprocessing.resource_tracker" not in " ".join(each.cmdline()):
+                each.kill()
+    while left:
+        if time.monotonic() > deadline:
+            raise RunError(f"process {left[0].pid} of the server of run {run.id} does not end", "Try again")
+        time.sleep(0.05)
+        left = _family(record)
+    (run.path / SERVING_FILE).unlink(missing_ok=True)
+    return bool(family)
 
 
 def _record(run: RunDirectory) -> dict[str, Any] | None:
     return json.loads(text) if (text := run.read_text(SERVING_FILE)) else None
+
+
+def _family(record: dict[str, Any] | None) -> list[psutil.Process]:
+    """The server's processes, which are all of one session: vLLM's engine goes on where its server was killed."""
+    if record is None or record["created"] < psutil.boot_time():
+        return []
+    family = []
+    for each in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            if os.getsid(each.pid) == record["pid"] and each.create_time() >= record["created"]:
+                family += [each] * (each.status() != psutil.STATUS_ZOMBIE)
+    return family
 
 
 def _free(port: int) -> int:
@@ -92,7 +121,7 @@ def _free(port: int) -> int:
 
 
 def _wait(endpoint: Endpoint, process: subprocess.Popen, log: Path) -> None:
-    """Waits until the server answers. Raises RunError, with its last words, where it ends."""
+    """Waits until the server answers. Raises RunError, with its error or last words, where it ends."""
     deadline = time.monotonic() + SECONDS_TO_START
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(RunError):  # nothing listens yet
@@ -100,5 +129,9 @@ def _wait(endpoint: Endpoint, process: subprocess.Popen, log: Path) -> None:
             return
         time.sleep(0.1)
     what = "did not answer in time" if process.poll() is None else "ended before it answered"
-    told = "\n".join(log.read_text(errors="replace").strip().splitlines()[-5:])
-    raise RunError(f"the server {what}. Its last words, of {log}:\n{told}", "Correct that, and serve again")
+    text = log.read_text(errors="replace").strip()
+    # Of vLLM's processes the first to fail says why, and the last to end no more than that there was an error.
+    first = re.search(r"(?:^|\] )(\w+Error: .+)", text, re.MULTILINE)
+    told = first[1] if first else "\n".join(text.splitlines()[-5:])
+    without = ", or without vLLM: use_vllm=False (--use-vllm false)" if VLLM in process.args else ""  # pyright: ignore[reportOperatorIssue]
+    raise RunError(f"the server {what}. {log} says:\n{told}", f"Correct that, and serve again{without}")
