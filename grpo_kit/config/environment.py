@@ -43,7 +43,7 @@ def environment_rewards(environment: Any) -> dict[str, Any]:
 
 
 def check_environment(
-    environment: str | None, reward_funcs: Mapping[str, float], max_staleness: int, filter_difficulty: bool
+    environment: str | None, reward_funcs: Mapping[Any, float], max_staleness: int, filter_difficulty: bool
 ) -> None:
     """Raises ConfigError for settings that don't go with the environment, or with none."""
     known = environment_rewards(environment).get("reward_funcs", {})

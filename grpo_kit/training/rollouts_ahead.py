@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenlet import getcurrent, greenlet
-from trl import GRPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 Rows = list[dict[str, Any]]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather, gather_object
@@ -160,7 +160,7 @@ class KitTrainer(RunTrainer, GRPOTrainer):
         if self.rollout_func:
             rows = self.rollout_func.begin(rows, self.processing_class)
         self._rows, prompts = rows, [row["prompt"] for row in rows]
-        _, ids, _, completions, _, found, *_ = self._generate(prompts)
+        _, ids, _, completions, _, found, *_ = cast(tuple[Any, ...], self._generate(prompts))
         rows = [row | {name: found[name][i] for name in found} for i, row in enumerate(rows)]  # as TRL adds it
         if self._ahead:  # else a judge would give the scores that were asked for before
             for judge in self._judges:
