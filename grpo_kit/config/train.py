@@ -83,7 +83,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     # How long and how fast
     max_steps: PositiveInt = run(40, "Steps to train: updates of the weights.", slider=(1, 500))
     num_train_epochs: PositiveFloat | None = run(
-        None, "Times to go through the data, in place of max_steps, which is counted from it."
+        None, "Times to go through the data, in place of max_steps, which is counted from it.", le=1e6
     )
     learning_rate: PositiveFloat = run(5e-5, "Peak learning rate.", slider=LEARNING_RATES, le=1)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = optimiser(

@@ -26,7 +26,12 @@ SHOWN = 3  # prompts, where the two part most
 
 def served_models(endpoint: Endpoint, subject: Checkpoints) -> Iterator[tuple[str, str, ServedModel]]:
     """Those of the subject's models that the endpoint serves, by the same names; without the base the newest alone.
-    Raises ConfigError where there is none."""
+    Raises ConfigError where there is none, and for the endpoint of another run, whose checkpoints have such names too.
+    """
+    run, other = subject.run, endpoint.run_id()
+    if run and other not in (None, run.id, run.config.run_id):  # a copy's folder may have a name of its own
+        what = f"{endpoint.url} serves run {other}, not {run.id}"
+        raise ConfigError(what, "Serve that run, or evaluate the one that is served")
     there = endpoint.models()
     names = [name for name in subject.names if name in there]
     if not names:

@@ -11,6 +11,7 @@ import orjson
 
 from grpo_kit.data.samples import Message, ToolCall
 from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.utils.text import on_a_line
 
 KEY = "SERVE_KEY"  # the variable that holds an endpoint's key, here and in Modal's secret
 AT_ONCE = 16  # requests, which vLLM answers together
@@ -134,9 +135,9 @@ def _choice(choice: dict[str, Any], text: str | None, told: list[tuple[str, floa
 def _message(answer: Any) -> str:
     try:
         said = answer.json()["error"]
-        return str(said["message"] if isinstance(said, dict) else said)[:300]
+        return on_a_line(str(said["message"] if isinstance(said, dict) else said), 300)
     except (ValueError, KeyError, TypeError):
-        return answer.text[:300]
+        return on_a_line(answer.text)
 
 
 def _on_the_wire(message: Message) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from grpo_kit.data.samples import Sample, read_samples
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.models.checkpoints import Checkpoints, checkpoints_of, is_adapter
-from grpo_kit.models.files import TOKENIZERS, read_object
+from grpo_kit.models.files import TOKENIZERS, is_whole, read_object
 from grpo_kit.models.gguf import Comparison, check_tools, compare, write_gguf
 from grpo_kit.models.load import load_tokenizer
 from grpo_kit.models.merge import merge
@@ -22,7 +22,6 @@ from grpo_kit.models.prompts import fit_prompts
 from grpo_kit.models.start import ADAPTER_FILES
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
 from grpo_kit.utils.files import replacing, write_json
-from grpo_kit.utils.text import did_you_mean
 
 Form = Literal["adapter", "merged", "gguf", "ollama"]
 PROMPTS, LONGEST = 32, 64  # held out, on which a GGUF file is compared with the model; tokens of an answer at most
@@ -53,7 +52,7 @@ def export(
     ConfigError where llama.cpp is not installed or the model can't be exported so. Nothing is left behind then.
     """
     if form not in get_args(Form):
-        raise ConfigError(f"there is no form {form!r} to export to", did_you_mean(form, get_args(Form)).strip())
+        raise ConfigError(f"there is no form {form!r} to export to", f"Choose one of: {', '.join(get_args(Form))}")
     if quantize and form not in ("gguf", "ollama"):
         raise ConfigError(f"quantize={quantize!r} is for GGUF files, not for {form}", "Leave it out")
     found = checkpoints_of(target, base_model, Path(runs_dir))
@@ -87,9 +86,11 @@ def export(
 
 def copy_adapter(folder: Path, base: str | None, to: Path) -> None:
     """Copies an adapter's weights, its settings with the base's name in them, and its tokenizer into the new folder
-    `to`: nothing else of a checkpoint. Raises ConfigError for a folder that holds no adapter."""
+    `to`: nothing else of a checkpoint. Raises ConfigError for a folder that holds no adapter, or a part of one."""
     if not is_adapter(folder):
         raise ConfigError(f"{folder} is a whole model, not an adapter", "Export it as merged")
+    if not is_whole(folder / ADAPTER_FILES[1]) and not (folder / ADAPTER_FILES[2]).exists():
+        raise ConfigError(f"{folder / ADAPTER_FILES[1]} is missing or cut", "Take another checkpoint (--checkpoint)")
     to.mkdir()
     for pattern in (*ADAPTER_FILES[1:], *BESIDE):
         for file in folder.glob(pattern):

@@ -64,7 +64,7 @@ def problems_in(folder: Path, with_weights: bool = True) -> Iterator[Problem]:
     if with_weights:
         shards = read_object(folder / "model.safetensors.index.json").get("weight_map", {}).values()
         files = [folder / name for name in sorted(set(shards))] or [*folder.glob("*.safetensors")]
-        if broken := [file.name for file in files if not _is_whole(file)]:
+        if broken := [file.name for file in files if not is_whole(file)]:
             yield Problem(f"{broken[0]} is missing or cut", "Download the weights again (in a clone, `git lfs pull`)")
         if not files and not [*folder.glob("pytorch_model*.bin")]:
             yield Problem("it has no weights, *.safetensors", "Download them, or save the model again")
@@ -74,7 +74,7 @@ def problems_in(folder: Path, with_weights: bool = True) -> Iterator[Problem]:
         yield Problem("it has no tokenizer (tokenizer.json and tokenizer_config.json)", COPY)
 
 
-def _is_whole(file: Path) -> bool:
+def is_whole(file: Path) -> bool:
     """Whether a safetensors file is there and as long as its head says, which a pointer of git-lfs is not."""
     try:
         with safe_open(file, "numpy"):

@@ -139,6 +139,7 @@ def test_a_template_that_ends_no_turn_is_refused(tokenizer):
         ("shop:Shopp", "can't be imported"),
         ("shop:NoShop", "it has no `reset`"),
         ("shop:Bare", "the tool stock can't be described"),
+        ("shop:Closed", r"Closed.__init__ failed: OSError: no till \(.*shop.py:\d+\)"),
     ],
 )
 def test_what_is_no_environment_is_refused_before_training(path, says):
@@ -151,3 +152,17 @@ def test_its_tools_are_told_to_the_model(tokenizer):
     assert [tool["function"]["name"] for tool in sample.tools] == ["price", "stock", "wait"]
     assert "How much is left" in tokenizer.decode(prompt_tokens(tokenizer, sample.prompt, sample.tools))
     assert environment_class(SHOP) is environment_class(SHOP)
+
+
+@pytest.mark.parametrize("gives", ["high", float("nan"), KeyError("till")])
+def test_a_reward_that_is_no_number_is_a_fault_of_the_environment(tokenizer, monkeypatch, gives):
+    dialogue = begun(Sample("7", [{"role": "user", "content": "Is there tea?"}], "Yes."), SHOP, tokenizer)
+
+    def get_reward(self):
+        if isinstance(gives, Exception):
+            raise gives
+        return gives
+
+    monkeypatch.setattr(environment_class(SHOP), "get_reward", get_reward)
+    with pytest.raises(ConfigError, match=r"the environment's Shop\.get_reward failed: (Value|Key)Error"):
+        dialogue.world.scores([], "reply")

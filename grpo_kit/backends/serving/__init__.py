@@ -48,7 +48,7 @@ def serve(
     """
     run = run if isinstance(run, Run) else Run(run, runs_dir)
     if found := endpoint_of(run):
-        echo(f"Run {run.id} is being served already, at {found.url}")
+        echo(f"Run {run.id} is being served already, at {found.url}. To serve it in another way, stop that first")
         return found
     if idle_seconds < 2:
         raise ConfigError(f"idle_seconds={idle_seconds} is too short for Modal", "Use 2 or more")
