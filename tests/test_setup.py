@@ -13,7 +13,8 @@ from grpo_kit.config.train import TrainConfig
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-HERE = {name: wanted for name, wanted in EXTRAS.items() if name != "gpu"}  # what a machine without a GPU installs
+# What a machine without a GPU installs; llama.cpp, of the extra gguf, takes minutes to compile.
+HERE = {name: wanted for name, wanted in EXTRAS.items() if name not in ("gpu", "gguf")}
 
 
 def name_of(requirement: str) -> str:

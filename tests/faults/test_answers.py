@@ -44,7 +44,7 @@ def body_of(text: str) -> bytes:
 
 
 MALFORMED = {
-    "text for a list": says(json.dumps(GOOD | {"criteria": "none"})),
+    "a list for a number": says(json.dumps(GOOD | {"score": [0.5]})),
     "a number for an object": says("7"),
     "null": says("null"),
     "text for a score": says(json.dumps(GOOD | {"score": "high"})),

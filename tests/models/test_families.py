@@ -12,7 +12,7 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from grpo_kit import TrainConfig, merge, train
 from grpo_kit.models.checkpoints import adapted
 from grpo_kit.models.load import load_model, load_tokenizer
-from grpo_kit.models.shapes import SHAPES, TINY_MODEL, shape_of
+from grpo_kit.models.shapes import SHAPES, SHIPPED, shape_of
 
 FAMILIES = {  # and what their configs have beside the sizes
     "gemma2": {"sliding_window": 32},
@@ -48,7 +48,8 @@ def log_probabilities(model, words: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_families_below_are_those_that_the_panel_offers():
-    listed = json.loads(SHAPES.read_bytes())["models"] | {"tiny": json.loads((TINY_MODEL / "config.json").read_bytes())}
+    listed = json.loads(SHAPES.read_bytes())["models"]
+    listed |= {name: json.loads((folder / "config.json").read_bytes()) for name, folder in SHIPPED.items()}
     listed |= {"SmolLM2-135M": listed["HuggingFaceTB/SmolLM2-135M"]}
     names = TrainConfig.model_fields["model_name"].json_schema_extra["suggested"]
     stems = [name.removesuffix("-it").removesuffix("-Instruct") for name in names]
