@@ -218,7 +218,7 @@ def test_a_run_is_served_on_modal_and_stopped(run, expected, tmp_path, monkeypat
             client_of(served.url, "another").models.list()
         assert kit.serve(there).url == served.url and KEY not in server.logs()
 
-        copy = there.download("here")
+        copy = there.download("fetched/there")
         evaluation = kit.evaluate(copy, n=32, temperature=0, endpoint=served)
         assert evaluation.results["endpoint"]["log_probs"]["checkpoint-20"]["mean"] < 1e-4
         assert evaluation.results["endpoint"]["scores"]["checkpoint-20"]["same"] == 32
