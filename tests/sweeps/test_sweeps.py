@@ -393,6 +393,7 @@ def test_a_sweep_of_three_one_of_which_fails_killed_and_gone_on_with(standin, tm
     assert kit.TrainConfig(**config).max_steps == 1
 
 
+@pytest.mark.wide
 def test_a_budget_is_kept_by_all_runs_together(standin, lean, tmp_path, demo_data, monkeypatch):
     def answer(request):
         reply = judge(request)
@@ -430,6 +431,7 @@ def test_runs_under_way_can_not_pass_a_budget_together_and_a_resumed_one_may_spe
     assert pool.reserve(first) == pytest.approx(0.7), "0.3 in all are spent, and 0.5 are left"
 
 
+@pytest.mark.wide
 def test_containers_at_once_on_modal(lean, tmp_path, demo_data, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRPO_KIT_BACKEND", "modal")

@@ -80,6 +80,7 @@ def test_epochs_that_are_shorter_than_what_is_made_ahead_and_a_stop_between(tmp_
     assert asked(run) == asked(whole)
 
 
+@pytest.mark.wide
 def test_an_outage_stops_it_with_its_last_step_saved(gemini, tmp_path, demo_data):
     settings = {"judge": "gemini", "canaries": "off", "max_steps": 5, "save_steps": 5, "max_staleness": 1}
 
