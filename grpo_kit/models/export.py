@@ -22,6 +22,7 @@ from grpo_kit.models.prompts import fit_prompts
 from grpo_kit.models.start import ADAPTER_FILES
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
 from grpo_kit.utils.files import replacing, write_json
+from grpo_kit.utils.text import did_you_mean
 
 Form = Literal["adapter", "merged", "gguf", "ollama"]
 PROMPTS, LONGEST = 32, 64  # held out, on which a GGUF file is compared with the model; tokens of an answer at most
@@ -52,7 +53,8 @@ def export(
     ConfigError where llama.cpp is not installed or the model can't be exported so. Nothing is left behind then.
     """
     if form not in get_args(Form):
-        raise ConfigError(f"there is no form {form!r} to export to", f"Choose one of: {', '.join(get_args(Form))}")
+        fix = did_you_mean(form, get_args(Form)).strip() or f"Choose one of: {', '.join(get_args(Form))}"
+        raise ConfigError(f"there is no form {form!r} to export to", fix)
     if quantize and form not in ("gguf", "ollama"):
         raise ConfigError(f"quantize={quantize!r} is for GGUF files, not for {form}", "Leave it out")
     found = checkpoints_of(target, base_model, Path(runs_dir))

@@ -27,22 +27,31 @@ NUMBER = "text-align: right; white-space: nowrap; font-variant-numeric: tabular-
 
 
 class Panel(Still, ipywidgets.VBox):
-    """A widget whose controls call back when the user changes them, and not when the code does."""
+    """A widget whose controls call back when the user changes them, and not when the code does. JupyterLab tells of
+    changes on several threads: one has to wait for what another has called back."""
 
-    is_filling = False
+    def __init__(self, *args: Any, **options: Any):
+        self._changing, self._filler = threading.RLock(), 0
+        super().__init__(*args, **options)
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Controls that the code changes meanwhile call nothing back."""
-        self.is_filling = True
-        try:
-            yield
-        finally:
-            self.is_filling = False
+        """Controls that the code changes meanwhile, on this thread, call nothing back."""
+        with self._changing:
+            before, self._filler = self._filler, threading.get_ident()
+            try:
+                yield
+            finally:
+                self._filler = before
 
     def on_change(self, controls: Iterable[ipywidgets.ValueWidget], action: Callable[[], Any]) -> None:
+        def changed(_: Any) -> None:
+            if self._filler != threading.get_ident():
+                with self._changing:
+                    action()
+
         for control in controls:
-            control.observe(lambda _: None if self.is_filling else action(), "value")
+            control.observe(changed, "value")
 
 
 def offer(control: Any, options: Sequence[Any], default: Any) -> None:

@@ -317,6 +317,7 @@ def test_what_cannot_work_is_said_before_a_gpu_is_asked_for(server, monkeypatch,
     assert all(not message.function_options.resources.gpu_config.gpu_type for message in asked[before:])
 
 
+@pytest.mark.wide
 def test_a_run_starts_from_one_on_the_volume_and_goes_on_to_more_steps(server, hold):
     first = kit.train.remote(max_steps=2, save_steps=1)
     second = kit.train.remote(model_name=f"runs/{first.id}", max_steps=1, save_steps=1)

@@ -330,6 +330,7 @@ def test_an_interrupt_ends_what_is_under_way_and_says_how_to_go_on(quick, tmp_pa
     assert process.returncode == 0 and "1 are done" in said and "3 complete" in said, said
 
 
+@pytest.mark.wide
 def test_halving_stops_those_that_are_behind_and_leaves_them(standin, lean, tmp_path, demo_data, monkeypatch):
     monkeypatch.setenv("STANDIN_HOLD", "4")
     settings = {"learning_rate": [3e-3, 1e-7], "data": str(demo_data), "canaries": "off", "max_steps": 12}

@@ -239,6 +239,7 @@ def test_they_end_together_and_the_run_goes_on(standin, demo_data, runs_dir, tmp
     assert webhook.lines[1:] == ["ended stopped at step 6 of 500: interrupted; run_id ended resumes it"]
 
 
+@pytest.mark.wide
 def test_one_that_misses_its_interrupt_is_ended_all_the_same(standin, demo_data, runs_dir):
     code = """if True:
         import os, sys, time, grpo_kit as kit

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+import threading
 
 import ipywidgets
 import pandas
@@ -20,7 +21,7 @@ from grpo_kit.plots.runs import compare_runs
 from grpo_kit.runs.directory import now
 from grpo_kit.runs.writer import open_run
 from grpo_kit.widgets import tables as browsing
-from grpo_kit.widgets.parts import shows_errors
+from grpo_kit.widgets.parts import Panel, shows_errors
 
 MARKUP = "<b>bold</b> & <script>alert(1)</script>\n\nsecond line"
 
@@ -324,3 +325,17 @@ def test_an_error_in_a_callback_is_shown_until_the_next_one():
     assert "ZeroDivisionError: division by zero (test_tables.py" in message.value
     shows_errors(message, list)()
     assert not message.value
+
+
+def test_a_change_that_comes_while_another_thread_fills_is_not_lost():
+    """JupyterLab tells of changes on several threads."""
+    box, panel, seen = ipywidgets.Text(), Panel(), []
+    panel.on_change([box], lambda: seen.append(box.value))
+    with panel.filling():
+        box.value = "by the code"
+        typing = threading.Thread(target=lambda: setattr(box, "value", "typed"))
+        typing.start()
+        typing.join(0.1)
+        assert not seen
+    typing.join()
+    assert seen == ["typed"]
