@@ -24,6 +24,7 @@ demo prepare doctor train watch stop resume runs logs eval label chat serve repo
 SETTINGS_OF = {"prepare": JudgeConfig, "doctor": TrainConfig, "train": TrainConfig, "eval": EvalConfig}
 
 
+@pytest.mark.wide
 def test_from_an_empty_folder_to_an_evaluation(standin, tmp_path):
     (tmp_path / "settings.yaml").write_text("max_steps: 2\nrun_id: other")
     trained = shell(tmp_path, "train", "--config", "settings.yaml", "--run-id", "first", "--use-lora", "true")

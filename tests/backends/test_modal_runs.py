@@ -183,6 +183,7 @@ def test_a_container_that_is_killed_preempted_or_timed_out_loses_nothing(
     assert status["seconds"] > 0.5 * sum(c.ended - c.started for c in containers_of(server, run)[:-1])
 
 
+@pytest.mark.wide
 def test_containers_that_end_before_any_checkpoint_are_not_started_for_ever(server, hold):
     hold(1)
     run = kit.train.spawn(max_steps=12, save_steps=12, retries=1)
@@ -355,7 +356,7 @@ def test_two_gpus_are_two_processes_in_one_container_and_one_run(server, hold):
     assert len(run.completions()) == 2 * 16, "the first process's half of each step: the stand-in gathers none"
 
 
-@pytest.mark.wide  # two terminals in test_modal_shell.py show it too
+@pytest.mark.wide
 def test_several_at_once_have_runs_of_their_own(server, hold):
     hold(1)
     runs = []

@@ -114,6 +114,7 @@ result += (os.listdir(os.path.expanduser("~/toykit")), os.path.exists(args[0]), 
     assert not {"MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "GEMINI_API_KEY", "API_KEY"} & env.keys()
 
 
+@pytest.mark.wide
 def test_source_that_was_not_uploaded_is_missing_even_if_installed_here(server, project):
     import grpo_kit  # it is installed here, and in editable mode
 
@@ -287,6 +288,7 @@ result = won
     assert sorted(call.get() for call in calls) == [False, False, False, True]
 
 
+@pytest.mark.wide
 def test_containers_do_not_outlive_a_server_that_is_killed(project, tmp_path):
     code = f"""
 import subprocess, sys, os

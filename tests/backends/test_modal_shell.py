@@ -191,6 +191,7 @@ def test_settings_that_cannot_work_are_one_line(shell):
     assert "from 2 to 4" in shell.run("modal run grpo_kit/app.py --gpu A10:8 --num-generations 1", 2)
 
 
+@pytest.mark.wide
 def test_two_terminals_at_once_one_with_all_weights_and_ctrl_c_in_the_other(shell, monkeypatch):
     monkeypatch.setitem(shell.server.container_env, "STANDIN_HOLD", "4")
     first = shell.start("modal run grpo_kit/app.py --max-steps 60 --save-steps 2 --seed 1")

@@ -89,7 +89,7 @@ CASES = {  # family; hidden, layers, MLP, heads, key-value heads, vocabulary; wh
 }
 
 
-DEAR = ["all weights, shared out to two", "keys and values of many completions"]
+DEAR = ["all weights, shared out to two", "keys and values of many completions", "linear attention"]
 
 
 def with_marks(name: str):

@@ -72,7 +72,7 @@ def outcome(run: RunDirectory, whole: RunDirectory, reward, name: str, capsys) -
 
 
 @pytest.mark.fault("a file of a run's folder")
-@pytest.mark.cases(12, [(name, way) for name in OUTCOMES for way in WAYS])
+@pytest.mark.cases(8, [(name, way) for name in OUTCOMES for way in WAYS])
 def test_a_broken_file_of_a_run(stopped, capsys, case):
     name, way = case
     run, whole, reward = stopped

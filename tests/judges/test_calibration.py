@@ -228,6 +228,7 @@ def run_notebook(folder: Path, demo_data: Path, name: str, **parameters) -> tupl
     return executed.read_text(), text
 
 
+@pytest.mark.wide
 def test_the_notebook_with_a_key_compares_all_judges_and_never_pays_twice(server, standin, demo_data, tmp_path):
     content, text = run_notebook(tmp_path, demo_data, "first", judge="gemini group")
     for name in ("offline", "gemini absolute", "gemini group"):

@@ -233,6 +233,7 @@ def test_an_answer_that_is_no_rubric_is_asked_for_again(tmp_path, server):
     assert {s.rubric for s in samples_in(tmp_path / "tidy")} == {"state that the bus is at nine; be exact"}
 
 
+@pytest.mark.wide
 def test_a_killed_run_goes_on_where_it_was(tmp_path, traces, server):
     out, words = tmp_path / "out", ["--rubric", "gemini", "--judge-max-in-flight", "4"]
 

@@ -119,6 +119,7 @@ def test_what_is_quoted_and_refused():
     assert beside < after
 
 
+@pytest.mark.wide
 def test_an_interrupt_leaves_no_judge_at_work_and_no_model_in_memory(tmp_path, demo_data):
     def trainers() -> int:
         gc.collect()
