@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from grpo_kit.backends.quote import doctor as doctor, quote as quote, smoke as smoke
     from grpo_kit.backends.report import report as report
     from grpo_kit.backends.run import Run as Run
+    from grpo_kit.backends.serving import serve as serve
     from grpo_kit.config.backend import backend as backend
     from grpo_kit.config.evaluation import EvalConfig as EvalConfig
     from grpo_kit.config.judge import JudgeConfig as JudgeConfig
