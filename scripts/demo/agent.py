@@ -101,10 +101,7 @@ def main() -> None:
     build.learn(model, build.whole(tokenizer, lived), rng, steps=1500, batch=16, scale=1.0)
     rng = random.Random(build.SEED + 2)
     build.learn(model, mixed(tokenizer, lived[:2000], rng), rng, steps=600, batch=16, scale=0.15)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.to(torch.bfloat16).save_pretrained(args.model)
-    tokenizer.save_pretrained(args.model)
+    build.save(model, tokenizer, args.model)
 
 
 if __name__ == "__main__":

@@ -237,6 +237,13 @@ def mean_loss(model: Any, batch: list[Example]) -> torch.Tensor:
     return (losses * weights[counts]).sum() / weights.sum()
 
 
+def save(model, tokenizer, folder) -> None:
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--traces", type=Path, default=TRACES, help="where the dialogues go")
@@ -253,10 +260,7 @@ def main() -> None:
     learn(model, whole(tokenizer, corpus), rng, steps=1500, batch=16, scale=1.0)
     rng = random.Random(SEED + 2)
     learn(model, mixed(tokenizer, corpus[:2000], rng), rng, steps=600, batch=16, scale=0.15)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.to(torch.bfloat16).save_pretrained(args.model)
-    tokenizer.save_pretrained(args.model)
+    save(model, tokenizer, args.model)
 
 
 if __name__ == "__main__":
