@@ -18,8 +18,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT / "tests"), str(ROOT / "notebooks")]
+sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("tests", "notebooks"))
 
 import nbformat
 import papermill
@@ -30,6 +29,7 @@ from grpo_kit import prepare
 from grpo_kit.backends.run import runs_under_way
 from grpo_kit.data import demo
 
+ROOT = Path(__file__).parents[1]
 STEPS = 2_000
 CLI = [sys.executable, "-m", "grpo_kit.cli"]
 
