@@ -1,6 +1,5 @@
 """`kit.Run`: a run wherever it is, and what can be done with it: watch, stop, kill, resume, download, delete."""
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,6 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, RunError
 from grpo_kit.runs.directory import (
     RUNS_DIR,
-    SERVING_FILE,
     STOP_FILE,
     UNFINISHED,
     WORKER_FILE,
@@ -20,6 +18,7 @@ from grpo_kit.runs.directory import (
     no_such_run,
     now,
 )
+from grpo_kit.runs.storage import SERVING_FILE
 from grpo_kit.utils.files import CACHE, as_json, replacing
 
 if TYPE_CHECKING:
@@ -121,12 +120,12 @@ class Run(RunDirectory):
         return sorted(found, key=lambda evaluation: evaluation.results["made"])
 
     def delete(self) -> None:
-        """Deletes the run's folder for good. Raises RunError for a run under way."""
+        """Deletes the run's folder for good. Raises RunError for a run that is under way or served."""
         if (state := self.status_after(0)["state"]) in UNFINISHED:
             raise RunError(f"run {self.id} is {state}", "End it first: run.stop() or `grpo-kit stop`")
-        serving = self.read_text(SERVING_FILE) if self.storage.backend == "local" else ""
-        if serving and self.storage.exit_reason(json.loads(serving)) is None:
-            raise RunError(f"run {self.id} is being served", f"End that first: `grpo-kit serve {self.id} --stop`")
+        if self.storage.is_served():
+            name = self.id if self.storage.backend == "modal" else self.path
+            raise RunError(f"run {self.id} is being served", f"End that first: `grpo-kit serve {name} --stop`")
         self.storage.delete()
         print(f"Run {self.id} is deleted: {self.storage}")
 

@@ -76,7 +76,9 @@ class Settings(BaseModel):
     """The base of all configs: strict about names, with errors that read as one sentence."""
 
     # Built when first used, which keeps `import grpo_kit` quick.
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     renamed: ClassVar[Mapping[str, str]] = {}  # present names by former ones, which keep working
 

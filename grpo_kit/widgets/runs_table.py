@@ -197,8 +197,6 @@ class RunTable(Panel):
         def act() -> str:
             for run in runs:
                 getattr(run, verb)()
-                if verb == "resume" and self.monitor.run and self.monitor.run.id == run.id:
-                    self.monitor.follow(run)  # it is watched, and had ended
             return f"{names}: {DONE[verb]}."
 
         in_background(self.message, f"{verb} {names} …", act)

@@ -1,6 +1,5 @@
 """Serving a run on this machine: by a process of its own, which outlives the one that starts it."""
 
-import json
 import os
 import re
 import socket
@@ -20,7 +19,8 @@ from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.checkpoints import checkpoints_of
 from grpo_kit.models.endpoint import KEY, Endpoint
 from grpo_kit.models.vllm_engine import check_vllm
-from grpo_kit.runs.directory import RUNS_DIR, SERVING_FILE, RunDirectory
+from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
+from grpo_kit.runs.storage import SERVING_FILE, LocalStorage
 from grpo_kit.utils.files import as_json
 
 HOST, LOG = "127.0.0.1", "serving.log"
@@ -31,7 +31,7 @@ SECONDS_TO_END = 10
 
 def served_here(run: RunDirectory) -> Endpoint | None:
     """The endpoint of a run that is being served; None where it is not."""
-    record = _record(run)
+    record = LocalStorage(run.path).server()
     return Endpoint(record["url"]) if record and run.storage.exit_reason(record) is None else None
 
 
@@ -59,8 +59,8 @@ def start_here(
                 start_new_session=True,
                 env=env,
             )
-        record = {"url": endpoint.url, "pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-        run.storage.write(SERVING_FILE, as_json(record))
+        server = {"url": endpoint.url} | LocalStorage(run.path).worker(process.pid)
+        run.storage.write(SERVING_FILE, as_json(server))
     try:
         _wait(endpoint, process, log)
     except BaseException:
@@ -75,7 +75,7 @@ def start_here(
 def stop_here(run: RunDirectory) -> bool:
     """Ends the server with all its processes, and returns when they are gone; False where none ran. Raises RunError
     where one does not end."""
-    record, deadline = _record(run), time.monotonic() + SECONDS_TO_END
+    record, deadline = LocalStorage(run.path).server(), time.monotonic() + SECONDS_TO_END
     family = left = _family(record)
     for each in family:
         with suppress(psutil.NoSuchProcess):
@@ -89,10 +89,6 @@ def stop_here(run: RunDirectory) -> bool:
         left = _family(record)
     (run.path / SERVING_FILE).unlink(missing_ok=True)
     return bool(family)
-
-
-def _record(run: RunDirectory) -> dict[str, Any] | None:
-    return json.loads(text) if (text := run.read_text(SERVING_FILE)) else None
 
 
 def _family(record: dict[str, Any] | None) -> list[psutil.Process]:
