@@ -18,7 +18,7 @@ from grpo_kit.runs.directory import (
     no_such_run,
     now,
 )
-from grpo_kit.runs.storage import SERVING_FILE
+from grpo_kit.runs.storage import SERVING_FILE, LocalStorage
 from grpo_kit.utils.files import CACHE, as_json, replacing
 
 if TYPE_CHECKING:
@@ -52,14 +52,15 @@ class Run(RunDirectory):
             raise no_such_run(run_id, runs_dir, on_volume)
         self.storage, self.id = VolumeStorage(str(run_id)), str(run_id)
 
-    def watch(self) -> "Run":
-        """Waits for the run's end with a progress bar, and in a notebook a live plot. Interrupting it is harmless.
+    def watch(self, figure: bool = True) -> "Run":
+        """Waits for the run's end with a progress bar, and in a notebook a live plot, unless `figure` is False.
+        Interrupting it is harmless.
 
         Raises RunError, with the traceback in its message, where the run fails.
         """
         from grpo_kit.backends.watch import watch
 
-        watch(self)
+        watch(self, with_figure=figure)
         return self
 
     def stop(self) -> None:
@@ -99,7 +100,7 @@ class Run(RunDirectory):
     def download(self, to: str | Path) -> "Run":
         """Copies the run's folder to the folder `to`, which is made, or is empty, and returns the run there."""
         to = Path(to)
-        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        if not to.name or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
             raise RunError(f"{to} exists already", f"Name a new folder to download run {self.id} to")
         if self.storage.backend == "local" and to.resolve().is_relative_to(Path(self.storage.root).resolve()):
             raise RunError(f"{to} is inside run {self.id}", "Name a folder elsewhere to copy it to")
@@ -108,7 +109,7 @@ class Run(RunDirectory):
             self.storage.download(partial)
             for name in (WORKER_FILE, STOP_FILE, SERVING_FILE):  # nothing trains the copy
                 (partial / name).unlink(missing_ok=True)
-        return Run(to)
+        return Run.at(LocalStorage(to))
 
     def evaluations(self) -> "list[Evaluation]":
         """The run's evaluations, newest last; for a run on Modal, those that were started from this machine."""

@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -94,7 +94,7 @@ def report(
 def serve(
     run: RunName,
     checkpoints: Annotated[
-        list[str] | None, typer.Argument(metavar="CHECKPOINT", help="Those to serve; default: all.")
+        list[str] | None, typer.Argument(metavar="CHECKPOINT", help="Names or steps; default: all.")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: one that is free.")] = 8000,
     gpu: Annotated[str | None, typer.Option(help="Modal's GPU; default: the run's.")] = None,
@@ -115,7 +115,8 @@ def serve(
     if stop:
         return stop_serving(found)
     how = {"port": port, "gpu": gpu, "idle_seconds": idle_seconds}
-    serve(found, *(checkpoints or []), use_vllm=use_vllm if use_vllm == "auto" else use_vllm == "true", **how)
+    which = [_checkpoint(each) for each in checkpoints or []]
+    serve(found, *which, use_vllm=use_vllm if use_vllm == "auto" else use_vllm == "true", **how)
     print(f"`grpo-kit serve {_words(run, runs_dir)} --stop` ends it")
 
 
@@ -203,7 +204,7 @@ def chat(
             print(f"you: {prompt}\n{answers}" if messages else answers)
 
 
-def _checkpoint(named: str | None) -> str | int | None:
+def _checkpoint(named: str | None) -> Any:
     return int(named) if named and named.isdecimal() else named
 
 

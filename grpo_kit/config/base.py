@@ -226,7 +226,7 @@ def _absolute(value: Any) -> Any:
 
 
 Name = TypeVar("Name")
-Weights = Annotated[dict[Name, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_weights)]
+Weights = Annotated[dict[Name, float], BeforeValidator(_weights)]
 Mapped = Annotated[dict[str, Any], BeforeValidator(_mapping), AfterValidator(_not_the_kits)]
 Listed = Annotated[list[Name], BeforeValidator(_listed)]  # "a,b" as a shell types it
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]

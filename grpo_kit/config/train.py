@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -41,6 +42,7 @@ from grpo_kit.config.trl import checked_trl, trl_from_text
 from grpo_kit.errors import ConfigError
 
 Auto = Literal["auto"]
+Count, Tokens = Annotated[int, Field(gt=0, le=10_000)], Annotated[int, Field(gt=0, le=2**20)]  # no more is meant
 # The functions of rewards/ready.py; the last five are an environment's scores.
 ReadyReward = Literal["length", "format", "repetition", "tool_call", "call", "grounded", "goal", "turns", "environment"]
 Reporter = Literal["trackio", "wandb", "tensorboard"]
@@ -51,7 +53,6 @@ SUGGESTED = """
     LiquidAI/LFM2.5-1.2B-Instruct Qwen/Qwen3-1.7B google/gemma-2-2b-it HuggingFaceTB/SmolLM3-3B Qwen/Qwen3-4B
     google/gemma-3-4b-it google/gemma-4-E2B-it
 """.split()
-MOST_TOKENS = 2**20
 SFT_STEPS = 20  # where only warm_start is given
 LEARNING_RATES = [float(f"{digit}e{power}") for power in range(-7, -2) for digit in (1, 1.5, 2, 3, 5, 7)]
 
@@ -95,20 +96,12 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     weight_decay: NonNegativeFloat = optimiser(0.0, "AdamW's weight decay.", le=10)
 
     # Batches
-    num_generations: int = run(8, "Completions for each prompt: a group to compare.", slider=(2, 32), ge=2, le=10_000)
-    per_device_train_batch_size: PositiveInt = batches(
-        8,
-        "Completions in each pass. Given alone, accumulation follows: a step stays as large.",
-        "spread",
-        "size",
-        le=10_000,
+    num_generations: Count = run(8, "Completions for each prompt: a group to compare.", slider=(2, 32), ge=2)
+    per_device_train_batch_size: Count = batches(
+        8, "Completions in each pass. Given alone, accumulation follows: a step stays as large.", "spread", "size"
     )
-    gradient_accumulation_steps: PositiveInt = batches(
-        4,
-        "Passes in each step. Given alone, the batch size changes so that a step stays as large.",
-        "spread",
-        "size",
-        le=10_000,
+    gradient_accumulation_steps: Count = batches(
+        4, "Passes in each step. Given alone, the batch size changes so that a step stays as large.", "spread", "size"
     )
     num_processes: PositiveInt = setting(
         1, "Processes that train together, each on its own GPU; must match the number in gpu.", "spread", "step", le=128
@@ -116,19 +109,13 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     fsdp: bool | Auto = setting(
         "auto", "Split the weights among the processes (PyTorch's FSDP); auto: when they don't fit on each GPU."
     )
-    max_prompt_length: int = batches(
-        512,
-        "Tokens. A longer prompt loses old tool results, then old turns, never the last.",
-        "size",
-        ge=16,
-        le=MOST_TOKENS,
+    max_prompt_length: Tokens = batches(
+        512, "Tokens. A longer prompt loses old tool results, then old turns, never the last.", "size", ge=16
     )
     chat_template_kwargs: Mapped = batches(
         {}, "Options of the chat template, such as {enable_thinking: true}; thinking is off unless asked for.", "step"
     )
-    max_completion_length: PositiveInt = run(
-        128, "Tokens. A longer completion is cut.", "size", slider=(8, 1024), le=MOST_TOKENS
-    )
+    max_completion_length: Tokens = run(128, "Tokens. A longer completion is cut.", "size", slider=(8, 1024))
 
     # GRPO
     temperature: PositiveFloat = run(1.0, "Sampling temperature of the completions.", slider=TEMPERATURES, le=5)
@@ -153,8 +140,8 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
 
     # LoRA
     use_lora: bool = lora(True, "Train a LoRA adapter; false trains all weights.", "step")
-    lora_r: PositiveInt = lora(16, "Rank of the adapter.", le=4096)
-    lora_alpha: PositiveInt = lora(32, "Scale of the adapter: its output is multiplied by alpha / r.", le=100_000)
+    lora_r: Count = lora(16, "Rank of the adapter.")
+    lora_alpha: Count = lora(32, "Scale of the adapter: its output is multiplied by alpha / r.")
     load_in_4bit: bool = lora(
         False, "Keep the weights below the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
     )
@@ -219,7 +206,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     eval_steps: PositiveInt | None = saving(
         None, "Steps between held-out scores while training; None: no such scores.", "resume"
     )
-    eval_prompts: PositiveInt = saving(32, "Held-out prompts that are answered each time, the same ones.", le=10_000)
+    eval_prompts: Count = saving(32, "Held-out prompts that are answered each time, the same ones.")
     early_stopping_patience: PositiveInt | None = saving(
         None, "Stop after this many held-out scores in a row surely below the best; None: never.", "resume"
     )
@@ -228,9 +215,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     bf16: bool | Auto = setting("auto", "Compute in bfloat16; auto: if the GPU can.", "step")
     gradient_checkpointing: bool | Auto = setting("auto", "Save memory at the price of time; auto: on a GPU.", "step")
     use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU, if it is installed.", "step")
-    torch_threads: PositiveInt | None = setting(
-        None, "CPU threads for torch; None leaves it to torch.", "step", le=1024
-    )
+    torch_threads: Count | None = setting(None, "CPU threads for torch; None leaves it to torch.", "step")
     trl: Annotated[dict[str, Any], BeforeValidator(trl_from_text), AfterValidator(_checked_trl)] = grpo(
         {}, "Further fields of TRL's GRPOConfig: epsilon_high=0.28,top_k=50, or YAML in braces.", "step"
     )

@@ -47,7 +47,7 @@ class RunTable(Panel):
         self.panel: LaunchPanel | None = None
         self._printed, self._stamps, self._reading = "", dict[str, int](), threading.Lock()
         self.message, self.note, self.picked = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
-        self.curves = Curves(on_step=self._pick)
+        self.curves = Curves(on_step=self._pick, compares=True)
         self.list = LiveTable(name="runs", label="Runs", hidden=HIDDEN)
         self.watch_button = button("Watch", "Show the run as it goes on, below", width="auto")
         self.stop_button = button("Stop", "End these runs at their next step, with a checkpoint", width="auto")
@@ -149,11 +149,14 @@ class RunTable(Panel):
         """Shows this table of runs in place of the one before."""
         if found.equals(self.table) and self.list.html:
             return
+        have_changed = list(found["state"]) != list(self.table["state"])
         self.table = found
         self.list.show(table(found[::-1]), _keys(found)[::-1])
         text = f"No runs under {self.runs_dir} yet: Launch in widgets.launch_panel() makes one." if found.empty else ""
         self.note.value = note_html(f"{text}\n{self._printed}".strip())
         self._choose()
+        if have_changed:
+            self.keep()
 
     def _choose(self) -> None:
         """Shows what is selected, and which buttons can do something with it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from grpo_kit.backends.run import Run
 from grpo_kit.config.train import Auto
 from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.models.checkpoints import checkpoint_name
 from grpo_kit.models.endpoint import Endpoint
 from grpo_kit.runs.directory import RUNS_DIR
 
@@ -26,7 +27,7 @@ class Served(Endpoint):
 
 def serve(
     run: Run | str | Path,
-    *checkpoints: str,
+    *checkpoints: str | int,
     port: int = PORT,
     gpu: str | None = None,
     idle_seconds: int = 300,
@@ -35,8 +36,8 @@ def serve(
     echo: Callable[[str], None] = print,
 ) -> Served:
     """Serves a run where its files are, until it is stopped, and returns its endpoint: the base model as "base" and
-    each of `checkpoints` (by default all; of whole models the newest) under its own name, to any client of OpenAI's. A
-    run that is being served already stays as it is.
+    each of `checkpoints`, names or steps (by default all; of whole models the newest), under its own name, to any
+    client of OpenAI's. A run that is being served already stays as it is.
 
     Here vLLM serves, where there is a GPU with it or `use_vllm` is true, else the kit's own small server, on `port` (0:
     one that is free) of loopback. On Modal vLLM serves on one `gpu` (the run's by default), which starts with the first
@@ -52,13 +53,14 @@ def serve(
         return found
     if idle_seconds < 2:
         raise ConfigError(f"idle_seconds={idle_seconds} is too short for Modal", "Use 2 or more")
+    names = [str(checkpoint_name(each)) for each in checkpoints]
     if run.storage.backend == "modal":
         from grpo_kit.backends.serving.on_modal import start_on_modal
 
-        return Served(start_on_modal(run, checkpoints, gpu, idle_seconds, echo).url, run)
+        return Served(start_on_modal(run, names, gpu, idle_seconds, echo).url, run)
     from grpo_kit.backends.serving.here import start_here
 
-    return Served(start_here(run, checkpoints, port, use_vllm, echo).url, run)
+    return Served(start_here(run, names, port, use_vllm, echo).url, run)
 
 
 def endpoint_of(run: Run) -> Served | None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -46,6 +47,7 @@ def start_here(
     env = os.environ | {"VLLM_API_KEY": key} if (key := os.environ.get(KEY)) else None
     with FileLock(run.path / ".serving.lock"):  # of two at the same moment one starts it
         if found := served_here(run):
+            echo(f"Run {run.id} is being served at {found.url}, by who started it at the same moment")
             return found
         stop_here(run)  # what a server that was killed has left
         port = _free(port)
@@ -125,9 +127,12 @@ def _wait(endpoint: Endpoint, process: subprocess.Popen, log: Path) -> None:
             return
         time.sleep(0.1)
     what = "did not answer in time" if process.poll() is None else "ended before it answered"
+    if process.returncode == -signal.SIGKILL:
+        what = "was killed before it answered: by a stop, or as memory ran out"
     text = log.read_text(errors="replace").strip()
     # Of vLLM's processes the first to fail says why, and the last to end no more than that there was an error.
     first = re.search(r"(?:^|\] )(\w+Error: .+)", text, re.MULTILINE)
     told = first[1] if first else "\n".join(text.splitlines()[-5:])
     without = ", or without vLLM: use_vllm=False (--use-vllm false)" if VLLM in process.args else ""  # pyright: ignore[reportOperatorIssue]
-    raise RunError(f"the server {what}. {log} says:\n{told}", f"Correct that, and serve again{without}")
+    told = f". {log} says:\n{told}" if told else ""
+    raise RunError(f"the server {what}{told}", f"Correct that, and serve again{without}")
