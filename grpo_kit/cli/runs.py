@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -115,8 +115,7 @@ def serve(
     if stop:
         return stop_serving(found)
     how = {"port": port, "gpu": gpu, "idle_seconds": idle_seconds}
-    which = [_checkpoint(each) for each in checkpoints or []]
-    serve(found, *which, use_vllm=use_vllm if use_vllm == "auto" else use_vllm == "true", **how)
+    serve(found, *(checkpoints or []), use_vllm=use_vllm if use_vllm == "auto" else use_vllm == "true", **how)
     print(f"`grpo-kit serve {_words(run, runs_dir)} --stop` ends it")
 
 
@@ -138,8 +137,7 @@ def export(
     from grpo_kit.models.export import export
 
     target, how = run if Path(run).is_dir() else Run(run, runs_dir), {"quantize": quantize, "data": data}
-    which = _checkpoint(checkpoint)
-    print(export(target, to, out, **how, checkpoint=which, base_model=base_model, runs_dir=runs_dir))  # pyright: ignore[reportArgumentType]
+    print(export(target, to, out, **how, checkpoint=checkpoint, base_model=base_model, runs_dir=runs_dir))  # pyright: ignore[reportArgumentType]
 
 
 def push(
@@ -160,7 +158,7 @@ def push(
     from grpo_kit.backends.publish import push
 
     what = {"public": public, "merged": merged, "with_data": with_data, "labels": labels, "yes": yes}
-    if url := push(Run(run, runs_dir), name, **what, checkpoint=_checkpoint(checkpoint)):
+    if url := push(Run(run, runs_dir), name, **what, checkpoint=checkpoint):
         print(f"It is at {url}")
 
 
@@ -193,19 +191,14 @@ def chat(
     Without messages it asks for one after the other, until an empty line or Ctrl-D. Each starts a new conversation.
     """
     target = run if Path(run).is_dir() else Run(run, runs_dir)
-    which = _checkpoint(checkpoint)
     from grpo_kit.models.chat import chat
 
     for asked in [messages] if messages else map(lambda message: [message], _typed()):
-        table = chat(target, asked, checkpoint=which, temperature=temperature, runs_dir=runs_dir)
+        table = chat(target, asked, checkpoint=checkpoint, temperature=temperature, runs_dir=runs_dir)
         for row in table.to_dict("records"):
             prompt = row.pop("prompt")
             answers = "\n".join(f"{name}: {printable(answer)}" for name, answer in row.items())
             print(f"you: {prompt}\n{answers}" if messages else answers)
-
-
-def _checkpoint(named: str | None) -> Any:
-    return int(named) if named and named.isdecimal() else named
 
 
 def _typed() -> Iterator[str]:

@@ -121,9 +121,10 @@ class Settings(BaseModel):
         name, known = str(error["loc"][0]), cls.model_fields
         if name not in known:
             return cls._no_setting(name)
-        allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        allowed = re.sub("^(Input should|String should|Value error,) ", "", error["msg"])
+        allowed = f"be {allowed}" if error["type"] == "value_error" else allowed
         value = re.sub(r"//[^/]*@", "//…@", repr(settings.get(name)))  # no password of a URL
-        return f"{name}={value}: should be {allowed}"
+        return f"{name}={value}: should {allowed}"
 
     @classmethod
     def _no_setting(cls, name: str) -> str:

@@ -56,9 +56,7 @@ class RunTable(Panel):
         self.from_its_end = ipywidgets.Checkbox(False, description="from its checkpoint", indent=False)
         self.from_its_end.layout.width = "auto"
         self.report_button = button("Report", "Write a page about the run to send, and a model card", width="auto")
-        self.serve_button = button(
-            "Serve", "Base and checkpoints to any OpenAI client; on Modal at no cost idle", width="auto"
-        )
+        self.serve_button = button("Serve", "Base and checkpoints to any client of OpenAI's", width="auto")
         self.delete_button = button("Delete", "Delete these runs' folders for good; asks first", width="auto")
         self.refresh_button = button("Refresh", "Read all runs again, those on Modal too", width="auto", icon="refresh")
         self.sure_button = button("Delete for good", "It can't be undone", "danger", width="auto")
@@ -66,9 +64,8 @@ class RunTable(Panel):
         self._question = ipywidgets.HTML()
         row = {"flex_flow": "row wrap", "align_items": "center"}
         verbs = [self.watch_button, self.stop_button, self.resume_button, self.clone_button, self.from_its_end]
-        verbs = ipywidgets.HBox(
-            [*verbs, self.report_button, self.serve_button, self.delete_button, self.refresh_button], layout=row
-        )
+        verbs += [self.report_button, self.serve_button, self.delete_button, self.refresh_button]
+        verbs = ipywidgets.HBox(verbs, layout=row)
         asking = [self._question, self.sure_button, self.keep_button]
         self.asking = ipywidgets.HBox(asking, layout=row | {"display": "none"})
         self.samples, self.monitor = SideBySide(self.message), Monitor()
@@ -206,9 +203,8 @@ class RunTable(Panel):
 
     def _report(self) -> None:
         [run] = self.selected
-        in_background(
-            self.message, f"Writing a report of {run.id} …", lambda: f"{report(run)}: open it in a browser, or send it."
-        )
+        said = f"Writing a report of {run.id} …"
+        in_background(self.message, said, lambda: f"{report(run)}: open it in a browser, or send it.")
 
     def _serve(self) -> None:
         [run] = self.selected

@@ -30,13 +30,13 @@ SECONDS_TO_START = 600  # vLLM takes a minute or more
 SECONDS_TO_END = 10
 
 
-def served_here(run: RunDirectory) -> Endpoint | None:
+def served(run: RunDirectory) -> Endpoint | None:
     """The endpoint of a run that is being served; None where it is not."""
     record = LocalStorage(run.path).server()
     return Endpoint(record["url"]) if record and run.storage.exit_reason(record) is None else None
 
 
-def start_here(
+def start(
     run: RunDirectory, checkpoints: Sequence[str], port: int, use_vllm: bool | Auto, echo: Callable[[str], None]
 ) -> Endpoint:
     """Starts the server and waits until it answers. Raises ConfigError for a port that is taken, RunError for a
@@ -46,10 +46,10 @@ def start_here(
     # vLLM takes the key from a variable of its own; a command line can be read by others.
     env = os.environ | {"VLLM_API_KEY": key} if (key := os.environ.get(KEY)) else None
     with FileLock(run.path / ".serving.lock"):  # of two at the same moment one starts it
-        if found := served_here(run):
+        if found := served(run):
             echo(f"Run {run.id} is being served at {found.url}, by who started it at the same moment")
             return found
-        stop_here(run)  # what a server that was killed has left
+        stop(run)  # what a server that was killed has left
         port = _free(port)
         endpoint, log = Endpoint(f"http://{HOST}:{port}/v1"), run.path / LOG
         with log.open("w") as output:
@@ -66,7 +66,7 @@ def start_here(
     try:
         _wait(endpoint, process, log)
     except BaseException:
-        stop_here(run)
+        stop(run)
         process.wait()
         raise
     echo(f"Run {run.id} is served at {endpoint.url}: {', '.join(endpoint.models())}")
@@ -74,7 +74,7 @@ def start_here(
     return endpoint
 
 
-def stop_here(run: RunDirectory) -> bool:
+def stop(run: RunDirectory) -> bool:
     """Ends the server with all its processes, and returns when they are gone; False where none ran. Raises RunError
     where one does not end."""
     record, deadline = LocalStorage(run.path).server(), time.monotonic() + SECONDS_TO_END

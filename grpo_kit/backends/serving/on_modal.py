@@ -27,17 +27,16 @@ from grpo_kit.models.endpoint import KEY, Endpoint, endpoint_at
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.text import dollars, duration
 
-IDLE_SECONDS = 300  # that a machine waits for another request
 SECONDS_TO_START, SECONDS_TO_STOP, SECONDS_AN_ANSWER = 900, 90, 900
 AT_ONCE = 64  # requests that a machine is given together
 
 
-def served_on_modal(run: RunDirectory) -> Endpoint | None:
+def served(run: RunDirectory) -> Endpoint | None:
     """The endpoint of a run that is being served; None where it is not."""
     return endpoint_at(url) if (url := serving_url(run.id)) else None
 
 
-def start_on_modal(
+def start(
     run: RunDirectory, checkpoints: Sequence[str], gpu: str | None, idle_seconds: int, echo: Callable[[str], None]
 ) -> Endpoint:
     """Says what it costs, and makes the endpoint. No machine starts before somebody asks. Raises ConfigError for a key
@@ -71,7 +70,7 @@ def start_on_modal(
             timeout=SECONDS_AN_ANSWER,
         )(modal.concurrent(max_inputs=AT_ONCE)(serve))
         app.deploy()
-    endpoint = served_on_modal(run)
+    endpoint = served(run)
     if endpoint is None:
         raise RunError(f"Modal knows no endpoint of run {run.id} after deploying it", "Try again")
     echo(f"Run {run.id} is served at {endpoint.url}: base, {', '.join(checkpoints or there)}")
@@ -79,7 +78,7 @@ def start_on_modal(
     return endpoint
 
 
-def stop_on_modal(run: RunDirectory) -> bool:
+def stop(run: RunDirectory) -> bool:
     """Ends the app with its machine, and returns when Modal says that both are gone; False where there was none. Raises
     RunError where they do not end."""
     with kit_errors():
