@@ -87,8 +87,8 @@ panel
 
 # %%
 if not interactive:
-    print(kit.quote(config, runs_dir, ask=False))  # the launch asks
-    panel.follow(kit.train.remote(config, runs_dir=runs_dir))
+    run = kit.train.spawn(config, runs_dir=runs_dir)
+    panel.follow(run.watch(figure=False))  # the panel has one
 
 # %% [markdown]
 # ## Against earlier runs
@@ -98,12 +98,6 @@ if not interactive:
 
 # %%
 widgets.runs(runs_dir)
-
-# %% [markdown]
-# The last few runs as a plain figure, which the saved notebook keeps.
-
-# %%
-panel.after(lambda run: [plots.compare_runs([kit.Run(name, runs_dir) for name in kit.runs(runs_dir)["run"].tail(6)])])
 
 # %% [markdown]
 # ## Its completions
@@ -129,9 +123,9 @@ def groups(run):
 panel.after(groups)
 
 # %% [markdown]
-# ## The result, in a figure and a file
+# ## The result, as files
 #
-# The learning curve, in the saved notebook and as a picture, and `result.json` for batch runs.
+# The learning curve of the panel above as a picture, and `result.json` for batch runs.
 
 
 # %%
@@ -140,8 +134,7 @@ def result(run):
     yield from map(str, diagnostics.diagnose(metrics, run.config))
     folder = Path(runs_dir) / run.id
     folder.mkdir(parents=True, exist_ok=True)
-    figure = plots.learning_curve(run)
-    figure.savefig(folder / "learning_curve.png", dpi=150)
+    plots.learning_curve(run).savefig(folder / "learning_curve.png", dpi=150)
     yield str(folder / "learning_curve.png")
     told = {name: status.get(name) for name in ("state", "step", "max_steps", "seconds", "usd", "quoted", "actual")}
     summary = {"run": run.id, **told, "reward": run.recent_reward()[0], "settings": run.about["settings"]}
@@ -149,7 +142,6 @@ def result(run):
     if told["quoted"]:
         spent = pd.DataFrame({name: told[name] for name in ("quoted", "actual")}).T.infer_objects()
         yield plots.table(spent.drop(columns=["first_step", "measuring"], errors="ignore"), minutes="time")
-    yield figure
 
 
 panel.after(result)

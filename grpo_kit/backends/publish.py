@@ -1,5 +1,6 @@
 """`kit.push`: a run's weights with their model card to the Hugging Face hub, and nothing else that is in its folder."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 from grpo_kit.backends.report.facts import HUB_NAME
 from grpo_kit.backends.report.settings import shareable
-from grpo_kit.backends.report.write import LABELS, model_card
+from grpo_kit.backends.report.write import model_card, people_in
 from grpo_kit.backends.run import Run
 from grpo_kit.config.recipes import RECIPES
 from grpo_kit.data.demo import DATA_FILES, data_folder
@@ -24,6 +25,7 @@ from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.utils.text import printable
 
 WRITING = f"Make one that may write at {TOKENS}, and `export HF_TOKEN=hf_…`"
+ENDPOINT = "Check the network, and HF_ENDPOINT if you have set it"
 AGAIN = "Nothing is published yet. The same command goes on: what has arrived is not sent again"
 
 
@@ -55,10 +57,12 @@ def push(
 
     logging.set_verbosity_error()  # its warnings would show addresses that files may be written to
     hub, run = HfApi(), run if isinstance(run, Run) else Run(run, runs_dir)
+    if not HUB_NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is not a name on the Hugging Face hub", "Give owner/name, such as your-name/first")
     found = checkpoints_of(run, None, Path(runs_dir))
     folder = found.folder(checkpoint)
     is_whole = merged or not is_adapter(folder)
-    data = _data_of(run) if with_data else None
+    people, data = people_in(labels), _data_of(run) if with_data else None
     is_there = _check_place(hub, name, public)
     with tempfile.TemporaryDirectory() as scratch:
         staged = Path(scratch, "model")
@@ -66,7 +70,6 @@ def push(
             merge(run, staged, checkpoint=checkpoint)
         else:
             copy_adapter(folder, _public_name(found.base), staged)
-        people = Path(labels) if labels else LABELS if LABELS.exists() else None
         card = model_card(run, people, name=name, weights=folder.name, is_adapter=not is_whole, with_data=with_data)
         (staged / "README.md").write_text(card, "utf-8")
         if data:
@@ -117,11 +120,9 @@ def _check_place(hub: Any, name: str, public: bool) -> bool:
     see it who were not to, or the other way round."""
     from huggingface_hub import errors, get_token
 
-    if not HUB_NAME.fullmatch(name):
-        raise ConfigError(f"{name!r} is not a name on the Hugging Face hub", "Give owner/name, such as your-name/first")
     if get_token() is None:
         raise ConfigError("there is no token for the Hugging Face hub here", WRITING)
-    with _hubs_errors(name):
+    with _hubs_errors(name, is_asking=True):
         account, owner = hub.whoami(), name.split("/")[0]
         if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
             raise ConfigError("the token for the Hugging Face hub can only read", WRITING)
@@ -142,8 +143,8 @@ def _check_place(hub: Any, name: str, public: bool) -> bool:
 
 
 @contextmanager
-def _hubs_errors(name: str) -> Iterator[None]:
-    """Turns an error of the hub's client into one of the kit's."""
+def _hubs_errors(name: str, is_asking: bool = False) -> Iterator[None]:
+    """Turns an error of the hub's client into one of the kit's. `is_asking`: nothing is sent yet."""
     import httpx
     from huggingface_hub import constants, errors
 
@@ -154,6 +155,7 @@ def _hubs_errors(name: str) -> Iterator[None]:
     except (ValueError, RuntimeError, OSError, httpx.HTTPError) as problem:
         error = problem.__cause__ if type(problem) is RuntimeError and problem.__cause__ else problem  # of one file
         said = shareable(getattr(error, "server_message", None) or str(error).splitlines()[0])
+        place = re.sub("//[^/]*@", "//", constants.ENDPOINT)  # without a password
         status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
         match error, status:
             case errors.HFValidationError(), _:
@@ -164,7 +166,9 @@ def _hubs_errors(name: str) -> Iterator[None]:
                 raise ConfigError("the Hugging Face hub does not know the token", WRITING) from None
             case _, 403:
                 raise ConfigError(f"the token may not write to {name} ({said})", WRITING) from None
+        if is_asking and (status == 404 or isinstance(error, ValueError)):
+            raise ConfigError(f"what answers at {place} is no Hugging Face hub ({said})", ENDPOINT) from None
         if status and status < 500:
             raise RunError(f"the Hugging Face hub refuses {name}: {said}", "Correct that, and push again") from None
-        why = f"answers {status}" if status else f"can't be reached at {constants.ENDPOINT} ({said})"
-        raise RunError(f"the Hugging Face hub {why}", AGAIN) from None
+        why = f"answers {status}" if status else f"can't be reached at {place} ({said})"
+        raise RunError(f"the Hugging Face hub {why}", ENDPOINT if is_asking and not status else AGAIN) from None

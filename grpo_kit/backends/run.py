@@ -1,6 +1,5 @@
 """`kit.Run`: a run wherever it is, and what can be done with it: watch, stop, kill, resume, download, delete."""
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,6 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, RunError
 from grpo_kit.runs.directory import (
     RUNS_DIR,
-    SERVING_FILE,
     STOP_FILE,
     UNFINISHED,
     WORKER_FILE,
@@ -20,6 +18,7 @@ from grpo_kit.runs.directory import (
     no_such_run,
     now,
 )
+from grpo_kit.runs.storage import SERVING_FILE, LocalStorage
 from grpo_kit.utils.files import CACHE, as_json, replacing
 
 if TYPE_CHECKING:
@@ -53,14 +52,15 @@ class Run(RunDirectory):
             raise no_such_run(run_id, runs_dir, on_volume)
         self.storage, self.id = VolumeStorage(str(run_id)), str(run_id)
 
-    def watch(self) -> "Run":
-        """Waits for the run's end with a progress bar, and in a notebook a live plot. Interrupting it is harmless.
+    def watch(self, figure: bool = True) -> "Run":
+        """Waits for the run's end with a progress bar, and in a notebook a live plot, unless `figure` is False.
+        Interrupting it is harmless.
 
         Raises RunError, with the traceback in its message, where the run fails.
         """
         from grpo_kit.backends.watch import watch
 
-        watch(self)
+        watch(self, with_figure=figure)
         return self
 
     def stop(self) -> None:
@@ -100,7 +100,7 @@ class Run(RunDirectory):
     def download(self, to: str | Path) -> "Run":
         """Copies the run's folder to the folder `to`, which is made, or is empty, and returns the run there."""
         to = Path(to)
-        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        if not to.name or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
             raise RunError(f"{to} exists already", f"Name a new folder to download run {self.id} to")
         if self.storage.backend == "local" and to.resolve().is_relative_to(Path(self.storage.root).resolve()):
             raise RunError(f"{to} is inside run {self.id}", "Name a folder elsewhere to copy it to")
@@ -109,7 +109,7 @@ class Run(RunDirectory):
             self.storage.download(partial)
             for name in (WORKER_FILE, STOP_FILE, SERVING_FILE):  # nothing trains the copy
                 (partial / name).unlink(missing_ok=True)
-        return Run(to)
+        return Run.at(LocalStorage(to))
 
     def evaluations(self) -> "list[Evaluation]":
         """The run's evaluations, newest last; for a run on Modal, those that were started from this machine."""
@@ -121,12 +121,12 @@ class Run(RunDirectory):
         return sorted(found, key=lambda evaluation: evaluation.results["made"])
 
     def delete(self) -> None:
-        """Deletes the run's folder for good. Raises RunError for a run under way."""
+        """Deletes the run's folder for good. Raises RunError for a run that is under way or served."""
         if (state := self.status_after(0)["state"]) in UNFINISHED:
             raise RunError(f"run {self.id} is {state}", "End it first: run.stop() or `grpo-kit stop`")
-        serving = self.read_text(SERVING_FILE) if self.storage.backend == "local" else ""
-        if serving and self.storage.exit_reason(json.loads(serving)) is None:
-            raise RunError(f"run {self.id} is being served", f"End that first: `grpo-kit serve {self.id} --stop`")
+        if self.storage.is_served():
+            name = self.id if self.storage.backend == "modal" else self.path
+            raise RunError(f"run {self.id} is being served", f"End that first: `grpo-kit serve {name} --stop`")
         self.storage.delete()
         print(f"Run {self.id} is deleted: {self.storage}")
 

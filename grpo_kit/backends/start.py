@@ -5,13 +5,12 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import BeingTrained
 from grpo_kit.preflight.check import launch_of
 from grpo_kit.rewards.travel import Rewards, load_rewards, pickled_rewards, signed
 from grpo_kit.runs.directory import OUTPUT_FILE, REWARDS_FILE, UNFINISHED, WORKER_FILE, RunDirectory, find_run
+from grpo_kit.runs.storage import LocalStorage
 from grpo_kit.runs.writer import only_writer
 from grpo_kit.training.plan import own_rewards, queue
 from grpo_kit.utils.files import as_json, write_bytes
@@ -54,8 +53,7 @@ def start(
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
-        worker = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-        run.storage.write(WORKER_FILE, as_json(worker))
+        run.storage.write(WORKER_FILE, as_json(LocalStorage(run.path).worker(process.pid)))
     print(f"Run {run.id} on this machine: {run.path}")
     return run
 

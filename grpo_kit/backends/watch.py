@@ -32,14 +32,14 @@ PATIENCE_SECONDS = 15  # three heartbeats
 OUT_OF_REACH_SECONDS = 300  # a network may be down so long before watching gives up
 
 
-def watch(run: RunDirectory, detached: str | None = None) -> RunDirectory:
+def watch(run: RunDirectory, detached: str | None = None, with_figure: bool = True) -> RunDirectory:
     """Follows the run until it ends, and returns it. An interrupt (Ctrl-C, the stop button) only stops the watching.
 
     `detached` is printed then, in place of the line that says how to come back. Raises RunError where the run failed or
     was lost.
     """
     figure = None
-    if in_notebook():
+    if with_figure and in_notebook():
         from grpo_kit.plots.live import CellFigure
 
         figure = CellFigure()
@@ -69,9 +69,11 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
     """Shows the run's progress until it ends; its last status. Without a terminal or a notebook, a line per change.
     Without a notebook, which has a figure, every few steps a table of completions."""
     status, last_line, config = run.status, "", run.config
-    told = math.inf if figure or not config.num_completions_to_print else status["step"]  # whose table is not needed
+    told = (
+        math.inf if in_notebook() or not config.num_completions_to_print else status["step"]
+    )  # whose table is not needed
     look: dict[str, Any] = {"unit": "step", "desc": run.id, "bar_format": "{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}"}
-    is_hidden = False if figure else None  # None: only where the output is no terminal
+    is_hidden = False if in_notebook() else None  # None: only where the output is no terminal
     with tqdm(total=status["max_steps"], initial=status["step"], disable=is_hidden, **look) as bar:
         while True:
             status = _status(run, bar)

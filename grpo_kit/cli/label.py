@@ -44,11 +44,8 @@ def _ask(items: Sequence[Item], file: LabelFile, who: str, keys: dict[str, str])
         heads = ["answer"] if len(item.answers) == 1 else ["a", "b"]
         said = [f"{head}: {answer_in(text) or '(no answer)'}" for head, text in zip(heads, item.answers, strict=True)]
         rubric = [f"A good reply: {item.sample.rubric}"] * bool(item.sample.rubric)
-        print(
-            printable(
-                "\n".join([f"\n{done + 1} of {len(items)}", conversation_text(item.sample.prompt), *rubric, *said])
-            )
-        )
+        lines = [f"\n{done + 1} of {len(items)}", conversation_text(item.sample.prompt), *rubric, *said]
+        print(printable("\n".join(lines)))
         since, key = time.monotonic(), ""
         try:
             while key not in keys:

@@ -94,7 +94,7 @@ def report(
 def serve(
     run: RunName,
     checkpoints: Annotated[
-        list[str] | None, typer.Argument(metavar="CHECKPOINT", help="Those to serve; default: all.")
+        list[str] | None, typer.Argument(metavar="CHECKPOINT", help="Names or steps; default: all.")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: one that is free.")] = 8000,
     gpu: Annotated[str | None, typer.Option(help="Modal's GPU; default: the run's.")] = None,
@@ -137,8 +137,7 @@ def export(
     from grpo_kit.models.export import export
 
     target, how = run if Path(run).is_dir() else Run(run, runs_dir), {"quantize": quantize, "data": data}
-    which = _checkpoint(checkpoint)
-    print(export(target, to, out, **how, checkpoint=which, base_model=base_model, runs_dir=runs_dir))  # pyright: ignore[reportArgumentType]
+    print(export(target, to, out, **how, checkpoint=checkpoint, base_model=base_model, runs_dir=runs_dir))  # pyright: ignore[reportArgumentType]
 
 
 def push(
@@ -159,7 +158,7 @@ def push(
     from grpo_kit.backends.publish import push
 
     what = {"public": public, "merged": merged, "with_data": with_data, "labels": labels, "yes": yes}
-    if url := push(Run(run, runs_dir), name, **what, checkpoint=_checkpoint(checkpoint)):
+    if url := push(Run(run, runs_dir), name, **what, checkpoint=checkpoint):
         print(f"It is at {url}")
 
 
@@ -192,19 +191,14 @@ def chat(
     Without messages it asks for one after the other, until an empty line or Ctrl-D. Each starts a new conversation.
     """
     target = run if Path(run).is_dir() else Run(run, runs_dir)
-    which = _checkpoint(checkpoint)
     from grpo_kit.models.chat import chat
 
     for asked in [messages] if messages else map(lambda message: [message], _typed()):
-        table = chat(target, asked, checkpoint=which, temperature=temperature, runs_dir=runs_dir)
+        table = chat(target, asked, checkpoint=checkpoint, temperature=temperature, runs_dir=runs_dir)
         for row in table.to_dict("records"):
             prompt = row.pop("prompt")
             answers = "\n".join(f"{name}: {printable(answer)}" for name, answer in row.items())
             print(f"you: {prompt}\n{answers}" if messages else answers)
-
-
-def _checkpoint(named: str | None) -> str | int | None:
-    return int(named) if named and named.isdecimal() else named
 
 
 def _typed() -> Iterator[str]:

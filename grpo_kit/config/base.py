@@ -76,7 +76,9 @@ class Settings(BaseModel):
     """The base of all configs: strict about names, with errors that read as one sentence."""
 
     # Built when first used, which keeps `import grpo_kit` quick.
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     renamed: ClassVar[Mapping[str, str]] = {}  # present names by former ones, which keep working
 
@@ -119,9 +121,10 @@ class Settings(BaseModel):
         name, known = str(error["loc"][0]), cls.model_fields
         if name not in known:
             return cls._no_setting(name)
-        allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        allowed = re.sub("^(Input should|String should|Value error,) ", "", error["msg"])
+        allowed = f"be {allowed}" if error["type"] == "value_error" else allowed
         value = re.sub(r"//[^/]*@", "//…@", repr(settings.get(name)))  # no password of a URL
-        return f"{name}={value}: should be {allowed}"
+        return f"{name}={value}: should {allowed}"
 
     @classmethod
     def _no_setting(cls, name: str) -> str:
@@ -224,7 +227,7 @@ def _absolute(value: Any) -> Any:
 
 
 Name = TypeVar("Name")
-Weights = Annotated[dict[Name, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_weights)]
+Weights = Annotated[dict[Name, float], BeforeValidator(_weights)]
 Mapped = Annotated[dict[str, Any], BeforeValidator(_mapping), AfterValidator(_not_the_kits)]
 Listed = Annotated[list[Name], BeforeValidator(_listed)]  # "a,b" as a shell types it
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]

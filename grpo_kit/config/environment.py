@@ -33,7 +33,7 @@ class EnvironmentConfig(Settings):
         suggested=["replay", "user"],
     )
     max_tool_calling_iterations: PositiveInt = reward(
-        12, "Most messages of the model in one dialogue with an environment."
+        12, "Most messages of the model in one dialogue with an environment.", le=1000
     )
 
 

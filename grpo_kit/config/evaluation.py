@@ -1,11 +1,11 @@
 """The settings of an evaluation."""
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 from grpo_kit.config.base import Mapped, run
 from grpo_kit.config.judge import JudgeConfig, JudgeName
 from grpo_kit.config.modal import ModalConfig
-from grpo_kit.config.train import Auto
+from grpo_kit.config.train import Auto, Count, Tokens
 
 
 class EvalConfig(JudgeConfig, ModalConfig):
@@ -16,10 +16,10 @@ class EvalConfig(JudgeConfig, ModalConfig):
         None, "Sampling temperature; 0 takes the likeliest token; None: as the run was trained.", le=5
     )
     seed: NonNegativeInt = run(7, "Chooses the prompts and the random numbers, the same for every model.", lt=2**32)
-    batch_size: PositiveInt = run(32, "Prompts decoded together; vLLM decides that itself.")
+    batch_size: Count = run(32, "Prompts decoded together; vLLM decides that itself.")
     use_vllm: bool | Auto = run("auto", "Generate with vLLM; auto: on a GPU, if it is installed.")
-    max_prompt_length: int | None = run(None, "Tokens; None: as the run was trained.", ge=16)
-    max_completion_length: PositiveInt | None = run(None, "Tokens; None: as the run was trained.")
+    max_prompt_length: Tokens | None = run(None, "Tokens; None: as the run was trained.", ge=16)
+    max_completion_length: Tokens | None = run(None, "Tokens; None: as the run was trained.")
     chat_template_kwargs: Mapped | None = run(
         None, "Options of the chat template, such as {enable_thinking: true}; None: as the run was trained."
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -41,6 +42,7 @@ from grpo_kit.config.trl import checked_trl, trl_from_text
 from grpo_kit.errors import ConfigError
 
 Auto = Literal["auto"]
+Count, Tokens = Annotated[int, Field(gt=0, le=10_000)], Annotated[int, Field(gt=0, le=2**20)]  # no more is meant
 # The functions of rewards/ready.py; the last five are an environment's scores.
 ReadyReward = Literal["length", "format", "repetition", "tool_call", "call", "grounded", "goal", "turns", "environment"]
 Reporter = Literal["trackio", "wandb", "tensorboard"]
@@ -83,7 +85,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     # How long and how fast
     max_steps: PositiveInt = run(40, "Steps to train: updates of the weights.", slider=(1, 500))
     num_train_epochs: PositiveFloat | None = run(
-        None, "Times to go through the data, in place of max_steps, which is counted from it.", le=1e6
+        None, "Times to go through the data, in place of max_steps, which is counted from it.", le=10_000
     )
     learning_rate: PositiveFloat = run(5e-5, "Peak learning rate.", slider=LEARNING_RATES, le=1)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = optimiser(
@@ -91,29 +93,29 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     )
     warmup_steps: NonNegativeInt = optimiser(0, "Steps over which the learning rate rises to its peak.")
     max_grad_norm: PositiveFloat = optimiser(1.0, "A longer gradient is scaled down to this length.")
-    weight_decay: NonNegativeFloat = optimiser(0.0, "AdamW's weight decay.")
+    weight_decay: NonNegativeFloat = optimiser(0.0, "AdamW's weight decay.", le=10)
 
     # Batches
-    num_generations: int = run(8, "Completions for each prompt: a group to compare.", slider=(2, 32), ge=2)
-    per_device_train_batch_size: PositiveInt = batches(
+    num_generations: Count = run(8, "Completions for each prompt: a group to compare.", slider=(2, 32), ge=2)
+    per_device_train_batch_size: Count = batches(
         8, "Completions in each pass. Given alone, accumulation follows: a step stays as large.", "spread", "size"
     )
-    gradient_accumulation_steps: PositiveInt = batches(
+    gradient_accumulation_steps: Count = batches(
         4, "Passes in each step. Given alone, the batch size changes so that a step stays as large.", "spread", "size"
     )
     num_processes: PositiveInt = setting(
-        1, "Processes that train together, each on its own GPU; must match the number in gpu.", "spread", "step"
+        1, "Processes that train together, each on its own GPU; must match the number in gpu.", "spread", "step", le=128
     )
     fsdp: bool | Auto = setting(
         "auto", "Split the weights among the processes (PyTorch's FSDP); auto: when they don't fit on each GPU."
     )
-    max_prompt_length: int = batches(
+    max_prompt_length: Tokens = batches(
         512, "Tokens. A longer prompt loses old tool results, then old turns, never the last.", "size", ge=16
     )
     chat_template_kwargs: Mapped = batches(
         {}, "Options of the chat template, such as {enable_thinking: true}; thinking is off unless asked for.", "step"
     )
-    max_completion_length: PositiveInt = run(128, "Tokens. A longer completion is cut.", "size", slider=(8, 1024))
+    max_completion_length: Tokens = run(128, "Tokens. A longer completion is cut.", "size", slider=(8, 1024))
 
     # GRPO
     temperature: PositiveFloat = run(1.0, "Sampling temperature of the completions.", slider=TEMPERATURES, le=5)
@@ -121,7 +123,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
         1.0, "Nucleus sampling: sample from the likeliest tokens with this share of probability.", le=1
     )
     beta: NonNegativeFloat = grpo(
-        0.0, "Weight of the KL penalty, which keeps the model near the start model; 0: off.", "step"
+        0.0, "Weight of the KL penalty, which keeps the model near the start model; 0: off.", "step", le=100
     )
     epsilon: PositiveFloat = grpo(0.2, "How far the probability ratio may move before it is clipped.", lt=1)
     num_iterations: PositiveInt = grpo(1, "Updates made on each batch of completions.", "step")
@@ -138,8 +140,8 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
 
     # LoRA
     use_lora: bool = lora(True, "Train a LoRA adapter; false trains all weights.", "step")
-    lora_r: PositiveInt = lora(16, "Rank of the adapter.")
-    lora_alpha: PositiveInt = lora(32, "Scale of the adapter: its output is multiplied by alpha / r.")
+    lora_r: Count = lora(16, "Rank of the adapter.")
+    lora_alpha: Count = lora(32, "Scale of the adapter: its output is multiplied by alpha / r.")
     load_in_4bit: bool = lora(
         False, "Keep the weights below the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
     )
@@ -204,7 +206,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     eval_steps: PositiveInt | None = saving(
         None, "Steps between held-out scores while training; None: no such scores.", "resume"
     )
-    eval_prompts: PositiveInt = saving(32, "Held-out prompts that are answered each time, the same ones.")
+    eval_prompts: Count = saving(32, "Held-out prompts that are answered each time, the same ones.")
     early_stopping_patience: PositiveInt | None = saving(
         None, "Stop after this many held-out scores in a row surely below the best; None: never.", "resume"
     )
@@ -213,7 +215,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     bf16: bool | Auto = setting("auto", "Compute in bfloat16; auto: if the GPU can.", "step")
     gradient_checkpointing: bool | Auto = setting("auto", "Save memory at the price of time; auto: on a GPU.", "step")
     use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU, if it is installed.", "step")
-    torch_threads: PositiveInt | None = setting(None, "CPU threads for torch; None leaves it to torch.", "step")
+    torch_threads: Count | None = setting(None, "CPU threads for torch; None leaves it to torch.", "step")
     trl: Annotated[dict[str, Any], BeforeValidator(trl_from_text), AfterValidator(_checked_trl)] = grpo(
         {}, "Further fields of TRL's GRPOConfig: epsilon_high=0.28,top_k=50, or YAML in braces.", "step"
     )

@@ -222,7 +222,8 @@ def _prompt_tokens(config: TrainConfig) -> float:
     except (KitError, OSError, ValueError):
         return config.max_prompt_length / 2
     prompts = max(1, config.completions_per_process // config.num_generations)
-    longest = sum(each * ((i + 1) ** prompts - i**prompts) for i, each in enumerate(letters)) / len(letters) ** prompts
+    shares = [(i / len(letters)) ** prompts for i in range(len(letters) + 1)]
+    longest = sum(each * (shares[i + 1] - shares[i]) for i, each in enumerate(letters))
     return min(config.max_prompt_length, longest / LETTERS + AROUND)
 
 

@@ -123,7 +123,9 @@ def read_labels(path: Path) -> list[Label]:
                 labels.append(_label(row, f"{path}:{line}"))
     except csv.Error as error:
         raise ConfigError(f"{path}:{line + 1} is not CSV ({error})", "Correct it, or export it again") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read ({error.strerror})", "Name the CSV file that has the labels") from None
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} can't be read ({error})", "Save it as CSV in UTF-8") from None
     return labels
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas
 
+from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Message, last_turn, messages_of
 from grpo_kit.data.thoughts import answer_in
@@ -39,14 +40,14 @@ def chat(
     `target` is a run (or its name, or its folder), the folder of one model, or an endpoint, such as `kit.serve` gives;
     `checkpoint` its name or step, the newest by default. A prompt is what a user says, or a conversation so far as
     messages that end with the user's or a tool's; `tools` are the JSON schemas that go with each. Both models draw with
-    the same seed. Temperature, length (tokens)
-    and chat_template_kwargs are the run's unless given; temperature 0 takes the likeliest words, and
+    the same seed. Temperature, length (tokens) and chat_template_kwargs are the run's unless given; temperature 0 takes the likeliest words, and
     chat_template_kwargs={"enable_thinking": True} shows thoughts before the answers. A whole model whose base is not
     known has no column base. An endpoint answers as the run was trained where nothing else is given.
 
     Raises RunError for a run that is on Modal (run.download fetches it, kit.serve serves it there) or has no checkpoint
     and for an endpoint that does not answer, ConfigError for a model that can't be loaded or is not served.
     """
+    EvalConfig(temperature=temperature)  # raises for one that can't be
     if isinstance(target, Endpoint):
         given = {"temperature": temperature, "max_tokens": max_completion_length, "seed": seed}
         given["chat_template_kwargs"] = chat_template_kwargs and dict(chat_template_kwargs)

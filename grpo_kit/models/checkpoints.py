@@ -157,8 +157,8 @@ def _lone_model(folder: Path, base_model: str | None) -> Checkpoints:
 
 
 def checkpoint_name(checkpoint: str | int | None) -> str | None:
-    """The name of a checkpoint that may be given by its step."""
-    return f"checkpoint-{checkpoint}" if isinstance(checkpoint, int) else checkpoint
+    """The name of a checkpoint that may be given by its step, as a number or as a shell types it."""
+    return f"checkpoint-{checkpoint}" if str(checkpoint).isdecimal() else checkpoint  # pyright: ignore[reportReturnType]
 
 
 def _name(folder: Path) -> str:

@@ -202,6 +202,9 @@ def warnings_of(config: TrainConfig, on_modal: bool) -> Iterator[str]:
         what = f"save_steps={config.save_steps} is more than max_steps={config.max_steps}, so there is no checkpoint "
         what += "on the way: a run that is killed begins anew, and there is no curve to evaluate"
         yield f"{what}. Use save_steps={saves}"
+    if config.warmup_steps >= config.max_steps:
+        what = f"warmup_steps={config.warmup_steps} of max_steps={config.max_steps}: the rate never reaches its peak"
+        yield f"{what}. Use warmup_steps={config.max_steps // 10}"
     loss, ratio_of = config.loss_type, config.trl.get("importance_sampling_level", "token")
     if on_modal and (unknown := unknown_gpu(config.gpu)):
         yield unknown

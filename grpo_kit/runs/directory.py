@@ -30,7 +30,6 @@ REWARDS_FILE = "rewards.pkl"  # the reward functions that were given to the run,
 DIFFICULTY_FILE = "difficulty.jsonl"  # the start model's answers to each prompt, with their scores
 STOP_FILE = "stop"  # its presence asks the run to end at its next step
 WORKER_FILE = "worker.json"  # what trains the run: a process here, or a call on Modal
-SERVING_FILE = "serving.json"  # the process that serves the run on this machine, and its URL
 UNFINISHED = ("queued", "running")
 START = "start"  # the folder of the adapter that a run goes on from
 SFT_METRICS = "sft_metrics.jsonl"  # of the warm start's steps, as metrics.jsonl of GRPO's

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import EVAL_FRACTION, TRACES
 from grpo_kit.errors import ConfigError
 from grpo_kit.utils.environment import PACKAGE
@@ -77,6 +78,7 @@ def run_demo(out: Path, **training: Any) -> None:
 
     from grpo_kit.evaluation.result import Evaluation
 
+    TrainConfig(**{name: value for name, value in training.items() if value is not None})  # what can't work is said now
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name[3:]) for path in out.glob("run*") if path.name[3:].isdigit()]

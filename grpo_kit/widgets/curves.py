@@ -37,10 +37,12 @@ class Curves(Still, anywidget.AnyWidget):
         self,
         runs: Sequence[RunDirectory] = (),
         on_step: Callable[[RunDirectory | None, int | None], object] = lambda run, step: None,
+        compares: bool = False,
     ):
+        """`compares`: a saved notebook keeps the rewards in one figure, also where they are of one run."""
         super().__init__(layout={"width": "100%"})
         self.shown: list[RunDirectory] = []
-        self._rows: list[np.ndarray] = []
+        self._rows, self._compares = list[np.ndarray](), compares
         self.observe(lambda _: on_step(*self._point()), "picked")
         self.on_msg(lambda *_: self.send_state(["panels", "runs"]))  # a page that has lost some asks for all
         self.show(runs)
@@ -67,8 +69,8 @@ class Curves(Still, anywidget.AnyWidget):
     def still(self) -> str:
         if not self.shown:
             return ""
-        figure = plots.learning_curve(self.shown[0]) if len(self.shown) == 1 else plots.compare_runs(self.shown)
-        return picture_html(figure)
+        compares = self._compares or len(self.shown) > 1
+        return picture_html(plots.compare_runs(self.shown) if compares else plots.learning_curve(self.shown[0]))
 
     def _point(self) -> tuple[RunDirectory | None, int | None]:
         return (self.shown[self.picked[0]], int(self.picked[1])) if self.picked else (None, None)

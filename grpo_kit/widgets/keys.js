@@ -1,7 +1,30 @@
 // A page, and the keys that are pressed anywhere in the panel around it: they go to the kernel, with the page's number.
 // While somebody types only those with Ctrl do. "n" goes to the note, if there is one; Enter and Escape leave a field.
+// A click on a button that does what a key does goes the same way.
+const PRESSES = "grpo-kit-press-";
+
 function render({ model, el }) {
   let panel = null, waiting = 0;
+  const edited = new Set(); // the textareas that were typed in since the last key
+  const note = () => panel.querySelector(".grpo-kit-note input");
+
+  function send(key) { // with the texts, whose own messages may come later
+    const places = [...panel.querySelectorAll("textarea")];
+    const typed = [...edited].filter(each => places.includes(each)).map(each => [places.indexOf(each), each.value]);
+    edited.clear();
+    model.send({ key, number: model.get("number"), note: note()?.value ?? "", typed });
+  }
+
+  function typed(event) {
+    if (panel.contains(event.target) && event.target.matches("textarea")) edited.add(event.target);
+  }
+
+  function clicked(event) {
+    const button = panel.contains(event.target) && event.target.closest(`button[class*=${PRESSES}]`);
+    if (!button) return;
+    event.stopPropagation(); // the button's own message has no texts
+    send([...button.classList].find(name => name.startsWith(PRESSES)).slice(PRESSES.length));
+  }
 
   function pressed(event) {
     if (!panel.contains(event.target) || event.altKey) return;
@@ -9,23 +32,22 @@ function render({ model, el }) {
     const key = (event.ctrlKey || event.metaKey ? "ctrl+" : "") + event.key.toLowerCase();
     const isHeard = model.get("heard").includes(key) && (!field || key.startsWith("ctrl+"));
     const leaves = field && (key === "escape" || (key === "enter" && field.matches("input")));
-    const text = panel.querySelector(".grpo-kit-note input"), note = !field && key === "n" && text;
-    const isOurs = isHeard || leaves || note;
+    const text = !field && key === "n" && note();
+    const isOurs = isHeard || leaves || text;
     if (isOurs || !(field || event.ctrlKey || event.metaKey)) {
       event.stopPropagation(); // JupyterLab's own "a" inserts a cell, and "x" cuts one
     }
     if (!isOurs) return;
     event.preventDefault();
-    const place = [...panel.querySelectorAll("textarea")].indexOf(field), typed = field?.value ?? "";
     if (field) {
       field.blur(); // a field that is left sends its text
       (leaves ? panel : field).focus({ preventScroll: true });
     }
-    if (note) note.focus();
-    else if (isHeard && !event.repeat) { // with the texts, whose own messages may come later
-      model.send({ key, number: model.get("number"), note: text?.value ?? "", place, typed });
-    }
+    if (text) text.focus();
+    else if (isHeard && !event.repeat) send(key);
   }
+
+  const hearing = Object.entries({ keydown: pressed, input: typed, click: clicked });
 
   function attach() { // once Jupyter has put this view into the panel
     panel = el.closest(".grpo-kit-keys");
@@ -34,7 +56,7 @@ function render({ model, el }) {
       return;
     }
     panel.tabIndex = 0;
-    window.addEventListener("keydown", pressed, true); // before JupyterLab, which hears the document's
+    for (const [name, hears] of hearing) window.addEventListener(name, hears, true); // before JupyterLab does
   }
 
   function show() {
@@ -50,7 +72,7 @@ function render({ model, el }) {
   return () => {
     model.off("change:page", show);
     cancelAnimationFrame(waiting);
-    window.removeEventListener("keydown", pressed, true);
+    for (const [name, hears] of hearing) window.removeEventListener(name, hears, true);
   };
 }
 

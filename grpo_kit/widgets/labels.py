@@ -74,8 +74,11 @@ class LabelPanel(Panel):
         self.figures.add_class("grpo-kit-agreement")
         look = {"flex": "1 1 200px", "width": "auto"}
         self.note = ipywidgets.Text(placeholder="note, saved with the label", continuous_update=False, layout=look)
-        self.buttons = {key: self._button(key, what) for key, what in (SCORES | CHOICES | OTHERS).items()}
-        self.keyboard = Keys(self, self.press, KEYS_HELP, self.note)
+        self.buttons = {
+            key: button(what if what.startswith(f"{key} ") else f"{key} {what}", f"or press {key}", width="auto")
+            for key, what in (SCORES | CHOICES | OTHERS).items()
+        }
+        self.keyboard = Keys(self, self.press, KEYS_HELP, self.buttons, self.note)
         row = {"flex_flow": "row wrap", "align_items": "center"}
         self._verbs = ipywidgets.HBox(layout=row)
         heading = ipywidgets.HBox([self.kind, self.labeller], layout={**row, "justify_content": "space-between"})
@@ -112,11 +115,6 @@ class LabelPanel(Panel):
         """Does what the key means, if anything: a label, undo or skip. Errors are shown."""
         if key in self.keyboard.heard:
             shows_errors(self.message, lambda: self._answer(key))()
-
-    def _button(self, key: str, what: str) -> ipywidgets.Button:
-        made = button(what if what.startswith(f"{key} ") else f"{key} {what}", f"or press {key}", width="auto")
-        made.on_click(lambda _: self.press(key))
-        return made
 
     def _begin(self) -> None:
         """Shows what fits the kind of question and the labeller."""

@@ -26,6 +26,7 @@ from grpo_kit.widgets.monitor import Monitor
 from grpo_kit.widgets.parts import ERROR, SHADE, WARN, Panel, button, error_html, text_html
 
 DOUBLE_CLICK_SECONDS = 0.7
+LATE_SECONDS = 0.3  # by which JupyterLab may tell of a text that was left after the click that left it
 
 
 class LaunchPanel(Panel):
@@ -145,6 +146,7 @@ class LaunchPanel(Panel):
             return
 
         def work() -> str:
+            time.sleep(LATE_SECONDS)
             asked = (clicked, self.config)
             is_second, self._asked = self._asked == asked, None
             if is_second or not (said := ask()):

@@ -38,7 +38,7 @@ NEWEST = 4  # completions shown
 
 
 def monitor(run: Run | str | Path, runs_dir: str | Path = RUNS_DIR) -> "Monitor":
-    """Shows a run, or the one of that name, as it goes on: also one that another kernel started."""
+    """Shows a run, or the one of that name, as it goes on: also one that another kernel started or resumes."""
     shown = Monitor()
     shown.follow(run if isinstance(run, Run) else Run(run, runs_dir))
     return shown
@@ -58,7 +58,6 @@ class Monitor(Panel):
         self.run: Run | None = None
         self._on_end = on_end or self.keep
         self._step, self._completions = None, pandas.DataFrame()  # the step that was clicked, of these
-        self._follower: threading.Thread | None = None
         self._state, self._is_busy = "", False
         self._off: tuple[ipywidgets.Button, ...] = ()
         self._afterwards: list[tuple[ipywidgets.VBox, Callable[[Run], Iterable[Any]]]] = []
@@ -82,13 +81,12 @@ class Monitor(Panel):
         self._enable()
 
     def follow(self, run: Run) -> None:
-        """Shows `run` from now on, until it ends or another is shown."""
+        """Shows `run` from now on, until another is shown: also how it goes on where it is resumed elsewhere."""
         if self.run and run.id != self.run.id:  # what is shown is the other's
             self.newest.value = self._signs.value = ""
             self.curves.show([])
         self.run, self._config, self._state = run, run.config, run.status["state"]
-        self._follower = threading.Thread(target=self._keep, args=(run,), name=f"monitor {run.id}", daemon=True)
-        self._follower.start()
+        threading.Thread(target=self._keep, args=(run,), name=f"monitor {run.id}", daemon=True).start()
         self._enable()
         self.changed()
 
@@ -140,18 +138,26 @@ class Monitor(Panel):
         return f"Run {self.run.id} continues from its last checkpoint"
 
     def _keep(self, run: Run) -> None:
-        """Shows what is new until the run ends, or another is shown; the thread's work."""
+        """Shows what is new until another run is shown; the thread's work."""
+        shown: dict[str, Any] | None = None
         while self.run is run:
             try:
                 status = run.status_after(PATIENCE_SECONDS)
-                if self.run is run and self._show(run, status):
-                    return
+                if self.run is run and (status != shown or status["state"] in UNFINISHED):
+                    self._show(run, status)
+                    shown = status
             except Exception as error:  # Modal out of reach, or a broken file: shown until there is a picture again
-                self._signs.value = error_html(error)
-            time.sleep(POLL_SECONDS)
+                if run.storage.backend == "local" and not run.path.exists():
+                    self._state, self.message.value = "", text_html(f"Run {run.id} is deleted")
+                    return self._enable()
+                shown, self._signs.value = None, error_html(error)
+            is_idle = run.storage.backend == "modal" and self._state not in UNFINISHED
+            time.sleep(PATIENCE_SECONDS if is_idle else POLL_SECONDS)
 
-    def _show(self, run: Run, status: dict) -> bool:
-        """Shows how the run stands, and returns whether it is over."""
+    def _show(self, run: Run, status: dict) -> None:
+        """Shows how the run stands."""
+        if self._state not in ("", *UNFINISHED) and status["state"] in UNFINISHED:
+            self.message.value = text_html(f"Run {run.id} goes on")
         self._state, step = status["state"], status["step"]
         self._bar.max, self._bar.value = status["max_steps"], step
         self._bar.bar_style = {"complete": "success", "failed": "danger", "lost": "danger"}.get(self._state, "")
@@ -171,7 +177,6 @@ class Monitor(Panel):
             for place, show in self._afterwards if step else ():
                 place.children = in_place(show, run)
             self._on_end()
-        return is_over
 
     def _draw(self, run: RunDirectory) -> bool:
         """Shows the run's curves, and the warnings and completions, which change with them; whether there are any."""

@@ -165,13 +165,11 @@ class RewardLab(Pages):
             "b": button("", "The version before; or press b", width="40px", icon="chevron-left"),
             "f": button("", "The next version; or press f", width="40px", icon="chevron-right"),
         }
-        for key, made in self.buttons.items():
-            made.on_click(lambda _, key=key: self.press(key))
         self.reads, self.state, self.results = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
         for part, name in ((self.state, "state"), (self.results, "results"), (self.message, "message")):
             part.add_class(f"grpo-kit-{name}")
         shown = [field for name, field in self.fields.items() if has.get(name, True)]
-        self.keyboard = Keys(self, self.press, HELP, texts=[*shown, self.typed])
+        self.keyboard = Keys(self, self.press, HELP, self.buttons, texts=[*shown, self.typed])
         self.keyboard.heard = [*self.buttons, "k", "j"]
         self.on_change([self.version], shows_errors(self.message, self._restore))
         self.on_change(self.fields.values(), self._tell)

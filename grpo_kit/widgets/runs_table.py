@@ -47,7 +47,7 @@ class RunTable(Panel):
         self.panel: LaunchPanel | None = None
         self._printed, self._stamps, self._reading = "", dict[str, int](), threading.Lock()
         self.message, self.note, self.picked = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
-        self.curves = Curves(on_step=self._pick)
+        self.curves = Curves(on_step=self._pick, compares=True)
         self.list = LiveTable(name="runs", label="Runs", hidden=HIDDEN)
         self.watch_button = button("Watch", "Show the run as it goes on, below", width="auto")
         self.stop_button = button("Stop", "End these runs at their next step, with a checkpoint", width="auto")
@@ -56,9 +56,7 @@ class RunTable(Panel):
         self.from_its_end = ipywidgets.Checkbox(False, description="from its checkpoint", indent=False)
         self.from_its_end.layout.width = "auto"
         self.report_button = button("Report", "Write a page about the run to send, and a model card", width="auto")
-        self.serve_button = button(
-            "Serve", "Base and checkpoints to any OpenAI client; on Modal at no cost idle", width="auto"
-        )
+        self.serve_button = button("Serve", "Base and checkpoints to any client of OpenAI's", width="auto")
         self.delete_button = button("Delete", "Delete these runs' folders for good; asks first", width="auto")
         self.refresh_button = button("Refresh", "Read all runs again, those on Modal too", width="auto", icon="refresh")
         self.sure_button = button("Delete for good", "It can't be undone", "danger", width="auto")
@@ -66,9 +64,8 @@ class RunTable(Panel):
         self._question = ipywidgets.HTML()
         row = {"flex_flow": "row wrap", "align_items": "center"}
         verbs = [self.watch_button, self.stop_button, self.resume_button, self.clone_button, self.from_its_end]
-        verbs = ipywidgets.HBox(
-            [*verbs, self.report_button, self.serve_button, self.delete_button, self.refresh_button], layout=row
-        )
+        verbs += [self.report_button, self.serve_button, self.delete_button, self.refresh_button]
+        verbs = ipywidgets.HBox(verbs, layout=row)
         asking = [self._question, self.sure_button, self.keep_button]
         self.asking = ipywidgets.HBox(asking, layout=row | {"display": "none"})
         self.samples, self.monitor = SideBySide(self.message), Monitor()
@@ -149,11 +146,14 @@ class RunTable(Panel):
         """Shows this table of runs in place of the one before."""
         if found.equals(self.table) and self.list.html:
             return
+        have_changed = list(found["state"]) != list(self.table["state"])
         self.table = found
         self.list.show(table(found[::-1]), _keys(found)[::-1])
         text = f"No runs under {self.runs_dir} yet: Launch in widgets.launch_panel() makes one." if found.empty else ""
         self.note.value = note_html(f"{text}\n{self._printed}".strip())
         self._choose()
+        if have_changed:
+            self.keep()
 
     def _choose(self) -> None:
         """Shows what is selected, and which buttons can do something with it."""
@@ -197,17 +197,14 @@ class RunTable(Panel):
         def act() -> str:
             for run in runs:
                 getattr(run, verb)()
-                if verb == "resume" and self.monitor.run and self.monitor.run.id == run.id:
-                    self.monitor.follow(run)  # it is watched, and had ended
             return f"{names}: {DONE[verb]}."
 
         in_background(self.message, f"{verb} {names} …", act)
 
     def _report(self) -> None:
         [run] = self.selected
-        in_background(
-            self.message, f"Writing a report of {run.id} …", lambda: f"{report(run)}: open it in a browser, or send it."
-        )
+        said = f"Writing a report of {run.id} …"
+        in_background(self.message, said, lambda: f"{report(run)}: open it in a browser, or send it.")
 
     def _serve(self) -> None:
         [run] = self.selected

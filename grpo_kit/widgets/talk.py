@@ -30,12 +30,8 @@ class TalkPanel(Panel):
         self.box = ipywidgets.Text(placeholder="Say something, Enter", layout={"width": "auto", "flex": "1 1 320px"})
         self.send_button = button("Send", "or press Enter", "primary")
         self.new_button = button("Start anew", "Forget what was said")
-        where = (
-            f"{self.name} answers at {endpoint.url}."
-            if endpoint
-            else f"{self.name} is loaded when you first say something."
-        )
-        self.said = ipywidgets.HTML(note_html(where))
+        where = f"answers at {endpoint.url}." if endpoint else "is loaded when you first say something."
+        self.said = ipywidgets.HTML(note_html(f"{self.name} {where}"))
         self._worker = ThreadPoolExecutor(1)
         self.box.on_msg(lambda _, told, __: self.ask() if told.get("event") == "submit" else None)
         self.send_button.on_click(lambda _: self.ask())

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import grpo_kit as kit
 from grpo_kit import widgets
 from grpo_kit.backends.modal.client import RUNS_VOLUME
-from grpo_kit.backends.serving import command, endpoint_of, guard, here
+from grpo_kit.backends.serving import command, endpoint_of, guard, here, stop_serving
 from grpo_kit.costs.memory import Device
 from grpo_kit.models.checkpoints import checkpoints_of
 from grpo_kit.models.generate import generate
@@ -117,12 +117,15 @@ def test_a_run_is_served_here_asked_evaluated_and_stopped(run, expected, tmp_pat
         patch.delenv("SERVE_KEY")
         with pytest.raises(kit.ConfigError, match=r"wants a key. Set SERVE_KEY here"):
             served.models()
-    other = kit.Run(shutil.copytree(run.path, tmp_path / "other", ignore=shutil.ignore_patterns("serving.*")))
+    other = kit.Run(shutil.copytree(run.path, tmp_path / "other"))
+    assert endpoint_of(other) is None, "what serves the run does not serve its copy"
+    with pytest.raises(kit.RunError, match="run other is not being served"):
+        stop_serving(other)
     with pytest.raises(kit.ConfigError, match=r"port \d+ can't be used here \(Address already in use\). Name another"):
         kit.serve(other, port=int(served.url.split(":")[2].split("/")[0]))
     with pytest.raises(kit.RunError, match=r"there is no checkpoint-7 in .*Choose one of: checkpoint-10"):
         kit.serve(other, "checkpoint-7", port=0)
-    with pytest.raises(kit.RunError, match="is being served"):
+    with pytest.raises(kit.RunError, match=rf"is being served. End that first: `grpo-kit serve {run.path} --stop`"):
         run.delete()
 
     with JudgeServer() as judge, pytest.raises(kit.ConfigError, match=r"serves none of base, .*but gpt-5-mini"):
@@ -226,6 +229,8 @@ def test_a_run_is_served_on_modal_and_stopped(run, expected, tmp_path, monkeypat
         panel.conversation.say(ASKED[0]["content"])
         assert panel.conversation.messages[-1]["content"] == expected["checkpoint-20"][0]
 
+        with pytest.raises(kit.RunError, match=r"run there is being served. End that first: `grpo-kit serve there --s"):
+            there.delete()
         processes = [psutil.Process(pid) for pid in container.processes()]
         assert len(processes) >= 2, "Modal's own and the server"
         served.stop()

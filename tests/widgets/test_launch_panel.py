@@ -159,9 +159,8 @@ def test_values_beyond_a_slider_are_kept(tmp_path):
 
 def test_the_monitor_shows_a_run_that_is_over_and_what_can_be_done_with_it(trained):
     shown = widgets.monitor(trained.id, trained.path.parent)
-    shown._follower.join()
+    wait_until(lambda: shown._progress.value.endswith(f" · {trained.headline()}"), "as tables of runs have it")
     assert "step 20/20 · complete" in shown._progress.value and "is complete" in shown.message.value
-    assert shown._progress.value.endswith(f" · {trained.headline()}"), "as tables of runs have it"
     assert len(shown.curves.runs[0]["rows"]) == 4 * 20 * len(shown.curves.runs[0]["columns"])
     assert "Step 20, best and worst" in shown.newest.value and shown.newest.value.count("<tr>") == 5
     shown.curves.picked = [0, 3]
@@ -206,14 +205,20 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(standin, panel,
     wait_until(lambda: not shown.resume_button.disabled)
     assert "lost" in shown._progress.value and "is not a row" in shown._signs.value
     (run.path / "metrics.jsonl").unlink()
-    shown.resume_button.click()
+    kit.Run(run.path).resume()  # elsewhere, as in the table of runs or a shell
     wait_until(lambda: shown._state == "running")
+    assert f"Run {run.id} goes on" in shown.message.value and not shown.stop_button.disabled
     shown.follow(trained)  # another run in its place, while the first goes on
-    shown._follower.join()
+    wait_until(lambda: trained.id in ended)
     assert f"Run {trained.id} is complete" in shown.message.value and "20/20" in shown._progress.value
     ((place, _),) = shown._afterwards
     assert ended[-1] == trained.id and "It ended" in place.children[0].value and place.children[1].value == "here"
+    later.monitor.follow(run)
     run.kill()
+    wait_until(lambda: not later.monitor.resume_button.disabled)
+    run.delete()
+    wait_until(lambda: f"Run {run.id} is deleted" in later.monitor.message.value)
+    assert later.monitor.resume_button.disabled
 
 
 def test_red_wants_a_second_click_and_a_probe_is_quoted_before_it_is_made(standin, panel, tmp_path, monkeypatch):
@@ -239,7 +244,7 @@ def test_red_wants_a_second_click_and_a_probe_is_quoted_before_it_is_made(standi
     assert "Click Launch again" in said.value and panel.run is None, "other settings are asked about anew"
     panel.launch_button.click()
     wait_until(lambda: panel.run and panel.run.status["state"] == "complete")
-    panel.monitor._follower.join()
+    wait_until(lambda: panel.run.headline() in panel.monitor._progress.value)
 
 
 def click(button) -> None:

@@ -1,5 +1,6 @@
 """Modal's client: names of what the kit uses there, secrets that a run needs, and Modal's errors as the kit's own."""
 
+import hashlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -58,6 +59,21 @@ def call_exit_reason(call_id: str) -> str | None:
     except (Exception, modal.exception.InputCancellation) as error:  # a remote error comes as the type that it was
         return f"its container ended: {type(error).__name__} {error} {logs}"
     return f"its container ended without a word {logs}"
+
+
+def serving_app(run_id: str) -> str:
+    """The app that serves a run. Modal's names have fewer than 64 letters."""
+    name = f"grpo-serve-{run_id}"
+    return name if len(name) < 64 else f"{name[:50]}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+
+
+def serving_url(run_id: str) -> str | None:
+    """Where Modal serves the run; None where it does not."""
+    with kit_errors():
+        try:
+            return modal.Function.from_name(serving_app(run_id), "serve").hydrate().get_web_url()
+        except modal.exception.NotFoundError:
+            return None
 
 
 def missing_secret(name: str, key: str = "") -> Problem | None:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import modal
 from modal.volume import FileEntryType  # pyright: ignore[reportAttributeAccessIssue]  # modal's stubs leave it out
 
-from grpo_kit.backends.modal.client import RUNS, RUNS_VOLUME, call_exit_reason, kit_errors, volume
+from grpo_kit.backends.modal.client import RUNS, RUNS_VOLUME, call_exit_reason, kit_errors, serving_url, volume
 from grpo_kit.backends.modal.lease import revoke_lease
 from grpo_kit.runs.directory import RunDirectory
 
@@ -61,6 +61,9 @@ class VolumeStorage:
 
     def exit_reason(self, worker: dict) -> str | None:
         return call_exit_reason(worker["call_id"])
+
+    def is_served(self) -> bool:
+        return serving_url(self.root.name) is not None
 
 
 def runs_on_volume() -> list[str]:

@@ -21,6 +21,7 @@ from grpo_kit.config.tables import as_typed, defaults_of
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.evaluation.interpret import signed
 from grpo_kit.evaluation.result import Evaluation
+from grpo_kit.judges.labels import read_labels
 from grpo_kit.utils.files import write_bytes
 from grpo_kit.utils.statistics import interval_text
 
@@ -44,13 +45,20 @@ def report(run: Run | str | Path, out: str | Path | None = None, labels: str | P
     """
     run = run if isinstance(run, Run) else Run(run)
     out = Path(out or Path("reports", run.id))
-    people = Path(labels) if labels else LABELS if LABELS.exists() else None
-    facts = gather(run, people)
+    facts = gather(run, people_in(labels))
     page, card = _page(facts, _figures(run, facts["evaluation"])), _card(facts, facts["config"].use_lora)
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / CARD, card.encode())
     write_bytes(out / PAGE, page.encode())
     return out / PAGE
+
+
+def people_in(labels: str | Path | None) -> Path | None:
+    """The file of people's labels, by default labels.csv if there. Raises ConfigError where it can't be read."""
+    found = Path(labels) if labels else LABELS if LABELS.exists() else None
+    if found:
+        read_labels(found)
+    return found
 
 
 def model_card(run: Run, labels: Path | None, *, name: str, weights: str, is_adapter: bool, with_data: bool) -> str:

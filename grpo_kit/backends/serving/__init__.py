@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from grpo_kit.backends.run import Run
 from grpo_kit.config.train import Auto
 from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.models.checkpoints import checkpoint_name
 from grpo_kit.models.endpoint import Endpoint
 from grpo_kit.runs.directory import RUNS_DIR
 
@@ -26,7 +28,7 @@ class Served(Endpoint):
 
 def serve(
     run: Run | str | Path,
-    *checkpoints: str,
+    *checkpoints: str | int,
     port: int = PORT,
     gpu: str | None = None,
     idle_seconds: int = 300,
@@ -35,8 +37,8 @@ def serve(
     echo: Callable[[str], None] = print,
 ) -> Served:
     """Serves a run where its files are, until it is stopped, and returns its endpoint: the base model as "base" and
-    each of `checkpoints` (by default all; of whole models the newest) under its own name, to any client of OpenAI's. A
-    run that is being served already stays as it is.
+    each of `checkpoints`, names or steps (by default all; of whole models the newest), under its own name, to any
+    client of OpenAI's. A run that is being served already stays as it is.
 
     Here vLLM serves, where there is a GPU with it or `use_vllm` is true, else the kit's own small server, on `port` (0:
     one that is free) of loopback. On Modal vLLM serves on one `gpu` (the run's by default), which starts with the first
@@ -52,31 +54,28 @@ def serve(
         return found
     if idle_seconds < 2:
         raise ConfigError(f"idle_seconds={idle_seconds} is too short for Modal", "Use 2 or more")
+    names, place = [str(checkpoint_name(each)) for each in checkpoints], _place(run)
+    how = (gpu, idle_seconds) if run.storage.backend == "modal" else (port, use_vllm)
+    return Served(place.start(run, names, *how, echo).url, run)
+
+
+def _place(run: Run) -> Any:
+    """The module that knows of endpoints where the run's files are."""
     if run.storage.backend == "modal":
-        from grpo_kit.backends.serving.on_modal import start_on_modal
-
-        return Served(start_on_modal(run, checkpoints, gpu, idle_seconds, echo).url, run)
-    from grpo_kit.backends.serving.here import start_here
-
-    return Served(start_here(run, checkpoints, port, use_vllm, echo).url, run)
+        from grpo_kit.backends.serving import on_modal as place
+    else:
+        from grpo_kit.backends.serving import here as place
+    return place
 
 
 def endpoint_of(run: Run) -> Served | None:
     """The endpoint of a run that is being served; None where it is not."""
-    if run.storage.backend == "modal":
-        from grpo_kit.backends.serving.on_modal import served_on_modal as served
-    else:
-        from grpo_kit.backends.serving.here import served_here as served
-    return Served(found.url, run) if (found := served(run)) else None
+    return Served(found.url, run) if (found := _place(run).served(run)) else None
 
 
 def stop_serving(run: Run) -> None:
     """Ends the endpoint of a run, and returns when nothing of it is left running. Raises RunError where there is none,
     and where it does not end."""
-    if run.storage.backend == "modal":
-        from grpo_kit.backends.serving.on_modal import stop_on_modal as stop
-    else:
-        from grpo_kit.backends.serving.here import stop_here as stop
-    if not stop(run):
+    if not _place(run).stop(run):
         raise RunError(f"run {run.id} is not being served", "There is nothing to stop")
     print(f"Run {run.id} is no longer served; nothing is left running")

@@ -1,8 +1,8 @@
 """Serving a run on this machine: by a process of its own, which outlives the one that starts it."""
 
-import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -20,7 +20,8 @@ from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.models.checkpoints import checkpoints_of
 from grpo_kit.models.endpoint import KEY, Endpoint
 from grpo_kit.models.vllm_engine import check_vllm
-from grpo_kit.runs.directory import RUNS_DIR, SERVING_FILE, RunDirectory
+from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
+from grpo_kit.runs.storage import SERVING_FILE, LocalStorage
 from grpo_kit.utils.files import as_json
 
 HOST, LOG = "127.0.0.1", "serving.log"
@@ -29,13 +30,13 @@ SECONDS_TO_START = 600  # vLLM takes a minute or more
 SECONDS_TO_END = 10
 
 
-def served_here(run: RunDirectory) -> Endpoint | None:
+def served(run: RunDirectory) -> Endpoint | None:
     """The endpoint of a run that is being served; None where it is not."""
-    record = _record(run)
+    record = LocalStorage(run.path).server()
     return Endpoint(record["url"]) if record and run.storage.exit_reason(record) is None else None
 
 
-def start_here(
+def start(
     run: RunDirectory, checkpoints: Sequence[str], port: int, use_vllm: bool | Auto, echo: Callable[[str], None]
 ) -> Endpoint:
     """Starts the server and waits until it answers. Raises ConfigError for a port that is taken, RunError for a
@@ -45,9 +46,10 @@ def start_here(
     # vLLM takes the key from a variable of its own; a command line can be read by others.
     env = os.environ | {"VLLM_API_KEY": key} if (key := os.environ.get(KEY)) else None
     with FileLock(run.path / ".serving.lock"):  # of two at the same moment one starts it
-        if found := served_here(run):
+        if found := served(run):
+            echo(f"Run {run.id} is being served at {found.url}, by who started it at the same moment")
             return found
-        stop_here(run)  # what a server that was killed has left
+        stop(run)  # what a server that was killed has left
         port = _free(port)
         endpoint, log = Endpoint(f"http://{HOST}:{port}/v1"), run.path / LOG
         with log.open("w") as output:
@@ -59,12 +61,12 @@ def start_here(
                 start_new_session=True,
                 env=env,
             )
-        record = {"url": endpoint.url, "pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-        run.storage.write(SERVING_FILE, as_json(record))
+        server = {"url": endpoint.url} | LocalStorage(run.path).worker(process.pid)
+        run.storage.write(SERVING_FILE, as_json(server))
     try:
         _wait(endpoint, process, log)
     except BaseException:
-        stop_here(run)
+        stop(run)
         process.wait()
         raise
     echo(f"Run {run.id} is served at {endpoint.url}: {', '.join(endpoint.models())}")
@@ -72,10 +74,10 @@ def start_here(
     return endpoint
 
 
-def stop_here(run: RunDirectory) -> bool:
+def stop(run: RunDirectory) -> bool:
     """Ends the server with all its processes, and returns when they are gone; False where none ran. Raises RunError
     where one does not end."""
-    record, deadline = _record(run), time.monotonic() + SECONDS_TO_END
+    record, deadline = LocalStorage(run.path).server(), time.monotonic() + SECONDS_TO_END
     family = left = _family(record)
     for each in family:
         with suppress(psutil.NoSuchProcess):
@@ -89,10 +91,6 @@ def stop_here(run: RunDirectory) -> bool:
         left = _family(record)
     (run.path / SERVING_FILE).unlink(missing_ok=True)
     return bool(family)
-
-
-def _record(run: RunDirectory) -> dict[str, Any] | None:
-    return json.loads(text) if (text := run.read_text(SERVING_FILE)) else None
 
 
 def _family(record: dict[str, Any] | None) -> list[psutil.Process]:
@@ -129,9 +127,12 @@ def _wait(endpoint: Endpoint, process: subprocess.Popen, log: Path) -> None:
             return
         time.sleep(0.1)
     what = "did not answer in time" if process.poll() is None else "ended before it answered"
+    if process.returncode == -signal.SIGKILL:
+        what = "was killed before it answered: by a stop, or as memory ran out"
     text = log.read_text(errors="replace").strip()
     # Of vLLM's processes the first to fail says why, and the last to end no more than that there was an error.
     first = re.search(r"(?:^|\] )(\w+Error: .+)", text, re.MULTILINE)
     told = first[1] if first else "\n".join(text.splitlines()[-5:])
     without = ", or without vLLM: use_vllm=False (--use-vllm false)" if VLLM in process.args else ""  # pyright: ignore[reportOperatorIssue]
-    raise RunError(f"the server {what}. {log} says:\n{told}", f"Correct that, and serve again{without}")
+    told = f". {log} says:\n{told}" if told else ""
+    raise RunError(f"the server {what}{told}", f"Correct that, and serve again{without}")

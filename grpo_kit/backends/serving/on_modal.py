@@ -1,7 +1,6 @@
 """Serving a run on Modal: an app of its own, which is there until it is stopped, and whose machine is only there while
 somebody asks."""
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,15 @@ from typing import Any
 import modal
 from modal.types import AppState
 
-from grpo_kit.backends.modal.client import HUB_SECRET, SERVE_SECRET, kit_errors, missing_secret, volume
+from grpo_kit.backends.modal.client import (
+    HUB_SECRET,
+    SERVE_SECRET,
+    kit_errors,
+    missing_secret,
+    serving_app,
+    serving_url,
+    volume,
+)
 from grpo_kit.backends.modal.container import MOUNTED
 from grpo_kit.backends.modal.image import kit_image
 from grpo_kit.backends.serving import container
@@ -20,22 +27,16 @@ from grpo_kit.models.endpoint import KEY, Endpoint, endpoint_at
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.utils.text import dollars, duration
 
-IDLE_SECONDS = 300  # that a machine waits for another request
 SECONDS_TO_START, SECONDS_TO_STOP, SECONDS_AN_ANSWER = 900, 90, 900
 AT_ONCE = 64  # requests that a machine is given together
 
 
-def served_on_modal(run: RunDirectory) -> Endpoint | None:
+def served(run: RunDirectory) -> Endpoint | None:
     """The endpoint of a run that is being served; None where it is not."""
-    with kit_errors():
-        try:
-            function = modal.Function.from_name(_app_name(run.id), "serve").hydrate()
-        except modal.exception.NotFoundError:
-            return None
-        return endpoint_at(function.get_web_url() or "")
+    return endpoint_at(url) if (url := serving_url(run.id)) else None
 
 
-def start_on_modal(
+def start(
     run: RunDirectory, checkpoints: Sequence[str], gpu: str | None, idle_seconds: int, echo: Callable[[str], None]
 ) -> Endpoint:
     """Says what it costs, and makes the endpoint. No machine starts before somebody asks. Raises ConfigError for a key
@@ -53,7 +54,7 @@ def start_on_modal(
     with kit_errors():
         secrets = _secrets(config.model_name)
         echo(price(gpu, config.memory, idle_seconds))
-        app = modal.App(_app_name(run.id), image=kit_image())
+        app = modal.App(serving_app(run.id), image=kit_image())
         serve: Any = modal.web_server(container.PORT, startup_timeout=SECONDS_TO_START)(container.serve)
         app.function(
             name="serve",
@@ -69,7 +70,7 @@ def start_on_modal(
             timeout=SECONDS_AN_ANSWER,
         )(modal.concurrent(max_inputs=AT_ONCE)(serve))
         app.deploy()
-    endpoint = served_on_modal(run)
+    endpoint = served(run)
     if endpoint is None:
         raise RunError(f"Modal knows no endpoint of run {run.id} after deploying it", "Try again")
     echo(f"Run {run.id} is served at {endpoint.url}: base, {', '.join(checkpoints or there)}")
@@ -77,19 +78,19 @@ def start_on_modal(
     return endpoint
 
 
-def stop_on_modal(run: RunDirectory) -> bool:
+def stop(run: RunDirectory) -> bool:
     """Ends the app with its machine, and returns when Modal says that both are gone; False where there was none. Raises
     RunError where they do not end."""
     with kit_errors():
         try:
-            app = modal.App.lookup(_app_name(run.id))
+            app = modal.App.lookup(serving_app(run.id))
         except modal.exception.NotFoundError:
             return False
         app.stop()
         deadline = time.monotonic() + SECONDS_TO_STOP
         while app.info(refresh=True).lifecycle.state != AppState.STOPPED:
             if time.monotonic() > deadline:
-                fix = f"`modal app stop {_app_name(run.id)}`, and `modal app list` shows whether it runs"
+                fix = f"`modal app stop {serving_app(run.id)}`, and `modal app list` shows whether it runs"
                 raise RunError(f"the endpoint of run {run.id} does not end", fix)
             time.sleep(0.2)
     return True
@@ -114,9 +115,3 @@ def _secrets(model_name: str) -> list[modal.Secret]:
         raise ConfigError(what, f"Set {KEY} to it, or make another: `{make}` and the secret anew")
     has_hub = "/" in model_name and not missing_secret(HUB_SECRET)
     return [modal.Secret.from_name(name) for name in (SERVE_SECRET, *[HUB_SECRET] * has_hub)]
-
-
-def _app_name(run_id: str) -> str:
-    """Modal's names have fewer than 64 letters."""
-    name = f"grpo-serve-{run_id}"
-    return name if len(name) < 64 else f"{name[:50]}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"

@@ -106,9 +106,8 @@ class Models:
             read = len(prompt_tokens(self.tokenizer, prompt, tools))
             if (room := self.plan.longest - read) < 1:
                 raise Refused(400, f"the prompt has {read} tokens, and prompt and answer together {self.plan.longest}")
-            how = self.plan.settings | {
-                name: value for name in ("temperature", "top_p") if (value := getattr(request, name)) is not None
-            }
+            asked = {name: getattr(request, name) for name in ("temperature", "top_p")}
+            how = self.plan.settings | {name: value for name, value in asked.items() if value is not None}
             told = generate(
                 model,
                 self.tokenizer,
@@ -182,10 +181,8 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(400, "chat/completions take messages, completions a prompt")
         prompt, tools, answers = self.models.answers(request)
         choices = [self._choice(number, answer, request, is_chat) for number, answer in enumerate(answers)]
-        read, written = (
-            len(prompt_tokens(self.models.tokenizer, prompt, tools)),
-            sum(len(each.tokens) for each in answers),
-        )
+        read = len(prompt_tokens(self.models.tokenizer, prompt, tools))
+        written = sum(len(each.tokens) for each in answers)
         kind = "chat.completion" if is_chat else "text_completion"
         reply = {"id": f"{kind}-{time.time_ns()}", "object": kind, "created": int(time.time()), "model": request.model}
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
@@ -194,21 +191,16 @@ class Handler(BaseHTTPRequestHandler):
         # The whole answer at once, in the form of a stream.
         reply["object"] += ".chunk" * is_chat
         deltas = [{**each, "delta": each.pop("message")} if is_chat else each for each in choices]
-        lines = b"".join(
-            b"data: %b\n\n" % part for part in (json.dumps({**reply, "choices": deltas}).encode(), b"[DONE]")
-        )
-        self._send(200, lines, "text/event-stream")
+        parts = (json.dumps({**reply, "choices": deltas}).encode(), b"[DONE]")
+        self._send(200, b"".join(b"data: %b\n\n" % part for part in parts), "text/event-stream")
 
     def _choice(self, number: int, answer: Answer, request: Request, is_chat: bool) -> dict[str, Any]:
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
         text, ends = str(answer), [at for stop in stops if stop and (at := answer.find(stop)) >= 0]
         reason = "length" if answer.is_cut and not ends else "stop"
         text = text[: min(ends, default=len(text))]
-        choice: dict[str, Any] = {
-            "index": number,
-            "finish_reason": reason,
-            "logprobs": self._told(answer, request, is_chat),
-        }
+        told = self._told(answer, request, is_chat)
+        choice: dict[str, Any] = {"index": number, "finish_reason": reason, "logprobs": told}
         return choice | ({"message": {"role": "assistant", "content": text}} if is_chat else {"text": text})
 
     def _told(self, answer: Answer, request: Request, is_chat: bool) -> dict[str, Any] | None:
