@@ -91,7 +91,7 @@ def samples_in(file: Path) -> int:
 
 
 def data(config: TrainConfig, name: str) -> str:
-    file = Path(config.data) / name
+    file = (data_folder(config.data) if ":" in config.data else Path(config.data)) / name
     if file.exists():
         return f"{samples_in(file)} samples in {file}"
     if config.data in KITS_OWN and not file.with_name("train.jsonl").exists():

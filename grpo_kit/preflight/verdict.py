@@ -131,7 +131,7 @@ def _measures(judges: tuple[tuple[str, float], ...], path: Path, modified: int) 
 
 def _data_text(config: TrainConfig, folder: Path, seen: Seen) -> str:
     """ "shop: 36 samples, prepared from Downloads/bikes.jsonl, no rubric"."""
-    where = str(folder)
+    where = config.data if ":" in config.data else str(folder)
     if config.data in KITS_OWN and folder != Path(config.data):
         where = f"the demo's, as there is no {config.data}/train.jsonl"
     try:
