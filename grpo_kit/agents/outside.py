@@ -15,6 +15,7 @@ from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
+from grpo_kit.agents import tasksets, verifiers
 from grpo_kit.agents.verifiers import Led
 from grpo_kit.agents.world import OWN_SECONDS, ToolError, World, worth
 from grpo_kit.data.environments import fault, imported, of_verifiers
@@ -28,7 +29,9 @@ TOOL_SECONDS = 30.0  # a tool that has not answered by then counts as one that h
 
 def world_outside(sample: Sample, path: str) -> World:
     """The sample's dialogue in the environment at the path. Raises ConfigError where there is none."""
-    return Outside(sample, path) if of_verifiers(path) is None else Led(sample, path)
+    if (found := of_verifiers(path)) is None:
+        return Outside(sample, path)
+    return Led(sample, path, tasksets.lead if hasattr(found, "task_type") else verifiers.lead)
 
 
 _tried = dict[str, list[dict[str, Any]]]()

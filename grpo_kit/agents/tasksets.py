@@ -10,10 +10,12 @@ from typing import Any
 import orjson
 
 from grpo_kit.agents.verifiers import CUT, Ask, NoRoom, completion
+from grpo_kit.data.environments import row_of
+from grpo_kit.data.samples import Sample
 
 
-async def led(taskset: Any, row: dict[str, Any], ask: Ask) -> dict[str, Any]:
-    """What an agent's dialogue about the task of which `row` is the data came to."""
+async def lead(taskset: Any, sample: Sample, ask: Ask) -> dict[str, Any]:
+    """Has an agent's dialogue about the sample's task."""
     import verifiers.v1 as vf
     from verifiers.v1.interception import InterceptionServer
 
@@ -38,7 +40,7 @@ async def led(taskset: Any, row: dict[str, Any], ask: Ask) -> dict[str, Any]:
             return secrets
 
     kind = type(taskset).task_type()
-    task = kind(kind.data_type().model_validate(row), taskset.config.task)
+    task = kind(kind.data_type().model_validate(row_of(sample)), taskset.config.task)
     nowhere = vf.EvalClientConfig(base_url="http://127.0.0.1", api_key_var="NONE")
     config = vf.AgentConfig(model="model", harness={"id": "null"}, runtime=vf.SubprocessConfig(), client=nowhere)
     async with Interception() as server:

@@ -17,13 +17,15 @@ from typing import Any
 import orjson
 
 from grpo_kit.agents.world import OWN_SECONDS, World, worth
-from grpo_kit.data.environments import ROW, fault, of_verifiers, plain
+from grpo_kit.data.environments import fault, of_verifiers, plain, row_of
 from grpo_kit.data.samples import Message, Sample
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.prompts import Prompt
 
 # Answers messages, with their tools or None, as OpenAI's protocol has all of these. Raises NoRoom.
 Ask = Callable[[Any, Any], Awaitable[dict[str, Any]]]
+# Has a rollout of an environment about a sample, and gives its reward, metrics, and error or None.
+Lead = Callable[[Any, Sample, Ask], Awaitable[dict[str, Any]]]
 CUT = {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": ""}}
 
 
@@ -34,9 +36,9 @@ class NoRoom(Exception):
 class Led(World):
     """A dialogue that an environment of verifiers leads."""
 
-    def __init__(self, sample: Sample, path: str):
+    def __init__(self, sample: Sample, path: str, lead: Lead):
         super().__init__(sample)
-        self._path, self._said, self._asked_tools = path, list[Any](), list[dict[str, Any]]()
+        self._lead, self._path, self._said, self._asked_tools = path, list[Any](), list[dict[str, Any]]()
         self._events = queue.SimpleQueue[Any]()  # the rollout's requests, then what it came to
         self._reply: asyncio.Future[dict[str, Any]] | None = None  # what the last request waits for
         self._output: dict[str, Any] | None = None  # once it has ended
@@ -46,23 +48,15 @@ class Led(World):
         return self._asked_tools
 
     def begin(self) -> Prompt:
-        asyncio.run_coroutine_threadsafe(self._lead(), _loop())
+        asyncio.run_coroutine_threadsafe(self._run(), _loop())
         if self._next() is None:
             why = self._output and (self._output.get("error") or self._output.get("stop_condition"))
             raise ConfigError(f"environment={self._path} ended before it asked the model: {why}", "Correct that")
         return self._said
 
-    async def _lead(self) -> None:
+    async def _run(self) -> None:
         try:
-            environment = of_verifiers(self._path)
-            own = {"prompt": self.sample.prompt, "answer": self.sample.ground_truth, **self.sample.columns}
-            row = own.pop(ROW, own)
-            if hasattr(environment, "task_type"):
-                from grpo_kit.agents.tasksets import led
-
-                self._events.put(await led(environment, row, self._ask))
-            else:
-                self._events.put(await _led(environment, {"example_id": 0, **row, "prompt": own["prompt"]}, self._ask))
+            self._events.put(await self._lead(of_verifiers(self._path), self.sample, self._ask))
         except Exception as error:  # whatever it raises
             self._events.put(error)
 
@@ -145,8 +139,8 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _led(environment: Any, row: dict[str, Any], ask: Ask) -> dict[str, Any]:
-    """What a rollout of an environment up to 0.3 came to."""
+async def lead(environment: Any, sample: Sample, ask: Ask) -> dict[str, Any]:
+    """Has a rollout of an environment up to 0.3."""
     import verifiers
     from openai.types.chat import ChatCompletion
 
@@ -160,4 +154,5 @@ async def _led(environment: Any, row: dict[str, Any], ask: Ask) -> dict[str, Any
         async def raise_from_native_response(self, response):
             """An empty reply is a reply."""
 
+    row = {"example_id": 0, **row_of(sample), "prompt": sample.prompt}  # which was shortened to fit
     return await environment.run_rollout(row, Client(object()), "model", {})

@@ -67,7 +67,8 @@ def folder_of(path: str) -> Path:
     """A folder with the environment's own samples, written by its data set. Raises ConfigError where it has none."""
     environment = of_verifiers(path)
     if environment is None:
-        raise ConfigError(f"environment={path} brings no samples", "Name a folder with train.jsonl (--data)")
+        what = f"environment={path} is none of verifiers, and brings no samples"
+        raise ConfigError(what, "Name a folder with train.jsonl (--data)")
     folder = CACHE / "environments" / path.replace(":", ".")
     try:
         with redirect_stdout(sys.stderr):
@@ -101,6 +102,12 @@ def _sample(name: str, row: dict[str, Any]) -> Sample:
     if system := row.get("system_prompt"):
         messages.insert(0, {"role": "system", "content": system})
     return Sample(name, messages, str(row.get("answer") or "-"), columns={ROW: row})
+
+
+def row_of(sample: Sample) -> dict[str, Any]:
+    """What an environment of verifiers is given of a sample: its own row, or one made of the user's data."""
+    own = {"prompt": sample.prompt, "answer": sample.ground_truth, **sample.columns}
+    return own.pop(ROW, own)
 
 
 def plain(messages: Any) -> list[Any]:
