@@ -38,7 +38,8 @@ class Led(World):
 
     def __init__(self, sample: Sample, path: str, lead: Lead):
         super().__init__(sample)
-        self._lead, self._path, self._said, self._asked_tools = path, list[Any](), list[dict[str, Any]]()
+        self._lead, self._path = lead, path
+        self._said, self._asked_tools = list[Any](), list[dict[str, Any]]()
         self._events = queue.SimpleQueue[Any]()  # the rollout's requests, then what it came to
         self._reply: asyncio.Future[dict[str, Any]] | None = None  # what the last request waits for
         self._output: dict[str, Any] | None = None  # once it has ended

@@ -153,6 +153,8 @@ def _share(count: int, seen: Seen) -> str:
 
 def _judged_text(config: TrainConfig, measures: Counter[Measure]) -> str:
     """ "judged by offline: 75% by dialogue acts, 25% by word overlap alone"."""
+    if not any(config.judge.values()):
+        return f"rewarded by environment={config.environment} alone"
     shares = ((IN_WORDS[measure], count / measures.total()) for measure, count in measures.most_common())
     told = ", ".join(f"{'all' if share == 1 else f'{share:.0%}'} {how}" for how, share in shares)
     told += ", and by the next judge where it is unsure" * config.has_ladder
@@ -161,6 +163,8 @@ def _judged_text(config: TrainConfig, measures: Counter[Measure]) -> str:
 
 def _reasons_in_data(config: TrainConfig, seen: Seen, measures: Counter[Measure]) -> Iterator[tuple[Level, Problem]]:
     names, total = ", ".join(config.judge), measures.total()
+    if not any(config.judge.values()):
+        return
     if measures["nothing"] == total:
         yield "red", Problem(f"{names} can judge nothing here: no sample has acts or a reference", "Add ground_truth")
     elif 2 * measures["words"] > total:
