@@ -5,7 +5,6 @@ that only those are learnt from. Training and evaluation lead dialogues by this 
 """
 
 import re
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,14 +14,14 @@ import orjson
 
 from grpo_kit.agents.episodes import world_of
 from grpo_kit.agents.world import GOOD, World
-from grpo_kit.data.samples import CalledFunction, Message, Sample, ToolCall, messages_of
+from grpo_kit.config.environment import SCORES
+from grpo_kit.data.samples import CalledFunction, Message, Sample, ToolCall
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.data.tool_calls import calls_made
 from grpo_kit.models.chat_template import chat_template_of, text_between
 from grpo_kit.models.generate import completion_text
 from grpo_kit.models.prompts import Prompt, prompt_tokens
 
-TOOL_SECONDS = 30.0  # a tool that has not answered by then counts as one that hangs
 _CALL = re.compile(r"```(?:json)?\s*\{|<tool_call>|<function=|[\[{]")
 
 # Answers to prompts of tokens, and the probabilities that they were drawn with, if known. The number is that of equal
@@ -71,15 +70,18 @@ def converse(
     are the messages that the model may write."""
     under_way, marks = list(dialogues), [tokenizer.convert_ids_to_tokens(end) for end in ends]
     for turn in range(1, most_turns + 1):
-        made, logprobs = generate([each.prompt_ids + each.ids for each in under_way], group if turn == 1 else 1)
+        asked = [each.prompt_ids + each.ids for each in under_way]
+        alike = group if turn == 1 and _in_groups(asked, group) else 1  # an environment may begin each time anew
+        made, logprobs = generate(asked, alike)
         for place, each in enumerate(under_way):
             said = made[place][: room - len(each.ids)]
             each.ids += said
             each.own += [1] * len(said)
             if logprobs is not None:
                 each.logprobs = (each.logprobs or []) + logprobs[place][: len(said)]
-            answers = _answers(each, completion_text(tokenizer, each.prompt, said))
-            if not said or said[-1] not in ends:
+            is_cut = not said or said[-1] not in ends
+            answers = _answers(each, completion_text(tokenizer, each.prompt, said), is_cut)
+            if is_cut:
                 each.ended = "length"
             elif not answers:
                 each.ended = "reply"
@@ -92,12 +94,19 @@ def converse(
             return
 
 
-def _answers(dialogue: Dialogue, text: str) -> list[Message]:
+def _in_groups(asked: list[list[int]], group: int) -> bool:
+    """Whether each `group` in a row is asked the same."""
+    return all(asked[place] == asked[place - place % group] for place in range(len(asked)))
+
+
+def _answers(dialogue: Dialogue, text: str, is_cut: bool) -> list[Message]:
     """Adds what the model said to the dialogue's messages, and returns what its world answers."""
-    answer = answer_in(text) or ""
+    answer, world = answer_in(text) or "", dialogue.world
     if not (calls := calls_made(answer)):
         dialogue.messages.append(Message(role="assistant", content=text))
-        said = dialogue.world.hear(answer)
+        if (led := world.answers(Message(role="assistant", content=answer), is_cut)) is not None:
+            return led
+        said = world.hear(answer)
         return [] if said is None else [Message(role="user", content=said)]
     begins = _CALL.search(text, text.rfind(answer))
     words = text[: begins.start()].strip() if begins else ""
@@ -105,30 +114,18 @@ def _answers(dialogue: Dialogue, text: str) -> list[Message]:
     made = [ToolCall(type="function", function=function) for function in functions]
     dialogue.messages.append(Message(role="assistant", content=words, tool_calls=made))
     dialogue.calls += len(calls)
+    if (led := world.answers(dialogue.messages[-1], is_cut)) is not None:
+        return led
     return [Message(role="tool", name=name, content=_result(dialogue, name, given)) for name, given in calls]
 
 
 def _result(dialogue: Dialogue, name: str, arguments: dict[str, Any]) -> str:
     """What the tool answers; an error for the model to read where it raises or hangs."""
-    found: list[str | Exception] = []
-
-    def ask() -> None:
-        try:
-            found.append(dialogue.world.call(name, arguments))
-        except Exception as error:  # whatever a tool raises
-            found.append(error)
-
-    if dialogue.world.may_hang:
-        asking = threading.Thread(target=ask, daemon=True)  # one that hangs must not keep the process from ending
-        asking.start()
-        asking.join(TOOL_SECONDS)
-    else:
-        ask()
-    result = found[0] if found else TimeoutError(f"{name} did not answer within {TOOL_SECONDS:g} s")
-    if isinstance(result, str):
-        return result
-    dialogue.errors += 1
-    return orjson.dumps({"error": str(result) or type(result).__name__}).decode()
+    try:
+        return dialogue.world.call(name, arguments)
+    except Exception as error:  # whatever a tool raises
+        dialogue.errors += 1
+        return orjson.dumps({"error": str(error) or type(error).__name__}).decode()
 
 
 def _read(
@@ -155,11 +152,14 @@ def _read(
 
 def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> dict[str, float]:
     """Of finished dialogues, and what the judge says of their last replies: the share that succeeded, calls and the
-    model's messages in each, the share of calls that failed, and the share of dialogues that had no room, or turn, left
-    to end."""
+    model's messages in each, the share of calls that failed, the share of dialogues that had no room, or turn, left to
+    end, and the means of what else their environment measures."""
     calls, count = sum(each.calls for each in dialogues), len(dialogues)
     own = sum(message["role"] == "assistant" for each in dialogues for message in each.messages)
+    metrics = {name: None for each in dialogues for name in each.scores if name not in {*SCORES, "success"}}
+    found = {name: [value for each in dialogues if (value := each.scores.get(name)) is not None] for name in metrics}
     return {
+        **{f"agent/{name}": sum(values) / len(values) for name, values in found.items() if values},
         "agent/success": sum(map(Dialogue.is_success, dialogues, judged)) / count,
         "agent/calls": calls / count,
         "agent/turns": own / count,
@@ -171,7 +171,5 @@ def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> d
 def begun(sample: Sample, environment: str, tokenizer: Any) -> Dialogue:
     """A dialogue about the sample in which nothing was said yet."""
     world = world_of(sample, environment)
-    if more := world.begin():
-        *before, last = messages_of(sample.prompt)
-        sample = sample.replace(prompt=[*before, {**last, "content": last["content"] + more}])
-    return Dialogue(world, sample.prompt, prompt_tokens(tokenizer, sample.prompt, world.tools))
+    prompt = world.begin()
+    return Dialogue(world, prompt, prompt_tokens(tokenizer, prompt, world.tools))

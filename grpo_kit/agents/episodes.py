@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from grpo_kit.agents.outside import Outside, tool_schemas
+from grpo_kit.agents.outside import try_out, world_outside
 from grpo_kit.agents.replay import Replay
 from grpo_kit.agents.user import SAID, SimulatedUser
 from grpo_kit.agents.world import WORLD, World
@@ -19,7 +19,7 @@ def episodes(samples: Sequence[Sample], environment: str | None, data: str) -> l
     if environment is None:
         return list(samples)
     if environment not in (REPLAY, USER):
-        schemas = tool_schemas(environment)
+        schemas = try_out(environment, samples[0])
         return [sample.replace(tools=schemas) for sample in samples]
     found = _turns(samples)
     if not any(sample.columns[WORLD] for sample in found):
@@ -32,7 +32,7 @@ def world_of(sample: Sample, environment: str) -> World:
     """The sample's world, new."""
     if environment == REPLAY:
         return Replay(sample)
-    return SimulatedUser(sample) if environment == USER else Outside(sample, environment)
+    return SimulatedUser(sample) if environment == USER else world_outside(sample, environment)
 
 
 def _turns(samples: Sequence[Sample]) -> list[Sample]:

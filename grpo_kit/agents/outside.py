@@ -1,80 +1,147 @@
-"""Environments of others: a class as TRL's `environment_factory` takes it, by its import path.
+"""Environments of others, by their import path: those of `verifiers`, and a class as TRL's `environment_factory` takes.
 
-It has `reset(**row)`, which may return text to add to the prompt; its other public methods are the tools;
+Such a class has `reset(**row)`, which may return text to add to the prompt; its other public methods are the tools;
 `get_reward()` is what the dialogue is worth.
 """
 
 import asyncio
-import importlib
 import inspect
-import math
-import os
+import queue
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import redirect_stdout
+from functools import partial
 from typing import Any
 
-from grpo_kit.agents.world import GOOD, ToolError, World
-from grpo_kit.data.samples import Message, Sample
+from grpo_kit.agents import tasksets, verifiers
+from grpo_kit.agents.verifiers import Led
+from grpo_kit.agents.world import OWN_SECONDS, ToolError, World, worth
+from grpo_kit.data.environments import fault, imported, of_verifiers
+from grpo_kit.data.samples import Message, Sample, messages_of
 from grpo_kit.errors import ConfigError
+from grpo_kit.models.prompts import Prompt
 
 OWN = ("reset", "get_reward")  # methods that are no tools
+TOOL_SECONDS = 30.0  # a tool that has not answered by then counts as one that hangs
+
+
+def world_outside(sample: Sample, path: str) -> World:
+    """The sample's dialogue in the environment at the path. Raises ConfigError where there is none."""
+    if (found := of_verifiers(path)) is None:
+        return Outside(sample, path)
+    return Led(sample, path, tasksets.lead if hasattr(found, "task_type") else verifiers.lead)
+
+
+_tried = dict[str, list[dict[str, Any]]]()
+
+
+def try_out(path: str, sample: Sample) -> list[dict[str, Any]]:
+    """The tools that the environment at the path has. It begins a dialogue about the sample, once in this process, so
+    that what fails there does so before anything is spent. Raises ConfigError."""
+    if path not in _tried:
+        world = world_outside(sample, path)
+        world.begin()
+        _tried[path] = world.tools
+    return _tried[path]
 
 
 class Outside(World):
-    """A dialogue in an environment of another's. Its tools may hang, so that each has a time limit."""
-
-    may_hang = True
+    """A dialogue in an environment of another's, which lives on a thread of its own: it may hang, and may have what
+    belongs to one thread."""
 
     def __init__(self, sample: Sample, path: str):
         super().__init__(sample)
-        self._made = _made(path)
-        self._tools = {name: getattr(self._made, name) for name in tool_names(type(self._made))}
+        kind, self._do = environment_class(path), Apart()
+        self._name = kind.__name__
+        self._made = self._own(kind, "__init__")
+        self._tools = {name: getattr(self._made, name) for name in tool_names(kind)}
 
     @property
     def environment(self) -> Any:
         return self._made
 
-    def begin(self) -> str:
-        with _its_own(self._made, "reset"):
-            observation = _waited(self._made.reset(**self.sample.to_dict()))
-        if observation is not None and not isinstance(observation, str):
-            what = f"{type(self._made).__name__}.reset returned {type(observation).__name__}"
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        return self.sample.tools or _schemas(self._name, self._tools)
+
+    def begin(self) -> Prompt:
+        more = self._own(partial(self._made.reset, **self.sample.to_dict()), "reset")
+        if more is not None and not isinstance(more, str):
+            what = f"the environment's {self._name}.reset returned {type(more).__name__}"
             raise ConfigError(what, "It should return text, or None")
-        return observation or ""
+        *before, last = messages_of(self.sample.prompt)
+        return [*before, {**last, "content": last["content"] + more}] if more else self.sample.prompt
 
     def call(self, name: str, arguments: dict[str, Any]) -> str:
         if name not in self._tools:
             raise ToolError(f"there is no tool {name}")
-        return str(_waited(self._tools[name](**arguments)))
+        try:
+            return str(self._do(partial(self._tools[name], **arguments), TOOL_SECONDS, name))
+        except Hung:
+            self._do = Apart()  # the next call needs another thread
+            raise
 
     def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:
         """`environment` is its own reward; it is a success from 0.5 on. Raises ConfigError where that is no number."""
-        with _its_own(self._made, "get_reward"):
-            reward = _waited(self._made.get_reward()) if hasattr(self._made, "get_reward") else None
-            if reward is not None and not math.isfinite(reward := float(reward)):
-                raise ValueError(f"it returned {reward}")
-        return {"environment": reward, "success": float(reward is not None and reward >= GOOD)}
+        reward = self._own(self._made.get_reward, "get_reward") if hasattr(self._made, "get_reward") else None
+        self._do.close()
+        return worth(reward, f"the environment's {self._name}.get_reward")
+
+    def _own(self, work: Callable[[], Any], method: str) -> Any:
+        """What a method gives that the model has no part in. Raises ConfigError where it raises or hangs."""
+        try:
+            return self._do(work, OWN_SECONDS, "it")
+        except Hung as error:
+            raise ConfigError(f"the environment's {self._name}.{method} failed: {error}", "Correct that") from None
+        except Exception as error:  # whatever it raises
+            raise fault(f"the environment's {self._name}.{method} failed:", error) from None
 
 
-@cache
+class Hung(TimeoutError):
+    """What was asked did not answer in time."""
+
+
+class Apart:
+    """A thread, with an event loop, on which another's code runs. What it prints goes to stderr."""
+
+    def __init__(self):
+        self._asked = queue.SimpleQueue[tuple[Callable[[], Any], Future] | None]()
+        threading.Thread(target=self._work, daemon=True).start()  # one that hangs must not keep the process from ending
+
+    def _work(self) -> None:
+        with asyncio.Runner() as runner:
+            while asked := self._asked.get():
+                work, answer = asked
+                try:
+                    value = work()
+                    answer.set_result(runner.run(_awaited(value)) if inspect.isawaitable(value) else value)
+                except Exception as error:  # whatever it raises
+                    answer.set_exception(error)
+
+    def __call__(self, work: Callable[[], Any], seconds: float, name: str) -> Any:
+        """What `work` returns, awaited, or raises. Raises Hung where that takes longer."""
+        answer = Future[Any]()
+        with redirect_stdout(sys.stderr):
+            self._asked.put((work, answer))
+            if not wait([answer], seconds).done:
+                raise Hung(f"{name} did not answer within {seconds:g} s")
+        return answer.result()
+
+    def close(self) -> None:
+        self._asked.put(None)
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
 def environment_class(path: str) -> type:
-    """The class at "module:Class", of a package or of the folder that this runs in. Raises ConfigError where there is
-    none, or it is no environment."""
-    module, _, name = path.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        fix = "Give module:Class as Python imports it, from here or from a package that is installed"
-        raise ConfigError(f"environment={path} can't be imported: {error}", fix) from None
-    except Exception as error:  # whatever a module does while it is imported
-        raise _fault(f"environment={path} can't be imported:", error) from error
+    """The class at the path. Raises ConfigError where it is no environment."""
+    found = imported(path)
     if not callable(getattr(found, "reset", None)):
-        what = f"environment={path} is no environment of TRL's: it has no `reset`"
+        what = f"environment={path} is no environment: it has no `reset`, and is none of verifiers"
         raise ConfigError(what, "Give it reset(self, **row), tools as methods, and get_reward(self)")
     return found
 
@@ -84,51 +151,15 @@ def tool_names(kind: type) -> list[str]:
     return [name for name, _ in members if name not in OWN and not name.startswith("_")]
 
 
-@cache
-def tool_schemas(path: str) -> list[dict[str, Any]]:
-    """Its tools as JSON schemas. Raises ConfigError for a tool without the docstring that transformers asks for."""
+def _schemas(kind: str, tools: Mapping[str, Callable]) -> list[dict[str, Any]]:
+    """JSON schemas. Raises ConfigError for a tool without the docstring that transformers asks for."""
     from transformers.utils.chat_template_utils import get_json_schema
 
-    made, schemas = _made(path), []
-    for name in tool_names(type(made)):
+    schemas = []
+    for name, tool in tools.items():
         try:
-            schemas.append(get_json_schema(getattr(made, name)))
+            schemas.append(get_json_schema(tool))
         except Exception as error:  # of transformers' own kinds
             fix = "Give it type hints, and a docstring with Args"
-            raise ConfigError(f"environment={path}: the tool {name} can't be described: {error}", fix) from None
+            raise ConfigError(f"the environment {kind}'s tool {name} can't be described: {error}", fix) from None
     return schemas
-
-
-def _made(path: str) -> Any:
-    kind = environment_class(path)
-    with _its_own(kind, "__init__"):
-        return kind()
-
-
-@contextmanager
-def _its_own(made: Any, method: str) -> Iterator[None]:
-    """Turns what a method raises that the model has no part in into a ConfigError."""
-    try:
-        yield
-    except Exception as error:  # whatever it raises
-        name = (made if inspect.isclass(made) else type(made)).__name__
-        raise _fault(f"the environment's {name}.{method} failed:", error) from error
-
-
-def _fault(what: str, error: Exception) -> ConfigError:
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    file, line = place.filename, place.lineno
-    if isinstance(error, SyntaxError):
-        file, line = error.filename or "", error.lineno
-    where = f" ({os.path.relpath(file)}:{line})" if os.path.exists(file) and file != __file__ else ""
-    said = traceback.format_exception_only(error)[-1].strip()
-    return ConfigError(f"{what} {said}{where}", "Correct that")
-
-
-def _waited(value: Any) -> Any:
-    """What an async method gives, or the value."""
-    return asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
-
-
-async def _awaited(value: Any) -> Any:
-    return await value

@@ -1,5 +1,6 @@
 """What a world is: it answers the model's calls and replies, and says what the finished dialogue is worth."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 import orjson
 
 from grpo_kit.data.samples import CalledFunction, Message, Sample
+from grpo_kit.errors import ConfigError
+from grpo_kit.models.prompts import Prompt
 
 GOOD = 0.5  # a judge's score of a reply that will do, and an environment's reward for a success
+OWN_SECONDS = 300.0  # how long an environment of another's may take to begin, to score, or to lead on
 WORLD = "world"  # the column that has the calls which the world knows, each with its result
 
 
@@ -20,7 +24,6 @@ class World(ABC):
     """One dialogue's world. It is made anew for each dialogue."""
 
     needs_good_reply = False  # whether it is a success only where the judge finds the last reply good
-    may_hang = False  # whether a call needs a time limit
 
     def __init__(self, sample: Sample):
         self.sample = sample
@@ -36,13 +39,18 @@ class World(ABC):
         """The JSON schemas of the functions that the model may call."""
         return self.sample.tools
 
-    def begin(self) -> str:
-        """What is added to the prompt's last message."""
-        return ""
+    def begin(self) -> Prompt:
+        """What the model is asked first."""
+        return self.sample.prompt
 
-    @abstractmethod
+    def answers(self, said: Message, is_cut: bool) -> list[Message] | None:
+        """What follows a message of the model, which `is_cut` where it had no room for its end; None where `call` and
+        `hear` say it."""
+        return None
+
     def call(self, name: str, arguments: dict[str, Any]) -> str:
         """The call's result as the model reads it. Raises ToolError, or what a tool raises."""
+        raise ToolError(f"there is no tool {name}")
 
     def hear(self, reply: str) -> str | None:
         """What the user says to a reply; None ends the dialogue."""
@@ -52,6 +60,18 @@ class World(ABC):
     def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:
         """What the dialogue is worth by name, each in [0, 1], and `success`, which is 0 or 1. `told` are its messages
         after the prompt, `ended` is "reply" or what else ended it."""
+
+
+def worth(reward: Any, whose: str) -> dict[str, float | None]:
+    """The scores of a dialogue by the reward that another's environment gave, which may be None. Raises ConfigError for
+    what is no number."""
+    try:
+        number = None if reward is None else float(reward)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number is not None and not math.isfinite(number):
+        raise ConfigError(f"{whose} gave {reward!r}", "A reward is a number, or None where nothing can be said")
+    return {"environment": number, "success": float(number is not None and number >= GOOD)}
 
 
 class KnownCalls:

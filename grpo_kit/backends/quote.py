@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from grpo_kit.agents.world import OWN_SECONDS
 from grpo_kit.backends.start import start
 from grpo_kit.backends.watch import watch
 from grpo_kit.config.backend import asked_backend, chosen_backend
@@ -157,6 +158,8 @@ def checks_of(config: TrainConfig, on_modal: bool, rewards: Rewards = (), has_st
         yield tried("notify", look.notify, config)
     for name in DATA_FILES:
         yield tried(name, look.data, config, name, seconds=SECONDS_FOR_DATA)
+    if ":" in (config.environment or ""):
+        yield tried("environment", look.environment, config, seconds=OWN_SECONDS)
     if has_start:
         yield tried("model", look.model, config)
     yield tried("judge", look.judge, config)

@@ -33,7 +33,7 @@ from grpo_kit.config.base import (
     warm,
 )
 from grpo_kit.config.batching import filled_in, nearest_batches
-from grpo_kit.config.environment import EnvironmentConfig, check_environment, environment_rewards
+from grpo_kit.config.environment import EnvironmentConfig, check_environment, in_environment
 from grpo_kit.config.gpus import gpu_and_count, most_gpus
 from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeName, check_ladder, rungs
 from grpo_kit.config.modal import ModalConfig, processes_and_gpus
@@ -230,8 +230,8 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
         warm = {"warm_start": True} if given.get("sft_steps") not in (None, 0, "0") else {}
         asked = str(given.get("warm_start", False)).lower() in ("true", "1", "yes", "on")
         warm |= {"sft_steps": SFT_STEPS} if asked and "sft_steps" not in given else {}
-        scores = environment_rewards(given.get("environment", recipe.get("environment")))
-        given = {**judge, **warm, **scores, **processes_and_gpus(given), **given}
+        usual_there = in_environment(given.get("environment", recipe.get("environment")))
+        given = {**usual_there, **judge, **warm, **processes_and_gpus(given), **given}
         usual = {name: field.default for name, field in cls.model_fields.items()} | recipe
         return {**recipe, **filled_in(given, usual), **given}
 

@@ -13,9 +13,19 @@ DATA_FILES = ("train.jsonl", "eval.jsonl")  # in a folder of prepared samples
 _made = set[Path]()  # by this process: a quote asks for the folder at every click
 
 
+def is_made(data: str) -> bool:
+    """Whether `data` names samples that are made where they are needed: the kit's own, or an environment's."""
+    return data in KITS_OWN or ":" in data
+
+
 def data_folder(data: str) -> Path:
-    """The folder of prepared samples that `data` names; where the default folder has none, the demo's."""
+    """The folder of prepared samples that `data` names; where the default folder has none, the demo's. The import path
+    of an environment names its own samples, and raises ConfigError where it has none."""
     folder = Path(data)
+    if ":" in data and not folder.exists():
+        from grpo_kit.data.environments import folder_of
+
+        return folder_of(data)
     if data in KITS_OWN and not (folder / "train.jsonl").exists():
         from grpo_kit.data.prepare import prepare
 

@@ -21,7 +21,7 @@ def agent_numbers(
     numbers: dict[str, Any] = {"success": float(won.mean()), "interval": bootstrap_interval(won, seed)}
     numbers |= {name.removeprefix("agent/"): value for name, value in measured(dialogues, judged).items()}
     each = [dialogue.scores for dialogue in dialogues]
-    known = {name: [value for scores in each if (value := scores[name]) is not None] for name in each[0]}
+    known = {name: [value for scores in each if (value := scores.get(name)) is not None] for name in each[0]}
     numbers["scores"] = {name: float(np.mean(found)) for name, found in known.items() if found and name != "success"}
     if base:
         gain = won - successes(base.dialogues, [verdict.score for verdict in base.verdicts])

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from grpo_kit.agents.answer import dialogues_with
 from grpo_kit.agents.episodes import episodes
 from grpo_kit.config.base import names_where
+from grpo_kit.config.environment import in_environment
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import NEED_MODEL, JudgeConfig, rungs, shared_rungs
 from grpo_kit.costs.earlier import earlier_runs
@@ -234,7 +235,8 @@ def _data(config: EvalConfig, run: RunDirectory | None) -> Path:
     """The folder of eval.jsonl: the one asked for, or else what the run was trained on."""
     if config.data is None and run and (run.path / "data" / "eval.jsonl").exists():
         return run.path / "data"  # a run that was made on Modal has its own copy
-    folder = data_folder(config.data or (run.config.data if run else DEFAULT_DATA))
+    brought = in_environment(config.environment).get("data", DEFAULT_DATA)
+    folder = data_folder(config.data or (run.config.data if run else brought))
     if not (folder / "eval.jsonl").exists():
         fix = f"`grpo-kit prepare TRACES --out {folder}` makes one, or name the folder that has it with data (--data)"
         raise ConfigError(f"no eval.jsonl in {folder}", fix)

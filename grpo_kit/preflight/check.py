@@ -29,7 +29,7 @@ from grpo_kit.costs.forecast import measuring_minutes, minutes
 from grpo_kit.costs.judging import judge_usd
 from grpo_kit.costs.memory import FILLED, Device, decided, device_of, memory_needed, shortage, uses_vllm
 from grpo_kit.costs.ranges import Range, times, total
-from grpo_kit.data.demo import KITS_OWN, data_folder
+from grpo_kit.data.demo import data_folder, is_made
 from grpo_kit.data.samples import numbered_lines
 from grpo_kit.errors import ConfigError, KitError, Problem
 from grpo_kit.judges.cache import caches_to_start_from
@@ -303,7 +303,7 @@ def local_problems(config: TrainConfig, device: Device) -> Problems:
     train = Path(config.data) / "train.jsonl"
     if train.exists():
         yield from too_few_samples(config, _lines(train, train.stat().st_mtime_ns))
-    elif config.data not in KITS_OWN:  # in whose place the demo's is taken
+    elif not is_made(config.data):
         fix = f"Make it with `{PREPARE}`, or set data to the folder that has it"
         yield Problem(f"There is no {train}", fix, "train.jsonl")
     if train.exists() and config.eval_steps and not (held_out := train.with_name("eval.jsonl")).exists():

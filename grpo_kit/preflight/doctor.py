@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from grpo_kit.agents.outside import try_out
 from grpo_kit.config.judge import NEED_MODEL, rungs
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DEFAULT_DATA, KITS_OWN, data_folder
@@ -91,7 +92,7 @@ def samples_in(file: Path) -> int:
 
 
 def data(config: TrainConfig, name: str) -> str:
-    file = Path(config.data) / name
+    file = (data_folder(config.data) if ":" in config.data else Path(config.data)) / name
     if file.exists():
         return f"{samples_in(file)} samples in {file}"
     if config.data in KITS_OWN and not file.with_name("train.jsonl").exists():
@@ -109,6 +110,13 @@ def functions(config: TrainConfig, rewards: Rewards, on_modal: bool) -> str:
     if on_modal and not file.exists():
         raise NotChecked(f"there is no {file} here; Modal checks them before it starts a GPU")
     return ", ".join(each.__name__ for each in plain_rewards(config, rewards, list(read_samples(file))))
+
+
+def environment(config: TrainConfig) -> str:
+    """Begins a dialogue in it. Raises ConfigError where that fails."""
+    first = next(read_samples(data_folder(config.data) / "train.jsonl"))
+    tools = [tool.get("function", tool)["name"] for tool in try_out(str(config.environment), first)]
+    return f"{config.environment}: " + (", ".join(tools) or "no tools")
 
 
 def trl(config: TrainConfig, on_modal: bool) -> str:

@@ -131,7 +131,7 @@ def _measures(judges: tuple[tuple[str, float], ...], path: Path, modified: int) 
 
 def _data_text(config: TrainConfig, folder: Path, seen: Seen) -> str:
     """ "shop: 36 samples, prepared from Downloads/bikes.jsonl, no rubric"."""
-    where = str(folder)
+    where = config.data if ":" in config.data else str(folder)
     if config.data in KITS_OWN and folder != Path(config.data):
         where = f"the demo's, as there is no {config.data}/train.jsonl"
     try:
@@ -153,6 +153,8 @@ def _share(count: int, seen: Seen) -> str:
 
 def _judged_text(config: TrainConfig, measures: Counter[Measure]) -> str:
     """ "judged by offline: 75% by dialogue acts, 25% by word overlap alone"."""
+    if not any(config.judge.values()):
+        return f"rewarded by environment={config.environment} alone"
     shares = ((IN_WORDS[measure], count / measures.total()) for measure, count in measures.most_common())
     told = ", ".join(f"{'all' if share == 1 else f'{share:.0%}'} {how}" for how, share in shares)
     told += ", and by the next judge where it is unsure" * config.has_ladder
@@ -161,6 +163,8 @@ def _judged_text(config: TrainConfig, measures: Counter[Measure]) -> str:
 
 def _reasons_in_data(config: TrainConfig, seen: Seen, measures: Counter[Measure]) -> Iterator[tuple[Level, Problem]]:
     names, total = ", ".join(config.judge), measures.total()
+    if not any(config.judge.values()):
+        return
     if measures["nothing"] == total:
         yield "red", Problem(f"{names} can judge nothing here: no sample has acts or a reference", "Add ground_truth")
     elif 2 * measures["words"] > total:

@@ -71,7 +71,7 @@ def build_trainer(
     model, adapter = starting_model(progress, arguments)
     trainer = KitTrainer(
         progress=progress,
-        rollout=Rollout([*samples, *progress.held_out], config) if config.environment else None,
+        rollout=Rollout([*samples, *progress.held_out], config, progress.say) if config.environment else None,
         held_out=_rows(progress.held_out, held_out),
         model=model,
         reward_funcs=list(rewards),

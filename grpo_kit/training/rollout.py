@@ -1,7 +1,7 @@
 # pyright: basic, reportPrivateImportUsage=false
 """Dialogues in an environment as TRL's trainer takes them: its `rollout_func`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from grpo_kit.agents.dialogue import Dialogue, begun, converse, measured
@@ -14,10 +14,11 @@ class Rollout:
     """Begun with a batch's rows and called, it has a dialogue in each sample's world; the model generates as TRL has
     it."""
 
-    def __init__(self, samples: Sequence[Sample], config: TrainConfig):
+    def __init__(self, samples: Sequence[Sample], config: TrainConfig, say: Callable[[str], None]):
         self._samples, self._config = {sample.id: sample for sample in samples}, config
         self._environment = str(config.environment)
         self._dialogues: list[Dialogue] = []  # those of the last batch
+        self._say: Callable[[str], None] | None = say  # until a warning was said
         self._longest = positions_of(config.model_name)
 
     def begin(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
@@ -43,13 +44,17 @@ class Rollout:
             longest=self._longest,
             most_turns=config.max_tool_calling_iterations,
         )
+        scores = [each.scores for each in dialogues]
+        if self._say and all(each.get("environment", 0) is None for each in scores):
+            self._say(f"Warning: environment={self._environment} gave no reward to any dialogue of this batch")
+            self._say = None
         return {
             "prompt_ids": [each.prompt_ids for each in dialogues],
             "completion_ids": [each.ids for each in dialogues],
             "logprobs": None if dialogues[0].logprobs is None else [each.logprobs for each in dialogues],
             "env_mask": [each.own for each in dialogues],
             "environments": [each.world.environment for each in dialogues],
-            "environment_scores": [each.scores for each in dialogues],
+            "environment_scores": scores,
         }
 
     @property

@@ -123,7 +123,10 @@ def test_the_simulated_user_corrects_what_is_confirmed_wrongly(samples):
         ({"environment": "replay", "filter_difficulty": True}, "filter_difficulty does not work with environment"),
         ({"reward_funcs": "call=1"}, "there is no environment"),
         ({"environment": "user", "reward_funcs": "call=1"}, "environment=user has goal, turns, grounded"),
-        ({"environment": "nothing"}, "environment='nothing': should be replay, user, or a class by its import path"),
+        (
+            {"environment": "nothing"},
+            "environment='nothing': should be replay, user, or an environment",
+        ),
     ],
 )
 def test_settings_that_an_environment_does_not_take_are_refused(settings, says):

@@ -74,13 +74,14 @@ def _data(config: TrainConfig, name: str) -> str:
     except (StopIteration, FileNotFoundError, modal.exception.NotFoundError):
         if samples is not None:
             raise ConfigError(f"not on the volume {DATA_VOLUME}, but in {here} ({samples} samples)", upload) from None
-        is_kits = config.data == DEMO_CALLS or (is_default and config.model_name == "tiny")
+        is_kits = config.data == DEMO_CALLS or ":" in config.data or (is_default and config.model_name == "tiny")
         if name == "eval.jsonl" and config.eval_steps and not is_kits:
             raise no_held_out(config, f"it is not on the volume {DATA_VOLUME}") from None
         if name == "eval.jsonl":
             return "none on the volume; only an evaluation needs it"
         if is_kits:
-            return "none on the volume, so the kit's own samples are used"
+            own = f"those of {config.data}" if ":" in config.data else "the kit's own samples"
+            return f"none on the volume, so {own} are used"
         fix = f"{doctor.PREPARE}, then {upload}"
         raise ConfigError(f"neither on the volume {DATA_VOLUME} nor in {here}", fix) from None
     there = f"on the volume {DATA_VOLUME}, {size} bytes"

@@ -164,13 +164,14 @@ def _with_prompt_file(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _data_folder(config: TrainConfig) -> Path | None:
-    """Where the run's data is mounted; None for the kit's own samples. Raises ConfigError where it is not there."""
+    """Where the run's data is mounted; None for samples that are made where they are needed. Raises ConfigError where
+    it is not there."""
     volume(DATA_VOLUME).reload()  # what was uploaded since this container's last call
     is_default = config.data == DEFAULT_DATA
     folder = DATA if is_default else DATA / config.data
     if (folder / "train.jsonl").exists():
         return folder
-    if config.data == DEMO_CALLS or (is_default and config.model_name == "tiny"):
+    if config.data == DEMO_CALLS or ":" in config.data or (is_default and config.model_name == "tiny"):
         return None  # for a first try
     there = sorted(str(file.parent.relative_to(DATA)) for file in DATA.rglob("train.jsonl"))
     name = "" if is_default else f", name={Path(config.data).name!r}"
