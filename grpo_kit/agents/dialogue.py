@@ -13,11 +13,13 @@ from typing import Any
 
 import orjson
 
+from grpo_kit.agents.asked_user import spoken
 from grpo_kit.agents.episodes import world_of
 from grpo_kit.agents.world import GOOD, World
 from grpo_kit.data.samples import CalledFunction, Message, Sample, ToolCall, messages_of
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.data.tool_calls import calls_made
+from grpo_kit.judges.base import Verdict
 from grpo_kit.models.chat_template import chat_template_of, text_between
 from grpo_kit.models.generate import completion_text
 from grpo_kit.models.prompts import Prompt, prompt_tokens
@@ -28,6 +30,8 @@ _CALL = re.compile(r"```(?:json)?\s*\{|<tool_call>|<function=|[\[{]")
 # Answers to prompts of tokens, and the probabilities that they were drawn with, if known. The number is that of equal
 # prompts in a row.
 Generate = Callable[[list[list[int]], int], tuple[list[list[int]], list[list[float]] | None]]
+# Has a model speak for the user: what it is to know, and replies to it -> what it says, as asked_user.py has it.
+Ask = Callable[[list[Sample], list[str]], Sequence[Verdict]]
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Dialogue:
     calls: int = 0
     errors: int = 0  # calls that failed, or hung
     ended: str = ""  # "reply", or "length" where there is no more room, or "turns" where there were too many
+    problem: str = ""  # why it could not go on, and is worth nothing that could be told: no model spoke for the user
 
     def is_success(self, judged: float | None) -> bool:
         """Whether it succeeded by its world, where the judge gives its last reply this score."""
@@ -52,7 +57,8 @@ class Dialogue:
 
     @cached_property
     def scores(self) -> dict[str, float | None]:
-        return self.world.scores(self.messages, self.ended)
+        scores = self.world.scores(self.messages, self.ended)
+        return dict.fromkeys(scores) if self.problem else scores
 
 
 def converse(
@@ -65,39 +71,61 @@ def converse(
     room: int,
     longest: int | None,
     most_turns: int,
+    ask: Ask | None = None,
 ) -> None:
     """Leads all of them to their end. `room` are the tokens that may follow a prompt, `longest` those that the model
     can read with it, `ends` those that end what it says; `group` dialogues in a row have the same prompt; `most_turns`
-    are the messages that the model may write."""
+    are the messages that the model may write; `ask` is needed where a model speaks for the user."""
     under_way, marks = list(dialogues), [tokenizer.convert_ids_to_tokens(end) for end in ends]
     for turn in range(1, most_turns + 1):
         made, logprobs = generate([each.prompt_ids + each.ids for each in under_way], group if turn == 1 else 1)
+        answers: list[list[Message] | Sample] = []
         for place, each in enumerate(under_way):
             said = made[place][: room - len(each.ids)]
             each.ids += said
             each.own += [1] * len(said)
             if logprobs is not None:
                 each.logprobs = (each.logprobs or []) + logprobs[place][: len(said)]
-            answers = _answers(each, completion_text(tokenizer, each.prompt, said))
+            answers.append(_answers(each, completion_text(tokenizer, each.prompt, said)))
             if not said or said[-1] not in ends:
                 each.ended = "length"
-            elif not answers:
+            elif not answers[-1]:
                 each.ended = "reply"
             elif turn == most_turns:
                 each.ended = "turns"
-            else:
-                _read(each, answers, tokenizer, marks, room, longest)
+        for each, own in zip(under_way, _all_said(under_way, answers, ask), strict=True):
+            if not each.ended:
+                _read(each, own, tokenizer, marks, room, longest)
         under_way = [each for each in under_way if not each.ended]
         if not under_way:
             return
 
 
-def _answers(dialogue: Dialogue, text: str) -> list[Message]:
-    """Adds what the model said to the dialogue's messages, and returns what its world answers."""
+def _all_said(dialogues: Sequence[Dialogue], answers: Sequence[list[Message] | Sample], ask: Ask | None) -> list:
+    """The answers, with what the model says that speaks for the users of dialogues which go on, all asked at once."""
+    asked = [i for i, each in enumerate(answers) if isinstance(each, Sample) and not dialogues[i].ended]
+    all_said = list(answers)
+    if not asked or ask is None:
+        return all_said
+    replies = [str(dialogues[i].messages[-1]["content"]) for i in asked]
+    for i, said in zip(asked, ask([answers[i] for i in asked], replies), strict=True):
+        all_said[i] = [Message(role="user", content=said.reason)]
+        if said.score is None:
+            dialogues[i].ended, dialogues[i].problem = "problem", said.reason
+        elif not said.score:
+            dialogues[i].ended = "reply"
+    return all_said
+
+
+def _answers(dialogue: Dialogue, text: str) -> list[Message] | Sample:
+    """Adds what the model said to the dialogue's messages, and returns what its world answers, or what the model is to
+    know that speaks for its user."""
     answer = answer_in(text) or ""
     if not (calls := calls_made(answer)):
         dialogue.messages.append(Message(role="assistant", content=text))
         said = dialogue.world.hear(answer)
+        if isinstance(said, Sample):
+            return said.replace(prompt=spoken([*messages_of(said.prompt), *dialogue.messages[:-1]]))
         return [] if said is None else [Message(role="user", content=said)]
     begins = _CALL.search(text, text.rfind(answer))
     words = text[: begins.start()].strip() if begins else ""
@@ -156,8 +184,10 @@ def _read(
 def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> dict[str, float]:
     """Of finished dialogues, and what the judge says of their last replies: the share that succeeded, calls and the
     model's messages in each, the share of calls that failed, and the share of dialogues that had no room, or turn, left
-    to end."""
-    calls, count = sum(each.calls for each in dialogues), len(dialogues)
+    to end. Those with a problem are left out."""
+    sound = [i for i, each in enumerate(dialogues) if not each.problem]
+    dialogues, judged, count = [dialogues[i] for i in sound], [judged[i] for i in sound], max(1, len(sound))
+    calls = sum(each.calls for each in dialogues)
     own = sum(message["role"] == "assistant" for each in dialogues for message in each.messages)
     return {
         "agent/success": sum(map(Dialogue.is_success, dialogues, judged)) / count,
@@ -168,9 +198,9 @@ def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> d
     }
 
 
-def begun(sample: Sample, environment: str, tokenizer: Any) -> Dialogue:
-    """A dialogue about the sample in which nothing was said yet."""
-    world = world_of(sample, environment)
+def begun(sample: Sample, environment: str, tokenizer: Any, is_asked: bool = False) -> Dialogue:
+    """A dialogue about the sample in which nothing was said yet. `is_asked`: a model speaks for the user."""
+    world = world_of(sample, environment, is_asked)
     if more := world.begin():
         *before, last = messages_of(sample.prompt)
         sample = sample.replace(prompt=[*before, {**last, "content": last["content"] + more}])

@@ -9,7 +9,6 @@ import orjson
 from grpo_kit.data.samples import CalledFunction, Message, Sample
 
 GOOD = 0.5  # a judge's score of a reply that will do, and an environment's reward for a success
-WORLD = "world"  # the column that has the calls which the world knows, each with its result
 
 
 class ToolError(ValueError):
@@ -44,8 +43,8 @@ class World(ABC):
     def call(self, name: str, arguments: dict[str, Any]) -> str:
         """The call's result as the model reads it. Raises ToolError, or what a tool raises."""
 
-    def hear(self, reply: str) -> str | None:
-        """What the user says to a reply; None ends the dialogue."""
+    def hear(self, reply: str) -> str | Sample | None:
+        """What the user says to a reply, or what a model that speaks for it is to know; None ends the dialogue."""
         return None
 
     @abstractmethod

@@ -251,7 +251,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
                 f"Nearest that works: per_device_train_batch_size={nearest} gradient_accumulation_steps={near_passes} "
                 f"({nearest * near_passes * processes} completions a step)",
             )
-        check_environment(self.environment, self.reward_funcs, self.max_staleness, self.filter_difficulty)
+        check_environment(self)
         if min(self.judge.values(), default=0) < (0 if self.environment else 1e-9):  # an environment may reward alone
             raise ConfigError("judge needs a weight above 0", "Use for example judge=gemini=0.7,offline=0.3")
         for name in self.judge:

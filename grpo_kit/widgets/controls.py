@@ -95,7 +95,9 @@ def without_effect(config: TrainConfig, on_modal: bool, has_gpu: bool) -> set[st
     found = set() if on_modal else set(ModalConfig.model_fields)
     if not (on_modal or has_gpu):
         found.add("use_vllm")
-    if not config.cloud_judges:
+    if config.environment != "user":
+        found |= {"simulated_user", "simulated_user_model", "judge_replies"}
+    if not config.asked:
         judge = [name for name, field in JudgeConfig.model_fields.items() if about(field)["group"] == "Judge"]
         found |= {*judge} - ({"judge_model"} if "reward_model" in config.rungs else set())
         found |= set() if on_modal else {"max_usd"}

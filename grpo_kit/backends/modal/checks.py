@@ -34,8 +34,8 @@ def checks_on_modal(config: TrainConfig, has_start: bool = True) -> Checks:
     token = tried("Modal token", _workspace, seconds=SECONDS / 2)
     yield token
     if token.state == OK:
-        for judge in dict.fromkeys(["gemini", *config.cloud_judges]):
-            yield tried(JUDGE_SECRETS[judge], _secret, JUDGE_SECRETS[judge], judge in config.cloud_judges)
+        for judge in dict.fromkeys(["gemini", *config.asked]):
+            yield tried(JUDGE_SECRETS[judge], _secret, JUDGE_SECRETS[judge], judge in config.asked)
         yield tried(HUB_SECRET, _secret, HUB_SECRET)
         if config.notify:
             yield tried(NOTIFY_SECRET, _secret, NOTIFY_SECRET, True, config.notify)
@@ -110,7 +110,7 @@ def _model(name: str, can_ask_modal: bool) -> str:
 
 
 def _judge(config: TrainConfig) -> str:
-    for judge in config.cloud_judges:
+    for judge in config.asked:
         if not any(map(os.environ.get, CLOUD[judge].keys)):
             key = CLOUD[judge].keys[0]
             raise NotChecked(f"no {key} here, so {judge} is asked on Modal, when the run begins")

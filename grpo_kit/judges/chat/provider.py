@@ -27,6 +27,7 @@ class Question:
     schema: dict[str, Any]
     temperature: float
     max_tokens: int  # to write at most
+    seed: int | None = None  # for a cloud that takes one
 
 
 @dataclass(frozen=True)
