@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo_kit.agents.episodes import USER, episodes
 from grpo_kit.agents.user import SAID
-from grpo_kit.config.environment import RULES, as_user
+from grpo_kit.config.environment import RULES, as_user, engines
 from grpo_kit.config.judge import CLOUD, rungs
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import EarlierRun
@@ -22,7 +22,7 @@ from grpo_kit.judges.chat.prices import judge_price, prices_of, unknown_price
 TOKENS_ASKED, TOKENS_WRITTEN = 560, 160  # of a judgement: chat/absolute.txt at 4 letters a token, and a rubric
 ALIKE = ("judge_model", "gemini_model", "judge_mode", "num_generations", "judge_input_price", "judge_output_price")
 ALIKE += ("environment", "judge_replies", "simulated_user", "simulated_user_model")
-USER_ASKED, USER_WRITTEN = 650, 40  # of what a user says: agents/asked_user.txt, and a goal
+USER_ASKED, USER_WRITTEN = 460, 40  # of what a user says: agents/asked_user.txt, with a goal
 USUAL_REPLIES = 6.0  # of a dialogue with a user, where the data is not here
 
 
@@ -83,23 +83,24 @@ def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun], measured: int = 0
             least = 0.7 * (surely * calls + said) / (calls + said)
             source = f"{told}; ${usd:.2g} a call, as in {run.id}"
             return Estimate(times((calls + said) * usd, (least, 1, 1.2)), source)
-    user, as_asked = [config.simulated_user] if said else [], as_user(config)
-    if unknown := unknown_price(config, config.cloud_judges) or unknown_price(as_asked, user):
+    as_asked, user = as_user(config), config.simulated_user
+    if unknown := unknown_price(config, config.cloud_judges) or unknown_price(as_asked, [user]):
         return Estimate(None, f"{unknown.what}: g{unknown.fix[1:]}")
-    answers = config.num_generations if config.judge_mode == "group" else 1
-    read = TOKENS_ASKED + (config.max_prompt_length + config.max_completion_length * (answers + 1)) // 2
-    each = {"call": (read, TOKENS_WRITTEN * answers)} if calls else {}
-    each |= {"user's": (USER_ASKED + config.max_completion_length // 2, USER_WRITTEN)} if said else {}
-    prices = [(judge_price(config, judge), each["call"]) for judge in config.cloud_judges]
-    judging = calls * mean(_usd(*price) for price in prices) if calls else 0.0
-    speaking = said * sum(_usd(judge_price(as_asked, name), each["user's"]) for name in user)
-    assumed = " and ".join(
-        f"{read:,} tokens read and {written:,} written a {name}" for name, (read, written) in each.items()
-    )
-    source = f"{told}; assumed: {assumed}, without thinking"
-    dates = ", ".join(dict.fromkeys(prices_of(judge)["as_of"] for judge in config.asked))
+    answers, judging, speaking, assumed = config.num_generations if config.judge_mode == "group" else 1, 0.0, 0.0, []
+    if calls:
+        read = TOKENS_ASKED + (config.max_prompt_length + config.max_completion_length * (answers + 1)) // 2
+        tokens = read, TOKENS_WRITTEN * answers
+        judging = calls * mean(_usd(judge_price(config, judge), tokens) for judge in config.cloud_judges)
+        assumed.append(f"{tokens[0]:,} tokens read and {tokens[1]:,} written a call")
+    if said:
+        tokens = USER_ASKED + config.max_completion_length // 2, USER_WRITTEN
+        speaking = said * _usd(judge_price(as_asked, user), tokens)
+        assumed.append(f"{tokens[0]:,} and {tokens[1]:,} tokens a call for a user")
+    source = f"{told}; assumed: {', '.join(assumed)}, without thinking"
+    dates = ", ".join(dict.fromkeys(prices_of(judge)["as_of"] for judge in engines(config)))
     source += "" if config.judge_input_price is not None else f", prices of {dates}"
-    return Estimate(total(times(judging, (0.5 * surely, 1, 2)), times(speaking, (0.5, 1, 2))), source)
+    most = 3 if config.environment == USER else 2  # dialogues of a model that is not good yet are longer
+    return Estimate(total(times(judging, (0.5 * surely, 1, most)), times(speaking, (0.5, 1, most))), source)
 
 
 def _usd(price: tuple[float | None, float | None], tokens: tuple[int, int]) -> float:

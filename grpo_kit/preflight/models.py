@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from grpo_kit.config.environment import engines
 from grpo_kit.config.judge import CLOUD, NEED_MODEL
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, Problem
@@ -59,7 +60,7 @@ def model_problems(config: TrainConfig, runs_dir: Path, on_modal: bool) -> Itera
 
 def judge_problems(config: TrainConfig, on_modal: bool) -> Iterator[Problem]:
     """Those that this machine finds without asking."""
-    for judge, setting in () if on_modal else config.asked.items():
+    for judge, setting in () if on_modal else engines(config).items():
         if needs_key(judge, config) and not any(os.environ.get(key, "").strip() for key in CLOUD[judge].keys):
             what = f"{CLOUD[judge].keys[0]} is not set, which {setting} needs"
             fix = "judge=offline" if judge in config.rungs else "simulated_user=rules"
@@ -67,7 +68,7 @@ def judge_problems(config: TrainConfig, on_modal: bool) -> Iterator[Problem]:
     unseen = "on this machine or network, and containers can't reach it"
     if on_modal and "reward_model" in config.rungs and Path(name := config.model_of("reward_model")).is_dir():
         yield Problem(f"judge_model={name} is {unseen}", "Push it to the hub and name it owner/name", "judge")
-    if on_modal and "openai" in config.asked and (address := config.judge_base_url) and is_local(address):
+    if on_modal and "openai" in engines(config) and (address := config.judge_base_url) and is_local(address):
         yield Problem(f"judge_base_url={address} is {unseen}", "Use an address that they can reach", "judge")
 
 
