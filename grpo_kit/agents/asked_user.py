@@ -14,6 +14,7 @@ import msgspec
 from grpo_kit.agents.user import GOAL, SAID
 from grpo_kit.config.environment import RULES, as_user
 from grpo_kit.data.samples import Message, Sample
+from grpo_kit.data.thoughts import answer_in
 from grpo_kit.judges.base import Judge, Verdict
 from grpo_kit.judges.cache import digest
 from grpo_kit.judges.chat.judge import TOKENS_PER_ANSWER, an_object, chat_model, fences, object_in
@@ -76,6 +77,6 @@ def asked_user(config: Any) -> AskedUser | None:
 
 
 def spoken(messages: Sequence[Message]) -> list[Message]:
-    """What the user sees of a conversation: no instructions, calls or results."""
-    seen = [each for each in messages if each["role"] in ("user", "assistant") and each["content"]]
-    return [Message(role=each["role"], content=each["content"]) for each in seen]
+    """What the user sees of a conversation: no instructions, thoughts, calls or results."""
+    seen = [Message(role=each["role"], content=answer_in(each["content"]) or "") for each in messages]
+    return [each for each in seen if each["role"] in ("user", "assistant") and each["content"]]

@@ -186,7 +186,9 @@ def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> d
     model's messages in each, the share of calls that failed, and the share of dialogues that had no room, or turn, left
     to end. Those with a problem are left out."""
     sound = [i for i, each in enumerate(dialogues) if not each.problem]
-    dialogues, judged, count = [dialogues[i] for i in sound], [judged[i] for i in sound], max(1, len(sound))
+    if not sound:
+        return {}
+    dialogues, judged, count = [dialogues[i] for i in sound], [judged[i] for i in sound], len(sound)
     calls = sum(each.calls for each in dialogues)
     own = sum(message["role"] == "assistant" for each in dialogues for message in each.messages)
     return {

@@ -48,10 +48,10 @@ class SimulatedUser(World):
 
     def hear(self, reply: str) -> str | Sample | None:
         """The user's answer; None where it leaves. Where a model speaks, what it is to know."""
-        text = Text(reply)
         if self._left and self._is_asked:
             columns = {GOAL: "\n".join(map(self._wish, self._left)), SAID: self.sample.columns[SAID]}
             return self.sample.replace(ground_truth="", rubric="", acts=[], tools=[], columns=columns)
+        text = Text(reply)
         if not self._left or (performs("GOODBYE", text) and not confirms(text)):
             return None
         said = self._answer(text)

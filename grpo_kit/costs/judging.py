@@ -29,12 +29,15 @@ USUAL_REPLIES = 6.0  # of a dialogue with a user, where the data is not here
 def judge_calls(config: TrainConfig, measured: int = 0) -> int:
     """Calls to judges in the whole run, without retries, and for so many prompts whose difficulty is measured before;
     answers that are equal count each. Of a dialogue with a user all its replies are judged, as many as in the trace."""
-    answers = answers_made(config) + measured * config.num_generations
-    if config.judge_mode == "group" and not config.environment:
-        held_out = config.evaluations() * config.eval_prompts
-        answers = (answers - held_out) // config.num_generations + held_out
+    held_out = config.evaluations() * config.eval_prompts
+    answers = (answers_made(config) - held_out + measured * config.num_generations) // _in_a_call(config) + held_out
     each = replies_in_each(config) if config.judge_replies == "all" else 1
     return round(len(config.cloud_judges) * answers * config.judge_samples * each)
+
+
+def _in_a_call(config: TrainConfig) -> int:
+    """Answers that are judged together: replies of dialogues never are, as each has a conversation of its own."""
+    return config.num_generations if config.judge_mode == "group" and not config.environment else 1
 
 
 def answers_made(config: TrainConfig) -> int:
@@ -86,7 +89,7 @@ def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun], measured: int = 0
     as_asked, user = as_user(config), config.simulated_user
     if unknown := unknown_price(config, config.cloud_judges) or unknown_price(as_asked, [user]):
         return Estimate(None, f"{unknown.what}: g{unknown.fix[1:]}")
-    answers, judging, speaking, assumed = config.num_generations if config.judge_mode == "group" else 1, 0.0, 0.0, []
+    answers, judging, speaking, assumed = _in_a_call(config), 0.0, 0.0, []
     if calls:
         read = TOKENS_ASKED + (config.max_prompt_length + config.max_completion_length * (answers + 1)) // 2
         tokens = read, TOKENS_WRITTEN * answers

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from grpo_kit.data.samples import Act, Message, Sample, messages_of
+from grpo_kit.data.thoughts import answer_in
 from grpo_kit.data.tool_calls import WORLD
 from grpo_kit.judges.base import Judge, Judged, Verdict
 from grpo_kit.judges.batch import judge_batch, mean_of
@@ -68,7 +69,7 @@ def _beside(sample: Sample, told: list[Message], reply: str) -> Sample:
     results = sum(call["result"] in read for call in sample.columns[WORLD])
     nearest = min(abs(turn["results"] - results) for turn in turns)
     alike = [turn for turn in turns if abs(turn["results"] - results) == nearest]
-    best = max(alike, key=lambda turn: compared(turn["ground_truth"], reply).score or 0.0)
+    best = max(alike, key=lambda turn: compared(turn["ground_truth"], answer_in(reply) or "").score or 0.0)
     fields = {
         "ground_truth": best["ground_truth"],
         "rubric": best["rubric"],
