@@ -103,12 +103,12 @@ def converse(
 
 def _all_said(dialogues: Sequence[Dialogue], answers: Sequence[list[Message] | Sample], ask: Ask | None) -> list:
     """The answers, with what the model says that speaks for the users of dialogues which go on, all asked at once."""
-    asked = [i for i, each in enumerate(answers) if isinstance(each, Sample) and not dialogues[i].ended]
+    asked = {i: each for i, each in enumerate(answers) if isinstance(each, Sample) and not dialogues[i].ended}
     all_said = list(answers)
     if not asked or ask is None:
         return all_said
-    replies = [str(dialogues[i].messages[-1]["content"]) for i in asked]
-    for i, said in zip(asked, ask([answers[i] for i in asked], replies), strict=True):
+    replies = [dialogues[i].messages[-1]["content"] for i in asked]
+    for i, said in zip(asked, ask([*asked.values()], replies), strict=True):
         all_said[i] = [Message(role="user", content=said.reason)]
         if said.score is None:
             dialogues[i].ended, dialogues[i].problem = "problem", said.reason

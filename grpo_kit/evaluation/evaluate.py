@@ -117,7 +117,7 @@ def evaluate(
             note(f"{second.name} is not a held-out judge here: the run was trained with {shared}")
     if user := asked_user(used):
         user.check()
-        note(f"{user.about} speaks for the user: another evaluation asks anew what this one's cache does not hold")
+        note(f"{user.about} speaks for the user: its words are random, and kept beside the judgements")
     source = subject.source
     check_model(source, used)
     tokenizer = load_tokenizer(source, used.chat_template_kwargs)
@@ -188,7 +188,7 @@ def evaluate(
         "data": {"file": str(data / "eval.jsonl"), "fingerprint": fingerprint([data / "eval.jsonl"])},
         "judge": _about(judge, run, samples),
         "second_judge": _about(second, run, samples) if second else None,
-        "simulated_user": {"name": user.about, "version": user.version, **asdict(user.usage)} if user else None,
+        "simulated_user": {"name": user.about, "version": user.version, **vars(user.usage)} if user else None,
         "notes": notes,
         "models": models,
     }

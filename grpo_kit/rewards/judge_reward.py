@@ -74,7 +74,7 @@ class JudgeReward:
             judged, seconds = await self._ask(id, completions, problems)
         self._told = usage_of(self._judge)
         log_extra(f"reason/{name}", [verdict.reason for verdict in judged.verdicts])
-        failures = sum(verdict.score is None for verdict in judged.verdicts)
+        failures = sum(verdict.score is None for verdict in judged.verdicts) - sum(map(bool, problems))
         for kind, value in counted(name, seconds, judged.hits, failures, told, self._told).items():
             log_metric(kind, value)
         self._watch.see(name, judged.fresh)

@@ -31,9 +31,8 @@ async def judge_completions(
     """As judge_batch, but that a completion's verdict is the mean of its replies'; the other lists have an entry for
     each reply. One with a problem, by which its dialogue could not go on, is not judged."""
     problems = problems or [""] * len(samples)
-    replies = [
-        [] if problem else _to_judge(*each) for *each, problem in zip(samples, completions, problems, strict=True)
-    ]
+    each = zip(samples, completions, problems, strict=True)
+    replies = [[] if problem else _to_judge(sample, completion) for sample, completion, problem in each]
     asked, answers = zip(*(reply for own in replies for reply in own), strict=True) if any(replies) else ((), ())
     judged = await judge_batch(judge, cache, asked, answers)
     found = iter(judged.verdicts)

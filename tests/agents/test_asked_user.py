@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from contextlib import closing
+from typing import get_args
 
 import pytest
 from judge_server import JudgeServer, Reply, Request, error, says
@@ -14,6 +15,8 @@ from grpo_kit.agents.asked_user import AskedUser, spoken
 from grpo_kit.agents.dialogue import begun, converse, measured
 from grpo_kit.agents.episodes import episodes, world_of
 from grpo_kit.backends.modal import client as modal_client
+from grpo_kit.config.environment import Speaker
+from grpo_kit.config.judge import CLOUD
 from grpo_kit.costs.judging import replies_in_each, user_calls
 from grpo_kit.data.demo import DEMO_CALLS, data_folder
 from grpo_kit.data.tool_calls import WORLD
@@ -201,6 +204,7 @@ def test_each_reply_is_judged_beside_the_trace_s_that_it_is_most_like(held_out, 
 def test_settings_that_make_no_user_are_refused(settings, says_why):
     with pytest.raises(ConfigError, match=says_why):
         TrainConfig(**settings)
+    assert {*get_args(Speaker)} == {"rules", *CLOUD}
 
 
 def test_its_cost_its_key_and_its_secret_are_asked_for_before(server, tmp_path, monkeypatch):
