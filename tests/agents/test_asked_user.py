@@ -15,6 +15,7 @@ from grpo_kit.agents.asked_user import AskedUser, spoken
 from grpo_kit.agents.dialogue import begun, converse, measured
 from grpo_kit.agents.episodes import episodes, world_of
 from grpo_kit.backends.modal import client as modal_client
+from grpo_kit.backends.report.facts import gather
 from grpo_kit.config.environment import Speaker
 from grpo_kit.config.judge import CLOUD
 from grpo_kit.costs.judging import replies_in_each, user_calls
@@ -259,6 +260,10 @@ def test_a_run_pays_stops_resumes_and_is_evaluated_with_it(server, tmp_path):
     evaluation = evaluate(run, n=4)
     user = evaluation.results["simulated_user"]
     assert user["name"] == "openai (gpt-5-mini)" and user["calls"] == len(server.requests) - calls > 0
+    assert evaluation.result()["judge_usd"] == pytest.approx(user["usd"])
+    told = [(name, use, model) for name, use, model, _ in gather(run, None)["judges"] if name != "offline"]
+    assert ("simulated_user", "training, speaks for the user", "gpt-5-mini") in told
+    assert ("openai (gpt-5-mini)", "evaluation, speaks for the user", "–") in told
     paid = len(server.requests)
     assert evaluate(run, n=4).agents()["goal"].tolist() == evaluation.agents()["goal"].tolist()
     assert len(server.requests) == paid, "from the run's cache"
