@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from grpo_kit.agents.dialogue import Dialogue, begun, converse
+from grpo_kit.agents.dialogue import Ask, Dialogue, begun, converse
 from grpo_kit.data.samples import Sample
 from grpo_kit.models.generate import end_tokens, generate_tokens, up_to_end
 from grpo_kit.models.shapes import positions_of
@@ -17,16 +17,17 @@ def dialogues_with(
     *,
     max_completion_length: int,
     most_turns: int,
+    ask: Ask | None = None,
     **how: Any,
 ) -> list[Dialogue]:
-    """One with each sample, in order; `how` is as `generate` takes it."""
+    """One with each sample, in order; `ask` is as `converse` takes it, `how` as `generate` does."""
     ends = end_tokens(model, tokenizer)
-    dialogues = [begun(sample, environment, tokenizer) for sample in samples]
+    dialogues = [begun(sample, environment, tokenizer, ask is not None) for sample in samples]
 
     def generate(asked: list[list[int]], group: int) -> tuple[list[list[int]], None]:
         made = generate_tokens(model, tokenizer, asked, ends, max_completion_length=max_completion_length, **how)
         return [up_to_end(tokens, ends) for tokens in made], None
 
     room, longest = max_completion_length, positions_of(tokenizer.name_or_path)
-    converse(dialogues, tokenizer, generate, ends, room=room, longest=longest, most_turns=most_turns)
+    converse(dialogues, tokenizer, generate, ends, room=room, longest=longest, most_turns=most_turns, ask=ask)
     return dialogues

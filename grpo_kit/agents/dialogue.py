@@ -12,12 +12,14 @@ from typing import Any
 
 import orjson
 
+from grpo_kit.agents.asked_user import spoken
 from grpo_kit.agents.episodes import world_of
 from grpo_kit.agents.world import GOOD, World
 from grpo_kit.config.environment import SCORES
-from grpo_kit.data.samples import CalledFunction, Message, Sample, ToolCall
+from grpo_kit.data.samples import CalledFunction, Message, Sample, ToolCall, messages_of
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.data.tool_calls import calls_made
+from grpo_kit.judges.base import Verdict
 from grpo_kit.models.chat_template import chat_template_of, text_between
 from grpo_kit.models.generate import completion_text
 from grpo_kit.models.prompts import Prompt, prompt_tokens
@@ -27,6 +29,8 @@ _CALL = re.compile(r"```(?:json)?\s*\{|<tool_call>|<function=|[\[{]")
 # Answers to prompts of tokens, and the probabilities that they were drawn with, if known. The number is that of equal
 # prompts in a row.
 Generate = Callable[[list[list[int]], int], tuple[list[list[int]], list[list[float]] | None]]
+# Has a model speak for the user: what it is to know, and replies to it -> what it says, as asked_user.py has it.
+Ask = Callable[[list[Sample], list[str]], Sequence[Verdict]]
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Dialogue:
     calls: int = 0
     errors: int = 0  # calls that failed, or hung
     ended: str = ""  # "reply", or "length" where there is no more room, or "turns" where there were too many
+    problem: str = ""  # why it could not go on, and is worth nothing that could be told: no model spoke for the user
 
     def is_success(self, judged: float | None) -> bool:
         """Whether it succeeded by its world, where the judge gives its last reply this score."""
@@ -51,7 +56,8 @@ class Dialogue:
 
     @cached_property
     def scores(self) -> dict[str, float | None]:
-        return self.world.scores(self.messages, self.ended)
+        scores = self.world.scores(self.messages, self.ended)
+        return dict.fromkeys(scores) if self.problem else scores
 
 
 def converse(
@@ -64,15 +70,17 @@ def converse(
     room: int,
     longest: int | None,
     most_turns: int,
+    ask: Ask | None = None,
 ) -> None:
     """Leads all of them to their end. `room` are the tokens that may follow a prompt, `longest` those that the model
     can read with it, `ends` those that end what it says; `group` dialogues in a row have the same prompt; `most_turns`
-    are the messages that the model may write."""
+    are the messages that the model may write; `ask` is needed where a model speaks for the user."""
     under_way, marks = list(dialogues), [tokenizer.convert_ids_to_tokens(end) for end in ends]
     for turn in range(1, most_turns + 1):
         asked = [each.prompt_ids + each.ids for each in under_way]
         alike = group if turn == 1 and _in_groups(asked, group) else 1  # an environment may begin each time anew
         made, logprobs = generate(asked, alike)
+        answers: list[list[Message] | Sample] = []
         for place, each in enumerate(under_way):
             said = made[place][: room - len(each.ids)]
             each.ids += said
@@ -80,15 +88,16 @@ def converse(
             if logprobs is not None:
                 each.logprobs = (each.logprobs or []) + logprobs[place][: len(said)]
             is_cut = not said or said[-1] not in ends
-            answers = _answers(each, completion_text(tokenizer, each.prompt, said), is_cut)
+            answers.append(_answers(each, completion_text(tokenizer, each.prompt, said), is_cut))
             if is_cut:
                 each.ended = "length"
-            elif not answers:
+            elif not answers[-1]:
                 each.ended = "reply"
             elif turn == most_turns:
                 each.ended = "turns"
-            else:
-                _read(each, answers, tokenizer, marks, room, longest)
+        for each, own in zip(under_way, _all_said(under_way, answers, ask), strict=True):
+            if not each.ended:
+                _read(each, own, tokenizer, marks, room, longest)
         under_way = [each for each in under_way if not each.ended]
         if not under_way:
             return
@@ -99,14 +108,33 @@ def _in_groups(asked: list[list[int]], group: int) -> bool:
     return all(asked[place] == asked[place - place % group] for place in range(len(asked)))
 
 
-def _answers(dialogue: Dialogue, text: str, is_cut: bool) -> list[Message]:
-    """Adds what the model said to the dialogue's messages, and returns what its world answers."""
+def _all_said(dialogues: Sequence[Dialogue], answers: Sequence[list[Message] | Sample], ask: Ask | None) -> list:
+    """The answers, with what the model says that speaks for the users of dialogues which go on, all asked at once."""
+    asked = {i: each for i, each in enumerate(answers) if isinstance(each, Sample) and not dialogues[i].ended}
+    all_said = list(answers)
+    if not asked or ask is None:
+        return all_said
+    replies = [dialogues[i].messages[-1]["content"] for i in asked]
+    for i, said in zip(asked, ask([*asked.values()], replies), strict=True):
+        all_said[i] = [Message(role="user", content=said.reason)]
+        if said.score is None:
+            dialogues[i].ended, dialogues[i].problem = "problem", said.reason
+        elif not said.score:
+            dialogues[i].ended = "reply"
+    return all_said
+
+
+def _answers(dialogue: Dialogue, text: str, is_cut: bool) -> list[Message] | Sample:
+    """Adds what the model said to the dialogue's messages, and returns what its world answers, or what the model is to
+    know that speaks for its user."""
     answer, world = answer_in(text) or "", dialogue.world
     if not (calls := calls_made(answer)):
         dialogue.messages.append(Message(role="assistant", content=text))
         if (led := world.answers(Message(role="assistant", content=answer), is_cut)) is not None:
             return led
         said = world.hear(answer)
+        if isinstance(said, Sample):
+            return said.replace(prompt=spoken([*messages_of(said.prompt), *dialogue.messages[:-1]]))
         return [] if said is None else [Message(role="user", content=said)]
     begins = _CALL.search(text, text.rfind(answer))
     words = text[: begins.start()].strip() if begins else ""
@@ -153,8 +181,12 @@ def _read(
 def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> dict[str, float]:
     """Of finished dialogues, and what the judge says of their last replies: the share that succeeded, calls and the
     model's messages in each, the share of calls that failed, the share of dialogues that had no room, or turn, left to
-    end, and the means of what else their environment measures."""
-    calls, count = sum(each.calls for each in dialogues), len(dialogues)
+    end, and the means of what else their environment measures. Those with a problem are left out."""
+    sound = [i for i, each in enumerate(dialogues) if not each.problem]
+    if not sound:
+        return {}
+    dialogues, judged, count = [dialogues[i] for i in sound], [judged[i] for i in sound], len(sound)
+    calls = sum(each.calls for each in dialogues)
     own = sum(message["role"] == "assistant" for each in dialogues for message in each.messages)
     metrics = {name: None for each in dialogues for name in each.scores if name not in {*SCORES, "success"}}
     found = {name: [value for each in dialogues if (value := each.scores.get(name)) is not None] for name in metrics}
@@ -168,8 +200,8 @@ def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> d
     }
 
 
-def begun(sample: Sample, environment: str, tokenizer: Any) -> Dialogue:
-    """A dialogue about the sample in which nothing was said yet."""
-    world = world_of(sample, environment)
+def begun(sample: Sample, environment: str, tokenizer: Any, is_asked: bool = False) -> Dialogue:
+    """A dialogue about the sample in which nothing was said yet. `is_asked`: a model speaks for the user."""
+    world = world_of(sample, environment, is_asked)
     prompt = world.begin()
     return Dialogue(world, prompt, prompt_tokens(tokenizer, prompt, world.tools))

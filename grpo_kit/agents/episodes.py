@@ -1,19 +1,22 @@
 """The samples of a data set as dialogues to have: each with the calls that its world knows."""
 
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
 
 from grpo_kit.agents.outside import try_out, world_outside
 from grpo_kit.agents.replay import Replay
 from grpo_kit.agents.user import SAID, SimulatedUser
-from grpo_kit.agents.world import WORLD, World
+from grpo_kit.agents.world import World
 from grpo_kit.data.samples import Message, Sample, messages_of
-from grpo_kit.data.tool_calls import TOOL_CALLS, is_to_call
+from grpo_kit.data.tool_calls import TOOL_CALLS, WORLD, is_to_call
 from grpo_kit.errors import ConfigError
+from grpo_kit.rewards.replies import TURNS, as_reference
 
 REPLAY, USER = "replay", "user"
 
 
-def episodes(samples: Sequence[Sample], environment: str | None, data: str) -> list[Sample]:
+def episodes(samples: Sequence[Sample], environment: str | None, data: str, judge_replies: Any = "all") -> list[Sample]:
     """What the model is asked in the environment; without one, the samples. Raises ConfigError where those of `data`
     have no tools."""
     if environment is None:
@@ -25,14 +28,14 @@ def episodes(samples: Sequence[Sample], environment: str | None, data: str) -> l
     if not any(sample.columns[WORLD] for sample in found):
         what = f"environment={environment} needs samples with `tools` and calls, and {data} has none"
         raise ConfigError(what, "`grpo-kit prepare TRACES --learn calls` makes them from traces with calls")
-    return found if environment == REPLAY else _dialogues(found)
+    return found if environment == REPLAY else _dialogues(found, judge_replies == "all")
 
 
-def world_of(sample: Sample, environment: str) -> World:
-    """The sample's world, new."""
+def world_of(sample: Sample, environment: str, is_asked: bool = False) -> World:
+    """The sample's world, new. `is_asked`: a model speaks for the user."""
     if environment == REPLAY:
         return Replay(sample)
-    return SimulatedUser(sample) if environment == USER else world_outside(sample, environment)
+    return SimulatedUser(sample, is_asked) if environment == USER else world_outside(sample, environment)
 
 
 def _turns(samples: Sequence[Sample]) -> list[Sample]:
@@ -52,9 +55,9 @@ def _turns(samples: Sequence[Sample]) -> list[Sample]:
     return turns
 
 
-def _dialogues(turns: Sequence[Sample]) -> list[Sample]:
+def _dialogues(turns: Sequence[Sample], has_all_judged: bool) -> list[Sample]:
     """One for each dialogue with calls: from what the user says first on. Its reference is the reply to the last call,
-    after which nothing is left to do."""
+    after which nothing is left to do; where all its replies are judged, it has those of the trace besides."""
     of_each: dict[str, list[Sample]] = {}
     for turn in turns:
         of_each.setdefault(turn.dialogue_id or turn.id, []).append(turn)
@@ -63,15 +66,17 @@ def _dialogues(turns: Sequence[Sample]) -> list[Sample]:
         calling = [turn for turn in own if turn.columns[WORLD]]
         if not calling:
             continue
+        until = [turn for turn in own if turn.turn_index <= calling[-1].turn_index]
         tools = {str(tool): tool for turn in own for tool in turn.tools}
         opening = messages_of(own[0].prompt)
         user = next(i for i, message in enumerate(opening) if message["role"] == "user")
         columns = {
             WORLD: [call for turn in calling for call in turn.columns[WORLD]],
-            SAID: [
-                messages_of(turn.prompt)[-1]["content"] for turn in own if turn.turn_index <= calling[-1].turn_index
-            ],
+            SAID: [messages_of(turn.prompt)[-1]["content"] for turn in until],
         }
+        if has_all_judged:
+            read = accumulate(len(turn.columns[WORLD]) for turn in until)
+            columns[TURNS] = [as_reference(*each) for each in zip(until, read, strict=True)]
         fields = {"id": name, "prompt": opening[: user + 1], "tools": list(tools.values()), "columns": columns}
         dialogues.append(calling[-1].replace(**fields))
     return dialogues

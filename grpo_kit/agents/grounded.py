@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from grpo_kit.agents.world import WORLD
 from grpo_kit.data.samples import Message, Sample, messages_of
+from grpo_kit.data.tool_calls import WORLD
 from grpo_kit.judges.offline.sources import Sources
 from grpo_kit.judges.offline.wording import Text, words_of
 

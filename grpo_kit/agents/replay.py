@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpo_kit.agents.grounded import made_up
-from grpo_kit.agents.world import WORLD, KnownCalls, World, calls_right
+from grpo_kit.agents.world import KnownCalls, World, calls_right
 from grpo_kit.data.samples import CalledFunction, Message, Sample
+from grpo_kit.data.tool_calls import WORLD
 
 
 class Replay(World):

@@ -2,25 +2,31 @@
 
 Its goal are the calls of the trace, whose arguments are the values in the trace's states. It opens with the trace's own
 words, answers what it is asked for, takes the offer that the trace's user took, corrects what is confirmed wrongly, and
-leaves once all is done, or the assistant says goodbye. The same replies always get the same answers.
+leaves once all is done, or the assistant says goodbye. The same replies always get the same answers. Where a model
+speaks in place of the rules (asked_user.py), this user knows what it is to say, and still tells what is reached.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from grpo_kit.agents.grounded import made_up
-from grpo_kit.agents.world import WORLD, KnownCalls, World, is_search, same
+from grpo_kit.agents.world import KnownCalls, World, is_search, same
 from grpo_kit.data.samples import Act, CalledFunction, Message, Sample, messages_of
+from grpo_kit.data.tool_calls import WORLD
 from grpo_kit.judges.offline.acts import check_for
 from grpo_kit.judges.offline.phrases import confirms, performs
 from grpo_kit.judges.offline.wording import Text, line_of, words_of
 
 SAID = "said"  # the column that has what the trace's user said, turn by turn
+GOAL = "goal"  # the column by which a model is told what is left to do
 
 
 class SimulatedUser(World):
-    def __init__(self, sample: Sample):
+    def __init__(self, sample: Sample, is_asked: bool = False):
+        """`is_asked`: a model speaks."""
         super().__init__(sample)
+        self._is_asked = is_asked
         self._known = KnownCalls(sample.columns[WORLD], sample.tools)
         self._left = list(sample.columns[WORLD])  # the calls of the goal that were not made yet
         self._told = {line_of(words_of(messages_of(sample.prompt)[-1]["content"]))}  # what this user has said
@@ -40,14 +46,25 @@ class SimulatedUser(World):
                 break
         return result
 
-    def hear(self, reply: str) -> str | None:
-        """The user's answer; None where it leaves."""
+    def hear(self, reply: str) -> str | Sample | None:
+        """The user's answer; None where it leaves. Where a model speaks, what it is to know."""
+        if self._left and self._is_asked:
+            columns = {GOAL: "\n".join(map(self._wish, self._left)), SAID: self.sample.columns[SAID]}
+            return self.sample.replace(ground_truth="", rubric="", acts=[], tools=[], columns=columns)
         text = Text(reply)
         if not self._left or (performs("GOODBYE", text) and not confirms(text)):
             return None
         said = self._answer(text)
         self._told.add(line_of(words_of(said)))
         return said
+
+    def _wish(self, call: dict[str, Any]) -> str:
+        """ "- find cafes: city = Oslo; name = Olive (once it is offered)"."""
+        values = [
+            f"{slot} = {value}{' (once it is offered)' * (str(value) in self._chosen)}"
+            for slot, value in call["arguments"].items()
+        ]
+        return f"- {re.sub(r'_|(?<=[a-z])(?=[A-Z])', ' ', call['name']).lower()}: {'; '.join(values)}"
 
     def _answer(self, text: Text) -> str:
         wanted = {slot: str(value) for slot, value in self._left[0]["arguments"].items()}

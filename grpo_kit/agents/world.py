@@ -13,7 +13,6 @@ from grpo_kit.models.prompts import Prompt
 
 GOOD = 0.5  # a judge's score of a reply that will do, and an environment's reward for a success
 OWN_SECONDS = 300.0  # how long an environment of another's may take to begin, to score, or to lead on
-WORLD = "world"  # the column that has the calls which the world knows, each with its result
 
 
 class ToolError(ValueError):
@@ -52,8 +51,8 @@ class World(ABC):
         """The call's result as the model reads it. Raises ToolError, or what a tool raises."""
         raise ToolError(f"there is no tool {name}")
 
-    def hear(self, reply: str) -> str | None:
-        """What the user says to a reply; None ends the dialogue."""
+    def hear(self, reply: str) -> str | Sample | None:
+        """What the user says to a reply, or what a model that speaks for it is to know; None ends the dialogue."""
         return None
 
     @abstractmethod

@@ -1,8 +1,7 @@
 """The settings of agents: what a model that calls tools talks to while it trains, and for how long."""
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, PositiveInt
 
@@ -14,6 +13,9 @@ ENVIRONMENT_REWARDS = {"replay": {"call": 1.0, "grounded": 1.0}, "user": {"goal"
 OTHERS = {"environment": 1.0}
 ALONE = "offline=0"  # the judge beside an environment of another's, whose own reward is what is learnt from
 SCORES = {*OTHERS}.union(*ENVIRONMENT_REWARDS.values())
+RULES = "rules"
+Speaker = Literal["rules", "gemini", "openai", "anthropic"]  # the others are those of CLOUD in config/judge.py
+Replies = Literal["all", "last"]
 
 
 def _checked(name: str | None) -> str | None:
@@ -36,6 +38,15 @@ class EnvironmentConfig(Settings):
     max_tool_calling_iterations: PositiveInt = reward(
         12, "Most messages of the model in one dialogue with an environment.", le=1000
     )
+    simulated_user: Speaker = reward(
+        RULES, "Who speaks as the simulated user: rules, or a model that is asked as a judge is.", "step", "scale"
+    )
+    simulated_user_model: str | None = reward(
+        None, "The model that speaks as the user; None: the one that judge=gemini, say, asks.", "step", "scale"
+    )
+    judge_replies: Replies = reward(
+        "all", "Which replies of a dialogue with a user are judged: all (their mean) or the last.", "step", "scale"
+    )
 
 
 def in_environment(environment: Any) -> dict[str, Any]:
@@ -47,10 +58,39 @@ def in_environment(environment: Any) -> dict[str, Any]:
     return {"reward_funcs": dict(OTHERS), "judge": ALONE, "data": str(environment)}
 
 
-def check_environment(
-    environment: str | None, reward_funcs: Mapping[Any, float], max_staleness: int, filter_difficulty: bool
-) -> None:
+def as_user(config: Any) -> Any:
+    """The settings by which the simulated user's model is asked: the judge's, but for the model."""
+    model = config.simulated_user_model
+    return config.model_copy(update={"judge_model": f"{config.simulated_user}={model}"}) if model else config
+
+
+def check_user(config: Any) -> None:
+    """Raises ConfigError for a simulated user that there is not, or whose model is not named."""
+    user, model = config.simulated_user, config.simulated_user_model
+    for name, usual in {"simulated_user": RULES, "simulated_user_model": None, "judge_replies": "all"}.items():
+        if config.environment != "user" and (value := getattr(config, name)) not in (usual, None):
+            raise ConfigError(f"{name}={value} is for environment=user", "Set that too, or leave it out")
+    if user in (RULES, None) and model:
+        what = f"simulated_user_model={model} is not asked: simulated_user=rules speaks"
+        raise ConfigError(what, "Set simulated_user too: gemini, openai or anthropic")
+    try:
+        _ = user in (RULES, None) or as_user(config).model_of(user)
+    except ConfigError:
+        raise ConfigError(f"simulated_user={user} needs the name of a model", "Give simulated_user_model") from None
+
+
+def engines(config: Any) -> dict[str, str]:
+    """All of CLOUD that a run asks, each with the setting that says so."""
+    user = config.simulated_user
+    named = {} if user == RULES else {user: f"simulated_user={user}"}
+    return named | {name: f"judge={name}" for name in config.cloud_judges}
+
+
+def check_environment(config: Any) -> None:
     """Raises ConfigError for settings that don't go with the environment, or with none."""
+    check_user(config)
+    environment, reward_funcs = config.environment, config.reward_funcs
+    max_staleness, filter_difficulty = config.max_staleness, config.filter_difficulty
     known = in_environment(environment).get("reward_funcs", {})
     if other := next((name for name in reward_funcs if name in SCORES and name not in known), None):
         has = f"environment={environment} has {', '.join(known)}" if known else "there is no environment"

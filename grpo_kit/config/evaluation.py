@@ -3,6 +3,7 @@
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from grpo_kit.config.base import Mapped, run
+from grpo_kit.config.environment import Replies, Speaker
 from grpo_kit.config.judge import JudgeConfig, JudgeName
 from grpo_kit.config.modal import ModalConfig
 from grpo_kit.config.train import Auto, Count, Tokens
@@ -31,5 +32,12 @@ class EvalConfig(JudgeConfig, ModalConfig):
     )
     environment: str | None = run(
         None, "Who answers tool calls: replay, user or module:Class; None: as the run was trained."
+    )
+    simulated_user: Speaker | None = run(
+        None, "Who speaks as the simulated user: rules, gemini, openai or anthropic; None: as the run was trained."
+    )
+    simulated_user_model: str | None = run(None, "The model that does; None: as the run was trained, or as judged.")
+    judge_replies: Replies | None = run(
+        None, "Replies of a dialogue with a user that are judged: all or last; None: as the run was trained."
     )
     data: str | None = run(None, "Folder of eval.jsonl; None: the data the run was trained on.")

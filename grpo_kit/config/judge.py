@@ -166,7 +166,7 @@ class JudgeConfig(Settings):
             return found
         if not {"judge", "second_judge"} & cls.model_fields.keys():  # whichever judge is made asks this model
             return {"gemini_model": model} | found
-        asked = " ".join(str(found.get(each)) for each in ("judge", "second_judge"))
+        asked = " ".join(str(found.get(each)) for each in ("judge", "second_judge", "simulated_user"))
         judges = {*re.findall(r"\w+", asked)} & NEED_MODEL or ({"gemini"} if "gemini_model" in found else set())
         return found | {"gemini_model": found.pop("judge_model")} if judges == {"gemini"} else found
 

@@ -42,7 +42,8 @@ from grpo_kit.config.trl import checked_trl, trl_from_text
 from grpo_kit.errors import ConfigError
 
 Auto = Literal["auto"]
-Count, Tokens = Annotated[int, Field(gt=0, le=10_000)], Annotated[int, Field(gt=0, le=2**20)]  # no more is meant
+Count = Annotated[int, Field(gt=0, le=10_000)]  # no more is meant
+Tokens = Annotated[int, Field(gt=0, le=2**20)]
 # The functions of rewards/ready.py; the last five are an environment's scores.
 ReadyReward = Literal["length", "format", "repetition", "tool_call", "call", "grounded", "goal", "turns", "environment"]
 Reporter = Literal["trackio", "wandb", "tensorboard"]
@@ -253,7 +254,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
                 f"Nearest that works: per_device_train_batch_size={nearest} gradient_accumulation_steps={near_passes} "
                 f"({nearest * near_passes * processes} completions a step)",
             )
-        check_environment(self.environment, self.reward_funcs, self.max_staleness, self.filter_difficulty)
+        check_environment(self)
         if min(self.judge.values(), default=0) < (0 if self.environment else 1e-9):  # an environment may reward alone
             raise ConfigError("judge needs a weight above 0", "Use for example judge=gemini=0.7,offline=0.3")
         for name in self.judge:

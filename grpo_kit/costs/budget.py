@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from grpo_kit.config.environment import as_user
 from grpo_kit.config.gpus import GPUS
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import judged
@@ -99,7 +100,8 @@ def check_price_known(config: TrainConfig, usd_per_hour: float | None = 0.0) -> 
     if config.max_usd is not None and usd_per_hour is None:
         what = f"max_usd={config.max_usd:g} can't be kept: the price of gpu={config.gpu} is not known"
         raise ConfigError(what, f"Use one of {', '.join(GPUS)}, or add its price to grpo_kit/config/gpus.json")
-    if config.max_usd is not None and (why := unknown_price(config, config.cloud_judges)):
+    why = unknown_price(config, config.cloud_judges) or unknown_price(as_user(config), [config.simulated_user])
+    if config.max_usd is not None and why:
         raise ConfigError(f"max_usd={config.max_usd:g} can't be kept: {why.what}", why.fix)
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple, cast
 
+from grpo_kit.config.environment import RULES
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.gpus import listed_gpu
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import HERE, EarlierRun, like_run
-from grpo_kit.costs.judging import judge_calls
+from grpo_kit.costs.judging import judge_calls, replies_in_each
 from grpo_kit.costs.memory import device_of, in_one_pass, prompts_at_once, uses_vllm
 from grpo_kit.costs.ranges import Estimate, Range, times, total
 from grpo_kit.data.demo import data_folder
@@ -56,6 +57,7 @@ class Known(NamedTuple):
     first: float = 0.0  # by how much its first step is slower
     beside: float = 0.0  # seconds of a step for saving and recording
     call: float | None = None  # seconds of a wave of calls to its judges
+    answer: float = CALL_SECONDS  # seconds of a wave of calls for what users say; 0: it is among what generating took
     longest: float = math.inf  # tokens after which all its completions had ended by themselves
     sft: float = SFT_SHARE  # seconds of a sample of the warm start, of those that a completion takes in an update
 
@@ -94,6 +96,7 @@ def evaluation_minutes(
     batch = {"per_device_train_batch_size": min(asked.batch_size, asked.n), "gradient_accumulation_steps": 1}
     as_asked = config.model_copy(update={**lengths, **batch, "use_vllm": asked.use_vllm})
     a_batch = known.generating * _counted(_cut(as_asked, known.longest), shape, gpu).generating
+    a_batch += _hearing(as_asked, known)
     judged = {"per_device_train_batch_size": asked.n, "judge_mode": "absolute"}
     judged |= {"judge": {asked.judge: 1.0}} if asked.judge else {}
     a_model = -(-asked.n // asked.batch_size) * a_batch + _judging(as_asked.model_copy(update=judged), known)
@@ -120,7 +123,14 @@ def models_evaluated(config: TrainConfig) -> int:
 def _step(config: TrainConfig, known: Known, gpu: str | None) -> tuple[float, float, float]:
     """Seconds in which a step's completions are generated, an update is made, and the judges called for the step."""
     counted = _counted(_cut(config, known.longest), shape_of(config.model_name) or _tiny(), gpu)
-    return known.generating * counted.generating, known.updating * counted.updating, _judging(config, known)
+    generating = known.generating * counted.generating + _hearing(config, known)
+    return generating, known.updating * counted.updating, _judging(config, known)
+
+
+def _hearing(config: TrainConfig, known: Known) -> float:
+    """Seconds in which a model speaks for the users of a step's dialogues, one turn of all of them after the other."""
+    waves = max(1.0, config.completions_per_process / config.judge_max_in_flight) * (replies_in_each(config) - 1)
+    return 0.0 if config.simulated_user == RULES else waves * known.answer
 
 
 def _judging(config: TrainConfig, known: Known) -> float:
@@ -183,6 +193,7 @@ def _from(config: TrainConfig, run: EarlierRun, gpu: str | None, factors: Range,
         first=max(0.0, every * first - later) + (0.0 if others else every * run.between),
         beside=run.between if others else 0.0,
         call=waited / waves if waves and own.cloud_judges == config.cloud_judges else None,
+        answer=0.0 if own.simulated_user == config.simulated_user else CALL_SECONDS,
         longest=ended if ended < 0.9 * own.max_completion_length else math.inf,
         sft=sft or SFT_SHARE,
     )

@@ -8,6 +8,7 @@ from grpo_kit.data.samples import Sample
 from grpo_kit.data.thoughts import answer_in
 
 TOOL_CALLS = "tool_calls"  # the column that holds the calls to make, [{"name", "arguments"}]
+WORLD = "world"  # the column that has the calls which a dialogue's world knows, each with its result
 # The form of Qwen3.5 and Qwen3-Coder, in which every argument is text.
 _FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)</function>", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)

@@ -18,20 +18,23 @@ def agent_numbers(
     scores; `versus_base` is what it succeeds in more often, dialogue by dialogue."""
     judged = [verdict.score for verdict in verdicts]
     won = successes(dialogues, judged)
-    numbers: dict[str, Any] = {"success": float(won.mean()), "interval": bootstrap_interval(won, seed)}
+    known = won[~np.isnan(won)]
+    numbers: dict[str, Any] = {"success": float(known.mean()), "interval": bootstrap_interval(known, seed)}
     numbers |= {name.removeprefix("agent/"): value for name, value in measured(dialogues, judged).items()}
     each = [dialogue.scores for dialogue in dialogues]
-    known = {name: [value for scores in each if (value := scores.get(name)) is not None] for name in each[0]}
-    numbers["scores"] = {name: float(np.mean(found)) for name, found in known.items() if found and name != "success"}
+    told = {name: [value for scores in each if (value := scores.get(name)) is not None] for name in each[0]}
+    numbers["scores"] = {name: float(np.mean(found)) for name, found in told.items() if found and name != "success"}
     if base:
         gain = won - successes(base.dialogues, [verdict.score for verdict in base.verdicts])
+        gain = gain[~np.isnan(gain)]
         numbers["versus_base"] = {"difference": float(gain.mean()), "interval": bootstrap_interval(gain, seed)}
     return numbers
 
 
 def successes(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> np.ndarray:
-    """Shape (n,), of 0 and 1."""
-    return np.array(list(map(Dialogue.is_success, dialogues, judged)), dtype=float)
+    """Shape (n,), of 0 and 1; NaN for one with a problem."""
+    won = [np.nan if each.problem else each.is_success(score) for each, score in zip(dialogues, judged, strict=True)]
+    return np.array(won, dtype=float)
 
 
 def agent_line(numbers: dict[str, Any]) -> str:

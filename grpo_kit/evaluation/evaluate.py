@@ -16,9 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from grpo_kit.agents.answer import dialogues_with
+from grpo_kit.agents.asked_user import asked_user
 from grpo_kit.agents.episodes import episodes
 from grpo_kit.config.base import names_where
-from grpo_kit.config.environment import in_environment
+from grpo_kit.config.environment import check_user, in_environment
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import NEED_MODEL, JudgeConfig, rungs, shared_rungs
 from grpo_kit.costs.earlier import earlier_runs
@@ -43,8 +44,8 @@ from grpo_kit.models.generate import generate
 from grpo_kit.models.load import check_model, load_tokenizer, no_template, torch_threads
 from grpo_kit.models.prompts import fit_prompts, prompt_tokens
 from grpo_kit.models.vllm_engine import VllmModel, check_vllm
-from grpo_kit.rewards.judge_reward import seen
 from grpo_kit.rewards.ready import text_of
+from grpo_kit.rewards.replies import judge_completions
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
 from grpo_kit.utils.files import write_json
 from grpo_kit.utils.text import duration
@@ -114,6 +115,9 @@ def evaluate(
         second.check()
         if shared := run and shared_rungs([second.name], run.config.judge):
             note(f"{second.name} is not a held-out judge here: the run was trained with {shared}")
+    if user := asked_user(used):
+        user.check()
+        note(f"{user.about} speaks for the user: its words are random, and kept beside the judgements")
     source = subject.source
     check_model(source, used)
     tokenizer = load_tokenizer(source, used.chat_template_kwargs)
@@ -136,23 +140,29 @@ def evaluate(
             engine = "vllm" if isinstance(model, VllmModel) else "endpoint" if served else engine
             how = {"temperature": used.temperature, "top_p": subject.settings.top_p, "seed": used.seed}
             how |= {"max_completion_length": used.max_completion_length, "batch_size": used.batch_size}
-            dialogues, heard = [], samples
+            dialogues, completions, problems = [], [], []
             if used.environment:
                 most_turns = subject.settings.max_tool_calling_iterations
-                dialogues = dialogues_with(model, tokenizer, samples, used.environment, most_turns=most_turns, **how)
-                answers = [text_of(each.messages) for each in dialogues]
-                heard = [seen(sample, each.messages) for sample, each in zip(samples, dialogues, strict=True)]
+                ask = (lambda *asked: run_async(judge_batch(user, cache, *asked)).verdicts) if user else None
+                how |= {"most_turns": most_turns, "ask": ask}
+                dialogues = dialogues_with(model, tokenizer, samples, used.environment, **how)
+                completions = [each.messages for each in dialogues]
+                problems = [each.problem for each in dialogues]
+                answers = [text_of(each) for each in completions]
+                if lost := list(filter(None, problems)):
+                    note(f"{name}: {len(lost)} of {len(samples)} dialogues are left out. The last: {lost[-1]}")
             else:
                 prompts, tools = [sample.prompt for sample in samples], [sample.tools for sample in samples]
-                answers = generate(model, tokenizer, prompts, tools, **how)
+                answers = completions = generate(model, tokenizer, prompts, tools, **how)
             del model  # makes room for the next
             base, warm = answered.get(BASE), next((own for each, own in answered.items() if is_warm_start(each)), None)
-            verdicts = run_async(judge_batch(judge, cache, heard, answers)).verdicts
+            told = (cache, samples, completions, problems)
+            verdicts = run_async(judge_completions(judge, *told)).verdicts
             numbers = describe(name, answers, verdicts, used.seed, base and base.verdicts)
             numbers["versus_sft"] = compare(warm.verdicts, verdicts, used.seed) if warm else None
             if dialogues:
                 numbers["agent"] = agent_numbers(dialogues, verdicts, used.seed, base)
-            again = run_async(judge_batch(second, cache, heard, answers)).verdicts if second else None
+            again = run_async(judge_completions(second, *told)).verdicts if second else None
             if second and again:
                 try:
                     numbers["second"] = describe(name, answers, again, used.seed, base and base.second)
@@ -178,6 +188,7 @@ def evaluate(
         "data": {"file": str(data / "eval.jsonl"), "fingerprint": fingerprint([data / "eval.jsonl"])},
         "judge": _about(judge, run, samples),
         "second_judge": _about(second, run, samples) if second else None,
+        "simulated_user": {"name": user.about, "version": user.version, **vars(user.usage)} if user else None,
         "notes": notes,
         "models": models,
     }
@@ -215,7 +226,10 @@ def _about(judge: Judge, run: RunDirectory | None, samples: list[Sample]) -> dic
 def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
     """`config` with the settings that it leaves open, and the judge's that it does not name, taken from the run."""
     trained = subject.settings
-    names = ("temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs", "environment")
+    names = ["temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs", "environment"]
+    has_user = (config.environment or trained.environment) == "user"
+    names += ["simulated_user", "judge_replies"] if has_user else []
+    names += ["simulated_user_model"] if has_user and config.simulated_user is None else []
     taken = {name: getattr(trained, name) for name in names if getattr(config, name) is None}
     if config.judge is None:
         taken["judge"] = max(trained.judge, key=lambda name: trained.judge[name])
@@ -225,10 +239,12 @@ def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
         taken["second_judge"] = None
     # Each answer is judged by itself here, and caches are no part of how it is judged.
     asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"judge_mode", "cache_from"}
-    asked = rungs(taken.get(name, getattr(config, name)) for name in ("judge", "second_judge"))
+    asked = rungs(taken.get(name, getattr(config, name)) for name in ("judge", "second_judge", "simulated_user"))
     if not NEED_MODEL.intersection(asked) - {"gemini"}:
         asked_alike -= {"judge_model"}  # that of a judge which is not asked here
-    return config.replace(**{name: getattr(trained, name) for name in asked_alike}, **taken)
+    used = config.replace(**{name: getattr(trained, name) for name in asked_alike}, **taken)
+    check_user(used)
+    return used
 
 
 def _data(config: EvalConfig, run: RunDirectory | None) -> Path:
@@ -245,7 +261,7 @@ def _data(config: EvalConfig, run: RunDirectory | None) -> Path:
 
 def _chosen(file: Path, config: Any, tokenizer: Any, note: Say, echo: Say) -> list[Sample]:
     """The samples that `config.seed` chooses, their prompts shortened to fit. A smaller n chooses some of the same."""
-    held_out = episodes(list(read_samples(file)), config.environment, str(file))
+    held_out = episodes(list(read_samples(file)), config.environment, str(file), config.judge_replies)
     if len(held_out) < config.n:
         note(f"{file} has {len(held_out)} prompts, fewer than n={config.n}: all are used")
     chosen = [held_out[i] for i in np.random.default_rng(config.seed).permutation(len(held_out))[: config.n]]

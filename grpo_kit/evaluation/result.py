@@ -227,7 +227,8 @@ class Evaluation:
         best, rows = self.best(), read_lines(self.samples_path)
         labelled = {"trained": self.trained} | ({BASE: self.base} if self.base else {})
         labelled |= {"warm_start": self.warm_start} if self.warm_start else {}
-        usd = [judge.get("usd", 0.0) for judge in (self.results["judge"], self.results["second_judge"]) if judge]
+        asked = [self.results.get(name) for name in ("judge", "second_judge", "simulated_user")]
+        usd = [each.get("usd", 0.0) for each in asked if each]
         return {
             "run": self.results["target"],
             "evaluation": self.path.name,

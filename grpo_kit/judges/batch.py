@@ -76,7 +76,7 @@ async def judge_batch(
 
     await all_of(map(ask, missing))
     each = [[known[key] for key in own] or [CUT] for own in keys]
-    return Judged([_mean(own) for own in each], were_known, fresh, each)
+    return Judged([mean_of(own) for own in each], were_known, fresh, each)
 
 
 @dataclass
@@ -131,8 +131,8 @@ def _key(judge: Judge, sample_digest: str, answer: str, company: str, repeat: in
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
 
-def _mean(verdicts: list[Verdict]) -> Verdict:
-    """The mean of repeated judgements, of those that were made; the first one's reason."""
+def mean_of(verdicts: list[Verdict]) -> Verdict:
+    """The mean of judgements, of those that were made; the first one's reason."""
     made = [verdict for verdict in verdicts if verdict.score is not None]
     if len(verdicts) == 1 or not made:
         return verdicts[0]

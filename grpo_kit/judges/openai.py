@@ -27,6 +27,7 @@ class OpenAI(LibraryProvider):
     optional: ClassVar = {
         "response_format": "response_format|json_schema|schema|structured|guided|grammar",
         "temperature": "temperature",
+        "seed": r"\bseed\b",
         "max_tokens": "max_(completion_)?tokens",
         "max_completion_tokens": "max_(completion_)?tokens",
     }
@@ -50,6 +51,7 @@ class OpenAI(LibraryProvider):
         return {
             "response_format": {"type": "json_schema", "json_schema": named},
             "temperature": question.temperature,
+            **({} if question.seed is None else {"seed": question.seed}),
             self._limit: question.max_tokens,
         }
 

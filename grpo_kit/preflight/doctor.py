@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from grpo_kit.agents.asked_user import asked_user
 from grpo_kit.agents.outside import try_out
 from grpo_kit.config.judge import NEED_MODEL, rungs
 from grpo_kit.config.train import TrainConfig
@@ -156,10 +157,11 @@ def notify(config: TrainConfig, sends: bool = False) -> str:
 
 def judge(config: TrainConfig) -> str:
     quick = config.replace(judge_timeout=min(config.judge_timeout, SECONDS / 4))
-    for name in config.judge:
-        judge = make_judge(name, quick)
+    user = asked_user(quick)
+    for judge in filter(None, [*(make_judge(name, quick) for name in config.judge), user]):
         judge.check()
         judge.close()
     told = {rung: f"{rung} ({config.model_of(rung)})" if rung in NEED_MODEL else rung for rung in config.rungs}
     names = [">".join(told[rung] for rung in rungs([name])) for name in config.judge]
+    names += [f"{user.about} speaks for the user"] if user else []
     return "\n".join([", ".join(names), *of_one_family(config, config.model_name)])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from grpo_kit.config.environment import engines
 from grpo_kit.config.judge import CLOUD, NEED_MODEL
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, Problem
@@ -59,19 +60,21 @@ def model_problems(config: TrainConfig, runs_dir: Path, on_modal: bool) -> Itera
 
 def judge_problems(config: TrainConfig, on_modal: bool) -> Iterator[Problem]:
     """Those that this machine finds without asking."""
-    for judge in [] if on_modal else config.cloud_judges:
+    for judge, setting in () if on_modal else engines(config).items():
         if needs_key(judge, config) and not any(os.environ.get(key, "").strip() for key in CLOUD[judge].keys):
-            what = f"{CLOUD[judge].keys[0]} is not set, which judge={judge} needs"
-            yield Problem(what, "Set it, or use judge=offline", "judge")
+            what = f"{CLOUD[judge].keys[0]} is not set, which {setting} needs"
+            fix = "judge=offline" if judge in config.rungs else "simulated_user=rules"
+            yield Problem(what, f"Set it, or use {fix}", "judge")
     unseen = "on this machine or network, and containers can't reach it"
     if on_modal and "reward_model" in config.rungs and Path(name := config.model_of("reward_model")).is_dir():
         yield Problem(f"judge_model={name} is {unseen}", "Push it to the hub and name it owner/name", "judge")
-    if on_modal and "openai" in config.rungs and (address := config.judge_base_url) and is_local(address):
+    if on_modal and "openai" in engines(config) and (address := config.judge_base_url) and is_local(address):
         yield Problem(f"judge_base_url={address} is {unseen}", "Use an address that they can reach", "judge")
 
 
 def unused_model(config: TrainConfig) -> Iterator[str]:
-    if config.judge_model and not NEED_MODEL.intersection(config.rungs):
+    asked = {*config.rungs, *([] if config.simulated_user_model else [config.simulated_user])}
+    if config.judge_model and not NEED_MODEL.intersection(asked):
         yield f"judge_model={config.judge_model} is not asked: judge={', '.join(config.judge)} has no model"
 
 

@@ -8,11 +8,11 @@ from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from typing import Any
 
-from grpo_kit.data.samples import Sample, messages_of
+from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import Judge, Verdict
-from grpo_kit.judges.batch import Judged, judge_batch
+from grpo_kit.judges.batch import Judged
 from grpo_kit.judges.cache import RewardCache
-from grpo_kit.rewards.ready import text_of
+from grpo_kit.rewards.replies import judge_completions
 
 
 class TooManyFailures(RuntimeError):
@@ -61,39 +61,35 @@ class JudgeReward:
         is_next: bool = False,
     ) -> None:
         """Starts to judge completions whose scores are asked for later, in the same order, or before all others."""
-        self._told = self._told or _usage(self._judge)
+        self._told = self._told or usage_of(self._judge)
         asked = self._ask([row["id"] for row in rows], completions)
         add = self._begun.appendleft if is_next else self._begun.append
         add(asyncio.run_coroutine_threadsafe(asked, loop))
 
-    async def __call__(self, completions, id, log_extra, log_metric, **_) -> list[float | None]:
-        name, told = self.__name__, self._told or _usage(self._judge)
+    async def __call__(self, completions, id, log_extra, log_metric, problems=(), **_) -> list[float | None]:
+        name, told = self.__name__, self._told or usage_of(self._judge)
         if self._begun:
             judged, seconds = await asyncio.wrap_future(self._begun.popleft())
         else:
-            judged, seconds = await self._ask(id, completions)
-        self._told = _usage(self._judge)
+            judged, seconds = await self._ask(id, completions, problems)
+        self._told = usage_of(self._judge)
         log_extra(f"reason/{name}", [verdict.reason for verdict in judged.verdicts])
-        metrics = {
-            "seconds": seconds,
-            "cache_hits": judged.hits,
-            "failures": sum(verdict.score is None for verdict in judged.verdicts),
-            **{kind: spent - told[kind] for kind, spent in self._told.items()},
-        }
-        for kind, value in metrics.items():
-            log_metric(f"judge/{name}/{kind}", value)
+        failures = sum(verdict.score is None for verdict in judged.verdicts) - sum(map(bool, problems))
+        for kind, value in counted(name, seconds, judged.hits, failures, told, self._told).items():
+            log_metric(kind, value)
         self._watch.see(name, judged.fresh)
         return [verdict.score for verdict in judged.verdicts]
 
-    async def _ask(self, ids: Sequence[str], completions: Sequence) -> tuple[Judged, float]:
+    async def _ask(
+        self, ids: Sequence[str], completions: Sequence, problems: Sequence[str] = ()
+    ) -> tuple[Judged, float]:
         """The verdicts, and the seconds that they took."""
         started, task = time.perf_counter(), asyncio.current_task()
         assert task is not None
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
-        samples = [seen(self._samples[each], completion) for each, completion in zip(ids, completions, strict=True)]
-        answers = [text_of(each) for each in completions]
-        judged = await judge_batch(self._judge, self._cache, samples, answers)
+        samples = [self._samples[each] for each in ids]
+        judged = await judge_completions(self._judge, self._cache, samples, completions, problems)
         return judged, time.perf_counter() - started
 
     def finish(self) -> None:
@@ -109,19 +105,21 @@ class JudgeReward:
                 asyncio.run_coroutine_threadsafe(_cancel(task), task.get_loop()).result()
 
 
-def seen(sample: Sample, completion: Any) -> Sample:
-    """The sample as its last reply saw it: with the calls and results, or turns, that came before in a dialogue."""
-    if isinstance(completion, str) or len(completion) == 1:
-        return sample
-    return sample.replace(prompt=[*messages_of(sample.prompt), *completion[:-1]])
-
-
 async def _cancel(task: asyncio.Task) -> None:
     task.cancel()
     await asyncio.wait([task])
 
 
-def _usage(judge: Judge) -> dict[str, float]:
+def counted(
+    name: str, seconds: float, hits: int, failures: int, told: Mapping[str, float], now: Mapping[str, float]
+) -> dict[str, float]:
+    """A judge's entries in metrics.jsonl, where it had used `told` when it last had one, and `now` since."""
+    used = {kind: spent - told[kind] for kind, spent in now.items()}
+    found = {"seconds": seconds, "cache_hits": hits, "failures": failures, **used}
+    return {f"judge/{name}/{kind}": value for kind, value in found.items()}
+
+
+def usage_of(judge: Judge) -> dict[str, float]:
     """The calls, retries, tokens and dollars of a paid judge so far, dollars only where their price is known; of a
     ladder also the answers that its last rung was spared."""
     used = {kind: getattr(judge.usage, kind, None) for kind in ("calls", "retries", "tokens", "usd", "settled")}

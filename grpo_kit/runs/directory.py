@@ -203,7 +203,7 @@ class RunDirectory:
         is_complete = step == config.max_steps and any(name.endswith(".safetensors") for name in self.storage.names())
         spent = Dollars(
             (self.about.get("usd_per_hour") or 0.0) * seconds / 3600,
-            sum(row.get(f"judge/{name}/usd") or 0.0 for row in rows for name in config.judge),
+            sum(row[name] or 0.0 for row in rows for name in row if re.fullmatch("judge/.*/usd", name)),
         )
         return dict.fromkeys(("quoted", "actual")) | {
             "state": "complete" if is_complete else "running",  # or lost, if nothing trains it

@@ -12,7 +12,7 @@ from grpo_kit.config.judge import CLOUD, rungs
 from grpo_kit.costs.budget import check_price_known
 from grpo_kit.costs.earlier import earlier_runs
 from grpo_kit.costs.forecast import START, evaluation_minutes, models_evaluated
-from grpo_kit.costs.judging import judge_calls, judge_usd
+from grpo_kit.costs.judging import answers_made, judge_usd
 from grpo_kit.costs.ranges import Range, range_text, times
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.preflight.quote import Quote
@@ -51,11 +51,13 @@ def quote_of(run: PlannedRun) -> RunQuote:
     hourly = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0
     evaluation = UNKNOWN if hourly is None else times(hourly / 60, minutes) if gpu else NOTHING
     first = asked.judge or max(config.judge, key=config.judge.__getitem__)
-    for judge in CLOUD.keys() & rungs([first, asked.second_judge]):
-        own = {name: asked.given[name] for name in ("judge_model", "gemini_model") if name in asked.given}
-        as_judge = config.replace(judge=judge, judge_mode="absolute", judge_samples=1, **own)
-        known = judge_usd(as_judge, earlier).range  # a call costs as in training
-        evaluation = _total(evaluation, times(models * asked.n / judge_calls(as_judge), known or UNKNOWN))
+    rules = {"simulated_user": "rules", "simulated_user_model": None}
+    own = {name: asked.given[name] for name in ("judge_model", "gemini_model") if name in asked.given}
+    judges = [{"judge": name, **own, **rules} for name in CLOUD.keys() & rungs([first, asked.second_judge])]
+    for each in [*judges, *([{"judge": "offline"}] if config.simulated_user != "rules" else [])]:
+        as_judge = config.replace(judge_mode="absolute", judge_samples=1, **each)
+        known = judge_usd(as_judge, earlier).range  # an answer costs as in training
+        evaluation = _total(evaluation, times(models * asked.n / answers_made(as_judge), known or UNKNOWN))
     starting = times(NOTEBOOK_MINUTES * (1 if is_trained else 2), START)
     usd = _total(*trained[1:], evaluation)
     return RunQuote(run, training, _total(starting, trained[0], minutes), usd, evaluation[2])

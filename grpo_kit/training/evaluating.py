@@ -11,9 +11,9 @@ import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
-from grpo_kit.judges.batch import judge_batch, run_async
-from grpo_kit.rewards.judge_reward import seen
+from grpo_kit.judges.batch import run_async
 from grpo_kit.rewards.ready import text_of
+from grpo_kit.rewards.replies import judge_completions
 from grpo_kit.training.held_out import second_judge
 from grpo_kit.training.progress import RunProgress
 
@@ -79,10 +79,10 @@ class Evaluator:
 
     def _keep(self, step: int, told: Sequence, scores: Sequence[float]) -> dict[str, float]:
         """Has the second judge score the answers, keeps all, and returns its mean and the change since the best."""
-        samples = [seen(sample, completion) for sample, completion in zip(self._progress.held_out, told, strict=True)]
+        samples = self._progress.held_out
         texts, seconds, means = list(map(text_of, told)), [None] * len(told), {}
         if self._second:
-            seconds = [each.score for each in run_async(judge_batch(self._second, None, samples, texts)).verdicts]
+            seconds = [each.score for each in run_async(judge_completions(self._second, None, samples, told)).verdicts]
             if judged := [score for score in seconds if score is not None]:
                 means = {f"second/{self._second.name}/mean": fmean(judged)}
         rows = [

@@ -41,10 +41,13 @@ TRL_SETTINGS = sorted({field.name for field in fields(GRPOConfig)} & TrainConfig
 
 
 def build_trainer(
-    samples: Sequence[Sample], rewards: Mapping[RewardFunction | JudgeReward, float], progress: RunProgress
+    samples: Sequence[Sample],
+    rewards: Mapping[RewardFunction | JudgeReward, float],
+    progress: RunProgress,
+    rollout: Rollout | None = None,
 ) -> KitTrainer:
     """The trainer of `progress.run`, with the model loaded. `rewards` have their weights, and the judges are the first
-    of them. Raises ConfigError where the model can't be loaded."""
+    of them; `rollout` is needed in an environment. Raises ConfigError where the model can't be loaded."""
     config = progress.config
     release_vllm()  # of an earlier run in this process
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()  # rank 0 has prepared the run
@@ -71,7 +74,7 @@ def build_trainer(
     model, adapter = starting_model(progress, arguments)
     trainer = KitTrainer(
         progress=progress,
-        rollout=Rollout([*samples, *progress.held_out], config, progress.say) if config.environment else None,
+        rollout=rollout,
         held_out=_rows(progress.held_out, held_out),
         model=model,
         reward_funcs=list(rewards),

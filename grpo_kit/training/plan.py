@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo_kit.agents.asked_user import AskedUser, asked_user
 from grpo_kit.agents.episodes import episodes
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import LOCAL, Launch, check_price_known, shortfall_at_start
@@ -48,13 +49,14 @@ class Plan:
     judges: dict[Judge, float]
     functions: dict[RewardFunction, float]
     about: dict[str, Any]  # what config.json holds beside the settings
+    user: list[AskedUser]  # the model that speaks for simulated users; empty where none does
 
     def judged_usd(self) -> float | None:
-        """Dollars that the judges have cost so far; None where a price is not known."""
-        return Usage.of(self.judges).usd
+        """Dollars that judges and user have cost so far; None where a price is not known."""
+        return Usage.of([*self.judges, *self.user]).usd
 
     def close(self) -> None:
-        for judge in self.judges:
+        for judge in [*self.judges, *self.user]:
             judge.close()
 
 
@@ -98,10 +100,11 @@ def own_rewards(run: RunDirectory) -> bytes | None:
 def _read(config: TrainConfig, rewards: Rewards) -> Plan:
     data = data_folder(config.data).absolute()
     to_imitate = list(read_samples(data / "train.jsonl"))
-    samples = episodes(to_imitate, config.environment, config.data)
+    samples = episodes(to_imitate, config.environment, config.data, config.judge_replies)
     held_out: list[Sample] = []
     if config.eval_steps:
-        found = episodes(list(read_samples(held_out_file(config))), config.environment, config.data)
+        there = list(read_samples(held_out_file(config)))
+        found = episodes(there, config.environment, config.data, config.judge_replies)
         held_out = choose(found, config.eval_prompts, config.seed, {sample.id for sample in samples})
     functions = plain_rewards(config, rewards, [*samples, *held_out])
     # An absolute folder, so that the run resumes from anywhere; the demo's is made anew where it is needed.
@@ -112,7 +115,7 @@ def _read(config: TrainConfig, rewards: Rewards) -> Plan:
         "reward_weights": [*config.judge.values(), *functions.values()],
         "judges": {},
     }
-    return Plan(config, samples, to_imitate, held_out, {}, functions, about)
+    return Plan(config, samples, to_imitate, held_out, {}, functions, about, [])
 
 
 def held_out_file(config: TrainConfig) -> Path:
@@ -136,13 +139,15 @@ def plain_rewards(config: TrainConfig, rewards: Rewards, samples: list[Sample]) 
 
 
 def _add_judges(plan: Plan) -> None:
-    """Makes the judges, with this process's share of the limits. Raises ConfigError where one is not there."""
+    """Makes the judges, and the user that is asked, with this process's share of the limits. Raises ConfigError where
+    one is not there."""
     config, count = plan.config, processes()
     limits = {name: getattr(config, name) for name in ("judge_max_in_flight", "judge_requests_per_minute")}
     share = config.model_copy(update={name: limit and max(1, limit // count) for name, limit in limits.items()})
     for name, weight in config.judge.items():
-        judge = make_judge(name, share)
-        plan.judges[judge] = weight
+        plan.judges[make_judge(name, share)] = weight
+    plan.user.extend(filter(None, [asked_user(share)]))
+    for judge in [*plan.judges, *plan.user]:
         judge.check()
         plan.about["judges"][judge.name] = judge.version
 

@@ -1,20 +1,65 @@
 # pyright: basic, reportPrivateImportUsage=false
 """Dialogues in an environment as TRL's trainer takes them: its `rollout_func`."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from grpo_kit.agents.asked_user import AskedUser
 from grpo_kit.agents.dialogue import Dialogue, begun, converse, measured
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Message, Sample
+from grpo_kit.errors import ConfigError
+from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.batch import judge_batch, run_async
+from grpo_kit.judges.cache import RewardCache
 from grpo_kit.models.shapes import positions_of
+from grpo_kit.rewards.judge_reward import FailureWatch, TooManyFailures, counted, usage_of
+
+
+class Speaker:
+    """Has a model speak for the users of a run's dialogues, and counts what that takes. It raises nothing: the error
+    that ends the run is kept for `problem`, since other processes may wait for this one to generate."""
+
+    def __init__(self, user: AskedUser, cache: RewardCache, watch: FailureWatch):
+        self._user, self._cache, self._watch = user, cache, watch
+        self.problem: Exception | None = None
+        self._seconds, self._hits, self._failures, self._told = 0.0, 0, 0, usage_of(user)
+
+    def __call__(self, samples: Sequence[Sample], replies: Sequence[str]) -> Sequence[Verdict]:
+        started, verdicts = time.perf_counter(), [Verdict(None, str(self.problem))] * len(samples)
+        try:
+            if not self.problem:
+                judged = run_async(judge_batch(self._user, self._cache, samples, replies))
+                verdicts = judged.verdicts
+                self._hits += judged.hits
+                self._watch.see(self._user.name, judged.fresh)
+        except (TooManyFailures, ConfigError) as error:
+            self.problem = error
+        self._failures += sum(each.score is None for each in verdicts)
+        self._seconds += time.perf_counter() - started
+        return verdicts
+
+    def counted(self) -> dict[str, float]:
+        """What goes into metrics.jsonl since it was last asked for that."""
+        told, self._told = self._told, usage_of(self._user)
+        found = counted(self._user.name, self._seconds, self._hits, self._failures, told, self._told)
+        self._seconds, self._hits, self._failures = 0.0, 0, 0
+        return found
 
 
 class Rollout:
     """Begun with a batch's rows and called, it has a dialogue in each sample's world; the model generates as TRL has
     it."""
 
-    def __init__(self, samples: Sequence[Sample], config: TrainConfig, say: Callable[[str], None]):
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        config: TrainConfig,
+        say: Callable[[str], None],
+        speaker: Speaker | None = None,
+    ):
+        self._speaker = speaker
         self._samples, self._config = {sample.id: sample for sample in samples}, config
         self._environment = str(config.environment)
         self._dialogues: list[Dialogue] = []  # those of the last batch
@@ -24,7 +69,8 @@ class Rollout:
     def begin(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
         """The rows with the prompts that their worlds give them."""
         samples = [self._samples[row["id"]].replace(prompt=row["prompt"]) for row in rows]
-        self._dialogues = [begun(sample, self._environment, tokenizer) for sample in samples]
+        is_asked = self._speaker is not None
+        self._dialogues = [begun(sample, self._environment, tokenizer, is_asked) for sample in samples]
         return [{**row, "prompt": each.prompt} for row, each in zip(rows, self._dialogues, strict=True)]
 
     def __call__(self, prompts: Sequence, trainer: Any) -> dict[str, list | None]:
@@ -43,6 +89,7 @@ class Rollout:
             room=config.max_completion_length,
             longest=self._longest,
             most_turns=config.max_tool_calling_iterations,
+            ask=self._speaker,
         )
         scores = [each.scores for each in dialogues]
         if self._say and all(each.get("environment", 0) is None for each in scores):
@@ -55,6 +102,7 @@ class Rollout:
             "env_mask": [each.own for each in dialogues],
             "environments": [each.world.environment for each in dialogues],
             "environment_scores": scores,
+            "problems": [each.problem for each in dialogues],
         }
 
     @property
@@ -63,4 +111,9 @@ class Rollout:
 
     def measured(self, judged: Sequence[float]) -> dict[str, float]:
         """Of the last batch, with the judge's scores, what goes into metrics.jsonl."""
-        return measured(self._dialogues, judged)
+        return measured(self._dialogues, judged) | (self._speaker.counted() if self._speaker else {})
+
+    def check(self) -> None:
+        """Raises what kept the last batch's users from speaking, TooManyFailures or ConfigError."""
+        if self._speaker and self._speaker.problem:
+            raise self._speaker.problem

@@ -20,6 +20,7 @@ from grpo_kit.runs.writer import NullRunWriter, RunWriter, mark_queued, only_wri
 from grpo_kit.training.peak_memory import peak_gib, start_peak
 from grpo_kit.training.plan import Plan
 from grpo_kit.training.progress import RunProgress
+from grpo_kit.training.rollout import Rollout, Speaker
 from grpo_kit.utils.environment import rank
 from grpo_kit.utils.garbage import loading_libraries
 
@@ -70,7 +71,10 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_tra
 
                     warm_up(plan.to_imitate, progress)
                     writer.begin("loading the model")
-                trainer = build_trainer(plan.samples, {**judges, **plan.functions}, progress)
+                speaker = Speaker(plan.user[0], cache, watch) if plan.user else None
+                everyone = [*samples.values()]
+                rollout = Rollout(everyone, config, progress.say, speaker) if config.environment else None
+                trainer = build_trainer(plan.samples, {**judges, **plan.functions}, progress, rollout)
                 if config.filter_difficulty:
                     from grpo_kit.training.difficulty import keep_what_teaches
 

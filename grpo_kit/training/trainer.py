@@ -211,11 +211,13 @@ class KitTrainer(RunTrainer, GRPOTrainer):
         calculate = partial(super()._calculate_rewards, inputs, prompts, completions, completion_ids_list)
 
         def score() -> Any:
+            if not (rollout := self.rollout_func):
+                return calculate()
+            rollout.check()
             scores = calculate()
-            if self.rollout_func:
-                judged = scores[self.accelerator.process_index * len(prompts) :, 0].tolist()
-                for name, value in self.rollout_func.measured(judged).items():
-                    self._log_metric(name, value)
+            judged = scores[self.accelerator.process_index * len(prompts) :, 0].tolist()
+            for name, value in rollout.measured(judged).items():
+                self._log_metric(name, value)
             return scores
 
         if self.accelerator.num_processes == 1:
@@ -248,9 +250,7 @@ class KitTrainer(RunTrainer, GRPOTrainer):
         if self.is_world_process_zero():
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]
-            texts = [text_of(completion) for completion in logs["completion"]]
-            if self.rollout_func:
-                texts = [conversation_text(messages) for messages in logs["completion"]]
+            texts = list(map(conversation_text if self.rollout_func else text_of, logs["completion"]))
             share = distinct_share(texts, self._config.num_generations)
             self._metrics["train"]["completions/distinct"].append(share)
             names = [judge.__name__ for judge in self._judges]

@@ -10,6 +10,7 @@ import traitlets
 from pydantic.fields import FieldInfo
 
 from grpo_kit.config.base import Group, about
+from grpo_kit.config.environment import engines
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.modal import ModalConfig
 from grpo_kit.config.tables import as_typed, fields_of
@@ -95,7 +96,9 @@ def without_effect(config: TrainConfig, on_modal: bool, has_gpu: bool) -> set[st
     found = set() if on_modal else set(ModalConfig.model_fields)
     if not (on_modal or has_gpu):
         found.add("use_vllm")
-    if not config.cloud_judges:
+    if config.environment != "user":
+        found |= {"simulated_user", "simulated_user_model", "judge_replies"}
+    if not engines(config):
         judge = [name for name, field in JudgeConfig.model_fields.items() if about(field)["group"] == "Judge"]
         found |= {*judge} - ({"judge_model"} if "reward_model" in config.rungs else set())
         found |= set() if on_modal else {"max_usd"}

@@ -4,8 +4,9 @@ import pytest
 
 from grpo_kit import ConfigError, TrainConfig, read_samples
 from grpo_kit.agents.episodes import episodes, world_of
-from grpo_kit.agents.world import WORLD, KnownCalls, ToolError, calls_right
+from grpo_kit.agents.world import KnownCalls, ToolError, calls_right
 from grpo_kit.data.demo import DEMO_CALLS, data_folder
+from grpo_kit.data.tool_calls import WORLD
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ STATE_FILE = "state.json"
 
 
 def build_trainer(
-    samples: Sequence[Sample], rewards: Mapping[RewardFunction, float], progress: RunProgress
+    samples: Sequence[Sample], rewards: Mapping[RewardFunction, float], progress: RunProgress, rollout: None = None
 ) -> "Trainer":
     progress.writer.update(prompts_shortened=0, prompts_too_long=0, fsdp=False)
     return Trainer(samples, rewards, progress)

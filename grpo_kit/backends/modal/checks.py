@@ -15,6 +15,7 @@ from grpo_kit.backends.modal.client import (
     missing_secret,
 )
 from grpo_kit.backends.modal.storage import known_on_modal
+from grpo_kit.config.environment import engines
 from grpo_kit.config.judge import CLOUD
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DATA_FILES, DEFAULT_DATA, DEMO_CALLS
@@ -34,8 +35,8 @@ def checks_on_modal(config: TrainConfig, has_start: bool = True) -> Checks:
     token = tried("Modal token", _workspace, seconds=SECONDS / 2)
     yield token
     if token.state == OK:
-        for judge in dict.fromkeys(["gemini", *config.cloud_judges]):
-            yield tried(JUDGE_SECRETS[judge], _secret, JUDGE_SECRETS[judge], judge in config.cloud_judges)
+        for judge in dict.fromkeys(["gemini", *engines(config)]):
+            yield tried(JUDGE_SECRETS[judge], _secret, JUDGE_SECRETS[judge], judge in engines(config))
         yield tried(HUB_SECRET, _secret, HUB_SECRET)
         if config.notify:
             yield tried(NOTIFY_SECRET, _secret, NOTIFY_SECRET, True, config.notify)
@@ -111,7 +112,7 @@ def _model(name: str, can_ask_modal: bool) -> str:
 
 
 def _judge(config: TrainConfig) -> str:
-    for judge in config.cloud_judges:
+    for judge in engines(config):
         if not any(map(os.environ.get, CLOUD[judge].keys)):
             key = CLOUD[judge].keys[0]
             raise NotChecked(f"no {key} here, so {judge} is asked on Modal, when the run begins")

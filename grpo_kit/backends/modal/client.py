@@ -88,15 +88,19 @@ def missing_secret(name: str, key: str = "") -> Problem | None:
     return None
 
 
-def required_secrets(judges: Collection[str | None], model_name: str, notify: str | None = None) -> list[modal.Secret]:
-    """The secrets that a run needs; the hub's only where it is there, since most models are free to download.
-    Raises ConfigError for one that is missing."""
-    asked = [judge for judge in rungs(judges) if judge in CLOUD]
+def required_secrets(
+    judges: Collection[str | None], model_name: str, notify: str | None = None, user: str | None = None
+) -> list[modal.Secret]:
+    """The secrets that a run needs; the hub's only where it is there, since most models are free to download. `user`
+    is its simulated_user. Raises ConfigError for one that is missing."""
+    asked = {name: ("judge", "offline") for name in rungs(judges)}
+    asked |= {} if user is None or user in asked else {user: ("simulated_user", "rules")}
+    asked = {name: about for name, about in asked.items() if name in CLOUD}
     names = [JUDGE_SECRETS[judge] for judge in asked]
-    for judge in asked:
+    for judge, (setting, free) in asked.items():
         if missing := missing_secret(JUDGE_SECRETS[judge]):
-            fix = f"{missing.fix} (a key: {CLOUD[judge].key_page}), or use judge=offline"
-            raise ConfigError(f"{missing.what}, which judge={judge} needs", fix)
+            fix = f"{missing.fix} (a key: {CLOUD[judge].key_page}), or use {setting}={free}"
+            raise ConfigError(f"{missing.what}, which {setting}={judge} needs", fix)
     if notify:
         if missing := missing_secret(NOTIFY_SECRET, notify):
             raise ConfigError(f"{missing.what}, which notify={notify} needs", f"{missing.fix}, or notify=None")

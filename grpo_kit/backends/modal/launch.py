@@ -54,7 +54,7 @@ def start_on_modal(
         planned = config_to_resume(known, config, check=False) if known else config
         image_for(planned, planned.environment)
         launch = launch_of(planned, runs_dir, "modal", known)
-        secrets = required_secrets(planned.judge, planned.model_name, planned.notify)
+        secrets = required_secrets(planned.judge, planned.model_name, planned.notify, planned.simulated_user)
         call = find("open_run").with_options(secrets=secrets).spawn(_given(config), rewards, PYTHON, launch)
         run_id, is_complete = _result(call, "Interrupted: no run was started")
         run = RunDirectory.at(VolumeStorage(run_id))
@@ -79,10 +79,12 @@ def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> Path:
     machine = {name: getattr(trained, name) for name in ModalConfig.model_fields if name not in config.given}
     gpu, _ = gpu_and_count(config.gpu if "gpu" in config.given else trained.gpu)
     config = config.replace(**machine | {"gpu": gpu})
-    image_for(config, config.environment or trained.environment)
+    environment = config.environment or trained.environment
+    image_for(config, environment)
     first_judge = config.judge or max(trained.judge, key=lambda name: trained.judge[name])
     with kit_errors():
-        secrets = required_secrets([first_judge, config.second_judge], trained.model_name)
+        user = (config.simulated_user or trained.simulated_user) if environment == "user" else None
+        secrets = required_secrets([first_judge, config.second_judge], trained.model_name, user=user)
         function = _on_gpu(deployed_function("evaluate"), config, secrets, retries=0)  # a retry would begin anew
         print(f"Evaluating run {run.id} on Modal ({config.gpu})")
         call = function.spawn(run.id, _given(config))

@@ -7,6 +7,7 @@ from typing import Any
 
 from grpo_kit.backends.report.settings import asked_for, commands, shareable
 from grpo_kit.backends.run import Run
+from grpo_kit.config.environment import as_user
 from grpo_kit.config.judge import NEED_MODEL
 from grpo_kit.config.tables import fields_of
 from grpo_kit.config.train import TrainConfig
@@ -127,8 +128,12 @@ def _judges(config: TrainConfig, about: Row, evaluation: Evaluation | None) -> l
     for name, weight in zip(about["rewards"], about["reward_weights"], strict=True):
         model = ", ".join(models[rung] for rung in name.split(">") if rung in models)
         rows.append((name, f"training, weight {weight:g}", model or "–", about["judges"].get(name, "–")))
-    for part, kind in (("judge", "evaluation"), ("second_judge", "evaluation, second judge")):
-        if evaluation and (judge := evaluation.results[part]):
+    if version := about["judges"].get("simulated_user"):
+        model = as_user(config).model_of(config.simulated_user)
+        rows.append(("simulated_user", "training, speaks for the user", model, version))
+    uses = {"judge": "evaluation", "second_judge": "evaluation, second judge"}
+    for part, kind in (uses | {"simulated_user": "evaluation, speaks for the user"}).items():
+        if evaluation and (judge := evaluation.results.get(part)):
             by = ", by word overlap alone" if judge.get("by_words") else ""
             rows.append((judge["name"], kind + by, "–", judge["version"]))
     return rows

@@ -26,8 +26,10 @@ _chance = random.SystemRandom()  # jitter is truly random, and leaves the seeded
 class ChatModel:
     """Asks one model. All instances of a process share one loop and its limits (limits.py)."""
 
-    def __init__(self, name: str, provider: Provider, config: JudgeConfig):
-        """`name` is the judge's. Raises ConfigError where the settings name no model."""
+    def __init__(self, name: str, provider: Provider, config: JudgeConfig, setting: str = ""):
+        """`name` is the judge's, `setting` names the model where the judge's own does not. Raises ConfigError where
+        the settings name no model."""
+        self._setting = setting or ("gemini_model" if name == "gemini" else "judge_model")
         self.name, self.model = name, config.model_of(name)
         self._provider, self._config = provider, config
         self.schema = provider.schema
@@ -57,6 +59,7 @@ class ChatModel:
         *,
         temperature: float,
         max_tokens: int,
+        seed: int | None = None,
     ) -> tuple[T, int]:
         """The parsed answer to one prompt, and the tokens it took without those of failed tries. `prompt` is called
         when its turn has come; `schema` is as the provider takes it, `max_tokens` limits what is written.
@@ -65,7 +68,7 @@ class ChatModel:
         tried again. Raises CallFailed where that did not help or can't, and ConfigError where every further call would
         fail too: a wrong key, a model that is gone, a quota that is used up for the day.
         """
-        asked = in_loop(self._ask(prompt, schema, parse, temperature, max_tokens))
+        asked = in_loop(self._ask(prompt, schema, parse, temperature, max_tokens, seed))
         self._asked.add(asked)
         asked.add_done_callback(self._asked.discard)
         return await asyncio.wrap_future(asked)
@@ -75,10 +78,12 @@ class ChatModel:
         for asked in list(self._asked):
             asked.cancel()
 
-    async def _ask(self, prompt, schema, parse: Callable[[str], T], temperature: float, limit: int) -> tuple[T, int]:
+    async def _ask(
+        self, prompt, schema, parse: Callable[[str], T], temperature: float, limit: int, seed: int | None
+    ) -> tuple[T, int]:
         async def attempt() -> tuple[T, int]:
             nonlocal limit
-            reply = await self._send(lambda: Question(prompt(), schema, temperature, limit))
+            reply = await self._send(lambda: Question(prompt(), schema, temperature, limit, seed))
             if reply.is_cut:
                 limit = min(2 * limit, MOST_OUTPUT_TOKENS)
                 raise CallFailed("the answer was cut by its token limit", retry=True)
@@ -168,10 +173,9 @@ class ChatModel:
             raise CallFailed(said, retry=True) from None
 
     def _refuse_model(self, there: list[str]) -> NoReturn:
-        name = "gemini_model" if self.name == "gemini" else "judge_model"
         unsaid = f"{self._provider.place} does not say which ones there are"
         models = f"There are: {', '.join(there)}" if there else unsaid
-        raise ConfigError(f"there is no model {name}={self.model!r}", models) from None
+        raise ConfigError(f"there is no model {self._setting}={self.model!r}", models) from None
 
 
 def _pause(state: RetryCallState) -> float:

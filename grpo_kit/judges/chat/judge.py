@@ -139,9 +139,9 @@ class ChatJudge(Judge):
         )
 
 
-def chat_model(judge: str, config: JudgeConfig) -> ChatModel:
-    """The model that a judge of CLOUD asks. Raises ConfigError as that judge does."""
-    return ChatModel(judge, resolve_name(JUDGES[judge]).provider(config), config)
+def chat_model(judge: str, config: JudgeConfig, setting: str = "") -> ChatModel:
+    """The model that a judge of CLOUD asks, which `setting` names. Raises ConfigError as that judge does."""
+    return ChatModel(judge, resolve_name(JUDGES[judge]).provider(config), config, setting)
 
 
 def fences(texts: Sequence[str]) -> tuple[str, Callable[[str, str], str]]:

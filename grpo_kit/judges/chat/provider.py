@@ -27,6 +27,7 @@ class Question:
     schema: dict[str, Any]
     temperature: float
     max_tokens: int  # to write at most
+    seed: int | None = None  # for a cloud that takes one
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def is_local(address: str) -> bool:
 def missing_key(judge: str) -> ConfigError:
     name, *others = CLOUD[judge].keys
     what = f"{name} is not set" + "".join(f", nor {other}" for other in others)
-    fix = f"Get a key at {CLOUD[judge].key_page} and `export {name}=…`, or use the offline judge, which needs none"
+    free = "the offline judge (a user by rules), which needs none"
+    fix = f"Get a key at {CLOUD[judge].key_page} and `export {name}=…`, or use {free}"
     return ConfigError(what, fix)
 
 

@@ -22,7 +22,7 @@ class Gemini(Provider):
         self._sdk = open_sdk(config.gemini_sdk, key, endpoint.get_secret_value() or None, config.judge_max_in_flight)
 
     async def generate(self, model: str, question: Question, seconds: float) -> Reply:
-        asked = generation_config(question.schema, question.temperature, question.max_tokens)
+        asked = generation_config(question.schema, question.temperature, question.max_tokens, question.seed)
         return await on_thread(partial(self._sdk.generate, model, question.prompt, asked, seconds))
 
     async def lacks(self, model: str, seconds: float) -> list[str] | None:

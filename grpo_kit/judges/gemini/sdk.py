@@ -131,10 +131,11 @@ class _GenerativeAI:
         return [m.name.removeprefix("models/") for m in found if "generateContent" in m.supported_generation_methods]
 
 
-def generation_config(schema: dict, temperature: float, max_output_tokens: int) -> str:
+def generation_config(schema: dict, temperature: float, max_output_tokens: int, seed: int | None = None) -> str:
     """JSON as it stands in a request whose answer is JSON by `schema`. The old SDK leaves out what it does not know,
     propertyOrdering."""
     limits = {"temperature": temperature, "maxOutputTokens": max_output_tokens}
+    limits |= {} if seed is None else {"seed": seed}
     return json.dumps({**limits, "responseMimeType": "application/json", "responseSchema": schema})
 
 
