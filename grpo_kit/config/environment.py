@@ -42,7 +42,7 @@ class EnvironmentConfig(Settings):
         RULES, "Who speaks as the simulated user: rules, or a model that is asked as a judge is.", "step", "scale"
     )
     simulated_user_model: str | None = reward(
-        None, "The model that speaks as the user; None: the one that judge=gemini, say, asks.", "step", "scale"
+        None, "The model that speaks as the user; None: the one that a judge of that name asks.", "step", "scale"
     )
     judge_replies: Replies = reward(
         "all", "Which replies of a dialogue with a user are judged: all (their mean) or the last.", "step", "scale"
@@ -70,11 +70,13 @@ def check_user(config: Any) -> None:
     for name, usual in {"simulated_user": RULES, "simulated_user_model": None, "judge_replies": "all"}.items():
         if config.environment != "user" and (value := getattr(config, name)) not in (usual, None):
             raise ConfigError(f"{name}={value} is for environment=user", "Set that too, or leave it out")
-    if user in (RULES, None) and model:
-        what = f"simulated_user_model={model} is not asked: simulated_user=rules speaks"
-        raise ConfigError(what, "Set simulated_user too: gemini, openai or anthropic")
+    if user in (RULES, None):
+        if model:
+            what = f"simulated_user_model={model} is not asked: simulated_user=rules speaks"
+            raise ConfigError(what, "Set simulated_user too: gemini, openai or anthropic")
+        return
     try:
-        _ = user in (RULES, None) or as_user(config).model_of(user)
+        as_user(config).model_of(user)
     except ConfigError:
         raise ConfigError(f"simulated_user={user} needs the name of a model", "Give simulated_user_model") from None
 

@@ -59,7 +59,7 @@ def replies_in_each(config: TrainConfig) -> float:
         return 1.0
     try:
         train = data_folder(config.data) / "train.jsonl"
-        return _replies(train, train.stat().st_mtime_ns)
+        return min(config.max_tool_calling_iterations, _replies(train, train.stat().st_mtime_ns))
     except (KitError, OSError):
         return USUAL_REPLIES
 
