@@ -40,9 +40,9 @@ def chat(
     `target` is a run (or its name, or its folder), the folder of one model, or an endpoint, such as `kit.serve` gives;
     `checkpoint` its name or step, the newest by default. A prompt is what a user says, or a conversation so far as
     messages that end with the user's or a tool's; `tools` are the JSON schemas that go with each. Both models draw with
-    the same seed. Temperature, length (tokens) and chat_template_kwargs are the run's unless given; temperature 0 takes the likeliest words, and
-    chat_template_kwargs={"enable_thinking": True} shows thoughts before the answers. A whole model whose base is not
-    known has no column base. An endpoint answers as the run was trained where nothing else is given.
+    the same seed. Temperature, length (tokens) and chat_template_kwargs are the run's unless given; temperature 0 takes
+    the likeliest words, and chat_template_kwargs={"enable_thinking": True} shows thoughts before the answers. A whole
+    model whose base is not known has no column base. An endpoint answers as the run was trained unless told otherwise.
 
     Raises RunError for a run that is on Modal (run.download fetches it, kit.serve serves it there) or has no checkpoint
     and for an endpoint that does not answer, ConfigError for a model that can't be loaded or is not served.
