@@ -42,8 +42,7 @@ def chat(
     messages that end with the user's or a tool's; `tools` are the JSON schemas that go with each. Both models draw with
     the same seed. Temperature, length (tokens) and chat_template_kwargs are the run's unless given; temperature 0 takes
     the likeliest words, and chat_template_kwargs={"enable_thinking": True} shows thoughts before the answers. A whole
-    model whose base is not known has no column base. An endpoint answers as the run was trained where nothing else is
-    given.
+    model whose base is not known has no column base. An endpoint answers as the run was trained unless told otherwise.
 
     Raises RunError for a run that is on Modal (run.download fetches it, kit.serve serves it there) or has no checkpoint
     and for an endpoint that does not answer, ConfigError for a model that can't be loaded or is not served.

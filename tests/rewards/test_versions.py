@@ -194,7 +194,7 @@ def test_a_stop_gives_up_a_judge_that_does_not_answer(gemini, tmp_path):
 def test_a_key_brings_what_is_typed_and_is_obeyed_on_the_kernels_thread_from_whichever_it_comes(tmp_path):
     async def use() -> None:
         lab = widgets.reward_lab([CHAT], out=tmp_path, interactive=True)
-        said = {"key": "ctrl+enter", "number": 0, "note": "", "place": 3, "typed": PYTHON}
+        said = {"key": "ctrl+enter", "number": 0, "note": "", "typed": [[3, PYTHON]]}
         await asyncio.to_thread(lab.keyboard._hear, said)  # a subshell's; the text's own message comes later
         while not lab.results.value:
             await asyncio.sleep(0.01)
