@@ -57,6 +57,7 @@ class Outside(World):
         self._name = kind.__name__
         self._made = self._own(kind, "__init__")
         self._tools = {name: getattr(self._made, name) for name in tool_names(kind)}
+        self.caveat = "" if self._tools else "has no tools: the model answers once"
 
     @property
     def environment(self) -> Any:

@@ -28,6 +28,8 @@ class World(ABC):
         self.sample = sample
         self.made: list[CalledFunction] = []  # the calls that were answered
 
+    caveat = ""  # what whoever trains with it should know
+
     @property
     def environment(self) -> Any:
         """What reward functions get of it as `environments`."""

@@ -63,7 +63,7 @@ class Rollout:
         self._samples, self._config = {sample.id: sample for sample in samples}, config
         self._environment = str(config.environment)
         self._dialogues: list[Dialogue] = []  # those of the last batch
-        self._say: Callable[[str], None] | None = say  # until a warning was said
+        self._say: Callable[[str], None] | None = say
         self._longest = positions_of(config.model_name)
 
     def begin(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
@@ -92,8 +92,11 @@ class Rollout:
             ask=self._speaker,
         )
         scores = [each.scores for each in dialogues]
-        if self._say and all(each.get("environment", 0) is None for each in scores):
-            self._say(f"Warning: environment={self._environment} gave no reward to any dialogue of this batch")
+        if self._say:  # once is enough
+            is_silent = all(each.get("environment", 0) is None for each in scores)
+            told = dialogues[0].world.caveat, "gave no reward to any of the first dialogues" if is_silent else ""
+            for what in filter(None, told):
+                self._say(f"Warning: environment={self._environment} {what}")
             self._say = None
         return {
             "prompt_ids": [each.prompt_ids for each in dialogues],

@@ -1,6 +1,7 @@
 """An environment as TRL takes it: a shop whose stock is counted, with tools that fail and hang."""
 
 import asyncio
+import sqlite3
 import time
 
 
@@ -34,6 +35,40 @@ class Shop:
 
     def get_reward(self) -> float:
         return float("tea" in self.counted)
+
+
+class Ledger:
+    """Its database belongs to one thread, and it has no tools that answer anything else."""
+
+    def __init__(self):
+        self.sales = sqlite3.connect(":memory:")
+
+    async def reset(self, **row):
+        print("opening")
+        self.loop = asyncio.get_running_loop()
+
+    async def count(self) -> str:
+        """How many were sold."""
+        assert self.loop is asyncio.get_running_loop()
+        return str(self.sales.execute("select 7").fetchone()[0])
+
+    def get_reward(self) -> None:
+        self.sales.close()
+
+
+class Mute:
+    def reset(self, **row): ...
+
+
+class Stuck(Shop):
+    def reset(self, **row):
+        time.sleep(60)
+
+
+class Undecided(Shop):
+    def get_reward(self) -> float:
+        time.sleep(60)
+        return 1.0
 
 
 class NoShop:

@@ -107,7 +107,7 @@ def test_interrupted_it_ends_as_if_it_had_not_been(run, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_user_and_another_s_environment_train_too(tmp_path, monkeypatch):
+def test_a_user_and_another_s_environment_train_too(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(Path(__file__).parent)
     small = SETTINGS | {"max_steps": 1, "save_steps": 1, "eval_steps": None, "per_device_train_batch_size": 8}
     user = train(run_id="user", runs_dir=tmp_path, environment="user", max_completion_length=256, **small)
@@ -121,6 +121,10 @@ def test_a_user_and_another_s_environment_train_too(tmp_path, monkeypatch):
     rows = read_lines(shop.path / "completions.jsonl")
     assert list(rows[0]["rewards"]) == ["offline", "environment"]
     assert rows[0]["prompt"][-1]["content"] == f"Is there tea? (order {rows[0]['sample_id']})"
+    train(run_id="mute", runs_dir=tmp_path, environment="shop:Mute", **small)
+    said = capsys.readouterr().out
+    for what in ("has no tools: the model answers once", "gave no reward to any of the first dialogues"):
+        assert said.count(f"Warning: environment=shop:Mute {what}") == 1
 
 
 def test_a_run_without_dialogues_has_no_such_figure(tmp_path):

@@ -154,6 +154,20 @@ def test_its_tools_are_told_to_the_model(tokenizer):
     assert environment_class(SHOP) is environment_class(SHOP)
 
 
+def test_an_environment_lives_on_one_thread_and_in_one_loop_and_prints_to_stderr(tokenizer, capsys):
+    led = talk(tokenizer, '{"name": "count", "arguments": {}}', "Seven.", environment="shop:Ledger")
+    assert led.messages[1]["content"] == "7" and led.scores == {"environment": None, "success": 0}
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "opening\n" * 2), "once when it is tried out"
+
+
+@pytest.mark.parametrize(("kind", "method"), [("Stuck", "reset"), ("Undecided", "get_reward")])
+def test_an_environment_that_hangs_ends_with_an_error(tokenizer, monkeypatch, kind, method):
+    monkeypatch.setattr(outside, "OWN_SECONDS", 0.2)
+    with pytest.raises(ConfigError, match=rf"{kind}\.{method} failed: it did not answer within 0.2 s"):
+        assert talk(tokenizer, "Yes.", environment=f"shop:{kind}").scores
+
+
 @pytest.mark.parametrize("gives", ["high", float("nan"), KeyError("till")])
 def test_a_reward_that_is_no_number_is_a_fault_of_the_environment(tokenizer, monkeypatch, gives):
     dialogue = begun(Sample("7", [{"role": "user", "content": "Is there tea?"}], "Yes."), SHOP, tokenizer)
