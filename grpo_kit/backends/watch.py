@@ -69,11 +69,10 @@ def _follow(run: RunDirectory, figure: "CellFigure | None") -> dict[str, Any]:
     """Shows the run's progress until it ends; its last status. Without a terminal or a notebook, a line per change.
     Without a notebook, which has a figure, every few steps a table of completions."""
     status, last_line, config = run.status, "", run.config
-    told = (
-        math.inf if in_notebook() or not config.num_completions_to_print else status["step"]
-    )  # whose table is not needed
+    shown = in_notebook()  # it has a bar, and a figure or a widget, in place of lines
+    told = math.inf if shown or not config.num_completions_to_print else status["step"]  # whose table is not needed
     look: dict[str, Any] = {"unit": "step", "desc": run.id, "bar_format": "{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}"}
-    is_hidden = False if in_notebook() else None  # None: only where the output is no terminal
+    is_hidden = False if shown else None  # None: only where the output is no terminal
     with tqdm(total=status["max_steps"], initial=status["step"], disable=is_hidden, **look) as bar:
         while True:
             status = _status(run, bar)
