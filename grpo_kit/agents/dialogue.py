@@ -114,7 +114,8 @@ def _answers(dialogue: Dialogue, text: str, is_cut: bool) -> list[Message]:
     made = [ToolCall(type="function", function=function) for function in functions]
     dialogue.messages.append(Message(role="assistant", content=words, tool_calls=made))
     dialogue.calls += len(calls)
-    if (led := world.answers(dialogue.messages[-1], is_cut)) is not None:
+    said = Message(role="assistant", content=answer_in(words) or "", tool_calls=made)
+    if (led := world.answers(said, is_cut)) is not None:
         return led
     return [Message(role="tool", name=name, content=_result(dialogue, name, given)) for name, given in calls]
 

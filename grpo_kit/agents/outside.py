@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ def try_out(path: str, sample: Sample) -> list[dict[str, Any]]:
     """The tools that the environment at the path has. It begins a dialogue about the sample, once in this process, so
     that what fails there does so before anything is spent. Raises ConfigError."""
     if path not in _tried:
-        world = world_outside(sample, path)
+        world = world_outside(sample.replace(tools=[]), path)
         world.begin()
         _tried[path] = world.tools
     return _tried[path]
@@ -112,7 +112,7 @@ class Apart:
         threading.Thread(target=self._work, daemon=True).start()  # one that hangs must not keep the process from ending
 
     def _work(self) -> None:
-        with asyncio.Runner() as runner:
+        with closing(asyncio.Runner()) as runner:  # which has a loop once it runs something
             while asked := self._asked.get():
                 work, answer = asked
                 try:

@@ -113,11 +113,13 @@ class Led(World):
     def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:
         """`environment` is its rubric's reward, None where its rollout failed, and each of its metrics has its name; it
         is a success from 0.5 on. Raises ConfigError where the reward is no number."""
-        while self._output is None:
+        if self._output is None:
             self._give(None)
-            self._next()
-        output = self._output
-        reward = None if output.get("error") else output["reward"]
+            if self._next() is not None:
+                what = f"environment={self._path} asks on in a dialogue that has no room left"
+                raise ConfigError(what, "Let it end where the model raises an error")
+        output = self._output or {}
+        reward = None if output.get("error") else output.get("reward")
         return {**(output.get("metrics") or {}), **worth(reward, f"environment={self._path}")}
 
 
