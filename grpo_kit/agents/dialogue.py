@@ -7,7 +7,7 @@ that only those are learnt from. Training and evaluation lead dialogues by this 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import orjson
@@ -73,6 +73,7 @@ def converse(
         asked = [each.prompt_ids + each.ids for each in under_way]
         alike = group if turn == 1 and _in_groups(asked, group) else 1  # an environment may begin each time anew
         made, logprobs = generate(asked, alike)
+        waiting = []  # all are told before any is heard, so that worlds that lead work side by side
         for place, each in enumerate(under_way):
             said = made[place][: room - len(each.ids)]
             each.ids += said
@@ -80,7 +81,9 @@ def converse(
             if logprobs is not None:
                 each.logprobs = (each.logprobs or []) + logprobs[place][: len(said)]
             is_cut = not said or said[-1] not in ends
-            answers = _answers(each, completion_text(tokenizer, each.prompt, said), is_cut)
+            waiting.append((each, is_cut, _told(each, completion_text(tokenizer, each.prompt, said), is_cut)))
+        for each, is_cut, hear in waiting:
+            answers = hear()
             if is_cut:
                 each.ended = "length"
             elif not answers:
@@ -99,15 +102,15 @@ def _in_groups(asked: list[list[int]], group: int) -> bool:
     return all(asked[place] == asked[place - place % group] for place in range(len(asked)))
 
 
-def _answers(dialogue: Dialogue, text: str, is_cut: bool) -> list[Message]:
-    """Adds what the model said to the dialogue's messages, and returns what its world answers."""
+def _told(dialogue: Dialogue, text: str, is_cut: bool) -> Callable[[], list[Message]]:
+    """Adds what the model said to the dialogue's messages, and tells it its world, whose answer is what is returned."""
     answer, world = answer_in(text) or "", dialogue.world
     if not (calls := calls_made(answer)):
         dialogue.messages.append(Message(role="assistant", content=text))
         if (led := world.answers(Message(role="assistant", content=answer), is_cut)) is not None:
             return led
         said = world.hear(answer)
-        return [] if said is None else [Message(role="user", content=said)]
+        return partial(list, () if said is None else (Message(role="user", content=said),))
     begins = _CALL.search(text, text.rfind(answer))
     words = text[: begins.start()].strip() if begins else ""
     functions = [CalledFunction(name=name, arguments=arguments) for name, arguments in calls]
@@ -117,7 +120,8 @@ def _answers(dialogue: Dialogue, text: str, is_cut: bool) -> list[Message]:
     said = Message(role="assistant", content=answer_in(words) or "", tool_calls=made)
     if (led := world.answers(said, is_cut)) is not None:
         return led
-    return [Message(role="tool", name=name, content=_result(dialogue, name, given)) for name, given in calls]
+    results = [Message(role="tool", name=name, content=_result(dialogue, name, given)) for name, given in calls]
+    return partial(list, results)
 
 
 def _result(dialogue: Dialogue, name: str, arguments: dict[str, Any]) -> str:

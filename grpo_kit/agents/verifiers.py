@@ -90,7 +90,7 @@ class Led(World):
             raise ConfigError(what, "Use one that only adds messages: the model's tokens are learnt as they were drawn")
         return messages[len(before) :]
 
-    def answers(self, said: Message, is_cut: bool) -> list[Message]:
+    def answers(self, said: Message, is_cut: bool) -> Callable[[], list[Message]]:
         message: dict[str, Any] = {**said}
         if calls := [call["function"] for call in said.get("tool_calls", ())]:
             functions = [{**each, "arguments": orjson.dumps(each["arguments"]).decode()} for each in calls]
@@ -100,7 +100,7 @@ class Led(World):
             ]
         self._said = [*self._said, said]
         self._give({"index": 0, "finish_reason": "length" if is_cut else "stop", "message": message})
-        return self._next() or []
+        return lambda: self._next() or []
 
     def _give(self, choice: dict[str, Any] | None) -> None:
         reply, self._reply = self._reply, None
