@@ -5,7 +5,9 @@ that only those are learnt from. Training and evaluation lead dialogues by this 
 """
 
 import re
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -51,7 +53,8 @@ class Dialogue:
 
     @cached_property
     def scores(self) -> dict[str, float | None]:
-        return self.world.scores(self.messages, self.ended)
+        with redirect_stdout(sys.stderr):
+            return self.world.scores(self.messages, self.ended)
 
 
 def converse(
@@ -73,25 +76,26 @@ def converse(
         asked = [each.prompt_ids + each.ids for each in under_way]
         alike = group if turn == 1 and _in_groups(asked, group) else 1  # an environment may begin each time anew
         made, logprobs = generate(asked, alike)
-        waiting = []  # all are told before any is heard, so that worlds that lead work side by side
-        for place, each in enumerate(under_way):
-            said = made[place][: room - len(each.ids)]
-            each.ids += said
-            each.own += [1] * len(said)
-            if logprobs is not None:
-                each.logprobs = (each.logprobs or []) + logprobs[place][: len(said)]
-            is_cut = not said or said[-1] not in ends
-            waiting.append((each, is_cut, _told(each, completion_text(tokenizer, each.prompt, said), is_cut)))
-        for each, is_cut, hear in waiting:
-            answers = hear()
-            if is_cut:
-                each.ended = "length"
-            elif not answers:
-                each.ended = "reply"
-            elif turn == most_turns:
-                each.ended = "turns"
-            else:
-                _read(each, answers, tokenizer, marks, room, longest)
+        with redirect_stdout(sys.stderr):  # what the worlds print
+            waiting = []  # all are told before any is heard, so that worlds that lead work side by side
+            for place, each in enumerate(under_way):
+                said = made[place][: room - len(each.ids)]
+                each.ids += said
+                each.own += [1] * len(said)
+                if logprobs is not None:
+                    each.logprobs = (each.logprobs or []) + logprobs[place][: len(said)]
+                is_cut = not said or said[-1] not in ends
+                waiting.append((each, is_cut, _told(each, completion_text(tokenizer, each.prompt, said), is_cut)))
+            for each, is_cut, hear in waiting:
+                answers = hear()
+                if is_cut:
+                    each.ended = "length"
+                elif not answers:
+                    each.ended = "reply"
+                elif turn == most_turns:
+                    each.ended = "turns"
+                else:
+                    _read(each, answers, tokenizer, marks, room, longest)
         under_way = [each for each in under_way if not each.ended]
         if not under_way:
             return
@@ -175,6 +179,7 @@ def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> d
 
 def begun(sample: Sample, environment: str, tokenizer: Any) -> Dialogue:
     """A dialogue about the sample in which nothing was said yet."""
-    world = world_of(sample, environment)
-    prompt = world.begin()
+    with redirect_stdout(sys.stderr):
+        world = world_of(sample, environment)
+        prompt = world.begin()
     return Dialogue(world, prompt, prompt_tokens(tokenizer, prompt, world.tools))

@@ -41,8 +41,9 @@ def try_out(path: str, sample: Sample) -> list[dict[str, Any]]:
     """The tools that the environment at the path has. It begins a dialogue about the sample, once in this process, so
     that what fails there does so before anything is spent. Raises ConfigError."""
     if path not in _tried:
-        world = world_outside(sample.replace(tools=[]), path)
-        world.begin()
+        with redirect_stdout(sys.stderr):
+            world = world_outside(sample.replace(tools=[]), path)
+            world.begin()
         _tried[path] = world.tools
     return _tried[path]
 
@@ -105,7 +106,7 @@ class Hung(TimeoutError):
 
 
 class Apart:
-    """A thread, with an event loop, on which another's code runs. What it prints goes to stderr."""
+    """A thread, with an event loop, on which another's code runs."""
 
     def __init__(self):
         self._asked = queue.SimpleQueue[tuple[Callable[[], Any], Future] | None]()
@@ -124,10 +125,9 @@ class Apart:
     def __call__(self, work: Callable[[], Any], seconds: float, name: str) -> Any:
         """What `work` returns, awaited, or raises. Raises Hung where that takes longer."""
         answer = Future[Any]()
-        with redirect_stdout(sys.stderr):
-            self._asked.put((work, answer))
-            if not wait([answer], seconds).done:
-                raise Hung(f"{name} did not answer within {seconds:g} s")
+        self._asked.put((work, answer))
+        if not wait([answer], seconds).done:
+            raise Hung(f"{name} did not answer within {seconds:g} s")
         return answer.result()
 
     def close(self) -> None:

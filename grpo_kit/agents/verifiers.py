@@ -1,3 +1,4 @@
+# pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
 """Environments of `verifiers`, which lead the dialogue themselves: their rollouts ask, and the model answers.
 
 Each rollout is a coroutine in a loop on a thread. Where it would ask an endpoint, its request is put in a queue, and
@@ -6,11 +7,9 @@ the reply comes with the dialogue's next turn.
 
 import asyncio
 import queue
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import redirect_stdout
 from functools import cache
 from typing import Any
 
@@ -73,8 +72,7 @@ class Led(World):
     def _next(self) -> list[Message] | None:
         """The messages that its next request has beyond those that were said; None where it has ended."""
         try:
-            with redirect_stdout(sys.stderr):
-                event = self._events.get(timeout=OWN_SECONDS)
+            event = self._events.get(timeout=OWN_SECONDS)
         except queue.Empty:
             what = f"environment={self._path} neither asked the model nor ended within {OWN_SECONDS:g} s"
             raise ConfigError(what, "Correct that") from None
