@@ -5,9 +5,11 @@ that only those are learnt from. Training and evaluation lead dialogues by this 
 """
 
 import re
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import orjson
@@ -56,7 +58,8 @@ class Dialogue:
 
     @cached_property
     def scores(self) -> dict[str, float | None]:
-        scores = self.world.scores(self.messages, self.ended)
+        with redirect_stdout(sys.stderr):
+            scores = self.world.scores(self.messages, self.ended)
         return dict.fromkeys(scores) if self.problem else scores
 
 
@@ -80,24 +83,24 @@ def converse(
         asked = [each.prompt_ids + each.ids for each in under_way]
         alike = group if turn == 1 and _in_groups(asked, group) else 1  # an environment may begin each time anew
         made, logprobs = generate(asked, alike)
-        answers: list[list[Message] | Sample] = []
-        for place, each in enumerate(under_way):
-            said = made[place][: room - len(each.ids)]
-            each.ids += said
-            each.own += [1] * len(said)
-            if logprobs is not None:
-                each.logprobs = (each.logprobs or []) + logprobs[place][: len(said)]
-            is_cut = not said or said[-1] not in ends
-            answers.append(_answers(each, completion_text(tokenizer, each.prompt, said), is_cut))
-            if is_cut:
-                each.ended = "length"
-            elif not answers[-1]:
-                each.ended = "reply"
-            elif turn == most_turns:
-                each.ended = "turns"
-        for each, own in zip(under_way, _all_said(under_way, answers, ask), strict=True):
+        with redirect_stdout(sys.stderr):  # what the worlds print
+            waiting = []  # all are told before any is heard, so that worlds that lead work side by side
+            for place, each in enumerate(under_way):
+                said = made[place][: room - len(each.ids)]
+                each.ids += said
+                each.own += [1] * len(said)
+                if logprobs is not None:
+                    each.logprobs = (each.logprobs or []) + logprobs[place][: len(said)]
+                is_cut = not said or said[-1] not in ends
+                each.ended = "length" if is_cut else ""
+                waiting.append(_told(each, completion_text(tokenizer, each.prompt, said), is_cut))
+            answers = [hear() for hear in waiting]
+        for each, answer in zip(under_way, answers, strict=True):
+            if not each.ended and (not answer or turn == most_turns):
+                each.ended = "turns" if answer else "reply"
+        for each, answer in zip(under_way, _all_said(under_way, answers, ask), strict=True):
             if not each.ended:
-                _read(each, own, tokenizer, marks, room, longest)
+                _read(each, answer, tokenizer, marks, room, longest)
         under_way = [each for each in under_way if not each.ended]
         if not under_way:
             return
@@ -124,9 +127,9 @@ def _all_said(dialogues: Sequence[Dialogue], answers: Sequence[list[Message] | S
     return all_said
 
 
-def _answers(dialogue: Dialogue, text: str, is_cut: bool) -> list[Message] | Sample:
-    """Adds what the model said to the dialogue's messages, and returns what its world answers, or what the model is to
-    know that speaks for its user."""
+def _told(dialogue: Dialogue, text: str, is_cut: bool) -> Callable[[], list[Message] | Sample]:
+    """Adds what the model said to the dialogue's messages, and tells it its world. Returns what gives its answer, or
+    what the model is to know that speaks for its user."""
     answer, world = answer_in(text) or "", dialogue.world
     if not (calls := calls_made(answer)):
         dialogue.messages.append(Message(role="assistant", content=text))
@@ -134,17 +137,20 @@ def _answers(dialogue: Dialogue, text: str, is_cut: bool) -> list[Message] | Sam
             return led
         said = world.hear(answer)
         if isinstance(said, Sample):
-            return said.replace(prompt=spoken([*messages_of(said.prompt), *dialogue.messages[:-1]]))
-        return [] if said is None else [Message(role="user", content=said)]
+            known = said.replace(prompt=spoken([*messages_of(said.prompt), *dialogue.messages[:-1]]))
+            return lambda: known
+        return partial(list, () if said is None else (Message(role="user", content=said),))
     begins = _CALL.search(text, text.rfind(answer))
     words = text[: begins.start()].strip() if begins else ""
     functions = [CalledFunction(name=name, arguments=arguments) for name, arguments in calls]
     made = [ToolCall(type="function", function=function) for function in functions]
     dialogue.messages.append(Message(role="assistant", content=words, tool_calls=made))
     dialogue.calls += len(calls)
-    if (led := world.answers(dialogue.messages[-1], is_cut)) is not None:
+    said = Message(role="assistant", content=answer_in(words) or "", tool_calls=made)
+    if (led := world.answers(said, is_cut)) is not None:
         return led
-    return [Message(role="tool", name=name, content=_result(dialogue, name, given)) for name, given in calls]
+    results = [Message(role="tool", name=name, content=_result(dialogue, name, given)) for name, given in calls]
+    return partial(list, results)
 
 
 def _result(dialogue: Dialogue, name: str, arguments: dict[str, Any]) -> str:
@@ -202,6 +208,7 @@ def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> d
 
 def begun(sample: Sample, environment: str, tokenizer: Any, is_asked: bool = False) -> Dialogue:
     """A dialogue about the sample in which nothing was said yet. `is_asked`: a model speaks for the user."""
-    world = world_of(sample, environment, is_asked)
-    prompt = world.begin()
+    with redirect_stdout(sys.stderr):
+        world = world_of(sample, environment, is_asked)
+        prompt = world.begin()
     return Dialogue(world, prompt, prompt_tokens(tokenizer, prompt, world.tools))

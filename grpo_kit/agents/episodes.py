@@ -22,7 +22,7 @@ def episodes(samples: Sequence[Sample], environment: str | None, data: str, judg
     if environment is None:
         return list(samples)
     if environment not in (REPLAY, USER):
-        schemas = try_out(environment, samples[0])
+        schemas = try_out(environment, samples[0]) if samples else []
         return [sample.replace(tools=schemas) for sample in samples]
     found = _turns(samples)
     if not any(sample.columns[WORLD] for sample in found):

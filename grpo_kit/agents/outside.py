@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -41,8 +41,9 @@ def try_out(path: str, sample: Sample) -> list[dict[str, Any]]:
     """The tools that the environment at the path has. It begins a dialogue about the sample, once in this process, so
     that what fails there does so before anything is spent. Raises ConfigError."""
     if path not in _tried:
-        world = world_outside(sample, path)
-        world.begin()
+        with redirect_stdout(sys.stderr):
+            world = world_outside(sample.replace(tools=[]), path)
+            world.begin()
         _tried[path] = world.tools
     return _tried[path]
 
@@ -105,14 +106,14 @@ class Hung(TimeoutError):
 
 
 class Apart:
-    """A thread, with an event loop, on which another's code runs. What it prints goes to stderr."""
+    """A thread, with an event loop, on which another's code runs."""
 
     def __init__(self):
         self._asked = queue.SimpleQueue[tuple[Callable[[], Any], Future] | None]()
         threading.Thread(target=self._work, daemon=True).start()  # one that hangs must not keep the process from ending
 
     def _work(self) -> None:
-        with asyncio.Runner() as runner:
+        with closing(asyncio.Runner()) as runner:  # which has a loop once it runs something
             while asked := self._asked.get():
                 work, answer = asked
                 try:
@@ -124,10 +125,9 @@ class Apart:
     def __call__(self, work: Callable[[], Any], seconds: float, name: str) -> Any:
         """What `work` returns, awaited, or raises. Raises Hung where that takes longer."""
         answer = Future[Any]()
-        with redirect_stdout(sys.stderr):
-            self._asked.put((work, answer))
-            if not wait([answer], seconds).done:
-                raise Hung(f"{name} did not answer within {seconds:g} s")
+        self._asked.put((work, answer))
+        if not wait([answer], seconds).done:
+            raise Hung(f"{name} did not answer within {seconds:g} s")
         return answer.result()
 
     def close(self) -> None:

@@ -1,3 +1,4 @@
+# pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
 """Tasksets of `verifiers` from 0.4 on: an agent of theirs, whose model and whose chat loop are here.
 
 Their own loop is a program in a process of its own, which would start anew for each dialogue.

@@ -1,3 +1,4 @@
+# pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
 """Environments of `verifiers`, which lead the dialogue themselves: their rollouts ask, and the model answers.
 
 Each rollout is a coroutine in a loop on a thread. Where it would ask an endpoint, its request is put in a queue, and
@@ -6,11 +7,9 @@ the reply comes with the dialogue's next turn.
 
 import asyncio
 import queue
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import redirect_stdout
 from functools import cache
 from typing import Any
 
@@ -73,8 +72,7 @@ class Led(World):
     def _next(self) -> list[Message] | None:
         """The messages that its next request has beyond those that were said; None where it has ended."""
         try:
-            with redirect_stdout(sys.stderr):
-                event = self._events.get(timeout=OWN_SECONDS)
+            event = self._events.get(timeout=OWN_SECONDS)
         except queue.Empty:
             what = f"environment={self._path} neither asked the model nor ended within {OWN_SECONDS:g} s"
             raise ConfigError(what, "Correct that") from None
@@ -90,7 +88,7 @@ class Led(World):
             raise ConfigError(what, "Use one that only adds messages: the model's tokens are learnt as they were drawn")
         return messages[len(before) :]
 
-    def answers(self, said: Message, is_cut: bool) -> list[Message]:
+    def answers(self, said: Message, is_cut: bool) -> Callable[[], list[Message]]:
         message: dict[str, Any] = {**said}
         if calls := [call["function"] for call in said.get("tool_calls", ())]:
             functions = [{**each, "arguments": orjson.dumps(each["arguments"]).decode()} for each in calls]
@@ -100,7 +98,7 @@ class Led(World):
             ]
         self._said = [*self._said, said]
         self._give({"index": 0, "finish_reason": "length" if is_cut else "stop", "message": message})
-        return self._next() or []
+        return lambda: self._next() or []
 
     def _give(self, choice: dict[str, Any] | None) -> None:
         reply, self._reply = self._reply, None
@@ -113,11 +111,13 @@ class Led(World):
     def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:
         """`environment` is its rubric's reward, None where its rollout failed, and each of its metrics has its name; it
         is a success from 0.5 on. Raises ConfigError where the reward is no number."""
-        while self._output is None:
+        if self._output is None:
             self._give(None)
-            self._next()
-        output = self._output
-        reward = None if output.get("error") else output["reward"]
+            if self._next() is not None:
+                what = f"environment={self._path} asks on in a dialogue that has no room left"
+                raise ConfigError(what, "Let it end where the model raises an error")
+        output = self._output or {}
+        reward = None if output.get("error") else output.get("reward")
         return {**(output.get("metrics") or {}), **worth(reward, f"environment={self._path}")}
 
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -44,9 +44,9 @@ class World(ABC):
         """What the model is asked first."""
         return self.sample.prompt
 
-    def answers(self, said: Message, is_cut: bool) -> list[Message] | None:
-        """What follows a message of the model, which `is_cut` where it had no room for its end; None where `call` and
-        `hear` say it."""
+    def answers(self, said: Message, is_cut: bool) -> Callable[[], list[Message]] | None:
+        """Is told a message of the model, which `is_cut` where it had no room for its end. What is returned waits for
+        what follows; None where `call` and `hear` say it."""
         return None
 
     def call(self, name: str, arguments: dict[str, Any]) -> str:

@@ -1,3 +1,4 @@
+# pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
 """Environments of others: what stands at an import path, and the samples that one of `verifiers` brings along."""
 
 import importlib
@@ -43,7 +44,7 @@ def imported(path: str) -> Any:
 def of_verifiers(path: str) -> Any:
     """The environment, or taskset, of verifiers at the path, or that the function or class there makes; None where
     something else stands there."""
-    found = imported(path)
+    found: Any = imported(path)
     is_taskset = isinstance(found, type) and hasattr(found, "task_type")
     if callable(found) and (is_taskset or not isinstance(found, type)):
         try:
@@ -53,9 +54,13 @@ def of_verifiers(path: str) -> Any:
         except Exception as error:  # whatever it raises
             raise fault(f"environment={path} failed:", error) from None
     if getattr(found, "requires_group_rollouts", False):
-        raise ConfigError(f"environment={path} compares rollouts with each other", "Use one that rewards each by itself")
+        raise ConfigError(
+            f"environment={path} compares rollouts with each other", "Use one that rewards each by itself"
+        )
     if hasattr(found, "task_type") and found.toolsets(found.config):
-        raise ConfigError(f"environment={path} has tool servers for all tasks", "Give them to each task (Task.toolsets)")
+        raise ConfigError(
+            f"environment={path} has tool servers for all tasks", "Give them to each task (Task.toolsets)"
+        )
     return found if hasattr(found, "run_rollout") or hasattr(found, "task_type") else None
 
 
@@ -85,7 +90,7 @@ def folder_of(path: str) -> Path:
     return folder
 
 
-def _rows(environment: Any) -> tuple[list[dict], list[dict]]:
+def _rows(environment: Any) -> tuple[list[Any], list[Any]]:
     """Those to train on, and those held out."""
     if hasattr(environment, "task_type"):
         train, held_out = [task.data.model_dump(mode="json") for task in environment], []
@@ -102,7 +107,7 @@ def _sample(name: str, row: dict[str, Any]) -> Sample:
     """`row` is one of a data set, or of a task."""
     row = {key: value for key, value in row.items() if value is not None}
     prompt = row.get("prompt") or []
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else plain(prompt)
+    messages: list[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else plain(prompt)
     if system := row.get("system_prompt"):
         messages.insert(0, {"role": "system", "content": system})
     return Sample(name, messages, str(row.get("answer") or "-"), columns={ROW: row})

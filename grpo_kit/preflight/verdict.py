@@ -84,7 +84,7 @@ def will_it_learn(
     config = config or TrainConfig()
     folder = Path(config.data)
     try:
-        if not on_modal:
+        if not on_modal or ":" in config.data:
             folder = data_folder(config.data)
         train, judges = folder / "train.jsonl", tuple(config.judge.items())
         seen = _seen(train, modified := train.stat().st_mtime_ns)

@@ -19,6 +19,15 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+MEETING = asyncio.Barrier(10)
+
+
+async def meet() -> str:
+    """Answers once ten rollouts ask."""
+    await MEETING.wait()
+    return "met"
+
+
 async def right(completion, answer) -> float:
     return float(answer in (completion[-1].content or ""))
 
@@ -28,7 +37,7 @@ def rubric():
 
 
 def tools():
-    return vf.ToolEnv(dataset=Dataset.from_list(ROWS), tools=[add], rubric=rubric(), max_turns=4)
+    return vf.ToolEnv(dataset=Dataset.from_list(ROWS), tools=[add, meet], rubric=rubric(), max_turns=4)
 
 
 class Talk(vf.MultiTurnEnv):
