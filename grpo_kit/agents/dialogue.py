@@ -4,7 +4,6 @@ What the world says is put between the model's own tokens, which stay as they we
 that only those are learnt from. Training and evaluation lead dialogues by this one function.
 """
 
-import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +16,12 @@ from grpo_kit.agents.episodes import world_of
 from grpo_kit.agents.world import GOOD, World
 from grpo_kit.data.samples import CalledFunction, Message, Sample, ToolCall, messages_of
 from grpo_kit.data.thoughts import answer_in
-from grpo_kit.data.tool_calls import calls_made
+from grpo_kit.data.tool_calls import calls_made, words_before_calls
 from grpo_kit.models.chat_template import chat_template_of, text_between
 from grpo_kit.models.generate import completion_text
 from grpo_kit.models.prompts import Prompt, prompt_tokens
 
 TOOL_SECONDS = 30.0  # a tool that has not answered by then counts as one that hangs
-_CALL = re.compile(r"```(?:json)?\s*\{|<tool_call>|<function=|[\[{]")
 
 # Answers to prompts of tokens, and the probabilities that they were drawn with, if known. The number is that of equal
 # prompts in a row.
@@ -99,8 +97,8 @@ def _answers(dialogue: Dialogue, text: str) -> list[Message]:
         dialogue.messages.append(Message(role="assistant", content=text))
         said = dialogue.world.hear(answer)
         return [] if said is None else [Message(role="user", content=said)]
-    begins = _CALL.search(text, text.rfind(answer))
-    words = text[: begins.start()].strip() if begins else ""
+    begins = text.rfind(answer)
+    words = (text[:begins] + words_before_calls(answer)).strip()
     functions = [CalledFunction(name=name, arguments=arguments) for name, arguments in calls]
     made = [ToolCall(type="function", function=function) for function in functions]
     dialogue.messages.append(Message(role="assistant", content=words, tool_calls=made))

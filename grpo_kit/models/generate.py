@@ -7,6 +7,7 @@ from typing import Any
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.data.thoughts import CLOSE, OPEN
+from grpo_kit.data.tool_calls import CALL_MARKS
 from grpo_kit.models.chat_template import Tools, chat_template_of
 from grpo_kit.models.endpoint import ServedModel
 from grpo_kit.models.prompts import Prompt, fit_prompts, prompt_tokens
@@ -19,8 +20,8 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
 
 
-# The marks of a thought, as they are shown. Gemma 4's are special tokens, which decoding leaves out.
-MARKS = {OPEN: OPEN, CLOSE: CLOSE, "<|channel>": OPEN, "<channel|>": CLOSE}
+# The marks of a thought and of calls, as they are shown. Some are special tokens, which decoding leaves out.
+MARKS = {mark: mark for mark in (OPEN, CLOSE, *CALL_MARKS)} | {"<|channel>": OPEN, "<channel|>": CLOSE}
 
 
 def completion_text(tokenizer: Any, prompt: Prompt, tokens: Sequence[int]) -> str:
