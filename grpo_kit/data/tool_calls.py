@@ -98,8 +98,8 @@ def _in_python(answer: str) -> list[tuple[str, dict]]:
             for node in ast.walk(tree):
                 if isinstance(node, ast.Call) and not node.args:
                     named = {str(each.arg): ast.literal_eval(each.value) for each in node.keywords}
-                    calls.append((ast.unparse(node.func).removesuffix(".call"), named))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):  # no Python, or no constants
+                    calls.append((ast.unparse(node.func).removesuffix(".call"), _object(json.dumps(named))))
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # no Python, or no constants
             pass
     return calls
 

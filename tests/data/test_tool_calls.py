@@ -17,7 +17,7 @@ FIND = {"name": "FindCafes", "arguments": {"city": "Oslo", "open": True, "seats"
 HOURS = {"name": "Hours", "arguments": {}}
 CALLS = [FIND, HOURS]
 TEXT = call_text(CALLS)
-PYTHON = 'FindCafes(city="Oslo", open=True, seats=2, near={"at": [1, 2.5]})'
+PYTHON = 'FindCafes(city="Oslo", open=True, seats=2.0, near={"at": [1, 2.5]})'
 
 RIGHT = {
     "canonical": TEXT,
@@ -67,7 +67,7 @@ WRONG = {
     "brackets without end": f"[f(a={'[' * 3000})]",
     "arguments without names": "[FindCafes('Oslo'), Hours()]",
     "code in words": "I call FindCafes(city='Oslo') and Hours() for you.",
-    "no constants": f"[{PYTHON.replace('2,', 'f(2),')}, Hours()]",
+    "no constants": f"[{PYTHON.replace('2.0', 'f(2)')}, Hours()]",
 }
 
 
