@@ -1,6 +1,7 @@
 """The answers that a model generates."""
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import groupby
 from typing import Any
 
@@ -12,6 +13,8 @@ from grpo_kit.models.chat_template import Tools, chat_template_of
 from grpo_kit.models.endpoint import ServedModel
 from grpo_kit.models.prompts import Prompt, fit_prompts, prompt_tokens
 from grpo_kit.models.vllm_engine import VllmModel
+
+ENDED_LEAVE = 32  # tokens after which the answers that have ended leave a batch
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -119,14 +122,40 @@ def generate_tokens(
         batch = tokenizer.pad({"input_ids": asked[start : start + batch_size]}, return_tensors="pt").to(model.device)
         torch.manual_seed(seed + start)
         with torch.inference_mode():
-            told = {} if log_probs is None else {"return_dict_in_generate": True, "output_logits": True}
+            if log_probs is None:
+                answers += _drawn(model, batch["input_ids"], batch["attention_mask"], generation, set(ends))
+                continue
+            told = {"return_dict_in_generate": True, "output_logits": True}
             output: Any = model.generate(**batch, generation_config=generation, **told)
-        made = (output.sequences if told else output)[:, batch["input_ids"].shape[1] :].tolist()
+        made = output.sequences[:, batch["input_ids"].shape[1] :].tolist()
         answers += made
-        if log_probs is not None:
-            for row, own in enumerate(up_to_end(tokens, ends) for tokens in made):
-                log_probs.append(log_probs_of(torch.stack([step[row] for step in output.logits[: len(own)]]), own))
+        for row, own in enumerate(up_to_end(tokens, ends) for tokens in made):
+            log_probs.append(log_probs_of(torch.stack([step[row] for step in output.logits[: len(own)]]), own))
     return answers
+
+
+def _drawn(model: Any, ids: Any, mask: Any, generation: Any, ends: set[int]) -> list[list[int]]:
+    """The answers to a batch. Those that have ended leave it every so many tokens: they would cost as much as the
+    others till the longest ends."""
+    import torch
+
+    answers: list[list[int]] = [[] for _ in ids]
+    cache, under_way, left, generation = None, list(range(len(ids))), generation.max_new_tokens, copy(generation)
+    while True:
+        generation.max_new_tokens = min(left, ENDED_LEAVE)
+        how = {"generation_config": generation, "return_dict_in_generate": True}
+        output = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **how)
+        made = output.sequences[:, ids.shape[1] :]
+        for row, tokens in zip(under_way, made.tolist(), strict=True):
+            answers[row] += tokens
+        stay = [i for i, row in enumerate(under_way) if ends.isdisjoint(answers[row])]
+        left -= made.shape[1]
+        if not stay or not left:
+            return answers
+        under_way, chosen = [under_way[i] for i in stay], torch.tensor(stay, device=ids.device)
+        ids, mask = output.sequences[chosen], torch.nn.functional.pad(mask[chosen], (0, made.shape[1]), value=1)
+        cache = output.past_key_values
+        cache.reorder_cache(chosen)  # which keeps as many as are named
 
 
 def up_to_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
