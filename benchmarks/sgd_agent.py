@@ -6,8 +6,8 @@ The demo's vocabulary spells Schema-Guided Dialogue's functions and words letter
 tokens. Here each function's schema, each line that is told of a service, each name of a function or a slot, and each
 frequent word of the training dialogues is one piece, as the demo's own are, with weights drawn at random: that is the
 model in start/. It then reads the training dialogues as the demo's models read theirs (scripts/demo/build.py), calls
-and replies at full weight: that is the model in model/. The kit's own warm start learns one reply at a time, each after its
-prompt, which takes a small model several times as long.
+and replies at full weight: that is the model in model/. The kit's own warm start learns one reply at a time, each after
+its prompt, which takes so small a model longer.
 """
 
 import argparse

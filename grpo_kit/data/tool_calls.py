@@ -35,8 +35,9 @@ def call_score(answer: str, calls: Any) -> float:
     """
     answer = answer_in(answer) or ""
     made, wanted = calls_made(answer), calls_in(calls if isinstance(calls, str) else json.dumps(calls))
-    if _TAGS.search(answer):
-        wanted = [(name, {key: _as_text(value) for key, value in arguments.items()}) for name, arguments in wanted]
+    if _TAGS.search(answer):  # which have text alone
+        texts = [{key: v if isinstance(v, str) else json.dumps(v) for key, v in each.items()} for _, each in wanted]
+        wanted = [(name, text) for (name, _), text in zip(wanted, texts, strict=True)]
     return float(_canonical(made) == _canonical(wanted))
 
 
@@ -90,12 +91,11 @@ def _object(text: str) -> dict:
 
 
 def _in_python(answer: str) -> list[tuple[str, dict]]:
-    """Calls with named arguments alone: `[find(city="Oslo"), hours()]`."""
+    """Calls with named arguments alone."""
     calls = []
     for code in map("".join, _PYTHON.findall(answer)):
         try:
-            tree = _Constants().visit(ast.parse(code.strip()))
-            for node in ast.walk(tree):
+            for node in ast.walk(ast.parse(code.strip())):
                 if isinstance(node, ast.Call) and not node.args:
                     named = {str(each.arg): ast.literal_eval(each.value) for each in node.keywords}
                     calls.append((ast.unparse(node.func).removesuffix(".call"), _object(json.dumps(named))))
@@ -104,24 +104,7 @@ def _in_python(answer: str) -> list[tuple[str, dict]]:
     return calls
 
 
-class _Constants(ast.NodeTransformer):
-    """Python's in place of JSON's, which templates mix."""
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        known = {"true": True, "false": False, "null": None}
-        return ast.Constant(known[node.id]) if node.id in known else node
-
-
-def _number(text: str) -> int | float:
-    value = float(text)
-    return int(value) if value.is_integer() else value
-
-
-_JSON = json.JSONDecoder(parse_float=_number)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+_JSON = json.JSONDecoder(parse_float=lambda text: int(value) if (value := float(text)).is_integer() else value)
 
 
 def _canonical(calls: list[tuple[str, dict]]) -> list[str]:

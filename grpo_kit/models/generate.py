@@ -1,7 +1,6 @@
 """The answers that a model generates."""
 
 from collections.abc import Sequence
-from copy import copy
 from itertools import groupby
 from typing import Any
 
@@ -14,7 +13,7 @@ from grpo_kit.models.endpoint import ServedModel
 from grpo_kit.models.prompts import Prompt, fit_prompts, prompt_tokens
 from grpo_kit.models.vllm_engine import VllmModel
 
-ENDED_LEAVE = 32  # tokens after which the answers that have ended leave a batch
+ENDED_LEAVE = 32  # tokens after which the answers that have ended leave a batch: they cost as much as the others
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -111,51 +110,37 @@ def generate_tokens(
     tokenizer.padding_side = "left"
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     generation = GenerationConfig(  # as TRL generates: the model's own defaults for sampling stay out
-        max_new_tokens=max_completion_length,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends,
+        return_dict_in_generate=True,
         **sampling,
     )
     answers: list[list[int]] = []
     model.eval()
     for start in range(0, len(asked), batch_size):
         batch = tokenizer.pad({"input_ids": asked[start : start + batch_size]}, return_tensors="pt").to(model.device)
+        ids, mask, cache, left = batch["input_ids"], batch["attention_mask"], None, max_completion_length
+        made, told, under_way = [[] for _ in ids], [[] for _ in ids], list(range(len(ids)))
+        how = {"generation_config": generation, "output_logits": log_probs is not None}
         torch.manual_seed(seed + start)
-        with torch.inference_mode():
-            if log_probs is None:
-                answers += _drawn(model, batch["input_ids"], batch["attention_mask"], generation, set(ends))
-                continue
-            told = {"return_dict_in_generate": True, "output_logits": True}
-            output: Any = model.generate(**batch, generation_config=generation, **told)
-        made = output.sequences[:, batch["input_ids"].shape[1] :].tolist()
+        while under_way and left:
+            generation.max_new_tokens = min(left, ENDED_LEAVE)
+            with torch.inference_mode():
+                output: Any = model.generate(ids, attention_mask=mask, past_key_values=cache, **how)
+            new = output.sequences[:, ids.shape[1] :]
+            for place, row in enumerate(under_way):
+                made[row] += new[place].tolist()
+                if log_probs is not None:
+                    told[row] += log_probs_of(torch.stack([step[place] for step in output.logits]), new[place].tolist())
+            stay = [place for place, row in enumerate(under_way) if set(ends).isdisjoint(made[row])]
+            under_way, left, cache = [under_way[place] for place in stay], left - new.shape[1], output.past_key_values
+            if stay:
+                ids, mask = output.sequences[stay], torch.nn.functional.pad(mask[stay], (0, new.shape[1]), value=1)
+                cache.reorder_cache(torch.tensor(stay, device=ids.device))  # which keeps those that are named
         answers += made
-        for row, own in enumerate(up_to_end(tokens, ends) for tokens in made):
-            log_probs.append(log_probs_of(torch.stack([step[row] for step in output.logits[: len(own)]]), own))
+        if log_probs is not None:
+            log_probs += [own[: len(up_to_end(tokens, ends))] for own, tokens in zip(told, made, strict=True)]
     return answers
-
-
-def _drawn(model: Any, ids: Any, mask: Any, generation: Any, ends: set[int]) -> list[list[int]]:
-    """The answers to a batch. Those that have ended leave it every so many tokens: they would cost as much as the
-    others till the longest ends."""
-    import torch
-
-    answers: list[list[int]] = [[] for _ in ids]
-    cache, under_way, left, generation = None, list(range(len(ids))), generation.max_new_tokens, copy(generation)
-    while True:
-        generation.max_new_tokens = min(left, ENDED_LEAVE)
-        how = {"generation_config": generation, "return_dict_in_generate": True}
-        output = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **how)
-        made = output.sequences[:, ids.shape[1] :]
-        for row, tokens in zip(under_way, made.tolist(), strict=True):
-            answers[row] += tokens
-        stay = [i for i, row in enumerate(under_way) if ends.isdisjoint(answers[row])]
-        left -= made.shape[1]
-        if not stay or not left:
-            return answers
-        under_way, chosen = [under_way[i] for i in stay], torch.tensor(stay, device=ids.device)
-        ids, mask = output.sequences[chosen], torch.nn.functional.pad(mask[chosen], (0, made.shape[1]), value=1)
-        cache = output.past_key_values
-        cache.reorder_cache(chosen)  # which keeps as many as are named
 
 
 def up_to_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
