@@ -68,10 +68,10 @@ def share_of_letters(text: str) -> float:
     return sum(each.isalpha() for each in text) / max(1, len(text))
 
 
-def make_model(family: str, folder: Path, scale: float = 1.0) -> str:
-    """The folder of a model whose queries and keys are `scale` times as large as usual."""
+def make_model(family: str, folder: Path, scale: float = 1.0, words: str = "tiny") -> str:
+    """The folder of a model whose queries and keys are `scale` times as large as usual, with `words`' tokenizer."""
     torch.manual_seed(0)
-    tokenizer = load_tokenizer("tiny")
+    tokenizer = load_tokenizer(words)
     config = AutoConfig.for_model(
         family,
         hidden_size=96,
@@ -141,6 +141,21 @@ def test_it_draws_from_a_model_whose_cap_on_attention_binds(tmp_path, demo_data)
     run = kit.train(model_name=make_model("gemma2", tmp_path / "model", scale=6), runs_dir=tmp_path, **settings)
     found = [row["sampling/sampling_logp_difference/mean"] for row in rows(run, "metrics.jsonl")]
     assert len(found) == 2 and 0 < max(found) < 0.1, "rounding counts for more here; without the cap it is 0.3"
+
+
+def test_dialogues_with_an_environment_are_drawn_from_the_model_that_is_trained(tmp_path):
+    """What the world says stands between the model's tokens, and what they were drawn with stays with them."""
+    settings = SETTINGS | {"max_steps": 2, "save_steps": 2, "use_vllm": True, "max_completion_length": 128}
+    settings |= {"data": "demo-calls", "environment": "replay", "max_prompt_length": 512, "canaries": "off"}
+    settings |= {"sft_steps": 60, "sft_learning_rate": 3e-3, "sft_batch_size": 16}  # so that it writes calls
+    model = make_model("gemma3_text", tmp_path / "model", words="tiny-agent")
+    run = kit.train(model_name=model, runs_dir=tmp_path, **settings)
+    spoke = [[message["role"] for message in row["messages"]] for row in rows(run, "completions.jsonl")]
+    assert sum("tool" in roles and roles[-1] == "assistant" for roles in spoke) > 3
+    for row in rows(run, "metrics.jsonl"):
+        assert 0 < row["sampling/sampling_logp_difference/mean"] < MISMATCH
+        assert row["sampling/sampling_logp_difference/max"] < 0.2, "a token beside its own is off by more than 1"
+        assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=0.05)
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(runs):

@@ -4,7 +4,6 @@ What the world says is put between the model's own tokens, which stay as they we
 that only those are learnt from. Training and evaluation lead dialogues by this one function.
 """
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -20,13 +19,12 @@ from grpo_kit.agents.world import GOOD, World
 from grpo_kit.config.environment import SCORES
 from grpo_kit.data.samples import CalledFunction, Message, Sample, ToolCall, messages_of
 from grpo_kit.data.thoughts import answer_in
-from grpo_kit.data.tool_calls import calls_made
+from grpo_kit.data.tool_calls import calls_made, words_before_calls
 from grpo_kit.judges.base import Verdict
 from grpo_kit.models.chat_template import chat_template_of, text_between
 from grpo_kit.models.generate import completion_text
 from grpo_kit.models.prompts import Prompt, prompt_tokens
 
-_CALL = re.compile(r"```(?:json)?\s*\{|<tool_call>|<function=|[\[{]")
 
 # Answers to prompts of tokens, and the probabilities that they were drawn with, if known. The number is that of equal
 # prompts in a row.
@@ -140,8 +138,8 @@ def _told(dialogue: Dialogue, text: str, is_cut: bool) -> Callable[[], list[Mess
             known = said.replace(prompt=spoken([*messages_of(said.prompt), *dialogue.messages[:-1]]))
             return lambda: known
         return partial(list, () if said is None else (Message(role="user", content=said),))
-    begins = _CALL.search(text, text.rfind(answer))
-    words = text[: begins.start()].strip() if begins else ""
+    begins = text.rfind(answer)
+    words = (text[:begins] + words_before_calls(answer)).strip()
     functions = [CalledFunction(name=name, arguments=arguments) for name, arguments in calls]
     made = [ToolCall(type="function", function=function) for function in functions]
     dialogue.messages.append(Message(role="assistant", content=words, tool_calls=made))

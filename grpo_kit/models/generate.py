@@ -7,10 +7,13 @@ from typing import Any
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.data.thoughts import CLOSE, OPEN
+from grpo_kit.data.tool_calls import CALL_MARKS
 from grpo_kit.models.chat_template import Tools, chat_template_of
 from grpo_kit.models.endpoint import ServedModel
 from grpo_kit.models.prompts import Prompt, fit_prompts, prompt_tokens
 from grpo_kit.models.vllm_engine import VllmModel
+
+ENDED_LEAVE = 32  # tokens after which the answers that have ended leave a batch: they cost as much as the others
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -19,8 +22,8 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
 
 
-# The marks of a thought, as they are shown. Gemma 4's are special tokens, which decoding leaves out.
-MARKS = {OPEN: OPEN, CLOSE: CLOSE, "<|channel>": OPEN, "<channel|>": CLOSE}
+# The marks of a thought and of calls, as they are shown. Some are special tokens, which decoding leaves out.
+MARKS = {mark: mark for mark in (OPEN, CLOSE, *CALL_MARKS)} | {"<|channel>": OPEN, "<channel|>": CLOSE}
 
 
 def completion_text(tokenizer: Any, prompt: Prompt, tokens: Sequence[int]) -> str:
@@ -107,24 +110,36 @@ def generate_tokens(
     tokenizer.padding_side = "left"
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     generation = GenerationConfig(  # as TRL generates: the model's own defaults for sampling stay out
-        max_new_tokens=max_completion_length,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends,
+        return_dict_in_generate=True,
         **sampling,
     )
     answers: list[list[int]] = []
     model.eval()
     for start in range(0, len(asked), batch_size):
         batch = tokenizer.pad({"input_ids": asked[start : start + batch_size]}, return_tensors="pt").to(model.device)
+        ids, mask, cache, left = batch["input_ids"], batch["attention_mask"], None, max_completion_length
+        made, told, under_way = [[] for _ in ids], [[] for _ in ids], list(range(len(ids)))
+        how = {"generation_config": generation, "output_logits": log_probs is not None}
         torch.manual_seed(seed + start)
-        with torch.inference_mode():
-            told = {} if log_probs is None else {"return_dict_in_generate": True, "output_logits": True}
-            output: Any = model.generate(**batch, generation_config=generation, **told)
-        made = (output.sequences if told else output)[:, batch["input_ids"].shape[1] :].tolist()
+        while under_way and left:
+            generation.max_new_tokens = min(left, ENDED_LEAVE)
+            with torch.inference_mode():
+                output: Any = model.generate(ids, attention_mask=mask, past_key_values=cache, **how)
+            new = output.sequences[:, ids.shape[1] :]
+            for place, row in enumerate(under_way):
+                made[row] += new[place].tolist()
+                if log_probs is not None:
+                    told[row] += log_probs_of(torch.stack([step[place] for step in output.logits]), new[place].tolist())
+            stay = [place for place, row in enumerate(under_way) if set(ends).isdisjoint(made[row])]
+            under_way, left, cache = [under_way[place] for place in stay], left - new.shape[1], output.past_key_values
+            if stay:
+                ids, mask = output.sequences[stay], torch.nn.functional.pad(mask[stay], (0, new.shape[1]), value=1)
+                cache.reorder_cache(torch.tensor(stay, device=ids.device))  # which keeps those that are named
         answers += made
         if log_probs is not None:
-            for row, own in enumerate(up_to_end(tokens, ends) for tokens in made):
-                log_probs.append(log_probs_of(torch.stack([step[row] for step in output.logits[: len(own)]]), own))
+            log_probs += [own[: len(up_to_end(tokens, ends))] for own, tokens in zip(told, made, strict=True)]
     return answers
 
 

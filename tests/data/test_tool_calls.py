@@ -1,11 +1,14 @@
 """Whether an answer makes the calls of the trace, in whatever form a model writes them."""
 
 import json
+from pathlib import Path
 
 import pytest
+import trl
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from grpo_kit.data.samples import Sample, call_text
-from grpo_kit.data.tool_calls import call_score, is_to_call
+from grpo_kit.data.tool_calls import call_score, calls_made, is_to_call, words_before_calls
 from grpo_kit.judges.base import make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.rewards.ready import READY
@@ -14,6 +17,7 @@ FIND = {"name": "FindCafes", "arguments": {"city": "Oslo", "open": True, "seats"
 HOURS = {"name": "Hours", "arguments": {}}
 CALLS = [FIND, HOURS]
 TEXT = call_text(CALLS)
+PYTHON = 'FindCafes(city="Oslo", open=True, seats=2.0, near={"at": [1, 2.5]})'
 
 RIGHT = {
     "canonical": TEXT,
@@ -38,6 +42,16 @@ Oslo
 </function>
 </tool_call>
 <tool_call><function=Hours></function></tool_call>""",
+    "Mistral's": '[TOOL_CALLS]FindCafes[ARGS]{"city": "Oslo", "open": true, "seats": 2, "near": {"at": [1, 2.5]}}'
+    "[TOOL_CALLS]Hours[CALL_ID]a1b2c3d4e[ARGS]{}",
+    "Mistral's older": f"[TOOL_CALLS]{json.dumps(CALLS)}",
+    "FunctionGemma's": "<start_function_call>call:FindCafes{city:<escape>Oslo<escape>,near:{at:[1,2.5]},open:true,"
+    "seats:2}<end_function_call><start_function_call>call:Hours{}<end_function_call>",
+    "Gemma 3's code": f"Let me look.\n```tool_code\nprint({PYTHON})\nHours()\n```",
+    "Llama's list": f"[{PYTHON}, Hours()]",
+    "Llama's own functions": f"<|python_tag|>{PYTHON.replace('(', '.call(', 1)}; Hours.call()",
+    "SmolLM3's code": f"<code>\n{PYTHON}\nHours()\n</code>",
+    "Granite's and Phi's": f"<|tool_call|>{json.dumps(CALLS)}<|/tool_call|>",
 }
 WRONG = {
     "nothing": "",
@@ -50,12 +64,34 @@ WRONG = {
     "one argument more": TEXT.replace('"open"', '"when":"now","open"'),
     "cut short": TEXT[:-3],
     "braces without end": '{"a":' * 3000,
+    "brackets without end": f"[f(a={'[' * 3000})]",
+    "arguments without names": "[FindCafes('Oslo'), Hours()]",
+    "code in words": "I call FindCafes(city='Oslo') and Hours() for you.",
+    "no constants": f"[{PYTHON.replace('2.0', 'f(2)')}, Hours()]",
 }
 
 
 @pytest.mark.parametrize("answer", RIGHT.values(), ids=RIGHT)
 def test_the_same_calls_in_every_form(answer):
     assert call_score(answer, CALLS) == 1
+
+
+TEMPLATES = "gemma4_v5 lfm2_v2 lfm2_2_5 llama3_2 qwen2_5 qwen3_instruct_2507 qwen3_5_nothink".split()
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_a_family_s_calls_are_read_as_its_template_writes_them(family):
+    """As TRL ships it, with words before the calls where the family has any."""
+    calls = CALLS[:1] if "llama" in family else CALLS  # all that its template takes
+    made = [{"type": "function", "function": call} for call in calls]
+    said = {"role": "assistant", "content": "" if "llama" in family else "One moment.", "tool_calls": made}
+    template = (Path(trl.__file__).parent / "chat_templates" / f"{family}.jinja").read_text()
+    (text,), _ = render_jinja_template(
+        [[{"role": "user", "content": "Hi."}, said]], chat_template=template, bos_token=""
+    )
+    answer = text[text.index("FindCafes") - 50 :]
+    assert call_score(answer, calls) == 1 and [name for name, _ in calls_made(answer)] == [c["name"] for c in calls]
+    assert "FindCafes" not in words_before_calls(text)
 
 
 @pytest.mark.parametrize("answer", WRONG.values(), ids=WRONG)

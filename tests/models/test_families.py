@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, Gem
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from grpo_kit import TrainConfig, merge, train
+from grpo_kit.models import generate
 from grpo_kit.models.checkpoints import adapted
 from grpo_kit.models.load import load_model, load_tokenizer
 from grpo_kit.models.shapes import SHAPES, SHIPPED, shape_of
@@ -73,6 +74,26 @@ def test_log_probabilities_are_those_of_eager_attention_in_float32(tmp_path, fam
     )
     assert (log_probabilities(load_model(folder, bf16=False), words) - wanted).abs().max() < 1e-3
     assert ((plain - wanted).abs().max() > 0.1) == (family == "gemma2") == shape_of(folder).is_capped
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_that_have_ended_leave_the_others_as_they_would_be(tmp_path, monkeypatch, family):
+    model, tokenizer = (
+        load_model(make_model(tmp_path, family, **SIZES, **FAMILIES[family]), bf16=False),
+        load_tokenizer("tiny"),
+    )
+    for weight in model.parameters():
+        weight.data *= 10 if weight.ndim == 2 else 1  # so that answers differ
+    words = torch.randint(0, 1000, (6, 40), generator=torch.Generator().manual_seed(0)).tolist()
+    asked = [tokens[: 12 + 4 * place] for place, tokens in enumerate(words)]
+    monkeypatch.setattr(generate, "ENDED_LEAVE", 3)
+    how = {"max_completion_length": 24, "temperature": 0, "top_p": 1, "seed": 0, "batch_size": 8}
+    whole = generate.generate_tokens(model, tokenizer, asked, [999_999], **how)
+    ends = [tokens[place] for tokens, place in zip(whole, (2, 9, 0), strict=False)]
+    expected = [generate.up_to_end(tokens, ends) for tokens in whole]
+    made = generate.generate_tokens(model, tokenizer, asked, ends, **how)
+    assert [generate.up_to_end(tokens, ends) for tokens in made] == expected
+    assert len(made[2]) == 3 and max(map(len, made)) == 24
 
 
 @pytest.fixture(scope="module")
