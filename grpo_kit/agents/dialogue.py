@@ -25,7 +25,6 @@ from grpo_kit.models.chat_template import chat_template_of, text_between
 from grpo_kit.models.generate import completion_text
 from grpo_kit.models.prompts import Prompt, prompt_tokens
 
-
 # Answers to prompts of tokens, and the probabilities that they were drawn with, if known. The number is that of equal
 # prompts in a row.
 Generate = Callable[[list[list[int]], int], tuple[list[list[int]], list[list[float]] | None]]
