@@ -136,7 +136,7 @@ def test_training_and_evaluation_read_the_same_tokens(tokenizer, template):
 
         def generate(self, input_ids, attention_mask, **_):
             read.extend(row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True))
-            return torch.cat([input_ids, input_ids[:, -1:]], dim=1)
+            return SimpleNamespace(sequences=torch.cat([input_ids, input_ids[:, -1:]], dim=1), past_key_values=None)
 
     generate(Model(), tokenizer, asked, [own or [] for own in tools], max_completion_length=1)
     assert trained == read and len(set(map(tuple, read))) == 3
