@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import modal
@@ -132,9 +134,11 @@ def list_volume(run) -> list[str]:
 
 
 def slow(completions, **_):
-    """A reward that changes nothing, and waits while there is a file where it says."""
-    while Path(os.environ.get("HOLD_FILE", "hold")).exists():
-        time.sleep(0.1)
+    """A reward that changes nothing, and waits while somebody listens at HOLD_PORT."""
+    with suppress(OSError):
+        while True:
+            socket.create_connection(("127.0.0.1", int(os.environ["HOLD_PORT"])), 5).close()
+            time.sleep(0.1)
     return [0.0] * len(completions)
 
 
@@ -202,19 +206,18 @@ def test_a_smoke_run_quotes_the_machines_dollars_and_a_budget_stops_at_them(
 ):
     monkeypatch.setitem(GPUS["A10"], "usd_per_hour", 3600.0)  # a dollar a second
     monkeypatch.setitem(LISTED, "as_of", "2027-01-31")
-    monkeypatch.setitem(server.container_env, "HOLD_FILE", str(tmp_path / "hold"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setitem(server.container_env, "HOLD_PORT", str(free.getsockname()[1]))
     quote = kit.smoke(rewards=[slow], **STEPS)
     (smoke,) = Path("runs/.modal").iterdir()
     assert f"the first step of run {smoke.name}" in quote.minutes_from and "2027-01-31" in quote.usd_from
     first = json.loads((smoke / "status.json").read_text())
     assert quote.first_step.machine == pytest.approx(first["usd"], rel=0.1) and first["usd"] > 0.5
 
-    (tmp_path / "hold").touch()
-    run = kit.train.spawn(rewards=[slow], max_usd=first["usd"] + 1, **STEPS)
-    server.wait_for(lambda: containers_of(server, run))
-    until = containers_of(server, run)[-1].started + first["usd"] + 1
-    wait_until(lambda: time.time() > until)  # whatever time a busy machine takes to start
-    (tmp_path / "hold").unlink()
+    with socket.create_server(("127.0.0.1", int(server.container_env["HOLD_PORT"])), backlog=4096):
+        run = kit.train.spawn(rewards=[slow], max_usd=first["usd"] + 1, **STEPS)
+        wait_until(lambda: run.status["state"] == "running")
+        time.sleep(first["usd"] + 1.5)  # whatever a busy machine takes to start
     run.watch()
     status = run.status
     assert status["state"] == "stopped" and status["step"] < 12 and "for the machine" in status["reason"]
