@@ -134,7 +134,7 @@ def generate_tokens(
                     told[row] += log_probs_of(torch.stack([step[place] for step in output.logits]), new[place].tolist())
             stay = [place for place, row in enumerate(under_way) if set(ends).isdisjoint(made[row])]
             under_way, left, cache = [under_way[place] for place in stay], left - new.shape[1], output.past_key_values
-            if stay:
+            if stay and left:
                 ids, mask = output.sequences[stay], torch.nn.functional.pad(mask[stay], (0, new.shape[1]), value=1)
                 cache.reorder_cache(torch.tensor(stay, device=ids.device))  # which keeps those that are named
         answers += made

@@ -185,7 +185,7 @@ class Scheduling:
         if not await self.until(lambda: not self.running(app), self.grace):
             for worker in self.running(app):
                 worker.kill("app stopped")
-            await self.until(lambda: not self.running(app), self.grace)
+            await self.until(lambda: not self.running(app), 60)  # so long may a busy machine take
         app.state, app.stopped = api_pb2.APP_STATE_STOPPED, time.time()
         self.wake()
 
