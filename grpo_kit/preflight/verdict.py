@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.data.demo import KITS_OWN, data_folder
+from grpo_kit.data.demo import DEFAULT_DATA, KITS_OWN, data_folder
 from grpo_kit.data.samples import Sample, messages_of, numbered_lines, sample_from
 from grpo_kit.errors import KitError, Problem
 from grpo_kit.judges.measures import EARNS, IN_WORDS, Measure, measure_of
@@ -133,7 +133,8 @@ def _data_text(config: TrainConfig, folder: Path, seen: Seen) -> str:
     """ "shop: 36 samples, prepared from Downloads/bikes.jsonl, no rubric"."""
     where = config.data if ":" in config.data else str(folder)
     if config.data in KITS_OWN and folder != Path(config.data):
-        where = f"the demo's, as there is no {config.data}/train.jsonl"
+        none = f", as there is no {config.data}/train.jsonl" if config.data == DEFAULT_DATA else ""
+        where = f"the demo's{none}"
     try:
         card = json.loads((folder / "data_card.json").read_text())
         source, by = f", prepared from {card['source']}", card["rubrics"]["by"]
