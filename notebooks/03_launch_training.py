@@ -87,8 +87,7 @@ panel
 
 # %%
 if not interactive:
-    run = kit.train.spawn(config, runs_dir=runs_dir)
-    panel.follow(run.watch(figure=False))  # the panel has one
+    panel.follow(kit.train.remote(config, runs_dir=runs_dir, figure=False))  # the panel has one
 
 # %% [markdown]
 # ## Against earlier runs

@@ -74,10 +74,10 @@ class _Train:
         config = (config or TrainConfig()).replace(**settings)
         return Run.at(start(config, rewards, runs_dir, _is_on_modal()).storage)
 
-    def remote(self, config: TrainConfig | None = None, **options: Any) -> Run:
-        """Starts a run and waits for it with a progress bar, and in a notebook a live plot. To interrupt is to detach:
-        the run goes on. Takes what `spawn` takes; raises RunError where the run fails."""
-        return self.spawn(config, **options).watch()
+    def remote(self, config: TrainConfig | None = None, *, figure: bool = True, **options: Any) -> Run:
+        """Starts a run and waits for it with a progress bar, and in a notebook a live `figure`. To interrupt is to
+        detach: the run goes on. Takes what `spawn` takes; raises RunError where the run fails."""
+        return self.spawn(config, **options).watch(figure=figure)
 
 
 class _Evaluate:
