@@ -40,6 +40,7 @@ import pandas as pd
 
 import grpo_kit as kit
 from grpo_kit import plots, widgets
+from grpo_kit.runs.directory import recent_steps
 from grpo_kit.training import diagnostics
 from grpo_kit.utils.files import write_json
 from grpo_kit.widgets import tables
@@ -122,9 +123,10 @@ def groups(run):
 panel.after(groups)
 
 # %% [markdown]
-# ## The result, as files
+# ## The result, in a figure and files
 #
-# The learning curve of the panel above as a picture, and `result.json` for batch runs.
+# The scores of the first steps against those of the last: has all of the curve moved, or did a few good answers become
+# many? The learning curve above is kept as a picture, beside `result.json` for batch runs.
 
 
 # %%
@@ -141,6 +143,9 @@ def result(run):
     if told["quoted"]:
         spent = pd.DataFrame({name: told[name] for name in ("quoted", "actual")}).T.infer_objects()
         yield plots.table(spent.drop(columns=["first_step", "measuring"], errors="ignore"), minutes="time")
+    scored, steps = tables.completions(run).dropna(subset="score"), recent_steps(status["step"])
+    ends = {"first": scored["step"] <= steps, "last": scored["step"] > scored["step"].max() - steps}
+    yield plots.score_distributions({f"{end} {steps} steps": list(scored["score"][part]) for end, part in ends.items()})
 
 
 panel.after(result)

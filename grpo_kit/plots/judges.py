@@ -13,11 +13,12 @@ def score_distributions(scores: Mapping[str, Sequence[float | None]]) -> Noteboo
     """A curve for each kind of answer in `scores`: for each score, the share of answers that got at least that."""
     figure = NotebookFigure(7, 3.2)
     axes = figure.subplots()
+    top = max([1.0, *(score for given in scores.values() for score in given if score is not None)])
     for (name, given), colour, line in zip(scores.items(), COLOURS, "- -- : -. - --".split(), strict=False):
         judged = np.sort([score for score in given if score is not None])[::-1]
         shares = np.arange(1, len(judged) + 1) / len(judged)
-        axes.step(np.r_[1, judged, 0], np.r_[0, shares, 1], where="post", color=colour, ls=line, lw=1.8, label=name)
-    axes.set(title="share of answers that score at least so much", xlabel="score", xlim=(0, 1), ylim=(0, 1.02))
+        axes.step(np.r_[top, judged, 0], np.r_[0, shares, 1], where="post", color=colour, ls=line, lw=1.8, label=name)
+    axes.set(title="share of answers that score at least so much", xlabel="score", xlim=(0, top), ylim=(0, 1.02))
     figure.legend(loc="outside right upper")
     return figure
 
