@@ -82,6 +82,7 @@ class Outside(World):
         try:
             return str(self._do(partial(self._tools[name], **arguments), TOOL_SECONDS, name))
         except Hung:
+            self._do.close()
             self._do = Apart()  # the next call needs another thread
             raise
 
@@ -119,8 +120,8 @@ class Apart:
                 try:
                     value = work()
                     answer.set_result(runner.run(_awaited(value)) if inspect.isawaitable(value) else value)
-                except Exception as error:  # whatever it raises
-                    answer.set_exception(error)
+                except BaseException as error:  # whatever it raises; sys.exit is to end neither run nor thread
+                    answer.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
     def __call__(self, work: Callable[[], Any], seconds: float, name: str) -> Any:
         """What `work` returns, awaited, or raises. Raises Hung where that takes longer."""

@@ -64,6 +64,7 @@ def build_trainer(
     asked = [sample.prompt for sample in progress.held_out], [sample.tools for sample in progress.held_out]
     held_out = fit_prompts(asked[0], tokenizer, config.max_prompt_length, asked[1], progress.say)
     longer = bool(too_long) or any(fit.is_too_long for fit in held_out)
+    longer |= ":" in (config.environment or "")  # which adds to the prompts
     arguments = grpo_arguments(config, progress.run.path, may_be_longer=longer)
     arguments.reward_weights = list(rewards.values())
     counted = {"prompts_shortened": shortened, "prompts_too_long": too_long, "fitting_seconds": seconds}
