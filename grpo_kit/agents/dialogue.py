@@ -160,12 +160,7 @@ def _result(dialogue: Dialogue, name: str, arguments: dict[str, Any]) -> str:
 
 
 def _read(
-    dialogue: Dialogue,
-    answers: Sequence[Message],
-    tokenizer: Any,
-    marks: Sequence[str],
-    room: int,
-    longest: int | None,
+    dialogue: Dialogue, answers: Sequence[Message], tokenizer: Any, marks: Sequence[str], room: int, longest: int | None
 ) -> None:
     """Puts what the world says before the model's next tokens. Where that leaves no room for these, it ends here."""
     text = text_between(chat_template_of(tokenizer), answers, marks)

@@ -53,11 +53,7 @@ class Rollout:
     it."""
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        config: TrainConfig,
-        say: Callable[[str], None],
-        speaker: Speaker | None = None,
+        self, samples: Sequence[Sample], config: TrainConfig, say: Callable[[str], None], speaker: Speaker | None = None
     ):
         self._speaker = speaker
         self._samples, self._config = {sample.id: sample for sample in samples}, config
