@@ -57,7 +57,8 @@ class Outside(World):
         kind, self._do = environment_class(path), Apart()
         self._name = kind.__name__
         self._made = self._own(kind, "__init__")
-        self._tools = {name: getattr(self._made, name) for name in tool_names(kind)}
+        methods = [name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")]
+        self._tools = {name: getattr(self._made, name) for name in methods if name not in OWN}
         self.caveat = "" if self._tools else "has no tools: the model answers once"
 
     @property
@@ -146,11 +147,6 @@ def environment_class(path: str) -> type:
         what = f"environment={path} is no environment: it has no `reset`, and is none of verifiers"
         raise ConfigError(what, "Give it reset(self, **row), tools as methods, and get_reward(self)")
     return found
-
-
-def tool_names(kind: type) -> list[str]:
-    members = inspect.getmembers(kind, predicate=inspect.isfunction)
-    return [name for name, _ in members if name not in OWN and not name.startswith("_")]
 
 
 def _schemas(kind: str, tools: Mapping[str, Callable]) -> list[dict[str, Any]]:
