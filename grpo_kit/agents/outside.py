@@ -122,7 +122,8 @@ class Apart:
                     value = work()
                     answer.set_result(runner.run(_awaited(value)) if inspect.isawaitable(value) else value)
                 except BaseException as error:  # whatever it raises; sys.exit is to end neither run nor thread
-                    answer.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+                    is_usual, place = isinstance(error, Exception), error.__traceback__
+                    answer.set_exception(error if is_usual else RuntimeError(repr(error)).with_traceback(place))
 
     def __call__(self, work: Callable[[], Any], seconds: float, name: str) -> Any:
         """What `work` returns, awaited, or raises. Raises Hung where that takes longer."""
