@@ -92,12 +92,8 @@ class SimulatedUser(World):
         wanted, used = len(self.sample.columns[WORLD]), sum(each["role"] == "assistant" for each in told)
         goal, usual = 1 - len(self._left) / wanted, len(self.sample.columns[SAID]) + wanted
         turns = min(1.0, max(0.0, (3 - used / usual) / 2)) * (goal == 1)
-        return {
-            "goal": goal,
-            "turns": turns,
-            "grounded": float(not made_up(self.sample, told)),
-            "success": float(goal == 1 and ended == "reply"),
-        }
+        grounded, success = float(not made_up(self.sample, told)), float(goal == 1 and ended == "reply")
+        return {"goal": goal, "turns": turns, "grounded": grounded, "success": success}
 
 
 def _asks_for(slot: str, text: Text) -> bool:
