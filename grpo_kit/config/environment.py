@@ -97,10 +97,8 @@ def check_environment(config: Any) -> None:
         has = f"environment={environment} has {', '.join(known)}" if known else "there is no environment"
         raise ConfigError(f"reward_funcs={other} is a score of another environment: {has}", "Leave it out")
     if environment and config.max_staleness:
-        what = (
-            f"max_staleness={config.max_staleness} does not work with environment={environment}: dialogues are judged "
-        )
-        raise ConfigError(f"{what}once they have ended", "Use max_staleness=0")
+        what = f"max_staleness={config.max_staleness} does not work with environment={environment}"
+        raise ConfigError(f"{what}: dialogues are judged once they have ended", "Use max_staleness=0")
     if environment and config.filter_difficulty:
         what = f"filter_difficulty does not work with environment={environment}: it measures single answers"
         raise ConfigError(what, "Leave one out")
