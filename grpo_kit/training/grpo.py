@@ -64,7 +64,6 @@ def build_trainer(
     asked = [sample.prompt for sample in progress.held_out], [sample.tools for sample in progress.held_out]
     held_out = fit_prompts(asked[0], tokenizer, config.max_prompt_length, asked[1], progress.say)
     longer = bool(too_long) or any(fit.is_too_long for fit in held_out)
-    longer |= ":" in (config.environment or "")  # which adds to the prompts
     arguments = grpo_arguments(config, progress.run.path, may_be_longer=longer)
     arguments.reward_weights = list(rewards.values())
     counted = {"prompts_shortened": shortened, "prompts_too_long": too_long, "fitting_seconds": seconds}
@@ -73,17 +72,9 @@ def build_trainer(
         allow_on_cpus()
     set_seed(config.seed)  # before the adapter gets its first weights
     model, adapter = starting_model(progress, arguments)
-    trainer = KitTrainer(
-        progress=progress,
-        rollout=rollout,
-        held_out=_rows(progress.held_out, held_out),
-        model=model,
-        reward_funcs=list(rewards),
-        args=arguments,
-        train_dataset=dataset_of(rows),
-        processing_class=tokenizer,
-        peft_config=adapter,
-    )
+    how: dict[str, Any] = {"args": arguments, "processing_class": tokenizer, "peft_config": adapter}
+    how |= {"train_dataset": dataset_of(rows), "held_out": _rows(progress.held_out, held_out)}
+    trainer = KitTrainer(model=model, reward_funcs=list(rewards), progress=progress, rollout=rollout, **how)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
