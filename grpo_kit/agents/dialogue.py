@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -78,7 +78,8 @@ def converse(
     under_way, marks = list(dialogues), [tokenizer.convert_ids_to_tokens(end) for end in ends]
     for turn in range(1, most_turns + 1):
         asked = [each.prompt_ids + each.ids for each in under_way]
-        alike = group if turn == 1 and _in_groups(asked, group) else 1  # an environment may begin each time anew
+        begin_alike = all(each == asked[place - place % group] for place, each in enumerate(asked))
+        alike = group if turn == 1 and begin_alike else 1  # an environment may begin each time anew
         made, logprobs = generate(asked, alike)
         with redirect_stdout(sys.stderr):  # what the worlds print
             waiting = []  # all are told before any is heard, so that worlds that lead work side by side
@@ -103,11 +104,6 @@ def converse(
             return
 
 
-def _in_groups(asked: list[list[int]], group: int) -> bool:
-    """Whether each `group` in a row is asked the same."""
-    return all(asked[place] == asked[place - place % group] for place in range(len(asked)))
-
-
 def _all_said(dialogues: Sequence[Dialogue], answers: Sequence[list[Message] | Sample], ask: Ask | None) -> list:
     """The answers, with what the model says that speaks for the users of dialogues which go on, all asked at once."""
     asked = {i: each for i, each in enumerate(answers) if isinstance(each, Sample) and not dialogues[i].ended}
@@ -127,27 +123,23 @@ def _all_said(dialogues: Sequence[Dialogue], answers: Sequence[list[Message] | S
 def _told(dialogue: Dialogue, text: str, is_cut: bool) -> Callable[[], list[Message] | Sample]:
     """Adds what the model said to the dialogue's messages, and tells it its world. Returns what gives its answer, or
     what the model is to know that speaks for its user."""
-    answer, world = answer_in(text) or "", dialogue.world
-    if not (calls := calls_made(answer)):
-        dialogue.messages.append(Message(role="assistant", content=text))
-        if (led := world.answers(Message(role="assistant", content=answer), is_cut)) is not None:
-            return led
-        said = world.hear(answer)
-        if isinstance(said, Sample):
-            known = said.replace(prompt=spoken([*messages_of(said.prompt), *dialogue.messages[:-1]]))
-            return lambda: known
-        return partial(list, () if said is None else (Message(role="user", content=said),))
-    begins = text.rfind(answer)
-    words = (text[:begins] + words_before_calls(answer)).strip()
-    functions = [CalledFunction(name=name, arguments=arguments) for name, arguments in calls]
-    made = [ToolCall(type="function", function=function) for function in functions]
-    dialogue.messages.append(Message(role="assistant", content=words, tool_calls=made))
+    answer, world, message = answer_in(text) or "", dialogue.world, Message(role="assistant", content=text)
+    if calls := calls_made(answer):
+        functions = [CalledFunction(name=name, arguments=arguments) for name, arguments in calls]
+        message["content"] = (text[: text.rfind(answer)] + words_before_calls(answer)).strip()
+        message["tool_calls"] = [ToolCall(type="function", function=function) for function in functions]
+    dialogue.messages.append(message)
     dialogue.calls += len(calls)
-    said = Message(role="assistant", content=answer_in(words) or "", tool_calls=made)
-    if (led := world.answers(said, is_cut)) is not None:
+    if (led := world.answers({**message, "content": answer_in(message["content"]) or ""}, is_cut)) is not None:
         return led
-    results = [Message(role="tool", name=name, content=_result(dialogue, name, given)) for name, given in calls]
-    return partial(list, results)
+    if calls:
+        results = [Message(role="tool", name=name, content=_result(dialogue, name, given)) for name, given in calls]
+        return lambda: results
+    said = world.hear(answer)
+    if isinstance(said, Sample):
+        known = said.replace(prompt=spoken([*messages_of(said.prompt), *dialogue.messages[:-1]]))
+        return lambda: known
+    return lambda: [] if said is None else [Message(role="user", content=said)]
 
 
 def _result(dialogue: Dialogue, name: str, arguments: dict[str, Any]) -> str:
@@ -160,12 +152,7 @@ def _result(dialogue: Dialogue, name: str, arguments: dict[str, Any]) -> str:
 
 
 def _read(
-    dialogue: Dialogue,
-    answers: Sequence[Message],
-    tokenizer: Any,
-    marks: Sequence[str],
-    room: int,
-    longest: int | None,
+    dialogue: Dialogue, answers: Sequence[Message], tokenizer: Any, marks: Sequence[str], room: int, longest: int | None
 ) -> None:
     """Puts what the world says before the model's next tokens. Where that leaves no room for these, it ends here."""
     text = text_between(chat_template_of(tokenizer), answers, marks)

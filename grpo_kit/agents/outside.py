@@ -57,7 +57,8 @@ class Outside(World):
         kind, self._do = environment_class(path), Apart()
         self._name = kind.__name__
         self._made = self._own(kind, "__init__")
-        self._tools = {name: getattr(self._made, name) for name in tool_names(kind)}
+        methods = [name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")]
+        self._tools = {name: getattr(self._made, name) for name in methods if name not in OWN}
         self.caveat = "" if self._tools else "has no tools: the model answers once"
 
     @property
@@ -82,6 +83,7 @@ class Outside(World):
         try:
             return str(self._do(partial(self._tools[name], **arguments), TOOL_SECONDS, name))
         except Hung:
+            self._do.close()
             self._do = Apart()  # the next call needs another thread
             raise
 
@@ -119,8 +121,9 @@ class Apart:
                 try:
                     value = work()
                     answer.set_result(runner.run(_awaited(value)) if inspect.isawaitable(value) else value)
-                except Exception as error:  # whatever it raises
-                    answer.set_exception(error)
+                except BaseException as error:  # whatever it raises; sys.exit is to end neither run nor thread
+                    is_usual, place = isinstance(error, Exception), error.__traceback__
+                    answer.set_exception(error if is_usual else RuntimeError(repr(error)).with_traceback(place))
 
     def __call__(self, work: Callable[[], Any], seconds: float, name: str) -> Any:
         """What `work` returns, awaited, or raises. Raises Hung where that takes longer."""
@@ -145,11 +148,6 @@ def environment_class(path: str) -> type:
         what = f"environment={path} is no environment: it has no `reset`, and is none of verifiers"
         raise ConfigError(what, "Give it reset(self, **row), tools as methods, and get_reward(self)")
     return found
-
-
-def tool_names(kind: type) -> list[str]:
-    members = inspect.getmembers(kind, predicate=inspect.isfunction)
-    return [name for name, _ in members if name not in OWN and not name.startswith("_")]
 
 
 def _schemas(kind: str, tools: Mapping[str, Callable]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ speaks in place of the rules (asked_user.py), this user knows what it is to say,
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from grpo_kit.agents.grounded import made_up
@@ -33,7 +33,7 @@ class SimulatedUser(World):
         trace = " ".join(line_of(words_of(each)) for each in sample.columns[SAID])
         # What a search found, and the trace's user never said, is chosen when it is offered.
         found = " ".join(call["result"] for call in self._left if is_search(call["name"]))
-        values = {value for call in self._left for value in _values(call) if f'"{value}"' in found}
+        values = {str(value) for call in self._left for value in call["arguments"].values() if f'"{value}"' in found}
         self._chosen = {value for value in values if line_of(words_of(value)) not in trace}
         self._accepted = set[str]()
 
@@ -81,11 +81,9 @@ class SimulatedUser(World):
             return f"No, {', '.join(missing)} instead." if missing else "Yes, please."
         if self.made and offers.intersection(wanted.values()) and not performs("NOTIFY_FAILURE", text):
             return "Is there another one?"
-        unsaid = [value for value in wanted.values() if value not in self._chosen and not self._has_said(value)]
+        told = "\n".join(self._told)
+        unsaid = [each for each in wanted.values() if each not in self._chosen and line_of(words_of(each)) not in told]
         return f"{unsaid[0]}, please." if unsaid else "Yes, please."
-
-    def _has_said(self, value: str) -> bool:
-        return any(line_of(words_of(value)) in line for line in self._told)
 
     def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:
         """`goal`: the share of the trace's calls that were made; `turns`: 1 for as many messages as the trace's,
@@ -94,16 +92,8 @@ class SimulatedUser(World):
         wanted, used = len(self.sample.columns[WORLD]), sum(each["role"] == "assistant" for each in told)
         goal, usual = 1 - len(self._left) / wanted, len(self.sample.columns[SAID]) + wanted
         turns = min(1.0, max(0.0, (3 - used / usual) / 2)) * (goal == 1)
-        return {
-            "goal": goal,
-            "turns": turns,
-            "grounded": float(not made_up(self.sample, told)),
-            "success": float(goal == 1 and ended == "reply"),
-        }
-
-
-def _values(call: dict[str, Any]) -> Iterable[str]:
-    return map(str, call["arguments"].values())
+        grounded, success = float(not made_up(self.sample, told)), float(goal == 1 and ended == "reply")
+        return {"goal": goal, "turns": turns, "grounded": grounded, "success": success}
 
 
 def _asks_for(slot: str, text: Text) -> bool:

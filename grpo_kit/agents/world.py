@@ -23,12 +23,11 @@ class World(ABC):
     """One dialogue's world. It is made anew for each dialogue."""
 
     needs_good_reply = False  # whether it is a success only where the judge finds the last reply good
+    caveat = ""  # what whoever trains with it should know
 
     def __init__(self, sample: Sample):
         self.sample = sample
         self.made: list[CalledFunction] = []  # the calls that were answered
-
-    caveat = ""  # what whoever trains with it should know
 
     @property
     def environment(self) -> Any:
@@ -102,17 +101,13 @@ class KnownCalls:
             for each in alike:
                 if same(_only(each["arguments"], needed), _only(arguments, needed)):
                     return each["result"]
-        return empty_result(name)
+        status = "no match" if is_search(name) else "failure"
+        return f'{{"count":0,"status":"{status}","results":[]}}'  # as data/readers/grounding.py writes one
 
 
 def is_search(name: str) -> bool:
     """Whether a function only looks something up, told by its name: "FindCafes", "get_weather"."""
     return name.lower().startswith(("find", "search", "get", "look", "list", "check", "query"))
-
-
-def empty_result(name: str) -> str:
-    status = "no match" if is_search(name) else "failure"
-    return f'{{"count":0,"status":"{status}","results":[]}}'  # as data/readers/grounding.py writes one
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -143,8 +138,5 @@ def _canonical(arguments: Mapping[str, Any]) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return (
-        (value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
-        .strip()
-        .casefold()
-    )
+    text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return text.strip().casefold()

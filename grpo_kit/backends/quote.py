@@ -158,7 +158,7 @@ def checks_of(config: TrainConfig, on_modal: bool, rewards: Rewards = (), has_st
         yield tried("notify", look.notify, config)
     for name in DATA_FILES:
         yield tried(name, look.data, config, name, seconds=SECONDS_FOR_DATA)
-    if ":" in (config.environment or ""):
+    if config.environment:
         yield tried("environment", look.environment, config, seconds=OWN_SECONDS)
     if has_start:
         yield tried("model", look.model, config)

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_kit.config.backend import chosen_backend
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, RunError
-from grpo_kit.runs.directory import (
-    RUNS_DIR,
-    STOP_FILE,
-    UNFINISHED,
-    WORKER_FILE,
-    RunDirectory,
-    is_run,
-    no_such_run,
-    now,
-)
+from grpo_kit.runs.directory import RUNS_DIR, STOP_FILE, UNFINISHED, WORKER_FILE, RunDirectory, is_run, no_such_run, now
 from grpo_kit.runs.storage import SERVING_FILE, LocalStorage
 from grpo_kit.utils.files import CACHE, as_json, replacing
 

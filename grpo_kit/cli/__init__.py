@@ -38,12 +38,7 @@ _add(
     "path/to/traces",
     "chats.jsonl --out data/chats --skip-bad",
 )
-_add(
-    "doctor",
-    with_flags(commands.doctor, TrainConfig),
-    "--probe",
-    "--backend modal --model-name google/gemma-2-2b-it",
-)
+_add("doctor", with_flags(commands.doctor, TrainConfig), "--probe", "--backend modal --model-name google/gemma-2-2b-it")
 _add(
     "train",
     with_flags(commands.train, TrainConfig),

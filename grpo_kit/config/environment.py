@@ -91,15 +91,14 @@ def engines(config: Any) -> dict[str, str]:
 def check_environment(config: Any) -> None:
     """Raises ConfigError for settings that don't go with the environment, or with none."""
     check_user(config)
-    environment, reward_funcs = config.environment, config.reward_funcs
-    max_staleness, filter_difficulty = config.max_staleness, config.filter_difficulty
+    environment = config.environment
     known = in_environment(environment).get("reward_funcs", {})
-    if other := next((name for name in reward_funcs if name in SCORES and name not in known), None):
+    if other := next((name for name in config.reward_funcs if name in SCORES and name not in known), None):
         has = f"environment={environment} has {', '.join(known)}" if known else "there is no environment"
         raise ConfigError(f"reward_funcs={other} is a score of another environment: {has}", "Leave it out")
-    if environment and max_staleness:
-        what = f"max_staleness={max_staleness} does not work with environment={environment}, whose dialogues are "
-        raise ConfigError(f"{what}judged once they have ended", "Use max_staleness=0")
-    if environment and filter_difficulty:
+    if environment and config.max_staleness:
+        what = f"max_staleness={config.max_staleness} does not work with environment={environment}"
+        raise ConfigError(f"{what}: dialogues are judged once they have ended", "Use max_staleness=0")
+    if environment and config.filter_difficulty:
         what = f"filter_difficulty does not work with environment={environment}: it measures single answers"
         raise ConfigError(what, "Leave one out")

@@ -161,9 +161,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
 
     # Reward
     filter_difficulty: bool = reward(
-        False,
-        "First leave out prompts on which all of the start model's completions score (nearly) the same.",
-        "scale",
+        False, "First leave out prompts on which all of the start model's completions score (nearly) the same.", "scale"
     )
     judge: Weights[JudgeName] = run(
         "offline",

@@ -54,13 +54,11 @@ def of_verifiers(path: str) -> Any:
         except Exception as error:  # whatever it raises
             raise fault(f"environment={path} failed:", error) from None
     if getattr(found, "requires_group_rollouts", False):
-        raise ConfigError(
-            f"environment={path} compares rollouts with each other", "Use one that rewards each by itself"
-        )
+        what = f"environment={path} compares rollouts with each other"
+        raise ConfigError(what, "Use one that rewards each by itself")
     if hasattr(found, "task_type") and found.toolsets(found.config):
-        raise ConfigError(
-            f"environment={path} has tool servers for all tasks", "Give them to each task (Task.toolsets)"
-        )
+        what = f"environment={path} has tool servers for all tasks"
+        raise ConfigError(what, "Give them to each task (Task.toolsets)")
     return found if hasattr(found, "run_rollout") or hasattr(found, "task_type") else None
 
 

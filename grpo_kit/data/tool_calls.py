@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import orjson
+
 from grpo_kit.data.samples import Sample
 from grpo_kit.data.thoughts import answer_in
 
@@ -49,7 +51,15 @@ def calls_made(answer: str) -> list[tuple[str, dict]]:
         for name, text in form.findall(answer):
             with suppress(ValueError, RecursionError):  # no arguments
                 calls.append((name, arguments_in(text)))
-    return calls or calls_in(answer) or _in_python(answer)
+    return list(filter(_can_be_kept, calls or calls_in(answer) or _in_python(answer)))
+
+
+def _can_be_kept(call: tuple[str, dict]) -> bool:
+    """Whether JSON has its letters and numbers: no half of a surrogate pair, no 1e30 as a whole number."""
+    try:
+        return bool(orjson.dumps(call))
+    except TypeError:
+        return False
 
 
 def words_before_calls(text: str) -> str:

@@ -124,6 +124,8 @@ def evaluate(
     samples = _chosen(data / "eval.jsonl", used, tokenizer, note, echo)
     for caveat in [found for each in (judge, second) if each and (found := each.caveat(samples))]:
         note(caveat)
+    if run and not any(run.config.judge.values()):
+        note(f"The run learnt from its environment's reward alone: look at success, and not at {judge.name}'s scores")
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     models: list[dict] = []

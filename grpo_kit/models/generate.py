@@ -110,10 +110,7 @@ def generate_tokens(
     tokenizer.padding_side = "left"
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     generation = GenerationConfig(  # as TRL generates: the model's own defaults for sampling stay out
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=ends,
-        return_dict_in_generate=True,
-        **sampling,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=ends, return_dict_in_generate=True, **sampling
     )
     answers: list[list[int]] = []
     model.eval()

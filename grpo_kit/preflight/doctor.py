@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grpo_kit.agents.asked_user import asked_user
-from grpo_kit.agents.outside import try_out
+from grpo_kit.agents.episodes import episodes
 from grpo_kit.config.judge import NEED_MODEL, rungs
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import DEFAULT_DATA, KITS_OWN, data_folder
@@ -114,10 +114,11 @@ def functions(config: TrainConfig, rewards: Rewards, on_modal: bool) -> str:
 
 
 def environment(config: TrainConfig) -> str:
-    """Begins a dialogue in it. Raises ConfigError where that fails."""
-    first = next(read_samples(data_folder(config.data) / "train.jsonl"))
-    tools = [tool.get("function", tool)["name"] for tool in try_out(str(config.environment), first)]
-    return f"{config.environment}: " + (", ".join(tools) or "no tools")
+    """Begins a dialogue in another's. Raises ConfigError where that fails, or the samples have no calls."""
+    samples = read_samples(data_folder(config.data) / "train.jsonl")
+    found = episodes(list(samples), config.environment, config.data)
+    tools = {tool.get("function", tool)["name"]: None for sample in found for tool in sample.tools}
+    return f"{config.environment}: {len(found)} dialogues, with " + (", ".join(tools) or "no tools")
 
 
 def trl(config: TrainConfig, on_modal: bool) -> str:

@@ -69,11 +69,8 @@ def _beside(sample: Sample, told: list[Message], reply: str) -> Sample:
     nearest = min(abs(turn["results"] - results) for turn in turns)
     alike = [turn for turn in turns if abs(turn["results"] - results) == nearest]
     best = max(alike, key=lambda turn: compared(turn["ground_truth"], answer_in(reply) or "").score or 0.0)
-    fields = {
-        "ground_truth": best["ground_truth"],
-        "rubric": best["rubric"],
-        "acts": [Act(**act) for act in best["acts"]],
-    }
+    fields = best | {"acts": [Act(**act) for act in best["acts"]]}
+    del fields["results"]
     columns = {name: value for name, value in sample.columns.items() if name != TURNS}
     return _seen(sample, told).replace(**fields, columns=columns)
 

@@ -158,6 +158,8 @@ class RunDirectory:
     @property
     def config(self) -> TrainConfig:
         settings = TrainConfig.present_names(self.about["settings"])
+        if settings.get("environment") == "user":
+            settings.setdefault("judge_replies", "last")  # as it was before there was such a setting
         if unknown := settings.keys() - TrainConfig.model_fields.keys():
             names = ", ".join(sorted(unknown))
             say_once(f"Run {self.id}: settings that this version of the kit does not know are ignored: {names}")

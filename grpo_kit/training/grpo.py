@@ -72,17 +72,9 @@ def build_trainer(
         allow_on_cpus()
     set_seed(config.seed)  # before the adapter gets its first weights
     model, adapter = starting_model(progress, arguments)
-    trainer = KitTrainer(
-        progress=progress,
-        rollout=rollout,
-        held_out=_rows(progress.held_out, held_out),
-        model=model,
-        reward_funcs=list(rewards),
-        args=arguments,
-        train_dataset=dataset_of(rows),
-        processing_class=tokenizer,
-        peft_config=adapter,
-    )
+    how: dict[str, Any] = {"args": arguments, "processing_class": tokenizer, "peft_config": adapter}
+    how |= {"train_dataset": dataset_of(rows), "held_out": _rows(progress.held_out, held_out)}
+    trainer = KitTrainer(model=model, reward_funcs=list(rewards), progress=progress, rollout=rollout, **how)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -165,21 +157,13 @@ def grpo_arguments(config: TrainConfig, run_dir: Path, may_be_longer: bool = Fal
         "use_vllm": uses_vllm(config, device),
         "fsdp": is_sharded(config, shape, device) if shape else config.fsdp is True,
     }
+    settings |= {"output_dir": str(run_dir), "run_name": run_dir.name, "report_to": list(config.report_to) or "none"}
+    settings |= {"use_cpu": not on_gpu, "logging_steps": 1, "disable_tqdm": True}
+    settings |= {"ddp_find_unused_parameters": False, "num_generations_eval": 1}
     if settings["use_vllm"] and shape and not may_be_longer:
         settings["vllm_max_model_length"] = shape.longest_sequence(config)
     try:
-        arguments = GRPOConfig(
-            **settings,
-            **config.trl,
-            output_dir=str(run_dir),
-            use_cpu=not on_gpu,
-            logging_steps=1,
-            report_to=list(config.report_to) or "none",
-            run_name=run_dir.name,
-            disable_tqdm=True,
-            ddp_find_unused_parameters=False,
-            num_generations_eval=1,
-        )
+        arguments = GRPOConfig(**settings, **config.trl)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"TRL refuses trl={config.trl}: {error}", "Correct it, or leave it out") from None
     arguments._n_gpu = min(1, arguments.n_gpu)  # else one process would spread its batch over all GPUs that it sees

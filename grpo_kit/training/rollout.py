@@ -53,11 +53,7 @@ class Rollout:
     it."""
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        config: TrainConfig,
-        say: Callable[[str], None],
-        speaker: Speaker | None = None,
+        self, samples: Sequence[Sample], config: TrainConfig, say: Callable[[str], None], speaker: Speaker | None = None
     ):
         self._speaker = speaker
         self._samples, self._config = {sample.id: sample for sample in samples}, config
@@ -79,18 +75,10 @@ class Rollout:
         def generate(asked: list[list[int]], group: int) -> Any:
             return trainer._generate_single_turn(asked, None, {}, group)
 
-        is_training = trainer.model.training
-        converse(
-            dialogues,
-            trainer.processing_class,
-            generate,
-            trainer.eos_token_ids,
-            group=config.num_generations if is_training else 1,
-            room=config.max_completion_length,
-            longest=self._longest,
-            most_turns=config.max_tool_calling_iterations,
-            ask=self._speaker,
-        )
+        how: dict[str, Any] = {"group": config.num_generations if trainer.model.training else 1, "ask": self._speaker}
+        how |= {"room": config.max_completion_length, "most_turns": config.max_tool_calling_iterations}
+        tokenizer, ends = trainer.processing_class, trainer.eos_token_ids
+        converse(dialogues, tokenizer, generate, ends, longest=self._longest, **how)
         scores = [each.scores for each in dialogues]
         if self._say:  # once is enough
             is_silent = all(each.get("environment", 0) is None for each in scores)

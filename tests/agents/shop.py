@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import sys
 import time
 
 
@@ -32,6 +33,10 @@ class Shop:
         """Never answers."""
         time.sleep(60)
         return "at last"
+
+    async def leave(self) -> str:
+        """Ends Python."""
+        sys.exit(1)
 
     def get_reward(self) -> float:
         return float("tea" in self.counted)

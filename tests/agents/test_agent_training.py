@@ -135,3 +135,6 @@ def test_a_run_without_dialogues_has_no_such_figure(tmp_path):
     (folder / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
     with pytest.raises(RunError, match="no dialogues to draw"):
         plots.agent_curve(RunDirectory("plain", tmp_path))
+    before = {name: about["settings"][name] for name in ("model_name", "max_steps")} | {"environment": "user"}
+    (folder / "config.json").write_text(json.dumps(about | {"settings": before}))
+    assert RunDirectory("plain", tmp_path).config.judge_replies == "last", "of a run before there was the setting"

@@ -15,6 +15,7 @@ from grpo_kit.models.load import load_tokenizer
 from grpo_kit.models.prompts import prompt_tokens
 
 SHOP = "shop:Shop"
+TOOLS = ("wait", "no", "leave")  # which hang, are not there, and end Python
 CALL = '{"name": "stock", "arguments": {"item": "%s"}}'
 FAMILIES = {  # a template of TRL's, and the token that ends its turns
     "qwen2_5": "<|im_end|>",
@@ -78,13 +79,12 @@ def test_words_and_several_calls_in_one_turn(tokenizer):
 
 def test_a_tool_that_raises_or_hangs_or_is_not_there_is_an_error_that_the_model_reads(tokenizer, monkeypatch):
     monkeypatch.setattr(outside, "TOOL_SECONDS", 0.2)
-    led = talk(
-        tokenizer, CALL % "milk", '{"name": "wait", "arguments": {}}', '{"name": "no", "arguments": {}}', "Sorry."
-    )
+    led = talk(tokenizer, CALL % "milk", *(f'{{"name": "{name}", "arguments": {{}}}}' for name in TOOLS), "Sorry.")
     told = [message["content"] for message in led.messages if message["role"] == "tool"]
     hung = '{"error":"wait did not answer within 0.2 s"}'
-    assert told == ['{"error":"\'milk\'"}', hung, '{"error":"there is no tool no"}']
-    assert (led.errors, led.calls, led.ended) == (3, 3, "reply")
+    left = '{"error":"SystemExit(1)"}'
+    assert told == ['{"error":"\'milk\'"}', hung, '{"error":"there is no tool no"}', left]
+    assert (led.errors, led.calls, led.ended) == (4, 4, "reply")
     assert measured([led], [None])["agent/errors"] == 1
 
 
@@ -149,7 +149,7 @@ def test_what_is_no_environment_is_refused_before_training(path, says):
 
 def test_its_tools_are_told_to_the_model(tokenizer):
     [sample] = episodes([Sample("7", [{"role": "user", "content": "Is there tea?"}], "Yes.")], SHOP, "data")
-    assert [tool["function"]["name"] for tool in sample.tools] == ["price", "stock", "wait"]
+    assert [tool["function"]["name"] for tool in sample.tools] == ["leave", "price", "stock", "wait"]
     assert "How much is left" in tokenizer.decode(prompt_tokens(tokenizer, sample.prompt, sample.tools))
     assert environment_class(SHOP) is environment_class(SHOP)
 

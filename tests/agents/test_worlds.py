@@ -6,7 +6,9 @@ from grpo_kit import ConfigError, TrainConfig, read_samples
 from grpo_kit.agents.episodes import episodes, world_of
 from grpo_kit.agents.world import KnownCalls, ToolError, calls_right
 from grpo_kit.data.demo import DEMO_CALLS, data_folder
+from grpo_kit.data.samples import Sample, to_lines
 from grpo_kit.data.tool_calls import WORLD
+from grpo_kit.preflight import doctor
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +146,10 @@ def test_the_scores_have_weights():
 def test_samples_without_tools_are_refused_with_what_makes_some(demo_data):
     with pytest.raises(ConfigError, match="--learn calls"):
         episodes(list(read_samples(demo_data / "train.jsonl"))[:50], "replay", "demo")
+
+
+def test_data_without_calls_is_a_problem_before_a_run(tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(to_lines([Sample("1", "Hi.", "Hello.")]))
+    with pytest.raises(ConfigError, match="environment=replay needs samples with `tools` and calls"):
+        doctor.environment(TrainConfig(environment="replay", data=str(tmp_path)))
+    assert doctor.environment(TrainConfig(environment="user", data=DEMO_CALLS)).startswith("user: 230 dialogues, with ")

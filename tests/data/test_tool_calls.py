@@ -99,6 +99,12 @@ def test_other_calls(answer):
     assert call_score(answer, CALLS) == 0
 
 
+@pytest.mark.parametrize("value", ['"\\ud83d"', "1e30", "9" * 20, "9" * 5000, '{"a":' * 300 + "1" + "}" * 300])
+def test_what_could_not_be_kept_is_no_call(value):
+    assert calls_made(f'{{"name": "Hours", "arguments": {{"day": {value}}}}}') == []
+    assert calls_made(f"{TEXT}<function=Hours><parameter=day>{value}</parameter></function>"), "a text is a text"
+
+
 def test_the_ready_reward_judges_samples_with_calls_and_the_others_leave_them():
     parsed = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": HOURS}]}
     completions = [[parsed], [{"role": "assistant", "content": call_text([HOURS])}], "Hello there.", "Hello there."]

@@ -9,14 +9,7 @@ from typing import Any
 
 import modal
 
-from grpo_kit.backends.modal.client import (
-    APP,
-    IMAGE_MODULES,
-    IMAGE_PACKAGES,
-    LEASES,
-    kit_errors,
-    required_secrets,
-)
+from grpo_kit.backends.modal.client import APP, IMAGE_MODULES, IMAGE_PACKAGES, LEASES, kit_errors, required_secrets
 from grpo_kit.backends.modal.lease import acquire_lease
 from grpo_kit.backends.modal.start import started_on_modal
 from grpo_kit.backends.modal.storage import VolumeStorage, known_on_modal

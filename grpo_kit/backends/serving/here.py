@@ -53,14 +53,9 @@ def start(
         port = _free(port)
         endpoint, log = Endpoint(f"http://{HOST}:{port}/v1"), run.path / LOG
         with log.open("w") as output:
-            process = subprocess.Popen(
-                server_command(plan, HOST, port, GPU_SHARE, use_vllm),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env=env,
-            )
+            command = server_command(plan, HOST, port, GPU_SHARE, use_vllm)
+            how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": env}
+            process = subprocess.Popen(command, stdout=output, stderr=output, **how)
         server = {"url": endpoint.url} | LocalStorage(run.path).worker(process.pid)
         run.storage.write(SERVING_FILE, as_json(server))
     try:
