@@ -222,6 +222,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(code)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
+            if self.close_connection:  # unsaid, the client would send its next request into a closed connection
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(content)
 
