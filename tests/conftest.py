@@ -26,10 +26,10 @@ from webhook_server import WebhookServer
 
 # Files of ten seconds or more, which `make test-quick` leaves out; the longest first.
 LONG = """
-    test_sweeps test_browser test_modal_shell test_processes test_modal_runs test_serving test_resume
-    test_rollouts_ahead test_calibration test_memory test_gemini_training test_alarms test_notebooks test_doctor
-    test_failures test_run_folders test_four_bits test_gpu_benchmark test_each_family test_thinking test_spawn
-    test_modal_server test_training test_report test_evaluation test_difficulty test_budget test_verdict
+    test_browser test_modal_runs test_modal_shell test_notebooks test_processes test_sweeps test_report
+    test_modal_server test_serving test_spawn test_resume test_alarms test_gemini_training test_doctor
+    test_rollouts_ahead test_calibration test_memory test_verdict test_failures test_run_folders test_four_bits
+    test_gpu_benchmark test_each_family test_thinking test_training test_evaluation test_difficulty test_budget
     test_agent_training test_publish
 """.split()
 MARK = "GRPO_KIT_TEST_SESSION"
