@@ -21,7 +21,7 @@ setup: .venv/.done
 demo: setup
 	$(BIN)/grpo-kit demo
 
-test: setup .venv/4bit .venv/trackio
+test: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 	$(BIN)/python -m pytest
 

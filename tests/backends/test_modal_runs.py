@@ -360,6 +360,7 @@ def test_gemini_judges_there_with_the_secret(server, hold, gemini, monkeypatch, 
     assert again.metrics()["judge/gemini/calls"].item() == 0
 
 
+@pytest.mark.wide
 def test_two_gpus_are_two_processes_in_one_container_and_one_run(server, hold):
     run = kit.train.remote(gpu="A10:2", max_steps=2, save_steps=1)
     (container,) = containers_of(server, run)

@@ -120,6 +120,7 @@ def undisturbed(here):
     return run
 
 
+@pytest.mark.wide
 def test_a_run_outlives_its_kernel_and_ends_like_one_that_was_waited_for(here, undisturbed, capfd):
     """Really trained, in both."""
     command = [sys.executable, here / "scripts" / "kernel.py"]

@@ -90,6 +90,7 @@ CASES = {  # family; hidden, layers, MLP, heads, key-value heads, vocabulary; wh
 
 
 DEAR = ["all weights, shared out to two", "keys and values of many completions", "linear attention"]
+DEAR += ["choosing from many words"]
 
 
 def with_marks(name: str):

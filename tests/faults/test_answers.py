@@ -136,7 +136,15 @@ AMISS = {  # by what is said of it
 }
 
 
-@pytest.mark.parametrize("library", ["google-generativeai", "google-genai", "openai", "anthropic"])
+@pytest.mark.parametrize(
+    "library",
+    [
+        "google-generativeai",
+        "anthropic",
+        pytest.param("google-genai", marks=pytest.mark.wide),
+        pytest.param("openai", marks=pytest.mark.wide),
+    ],
+)
 def test_a_verbose_traceback_shows_no_key_and_no_password(library):
     command = [sys.executable, "-c", VERBOSE, library, json.dumps([*AMISS.values()])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -166,8 +166,9 @@ print(json.dumps(trackio.Api().alerts("huggingface"), default=str))
 
 @pytest.mark.skipif(
     importlib.util.find_spec("trackio") is None and not TRACKIO.exists(),
-    reason="trackio is not installed: `make test` does that",
+    reason="trackio is not installed: `make test-wide` does that",
 )
+@pytest.mark.wide
 def test_signs_and_a_failure_are_alerts_of_trackio(tmp_path):
     """Its own library, which keeps them in SQLite."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"], str(TRACKIO)])}

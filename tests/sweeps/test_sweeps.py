@@ -277,6 +277,7 @@ def test_what_was_made_of_other_files_is_left_and_made_again(tmp_path, demo_data
     assert (tmp_path / "out" / "run" / "result.json").exists(), "what was there is left"
 
 
+@pytest.mark.wide
 def test_a_failure_stops_no_other_run_and_what_is_done_is_not_done_again(quick, tmp_path, capsys):
     settings = {"x": [1, 2, 3], "seed": [0, 1], "fails_at": 2}
     sweep = kit.sweep(quick, settings, tmp_path / "out", jobs=3)

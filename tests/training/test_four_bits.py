@@ -1,7 +1,7 @@
 """A run whose weights are held in 4 bits: interrupted and resumed it ends the same; evaluated and merged.
 
-bitsandbytes has a folder of its own, .venv/4bit, which `make test` fills, and is used by a process of its own: wherever
-PEFT finds it, loading takes a second more.
+bitsandbytes has a folder of its own, .venv/4bit, which `make test-wide` fills, and is used by a process of its own:
+wherever PEFT finds it, loading takes a second more.
 """
 
 import importlib.util
@@ -54,6 +54,7 @@ print(json.dumps(said))
     importlib.util.find_spec("bitsandbytes") is None and not OWN.exists(),
     reason="bitsandbytes is not installed: `make test` does that",
 )
+@pytest.mark.wide
 def test_a_run_in_4_bits_that_is_resumed_ends_the_same(tmp_path, demo_data):
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, OWN, os.environ["PYTHONPATH"]]))}
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(demo_data)]

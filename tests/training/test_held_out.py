@@ -56,7 +56,7 @@ def weights(run) -> bytes:
     return (run.path / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("max_staleness", [0, 1])
+@pytest.mark.parametrize("max_staleness", [0, pytest.param(1, marks=pytest.mark.wide)])
 def test_the_weights_are_those_of_a_run_without(evaluated, tmp_path, demo_data, max_staleness):
     ahead = SETTINGS | {"data": str(demo_data), "runs_dir": tmp_path, "max_staleness": max_staleness}
     plain = train(run_id="plain", **ahead)

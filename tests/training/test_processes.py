@@ -274,6 +274,7 @@ class Unloadable:
         return eval, ("1 / 0",)
 
 
+@pytest.mark.wide
 def test_what_fails_before_the_first_step_is_said_too(demo_data, runs_dir):
     with pytest.raises(RunError, match=r"of 2: RunError: the reward functions can't be loaded .*ZeroDivisionError"):
         here(demo_data, runs_dir, "unloadable", num_processes=2, rewards=[Unloadable()])

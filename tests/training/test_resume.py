@@ -93,6 +93,7 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, demo_data, undisturbe
     assert json.loads((run / "status.json").read_text())["state"] == "complete"
 
 
+@pytest.mark.wide
 def test_killed_while_it_saved_its_result_it_only_saves(tmp_path, demo_data, undisturbed):
     shutil.copytree(undisturbed, tmp_path / "run")
     status = json.loads((tmp_path / "run/status.json").read_text())

@@ -63,6 +63,7 @@ def test_each_step_learns_from_its_own_prompts_by_the_probabilities_they_were_dr
     assert (before["clip_ratio/region_mean"] == 0).all(), "whose weights are those that drew them"
 
 
+@pytest.mark.wide
 def test_epochs_that_are_shorter_than_what_is_made_ahead_and_a_stop_between(tmp_path, few):
     def stops(completions, trainer_state, **_):
         if trainer_state.global_step == 3:
