@@ -248,6 +248,7 @@ def main() -> None:
     except KitError as error:
         sys.exit(f"error: {error}")
     ThreadingHTTPServer.daemon_threads = True
+    ThreadingHTTPServer.request_queue_size = 1024  # of 5 at once, which is usual, more are reset on a busy machine
     ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
 
 
