@@ -119,12 +119,16 @@ class RunTable(Panel):
 
     def _keep(self) -> None:
         """Shows what changes; the thread's work."""
+        failed = ""
         while True:
             time.sleep(POLL_SECONDS)
             try:
                 self._read_changes()
+                if failed and self.message.value == failed:  # it has passed
+                    self.message.value = ""
+                failed = ""
             except Exception as error:  # a folder that is just being deleted, or Modal out of reach
-                self.message.value = error_html(error)
+                failed = self.message.value = error_html(error)
 
     def _read_changes(self) -> None:
         """Reads runs that have said something, are under way, are new or are gone."""

@@ -202,23 +202,23 @@ def test_a_run_is_watched_to_whatever_end_and_two_clicks_are_one(standin, panel,
     psutil.Process(run.worker["pid"]).kill()
     with (run.path / "metrics.jsonl").open("a") as metrics:
         metrics.write("{broken\n{}\n")
-    wait_until(lambda: not shown.resume_button.disabled)
-    assert "lost" in shown._progress.value and "is not a row" in shown._signs.value
+    wait_until(lambda: not shown.resume_button.disabled and "is not a row" in shown._signs.value)
+    assert "lost" in shown._progress.value
     (run.path / "metrics.jsonl").unlink()
     kit.Run(run.path).resume()  # elsewhere, as in the table of runs or a shell
-    wait_until(lambda: shown._state == "running")
-    assert f"Run {run.id} goes on" in shown.message.value and not shown.stop_button.disabled
+    wait_until(lambda: not shown.stop_button.disabled)
+    assert f"Run {run.id} goes on" in shown.message.value
     shown.follow(trained)  # another run in its place, while the first goes on
-    wait_until(lambda: trained.id in ended)
-    assert f"Run {trained.id} is complete" in shown.message.value and "20/20" in shown._progress.value
     ((place, _),) = shown._afterwards
-    assert ended[-1] == trained.id and "It ended" in place.children[0].value and place.children[1].value == "here"
+    wait_until(lambda: trained.id in ended and "It ended" in place.children[0].value)
+    assert f"Run {trained.id} is complete" in shown.message.value and "20/20" in shown._progress.value
+    assert ended[-1] == trained.id and place.children[1].value == "here"
     later.monitor.follow(run)
     run.kill()
     wait_until(lambda: not later.monitor.resume_button.disabled)
     run.delete()
-    wait_until(lambda: f"Run {run.id} is deleted" in later.monitor.message.value)
-    assert later.monitor.resume_button.disabled
+    wait_until(lambda: later.monitor.resume_button.disabled)
+    assert f"Run {run.id} is deleted" in later.monitor.message.value
 
 
 def test_red_wants_a_second_click_and_a_probe_is_quoted_before_it_is_made(standin, panel, tmp_path, monkeypatch):
@@ -248,7 +248,8 @@ def test_red_wants_a_second_click_and_a_probe_is_quoted_before_it_is_made(standi
 
 
 def click(button) -> None:
-    """Clicks and waits for what is said to it."""
+    """Clicks as soon as the button can be clicked, and waits for what is said to it."""
+    wait_until(lambda: not button.disabled)
     button.click()
     wait_until(lambda: not button.disabled)
 
