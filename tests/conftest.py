@@ -45,7 +45,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Every process that is started imports quick_imports from there; the stand-ins only where a test asks for them.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STANDIN), os.environ.get("PYTHONPATH")]))
 sys.path.append(str(STANDIN))
-importlib.import_module("quick_imports")
+for name in ("quick_imports", "slow_threads"):
+    importlib.import_module(name)
 # A shell's background processes ignore interrupts, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
