@@ -56,7 +56,7 @@ def push(
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # its warnings would show addresses that files may be written to
-    hub, run = HfApi(), run if isinstance(run, Run) else Run(run, runs_dir)
+    hub, run = HfApi(), Run.of(run, runs_dir)
     if not HUB_NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is not a name on the Hugging Face hub", "Give owner/name, such as your-name/first")
     found = checkpoints_of(run, None, Path(runs_dir))

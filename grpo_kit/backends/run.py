@@ -43,6 +43,11 @@ class Run(RunDirectory):
             raise no_such_run(run_id, runs_dir, on_volume)
         self.storage, self.id = VolumeStorage(str(run_id)), str(run_id)
 
+    @staticmethod
+    def of(run: "Run | str | Path", runs_dir: str | Path = RUNS_DIR) -> "Run":
+        """The run itself, or the one of that name."""
+        return run if isinstance(run, Run) else Run(run, runs_dir)
+
     def watch(self, figure: bool = True) -> "Run":
         """Waits for the run's end with a progress bar, and in a notebook a live plot, unless `figure` is False.
         Interrupting it is harmless.

@@ -191,8 +191,10 @@ def chat(
     Without messages it asks for one after the other, until an empty line or Ctrl-D. Each starts a new conversation.
     """
     target = run if Path(run).is_dir() else Run(run, runs_dir)
-    from grpo_kit.models.chat import chat
+    from grpo_kit.models.chat import NO_TOOLS, chat
 
+    if isinstance(target, Run) and target.config.environment:
+        print(NO_TOOLS)
     for asked in [messages] if messages else map(lambda message: [message], _typed()):
         table = chat(target, asked, checkpoint=checkpoint, temperature=temperature, runs_dir=runs_dir)
         for row in table.to_dict("records"):

@@ -21,6 +21,8 @@ from grpo_kit.models.load import load_tokenizer, torch_threads
 from grpo_kit.models.prompts import fit_prompts
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
 
+NO_TOOLS = "It was trained to call tools, and can call none here: what it says it found is made up."
+
 
 def chat(
     target: RunDirectory | Endpoint | str | Path,

@@ -95,11 +95,15 @@ class Table:
         heads = "".join(f'<th scope="col"{sides[head]}>{escape(head.strip())}</th>' for head in columns)
         return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
+    def page(self, hidden: Sequence[str] = ()) -> str:
+        """The same with its looks, wherever it stands."""
+        return f'<div class="grpo-kit-table"><style>{CSS}</style>{self.html(hidden=hidden)}</div>'
+
     def _repr_html_(self) -> str:
         """In a live notebook with a script that sorts it; a saved one would warn of every script in it."""
         script = f"<script>{{{JS}\nliven(document.currentScript.previousElementSibling);}}</script>"
         live = script if "JPY_SESSION_NAME" in os.environ else ""
-        return f'<div class="grpo-kit-table"><style>{CSS}</style>{self.html()}</div>{live}'
+        return self.page() + live
 
 
 def table(frame: pd.DataFrame | pd.Series, **headings: str) -> Table:

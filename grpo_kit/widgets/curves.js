@@ -75,6 +75,7 @@ function render({ model, el }) {
   const slider = make(control, "input", "");
   Object.assign(slider, { type: "range", min: 0, max: 0.5, step: 0.01, ariaLabel: "smoothing", title: "The share of the steps that a mean is of" });
   const grid = make(el, "div", "panels"), tip = make(el, "div", "tip");
+  tip.role = "status"; // read out, as the keyboard moves it
 
   // What each line has, from the tables and as it is smoothed: `steps`, `values`, and `spread` of a band.
   function fill(line) {
@@ -193,6 +194,18 @@ function render({ model, el }) {
     };
     area.onpointerup = (event) => release(event, step(event), area);
     area.ondblclick = () => ((zoom = null), draw());
+    Object.assign(area, { tabIndex: 0, role: "application" });
+    area.ariaLabel = `${panel.title}: arrows go from step to step, Enter opens its completions`;
+    area.onblur = leave;
+    area.onkeydown = (event) => {
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key], line = shown.find((each) => each.steps.length);
+      if (event.key === "Enter") pick(area);
+      if (!by || !line) return;
+      event.preventDefault();
+      const [, last] = JSON.parse(area.dataset.pick ?? "[0, 0]"), frame = area.getBoundingClientRect();
+      const i = Math.max(0, Math.min(nearest(line.steps, last) + by, line.steps.length - 1)), at = line.steps[i];
+      hover({ clientX: frame.left + x(at), clientY: frame.top + y(line.values[i]) }, panel, shown, at, x, y, area);
+    };
   }
 
   // A line's points that are on the screen, as [step, lowest, highest, last]: one for each pixel where there are more.
@@ -264,7 +277,18 @@ function render({ model, el }) {
     for (const each of grid.querySelectorAll(".cross")) each.classList.remove("on");
   }
 
-  // The end of a drag zooms; of a click it tells Python the step, or where it was told before, that none is meant.
+  // Tells Python the step that is pointed at, or where it was told before, that none is meant; goes to what it shows.
+  function pick(area) {
+    if (!area.dataset.pick) return;
+    const found = JSON.parse(area.dataset.pick), isSame = String(found) === String(model.get("picked"));
+    const opened = el.parentElement.querySelector(":scope > .grpo-kit-picked");
+    const go = (_, watching) => (watching.disconnect(), opened.querySelector(":scope > div > div")?.scrollIntoView({ block: "center" }));
+    if (opened && !isSame) new MutationObserver(go).observe(opened, { childList: true, subtree: true });
+    model.set("picked", isSame ? [] : found);
+    model.save_changes();
+  }
+
+  // The end of a drag zooms, of a click picks.
   function release(event, step, area) {
     const from = grabbed;
     grabbed = null;
@@ -272,11 +296,7 @@ function render({ model, el }) {
     if (Math.abs(event.clientX - from.at) > CLICK) {
       zoom = [from.step, step].toSorted((a, b) => a - b).map(Math.round);
       draw();
-    } else if (area.dataset.pick) {
-      const pick = JSON.parse(area.dataset.pick), isSame = String(pick) === String(model.get("picked"));
-      model.set("picked", isSame ? [] : pick);
-      model.save_changes();
-    }
+    } else pick(area);
   }
 
   slider.oninput = () => {

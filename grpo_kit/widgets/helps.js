@@ -1,6 +1,8 @@
-// What ipywidgets leaves out: the help of every control, a name for each slider, and a word when the kernel is gone.
+// What ipywidgets leaves out: the help of every control, a name for each slider, folds and curves that the keyboard
+// reaches, and a word when the kernel is gone.
 // "restarting" and the like are statuses of JupyterLab's; other front ends keep their own word for a lost kernel.
 const GONE = ["restarting", "autorestarting", "terminating", "dead"];
+const FOLD = ".jupyter-widget-Collapse-header";
 
 function render({ model, el }) {
   const session = model.widget_manager?.context?.sessionContext;
@@ -19,6 +21,20 @@ function render({ model, el }) {
         if (!field.labels?.length) field.setAttribute("aria-label", label.textContent);
       }
     }
+    for (const fold of panel.querySelectorAll(FOLD)) {
+      Object.assign(fold, { tabIndex: 0, role: "button" });
+      fold.ariaExpanded = fold.parentElement.classList.contains("jupyter-widget-Collapse-open");
+    }
+  }
+
+  // JupyterLab hears no plain key that is pressed on a fold or a curve: its arrows and Enter go to the cells.
+  function press(event) {
+    const part = event.target;
+    if (!panel?.contains(part) || !part.matches(`${FOLD}, .grpo-kit-curves .plot`)) return;
+    part.toggleAttribute("data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
+    if (!part.matches(FOLD) || ![" ", "Enter"].includes(event.key)) return;
+    event.preventDefault();
+    part.click();
   }
 
   function watch(_, status) {
@@ -36,12 +52,14 @@ function render({ model, el }) {
       return;
     }
     name();
-    observer.observe(panel, { childList: true, subtree: true });
+    observer.observe(panel, { childList: true, subtree: true, attributes: true, attributeFilter: ["class"] });
   }
 
   attach();
   session?.statusChanged.connect(watch);
+  window.addEventListener("keydown", press, true);
   return () => {
+    window.removeEventListener("keydown", press, true);
     cancelAnimationFrame(waiting);
     observer.disconnect();
     session?.statusChanged.disconnect(watch);

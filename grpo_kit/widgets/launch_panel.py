@@ -58,11 +58,11 @@ class LaunchPanel(Panel):
         launching, probing = "Checking, then launching …", "The model answers eight prompts …"
         self.launch_button.on_click(lambda clicked: self._ask_or(clicked, self._doubts, launching, self._launch))
         self.probe_button.on_click(lambda clicked: self._ask_or(clicked, self._cost, probing, self._probe))
-        # The button whose click was answered by words, and when that was, by time.monotonic().
+        # The button whose click was answered by words, those words, and when that was, by time.monotonic().
         self._asked: tuple[ipywidgets.Button, TrainConfig] | None = None
-        self._asked_at = 0.0
+        self._answer, self._asked_at = "", 0.0
         shown = [self.monitor.status, self.under_way, self._problems, self.monitor.curves, self._quote]
-        beside = ipywidgets.VBox(shown, layout={"flex": "1 1 24em", "min_width": "0"})
+        beside = ipywidgets.VBox([*shown, self.monitor.picked], layout={"flex": "1 1 24em", "min_width": "0"})
         super().__init__()
         helps = Helps(self, {name: str(field.description) for name, field in TrainConfig.model_fields.items()})
         # In a narrow window the second is above the first: Launch and the figure stay in sight.
@@ -99,6 +99,8 @@ class LaunchPanel(Panel):
     def _refresh(self, fixed: Iterable[str] = ()) -> None:
         """Shows what follows from what was asked for, those that a fix changed among it: the other settings, what
         stands in the way, the quote, the code."""
+        if self._asked and self.monitor.message.value == text_html(self._answer):  # it was about other settings
+            self._asked, self.monitor.message.value = None, ""
         try:
             config = self.config
             quoted = quote(config, self._runs_dir, ask=False)
@@ -113,9 +115,10 @@ class LaunchPanel(Panel):
                     show(control, getattr(config, name))
         hide(self.controls, self._folded, without_effect(config, quoted.on_modal, quoted.device.is_gpu))
         self._quoted = quoted
-        rows = [self._row(text_html(str(problem), f"color: {ERROR}"), problem.fix) for problem in quoted.problems]
+        looks = {True: f"color: {WARN}", False: f"color: {ERROR}"}  # red is what would be refused
+        rows = [self._row(text_html(str(each), looks[each.is_forecast]), each.fix) for each in quoted.problems]
         cautions = filter(None, [*quoted.warnings, quoted.slow])
-        rows += [self._row(text_html(text, f"color: {WARN}"), text.rpartition(". ")[2]) for text in cautions]
+        rows += [self._row(text_html(text, looks[True]), text.rpartition(". ")[2]) for text in cautions]
         self._problems.children = rows
         self._quote.remove_class("grpo-kit-old")
         look = f"font-family: monospace; background: {SHADE}; padding: 0.4em; margin-top: 1em"
@@ -152,7 +155,8 @@ class LaunchPanel(Panel):
             if is_second or not (said := ask()):
                 return act()
             self._asked, self._asked_at = asked, time.monotonic()
-            return f"{said}\nClick {clicked.description} again to do it all the same."
+            self._answer = f"{said}\nClick {clicked.description} again to do it all the same."
+            return self._answer
 
         self.monitor.act(what, work)
 

@@ -25,16 +25,19 @@ function render({ model, el }) {
   const heads = () => [...box.querySelectorAll("thead th")].map(th => th.textContent);
   const tick = row => row.cells[0].firstChild;
 
-  function holds(row, term) {
-    const [, field, sign, value] = term.match(/^([^:<>]+)([:<>])(.+)$/) ?? [];
+  const SIGNS = { ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b };
+
+  // What a term asks of a row; null where it names no column, or compares with what is no number.
+  function asks(term) {
+    const [, field, sign, value] = term.match(/^([^:<>]+)(:|[<>]=?)(.*)$/) ?? [];
     const at = field ? heads().findIndex(head => head.toLowerCase().startsWith(field)) + 1 : 0;
-    const cells = [...row.cells].slice(at || 1, at ? at + 1 : undefined);
-    if (!at || sign === ":") return cells.map(cell => cell.textContent).join(" ").toLowerCase().includes(at ? value : term);
-    return sign === ">" ? +cells[0].dataset.order > +value : +cells[0].dataset.order < +value;
+    if (sign in SIGNS) return at && value && !isNaN(value) ? row => SIGNS[sign](parseFloat(row.cells[at].dataset.order), +value) : null;
+    return row => (at ? row.cells[at].textContent.toLowerCase().includes(value) : row.textContent.toLowerCase().includes(term));
   }
 
   function arrange() { // order, columns, search and ticks
     const table = box.querySelector("table"), terms = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const asked = terms.map(asks), unclear = terms.filter((_, i) => !asked[i]);
     const by = heads().indexOf(kept.by) + 1;
     if (by) sortRows(table, by, kept.down);
     const hidden = heads().map(head => kept.hidden.includes(head));
@@ -43,10 +46,11 @@ function render({ model, el }) {
     for (const row of rows()) {
       tick(row).checked = ticked.includes(row.dataset.key);
       row.classList.toggle("ticked", tick(row).checked);
-      row.hidden = !terms.every(term => holds(row, term));
+      row.hidden = !asked.every(ask => !ask || ask(row));
     }
     const all = rows(), shown = all.filter(row => !row.hidden).length;
-    count.textContent = `${shown < all.length ? `${shown} of ` : ""}${all.length} shown, ${ticked.length} selected`;
+    const told = unclear.length ? `; not understood: ${unclear.join(" ")} (as in state:running, reward>0.5)` : "";
+    count.textContent = `${shown < all.length ? `${shown} of ` : ""}${all.length} shown, ${ticked.length} selected${told}`;
   }
 
   function offer() { // the columns to hide

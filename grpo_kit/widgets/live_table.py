@@ -28,7 +28,7 @@ class LiveTable(Still, anywidget.AnyWidget):
 
     def show(self, table: tables.Table, keys: Sequence[str]) -> None:
         """Shows the table, whose rows have these keys. Rows that are gone are ticked no more."""
-        self._still = table.html(hidden=self.hidden)
+        self._still = table.page(hidden=self.hidden)
         with self.hold_sync():
             self.html, self.ticked = table.html(list(keys)), [key for key in self.ticked if key in keys]
 

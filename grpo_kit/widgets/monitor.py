@@ -40,13 +40,13 @@ NEWEST = 4  # completions shown
 def monitor(run: Run | str | Path, runs_dir: str | Path = RUNS_DIR) -> "Monitor":
     """Shows a run, or the one of that name, as it goes on: also one that another kernel started or resumes."""
     shown = Monitor()
-    shown.follow(run if isinstance(run, Run) else Run(run, runs_dir))
+    shown.follow(Run.of(run, runs_dir))
     return shown
 
 
 class Monitor(Panel):
     """Progress, curves, newest completions and signs of trouble of a run; buttons to stop and resume it.
-    A click on a point of a curve shows that step's completions in place of the newest, a second one the newest again.
+    A click on a point of a curve shows that step's completions below the curves, a second one hides them.
 
     `run` is the run that is shown, None before there is one. `changed` is called when another is shown, or it ends.
     """
@@ -66,8 +66,9 @@ class Monitor(Panel):
         self.stop_button.on_click(lambda _: self.act("Stopping …", self._stop))
         self.resume_button.on_click(lambda _: self.act("Resuming …", self._resume))
         self.other_buttons = buttons
-        self.message, self._progress, self._signs, self.newest = (ipywidgets.HTML() for _ in range(4))
+        self.message, self._progress, self._signs, self.picked, self.newest = (ipywidgets.HTML() for _ in range(5))
         self.message.add_class("grpo-kit-message")
+        self.picked.add_class("grpo-kit-picked")
         self._progress.add_class("grpo-kit-progress")
         self._bar = ipywidgets.IntProgress(layout={"width": "auto"}, tooltip="Steps made")
         self._row = ipywidgets.VBox([self._bar, self._progress], layout={"display": "none"})
@@ -77,13 +78,13 @@ class Monitor(Panel):
         verbs = ipywidgets.HBox(verbs, layout={"flex_flow": "row wrap"})
         self.status = ipywidgets.VBox([verbs, self.message, self._row, self._signs])
         super().__init__()
-        self.children = [Helps(self), self.status, self.curves, self.newest]
+        self.children = [Helps(self), self.status, self.curves, self.picked, self.newest]
         self._enable()
 
     def follow(self, run: Run) -> None:
         """Shows `run` from now on, until another is shown: also how it goes on where it is resumed elsewhere."""
         if self.run and run.id != self.run.id:  # what is shown is the other's
-            self.newest.value = self._signs.value = ""
+            self.newest.value = self.picked.value = self._signs.value = ""
             self.curves.show([])
         self.run, self._config, self._state = run, run.config, run.status["state"]
         threading.Thread(target=self._keep, args=(run,), name=f"monitor {run.id}", daemon=True).start()
@@ -196,14 +197,15 @@ class Monitor(Panel):
         self._read()
 
     def _read(self) -> None:
-        """Shows the completions of the step that was clicked, else the newest."""
-        self.newest.value = step_html(self._completions, self._step) if self._step else newest_html(self._completions)
+        """Shows the completions of the step that was clicked, below the curves, and the newest."""
+        self.picked.value = step_html(self._completions, self._step) if self._step else ""
+        self.newest.value = newest_html(self._completions)
 
 
 def step_html(completions: pandas.DataFrame, step: int) -> str:
     """All completions of a step, prompt by prompt."""
     found = completions[completions["step"] == step] if len(completions) else completions
-    told = f"Step {step}: " + ("click its point again for the newest" if len(found) else "it has no completions")
+    told = f"Step {step}: " + ("click its point again to close it" if len(found) else "it has no completions")
     groups = [
         f"<details open><summary>{html.escape(last_turn(group['prompt'].iloc[0]))}</summary>"
         f"{completions_html(group.sort_values('advantage', ascending=False, kind='stable'))}</details>"

@@ -15,7 +15,7 @@ import pandas as pd
 from grpo_kit.backends.report import report
 from grpo_kit.backends.report.settings import asked_for
 from grpo_kit.backends.run import COLUMNS, Run, row_of, runs as table_of_runs
-from grpo_kit.backends.serving import serve
+from grpo_kit.backends.serving import serve, stop_serving
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.plots import table
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory, is_run
@@ -47,6 +47,7 @@ class RunTable(Panel):
         self.panel: LaunchPanel | None = None
         self._printed, self._stamps, self._reading = "", dict[str, int](), threading.Lock()
         self.message, self.note, self.picked = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
+        self.picked.add_class("grpo-kit-picked")
         self.curves = Curves(on_step=self._pick, compares=True)
         self.list = LiveTable(name="runs", label="Runs", hidden=HIDDEN)
         self.watch_button = button("Watch", "Show the run as it goes on, below", width="auto")
@@ -57,6 +58,7 @@ class RunTable(Panel):
         self.from_its_end.layout.width = "auto"
         self.report_button = button("Report", "Write a page about the run to send, and a model card", width="auto")
         self.serve_button = button("Serve", "Base and checkpoints to any client of OpenAI's", width="auto")
+        self.end_button = button("End serving", "Stop its endpoint, and see that nothing is left running", width="auto")
         self.delete_button = button("Delete", "Delete these runs' folders for good; asks first", width="auto")
         self.refresh_button = button("Refresh", "Read all runs again, those on Modal too", width="auto", icon="refresh")
         self.sure_button = button("Delete for good", "It can't be undone", "danger", width="auto")
@@ -64,14 +66,14 @@ class RunTable(Panel):
         self._question = ipywidgets.HTML()
         row = {"flex_flow": "row wrap", "align_items": "center"}
         verbs = [self.watch_button, self.stop_button, self.resume_button, self.clone_button, self.from_its_end]
-        verbs += [self.report_button, self.serve_button, self.delete_button, self.refresh_button]
+        verbs += [self.report_button, self.serve_button, self.end_button, self.delete_button, self.refresh_button]
         verbs = ipywidgets.HBox(verbs, layout=row)
         asking = [self._question, self.sure_button, self.keep_button]
         self.asking = ipywidgets.HBox(asking, layout=row | {"display": "none"})
         self.samples, self.monitor = SideBySide(self.message), Monitor()
         self._cloned = ipywidgets.VBox([ipywidgets.HTML(note_html("Select a run, then Clone into panel."))])
         pages = [ipywidgets.VBox([self.curves, self.picked]), self.samples, self.monitor, self._cloned]
-        self.tabs = ipywidgets.Tab(pages, titles=TABS, layout={"width": "100%"})
+        self.tabs = ipywidgets.Tab(pages, titles=TABS)
         super().__init__([self.list, self.note, verbs, self.asking, self.message, self.tabs])
         self.add_class("grpo-kit-hub")
         self.list.observe(self._callback(self._choose), "ticked")
@@ -83,6 +85,7 @@ class RunTable(Panel):
             self.clone_button: self._clone,
             self.report_button: self._report,
             self.serve_button: self._serve,
+            self.end_button: self._end,
             self.delete_button: self._ask,
             self.keep_button: lambda: self._ask(False),
             self.sure_button: self._delete,
@@ -162,7 +165,7 @@ class RunTable(Panel):
     def _choose(self) -> None:
         """Shows what is selected, and which buttons can do something with it."""
         states = self._states()
-        for each in (self.watch_button, self.clone_button, self.report_button, self.serve_button):
+        for each in (self.watch_button, self.clone_button, self.report_button, self.serve_button, self.end_button):
             each.disabled = len(states) != 1 or "unreadable" in states
         self.stop_button.disabled = not any(state in UNFINISHED for state in states)
         self.resume_button.disabled = not states or any(state in (*UNFINISHED, "complete") for state in states)
@@ -216,9 +219,14 @@ class RunTable(Panel):
 
         def act() -> str:
             serve(run, port=0, echo=said.append)
-            return ". ".join([*said, f"`grpo-kit serve {run.id} --stop` ends it."])
+            return ". ".join([*said, "End serving ends it."])
 
         in_background(self.message, f"Serving {run.id} …", act)
+
+    def _end(self) -> None:
+        [run] = self.selected
+        said = list[str]()
+        in_background(self.message, f"Ending what serves {run.id} …", lambda: stop_serving(run, said.append) or said[0])
 
     def _clone(self) -> None:
         """Opens the launch panel with the settings of the run selected."""

@@ -15,6 +15,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Message, messages_of
 from grpo_kit.evaluation.result import BASE
 from grpo_kit.preflight.prepared import REPLY_CUT, Prepared
+from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.utils.text import on_a_line
 from grpo_kit.widgets import parts, tables
 from grpo_kit.widgets.parts import FAINT, Panel, button, note_html, number, offer, search_box, shows_errors, text_html
@@ -25,15 +26,16 @@ CUT = f"color: {FAINT}; text-decoration: line-through"  # the look of what the m
 
 
 class SampleBrowser(Panel):
-    """Two tabs: the groups of completions that `run` was trained on and, once it is evaluated, the answers of base and
-    trained model side by side."""
+    """Two tabs: the groups of completions that `run`, or the one of that name, was trained on and, once it is
+    evaluated, the answers of base and trained model side by side."""
 
-    def __init__(self, run: Run):
-        self.run, self.message = run, ipywidgets.HTML(layout={"margin": "0"})
+    def __init__(self, run: Run | str | Path, runs_dir: str | Path = RUNS_DIR):
+        self.run = run = Run.of(run, runs_dir)
+        self.message = ipywidgets.HTML(layout={"margin": "0"})
         self.refresh_button = button("Refresh", "Read the run's files again", width="auto", icon="refresh")
         self.groups, self.answers = GroupView(run, self.message), AnswerView(run, self.message)
         titles = ["While it trained", "Base against trained"]
-        self.tabs = ipywidgets.Tab([self.groups, self.answers], titles=titles, layout={"width": "100%"})
+        self.tabs = ipywidgets.Tab([self.groups, self.answers], titles=titles)
         super().__init__([ipywidgets.HBox([self.refresh_button]), self.message, self.tabs])
         refresh = shows_errors(self.message, self.refresh)
         self.refresh_button.on_click(refresh)

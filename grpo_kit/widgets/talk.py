@@ -1,6 +1,7 @@
 """`talk(run)`: a box to type in, and a checkpoint that answers, here or where it is served."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
@@ -8,8 +9,9 @@ import ipywidgets
 from grpo_kit.backends.run import Run
 from grpo_kit.backends.serving import endpoint_of
 from grpo_kit.data.samples import Message
-from grpo_kit.models.chat import Conversation, EndpointConversation
+from grpo_kit.models.chat import NO_TOOLS, Conversation, EndpointConversation
 from grpo_kit.models.endpoint import Endpoint
+from grpo_kit.runs.directory import RUNS_DIR
 from grpo_kit.widgets.parts import Panel, button, error_html, note_html
 from grpo_kit.widgets.samples import prompt_html
 
@@ -19,10 +21,16 @@ class TalkPanel(Panel):
     loaded at the first message, once. A thread answers, so that the kernel is free."""
 
     def __init__(
-        self, run: Run | Endpoint, checkpoint: str | None = None, temperature: float | None = None, seed: int = 0
+        self,
+        run: Run | Endpoint | str | Path,
+        checkpoint: str | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+        runs_dir: str | Path = RUNS_DIR,
     ):
-        """`checkpoint` is the newest by default, `temperature` the run's. Raises RunError for a run that is neither
-        here nor served, or has no such checkpoint."""
+        """`run` is a run, its name or an endpoint; `checkpoint` the newest by default, `temperature` the run's. Raises
+        RunError for a run that is neither here nor served, or has no such checkpoint."""
+        run = run if isinstance(run, Endpoint) else Run.of(run, runs_dir)
         endpoint = run if isinstance(run, Endpoint) else endpoint_of(run)
         how: Any = (checkpoint, temperature, seed)
         self.conversation = EndpointConversation(endpoint, *how) if endpoint else Conversation(run, *how)  # pyright: ignore[reportArgumentType]
@@ -31,6 +39,8 @@ class TalkPanel(Panel):
         self.send_button = button("Send", "or press Enter", "primary")
         self.new_button = button("Start anew", "Forget what was said")
         where = f"answers at {endpoint.url}." if endpoint else "is loaded when you first say something."
+        if isinstance(run, Run) and run.config.environment:
+            where += f" {NO_TOOLS}"
         self.said = ipywidgets.HTML(note_html(f"{self.name} {where}"))
         self._worker = ThreadPoolExecutor(1)
         self.box.on_msg(lambda _, told, __: self.ask() if told.get("event") == "submit" else None)

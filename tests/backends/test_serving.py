@@ -165,6 +165,8 @@ def test_a_run_is_served_here_asked_evaluated_and_stopped(run, expected, tmp_pat
     assert down.startswith("error: nothing answers at") and "grpo-kit serve RUN" in down
     with pytest.raises(kit.RunError, match="is not being served"):
         served.stop()
+    hub.end_button.click()
+    wait_until(lambda: "is not being served" in hub.message.value)
 
 
 def test_what_cannot_be_served_is_said_at_once(run, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""SLOW_THREADS=0.25 has each thing that a thread shows in a widget take that many seconds, in tests and in kernels.
+"""SLOW_THREADS=0.25 has each thing that a thread of a test shows in a widget take that many seconds.
 
 A test that asserts before all of it is there then fails each time, and not only on a busy machine.
 """

@@ -113,8 +113,9 @@ def assert_nothing_failed(lab: Lab) -> None:
     assert all(cell.count for cell in cells if cell.is_code)
 
 
-# Texts and boxes of the panel that are cut, or have a scroll bar.
-IS_CUT = """() => [...document.querySelectorAll(".grpo-kit-helped :not(input)")].filter(each => {
+# Texts and boxes of panels that are cut, or have a scroll bar; tables and long prompts are to be scrolled.
+IS_CUT = """() => [...document.querySelectorAll(":is(.grpo-kit-helped, .grpo-kit-live) :not(input)")].filter(each => {
+    if (each.closest(".grpo-kit-table, [tabindex]:not([role])")) return false;
     const look = getComputedStyle(each), [wide, high] = [each.scrollWidth, each.scrollHeight];
     const cuts = look.display !== "inline" && (look.overflowX !== "visible" || look.overflowY !== "visible");
     return cuts && each.clientWidth && (wide > each.clientWidth + 1 || high > each.clientHeight + 1);
@@ -316,7 +317,9 @@ def use_the_hub(lab: Lab, hub: Locator, trained: Run, hidden: Locator) -> None:
     expect(hidden).to_be_hidden()  # the browser has remembered it
     shutil.copytree(folder / trained.id, folder / "other")
     other, first = (lab.page.get_by_label(f"select {name}", exact=True) for name in ("other", trained.id))
-    hub.get_by_role("searchbox").fill("state:complete reward>0.1")
+    hub.get_by_role("searchbox").fill("reward>=much")
+    expect(hub.get_by_role("status").first).to_contain_text("not understood: reward>=much")
+    hub.get_by_role("searchbox").fill("state:complete reward>=0.1")
     expect(hub.locator("tbody tr:visible")).to_have_count(2)  # the copy came by itself
     hub.locator("tr", has=other).get_by_text("complete").click()
     other.press("ArrowDown")
@@ -330,6 +333,7 @@ def use_the_hub(lab: Lab, hub: Locator, trained: Run, hidden: Locator) -> None:
     hub.get_by_role("button", name="reward").click()
     expect(hub.get_by_role("columnheader", name="reward")).to_have_attribute("aria-sort", "descending")
     lab.screenshot("03-hub")
+    assert not lab.page.evaluate(IS_CUT)
     assert_is_accessible(lab, ".grpo-kit-hub")
 
     hub.get_by_role("tab", name="Side by side").click()
@@ -389,10 +393,11 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     for width in (1000, 1900, 1400):
         lab.page.set_viewport_size({"width": width, "height": 1000})
         for fold in lab.notebook.locator(".jupyter-widget-Collapse-header").all():
-            fold.click()
+            fold.press("Enter")
+            expect(fold).to_have_attribute("aria-expanded", "true")
             assert not lab.page.evaluate(IS_CUT)
         lab.screenshot(f"03-panel-{width}")
-        fold.click()
+        fold.press("Space")
     assert not lab.page.evaluate(NO_HELP)
     lab.show(launching)
 
@@ -456,8 +461,13 @@ def test_03_launches_a_run_watches_it_past_a_reload_stops_and_resumes_it(lab, tr
     expect(tip).to_contain_text(re.compile(rf"{run_id}, step [\d,]+.*mean: 0\.\d", re.DOTALL))
     step = re.search(r"step ([\d,]+)", tip.inner_text())[1].replace(",", "")
     reward.click(position={"x": 300, "y": 90})
-    expect(lab.notebook.locator(".widget-html-content", has_text=f"Step {step}: click its point again")).to_be_visible()
+    opened = lab.notebook.locator(".widget-html-content", has_text=re.compile(r"Step [\d,]+: click its point again"))
+    expect(opened).to_contain_text(f"Step {step}: ")
+    expect(opened.get_by_text("Step")).to_be_in_viewport()
     lab.screenshot("03-clicked")
+    curves.locator(".plot").first.press("ArrowRight")
+    curves.locator(".plot").first.press("Enter")
+    expect(opened).to_contain_text(f"Step {int(step) + 1}: ")
     lab.theme("JupyterLab Dark")
     colour, page = curves.locator(".plot text").first.evaluate(
         "text => [getComputedStyle(text).fill, getComputedStyle(document.body).getPropertyValue('--jp-layout-color0')]"

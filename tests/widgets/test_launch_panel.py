@@ -164,9 +164,9 @@ def test_the_monitor_shows_a_run_that_is_over_and_what_can_be_done_with_it(train
     assert len(shown.curves.runs[0]["rows"]) == 4 * 20 * len(shown.curves.runs[0]["columns"])
     assert "Step 20, best and worst" in shown.newest.value and shown.newest.value.count("<tr>") == 5
     shown.curves.picked = [0, 3]
-    assert "Step 3: click its point again" in shown.newest.value and shown.newest.value.count("<tr>") > 32
+    assert "Step 3: click its point again" in shown.picked.value and shown.picked.value.count("<tr>") > 32
     shown.curves.picked = []
-    assert "Step 20, best" in shown.newest.value
+    assert not shown.picked.value and "Step 20, best" in shown.newest.value
     assert "20/20" in shown.still() and "data:image/png" in shown.still() and "<tr>" in shown.still()
     assert all(b.disabled for b in (shown.stop_button, shown.resume_button))
     shown.act("…", trained.stop)

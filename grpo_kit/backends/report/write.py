@@ -43,7 +43,7 @@ def report(run: Run | str | Path, out: str | Path | None = None, labels: str | P
 
     Raises RunError where there is no such run, ConfigError for labels that can't be read.
     """
-    run = run if isinstance(run, Run) else Run(run)
+    run = Run.of(run)
     out = Path(out or Path("reports", run.id))
     facts = gather(run, people_in(labels))
     page, card = _page(facts, _figures(run, facts["evaluation"])), _card(facts, facts["config"].use_lora)

@@ -48,7 +48,7 @@ def serve(
     Raises ConfigError for a port that is taken and a key that is missing, RunError for a run without such checkpoints
     and for a server that does not start.
     """
-    run = run if isinstance(run, Run) else Run(run, runs_dir)
+    run = Run.of(run, runs_dir)
     if found := endpoint_of(run):
         echo(f"Run {run.id} is being served already, at {found.url}. To serve it in another way, stop that first")
         return found
@@ -73,9 +73,9 @@ def endpoint_of(run: Run) -> Served | None:
     return Served(found.url, run) if (found := _place(run).served(run)) else None
 
 
-def stop_serving(run: Run) -> None:
+def stop_serving(run: Run, echo: Callable[[str], None] = print) -> None:
     """Ends the endpoint of a run, and returns when nothing of it is left running. Raises RunError where there is none,
     and where it does not end."""
     if not _place(run).stop(run):
         raise RunError(f"run {run.id} is not being served", "There is nothing to stop")
-    print(f"Run {run.id} is no longer served; nothing is left running")
+    echo(f"Run {run.id} is no longer served; nothing is left running")
