@@ -10,9 +10,9 @@ from grpo_kit.backends.run import runs as runs  # now, so that kit.runs is the f
 
 if TYPE_CHECKING:
     from grpo_kit.backends.api import evaluate as evaluate, train as train, upload_data as upload_data
+    from grpo_kit.backends.before_launch import doctor as doctor, quote as quote, smoke as smoke
     from grpo_kit.backends.modal.launch import deploy as deploy
     from grpo_kit.backends.publish import push as push
-    from grpo_kit.backends.quote import doctor as doctor, quote as quote, smoke as smoke
     from grpo_kit.backends.report import report as report
     from grpo_kit.backends.run import Run as Run
     from grpo_kit.backends.serving import serve as serve
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from grpo_kit.preflight.prepared import prepared as prepared
     from grpo_kit.preflight.prototype import prototype as prototype
     from grpo_kit.preflight.verdict import will_it_learn as will_it_learn
-    from grpo_kit.sweeps import Sweep as Sweep, sweep as sweep, sweep_results as sweep_results
+    from grpo_kit.sweeps.sweep import Sweep as Sweep, sweep as sweep, sweep_results as sweep_results
     from grpo_kit.training.probe import probe as probe
 
 _NAMES = {
     "backends.api": "evaluate train upload_data",
     "backends.modal.launch": "deploy",
     "backends.publish": "push",
-    "backends.quote": "doctor quote smoke",
+    "backends.before_launch": "doctor quote smoke",
     "backends.report": "report",
     "backends.run": "Run runs",
     "backends.serving": "serve",
@@ -64,7 +64,7 @@ _NAMES = {
     "preflight.prepared": "prepared",
     "preflight.prototype": "prototype",
     "preflight.verdict": "will_it_learn",
-    "sweeps": "Sweep sweep sweep_results",
+    "sweeps.sweep": "Sweep sweep sweep_results",
     "training.probe": "probe",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -21,7 +21,7 @@ import grpo_kit as kit
 from grpo_kit import plots
 from grpo_kit.backends.modal import launch as launching
 from grpo_kit.costs.memory import Device
-from grpo_kit.sweeps import grid, quote
+from grpo_kit.sweeps import costs, grid
 from grpo_kit.sweeps.notebooks import notebook_folder
 from grpo_kit.sweeps.run import PlannedRun
 
@@ -422,9 +422,9 @@ def test_a_budget_is_kept_by_all_runs_together(standin, lean, tmp_path, demo_dat
 def test_runs_under_way_can_not_pass_a_budget_together_and_a_resumed_one_may_spend_more(tmp_path, monkeypatch):
     spent: dict[str, float] = {}
     monkeypatch.setattr(PlannedRun, "usd", lambda run, status=None: spent.get(run.name, 0.0))
-    monkeypatch.setattr(quote, "quote_of", lambda run: quote.RunQuote(run, None, None, (0.2, 0.4, 0.8), 0.1))
+    monkeypatch.setattr(costs, "quote_of", lambda run: costs.RunQuote(run, None, None, (0.2, 0.4, 0.8), 0.1))
     first, second, third = kit.Sweep("03", {"seed": [1, 2, 3]}, tmp_path / "out", backend="local").runs
-    pool = quote.BudgetPool(1.3, [first, second, third], jobs=2)
+    pool = costs.BudgetPool(1.3, [first, second, third], jobs=2)
     assert pool.reserve(first) == pytest.approx(0.7), "and the rest of 0.8 is for its evaluation"
     assert pool.reserve(second) == pytest.approx(0.4), "0.5 are left"
     assert pool.reserve(third) is None
