@@ -109,10 +109,10 @@ def train(
     """
     settings = TrainConfig.from_text(flags, config)
     where = choose_backend(backend) if backend else asked_backend() or "local"
-    from grpo_kit.backends import api, quote
+    from grpo_kit.backends import api, before_launch
 
     if dry_run or smoke:
-        quoted = (quote.quote if dry_run else quote.smoke)(settings, runs_dir=runs_dir, backend=where)
+        quoted = (before_launch.quote if dry_run else before_launch.smoke)(settings, runs_dir=runs_dir, backend=where)
         print(quoted)
         if quoted.problems:
             raise typer.Exit(1)
