@@ -861,7 +861,7 @@ import asyncio, json, sys
 from pathlib import Path
 from grpo_kit.judges.cache import RewardCache
 from grpo_kit.config.judge import CLOUD, JudgeConfig
-from grpo_kit.judges.gemini.judge import GeminiJudge
+from grpo_kit.judges.gemini import GeminiJudge
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.data.samples import Sample
 cache, turns = RewardCache(Path(sys.argv[1])), json.loads(sys.argv[2])
