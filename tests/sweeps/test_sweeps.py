@@ -72,17 +72,23 @@ def quick(tmp_path_factory) -> Path:
     return written(tmp_path_factory.mktemp("own") / "quick.ipynb", parameters, QUICK)
 
 
+def parameters(name: str) -> str:
+    cells = json.loads((notebook_folder() / f"{name}.ipynb").read_text())["cells"]
+    return next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+
+
 @pytest.fixture
-def lean(tmp_path, monkeypatch) -> Path:
-    """Somebody's own 03, and a 04, that only train and evaluate."""
+def lean_03(tmp_path) -> Path:
+    """Somebody's own 03, that only trains."""
+    return written(tmp_path / "03_lean.ipynb", parameters("03_launch_training"), TRAIN)
 
-    def parameters(name: str) -> str:
-        cells = json.loads((notebook_folder() / f"{name}.ipynb").read_text())["cells"]
-        return next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
 
+@pytest.fixture
+def lean(lean_03, tmp_path, monkeypatch) -> Path:
+    """That, and a 04 that only evaluates."""
     four = written(tmp_path / "04_lean.ipynb", parameters("04_evaluate_checkpoints"), EVALUATE)
     monkeypatch.setattr("grpo_kit.sweeps.plan.EVALUATING", four)
-    return written(tmp_path / "03_lean.ipynb", parameters("03_launch_training"), TRAIN)
+    return lean_03
 
 
 def state_of(folder: Path) -> str:
@@ -355,14 +361,14 @@ def test_halving_stops_those_that_are_behind_and_leaves_them(standin, lean, tmp_
         kit.Sweep("03", {"data": ["a", "b"]}, tmp_path / "other").run(halving=2)
 
 
-def test_a_sweep_of_three_one_of_which_fails_killed_and_gone_on_with(standin, tmp_path, demo_data):
+def test_a_sweep_of_three_one_of_which_fails_killed_and_gone_on_with(standin, lean_03, tmp_path, demo_data):
     out = tmp_path / "out"
     data = [str(demo_data), "nowhere", str(demo_data)]
     rates = [1e-3, 2e-3, 3e-3]
     (tmp_path / "grid.yaml").write_text(
         json.dumps({"zip": {"learning_rate": rates, "data": data}, **SHORT, "evaluation": EVALUATION})
     )
-    words = ("03_launch_training", tmp_path / "grid.yaml", "--out", out)
+    words = (lean_03, tmp_path / "grid.yaml", "--out", out)
 
     def folders(state: str) -> list[Path]:
         return sorted(folder for folder in out.glob("*/") if state_of(folder) == state)
