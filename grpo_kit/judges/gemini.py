@@ -20,6 +20,7 @@ from requests.utils import get_environ_proxies
 
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.errors import ConfigError
+from grpo_kit.judges.chat.calls import GZIP, body_of, on_thread, thread_transport
 from grpo_kit.judges.chat.judge import ChatJudge
 from grpo_kit.judges.chat.provider import (
     CallFailed,
@@ -31,7 +32,6 @@ from grpo_kit.judges.chat.provider import (
     key_of,
     tokens,
 )
-from grpo_kit.judges.chat.threads import GZIP, body_of, on_thread, thread_transport
 from grpo_kit.utils.environment import version_of
 
 WITHHELD = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")

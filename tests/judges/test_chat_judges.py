@@ -45,7 +45,7 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import Judged, judge_batch
 from grpo_kit.judges.cache import RewardCache
-from grpo_kit.judges.chat import client, limits as gate
+from grpo_kit.judges.chat import calls as gate, client
 from grpo_kit.judges.chat.judge import ChatJudge
 
 OLD, NEW = "google-generativeai", "google-genai"
