@@ -30,7 +30,7 @@ from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache
 from grpo_kit.judges.chat.judge import ChatJudge
-from grpo_kit.judges.gemini.judge import GeminiJudge
+from grpo_kit.judges.gemini import GeminiJudge
 from grpo_kit.utils.garbage import loading_libraries
 
 ROOT = Path(__file__).parents[1]

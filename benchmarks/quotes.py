@@ -38,7 +38,7 @@ import grpo_kit as kit
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.costs.earlier import earlier_runs
 from grpo_kit.costs.forecast import evaluation_minutes, models_evaluated
-from grpo_kit.sweeps import Sweep
+from grpo_kit.sweeps.sweep import Sweep
 
 PRIORITY = "-18" if "--priority" in sys.argv else ""  # of a session among others
 HOME, CLI = Path.home(), [sys.executable, "-m", "grpo_kit.cli"]

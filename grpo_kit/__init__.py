@@ -3,16 +3,18 @@
 Each module is loaded when a name from it is first used: some need torch, and importing the kit should stay quick.
 """
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_kit.backends.run import runs as runs  # now, so that kit.runs is the function and not the package
 
 if TYPE_CHECKING:
     from grpo_kit.backends.api import evaluate as evaluate, train as train, upload_data as upload_data
+    from grpo_kit.backends.before_launch import doctor as doctor, quote as quote, smoke as smoke
     from grpo_kit.backends.modal.launch import deploy as deploy
     from grpo_kit.backends.publish import push as push
-    from grpo_kit.backends.quote import doctor as doctor, quote as quote, smoke as smoke
     from grpo_kit.backends.report import report as report
     from grpo_kit.backends.run import Run as Run
     from grpo_kit.backends.serving import serve as serve
@@ -37,44 +39,19 @@ if TYPE_CHECKING:
     from grpo_kit.preflight.prepared import prepared as prepared
     from grpo_kit.preflight.prototype import prototype as prototype
     from grpo_kit.preflight.verdict import will_it_learn as will_it_learn
-    from grpo_kit.sweeps import Sweep as Sweep, sweep as sweep, sweep_results as sweep_results
+    from grpo_kit.sweeps.sweep import Sweep as Sweep, sweep as sweep, sweep_results as sweep_results
     from grpo_kit.training.probe import probe as probe
 
-_NAMES = {
-    "backends.api": "evaluate train upload_data",
-    "backends.modal.launch": "deploy",
-    "backends.publish": "push",
-    "backends.quote": "doctor quote smoke",
-    "backends.report": "report",
-    "backends.run": "Run runs",
-    "backends.serving": "serve",
-    "config.backend": "backend",
-    "config.evaluation": "EvalConfig",
-    "config.judge": "JudgeConfig",
-    "config.train": "TrainConfig",
-    "data.samples": "Sample read_samples",
-    "data.splits": "check_splits",
-    "errors": "BadTrace ConfigError RunError RunStopped",
-    "evaluation.compare": "compare",
-    "evaluation.result": "Evaluation",
-    "judges.prepare": "prepare",
-    "models.chat": "chat",
-    "models.export": "export",
-    "models.merge": "merge",
-    "preflight.prepared": "prepared",
-    "preflight.prototype": "prototype",
-    "preflight.verdict": "will_it_learn",
-    "sweeps": "Sweep sweep sweep_results",
-    "training.probe": "probe",
-}
-_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+# Each public name's module: the imports above say it, which only type checkers make.
+_IMPORTS = [node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.ImportFrom)]
+_MODULES = {each.name: str(node.module) for node in _IMPORTS for each in node.names if each.asname == each.name}
 __all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"grpo_kit has no {name!r}; it has: {', '.join(__all__)}")
-    return getattr(import_module(f"grpo_kit.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

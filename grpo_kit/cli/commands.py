@@ -85,7 +85,7 @@ def doctor(
     settings = TrainConfig.from_text(flags, config)
     if backend:
         choose_backend(backend)
-    from grpo_kit.backends.quote import doctor
+    from grpo_kit.backends.before_launch import doctor
 
     if not doctor(settings, with_probe=probe, with_message=test_message):
         raise typer.Exit(1)
@@ -109,10 +109,10 @@ def train(
     """
     settings = TrainConfig.from_text(flags, config)
     where = choose_backend(backend) if backend else asked_backend() or "local"
-    from grpo_kit.backends import api, quote
+    from grpo_kit.backends import api, before_launch
 
     if dry_run or smoke:
-        quoted = (quote.quote if dry_run else quote.smoke)(settings, runs_dir=runs_dir, backend=where)
+        quoted = (before_launch.quote if dry_run else before_launch.smoke)(settings, runs_dir=runs_dir, backend=where)
         print(quoted)
         if quoted.problems:
             raise typer.Exit(1)
@@ -180,7 +180,7 @@ def sweep(
 
     04 evaluates the runs that 03 trains. Exit code 1 if a run failed.
     """
-    from grpo_kit.sweeps import Sweep
+    from grpo_kit.sweeps.sweep import Sweep
 
     found = Sweep(notebook, grid, out)
     print(found.quote(jobs, budget, halving), flush=True)

@@ -60,14 +60,8 @@ def larger_gpu(gib: float | None, processes: int = 1) -> str | None:
     return f"{name}:{processes}" if name and processes > 1 else name
 
 
-def gpu_usd_per_hour(gpu: str) -> float | None:
-    """None where the price is not known."""
-    usd = listed_gpu(gpu).get("usd_per_hour")
-    return None if usd is None else gpu_and_count(gpu)[1] * usd
-
-
 def modal_usd_per_hour(gpu: str, memory: int) -> float | None:
     """Dollars an hour of a container: its GPUs ("A10", "A10:4"), MiB of memory, and cores; None where not known."""
     beside = memory / 1024 * LISTED["usd_per_gib_hour"] + CORES * LISTED["usd_per_core_hour"]
-    usd = gpu_usd_per_hour(gpu)
-    return None if usd is None else usd + beside
+    usd = listed_gpu(gpu).get("usd_per_hour")
+    return None if usd is None else gpu_and_count(gpu)[1] * usd + beside

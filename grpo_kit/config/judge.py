@@ -15,7 +15,7 @@ from grpo_kit.utils.text import did_you_mean
 # entry in CLOUD as well. The class is imported when one is made: the libraries behind it take their time.
 JUDGES = {
     "offline": "grpo_kit.judges.offline.judge:OfflineJudge",
-    "gemini": "grpo_kit.judges.gemini.judge:GeminiJudge",
+    "gemini": "grpo_kit.judges.gemini:GeminiJudge",
     "openai": "grpo_kit.judges.openai:OpenAIJudge",
     "anthropic": "grpo_kit.judges.anthropic:AnthropicJudge",
     "reward_model": "grpo_kit.judges.reward_model:RewardModelJudge",

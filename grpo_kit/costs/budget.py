@@ -39,60 +39,57 @@ LOCAL = Launch()
 
 
 class Budget:
-    """Watches the cost of a run's steps."""
+    """Watches the cost of a run's steps. Each `see_…` says why what comes next can't be paid; "" where it can."""
 
     def __init__(self, writer: RunWriter):
-        self._writer, self._config = writer, writer.config
+        self._writer, self._config, self._hourly = writer, writer.config, writer.usd_per_hour or 0.0
         self._rows = read_lines(writer.run.path / "metrics.jsonl")
-        self._cycles = _cycles(self._rows, self._config.num_iterations, writer.usd_per_hour or 0.0)
-        self._before = Dollars(0.0, 0.0)
+        self._cycles = _cycles(self._rows, self._config.num_iterations, self._hourly)
+        self._before = Dollars(0.0, 0.0)  # what was spent when it was last seen
         self._warm_seconds = sum(row["step_time"] for row in read_lines(writer.run.path / SFT_METRICS))  # before
-        self._evaluation = _evaluation_in(self._rows, writer.usd_per_hour or 0.0)
+        self._evaluation = _evaluation_in(self._rows, self._hourly)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """An evaluation of held-out prompts, which costs more than is counted as the step's."""
         before = self._writer.dollars()
         yield
-        spent = self._writer.dollars()
-        self._evaluation = Dollars(spent.machine - before.machine, spent.judge - before.judge)
+        self._evaluation = _less(self._writer.dollars(), before)
         self._before = Dollars(*map(sum, zip(self._before, self._evaluation, strict=True)))
 
     def see_start(self) -> str:
-        """Called before the model is loaded and once it is: why the first step can't be paid; empty where it can."""
+        """Called before the model is loaded and once it is."""
         self._before, writer = self._writer.dollars(), self._writer
-        here = writer.usd_per_hour or 0.0, writer.seconds + self._warm_seconds
+        here = self._hourly, writer.seconds + self._warm_seconds
         return str(shortfall_at_start(self._config, self._before, writer.status, self._rows, *here) or "")
 
     def see_sft_step(self, step: int, seconds: float) -> str:
-        """Called after each step of the warm start, which took so many seconds: why the next one can't be paid."""
-        hourly = self._writer.usd_per_hour or 0.0
-        spent, next_step = self._writer.dollars(), Dollars(hourly * seconds / 3600, 0.0)
-        if (left := self._config.sft_steps - step) <= 0:
-            return ""
-        whole = (self._writer.status.get("quoted") or {}).get("usd") or 0.0
-        enough = max(spent.in_all + left * next_step.machine, whole)
-        return str(_exceeded(self._config, spent, next_step, enough, "the warm start's next step") or "")
+        """Called after each step of the warm start, which took so many seconds."""
+        a_step = Dollars(self._hourly * seconds / 3600, 0.0)
+        return self._see_part(a_step, self._config.sft_steps - step, "the warm start's next step")
 
     def see_measuring(self, batches_left: float) -> str:
         """Called before the first batch of prompts whose difficulty is measured, with 0, and after each, with those
-        that are left: why the next can't be paid; empty where it can."""
-        spent, before = self._writer.dollars(), self._before
-        self._before, batch = spent, Dollars(spent.machine - before.machine, spent.judge - before.judge)
-        if not batches_left:
-            return ""
-        whole = (self._writer.status.get("quoted") or {}).get("usd") or 0.0
-        enough = max(spent.in_all + batches_left * batch.in_all, whole)
-        return str(_exceeded(self._config, spent, batch, enough, "measuring more prompts") or "")
+        that are left."""
+        return self._see_part(self._since(), batches_left, "measuring more prompts")
+
+    def _see_part(self, part: Dollars, left: float, which: str) -> str:
+        """Of what comes before GRPO's steps: `left` more such parts, and then all that was quoted."""
+        spent, quoted = self._writer.dollars(), self._writer.status.get("quoted") or {}
+        enough = max(spent.in_all + left * part.in_all, quoted.get("usd") or 0.0)
+        return str(_exceeded(self._config, spent, part, enough, which) or "") if left > 0 else ""
 
     def see_step(self, step: int) -> str:
-        """Called after each step: why the next one can't be paid; empty where it can, or where none is left."""
+        """Called after each step."""
         if step % self._config.num_iterations:  # a judge is asked once for so many steps
             return ""
-        spent, before = self._writer.dollars(), self._before
-        self._cycles.append(Dollars(spent.machine - before.machine, spent.judge - before.judge))
-        self._before = spent
-        return str(_shortfall(self._config, spent, self._cycles, step, self._evaluation) or "")
+        self._cycles.append(self._since())
+        return str(_shortfall(self._config, self._before, self._cycles, step, self._evaluation) or "")
+
+    def _since(self) -> Dollars:
+        """What was spent since it was last seen."""
+        before, self._before = self._before, self._writer.dollars()
+        return _less(self._before, before)
 
 
 def check_price_known(config: TrainConfig, usd_per_hour: float | None = 0.0) -> None:
@@ -165,6 +162,10 @@ def _exceeded(config: TrainConfig, spent: Dollars, next_step: Dollars, enough: f
     costs = f"{which} costs about {dollars(next_step.in_all)} ({next_step})"
     what = f"max_usd={config.max_usd:g} would be passed: {so_far}, and {costs}"
     return Problem(what, f"max_usd={float(f'{1.1 * enough:.2g}'):g} likely pays for all of it")
+
+
+def _less(spent: Dollars, before: Dollars) -> Dollars:
+    return Dollars(spent.machine - before.machine, spent.judge - before.judge)
 
 
 def _evaluation_in(rows: Sequence[dict], usd_per_hour: float) -> Dollars:

@@ -1,7 +1,7 @@
 """Earlier runs, and what they tell of the next one: seconds of their steps, dollars of their judge, their memory."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean, median
@@ -42,11 +42,14 @@ class EarlierRun(NamedTuple):
     usd: float  # for them
     memory_gib: float | None  # its peak
 
+    def has_same(self, config: TrainConfig, names: Iterable[str]) -> bool:
+        """Whether these settings are the same; one that is newer than the run had its default."""
+        fields = TrainConfig.model_fields
+        return all(self.settings.get(name, fields[name].default) == getattr(config, name) for name in names)
+
     def is_like(self, config: TrainConfig, *roles: Role) -> bool:
         """Whether the settings that have one of these roles are the same."""
-        fields = TrainConfig.model_fields  # a setting that is newer than the run had its default
-        names = names_where(TrainConfig, *roles)
-        return all(self.settings.get(name, fields[name].default) == getattr(config, name) for name in names)
+        return self.has_same(config, names_where(TrainConfig, *roles))
 
 
 def earlier_runs(runs_dir: str | Path) -> list[EarlierRun]:

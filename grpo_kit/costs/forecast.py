@@ -39,13 +39,6 @@ STARTING_SECONDS, STARTING_HERE_SECONDS = 150.0, 6.0  # of a container with its 
 LOOKED_AT, LETTERS, AROUND = 200, 4, 20  # prompts of the data; letters a token; tokens of a chat template
 
 
-class Counted(NamedTuple):
-    """Seconds as they are counted: of a batch of completions, and of an update."""
-
-    generating: float
-    updating: float
-
-
 class Known(NamedTuple):
     """What an earlier run tells of the next, or what is assumed where there is none."""
 
@@ -95,8 +88,7 @@ def evaluation_minutes(
     lengths = {name: getattr(asked, name) or getattr(config, name) for name in names}
     batch = {"per_device_train_batch_size": min(asked.batch_size, asked.n), "gradient_accumulation_steps": 1}
     as_asked = config.model_copy(update={**lengths, **batch, "use_vllm": asked.use_vllm})
-    a_batch = known.generating * _counted(_cut(as_asked, known.longest), shape, gpu).generating
-    a_batch += _hearing(as_asked, known)
+    a_batch = known.generating * _counted(_cut(as_asked, known.longest), shape, gpu)[0] + _hearing(as_asked, known)
     judged = {"per_device_train_batch_size": asked.n, "judge_mode": "absolute"}
     judged |= {"judge": {asked.judge: 1.0}} if asked.judge else {}
     a_model = -(-asked.n // asked.batch_size) * a_batch + _judging(as_asked.model_copy(update=judged), known)
@@ -111,7 +103,7 @@ def measuring_minutes(config: TrainConfig, prompts: int, runs: Sequence[EarlierR
         return None
     together = min(max(1, prompts), prompts_at_once(config, shape, device_of(config, gpu)))
     at_once = _cut(in_one_pass(config, together), known.longest)
-    batch = known.generating * _counted(at_once, shape, gpu).generating + _judging(at_once, known)
+    batch = known.generating * _counted(at_once, shape, gpu)[0] + _judging(at_once, known)
     return times(prompts / together * batch / 60, known.for_answers)
 
 
@@ -122,9 +114,8 @@ def models_evaluated(config: TrainConfig) -> int:
 
 def _step(config: TrainConfig, known: Known, gpu: str | None) -> tuple[float, float, float]:
     """Seconds in which a step's completions are generated, an update is made, and the judges called for the step."""
-    counted = _counted(_cut(config, known.longest), shape_of(config.model_name) or _tiny(), gpu)
-    generating = known.generating * counted.generating + _hearing(config, known)
-    return generating, known.updating * counted.updating, _judging(config, known)
+    generating, updating = _counted(_cut(config, known.longest), _shape(config), gpu)
+    return known.generating * generating + _hearing(config, known), known.updating * updating, _judging(config, known)
 
 
 def _hearing(config: TrainConfig, known: Known) -> float:
@@ -173,7 +164,7 @@ def _known(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) -> 
 def _from(config: TrainConfig, run: EarlierRun, gpu: str | None, factors: Range, source: str) -> Known:
     """What a run tells of one with `config`."""
     own = TrainConfig.model_construct(**run.settings)
-    counted, every = _counted_of(run, gpu), own.num_iterations
+    (counted_generating, counted_updating), every = _counted_of(run, gpu), own.num_iterations
     first, *others = run.cycles  # the first step is slower than the others
     # A resumed run has several first steps among the others, which the median leaves aside.
     later = every * (median(others) if run.is_resumed and others else mean(others or [first]))
@@ -186,8 +177,8 @@ def _from(config: TrainConfig, run: EarlierRun, gpu: str | None, factors: Range,
     return Known(
         source,
         factors,
-        generating=answering / counted.generating,
-        updating=updating / counted.updating,
+        generating=answering / counted_generating,
+        updating=updating / counted_updating,
         starting=_starting(gpu) if run.before is None else run.before,
         # Beside a single step is mostly the end of its run.
         first=max(0.0, every * first - later) + (0.0 if others else every * run.between),
@@ -199,9 +190,9 @@ def _from(config: TrainConfig, run: EarlierRun, gpu: str | None, factors: Range,
     )
 
 
-def _counted(config: TrainConfig, shape: Shape, gpu: str | None) -> Counted:
-    """Two operations a parameter and token; each new token reads all weights and moves all keys and values, or computes
-    for longer."""
+def _counted(config: TrainConfig, shape: Shape, gpu: str | None) -> tuple[float, float]:
+    """Seconds in which a batch of completions is generated, and an update is made: two operations a parameter and
+    token; each new token reads all weights and moves all keys and values, or computes for longer."""
     operations, bytes_read, a_layer = _speed(config, gpu)
     together, weights, prompt = config.completions_per_process, 2 * shape.parameters, _prompt_tokens(config)
     kept = together * shape.cache_bytes(round(prompt + config.max_completion_length / 2), 2)
@@ -210,13 +201,17 @@ def _counted(config: TrainConfig, shape: Shape, gpu: str | None) -> Counted:
     reading = weights * together * prompt / operations
     computing = PASSES * weights * together * (prompt + config.max_completion_length) / operations
     starting = PASSES * a_layer * shape.layers * config.gradient_accumulation_steps
-    return Counted(config.max_completion_length * a_token + reading, computing + starting)
+    return config.max_completion_length * a_token + reading, computing + starting
 
 
-def _counted_of(run: EarlierRun, gpu: str | None) -> Counted:
-    """A model whose shape is not known is only compared with itself, where any shape will do."""
+def _counted_of(run: EarlierRun, gpu: str | None) -> tuple[float, float]:
     own = TrainConfig.model_construct(**run.settings)
-    return _counted(_cut(own, run.longest or math.inf), shape_of(own.model_name) or _tiny(), gpu)
+    return _counted(_cut(own, run.longest or math.inf), _shape(own), gpu)
+
+
+def _shape(config: TrainConfig) -> Shape:
+    """A model whose shape is not known is only compared with itself, where any shape will do."""
+    return shape_of(config.model_name) or cast(Shape, shape_of("tiny"))
 
 
 def _cut(config: TrainConfig, longest: float) -> TrainConfig:
@@ -257,7 +252,3 @@ def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float]:
 
 def _starting(gpu: str | None) -> float:
     return STARTING_SECONDS if gpu else STARTING_HERE_SECONDS
-
-
-def _tiny() -> Shape:
-    return cast(Shape, shape_of("tiny"))

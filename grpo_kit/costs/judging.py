@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from grpo_kit.agents.episodes import USER, episodes
 from grpo_kit.agents.user import SAID
@@ -81,7 +80,7 @@ def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun], measured: int = 0
     told = " and ".join([told] * bool(calls) + [f"{said:,} calls for what users say"] * bool(said))
     for run in runs:
         same_judges = CLOUD.keys() & rungs(run.settings["judge"]) == {*config.cloud_judges}
-        if run.usd and same_judges and all(_setting_of(run, name) == getattr(config, name) for name in ALIKE):
+        if run.usd and same_judges and run.has_same(config, ALIKE):
             usd = run.usd / run.calls
             least = 0.7 * (surely * calls + said) / (calls + said)
             source = f"{told}; ${usd:.2g} a call, as in {run.id}"
@@ -108,7 +107,3 @@ def judge_usd(config: TrainConfig, runs: Sequence[EarlierRun], measured: int = 0
 
 def _usd(price: tuple[float | None, float | None], tokens: tuple[int, int]) -> float:
     return (tokens[0] * (price[0] or 0.0) + tokens[1] * (price[1] or 0.0)) / 1e6
-
-
-def _setting_of(run: EarlierRun, name: str) -> Any:
-    return run.settings.get(name, TrainConfig.model_fields[name].default)  # of a run before there was such a setting

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.judges.chat.judge import ChatJudge
 from grpo_kit.judges.chat.libraries import LibraryProvider, check_installed
-from grpo_kit.judges.chat.provider import CallFailed, Question, Reply, checked_address, key_of, missing_key, tokens
+from grpo_kit.judges.chat.provider import CallFailed, Question, Reply, checked_address, key_of, tokens
 
 
 class Anthropic(LibraryProvider):
@@ -19,8 +19,7 @@ class Anthropic(LibraryProvider):
         check_installed("anthropic")
         import anthropic
 
-        if not (key := key_of("anthropic")):
-            raise missing_key("anthropic")
+        key = key_of("anthropic")
         address = SecretStr(os.environ.get("ANTHROPIC_BASE_URL", ""))  # it may hold a password
         self.place = checked_address(address, "ANTHROPIC_BASE_URL") if address else "Anthropic's endpoint"
         super().__init__(anthropic, anthropic.Anthropic, key, address)

@@ -24,8 +24,7 @@ class ExactJudge(Judge):
     version = "1"
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
-        """One verdict for each answer, in order; score None where the sample has no reference. The right answer is the
-        column `final_answer`, or the whole reference where that has none."""
+        """The right answer is the column `final_answer`, or the whole reference where that has none."""
         final = sample.columns.get("final_answer")
         right = (str(sample.ground_truth) if final in (None, "") else str(final)).strip()
         return [compared(right, answer) for answer in answers]

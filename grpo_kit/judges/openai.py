@@ -15,7 +15,6 @@ from grpo_kit.judges.chat.provider import (
     Reply,
     checked_address,
     key_of,
-    missing_key,
     needs_key,
     openai_address,
     tokens,
@@ -36,14 +35,13 @@ class OpenAI(LibraryProvider):
         check_installed("openai")
         import openai
 
-        key, address = key_of("openai"), SecretStr(openai_address(config) or "")  # it may hold a password
+        address = SecretStr(openai_address(config) or "")  # it may hold a password
         name = "judge_base_url" if config.judge_base_url else "OPENAI_BASE_URL"
         self.place = checked_address(address, name) if address else "OpenAI's endpoint"
-        if key is None and needs_key("openai", config):
-            raise missing_key("openai")
+        key = key_of("openai", instead="" if needs_key("openai", config) else "no-key-is-needed")
         if address and urlsplit(self.place).path in ("", "/"):
             address = SecretStr(f"{address.get_secret_value().rstrip('/')}/v1")
-        super().__init__(openai, openai.OpenAI, key or SecretStr("no-key-is-needed"), address)
+        super().__init__(openai, openai.OpenAI, key, address)
         self._limit = "max_tokens" if address else "max_completion_tokens"  # which OpenAI's own models take alone
 
     def body(self, question: Question) -> dict[str, Any]:

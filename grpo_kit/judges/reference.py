@@ -28,7 +28,6 @@ class ReferenceJudge(Judge):
     version = "2"
 
     async def judge(self, sample: Sample, answers: Sequence[str], repeat: int = 0) -> list[Verdict]:
-        """One verdict for each answer, in order; score None where the sample's reference has no word."""
         return [compared(sample.ground_truth, answer) for answer in answers]
 
 

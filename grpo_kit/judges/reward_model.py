@@ -62,7 +62,7 @@ class RewardModelJudge(Judge):
         if self._working is None or self._working.done():  # begins when all that ask at this moment have done so
             self._working = loop.create_task(self._work())
         logits = await asyncio.gather(*asked)
-        return [Verdict(_sigmoid(logit), f"the model's logit is {logit:.3f}") for logit in logits]
+        return [Verdict((1 + math.tanh(logit / 2)) / 2, f"the model's logit is {logit:.3f}") for logit in logits]
 
     async def _work(self) -> None:
         taken, self._waiting, self._working = self._waiting, [], None
@@ -145,7 +145,3 @@ class RewardModelJudge(Judge):
         )
         model.config.get_text_config().pad_token_id = model.config.pad_token_id = self._tokenizer.pad_token_id
         return model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if has_gpu else "cpu").eval()
-
-
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-max(-700.0, min(700.0, logit))))

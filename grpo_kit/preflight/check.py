@@ -11,17 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from grpo_kit.config.gpus import (
-    GPUS,
-    LISTED,
-    gpu_and_count,
-    gpu_usd_per_hour,
-    larger_gpu,
-    listed_gpu,
-    modal_usd_per_hour,
-    most_gpus,
-    unknown_gpu,
-)
+from grpo_kit.config.gpus import GPUS, LISTED, larger_gpu, listed_gpu, modal_usd_per_hour, most_gpus, unknown_gpu
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch, check_price_known, shortfall_at_start
 from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, like_run
@@ -71,18 +61,20 @@ def quote_remaining(
         )
     runs, shape = earlier_runs(runs_dir) if earlier is None else earlier, shape_of(config.model_name)
     gpu = config.gpu if on_modal else None
+    hourly = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0
+    price = "" if hourly is None else f"${hourly:.2f} an hour, prices of {LISTED['as_of']}"
     device, same = device_of(config, gpu), like_run(config, runs, gpu, "step", "size")
-    prompts, measuring = _to_measure(config, status, on_modal), None
     time, judge = minutes(config, runs, gpu), judge_usd(config, runs)
-    judged = judge
+    prompts, measuring, measuring_usd = _to_measure(config, status, on_modal), None, None
     if prompts:
-        measuring, judge = measuring_minutes(config, prompts, runs, gpu), judge_usd(config, runs, prompts)
-        if time.range and measuring:
+        measuring, judged = measuring_minutes(config, prompts, runs, gpu), judge_usd(config, runs, prompts)
+        if measuring and judged.range and judge.range and hourly is not None:
+            more = judged.range[1] - judge.range[1]
+            measuring_usd = Dollars(round(hourly * measuring[1] / 60, 6), round(more, 6))
+        if measuring and time.range:
             time = time._replace(range=total(time.range, measuring))
-    hourly, price = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0, f"the price of {gpu} is not known"
+        judge = judged
     usd = times(hourly / 60, time.range) if time.range and hourly is not None else None
-    if hourly is not None:
-        price = f"${hourly:.2f} an hour, prices of {LISTED['as_of']}"
     quote = Quote(
         config=config,
         on_modal=on_modal,
@@ -94,13 +86,13 @@ def quote_remaining(
         minutes_from=time.source,
         usd=usd if on_modal else (0.0, 0.0, 0.0),
         usd_most=None if hourly is None else hourly * config.timeout / 3600 * (1 + config.retries),
-        usd_from=price if on_modal else "",
+        usd_from=(price or f"the price of {gpu} is not known") if on_modal else "",
         judge_usd=judge.range,
         judge_usd_from=judge.source,
         first_step=_first_step(config, runs, gpu, hourly),
         to_measure=prompts,
         measuring=measuring,
-        measuring_usd=_measuring_usd(measuring, judge.range, judged.range, hourly),
+        measuring_usd=measuring_usd,
         checks=checks,
         fits=_fits(config, shape) if on_modal and shape else {},
         verdict=will_it_learn(config, runs_dir=runs_dir, on_modal=on_modal),
@@ -131,13 +123,6 @@ def _first_step(
     return Dollars(round(hourly * seconds / 3600, 6), round(usd, 6))
 
 
-def _measuring_usd(measuring: Range | None, judge: Range | None, without: Range | None, hourly: float | None):
-    """Dollars for measuring difficulty; None where they are not known, or nothing is measured."""
-    if measuring is None or judge is None or without is None or hourly is None:
-        return None
-    return Dollars(round(hourly * measuring[1] / 60, 6), round(judge[1] - without[1], 6))
-
-
 def _to_measure(config: TrainConfig, status: dict[str, Any], on_modal: bool) -> int | None:
     """The prompts whose difficulty is still to be measured, and that no earlier run had answered; None where the data
     is not here."""
@@ -154,12 +139,12 @@ def _to_measure(config: TrainConfig, status: dict[str, Any], on_modal: bool) -> 
 
 def _fits(config: TrainConfig, shape: Shape) -> dict[str, float]:
     """Modal's GPUs that it fits on, one for each process, with their dollars an hour; the cheapest first."""
-    count = config.num_processes
-    gpus = [kind if count == 1 else f"{kind}:{count}" for kind in GPUS if count <= most_gpus(kind)]
-    prices = {gpu: usd for gpu in gpus if (usd := gpu_usd_per_hour(gpu)) is not None}
-    devices = {gpu: device_of(config, gpu) for gpu in sorted(prices, key=prices.__getitem__)}
-    enough = [gpu for gpu, device in devices.items() if not shortage(memory_needed(config, shape, device), device)]
-    return {gpu: prices[gpu] for gpu in enough}
+    count, fits = config.num_processes, {}
+    for kind, row in sorted(GPUS.items(), key=lambda each: each[1]["usd_per_hour"]):
+        device = device_of(config, gpu := kind if count == 1 else f"{kind}:{count}")
+        if count <= most_gpus(kind) and not shortage(memory_needed(config, shape, device), device):
+            fits[gpu] = count * row["usd_per_hour"]
+    return fits
 
 
 def launch_of(config: TrainConfig, runs_dir: str | Path, backend: str, known: RunDirectory | None = None) -> Launch:
@@ -275,12 +260,12 @@ def modal_problems(quote: Quote) -> Problems:
 
 def too_many_gpus(config: TrainConfig) -> Problem | None:
     """For one of Modal's containers."""
-    count, (kind, _) = config.num_processes, gpu_and_count(config.gpu)
-    if count <= most_gpus(kind):
+    count, most, (kind, _, _) = config.num_processes, most_gpus(config.gpu), config.gpu.partition(":")
+    if count <= most:
         return None
-    what = f"num_processes={count} needs as many GPUs, and a container on Modal has {most_gpus(kind)} {kind} at most"
+    what = f"num_processes={count} needs as many GPUs, and a container on Modal has {most} {kind} at most"
     larger = larger_gpu(listed_gpu(kind).get("usable_gib"), count)
-    return Problem(what, f"Use num_processes={most_gpus(kind)}" + (f", or gpu={larger}" if larger else ""))
+    return Problem(what, f"Use num_processes={most}" + (f", or gpu={larger}" if larger else ""))
 
 
 def time_problems(quote: Quote) -> Problems:

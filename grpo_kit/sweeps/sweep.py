@@ -16,11 +16,11 @@ from rich.text import Text
 
 from grpo_kit.backends.modal.launch import DEPLOYED, deployed_function, deployment
 from grpo_kit.errors import RunError
+from grpo_kit.sweeps.costs import BudgetPool, SweepQuote, quote_of
 from grpo_kit.sweeps.grid import Grid, read_grid
 from grpo_kit.sweeps.halving import Halving
 from grpo_kit.sweeps.notebooks import find_notebook
 from grpo_kit.sweeps.plan import plan
-from grpo_kit.sweeps.quote import BudgetPool, SweepQuote, quote_of
 from grpo_kit.sweeps.results import Results
 from grpo_kit.sweeps.run import NOT_RUN, PRUNED, PlannedRun, read_json
 from grpo_kit.utils.environment import in_notebook
@@ -144,6 +144,33 @@ class Sweep(Results):
 
     def _jobs(self, jobs: int | None) -> int:
         return max(1, min(len(self.runs), JOBS[self.backend] if jobs is None else jobs))
+
+
+def sweep(
+    notebook: str | Path,
+    grid: Grid,
+    out: str | Path,
+    *,
+    jobs: int | None = None,
+    budget: float | None = None,
+    halving: int | None = None,
+) -> Sweep:
+    """Runs a notebook with every setting of a grid and returns the sweep. The same call again does what is missing.
+
+        kit.sweep("03_launch_training", {"learning_rate": [1e-3, 2e-3], "seed": [1, 2]}, out="sweeps/rates").results()
+
+    `notebook` is a path, or the name of one of the kit's; for `grid`, a mapping, a YAML file or its text, see
+    grpo_kit.sweeps.grid. The trained models of 03 are evaluated by 04 too. A quote is printed first; for `jobs`,
+    `budget`, `halving` and what is raised see Sweep and Sweep.run.
+    """
+    found = Sweep(notebook, grid, out)
+    print(found.quote(jobs, budget, halving))
+    return found.run(jobs, budget, halving)
+
+
+def sweep_results(out: str | Path) -> pandas.DataFrame:
+    """The results of the sweep that was run in the folder `out`; see Sweep.results. RunError where there was none."""
+    return Sweep.load(out).results()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ whether a prompt's answers earn different scores. It is made only where it is as
 on, so that quotes, launches and evaluations can show it.
 """
 
-import gc
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -198,7 +197,7 @@ def _drawn(config: TrainConfig) -> list[Sample]:
 def _answered(config: TrainConfig, samples: Sequence[Sample], runs_dir: str | Path) -> list[dict[str, Any]]:
     """A row for each sample, as yet without scores. The model leaves memory with it."""
     with loading_libraries():
-        import torch
+        from accelerate.utils.memory import clear_device_cache
 
         from grpo_kit.models.checkpoints import adapted
         from grpo_kit.models.generate import as_trained
@@ -212,9 +211,7 @@ def _answered(config: TrainConfig, samples: Sequence[Sample], runs_dir: str | Pa
         asked = [sample for sample in samples for _ in range(group)]
         answers = as_trained(model, tokenizer, asked, config, config.seed)
     del model
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    clear_device_cache(garbage_collection=True)
     each = [answers[i * group : (i + 1) * group] for i in range(len(samples))]
     return [
         {

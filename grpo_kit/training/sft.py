@@ -5,7 +5,6 @@ The stage has its own lines, sft_metrics.jsonl, and its own checkpoint, checkpoi
 which is evaluated as a model of its own. A pass holds no more sequences than one of GRPO's, so it fits where that does.
 """
 
-import gc
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
@@ -118,9 +118,7 @@ def warm_up(samples: Sequence[Sample], progress: RunProgress) -> None:
     trainer.train_from(checkpoint)
     trainer.accelerator.free_memory()
     del trainer, model  # makes room for GRPO's
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    clear_device_cache(garbage_collection=True)
 
 
 def rows_of(samples: Sequence[Sample], tokenizer: Any, model: Any, progress: RunProgress) -> list[dict[str, list[int]]]:

@@ -11,7 +11,7 @@ from typing import Any
 import ipywidgets
 
 from grpo_kit.backends.api import train
-from grpo_kit.backends.quote import quote
+from grpo_kit.backends.before_launch import quote
 from grpo_kit.backends.run import Run, runs_under_way
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import Problem

@@ -14,9 +14,9 @@ from judge_server import KEY, JudgeServer, Reply, judge as well, says
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.data.samples import Sample
 from grpo_kit.judges.base import Verdict
+from grpo_kit.judges.chat.calls import MOST_BYTES
 from grpo_kit.judges.chat.judge import LONGEST_REASON
-from grpo_kit.judges.chat.threads import MOST_BYTES
-from grpo_kit.judges.gemini.judge import GeminiJudge
+from grpo_kit.judges.gemini import GeminiJudge
 
 TURN = Sample(id="turn", prompt=[{"role": "user", "content": "Where?"}], ground_truth="There.")
 GOOD = {"analysis": "Fine.", "criteria": [], "score": 0.5}

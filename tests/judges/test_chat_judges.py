@@ -45,7 +45,7 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Verdict, make_judge
 from grpo_kit.judges.batch import Judged, judge_batch
 from grpo_kit.judges.cache import RewardCache
-from grpo_kit.judges.chat import client, limits as gate
+from grpo_kit.judges.chat import calls as gate, client
 from grpo_kit.judges.chat.judge import ChatJudge
 
 OLD, NEW = "google-generativeai", "google-genai"
@@ -861,7 +861,7 @@ import asyncio, json, sys
 from pathlib import Path
 from grpo_kit.judges.cache import RewardCache
 from grpo_kit.config.judge import CLOUD, JudgeConfig
-from grpo_kit.judges.gemini.judge import GeminiJudge
+from grpo_kit.judges.gemini import GeminiJudge
 from grpo_kit.judges.batch import judge_batch
 from grpo_kit.data.samples import Sample
 cache, turns = RewardCache(Path(sys.argv[1])), json.loads(sys.argv[2])

@@ -327,7 +327,7 @@ def test_any_text_gets_the_same_score_in_range_from_any_judge():
 @pytest.fixture(scope="module")
 def turns() -> list[Sample]:
     every = [turn for split in ("train", "dev") for turn in read_turns(SGD / split)]
-    return random.Random(0).sample(every, 1000)
+    return random.Random(0).sample(every, 400)
 
 
 @pytest.fixture(scope="module")
@@ -366,13 +366,17 @@ def test_real_replies_earn_much_in_their_place_and_little_elsewhere(turns):
     for kind, turn, answer in out_of_place(turns, random.Random(1)):
         elsewhere[kind].append(score(turn, answer))
     assert mean([score(turn, turn.ground_truth) for turn in turns]) >= 0.97
-    assert all(len(points) > 500 and mean(points) <= 0.15 for points in elsewhere.values())
+    assert {
+        kind: (len(points), mean(points))
+        for kind, points in elsewhere.items()
+        if len(points) <= 100 or mean(points) > 0.15
+    } == {}
 
 
 @needs_sgd
 def test_other_people_s_words_for_the_same_acts_earn_nearly_as_much(turns):
     earned = [score(turn, answer) for turn, answer in in_other_words(turns, random.Random(1))]
-    assert len(earned) > 500
+    assert len(earned) > 200
     assert mean(earned) >= 0.75
     assert mean([points >= 0.5 for points in earned]) >= 0.9
 
@@ -383,7 +387,7 @@ def test_real_replies_with_some_values_wrong_earn_a_part(turns):
     for kind, turn, answer in partly_right(turns, random.Random(1)):
         earned[kind].append(score(turn, answer))
     one, half, rambling, every = (mean(points) for points in earned.values())
-    assert len(earned) == 4 and len(min(earned.values(), key=len)) > 100
+    assert len(earned) == 4 and len(min(earned.values(), key=len)) > 40
     assert 0.5 < one < 0.75 and 0.25 < half < 0.5 and 0.15 < rambling < half - 0.05 and every < 0.1
 
 

@@ -21,7 +21,7 @@ import grpo_kit as kit
 from grpo_kit import plots
 from grpo_kit.backends.modal import launch as launching
 from grpo_kit.costs.memory import Device
-from grpo_kit.sweeps import grid, quote
+from grpo_kit.sweeps import costs, grid
 from grpo_kit.sweeps.notebooks import notebook_folder
 from grpo_kit.sweeps.run import PlannedRun
 
@@ -72,17 +72,23 @@ def quick(tmp_path_factory) -> Path:
     return written(tmp_path_factory.mktemp("own") / "quick.ipynb", parameters, QUICK)
 
 
+def parameters(name: str) -> str:
+    cells = json.loads((notebook_folder() / f"{name}.ipynb").read_text())["cells"]
+    return next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+
+
 @pytest.fixture
-def lean(tmp_path, monkeypatch) -> Path:
-    """Somebody's own 03, and a 04, that only train and evaluate."""
+def lean_03(tmp_path) -> Path:
+    """Somebody's own 03, that only trains."""
+    return written(tmp_path / "03_lean.ipynb", parameters("03_launch_training"), TRAIN)
 
-    def parameters(name: str) -> str:
-        cells = json.loads((notebook_folder() / f"{name}.ipynb").read_text())["cells"]
-        return next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
 
+@pytest.fixture
+def lean(lean_03, tmp_path, monkeypatch) -> Path:
+    """That, and a 04 that only evaluates."""
     four = written(tmp_path / "04_lean.ipynb", parameters("04_evaluate_checkpoints"), EVALUATE)
     monkeypatch.setattr("grpo_kit.sweeps.plan.EVALUATING", four)
-    return written(tmp_path / "03_lean.ipynb", parameters("03_launch_training"), TRAIN)
+    return lean_03
 
 
 def state_of(folder: Path) -> str:
@@ -355,14 +361,14 @@ def test_halving_stops_those_that_are_behind_and_leaves_them(standin, lean, tmp_
         kit.Sweep("03", {"data": ["a", "b"]}, tmp_path / "other").run(halving=2)
 
 
-def test_a_sweep_of_three_one_of_which_fails_killed_and_gone_on_with(standin, tmp_path, demo_data):
+def test_a_sweep_of_three_one_of_which_fails_killed_and_gone_on_with(standin, lean_03, tmp_path, demo_data):
     out = tmp_path / "out"
     data = [str(demo_data), "nowhere", str(demo_data)]
     rates = [1e-3, 2e-3, 3e-3]
     (tmp_path / "grid.yaml").write_text(
         json.dumps({"zip": {"learning_rate": rates, "data": data}, **SHORT, "evaluation": EVALUATION})
     )
-    words = ("03_launch_training", tmp_path / "grid.yaml", "--out", out)
+    words = (lean_03, tmp_path / "grid.yaml", "--out", out)
 
     def folders(state: str) -> list[Path]:
         return sorted(folder for folder in out.glob("*/") if state_of(folder) == state)
@@ -422,9 +428,9 @@ def test_a_budget_is_kept_by_all_runs_together(standin, lean, tmp_path, demo_dat
 def test_runs_under_way_can_not_pass_a_budget_together_and_a_resumed_one_may_spend_more(tmp_path, monkeypatch):
     spent: dict[str, float] = {}
     monkeypatch.setattr(PlannedRun, "usd", lambda run, status=None: spent.get(run.name, 0.0))
-    monkeypatch.setattr(quote, "quote_of", lambda run: quote.RunQuote(run, None, None, (0.2, 0.4, 0.8), 0.1))
+    monkeypatch.setattr(costs, "quote_of", lambda run: costs.RunQuote(run, None, None, (0.2, 0.4, 0.8), 0.1))
     first, second, third = kit.Sweep("03", {"seed": [1, 2, 3]}, tmp_path / "out", backend="local").runs
-    pool = quote.BudgetPool(1.3, [first, second, third], jobs=2)
+    pool = costs.BudgetPool(1.3, [first, second, third], jobs=2)
     assert pool.reserve(first) == pytest.approx(0.7), "and the rest of 0.8 is for its evaluation"
     assert pool.reserve(second) == pytest.approx(0.4), "0.5 are left"
     assert pool.reserve(third) is None

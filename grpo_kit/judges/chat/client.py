@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from grpo_kit.config.judge import CLOUD, JudgeConfig
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Usage
-from grpo_kit.judges.chat.limits import in_loop, room_for_call
+from grpo_kit.judges.chat.calls import in_loop, room_for_call
 from grpo_kit.judges.chat.prices import judge_price
 from grpo_kit.judges.chat.provider import CallFailed, Provider, Question, Reply
 
@@ -24,7 +24,7 @@ _chance = random.SystemRandom()  # jitter is truly random, and leaves the seeded
 
 
 class ChatModel:
-    """Asks one model. All instances of a process share one loop and its limits (limits.py)."""
+    """Asks one model. All instances of a process share one loop and its limits (calls.py)."""
 
     def __init__(self, name: str, provider: Provider, config: JudgeConfig, setting: str = ""):
         """`name` is the judge's, `setting` names the model where the judge's own does not. Raises ConfigError where

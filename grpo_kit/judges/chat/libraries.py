@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from pydantic import SecretStr
 
 from grpo_kit.errors import ConfigError
+from grpo_kit.judges.chat.calls import on_thread, thread_transport
 from grpo_kit.judges.chat.provider import CallFailed, Provider, Question, Reply, failure
-from grpo_kit.judges.chat.threads import on_thread, thread_transport
 from grpo_kit.utils.environment import version_of
 
 

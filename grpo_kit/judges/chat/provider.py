@@ -73,15 +73,20 @@ class Provider(ABC):
         return schema
 
 
-def key_of(judge: str) -> SecretStr | None:
-    """The key of a judge of CLOUD, which a verbose traceback shows as stars; None where its variable is not set.
-    Raises ConfigError for one that can be no key."""
+def key_of(judge: str, instead: str = "") -> SecretStr:
+    """The key of a judge of CLOUD, which a verbose traceback shows as stars; where its variable is not set `instead`,
+    for a server that asks for none. Raises ConfigError where there is none, and for one that can be no key."""
     for name in CLOUD[judge].keys:
         if key := SecretStr(os.environ.get(name, "").strip()):
             if not re.fullmatch("[!-~]+", key.get_secret_value()):
                 raise ConfigError(f"{name} has characters that no key has, such as a line break", "Set it again")
             return key
-    return None
+    if instead:
+        return SecretStr(instead)
+    name, *others = CLOUD[judge].keys
+    what = f"{name} is not set" + "".join(f", nor {other}" for other in others)
+    free = "the offline judge (a user by rules), which needs none"
+    raise ConfigError(what, f"Get a key at {CLOUD[judge].key_page} and `export {name}=…`, or use {free}")
 
 
 def needs_key(judge: str, config: JudgeConfig) -> bool:
@@ -101,14 +106,6 @@ def is_local(address: str) -> bool:
     with suppress(ValueError):
         return ip_address(host).is_private
     return "." not in host or host.endswith((".local", ".internal"))
-
-
-def missing_key(judge: str) -> ConfigError:
-    name, *others = CLOUD[judge].keys
-    what = f"{name} is not set" + "".join(f", nor {other}" for other in others)
-    free = "the offline judge (a user by rules), which needs none"
-    fix = f"Get a key at {CLOUD[judge].key_page} and `export {name}=…`, or use {free}"
-    return ConfigError(what, fix)
 
 
 def checked_address(address: SecretStr, setting: str) -> str:

@@ -1,4 +1,4 @@
-"""The adapter over Google's two SDKs: one prompt with a response schema in, text and token counts out.
+"""Gemini as a judge: its key and address, its form of a schema, and Google's two SDKs.
 
 The kit installs google-generativeai, which is past its end of life, and uses its successor google-genai where that is
 installed. Both are called synchronously: the old one's async calls do not work over REST, and the new one's are slower
@@ -18,9 +18,20 @@ from typing import Any
 from pydantic import SecretStr
 from requests.utils import get_environ_proxies
 
+from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.errors import ConfigError
-from grpo_kit.judges.chat.provider import CallFailed, Reply, failure, tokens
-from grpo_kit.judges.chat.threads import GZIP, body_of, thread_transport
+from grpo_kit.judges.chat.calls import GZIP, body_of, on_thread, thread_transport
+from grpo_kit.judges.chat.judge import ChatJudge
+from grpo_kit.judges.chat.provider import (
+    CallFailed,
+    Provider,
+    Question,
+    Reply,
+    checked_address,
+    failure,
+    key_of,
+    tokens,
+)
 from grpo_kit.utils.environment import version_of
 
 WITHHELD = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")
@@ -28,7 +39,39 @@ GOOGLE = "https://generativelanguage.googleapis.com"
 OLD, NEW = "google-generativeai", "google-genai"
 
 
-def open_sdk(name: str, api_key: SecretStr, base_url: str | None, in_flight: int) -> "_GenAI | _GenerativeAI":
+class Gemini(Provider):
+    def __init__(self, config: JudgeConfig):
+        key = key_of("gemini")
+        endpoint = SecretStr(os.environ.get("GOOGLE_GEMINI_BASE_URL", ""))  # it may hold a password
+        self.place = checked_address(endpoint, "GOOGLE_GEMINI_BASE_URL") if endpoint else "Google's endpoint"
+        self._sdk = _open_sdk(config.gemini_sdk, key, endpoint.get_secret_value() or None, config.judge_max_in_flight)
+
+    async def generate(self, model: str, question: Question, seconds: float) -> Reply:
+        # The old SDK leaves out what it does not know, propertyOrdering.
+        asked = {"temperature": question.temperature, "maxOutputTokens": question.max_tokens}
+        asked |= {} if question.seed is None else {"seed": question.seed}
+        asked |= {"responseMimeType": "application/json", "responseSchema": question.schema}
+        return await on_thread(partial(self._sdk.generate, model, question.prompt, json.dumps(asked), seconds))
+
+    async def lacks(self, model: str, seconds: float) -> list[str] | None:
+        there = await on_thread(partial(self._sdk.models, seconds))
+        return there if there and "/" not in model and model not in there else None
+
+    def schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        own = {**schema, "type": schema["type"].upper()}
+        if fields := schema.get("properties"):
+            own["properties"] = {name: self.schema(field) for name, field in fields.items()}
+        if len(fields or ()) > 1:
+            own["propertyOrdering"] = schema["required"]
+        return own | ({"items": self.schema(schema["items"])} if "items" in schema else {})
+
+
+class GeminiJudge(ChatJudge):
+    name = "gemini"
+    provider = Gemini
+
+
+def _open_sdk(name: str, api_key: SecretStr, base_url: str | None, in_flight: int) -> "_GenAI | _GenerativeAI":
     """The SDK called `name`; "auto" takes google-genai where it is installed. `base_url` None: Google's own endpoint.
     `in_flight` calls at a time are expected. Raises ConfigError where it is not installed, or does not start."""
     if name == "auto":
@@ -129,14 +172,6 @@ class _GenerativeAI:
             options = {"timeout": timeout, "retry": None}
             found = list(self._genai.list_models(client=self._models, request_options=options))
         return [m.name.removeprefix("models/") for m in found if "generateContent" in m.supported_generation_methods]
-
-
-def generation_config(schema: dict, temperature: float, max_output_tokens: int, seed: int | None = None) -> str:
-    """JSON as it stands in a request whose answer is JSON by `schema`. The old SDK leaves out what it does not know,
-    propertyOrdering."""
-    limits = {"temperature": temperature, "maxOutputTokens": max_output_tokens}
-    limits |= {} if seed is None else {"seed": seed}
-    return json.dumps({**limits, "responseMimeType": "application/json", "responseSchema": schema})
 
 
 def _reply(answer: Any) -> Reply:

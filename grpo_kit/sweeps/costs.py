@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from grpo_kit.backends.quote import quote
+from grpo_kit.backends.before_launch import quote
 from grpo_kit.config.gpus import modal_usd_per_hour
 from grpo_kit.config.judge import CLOUD, rungs
 from grpo_kit.costs.budget import check_price_known
 from grpo_kit.costs.earlier import earlier_runs
 from grpo_kit.costs.forecast import START, evaluation_minutes, models_evaluated
 from grpo_kit.costs.judging import answers_made, judge_usd
-from grpo_kit.costs.ranges import Range, range_text, times
+from grpo_kit.costs.ranges import Range, range_text, times, total
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import RUNS_DIR
@@ -159,7 +159,7 @@ class BudgetPool:
 
 def _total(*ranges: Range | None) -> Range:
     """The sum; None is unknown."""
-    return cast(Range, tuple(map(sum, zip(NOTHING, *(each or UNKNOWN for each in ranges), strict=True))))
+    return total(NOTHING, *(each or UNKNOWN for each in ranges))
 
 
 def _text(values: Range, shown: Callable[[float], str]) -> str:

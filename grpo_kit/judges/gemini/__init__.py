@@ -1,1 +1,0 @@
-"""Gemini as a judge, through either of Google's SDKs."""
