@@ -22,7 +22,7 @@ def dialogues_with(
 ) -> list[Dialogue]:
     """One with each sample, in order; `ask` is as `converse` takes it, `how` as `generate` does."""
     ends = end_tokens(model, tokenizer)
-    dialogues = [begun(sample, environment, tokenizer, ask is not None) for sample in samples]
+    dialogues = begun(samples, environment, tokenizer, ask is not None)
 
     def generate(asked: list[list[int]], group: int) -> tuple[list[list[int]], None]:
         made = generate_tokens(model, tokenizer, asked, ends, max_completion_length=max_completion_length, **how)

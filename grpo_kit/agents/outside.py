@@ -4,18 +4,15 @@ Such a class has `reset(**row)`, which may return text to add to the prompt; its
 `get_reward()` is what the dialogue is worth.
 """
 
-import asyncio
 import inspect
-import queue
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
-from contextlib import closing, redirect_stdout
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
 from grpo_kit.agents import tasksets, verifiers
+from grpo_kit.agents.apart import Apart, Hung
 from grpo_kit.agents.verifiers import Led
 from grpo_kit.agents.world import OWN_SECONDS, ToolError, World, worth
 from grpo_kit.data.environments import fault, imported, of_verifiers
@@ -49,17 +46,14 @@ def try_out(path: str, sample: Sample) -> list[dict[str, Any]]:
 
 
 class Outside(World):
-    """A dialogue in an environment of another's, which lives on a thread of its own: it may hang, and may have what
-    belongs to one thread."""
+    """A dialogue in an environment of another's, which lives on a thread of its own."""
+
+    waits = True
 
     def __init__(self, sample: Sample, path: str):
         super().__init__(sample)
-        kind, self._do = environment_class(path), Apart()
-        self._name = kind.__name__
-        self._made = self._own(kind, "__init__")
-        methods = [name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")]
-        self._tools = {name: getattr(self._made, name) for name in methods if name not in OWN}
-        self.caveat = "" if self._tools else "has no tools: the model answers once"
+        self._kind, self._do = environment_class(path), Apart()
+        self._name = self._kind.__name__
 
     @property
     def environment(self) -> Any:
@@ -70,6 +64,10 @@ class Outside(World):
         return self.sample.tools or _schemas(self._name, self._tools)
 
     def begin(self) -> Prompt:
+        self._made = self._own(self._kind, "__init__")
+        methods = [name for name, _ in inspect.getmembers(self._kind, inspect.isfunction) if not name.startswith("_")]
+        self._tools = {name: getattr(self._made, name) for name in methods if name not in OWN}
+        self.caveat = "" if self._tools else "has no tools: the model answers once"
         more = self._own(partial(self._made.reset, **self.sample.to_dict()), "reset")
         if more is not None and not isinstance(more, str):
             what = f"the environment's {self._name}.reset returned {type(more).__name__}"
@@ -101,44 +99,6 @@ class Outside(World):
             raise ConfigError(f"the environment's {self._name}.{method} failed: {error}", "Correct that") from None
         except Exception as error:  # whatever it raises
             raise fault(f"the environment's {self._name}.{method} failed:", error) from None
-
-
-class Hung(TimeoutError):
-    """What was asked did not answer in time."""
-
-
-class Apart:
-    """A thread, with an event loop, on which another's code runs."""
-
-    def __init__(self):
-        self._asked = queue.SimpleQueue[tuple[Callable[[], Any], Future] | None]()
-        threading.Thread(target=self._work, daemon=True).start()  # one that hangs must not keep the process from ending
-
-    def _work(self) -> None:
-        with closing(asyncio.Runner()) as runner:  # which has a loop once it runs something
-            while asked := self._asked.get():
-                work, answer = asked
-                try:
-                    value = work()
-                    answer.set_result(runner.run(_awaited(value)) if inspect.isawaitable(value) else value)
-                except BaseException as error:  # whatever it raises; sys.exit is to end neither run nor thread
-                    is_usual, place = isinstance(error, Exception), error.__traceback__
-                    answer.set_exception(error if is_usual else RuntimeError(repr(error)).with_traceback(place))
-
-    def __call__(self, work: Callable[[], Any], seconds: float, name: str) -> Any:
-        """What `work` returns, awaited, or raises. Raises Hung where that takes longer."""
-        answer = Future[Any]()
-        self._asked.put((work, answer))
-        if not wait([answer], seconds).done:
-            raise Hung(f"{name} did not answer within {seconds:g} s")
-        return answer.result()
-
-    def close(self) -> None:
-        self._asked.put(None)
-
-
-async def _awaited(value: Any) -> Any:
-    return await value
 
 
 def environment_class(path: str) -> type:

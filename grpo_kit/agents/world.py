@@ -23,6 +23,7 @@ class World(ABC):
     """One dialogue's world. It is made anew for each dialogue."""
 
     needs_good_reply = False  # whether it is a success only where the judge finds the last reply good
+    waits = False  # whether it may take long, so that those of other dialogues are to go on meanwhile
     caveat = ""  # what whoever trains with it should know
 
     def __init__(self, sample: Sample):
