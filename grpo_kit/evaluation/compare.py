@@ -21,8 +21,8 @@ def compare(evaluation: Evaluation, other: Evaluation) -> pandas.DataFrame:
 
     Raises RunError where the two have other judges, data or sampling, or no prompt in common.
     """
-    judges = evaluation.results["judge"], other.results["judge"]
-    if any(judges[0][name] != judges[1][name] for name in ("name", "version")):
+    judges = [(each.judge, each.results["judge"]["version"]) for each in (evaluation, other)]
+    if judges[0] != judges[1]:
         raise RunError("the two evaluations were judged by different judges", "Evaluate one of them again")
     both = evaluation.results, other.results
     differ = [name for name in ALIKE if both[0]["config"].get(name) != both[1]["config"].get(name)]
