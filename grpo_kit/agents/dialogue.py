@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from grpo_kit.agents.apart import side_by_side
 from grpo_kit.agents.asked_user import spoken
 from grpo_kit.agents.episodes import world_of
+from grpo_kit.agents.outside import side_by_side
 from grpo_kit.agents.world import GOOD, World
 from grpo_kit.config.environment import SCORES
 from grpo_kit.data.samples import CalledFunction, Message, Sample, ToolCall, messages_of

@@ -4,15 +4,18 @@ Such a class has `reset(**row)`, which may return text to add to the prompt; its
 `get_reward()` is what the dialogue is worth.
 """
 
+import asyncio
 import inspect
+import queue
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from concurrent.futures import Future, wait
+from contextlib import closing, redirect_stdout
 from functools import partial
 from typing import Any
 
 from grpo_kit.agents import tasksets, verifiers
-from grpo_kit.agents.apart import Apart, Hung
 from grpo_kit.agents.verifiers import Led
 from grpo_kit.agents.world import OWN_SECONDS, ToolError, World, worth
 from grpo_kit.data.environments import fault, imported, of_verifiers
@@ -21,6 +24,7 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.models.prompts import Prompt
 
 OWN = ("reset", "get_reward")  # methods that are no tools
+AT_ONCE = 32  # so many servers of tools start on 2 busy cores within the time that one may take
 TOOL_SECONDS = 30.0  # a tool that has not answered by then counts as one that hangs
 
 
@@ -46,7 +50,8 @@ def try_out(path: str, sample: Sample) -> list[dict[str, Any]]:
 
 
 class Outside(World):
-    """A dialogue in an environment of another's, which lives on a thread of its own."""
+    """A dialogue in an environment of another's, which lives on a thread of its own: it may hang, and may have what
+    belongs to one thread."""
 
     waits = True
 
@@ -99,6 +104,59 @@ class Outside(World):
             raise ConfigError(f"the environment's {self._name}.{method} failed: {error}", "Correct that") from None
         except Exception as error:  # whatever it raises
             raise fault(f"the environment's {self._name}.{method} failed:", error) from None
+
+
+class Hung(TimeoutError):
+    """What was asked did not answer in time."""
+
+
+class Apart:
+    """A thread, with an event loop, on which another's code runs."""
+
+    def __init__(self):
+        self._asked = queue.SimpleQueue[tuple[Callable[[], Any], Future] | None]()
+        threading.Thread(target=self._work, daemon=True).start()  # one that hangs must not keep the process from ending
+
+    def _work(self) -> None:
+        with closing(asyncio.Runner()) as runner:  # which has a loop once it runs something
+            while asked := self._asked.get():
+                work, answer = asked
+                try:
+                    value = work()
+                    answer.set_result(runner.run(_awaited(value)) if inspect.isawaitable(value) else value)
+                except BaseException as error:  # whatever it raises; sys.exit is to end neither run nor thread
+                    is_usual, place = isinstance(error, Exception), error.__traceback__
+                    answer.set_exception(error if is_usual else RuntimeError(repr(error)).with_traceback(place))
+
+    def begin(self, work: Callable[[], Any]) -> Future:
+        """What `work` will return, awaited, or raise, once all that was asked before has."""
+        answer = Future[Any]()
+        self._asked.put((work, answer))
+        return answer
+
+    def __call__(self, work: Callable[[], Any], seconds: float, name: str) -> Any:
+        """What `work` returns, or raises. Raises Hung where that takes longer."""
+        answer = self.begin(work)
+        if not wait([answer], seconds).done:
+            raise Hung(f"{name} did not answer within {seconds:g} s")
+        return answer.result()
+
+    def close(self) -> None:
+        self._asked.put(None)
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def side_by_side(act: Callable[[Any], Any], each: Sequence[Any]) -> list[Any]:
+    """What `act` returns for each, in order, or the first error. What is printed meanwhile goes to stderr."""
+    threads = [Apart() for _ in each[:AT_ONCE]]
+    with redirect_stdout(sys.stderr):
+        answers = [threads[i % AT_ONCE].begin(partial(act, one)) for i, one in enumerate(each)]
+        for thread in threads:
+            thread.close()
+        return [answer.result() for answer in answers]
 
 
 def environment_class(path: str) -> type:

@@ -105,10 +105,8 @@ class Led(World):
     def _give(self, choice: dict[str, Any] | None) -> None:
         reply, self._reply = self._reply, None
         assert reply
-        if choice:
-            self._loop.call_soon_threadsafe(reply.set_result, completion(choice))
-        else:
-            self._loop.call_soon_threadsafe(reply.set_exception, NoRoom())
+        answer = (reply.set_result, completion(choice)) if choice else (reply.set_exception, NoRoom())
+        self._loop.call_soon_threadsafe(*answer)
 
     def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:
         """`environment` is its rubric's reward, None where its rollout failed, and each of its metrics has its name; it

@@ -33,13 +33,14 @@ def served_models(endpoint: Endpoint, subject: Checkpoints) -> Iterator[tuple[st
     if run and other not in (None, run.id, run.config.run_id):  # a copy's folder may have a name of its own
         what = f"{endpoint.url} serves run {other}, not {run.id}"
         raise ConfigError(what, "Serve that run, or evaluate the one that is served")
-    there, longest = endpoint.models(), endpoint.longest()
+    about = endpoint.about()
+    there, longest = [each["id"] for each in about], [told for each in about if (told := each.get("max_model_len"))]
     names = [name for name in subject.names if name in there]
     if not names:
         what = f"{endpoint.url} serves none of {', '.join(subject.names)}, but {', '.join(there)}"
         raise ConfigError(what, "Serve that run, or evaluate the one that is served")
     for name in names if BASE in names else names[-1:]:
-        yield name, endpoint.url, ServedModel(endpoint, name, longest)
+        yield name, endpoint.url, ServedModel(endpoint, name, min(longest, default=None))
 
 
 def log_prob_agreement(
@@ -54,13 +55,9 @@ def log_prob_agreement(
         told = {samples[i].id: _drawn(own, i, tokenizer, samples[i]) for i in chosen if own}
         apart = {id: _apart(model.eval(), *drawn) for id, drawn in told.items() if drawn[2]}
         if apart:
-            distances = np.concatenate(list(apart.values()))
-            about = {
-                "prompts": len(apart),
-                "tokens": len(distances),
-                "furthest": max(apart, key=lambda id: apart[id].mean()),
-            }
-            found[name] = {"mean": float(distances.mean()), "largest": float(distances.max()), **about}
+            all_of_them, furthest = np.concatenate([*apart.values()]), max(apart, key=lambda id: apart[id].mean())
+            found[name] = {"mean": float(all_of_them.mean()), "largest": float(all_of_them.max())}
+            found[name] |= {"prompts": len(apart), "tokens": len(all_of_them), "furthest": furthest}
         del model  # makes room for the next
     return found
 
@@ -90,7 +87,7 @@ def score_agreement(evaluation: Evaluation, own: Evaluation) -> dict[str, dict[s
     they succeed in more often, as `success`."""
     served, here = (each.samples().set_index("id") for each in (evaluation, own))
     found = {}
-    for name in [model["name"] for model in evaluation.models if name_in(own, model["name"])]:
+    for name in [model["name"] for model in evaluation.models if f"{model['name']} score" in here]:
         same = int((served[name] == here[name].reindex(served.index)).sum())
         found[name] = _against(served[f"{name} score"], here[f"{name} score"]) | {"same": same}
         if (won := f"{name} success") in served and won in here and evaluation.judge != BY_SUCCESS:
@@ -110,10 +107,6 @@ def _against(served: pandas.Series, own: pandas.Series) -> dict[str, Any]:
         "pairs": len(gain),
         "parted": {id: [row["served"], row["own"]] for id, row in parted.iterrows() if row["served"] != row["own"]},
     }
-
-
-def name_in(evaluation: Evaluation, name: str) -> bool:
-    return any(model["name"] == name for model in evaluation.models)
 
 
 def in_words(log_probs: Mapping[str, dict], scores: Mapping[str, dict]) -> list[str]:

@@ -29,24 +29,17 @@ def compare(evaluation: Evaluation, other: Evaluation) -> pandas.DataFrame:
     differ += ["data"] * (both[0]["data"]["fingerprint"] != both[1]["data"]["fingerprint"])
     if differ:
         raise RunError(f"the two evaluations differ in {', '.join(differ)}", "Evaluate one of them again")
-    rows: list[tuple[str, Any]] = []
-    bases = [each.base for each in (other, evaluation) if each.base]
+    rows, bases = dict[str, Any](), [each.base and each.base["source"] for each in (other, evaluation)]
     for each in (other, evaluation):
-        run, scores = each.results["target"], each.samples().set_index("id")
-        alone = {model["name"]: model for model in filter(None, (each.base, each.warm_start, each.newest))}
-        for name in alone:
-            if name == BASE and len(bases) == 2 and bases[0]["source"] == bases[1]["source"]:
-                label = BASE
-            else:
-                label = f"{run}: {name}"
-            known = [each for each, _ in rows]
-            if label == BASE and label in known:
-                continue
-            if label in known:  # two evaluations of one run
+        scores = each.samples().set_index("id")
+        for name in dict.fromkeys(model["name"] for model in (each.base, each.warm_start, each.newest) if model):
+            is_shared = name == BASE and bases[0] == bases[1]
+            label = BASE if is_shared else f"{each.results['target']}: {name}"
+            if label in rows and not is_shared:  # two evaluations of one run
                 label += f" ({each.path.stem})"
-            rows.append((label, scores[f"{name} score"]))
-    newest, table = rows[-1][1], []
-    for label, scores in rows:
+            rows.setdefault(label, scores[f"{name} score"])
+    newest, table = [*rows.values()][-1], []
+    for label, scores in rows.items():
         gain = (newest - scores).dropna().to_numpy()
         if not len(gain):
             raise RunError("the two evaluations have no judged prompt in common", "Use the same data, n and seed")

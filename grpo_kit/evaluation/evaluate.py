@@ -106,7 +106,9 @@ def evaluate(
     check_vllm(used.use_vllm)
     if used.environment and served:
         served[0][2].check_tokens()
-    is_alone = _learnt_alone(used.environment, subject)
+    is_alone = bool(used.environment) and not any(subject.settings.judge.values())  # learnt from that alone
+    if is_alone and used.second_judge == "reference":
+        used = used.replace(second_judge=None)  # nothing was learnt from the words of the traces' replies
     judge = make_judge(used.judge, used)
     judge.check()
     second = make_judge(used.second_judge, used) if used.second_judge else None
@@ -157,8 +159,7 @@ def evaluate(
             told = (cache, samples, completions, problems)
             verdicts = run_async(judge_completions(judge, *told)).verdicts
             again = run_async(judge_completions(second, *told)).verdicts if second else None
-            won = successes(dialogues, verdicts) if dialogues else []
-            answered[name] = Answered(answers, verdicts, again, dialogues, won)
+            answered[name] = Answered(answers, verdicts, again, dialogues, successes(dialogues, verdicts))
             numbers = describe(name, answered, used.seed)
             if dialogues:
                 numbers["agent"] = agent_numbers(answered[name], used.seed, answered.get(BASE) if models else None)
@@ -238,8 +239,6 @@ def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
         if "second_judge" in config.given and config.second_judge:
             raise ConfigError(f"second_judge={config.second_judge} is the first judge too", "Name another, or None")
         taken["second_judge"] = None
-    if config.second_judge == "reference" and _learnt_alone(taken.get("environment", config.environment), subject):
-        taken["second_judge"] = None  # nothing was learnt from the words of the traces' replies
     # Each answer is judged by itself here, and caches are no part of how it is judged.
     asked_alike = JudgeConfig.model_fields.keys() - config.given.keys() - {"judge_mode", "cache_from"}
     asked = rungs(taken.get(name, getattr(config, name)) for name in ("judge", "second_judge", "simulated_user"))
@@ -248,11 +247,6 @@ def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
     used = config.replace(**{name: getattr(trained, name) for name in asked_alike}, **taken)
     check_user(used)
     return used
-
-
-def _learnt_alone(environment: str | None, subject: Checkpoints) -> bool:
-    """Whether a run learnt from its environment alone, and no judge had a part in it."""
-    return bool(environment) and not any(subject.settings.judge.values())
 
 
 def _data(config: EvalConfig, run: RunDirectory | None) -> Path:

@@ -1,7 +1,6 @@
 """An evaluation's results, and the files that hold them. Needs no torch."""
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -268,10 +267,6 @@ def _row(numbers: dict) -> dict[str, float]:
     return row
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
 def _told(verdict: Verdict) -> dict:
     return {"score": verdict.score, "reason": verdict.reason}
 
@@ -292,7 +287,7 @@ def write_evaluation(
             row["answers"] = {
                 name: {"answer": own.answers[i], **_told(own.verdicts[i])}
                 | ({"second": _told(own.second[i])} if own.second else {})
-                | ({"messages": own.dialogues[i].messages, "success": _known(own.won[i])} if own.dialogues else {})
+                | ({"messages": own.dialogues[i].messages, "success": own.won[i]} if own.dialogues else {})
                 for name, own in answered.items()
             }
             file.write(json.dumps(row) + "\n")

@@ -25,7 +25,7 @@ class Answered:
     verdicts: Sequence[Verdict]
     second: Sequence[Verdict] | None = None
     dialogues: Sequence[Dialogue] = ()  # which the answers end, in an environment
-    won: Sequence[float] = ()  # 1 for each that succeeds, else 0; NaN where that is not known
+    won: Sequence[float | None] = ()  # 1 for each that succeeds, else 0; None where that is not known
 
 
 def describe(name: str, answered: Mapping[str, Answered], seed: int, by: str = "verdicts") -> dict:

@@ -62,10 +62,6 @@ class Endpoint:
         told = (choice.get("logprobs") or {}).get("content") or []
         return _choice(choice, choice["message"]["content"], [(each["token"], each["logprob"]) for each in told])
 
-    def longest(self) -> int | None:
-        """The most tokens of a prompt with its answer; None where the endpoint does not say."""
-        return next((told for each in self.about() if (told := each.get("max_model_len"))), None)
-
     def complete(self, model: str, prompt: str | Sequence[int], **how: Any) -> Choice:
         """What the model writes after a text, or tokens. As `ask` else."""
         choice = self._ask("POST", "completions", {"model": model, "prompt": prompt, **how})["choices"][0]
@@ -137,14 +133,14 @@ class ServedModel:
 
     def check_tokens(self) -> None:
         """Raises ConfigError where the endpoint can't go on after tokens, or does not tell those that it writes."""
+        why = "it tells no token ids (return_token_ids)"
         try:
-            [choice] = self.answers([([0], ())], 0, max_tokens=1)
-            why = "" if len(choice.tokens) == len(choice.log_probs) == 1 else "it tells no token ids (return_token_ids)"
+            if self.answers([([0], ())], 0, max_tokens=1)[0].log_probs:
+                return
         except ConfigError as error:
             why = error.problem.what
-        if why:
-            what = f"{self.endpoint.url} can't lead dialogues with an environment, token by token: {why}"
-            raise ConfigError(what, "Serve the run with `grpo-kit serve`, or with a newer vLLM")
+        what = f"{self.endpoint.url} can't lead dialogues with an environment, token by token: {why}"
+        raise ConfigError(what, "Serve the run with `grpo-kit serve`, or with a newer vLLM")
 
 
 def _choice(choice: dict[str, Any], text: str | None, told: list[tuple[str, float]]) -> Choice:

@@ -147,7 +147,7 @@ def test_a_run_that_learnt_from_its_environment_alone_is_compared_by_success(run
         assert samples[f"{name} score"].tolist() == samples[f"{name} success"].tolist()
     assert (evaluation.judge, evaluation.second_judge) == ("environment (success)", None)
     assert "environment (success) scores it highest" in evaluation.best()["why"]
-    assert samples["base reason"].str.contains(r"call \d.*; offline \d").all()
+    assert samples["base reason"].str.contains(r"call \d.*, offline \d\.\d\d: ").all()
     gains = [model["versus_base"]["difference"] for model in evaluation.checkpoints]
     assert gains == pytest.approx(table["success"].iloc[1:] - table["success"].iloc[0])
     assert plots.evaluation_figure(evaluation) and plots.breakdown(evaluation)

@@ -187,10 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         if (request.messages is None) == is_chat or (request.prompt is None) != is_chat:
             raise Refused(400, "chat/completions take messages, completions a prompt")
         read, answers = self.models.answers(request)
-        choices = [self._choice(number, answer, request, is_chat) for number, answer in enumerate(answers)]
-        if request.return_token_ids:
-            tokens = [{"token_ids": each.tokens, "prompt_token_ids": read} for each in answers]
-            choices = [{**choice, **own} for choice, own in zip(choices, tokens, strict=True)]
+        choices = [self._choice(number, answer, request, is_chat, read) for number, answer in enumerate(answers)]
         written = sum(len(each.tokens) for each in answers)
         kind = "chat.completion" if is_chat else "text_completion"
         reply = {"id": f"{kind}-{time.time_ns()}", "object": kind, "created": int(time.time()), "model": request.model}
@@ -203,13 +200,14 @@ class Handler(BaseHTTPRequestHandler):
         parts = (json.dumps({**reply, "choices": deltas}).encode(), b"[DONE]")
         self._send(200, b"".join(b"data: %b\n\n" % part for part in parts), "text/event-stream")
 
-    def _choice(self, number: int, answer: Answer, request: Request, is_chat: bool) -> dict[str, Any]:
+    def _choice(self, number: int, answer: Answer, request: Request, is_chat: bool, read: list[int]) -> dict[str, Any]:
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
         text, ends = str(answer), [at for stop in stops if stop and (at := answer.find(stop)) >= 0]
         reason = "length" if answer.is_cut and not ends else "stop"
         text = text[: min(ends, default=len(text))]
         told = self._told(answer, request, is_chat)
         choice: dict[str, Any] = {"index": number, "finish_reason": reason, "logprobs": told}
+        choice |= {"token_ids": answer.tokens, "prompt_token_ids": read} if request.return_token_ids else {}
         return choice | ({"message": {"role": "assistant", "content": text}} if is_chat else {"text": text})
 
     def _told(self, answer: Answer, request: Request, is_chat: bool) -> dict[str, Any] | None:
