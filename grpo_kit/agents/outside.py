@@ -165,6 +165,8 @@ def environment_class(path: str) -> type:
     if not callable(getattr(found, "reset", None)):
         what = f"environment={path} is no environment: it has no `reset`, and is none of verifiers"
         raise ConfigError(what, "Give it reset(self, **row), tools as methods, and get_reward(self)")
+    if all(each.kind is not each.VAR_KEYWORD for each in inspect.signature(found.reset).parameters.values()):
+        raise ConfigError(f"environment={path} does not take a sample's columns", "Give it reset(self, **row)")
     return found
 
 

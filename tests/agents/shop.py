@@ -98,6 +98,10 @@ class NoShop:
     """It has no reset."""
 
 
+class Alone:
+    def reset(self): ...
+
+
 class Bare:
     def reset(self, **row): ...
 

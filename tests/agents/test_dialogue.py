@@ -138,6 +138,7 @@ def test_a_template_that_ends_no_turn_is_refused(tokenizer):
         ("no_such_module:Shop", "can't be imported: No module named 'no_such_module'"),
         ("shop:Shopp", "can't be imported"),
         ("shop:NoShop", "it has no `reset`"),
+        ("shop:Alone", r"does not take a sample's columns. Give it reset\(self, \*\*row\)"),
         ("shop:Bare", "the environment Bare's tool stock can't be described"),
         ("shop:Closed", r"Closed.__init__ failed: OSError: no till \(.*shop.py:\d+\)"),
     ],
