@@ -89,7 +89,7 @@ def converse(
                 is_cut = not said or said[-1] not in ends
                 each.ended = "length" if is_cut else ""
                 waiting.append(_told(each, completion_text(tokenizer, each.prompt, said), is_cut))
-            answers = _of_each(call, waiting, under_way[0].world)
+            answers = side_by_side(call, waiting, under_way[0].world.waits)
         for each, answer in zip(under_way, answers, strict=True):
             if not each.ended and (not answer or turn == most_turns):
                 each.ended = "turns" if answer else "reply"
@@ -99,17 +99,9 @@ def converse(
         under_way = [each for each in under_way if not each.ended]
         if not under_way:
             break
-    for each, scores in zip(dialogues, _of_each(_scores, dialogues, dialogues[0].world), strict=True):
+    found = side_by_side(lambda each: each.world.scores(each.messages, each.ended), dialogues, dialogues[0].world.waits)
+    for each, scores in zip(dialogues, found, strict=True):
         each.scores = dict.fromkeys(scores) if each.problem else scores
-
-
-def _of_each(act: Callable[[Any], Any], each: Sequence[Any], world: World) -> list[Any]:
-    """What `act` gives of each, in order; at once where such a world may take long."""
-    return side_by_side(act, each) if world.waits else [*map(act, each)]
-
-
-def _scores(dialogue: Dialogue) -> dict[str, float | None]:
-    return dialogue.world.scores(dialogue.messages, dialogue.ended)
 
 
 def _all_said(dialogues: Sequence[Dialogue], answers: Sequence[list[Message] | Sample], ask: Ask | None) -> list:
@@ -200,5 +192,6 @@ def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> d
 def begun(samples: Sequence[Sample], environment: str, tokenizer: Any, is_asked: bool = False) -> list[Dialogue]:
     """A dialogue about each sample in which nothing was said yet. `is_asked`: a model speaks for the user."""
     worlds = [world_of(sample, environment, is_asked) for sample in samples]
-    begins = zip(worlds, _of_each(methodcaller("begin"), worlds, worlds[0]), strict=True)
+    prompts = side_by_side(methodcaller("begin"), worlds, worlds[0].waits)
+    begins = zip(worlds, prompts, strict=True)
     return [Dialogue(world, prompt, prompt_tokens(tokenizer, prompt, world.tools)) for world, prompt in begins]

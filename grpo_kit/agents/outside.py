@@ -149,8 +149,11 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-def side_by_side(act: Callable[[Any], Any], each: Sequence[Any]) -> list[Any]:
-    """What `act` returns for each, in order, or the first error. What is printed meanwhile goes to stderr."""
+def side_by_side(act: Callable[[Any], Any], each: Sequence[Any], waits: bool) -> list[Any]:
+    """What `act` returns for each, in order, or the first error: at once where it `waits`, and what is printed then
+    goes to stderr."""
+    if not waits:
+        return [*map(act, each)]
     threads = [Apart() for _ in each[:AT_ONCE]]
     with redirect_stdout(sys.stderr):
         answers = [threads[i % AT_ONCE].begin(partial(act, one)) for i, one in enumerate(each)]

@@ -105,7 +105,7 @@ class Led(World):
     def _give(self, choice: dict[str, Any] | None) -> None:
         reply, self._reply = self._reply, None
         assert reply
-        answer = (reply.set_result, completion(choice)) if choice else (reply.set_exception, NoRoom())
+        answer: Any = (reply.set_result, completion(choice)) if choice else (reply.set_exception, NoRoom())
         self._loop.call_soon_threadsafe(*answer)
 
     def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:

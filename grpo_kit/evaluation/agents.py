@@ -36,7 +36,7 @@ def successes(dialogues: Sequence[Dialogue], verdicts: Sequence[Verdict]) -> lis
 
 
 def by_environment(
-    models: Sequence[dict], answered: MutableMapping[str, Answered], judge: str, weights: Mapping[str, float], seed: int
+    models: Sequence[dict], answered: MutableMapping[str, Answered], judge: str, weights: Mapping[Any, float], seed: int
 ) -> str:
     """Puts what the environment says of the dialogues in the place of the judge's scores, whose mean becomes one of the
     environment's: success, or the reward by these weights where next to none succeed, or all do. Returns what it is;
@@ -61,7 +61,7 @@ def by_environment(
     return by
 
 
-def _scores(own: Answered, weights: Mapping[str, float]) -> np.ndarray:
+def _scores(own: Answered, weights: Mapping[Any, float]) -> np.ndarray:
     """The weighted sums of the worlds' scores, shape (n,); NaN where one is not known."""
     known = [[(each.scores[name], weights[name]) for name in weights if name in each.scores] for each in own.dialogues]
     return np.array([sum(np.nan if score is None else weight * score for score, weight in each) for each in known])

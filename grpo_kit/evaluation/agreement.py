@@ -125,7 +125,7 @@ def in_words(log_probs: Mapping[str, dict], scores: Mapping[str, dict]) -> list[
     return lines
 
 
-def _compared(verb: str, told: Mapping[str, Any]) -> str:
+def _compared(verb: str, told: dict[str, Any]) -> str:
     low, high = told["interval"]
     verdict = "" if low <= 0 <= high else "THEY PART: "
     means = f"the endpoint {verb} {told['served']:.3f}, the run's own evaluation {told['own']:.3f}"

@@ -51,6 +51,11 @@ def run(tmp_path_factory, seen):
         KitTrainer._compute_loss = own
 
 
+@pytest.fixture(scope="module")
+def evaluation(run):
+    return evaluate(run, n=24)
+
+
 def test_the_loss_is_on_what_the_model_wrote_alone(run, seen):
     from grpo_kit.models.load import load_tokenizer
 
@@ -88,8 +93,7 @@ def test_the_browser_shows_turns(run):
     assert ">tool</div>" in shown and ">assistant</div>" in shown and "calls " in shown
 
 
-def test_it_is_evaluated_in_the_same_environment(run):
-    evaluation = evaluate(run, n=24)
+def test_it_is_evaluated_in_the_same_environment(run, evaluation):
     table = evaluation.agents()
     assert table["model"].tolist() == ["base", "checkpoint-2", "checkpoint-4"]
     assert ((table["low"] <= table["success"]) & (table["success"] <= table["high"])).all()
@@ -111,7 +115,8 @@ class Older(Handler):
 @pytest.fixture
 def served(run, monkeypatch):
     """The URL of the kit's small server in this process, and the function by which another kind takes its place."""
-    for name, value in {"models": Models(plan_of(checkpoints_of(run, None, run.path.parent))), "key": ""}.items():
+    plan = plan_of(checkpoints_of(run, None, run.path.parent), ["checkpoint-4"])
+    for name, value in {"models": Models(plan), "key": ""}.items():
         monkeypatch.setattr(Handler, name, value, raising=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -125,7 +130,7 @@ def test_an_endpoint_has_the_same_dialogues_and_one_that_can_t_is_refused(run, s
     own = evaluate(run, n=8, temperature=0)
     assert own.agents()["calls"].max() > 0
     told = evaluate(run, n=8, temperature=0, endpoint=url, echo=print).results["endpoint"]
-    for name in ("base", "checkpoint-2", "checkpoint-4"):
+    for name in ("base", "checkpoint-4"):
         assert told["log_probs"][name]["mean"] < 1e-4 and told["log_probs"][name]["prompts"] == 8
         assert told["scores"][name]["same"] == 8 and told["scores"][name]["success"]["difference"] == 0
     assert "checkpoint-4: the endpoint succeeds in 0." in capsys.readouterr().out
@@ -134,12 +139,12 @@ def test_an_endpoint_has_the_same_dialogues_and_one_that_can_t_is_refused(run, s
         evaluate(run, n=8, temperature=0, endpoint=url)
 
 
-def test_a_run_that_learnt_from_its_environment_alone_is_compared_by_success(run, tmp_path):
+def test_a_run_that_learnt_from_its_environment_alone_is_compared_by_success(run, evaluation, tmp_path):
     copy = shutil.copytree(run.path, tmp_path / "alone", ignore=shutil.ignore_patterns("eval"))
     about = json.loads((copy / "config.json").read_text())
     about["settings"]["judge"] = {"offline": 0.0}
     (copy / "config.json").write_text(json.dumps(about))
-    evaluation, judged = evaluate(copy, n=24), evaluate(run, n=24)
+    judged, evaluation = evaluation, evaluate(copy, n=24)
     table, samples = evaluation.agents().set_index("model"), evaluation.samples()
     assert table["success"].tolist() == judged.agents()["success"].tolist() == evaluation.summary()["mean"].tolist()
     assert table["offline"].tolist() == judged.summary()["mean"].tolist(), "what the judge says is one of the columns"
