@@ -30,8 +30,8 @@ def agent_numbers(own: Answered, seed: int, base: Answered | None) -> dict[str, 
 
 
 def successes(dialogues: Sequence[Dialogue], verdicts: Sequence[Verdict]) -> list[float | None]:
-    """1 for each that succeeds, else 0; None for one with a problem."""
-    told = zip(dialogues, verdicts, strict=bool(dialogues))
+    """1 for each that succeeds, else 0; None for one with a problem. Without dialogues there are none."""
+    told = zip(dialogues, verdicts, strict=False)
     return [None if each.problem else float(each.is_success(verdict.score)) for each, verdict in told]
 
 
@@ -53,7 +53,8 @@ def by_environment(
             parts = {part: value for part, value in dialogue.scores.items() if value is not None}
             told = parts | ({} if judged.score is None else {judge: judged.score})
             said = ", ".join(f"{part} {value:.2f}" for part, value in told.items())
-            verdicts.append(Verdict(None if np.isnan(score) else score, f"{said}: {judged.reason}", parts))
+            reason = ": ".join(filter(None, (said, judged.reason)))
+            verdicts.append(Verdict(None if np.isnan(score) else score, reason, parts))
         answered[name] = replace(own, verdicts=verdicts)
     for model in models:
         model["agent"]["scores"][judge] = model["mean"]
