@@ -144,7 +144,8 @@ def test_it_draws_from_a_model_whose_cap_on_attention_binds(tmp_path, demo_data)
 
 
 def test_dialogues_with_an_environment_are_drawn_from_the_model_that_is_trained(tmp_path):
-    """What the world says stands between the model's tokens, and what they were drawn with stays with them."""
+    """What the world says stands between the model's tokens, and what they were drawn with stays with them; vLLM's own
+    server has the same dialogues."""
     settings = SETTINGS | {"max_steps": 2, "save_steps": 2, "use_vllm": True, "max_completion_length": 128}
     settings |= {"data": "demo-calls", "environment": "replay", "max_prompt_length": 512, "canaries": "off"}
     settings |= {"sft_steps": 60, "sft_learning_rate": 3e-3, "sft_batch_size": 16}  # so that it writes calls
@@ -156,6 +157,16 @@ def test_dialogues_with_an_environment_are_drawn_from_the_model_that_is_trained(
         assert 0 < row["sampling/sampling_logp_difference/mean"] < MISMATCH
         assert row["sampling/sampling_logp_difference/max"] < 0.2, "a token beside its own is off by more than 1"
         assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=0.05)
+    how = {"n": 64, "temperature": 1.0, "use_vllm": True}
+    assert kit.evaluate(run, **how).agents()["calls"].max() > 0.1
+    served = kit.serve(run, port=0, use_vllm=True)
+    try:
+        told = kit.evaluate(run, endpoint=served, **how).results["endpoint"]
+    finally:
+        served.stop()
+    for name in ("base", "checkpoint-sft-60", "checkpoint-2"):
+        assert told["log_probs"][name]["mean"] < EXACT and told["log_probs"][name]["prompts"] == 32
+        assert told["scores"][name]["same"] >= 60, "drawn with the same seeds"
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(runs):

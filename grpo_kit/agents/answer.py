@@ -5,6 +5,7 @@ from typing import Any
 
 from grpo_kit.agents.dialogue import Ask, Dialogue, begun, converse
 from grpo_kit.data.samples import Sample
+from grpo_kit.models.endpoint import ServedModel
 from grpo_kit.models.generate import end_tokens, generate_tokens, up_to_end
 from grpo_kit.models.shapes import positions_of
 
@@ -22,12 +23,15 @@ def dialogues_with(
 ) -> list[Dialogue]:
     """One with each sample, in order; `ask` is as `converse` takes it, `how` as `generate` does."""
     ends = end_tokens(model, tokenizer)
-    dialogues = [begun(sample, environment, tokenizer, ask is not None) for sample in samples]
+    dialogues = begun(samples, environment, tokenizer, ask is not None)
 
-    def generate(asked: list[list[int]], group: int) -> tuple[list[list[int]], None]:
-        made = generate_tokens(model, tokenizer, asked, ends, max_completion_length=max_completion_length, **how)
-        return [up_to_end(tokens, ends) for tokens in made], None
+    served, room = isinstance(model, ServedModel), max_completion_length
 
-    room, longest = max_completion_length, positions_of(tokenizer.name_or_path)
+    def generate(asked: list[list[int]], group: int) -> tuple[list[list[int]], list[list[float]] | None]:
+        drawn = [] if served else None
+        made = generate_tokens(model, tokenizer, asked, ends, max_completion_length=room, log_probs=drawn, **how)
+        return [up_to_end(tokens, ends) for tokens in made], drawn
+
+    longest = (served and model.longest) or positions_of(tokenizer.name_or_path)
     converse(dialogues, tokenizer, generate, ends, room=room, longest=longest, most_turns=most_turns, ask=ask)
     return dialogues

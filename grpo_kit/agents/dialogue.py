@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from functools import cached_property
+from operator import call, methodcaller
 from typing import Any
 
 import orjson
 
 from grpo_kit.agents.asked_user import spoken
 from grpo_kit.agents.episodes import world_of
+from grpo_kit.agents.outside import side_by_side
 from grpo_kit.agents.world import GOOD, World
 from grpo_kit.config.environment import SCORES
 from grpo_kit.data.samples import CalledFunction, Message, Sample, ToolCall, messages_of
@@ -47,17 +48,12 @@ class Dialogue:
     errors: int = 0  # calls that failed, or hung
     ended: str = ""  # "reply", or "length" where there is no more room, or "turns" where there were too many
     problem: str = ""  # why it could not go on, and is worth nothing that could be told: no model spoke for the user
+    scores: dict[str, float | None] = field(default_factory=dict)  # once it has ended
 
     def is_success(self, judged: float | None) -> bool:
         """Whether it succeeded by its world, where the judge gives its last reply this score."""
         good = not self.world.needs_good_reply or (judged is not None and judged >= GOOD)
         return good and self.scores["success"] == 1
-
-    @cached_property
-    def scores(self) -> dict[str, float | None]:
-        with redirect_stdout(sys.stderr):
-            scores = self.world.scores(self.messages, self.ended)
-        return dict.fromkeys(scores) if self.problem else scores
 
 
 def converse(
@@ -72,9 +68,10 @@ def converse(
     most_turns: int,
     ask: Ask | None = None,
 ) -> None:
-    """Leads all of them to their end. `room` are the tokens that may follow a prompt, `longest` those that the model
-    can read with it, `ends` those that end what it says; `group` dialogues in a row have the same prompt; `most_turns`
-    are the messages that the model may write; `ask` is needed where a model speaks for the user."""
+    """Leads all of them to their end, and scores them. `room` are the tokens that may follow a prompt, `longest` those
+    that the model can read with it, `ends` those that end what it says; `group` dialogues in a row have the same
+    prompt; `most_turns` are the messages that the model may write; `ask` is needed where a model speaks for the
+    user."""
     under_way, marks = list(dialogues), [tokenizer.convert_ids_to_tokens(end) for end in ends]
     for turn in range(1, most_turns + 1):
         asked = [each.prompt_ids + each.ids for each in under_way]
@@ -92,7 +89,7 @@ def converse(
                 is_cut = not said or said[-1] not in ends
                 each.ended = "length" if is_cut else ""
                 waiting.append(_told(each, completion_text(tokenizer, each.prompt, said), is_cut))
-            answers = [hear() for hear in waiting]
+            answers = side_by_side(call, waiting, under_way[0].world.waits)
         for each, answer in zip(under_way, answers, strict=True):
             if not each.ended and (not answer or turn == most_turns):
                 each.ended = "turns" if answer else "reply"
@@ -101,7 +98,10 @@ def converse(
                 _read(each, answer, tokenizer, marks, room, longest)
         under_way = [each for each in under_way if not each.ended]
         if not under_way:
-            return
+            break
+    found = side_by_side(lambda each: each.world.scores(each.messages, each.ended), dialogues, dialogues[0].world.waits)
+    for each, scores in zip(dialogues, found, strict=True):
+        each.scores = dict.fromkeys(scores) if each.problem else scores
 
 
 def _all_said(dialogues: Sequence[Dialogue], answers: Sequence[list[Message] | Sample], ask: Ask | None) -> list:
@@ -133,8 +133,7 @@ def _told(dialogue: Dialogue, text: str, is_cut: bool) -> Callable[[], list[Mess
     if (led := world.answers({**message, "content": answer_in(message["content"]) or ""}, is_cut)) is not None:
         return led
     if calls:
-        results = [Message(role="tool", name=name, content=_result(dialogue, name, given)) for name, given in calls]
-        return lambda: results
+        return lambda: [Message(role="tool", name=name, content=_result(dialogue, name, own)) for name, own in calls]
     said = world.hear(answer)
     if isinstance(said, Sample):
         known = said.replace(prompt=spoken([*messages_of(said.prompt), *dialogue.messages[:-1]]))
@@ -190,9 +189,9 @@ def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> d
     }
 
 
-def begun(sample: Sample, environment: str, tokenizer: Any, is_asked: bool = False) -> Dialogue:
-    """A dialogue about the sample in which nothing was said yet. `is_asked`: a model speaks for the user."""
-    with redirect_stdout(sys.stderr):
-        world = world_of(sample, environment, is_asked)
-        prompt = world.begin()
-    return Dialogue(world, prompt, prompt_tokens(tokenizer, prompt, world.tools))
+def begun(samples: Sequence[Sample], environment: str, tokenizer: Any, is_asked: bool = False) -> list[Dialogue]:
+    """A dialogue about each sample in which nothing was said yet. `is_asked`: a model speaks for the user."""
+    worlds = [world_of(sample, environment, is_asked) for sample in samples]
+    prompts = side_by_side(methodcaller("begin"), worlds, worlds[0].waits)
+    begins = zip(worlds, prompts, strict=True)
+    return [Dialogue(world, prompt, prompt_tokens(tokenizer, prompt, world.tools)) for world, prompt in begins]

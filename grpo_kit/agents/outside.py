@@ -24,6 +24,7 @@ from grpo_kit.errors import ConfigError
 from grpo_kit.models.prompts import Prompt
 
 OWN = ("reset", "get_reward")  # methods that are no tools
+AT_ONCE = 32  # so many servers of tools start on 2 busy cores within the time that one may take
 TOOL_SECONDS = 30.0  # a tool that has not answered by then counts as one that hangs
 
 
@@ -52,14 +53,12 @@ class Outside(World):
     """A dialogue in an environment of another's, which lives on a thread of its own: it may hang, and may have what
     belongs to one thread."""
 
+    waits = True
+
     def __init__(self, sample: Sample, path: str):
         super().__init__(sample)
-        kind, self._do = environment_class(path), Apart()
-        self._name = kind.__name__
-        self._made = self._own(kind, "__init__")
-        methods = [name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")]
-        self._tools = {name: getattr(self._made, name) for name in methods if name not in OWN}
-        self.caveat = "" if self._tools else "has no tools: the model answers once"
+        self._kind, self._do = environment_class(path), Apart()
+        self._name = self._kind.__name__
 
     @property
     def environment(self) -> Any:
@@ -70,6 +69,10 @@ class Outside(World):
         return self.sample.tools or _schemas(self._name, self._tools)
 
     def begin(self) -> Prompt:
+        self._made = self._own(self._kind, "__init__")
+        methods = [name for name, _ in inspect.getmembers(self._kind, inspect.isfunction) if not name.startswith("_")]
+        self._tools = {name: getattr(self._made, name) for name in methods if name not in OWN}
+        self.caveat = "" if self._tools else "has no tools: the model answers once"
         more = self._own(partial(self._made.reset, **self.sample.to_dict()), "reset")
         if more is not None and not isinstance(more, str):
             what = f"the environment's {self._name}.reset returned {type(more).__name__}"
@@ -125,10 +128,15 @@ class Apart:
                     is_usual, place = isinstance(error, Exception), error.__traceback__
                     answer.set_exception(error if is_usual else RuntimeError(repr(error)).with_traceback(place))
 
-    def __call__(self, work: Callable[[], Any], seconds: float, name: str) -> Any:
-        """What `work` returns, awaited, or raises. Raises Hung where that takes longer."""
+    def begin(self, work: Callable[[], Any]) -> Future:
+        """What `work` will return, awaited, or raise, once all that was asked before has."""
         answer = Future[Any]()
         self._asked.put((work, answer))
+        return answer
+
+    def __call__(self, work: Callable[[], Any], seconds: float, name: str) -> Any:
+        """What `work` returns, or raises. Raises Hung where that takes longer."""
+        answer = self.begin(work)
         if not wait([answer], seconds).done:
             raise Hung(f"{name} did not answer within {seconds:g} s")
         return answer.result()
@@ -141,12 +149,27 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
+def side_by_side(act: Callable[[Any], Any], each: Sequence[Any], waits: bool) -> list[Any]:
+    """What `act` returns for each, in order, or the first error: at once where it `waits`, and what is printed then
+    goes to stderr."""
+    if not waits:
+        return [*map(act, each)]
+    threads = [Apart() for _ in each[:AT_ONCE]]
+    with redirect_stdout(sys.stderr):
+        answers = [threads[i % AT_ONCE].begin(partial(act, one)) for i, one in enumerate(each)]
+        for thread in threads:
+            thread.close()
+        return [answer.result() for answer in answers]
+
+
 def environment_class(path: str) -> type:
     """The class at the path. Raises ConfigError where it is no environment."""
     found = imported(path)
     if not callable(getattr(found, "reset", None)):
         what = f"environment={path} is no environment: it has no `reset`, and is none of verifiers"
         raise ConfigError(what, "Give it reset(self, **row), tools as methods, and get_reward(self)")
+    if all(each.kind is not each.VAR_KEYWORD for each in inspect.signature(found.reset).parameters.values()):
+        raise ConfigError(f"environment={path} does not take a sample's columns", "Give it reset(self, **row)")
     return found
 
 

@@ -35,9 +35,11 @@ class NoRoom(Exception):
 class Led(World):
     """A dialogue that an environment of verifiers leads."""
 
+    waits = True
+
     def __init__(self, sample: Sample, path: str, lead: Lead):
         super().__init__(sample)
-        self._lead, self._path = lead, path
+        self._lead, self._path, self._loop = lead, path, _loop()
         self._said, self._asked_tools = list[Any](), list[dict[str, Any]]()
         self._events = queue.SimpleQueue[Any]()  # the rollout's requests, then what it came to
         self._reply: asyncio.Future[dict[str, Any]] | None = None  # what the last request waits for
@@ -48,7 +50,7 @@ class Led(World):
         return self._asked_tools
 
     def begin(self) -> Prompt:
-        asyncio.run_coroutine_threadsafe(self._run(), _loop())
+        asyncio.run_coroutine_threadsafe(self._run(), self._loop)
         if self._next() is None:
             why = self._output and (self._output.get("error") or self._output.get("stop_condition"))
             raise ConfigError(f"environment={self._path} ended before it asked the model: {why}", "Correct that")
@@ -103,10 +105,8 @@ class Led(World):
     def _give(self, choice: dict[str, Any] | None) -> None:
         reply, self._reply = self._reply, None
         assert reply
-        if choice:
-            _loop().call_soon_threadsafe(reply.set_result, completion(choice))
-        else:
-            _loop().call_soon_threadsafe(reply.set_exception, NoRoom())
+        answer: Any = (reply.set_result, completion(choice)) if choice else (reply.set_exception, NoRoom())
+        self._loop.call_soon_threadsafe(*answer)
 
     def scores(self, told: Sequence[Message], ended: str) -> dict[str, float | None]:
         """`environment` is its rubric's reward, None where its rollout failed, and each of its metrics has its name; it

@@ -23,6 +23,7 @@ class World(ABC):
     """One dialogue's world. It is made anew for each dialogue."""
 
     needs_good_reply = False  # whether it is a success only where the judge finds the last reply good
+    waits = False  # whether it may take long, so that those of other dialogues are to go on meanwhile
     caveat = ""  # what whoever trains with it should know
 
     def __init__(self, sample: Sample):
@@ -99,7 +100,7 @@ class KnownCalls:
                 return each["result"]
         if is_search(name):
             for each in alike:
-                if same(_only(each["arguments"], needed), _only(arguments, needed)):
+                if same(*({name: given.get(name) for name in needed} for given in (each["arguments"], arguments))):
                     return each["result"]
         status = "no match" if is_search(name) else "failure"
         return f'{{"count":0,"status":"{status}","results":[]}}'  # as data/readers/grounding.py writes one
@@ -125,10 +126,6 @@ def calls_right(made: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str,
             left.remove(call)
             right += 1
     return right / max(len(made), len(wanted), 1) if made or wanted else 1.0
-
-
-def _only(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: arguments[name] for name in names if name in arguments}
 
 
 def _canonical(arguments: Mapping[str, Any]) -> dict[str, str]:

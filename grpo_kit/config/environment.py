@@ -24,10 +24,13 @@ def _checked(name: str | None) -> str | None:
     raise ValueError("replay, user, or an environment by its import path, module:Class")
 
 
+Environment = Annotated[str | None, AfterValidator(_checked)]
+
+
 class EnvironmentConfig(Settings):
     """What answers the model's calls."""
 
-    environment: Annotated[str | None, AfterValidator(_checked)] = reward(
+    environment: Environment = reward(
         None,
         "Who answers the model's tool calls: replay (the trace's own results), user (a simulated user, whole "
         "dialogues), or module:Class; None: nobody.",

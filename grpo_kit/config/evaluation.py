@@ -3,7 +3,7 @@
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from grpo_kit.config.base import Mapped, run
-from grpo_kit.config.environment import Replies, Speaker
+from grpo_kit.config.environment import Environment, Replies, Speaker
 from grpo_kit.config.judge import JudgeConfig, JudgeName
 from grpo_kit.config.modal import ModalConfig
 from grpo_kit.config.train import Auto, Count, Tokens
@@ -30,7 +30,7 @@ class EvalConfig(JudgeConfig, ModalConfig):
     second_judge: JudgeName | None = run(
         "reference", "A second judge the run was not trained with; reference: words shared with the trace's reply."
     )
-    environment: str | None = run(
+    environment: Environment = run(
         None, "Who answers tool calls: replay, user or module:Class; None: as the run was trained."
     )
     simulated_user: Speaker | None = run(

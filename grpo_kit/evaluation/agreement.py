@@ -5,15 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas
 
 from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError
-from grpo_kit.evaluation.interpret import signed
+from grpo_kit.evaluation.interpret import BY_SUCCESS, signed
 from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.evaluation.statistics import Answered
 from grpo_kit.models.checkpoints import BASE, Checkpoints
 from grpo_kit.models.endpoint import Endpoint, ServedModel
-from grpo_kit.models.generate import Answer, log_probs_of
+from grpo_kit.models.generate import log_probs_of
 from grpo_kit.models.prompts import prompt_tokens
 from grpo_kit.utils.statistics import bootstrap_interval
 
@@ -32,13 +33,14 @@ def served_models(endpoint: Endpoint, subject: Checkpoints) -> Iterator[tuple[st
     if run and other not in (None, run.id, run.config.run_id):  # a copy's folder may have a name of its own
         what = f"{endpoint.url} serves run {other}, not {run.id}"
         raise ConfigError(what, "Serve that run, or evaluate the one that is served")
-    there = endpoint.models()
+    about = endpoint.about()
+    there, longest = [each["id"] for each in about], [told for each in about if (told := each.get("max_model_len"))]
     names = [name for name in subject.names if name in there]
     if not names:
         what = f"{endpoint.url} serves none of {', '.join(subject.names)}, but {', '.join(there)}"
         raise ConfigError(what, "Serve that run, or evaluate the one that is served")
     for name in names if BASE in names else names[-1:]:
-        yield name, endpoint.url, ServedModel(endpoint, name)
+        yield name, endpoint.url, ServedModel(endpoint, name, min(longest, default=None))
 
 
 def log_prob_agreement(
@@ -49,55 +51,62 @@ def log_prob_agreement(
     chosen = range(0, len(samples), max(1, len(samples) // PROMPTS))[:PROMPTS]
     found = {}
     for name, _, model in subject.models():
-        answers: dict[int, Any] = {i: answered[name].answers[i] for i in chosen if name in answered}
-        answers = {i: answer for i, answer in answers.items() if answer.log_probs}
-        if answers:
-            found[name] = _distances(model.eval(), tokenizer, samples, answers)
+        own = answered.get(name)
+        told = {samples[i].id: _drawn(own, i, tokenizer, samples[i]) for i in chosen if own}
+        apart = {id: _apart(model.eval(), *drawn) for id, drawn in told.items() if drawn[2]}
+        if apart:
+            all_of_them, furthest = np.concatenate([*apart.values()]), max(apart, key=lambda id: apart[id].mean())
+            found[name] = {"mean": float(all_of_them.mean()), "largest": float(all_of_them.max())}
+            found[name] |= {"prompts": len(apart), "tokens": len(all_of_them), "furthest": furthest}
         del model  # makes room for the next
     return found
 
 
-def _distances(model: Any, tokenizer: Any, samples: Sequence[Sample], answers: Mapping[int, Any]) -> dict[str, Any]:
-    apart = {i: _apart(model, tokenizer, samples[i], answer) for i, answer in answers.items()}
-    furthest = max(apart, key=lambda i: apart[i].mean())
-    distances = np.concatenate(list(apart.values()))
-    about = {"prompts": len(apart), "tokens": len(distances), "furthest": samples[furthest].id}
-    return {"mean": float(distances.mean()), "largest": float(distances.max()), **about}
+def _drawn(own: Answered, place: int, tokenizer: Any, sample: Sample) -> tuple[list[int], Sequence, Sequence, Sequence]:
+    """What was asked, the tokens after it, their log-probabilities, and which of them the model wrote."""
+    if own.dialogues:
+        led = own.dialogues[place]
+        return led.prompt_ids, led.ids, led.logprobs or (), led.own
+    answer: Any = own.answers[place]
+    asked = prompt_tokens(tokenizer, sample.prompt, sample.tools)
+    return asked, answer.tokens, answer.log_probs, [1] * len(answer.tokens)
 
 
-def _apart(model: Any, tokenizer: Any, sample: Sample, answer: Answer) -> np.ndarray:
+def _apart(model: Any, asked: list[int], tokens: Sequence, log_probs: Sequence, own: Sequence) -> np.ndarray:
     import torch
 
-    asked = prompt_tokens(tokenizer, sample.prompt, sample.tools)
     with torch.inference_mode():
-        read = torch.tensor([[*asked, *answer.tokens]], device=model.device)
+        read = torch.tensor([[*asked, *tokens]], device=model.device)
         scores = model(input_ids=read).logits[0, len(asked) - 1 : -1]
-    return np.abs(np.subtract(answer.log_probs, log_probs_of(scores, answer.tokens)))
+    return np.abs(np.subtract(log_probs, log_probs_of(scores, tokens)))[np.array(own, dtype=bool)]
 
 
 def score_agreement(evaluation: Evaluation, own: Evaluation) -> dict[str, dict[str, Any]]:
     """What the endpoint's models score more than the same models in the run's `own` evaluation, prompt by prompt, how
-    many answers are the same, and the prompts where the scores part most, with both scores."""
+    many answers are the same, and the prompts where the scores part most, with both scores. In an environment also what
+    they succeed in more often, as `success`."""
     served, here = (each.samples().set_index("id") for each in (evaluation, own))
     found = {}
-    for name in [model["name"] for model in evaluation.models if name_in(own, model["name"])]:
-        scores = served[f"{name} score"].to_frame("served").join(here[f"{name} score"].rename("own")).dropna()
-        gain = scores["served"] - scores["own"]
-        parted = scores.loc[gain.abs().sort_values(ascending=False).index[:SHOWN]].round(2)
-        found[name] = {
-            "served": float(scores["served"].mean()),
-            "own": float(scores["own"].mean()),
-            "difference": float(gain.mean()),
-            "interval": bootstrap_interval(gain.to_numpy(), 0),
-            "pairs": len(gain),
-            "same": int((served[name] == here[name].reindex(served.index)).sum()),
-            "parted": {id: [row["served"], row["own"]] for id, row in parted.iterrows() if row["served"] != row["own"]},
-        }
+    for name in [model["name"] for model in evaluation.models if f"{model['name']} score" in here]:
+        same = int((served[name] == here[name].reindex(served.index)).sum())
+        found[name] = _against(served[f"{name} score"], here[f"{name} score"]) | {"same": same}
+        if (won := f"{name} success") in served and won in here and evaluation.judge != BY_SUCCESS:
+            found[name]["success"] = _against(served[won], here[won])
     return found
 
 
-def name_in(evaluation: Evaluation, name: str) -> bool:
-    return any(model["name"] == name for model in evaluation.models)
+def _against(served: pandas.Series, own: pandas.Series) -> dict[str, Any]:
+    scores = served.astype(float).to_frame("served").join(own.astype(float).rename("own")).dropna()
+    gain = scores["served"] - scores["own"]
+    parted = scores.loc[gain.abs().sort_values(ascending=False).index[:SHOWN]].round(2)
+    return {
+        "served": float(scores["served"].mean()),
+        "own": float(scores["own"].mean()),
+        "difference": float(gain.mean()),
+        "interval": bootstrap_interval(gain.to_numpy(), 0),
+        "pairs": len(gain),
+        "parted": {id: [row["served"], row["own"]] for id, row in parted.iterrows() if row["served"] != row["own"]},
+    }
 
 
 def in_words(log_probs: Mapping[str, dict], scores: Mapping[str, dict]) -> list[str]:
@@ -111,11 +120,14 @@ def in_words(log_probs: Mapping[str, dict], scores: Mapping[str, dict]) -> list[
         count = f"{told['tokens']} tokens of {told['prompts']} answers"
         lines.append(f"{name}: its log-probabilities {verb} the trainer's: {far} ({count}){where}")
     for name, told in scores.items():
-        low, high = told["interval"]
-        verdict = "" if low <= 0 <= high else "THEY PART: "
-        means = f"the endpoint scores {told['served']:.3f}, the run's own evaluation {told['own']:.3f}"
-        same = f"{told['same']} of {told['pairs']} answers are the same"
-        line = f"{name}: {verdict}{means}, difference {signed(told)}; {same}"
-        most = ", ".join(f"{id} ({a:.2f} and {b:.2f})" for id, (a, b) in told["parted"].items())
-        lines.append(line + (f"; furthest apart at {most}" if most else ""))
+        lines.append(f"{name}: {_compared('scores', told)}; {told['same']} of {told['pairs']} answers are the same")
+        lines += [f"{name}: {_compared('succeeds in', told['success'])}"] if "success" in told else []
     return lines
+
+
+def _compared(verb: str, told: dict[str, Any]) -> str:
+    low, high = told["interval"]
+    verdict = "" if low <= 0 <= high else "THEY PART: "
+    means = f"the endpoint {verb} {told['served']:.3f}, the run's own evaluation {told['own']:.3f}"
+    most = ", ".join(f"{id} ({a:.2f} and {b:.2f})" for id, (a, b) in told["parted"].items())
+    return f"{verdict}{means}, difference {signed(told)}" + (f", furthest apart at {most}" if most else "")

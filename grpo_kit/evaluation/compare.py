@@ -21,32 +21,25 @@ def compare(evaluation: Evaluation, other: Evaluation) -> pandas.DataFrame:
 
     Raises RunError where the two have other judges, data or sampling, or no prompt in common.
     """
-    judges = evaluation.results["judge"], other.results["judge"]
-    if any(judges[0][name] != judges[1][name] for name in ("name", "version")):
+    judges = [(each.judge, each.results["judge"]["version"]) for each in (evaluation, other)]
+    if judges[0] != judges[1]:
         raise RunError("the two evaluations were judged by different judges", "Evaluate one of them again")
     both = evaluation.results, other.results
     differ = [name for name in ALIKE if both[0]["config"].get(name) != both[1]["config"].get(name)]
     differ += ["data"] * (both[0]["data"]["fingerprint"] != both[1]["data"]["fingerprint"])
     if differ:
         raise RunError(f"the two evaluations differ in {', '.join(differ)}", "Evaluate one of them again")
-    rows: list[tuple[str, Any]] = []
-    bases = [each.base for each in (other, evaluation) if each.base]
+    rows, bases = dict[str, Any](), [each.base and each.base["source"] for each in (other, evaluation)]
     for each in (other, evaluation):
-        run, scores = each.results["target"], each.samples().set_index("id")
-        alone = {model["name"]: model for model in filter(None, (each.base, each.warm_start, each.newest))}
-        for name in alone:
-            if name == BASE and len(bases) == 2 and bases[0]["source"] == bases[1]["source"]:
-                label = BASE
-            else:
-                label = f"{run}: {name}"
-            known = [each for each, _ in rows]
-            if label == BASE and label in known:
-                continue
-            if label in known:  # two evaluations of one run
+        scores = each.samples().set_index("id")
+        for name in dict.fromkeys(model["name"] for model in (each.base, each.warm_start, each.newest) if model):
+            is_shared = name == BASE and bases[0] == bases[1]
+            label = BASE if is_shared else f"{each.results['target']}: {name}"
+            if label in rows and not is_shared:  # two evaluations of one run
                 label += f" ({each.path.stem})"
-            rows.append((label, scores[f"{name} score"]))
-    newest, table = rows[-1][1], []
-    for label, scores in rows:
+            rows.setdefault(label, scores[f"{name} score"])
+    newest, table = [*rows.values()][-1], []
+    for label, scores in rows.items():
         gain = (newest - scores).dropna().to_numpy()
         if not len(gain):
             raise RunError("the two evaluations have no judged prompt in common", "Use the same data, n and seed")

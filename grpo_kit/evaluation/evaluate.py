@@ -29,11 +29,10 @@ from grpo_kit.costs.ranges import range_text
 from grpo_kit.data.demo import DEFAULT_DATA, data_folder
 from grpo_kit.data.samples import Sample, fingerprint, read_samples
 from grpo_kit.errors import ConfigError, RunError
-from grpo_kit.evaluation.agents import agent_line, agent_numbers
+from grpo_kit.evaluation.agents import agent_line, agent_numbers, by_environment, successes
 from grpo_kit.evaluation.agreement import in_words, log_prob_agreement, score_agreement, served_models
-from grpo_kit.evaluation.interpret import is_warm_start
 from grpo_kit.evaluation.result import Evaluation, write_evaluation
-from grpo_kit.evaluation.statistics import Answered, compare, describe
+from grpo_kit.evaluation.statistics import Answered, describe
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.judges.cache import RewardCache, caches_to_start_from
@@ -92,7 +91,7 @@ def evaluate(
     endpoint = endpoint_at(endpoint) if isinstance(endpoint, str) else endpoint
     served = list(served_models(endpoint, subject)) if endpoint else []
     run, data = subject.run, _data(asked, subject.run)
-    notes: list[str] = []
+    notes, by = list[str](), ""
 
     def note(text: str) -> None:
         notes.append(text)
@@ -106,8 +105,10 @@ def evaluate(
     used = _as_trained(asked, subject)
     check_vllm(used.use_vllm)
     if used.environment and served:
-        what = f"environment={used.environment} leads dialogues token by token, which an endpoint can't"
-        raise ConfigError(what, "Leave the endpoint out")
+        served[0][2].check_tokens()
+    is_alone = bool(used.environment) and not any(subject.settings.judge.values())  # learnt from that alone
+    if is_alone and used.second_judge == "reference":
+        used = used.replace(second_judge=None)  # nothing was learnt from the words of the traces' replies
     judge = make_judge(used.judge, used)
     judge.check()
     second = make_judge(used.second_judge, used) if used.second_judge else None
@@ -124,8 +125,6 @@ def evaluate(
     samples = _chosen(data / "eval.jsonl", used, tokenizer, note, echo)
     for caveat in [found for each in (judge, second) if each and (found := each.caveat(samples))]:
         note(caveat)
-    if run and not any(run.config.judge.values()):
-        note(f"The run learnt from its environment's reward alone: look at success, and not at {judge.name}'s scores")
     out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     models: list[dict] = []
@@ -157,26 +156,26 @@ def evaluate(
                 prompts, tools = [sample.prompt for sample in samples], [sample.tools for sample in samples]
                 answers = completions = generate(model, tokenizer, prompts, tools, **how)
             del model  # makes room for the next
-            base, warm = answered.get(BASE), next((own for each, own in answered.items() if is_warm_start(each)), None)
             told = (cache, samples, completions, problems)
             verdicts = run_async(judge_completions(judge, *told)).verdicts
-            numbers = describe(name, answers, verdicts, used.seed, base and base.verdicts)
-            numbers["versus_sft"] = compare(warm.verdicts, verdicts, used.seed) if warm else None
-            if dialogues:
-                numbers["agent"] = agent_numbers(dialogues, verdicts, used.seed, base)
             again = run_async(judge_completions(second, *told)).verdicts if second else None
-            if second and again:
+            answered[name] = Answered(answers, verdicts, again, dialogues, successes(dialogues, verdicts))
+            numbers = describe(name, answered, used.seed)
+            if dialogues:
+                numbers["agent"] = agent_numbers(answered[name], used.seed, answered.get(BASE) if models else None)
+            if second:
                 try:
-                    numbers["second"] = describe(name, answers, again, used.seed, base and base.second)
-                    if warm and warm.second:
-                        numbers["second"]["versus_sft"] = compare(warm.second, again, used.seed)
+                    numbers["second"] = describe(name, answered, used.seed, "second")
                 except RunError as error:  # the first judge's numbers stand without it
                     note(f"No second judgement of {name} by {second.name}: {error}")
-            answered[name] = Answered(answers, verdicts, again, dialogues)
             numbers["seconds"], started = round(time.perf_counter() - started, 1), time.perf_counter()
             models.append({"name": name, "source": source, **numbers})
-            echo(f"{name}: mean score {numbers['mean']:.3f} on {len(samples)} prompts{agent_line(numbers)}")
+            scored = "" if is_alone else f"mean score {numbers['mean']:.3f} on "
+            echo(f"{name}: {scored}{len(samples)} prompts{agent_line(numbers)}")
         agree = log_prob_agreement(subject, tokenizer, samples, answered) if served else {}
+    weights = subject.settings.reward_funcs
+    if is_alone and (by := by_environment(models, answered, judge.name, weights, used.seed)):
+        note(f"The run learnt from its environment alone, so its models are compared by {by}")
     for each in filter(None, (judge, second)):
         if each.usage and each.usage.settled is not None:
             new = f"{each.usage.settled} new answers did not need its last judge"
@@ -189,6 +188,7 @@ def evaluate(
         "engine": engine,
         "data": {"file": str(data / "eval.jsonl"), "fingerprint": fingerprint([data / "eval.jsonl"])},
         "judge": _about(judge, run, samples),
+        "by_environment": {"name": by, "trained_with": True} if by else None,
         "second_judge": _about(second, run, samples) if second else None,
         "simulated_user": {"name": user.about, "version": user.version, **vars(user.usage)} if user else None,
         "notes": notes,

@@ -17,6 +17,8 @@ from grpo_kit.utils.statistics import FEW, bootstrap_interval, interval_text
 MANY_UNJUDGED = 0.1  # of a model's answers
 RUNS_AWAY = 2  # times as many words as the base
 NEAR_NOTHING = 0.05  # of the full score, which no mean exceeds
+# What models are compared by in place of a judge's scores, where a run's environment alone rewards.
+BY_SUCCESS, BY_REWARD = "environment (success)", "environment (reward)"
 
 Numbers = dict[str, Any]  # of a model: see statistics.describe
 
@@ -39,7 +41,7 @@ def warnings(
     """
     found = _disagreement(models, trained, judge, second_judge) if second_judge else []
     base = models[0]
-    if is_near_nothing(models):
+    if is_near_nothing(models, judge["name"]):
         means = ", ".join(
             f"{model['name']} {model['mean']:.3f}" for model in {m["name"]: m for m in (base, trained)}.values()
         )
@@ -81,9 +83,9 @@ def warnings(
     return found
 
 
-def is_near_nothing(models: list[Numbers]) -> bool:
-    """Whether no model's mean score is worth speaking of."""
-    return max(model["mean"] for model in models) <= NEAR_NOTHING
+def is_near_nothing(models: list[Numbers], judge: str) -> bool:
+    """Whether no model's mean score is worth speaking of. A reward has a scale of its own."""
+    return judge != BY_REWARD and max(model["mean"] for model in models) <= NEAR_NOTHING
 
 
 def _disagreement(
@@ -153,7 +155,7 @@ def best(models: list[Numbers], scores: pandas.DataFrame, judge: str, second_jud
     """
     if min(model["judged"] for model in models) < 2:
         return {**models[-1], "why": "the newest: one prompt tells nothing of which is best"}
-    if is_near_nothing(models):
+    if is_near_nothing(models, judge):
         return {**models[0], "why": f"no model scores above {NEAR_NOTHING} by {judge}, so none is worth taking"}
     out = [model for model in models if _is_surely_worse(model)]
     left = [model for model in models if model not in out]

@@ -86,7 +86,12 @@ class Evaluation:
 
     @property
     def judge(self) -> str:
-        return self.results["judge"]["name"]
+        """Who gave the scores: the first judge, or the environment where that alone rewarded the run."""
+        return self._first["name"]
+
+    @property
+    def _first(self) -> dict[str, Any]:
+        return self.results.get("by_environment") or self.results["judge"]
 
     @property
     def second_judge(self) -> str | None:
@@ -168,6 +173,7 @@ class Evaluation:
                 told = conversation_text(answered["messages"]) if "messages" in answered else answered["answer"]
                 row |= {name: told, f"{name} words": len(words(answer_in(answered["answer"]) or ""))}
                 row |= {f"{name} score": answered["score"], f"{name} reason": answered["reason"]}
+                row |= {f"{name} success": answered["success"]} if "success" in answered else {}
                 if second := answered.get("second"):
                     row |= {f"{name} second score": second["score"], f"{name} second reason": second["reason"]}
             rows.append(row)
@@ -199,7 +205,7 @@ class Evaluation:
 
     def warnings(self) -> list[str]:
         """The reasons to doubt the result. See grpo_kit.evaluation.interpret.warnings for the rules."""
-        return interpret.warnings(self.models, self.trained, self.results["judge"], self.results["second_judge"])
+        return interpret.warnings(self.models, self.trained, self._first, self.results["second_judge"])
 
     def added(self) -> str:
         """What GRPO added to the warm start; empty where there was none. See grpo_kit.evaluation.interpret.added."""
@@ -281,7 +287,7 @@ def write_evaluation(
             row["answers"] = {
                 name: {"answer": own.answers[i], **_told(own.verdicts[i])}
                 | ({"second": _told(own.second[i])} if own.second else {})
-                | ({"messages": own.dialogues[i].messages} if own.dialogues else {})
+                | ({"messages": own.dialogues[i].messages, "success": own.won[i]} if own.dialogues else {})
                 for name, own in answered.items()
             }
             file.write(json.dumps(row) + "\n")

@@ -1,7 +1,7 @@
 """The statistics of judged answers: a model's numbers, what it gains prompt by prompt, and how sure that is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,9 @@ import pandas
 from grpo_kit.agents.dialogue import Dialogue
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.errors import RunError
+from grpo_kit.evaluation.interpret import is_warm_start
 from grpo_kit.judges.base import Verdict
+from grpo_kit.models.checkpoints import BASE
 from grpo_kit.utils.statistics import bootstrap_interval
 from grpo_kit.utils.words import words
 
@@ -23,17 +25,19 @@ class Answered:
     verdicts: Sequence[Verdict]
     second: Sequence[Verdict] | None = None
     dialogues: Sequence[Dialogue] = ()  # which the answers end, in an environment
+    won: Sequence[float | None] = ()  # 1 for each that succeeds, else 0; None where that is not known
 
 
-def describe(
-    name: str, answers: Sequence[str], verdicts: Sequence[Verdict], seed: int, base: Sequence[Verdict] | None = None
-) -> dict:
-    """A model's numbers over the answers that were judged; `words` is the mean length of all of them without
-    their thoughts, and `versus_base`
-    is `compare` with the base model's verdicts, where there are.
+def describe(name: str, answered: Mapping[str, Answered], seed: int, by: str = "verdicts") -> dict:
+    """The numbers of one of the models over its answers that were judged; `words` is the mean length of all of them
+    without their thoughts; `versus_base` and `versus_sft` are `compare` with the base model and with the warm start,
+    where it comes after one. `by` is "verdicts", or "second" for the second judge's.
 
     Raises RunError if no answer was judged.
     """
+    told = {each: found for each, own in answered.items() if (found := getattr(own, by))}
+    answers, verdicts, base = answered[name].answers, told[name], told.get(BASE) if name != BASE else None
+    warm = next((found for each, found in told.items() if is_warm_start(each) and name not in (each, BASE)), None)
     scores = scores_of(verdicts)
     scores = scores[~np.isnan(scores)]
     if not len(scores):
@@ -51,6 +55,7 @@ def describe(
         "unjudged": len(verdicts) - len(scores),
         "criteria": pandas.DataFrame(judged).mean().to_dict(),
         "versus_base": compare(base, verdicts, seed) if base else None,
+        "versus_sft": compare(warm, verdicts, seed) if warm else None,
     }
 
 

@@ -62,9 +62,9 @@ class Endpoint:
         told = (choice.get("logprobs") or {}).get("content") or []
         return _choice(choice, choice["message"]["content"], [(each["token"], each["logprob"]) for each in told])
 
-    def complete(self, model: str, text: str, **how: Any) -> Choice:
-        """What the model writes after a text. As `ask` else."""
-        choice = self._ask("POST", "completions", {"model": model, "prompt": text, **how})["choices"][0]
+    def complete(self, model: str, prompt: str | Sequence[int], **how: Any) -> Choice:
+        """What the model writes after a text, or tokens. As `ask` else."""
+        choice = self._ask("POST", "completions", {"model": model, "prompt": prompt, **how})["choices"][0]
         told = choice.get("logprobs") or {"tokens": [], "token_logprobs": []}
         pairs = list(zip(told["tokens"], told["token_logprobs"], strict=True))
         return _choice(choice, choice["text"], pairs)
@@ -110,25 +110,43 @@ class ServedModel:
 
     endpoint: Endpoint
     name: str
+    longest: int | None = None  # tokens of a prompt with its answer, where that is known
 
-    def answers(self, asked: Sequence[tuple[Any, Sequence[dict]]], seed: int, **how: Any) -> list[Choice]:
-        """An answer to each prompt with its tools, drawn with a seed of its own, as vLLM's in an evaluation are."""
+    def answers(
+        self, asked: Sequence[tuple[Any, Sequence[dict]]], seed: int, max_tokens: int, **how: Any
+    ) -> list[Choice]:
+        """An answer to each prompt, a conversation with its tools, a text or tokens, drawn with a seed of its own, as
+        vLLM's in an evaluation are."""
 
         def answer(number: int) -> Choice:
             prompt, tools = asked[number]
-            own = {"seed": seed + number, "return_tokens_as_token_ids": True, **how}
-            if isinstance(prompt, str):
-                own.pop("chat_template_kwargs", None)
-                return self.endpoint.complete(self.name, prompt, logprobs=0, **own)
-            return self.endpoint.ask(self.name, prompt, tools, logprobs=True, **own)
+            own = {"seed": seed + number, "return_tokens_as_token_ids": True, "max_tokens": max_tokens, **how}
+            if not isinstance(prompt, str) and isinstance(prompt[0], dict):
+                return self.endpoint.ask(self.name, prompt, tools, logprobs=True, **own)
+            own.pop("chat_template_kwargs", None)
+            if self.longest and not isinstance(prompt, str):
+                own["max_tokens"] = max(1, min(max_tokens, self.longest - len(prompt)))
+            return self.endpoint.complete(self.name, prompt, logprobs=0, return_token_ids=True, **own)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(answer, range(len(asked))))
 
+    def check_tokens(self) -> None:
+        """Raises ConfigError where the endpoint can't go on after tokens, or does not tell those that it writes."""
+        why = "it tells no token ids (return_token_ids)"
+        try:
+            if self.answers([([0], ())], 0, max_tokens=1)[0].log_probs:
+                return
+        except ConfigError as error:
+            why = error.problem.what
+        what = f"{self.endpoint.url} can't lead dialogues with an environment, token by token: {why}"
+        raise ConfigError(what, "Serve the run with `grpo-kit serve`, or with a newer vLLM")
+
 
 def _choice(choice: dict[str, Any], text: str | None, told: list[tuple[str, float]]) -> Choice:
-    numbered = [(int(token.removeprefix(TOKEN_ID)), value) for token, value in told if token.startswith(TOKEN_ID)]
-    tokens, log_probs = zip(*numbered, strict=True) if numbered else ((), ())
+    numbered = [int(token.removeprefix(TOKEN_ID)) for token, _ in told if token.startswith(TOKEN_ID)]
+    tokens = tuple(choice.get("token_ids") or numbered)
+    log_probs = tuple(value for _, value in told) if tokens else ()
     return Choice(text or "", choice["finish_reason"] == "length", tokens, log_probs)
 
 

@@ -29,6 +29,13 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def ends_in(folder: Path) -> list[int]:
+    """The tokens that end an answer, by the model's own files."""
+    found = [read_object(folder / name).get("eos_token_id") for name in ("generation_config.json", "config.json")]
+    ends = next((each for each in found if each is not None), [])
+    return ends if isinstance(ends, list) else [ends]
+
+
 def templates_in(folder: Path) -> str:
     """The text of the chat templates; "" where there is none."""
     files = [folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja")]
@@ -102,8 +109,7 @@ def _token_problems(folder: Path, config: dict[str, Any]) -> Iterator[Problem]:
     has_default = "eos_token" not in about and about.get("tokenizer_class") not in PLAIN_CLASSES
     is_known = end in numbers or not numbers if end else has_default
     if not is_known:
-        ends = read_object(folder / "generation_config.json").get("eos_token_id") or config.get("eos_token_id")
-        known = [token for token, number in numbers.items() if number in (ends if isinstance(ends, list) else [ends])]
+        known = [token for token, number in numbers.items() if number in ends_in(folder)]
         told = f": the model's own settings say {known[0]!r}" if known else ""
         what = f"its end token {end!r} is not in its vocabulary" if end else "its tokenizer has no end token"
         yield Problem(what, f"Set eos_token in tokenizer_config.json to the token that ends an answer{told}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from grpo_kit.config.train import TrainConfig
@@ -10,6 +11,7 @@ from grpo_kit.data.thoughts import CLOSE, OPEN
 from grpo_kit.data.tool_calls import CALL_MARKS
 from grpo_kit.models.chat_template import Tools, chat_template_of
 from grpo_kit.models.endpoint import ServedModel
+from grpo_kit.models.files import ends_in
 from grpo_kit.models.prompts import Prompt, fit_prompts, prompt_tokens
 from grpo_kit.models.vllm_engine import VllmModel
 
@@ -18,7 +20,8 @@ ENDED_LEAVE = 32  # tokens after which the answers that have ended leave a batch
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """The tokens that end an answer: the model's own and the tokenizer's."""
-    own = model.generation_config.eos_token_id
+    is_here = not isinstance(model, ServedModel)
+    own = model.generation_config.eos_token_id if is_here else ends_in(Path(tokenizer.name_or_path))
     return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
 
 
@@ -107,6 +110,12 @@ def generate_tokens(
 
     if isinstance(model, VllmModel):
         return model.answers(asked, ends, max_completion_length, temperature, top_p, seed)
+    if isinstance(model, ServedModel):
+        sampling = {"temperature": temperature, "top_p": top_p, "stop_token_ids": ends}
+        choices = model.answers([(tokens, ()) for tokens in asked], seed, max_tokens=max_completion_length, **sampling)
+        if log_probs is not None:
+            log_probs += [list(choice.log_probs) for choice in choices]
+        return [list(choice.tokens) for choice in choices]
     tokenizer.padding_side = "left"
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     generation = GenerationConfig(  # as TRL generates: the model's own defaults for sampling stay out

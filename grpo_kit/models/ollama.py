@@ -9,7 +9,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.samples import Message
 from grpo_kit.errors import ConfigError
 from grpo_kit.models.chat_template import ChatTemplate, chat_template_of
-from grpo_kit.models.files import read_object
+from grpo_kit.models.files import ends_in
 from grpo_kit.models.llama import ask
 from grpo_kit.models.load import load_tokenizer
 
@@ -27,8 +27,7 @@ def modelfile(whole: Path, file: Path, trained: TrainConfig) -> str:
         raise ConfigError(f"{whole.name} has no chat template, which a Modelfile is made of", "Export it as gguf")
     parts = Parts.of(chat_template_of(tokenizer))
     begins = tokenizer.bos_token or ""
-    ends = read_object(whole / "generation_config.json")["eos_token_id"]
-    stops = [tokenizer.decode([end]) for end in (ends if isinstance(ends, list) else [ends])]
+    stops = [tokenizer.decode([end]) for end in ends_in(whole)]
     settings = {
         "temperature": trained.temperature,
         "num_ctx": trained.max_prompt_length + trained.max_completion_length,

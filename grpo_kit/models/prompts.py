@@ -29,10 +29,12 @@ class FittedPrompt(NamedTuple):
     is_too_long: bool  # even what always stays has more tokens than allowed
 
 
-def prompt_tokens(tokenizer: Any, prompt: Prompt, tools: Tools | None = None) -> list[int]:
-    """The tokens that the model reads, in training as in evaluation."""
+def prompt_tokens(tokenizer: Any, prompt: Any, tools: Tools | None = None) -> list[int]:
+    """The tokens that the model reads, in training as in evaluation. `prompt` is a Prompt, or such tokens."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
+    if prompt and isinstance(prompt[0], int):
+        return prompt
     text = chat_template_of(tokenizer).render(prompt, tools or ())
     return tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has written those
 

@@ -18,16 +18,17 @@ def evaluation_figure(evaluation: Evaluation) -> NotebookFigure:
     means, prompts = figure.subplots(1, 2, width_ratios=[1.1, 1])
     _means(means, evaluation)
     if base is None:
-        prompts.hist(samples[f"{trained['name']} score"].dropna(), bins=20, range=(0, 1), color=BLUE)
-        prompts.set(title="scores", xlabel="score", xlim=(0, 1))
+        prompts.hist(samples[f"{trained['name']} score"].dropna(), bins=20, range=_scale(evaluation), color=BLUE)
+        prompts.set(title="scores", xlabel="score", xlim=_scale(evaluation))
     else:
         gain = samples["difference"].dropna()
         groups = {"worse": gain[gain < 0], "equal": gain[gain == 0], "better": gain[gain > 0]}
         labels = [f"{name}: {len(group)}" for name, group in groups.items()]
         look = {"stacked": True, "color": [ORANGE, LIGHT, BLUE], "label": labels}
-        prompts.hist(list(groups.values()), bins=21, range=(-1.05, 1.05), **look)
+        low, high = _scale(evaluation)
+        prompts.hist(list(groups.values()), bins=21, range=(-1.05 * (high - low), 1.05 * (high - low)), **look)
         title = f"{trained['name']} minus base, prompt by prompt"
-        prompts.set(title=title, xlabel="score difference", xlim=(-1.05, 1.05))
+        prompts.set(title=title, xlabel="score difference", xlim=(-1.05 * (high - low), 1.05 * (high - low)))
         prompts.legend(loc="upper left")
     prompts.set_ylabel("prompts")
     whole_ticks(prompts.yaxis)
@@ -68,7 +69,13 @@ def _means(axes: Axes, evaluation: Evaluation) -> None:
             axes.plot(step, model["mean"], "o", ms=12, mfc="none", color=BLUE, label="chosen")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, columnspacing=1, handlelength=2)
     interval = "95% interval" if evaluation.trained["judged"] > 1 else "no interval of one prompt"
-    axes.set(title=f"mean score{f' by {evaluation.judge}' if second else ''}, {interval}", ylim=(0, 1))
+    by = f" by {evaluation.judge}" if second or evaluation.results.get("by_environment") else ""
+    axes.set(title=f"mean score{by}, {interval}", ylim=_scale(evaluation))
+
+
+def _scale(evaluation: Evaluation) -> tuple[float, float]:
+    """From 0 to 1, or as far as an environment's rewards go."""
+    return min(0, *(each["min"] for each in evaluation.models)), max(1, *(each["max"] for each in evaluation.models))
 
 
 @styled()
@@ -110,7 +117,9 @@ def length_against_score(evaluation: Evaluation) -> NotebookFigure:
     for (name, trend), colour in zip(trends.items(), (ORANGE, BLUE)[-len(trends) :], strict=True):
         words, scores = samples[f"{name} words"], samples[f"{name} score"]
         axes.plot(words, scores, "o", ms=4, mew=0, alpha=0.5, color=colour, label=f"{name}: {trend}")
-    axes.set(xlabel="words", ylabel=f"score by {evaluation.judge}", ylim=(-0.03, 1.03))
+    axes.set(xlabel="words", ylabel=f"score by {evaluation.judge}")
+    low, high = _scale(evaluation)
+    axes.set_ylim(low - 0.03, high + 0.03)
     axes.set_xlim(left=0)
     whole_ticks(axes.xaxis)
     figure.legend(loc="outside upper left")

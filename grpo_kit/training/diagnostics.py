@@ -28,12 +28,13 @@ def diagnose(metrics: "pandas.DataFrame", config: TrainConfig) -> list[Problem]:
 
 
 def _nothing_earned(metrics: "pandas.DataFrame", config: TrainConfig) -> list[Problem]:
-    """Whether the judges' mean score was near 0 at every step. No other learning rate helps against that."""
-    names = {name: f"rewards/{name}/mean" for name in config.judge}
-    if not metrics.columns.isin(list(names.values())).any():
+    """Whether the judges' mean score was near 0 at every step, or the reward, where no judge has a part in it. No other
+    learning rate helps against that."""
+    names, total = {name: f"rewards/{name}/mean" for name in config.judge}, sum(config.judge.values())
+    if not metrics.columns.isin([*names.values()] if total else ["reward"]).any():
         return []
     judged = sum(weight * metrics[names[name]] for name, weight in config.judge.items() if names[name] in metrics)
-    judged = cast("pandas.Series", judged).dropna() / sum(config.judge.values())
+    judged = cast("pandas.Series", judged / total if total else metrics["reward"].abs()).dropna()
     if judged.empty or judged.max() > EARNS:
         return []
     warm = "" if config.sft_steps else "Imitate the traces first (sft_steps=20), use "
@@ -41,8 +42,8 @@ def _nothing_earned(metrics: "pandas.DataFrame", config: TrainConfig) -> list[Pr
         Problem(
             f"No answer earns anything: the mean score was {judged.mean():.3f} and never above {judged.max():.3f}, so "
             f"there is nothing to learn from",
-            f"{warm or 'Use '}another model, or a judge that gives partial credit; `grpo-kit doctor --probe` tells "
-            f"before a run whether answers earn anything",
+            f"{warm or 'Use '}another model, or a {'judge' if total else 'reward'} that gives partial credit; "
+            f"`grpo-kit doctor --probe` tells before a run whether answers earn anything",
         )
     ]
 
@@ -52,7 +53,7 @@ def _problems(metrics: "pandas.DataFrame", config: TrainConfig, earns_nothing: b
     first, now = (part.mean(numeric_only=True) for part in (metrics.head(WINDOW), metrics.ffill().tail(WINDOW)))
     # The highest score of other rewards is not known; the judges score from 0 to 1.
     judged = sum(weight * now.get(f"rewards/{judge}/mean", 0.0) for judge, weight in config.judge.items())
-    scores_nearly_all = judged >= EVEN_SCORE * sum(config.judge.values())
+    scores_nearly_all = judged >= EVEN_SCORE * sum(config.judge.values()) > 0
     slower, longest = f"learning_rate={config.learning_rate / 3:.1g}", config.max_completion_length
     # Accumulation alone would leave a step as large as it is.
     batch, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps

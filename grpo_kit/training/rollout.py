@@ -66,7 +66,7 @@ class Rollout:
         """The rows with the prompts that their worlds give them."""
         samples = [self._samples[row["id"]].replace(prompt=row["prompt"]) for row in rows]
         is_asked = self._speaker is not None
-        self._dialogues = [begun(sample, self._environment, tokenizer, is_asked) for sample in samples]
+        self._dialogues = begun(samples, self._environment, tokenizer, is_asked)
         return [{**row, "prompt": each.prompt} for row, each in zip(rows, self._dialogues, strict=True)]
 
     def __call__(self, prompts: Sequence, trainer: Any) -> dict[str, list | None]:

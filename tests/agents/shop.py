@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import sys
+import threading
 import time
 
 
@@ -76,8 +77,29 @@ class Undecided(Shop):
         return 1.0
 
 
+class Party:
+    """Whoever comes waits for three, at the door, at the table and when it pays."""
+
+    together = threading.Barrier(3, timeout=20)
+
+    def reset(self, id: str, **row):
+        self.place = int(id) + 0 * self.together.wait()
+
+    def meet(self) -> int:
+        """Who it is, once all three are there."""
+        print("all are here")
+        return self.place + 0 * self.together.wait()
+
+    def get_reward(self) -> float:
+        return self.place + 0.0 * self.together.wait()
+
+
 class NoShop:
     """It has no reset."""
+
+
+class Alone:
+    def reset(self): ...
 
 
 class Bare:

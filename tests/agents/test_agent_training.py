@@ -2,14 +2,19 @@
 
 import json
 import shutil
+import threading
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from grpo_kit import RunError, TrainConfig, evaluate, plots, train
+from grpo_kit import ConfigError, RunError, TrainConfig, evaluate, plots, train
+from grpo_kit.backends.serving.command import plan_of
+from grpo_kit.backends.serving.server import Handler, Models
 from grpo_kit.data.samples import Sample, to_lines
+from grpo_kit.models.checkpoints import checkpoints_of
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.training.trainer import KitTrainer
 from grpo_kit.utils.json_lines import read_lines
@@ -44,6 +49,11 @@ def run(tmp_path_factory, seen):
         return train(run_id="agent", runs_dir=tmp_path_factory.mktemp("agents"), **SETTINGS)
     finally:
         KitTrainer._compute_loss = own
+
+
+@pytest.fixture(scope="module")
+def evaluation(run):
+    return evaluate(run, n=24)
 
 
 def test_the_loss_is_on_what_the_model_wrote_alone(run, seen):
@@ -83,8 +93,7 @@ def test_the_browser_shows_turns(run):
     assert ">tool</div>" in shown and ">assistant</div>" in shown and "calls " in shown
 
 
-def test_it_is_evaluated_in_the_same_environment(run):
-    evaluation = evaluate(run, n=24)
+def test_it_is_evaluated_in_the_same_environment(run, evaluation):
     table = evaluation.agents()
     assert table["model"].tolist() == ["base", "checkpoint-2", "checkpoint-4"]
     assert ((table["low"] <= table["success"]) & (table["success"] <= table["high"])).all()
@@ -92,6 +101,61 @@ def test_it_is_evaluated_in_the_same_environment(run):
     sample = read_lines(evaluation.samples_path)[0]
     assert all(answer["messages"][-1]["content"] == answer["answer"] for answer in sample["answers"].values())
     assert evaluate(run, n=8, environment="user").agents()["goal"].between(0, 1).all()
+
+
+class Older(Handler):
+    """As an endpoint that tells no token ids."""
+
+    def _send(self, code, body, kind="application/json"):
+        for choice in body.get("choices", ()):
+            del choice["token_ids"], choice["logprobs"]
+        super()._send(code, body, kind)
+
+
+@pytest.fixture
+def served(run, monkeypatch):
+    """The URL of the kit's small server in this process, and the function by which another kind takes its place."""
+    plan = plan_of(checkpoints_of(run, None, run.path.parent), ["checkpoint-4"])
+    for name, value in {"models": Models(plan), "key": ""}.items():
+        monkeypatch.setattr(Handler, name, value, raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", lambda kind: setattr(server, "RequestHandlerClass", kind)
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_endpoint_has_the_same_dialogues_and_one_that_can_t_is_refused(run, served, tmp_path, capsys):
+    url, become = served
+    own = evaluate(run, n=8, temperature=0)
+    assert own.agents()["calls"].max() > 0
+    told = evaluate(run, n=8, temperature=0, endpoint=url, echo=print).results["endpoint"]
+    for name in ("base", "checkpoint-4"):
+        assert told["log_probs"][name]["mean"] < 1e-4 and told["log_probs"][name]["prompts"] == 8
+        assert told["scores"][name]["same"] == 8 and told["scores"][name]["success"]["difference"] == 0
+    assert "checkpoint-4: the endpoint succeeds in 0." in capsys.readouterr().out
+    become(Older)
+    with pytest.raises(ConfigError, match=r"can't lead dialogues .*it tells no token ids .*`grpo-kit serve`"):
+        evaluate(run, n=8, temperature=0, endpoint=url)
+
+
+def test_a_run_that_learnt_from_its_environment_alone_is_compared_by_success(run, evaluation, tmp_path):
+    copy = shutil.copytree(run.path, tmp_path / "alone", ignore=shutil.ignore_patterns("eval"))
+    about = json.loads((copy / "config.json").read_text())
+    about["settings"]["judge"] = {"offline": 0.0}
+    (copy / "config.json").write_text(json.dumps(about))
+    judged, evaluation = evaluation, evaluate(copy, n=24)
+    table, samples = evaluation.agents().set_index("model"), evaluation.samples()
+    assert table["success"].tolist() == judged.agents()["success"].tolist() == evaluation.summary()["mean"].tolist()
+    assert table["offline"].tolist() == judged.summary()["mean"].tolist(), "what the judge says is one of the columns"
+    for name in table.index:
+        assert samples[f"{name} score"].tolist() == samples[f"{name} success"].tolist()
+    assert (evaluation.judge, evaluation.second_judge) == ("environment (success)", None)
+    assert "environment (success) scores it highest" in evaluation.best()["why"]
+    assert samples["base reason"].str.contains(r"call \d.*, offline \d\.\d\d: ").all()
+    gains = [model["versus_base"]["difference"] for model in evaluation.checkpoints]
+    assert gains == pytest.approx(table["success"].iloc[1:] - table["success"].iloc[0])
+    assert plots.evaluation_figure(evaluation) and plots.breakdown(evaluation)
 
 
 def test_interrupted_it_ends_as_if_it_had_not_been(run, tmp_path):
@@ -115,12 +179,15 @@ def test_a_user_and_another_s_environment_train_too(tmp_path, monkeypatch, capsy
     assert list(rows[0]["rewards"]) == ["offline", "goal", "turns", "grounded"]
     assert any(message["role"] == "user" for row in rows for message in row["messages"])
     asks = [{"role": "user", "content": "Is there tea?"}]
-    (tmp_path / "train.jsonl").write_bytes(to_lines([Sample(f"s{i}", asks, "Yes.") for i in range(4)]))
+    for name in ("train", "eval"):
+        (tmp_path / f"{name}.jsonl").write_bytes(to_lines([Sample(f"{name}{i}", asks, "Yes.") for i in range(4)]))
     small |= {"data": str(tmp_path), "max_prompt_length": 900, "max_completion_length": 64}
     shop = train(run_id="shop", runs_dir=tmp_path, environment="shop:Shop", judge="offline=0", **small)
     rows = read_lines(shop.path / "completions.jsonl")
     assert list(rows[0]["rewards"]) == ["offline", "environment"]
     assert rows[0]["prompt"][-1]["content"] == f"Is there tea? (order {rows[0]['sample_id']})"
+    evaluation = evaluate(shop, n=4)
+    assert evaluation.judge == "environment (reward)", "of which none succeeds"
     train(run_id="mute", runs_dir=tmp_path, environment="shop:Mute", **small)
     said = capsys.readouterr().out
     for what in ("has no tools: the model answers once", "gave no reward to any of the first dialogues"):

@@ -124,7 +124,7 @@ def test_what_is_no_answer_is_tried_again_and_then_none(server, table, reply, sa
 def lead(dialogues, ask, *turns, most_turns=8):
     """All of them, in which the model says the same turns."""
     tokenizer, said = load_tokenizer("tiny"), iter(turns)
-    led = [begun(each, "user", tokenizer, is_asked=True) for each in dialogues]
+    led = begun(dialogues, "user", tokenizer, is_asked=True)
 
     def generate(prompts, group):
         tokens = [*tokenizer(next(said), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

@@ -41,7 +41,7 @@ def importable(monkeypatch):
 def talk(tokenizer, *turns, environment=SHOP, room=400, longest=None, most_turns=8, prompt="Is there tea?"):
     """The dialogue in which the model says these turns."""
     [sample] = episodes([Sample("7", [{"role": "user", "content": prompt}], "Yes.")], environment, "data")
-    led, said, end = begun(sample, environment, tokenizer), iter(turns), tokenizer.eos_token_id
+    [led], said, end = begun([sample], environment, tokenizer), iter(turns), tokenizer.eos_token_id
 
     def generate(asked, group):
         asked_for.append(asked[0])
@@ -138,6 +138,7 @@ def test_a_template_that_ends_no_turn_is_refused(tokenizer):
         ("no_such_module:Shop", "can't be imported: No module named 'no_such_module'"),
         ("shop:Shopp", "can't be imported"),
         ("shop:NoShop", "it has no `reset`"),
+        ("shop:Alone", r"does not take a sample's columns. Give it reset\(self, \*\*row\)"),
         ("shop:Bare", "the environment Bare's tool stock can't be described"),
         ("shop:Closed", r"Closed.__init__ failed: OSError: no till \(.*shop.py:\d+\)"),
     ],
@@ -161,6 +162,23 @@ def test_an_environment_lives_on_one_thread_and_in_one_loop_and_prints_to_stderr
     assert (said.out, said.err) == ("", "opening\n" * 2), "once when it is tried out"
 
 
+def test_environments_begin_answer_and_score_side_by_side_and_in_order(tokenizer, capsys):
+    asks, calls, end = (
+        [{"role": "user", "content": "Who?"}],
+        '{"name": "meet", "arguments": {}}',
+        tokenizer.eos_token_id,
+    )
+    led = begun([Sample(str(place), asks, "You.") for place in range(3)], "shop:Party", tokenizer)
+    said = iter([f"{calls}\n{calls}", "You."])
+
+    def generate(asked, group):
+        return [[*tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in [next(said)] * 3], None
+
+    converse(led, tokenizer, generate, [end], room=400, longest=None, most_turns=4)
+    assert [[message["content"] for message in each.messages[1:3]] for each in led] == [["0"] * 2, ["1"] * 2, ["2"] * 2]
+    assert [each.scores["environment"] for each in led] == [0, 1, 2] and not capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("kind", "method"), [("Stuck", "reset"), ("Undecided", "get_reward")])
 def test_an_environment_that_hangs_ends_with_an_error(tokenizer, monkeypatch, kind, method):
     monkeypatch.setattr(outside, "OWN_SECONDS", 0.2)
@@ -170,7 +188,7 @@ def test_an_environment_that_hangs_ends_with_an_error(tokenizer, monkeypatch, ki
 
 @pytest.mark.parametrize("gives", ["high", float("nan"), KeyError("till")])
 def test_a_reward_that_is_no_number_is_a_fault_of_the_environment(tokenizer, monkeypatch, gives):
-    dialogue = begun(Sample("7", [{"role": "user", "content": "Is there tea?"}], "Yes."), SHOP, tokenizer)
+    [dialogue] = begun([Sample("7", [{"role": "user", "content": "Is there tea?"}], "Yes.")], SHOP, tokenizer)
 
     def get_reward(self):
         if isinstance(gives, Exception):

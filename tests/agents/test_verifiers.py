@@ -33,7 +33,7 @@ def talk(path, *turns, room=2000, most_turns=8):
     """The first sample's dialogue ("What is 1 plus 1?"), in which the model says these turns."""
     samples = episodes(list(read_samples(data_folder(path) / "train.jsonl")), path, path)
     tokenizer, said = load_tokenizer("tiny"), iter(turns)
-    led, end = begun(samples[0], path, tokenizer), tokenizer.eos_token_id
+    [led], end = begun(samples[:1], path, tokenizer), tokenizer.eos_token_id
 
     def generate(asked, group):
         text = next(said)
@@ -110,7 +110,7 @@ def test_rollouts_wait_side_by_side(monkeypatch):
     monkeypatch.setattr(leading, "OWN_SECONDS", 20)
     path, tokenizer = "classic_sums:tools", load_tokenizer("tiny")
     samples = episodes(list(read_samples(data_folder(path) / "train.jsonl")), path, path)
-    led, said = [begun(sample, path, tokenizer) for sample in samples], iter(['{"name": "meet", "arguments": {}}', "2"])
+    led, said = begun(samples, path, tokenizer), iter(['{"name": "meet", "arguments": {}}', "2"])
 
     def generate(asked, group):
         tokens = [*tokenizer(next(said), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

@@ -24,6 +24,7 @@ from grpo_kit.costs.memory import Device
 from grpo_kit.models.checkpoints import checkpoints_of
 from grpo_kit.models.generate import generate
 from grpo_kit.models.load import load_tokenizer
+from grpo_kit.models.prompts import prompt_tokens
 
 KEY = "planted-serving-key"
 NAMES = ["base", "checkpoint-10", "checkpoint-20"]
@@ -90,6 +91,13 @@ def test_a_run_is_served_here_asked_evaluated_and_stopped(run, expected, tmp_pat
     assert len(several.choices) == 3 and several.usage.completion_tokens <= 12
     text = client.completions.create(model="base", prompt="Which", max_tokens=3, logprobs=0, stop=[" "]).choices[0]
     assert " " not in text.text and 1 <= len(text.logprobs.token_logprobs) <= 3
+    tokenizer = load_tokenizer("tiny")
+    ids, end = prompt_tokens(tokenizer, ASKED), tokenizer.eos_token_id
+    asked = {"temperature": 0, "max_tokens": 28, "logprobs": 0, "extra_body": {"return_token_ids": True}}
+    for name, [answer] in expected.items():
+        [told] = client.completions.create(model=name, prompt=ids, **asked).choices
+        assert (told.text, told.token_ids, told.prompt_token_ids) == (answer, answer.tokens, ids)
+        assert told.logprobs.token_logprobs == pytest.approx(answer.log_probs, abs=1e-4) and told.token_ids[-1] == end
     call = {"id": "call_0", "type": "function", "function": {"name": "Find", "arguments": '{"city": "Oslo"}'}}
     called = [*ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}]
     called.append({"role": "tool", "tool_call_id": "call_0", "content": "[]"})
@@ -107,6 +115,9 @@ def test_a_run_is_served_here_asked_evaluated_and_stopped(run, expected, tmp_pat
     ):
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(**{"model": "base", "messages": ASKED, **wrong})
+    for wrong in ([], [-1], [len(tokenizer)], [ids], ids * 500):
+        with pytest.raises(openai.BadRequestError):
+            client.completions.create(model="base", prompt=wrong)
     with pytest.raises(kit.ConfigError, match=r"serves no model 'nobody'. Choose one of: base, checkpoint-10"):
         kit.chat(served, "Hello", checkpoint="nobody")
     with pytest.MonkeyPatch.context() as patch:

@@ -243,12 +243,12 @@ def test_unjudged_answers_are_left_out_in_pairs():
         Verdict(None, "no connection"),
         Verdict(0.6, criteria={"acts": 1.0}),
     ]
-    numbers = describe("base", ["one", "one two three", "one two"], verdicts, seed=0)
+    numbers = describe("base", {"base": Answered(["one", "one two three", "one two"], verdicts)}, seed=0)
     assert numbers["mean"] == pytest.approx(0.4) and numbers["stdev"] == pytest.approx(math.sqrt(0.08))
     assert (numbers["judged"], numbers["unjudged"], numbers["words"]) == (2, 1, 2)
     assert numbers["criteria"] == {"acts": pytest.approx(0.6)}
     with pytest.raises(RunError, match=r"none of base's answers.*no connection"):
-        describe("base", ["one"], verdicts[1:2], seed=0)
+        describe("base", {"base": Answered(["one"], verdicts[1:2])}, seed=0)
     with pytest.raises(RunError, match="can't be compared"):
         compare(base[:2], [Verdict(None), Verdict(0.3)], seed=0)
 
@@ -265,11 +265,10 @@ def planted(folder: Path, scores: dict, second_scores: dict, **answers: str) -> 
     for name in scores:
         said = [answers.get(name, "Good day to you")] * n
         by_judge = [[Verdict(score, "because") for score in given[name]] for given in (scores, second_scores) if given]
-        base = answered.get(BASE)
-        answered[name] = own = Answered(said, *by_judge)
-        models.append({"name": name, **describe(name, said, own.verdicts, 0, base and base.verdicts)})
-        if own.second:
-            models[-1]["second"] = describe(name, said, own.second, 0, base and base.second)
+        answered[name] = Answered(said, *by_judge)
+        models.append({"name": name, **describe(name, answered, 0)})
+        if second_scores:
+            models[-1]["second"] = describe(name, answered, 0, "second")
     results = {
         "target": "planted",
         "n": n,

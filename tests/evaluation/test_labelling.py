@@ -27,13 +27,13 @@ def evaluation(tmp_path):
     """Two judges alike but of "base 3" and "trained 1"; the second judged none of sample 4."""
     base = Answered(BASE, judged([0.1, 0.2, 0.3, 0.4, 0.1, 0.5]), judged([0.2, 0.3, 0.4, 0.9, None, 0.5]))
     trained = Answered(TRAINED, judged([0.6, 0.7, 0.8, 0.9, 1.0, 0.5]), judged([0.7, 0.1, 0.8, 0.85, None, 0.5]))
+    answered = {"base": base, "checkpoint-20": trained}
     models = [
-        {"name": name, "second": describe(name, each.answers, each.second, 0, base.second)}
-        | describe(name, each.answers, each.verdicts, 0, base.verdicts)
-        for name, each in {"base": base, "checkpoint-20": trained}.items()
+        {"name": name, "second": describe(name, answered, 0, "second")} | describe(name, answered, 0)
+        for name in answered
     ]
     results = {"models": models, "judge": {"name": "offline"}, "second_judge": {"name": "reference"}}
-    return write_evaluation(tmp_path / "eval.json", results, SAMPLES, {"base": base, "checkpoint-20": trained})
+    return write_evaluation(tmp_path / "eval.json", results, SAMPLES, answered)
 
 
 @pytest.fixture

@@ -75,11 +75,10 @@ def new_evaluation(
             for given in (scores, second)
             if given
         ]
-        base = answered.get(BASE)
-        answered[name] = own = Answered(answers, *by_judge)
-        models.append({"name": name, **describe(name, answers, own.verdicts, 0, base and base.verdicts)})
-        if own.second:
-            models[-1]["second"] = describe(name, answers, own.second, 0, base and base.second)
+        answered[name] = Answered(answers, *by_judge)
+        models.append({"name": name, **describe(name, answered, 0)})
+        if second:
+            models[-1]["second"] = describe(name, answered, 0, "second")
     results = {"models": models, "judge": {"name": "offline"}, "second_judge": {"name": "reference"}}
     return write_evaluation(folder / "made.json", results, samples, answered, evaluation_figure)
 

@@ -68,6 +68,17 @@ def test_a_reward_near_0_all_the_time_is_no_matter_of_the_learning_rate(going_we
     ]
 
 
+def test_where_no_judge_has_a_part_in_the_reward_that_is_looked_at(going_well):
+    alone = TrainConfig(environment="replay", judge="offline=0")
+    assert diagnose(going_well.assign(**{"rewards/offline/mean": 0.0}), alone) == []
+    (sign,) = diagnose(going_well.assign(reward=0.0), alone)
+    assert sign.what.startswith("No answer earns anything") and "a reward that gives partial credit" in sign.fix
+    flat = going_well.assign(reward=0.3)
+    assert [each.what[:9] for each in diagnose(flat, alone)] == [
+        each.what[:9] for each in diagnose(flat, TrainConfig())
+    ]
+
+
 def test_kl_that_runs_away_is_a_sign_where_it_is_part_of_the_loss(going_well):
     metrics = going_well.assign(kl=np.linspace(0.01, 0.9, STEPS))
     (sign,) = diagnose(metrics, TrainConfig(beta=0.04))

@@ -29,7 +29,7 @@ from grpo_kit.models.checkpoints import adapted
 from grpo_kit.models.endpoint import KEY, TOKEN_ID
 from grpo_kit.models.generate import Answer, generate
 from grpo_kit.models.load import load_model, load_tokenizer
-from grpo_kit.models.prompts import Prompt, prompt_tokens
+from grpo_kit.models.prompts import prompt_tokens
 
 MOST_BYTES = 16 * 2**20  # of a request
 
@@ -39,7 +39,7 @@ class Request(msgspec.Struct):
 
     model: str
     messages: list[dict[str, Any]] | None = None
-    prompt: str | None = None
+    prompt: str | list[int] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     max_tokens: int | None = None
@@ -53,6 +53,7 @@ class Request(msgspec.Struct):
     logprobs: bool | int | None = None
     top_logprobs: int | None = None
     return_tokens_as_token_ids: bool = False
+    return_token_ids: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -88,8 +89,8 @@ class Models:
             with plain:
                 yield self._whole.get(name, self._base)
 
-    def answers(self, request: Request) -> tuple[Prompt, list[dict], list[Answer]]:
-        """The prompt, its tools, and the answers that are asked for. Raises Refused where that can't be."""
+    def answers(self, request: Request) -> tuple[list[int], list[Answer]]:
+        """The prompt's tokens, and the answers that are asked for. Raises Refused where that can't be."""
         if request.model not in self.roots:
             raise Refused(404, f"The model `{request.model}` does not exist.", "NotFoundError")
         if request.tool_choice not in (None, "none", "auto"):
@@ -103,9 +104,10 @@ class Models:
         given = request.max_completion_tokens or request.max_tokens
         with self._using(request.model) as model:
             self.tokenizer.chat_template_kwargs = self.plan.chat_template_kwargs | (request.chat_template_kwargs or {})
-            read = len(prompt_tokens(self.tokenizer, prompt, tools))
-            if (room := self.plan.longest - read) < 1:
-                raise Refused(400, f"the prompt has {read} tokens, and prompt and answer together {self.plan.longest}")
+            read = prompt_tokens(self.tokenizer, prompt, tools)
+            if (room := self.plan.longest - len(read)) < 1:
+                what = f"the prompt has {len(read)} tokens, and prompt and answer together {self.plan.longest}"
+                raise Refused(400, what)
             asked = {name: getattr(request, name) for name in ("temperature", "top_p")}
             how = self.plan.settings | {name: value for name, value in asked.items() if value is not None}
             told = generate(
@@ -119,10 +121,14 @@ class Models:
                 log_probs=not (request.logprobs is None or request.logprobs is False),  # completions ask with 0
                 **how,
             )
-        return prompt, tools, told
+        return read, told
 
-    def _asked(self, request: Request) -> tuple[Prompt, list[dict]]:
+    def _asked(self, request: Request) -> tuple[Any, list[dict]]:
+        """A conversation, a text or tokens, and tools."""
         if request.prompt is not None:
+            tokens = [0] if isinstance(request.prompt, str) else request.prompt
+            if not tokens or min(tokens) < 0 or max(tokens) >= len(self.tokenizer):
+                raise ValueError("a prompt of tokens has at least one, and those of the model's vocabulary alone")
             return request.prompt, []
         found = Found(False)
         messages = [message for raw in request.messages or [] for message in messages_in(raw, found)]
@@ -162,6 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/models":
             raise Refused(404, f"there is no {self.path}", "NotFoundError")
         about = {"object": "model", "created": int(time.time()), "owned_by": "grpo_kit"}
+        about |= {"max_model_len": self.models.plan.longest}
         data = [{"id": name, "root": str(root), **about} for name, root in self.models.roots.items()]
         self._send(200, {"object": "list", "data": data})
 
@@ -179,13 +186,12 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(400, str(error)) from None
         if (request.messages is None) == is_chat or (request.prompt is None) != is_chat:
             raise Refused(400, "chat/completions take messages, completions a prompt")
-        prompt, tools, answers = self.models.answers(request)
-        choices = [self._choice(number, answer, request, is_chat) for number, answer in enumerate(answers)]
-        read = len(prompt_tokens(self.models.tokenizer, prompt, tools))
+        read, answers = self.models.answers(request)
+        choices = [self._choice(number, answer, request, is_chat, read) for number, answer in enumerate(answers)]
         written = sum(len(each.tokens) for each in answers)
         kind = "chat.completion" if is_chat else "text_completion"
         reply = {"id": f"{kind}-{time.time_ns()}", "object": kind, "created": int(time.time()), "model": request.model}
-        usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        usage = {"prompt_tokens": len(read), "completion_tokens": written, "total_tokens": len(read) + written}
         if not request.stream:
             return self._send(200, {**reply, "choices": choices, "usage": usage})
         # The whole answer at once, in the form of a stream.
@@ -194,13 +200,14 @@ class Handler(BaseHTTPRequestHandler):
         parts = (json.dumps({**reply, "choices": deltas}).encode(), b"[DONE]")
         self._send(200, b"".join(b"data: %b\n\n" % part for part in parts), "text/event-stream")
 
-    def _choice(self, number: int, answer: Answer, request: Request, is_chat: bool) -> dict[str, Any]:
+    def _choice(self, number: int, answer: Answer, request: Request, is_chat: bool, read: list[int]) -> dict[str, Any]:
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
         text, ends = str(answer), [at for stop in stops if stop and (at := answer.find(stop)) >= 0]
         reason = "length" if answer.is_cut and not ends else "stop"
         text = text[: min(ends, default=len(text))]
         told = self._told(answer, request, is_chat)
         choice: dict[str, Any] = {"index": number, "finish_reason": reason, "logprobs": told}
+        choice |= {"token_ids": answer.tokens, "prompt_token_ids": read} if request.return_token_ids else {}
         return choice | ({"message": {"role": "assistant", "content": text}} if is_chat else {"text": text})
 
     def _told(self, answer: Answer, request: Request, is_chat: bool) -> dict[str, Any] | None:
