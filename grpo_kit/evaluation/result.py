@@ -124,7 +124,7 @@ class Evaluation:
             if versus := model.get("versus_sft"):
                 row |= dict(zip(OVER_SFT, (versus["difference"], *versus["interval"]), strict=True))
             rows.append(row)
-        table = pandas.DataFrame(rows)
+        table = pandas.DataFrame(rows, columns=list(rows[-1]))  # the base's row has fewer
         counts = table.columns.intersection(["wins", "ties", "losses"])
         return table.astype(dict.fromkeys(counts, "Int64"))  # whole numbers that may be missing
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grpo_kit import RunError, TrainConfig, evaluate, plots, train
+from grpo_kit import RunError, TrainConfig, evaluate, plots, report, train
 from grpo_kit.data.samples import Sample, to_lines
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.training.trainer import KitTrainer
@@ -83,7 +83,7 @@ def test_the_browser_shows_turns(run):
     assert ">tool</div>" in shown and ">assistant</div>" in shown and "calls " in shown
 
 
-def test_it_is_evaluated_in_the_same_environment(run):
+def test_it_is_evaluated_in_the_same_environment_and_reported_as_an_agent(run, tmp_path):
     evaluation = evaluate(run, n=24)
     table = evaluation.agents()
     assert table["model"].tolist() == ["base", "checkpoint-2", "checkpoint-4"]
@@ -92,6 +92,19 @@ def test_it_is_evaluated_in_the_same_environment(run):
     sample = read_lines(evaluation.samples_path)[0]
     assert all(answer["messages"][-1]["content"] == answer["answer"] for answer in sample["answers"].values())
     assert evaluate(run, n=8, environment="user").agents()["goal"].between(0, 1).all()
+
+    page = report(run.path, tmp_path)
+    page, card = page.read_text(), page.with_name("model_card.md").read_text()
+    rate = f"{evaluation.trained['agent']['success']:.2f}"
+    assert f"succeed at a rate of {rate} " in card and "| environment | replay |" in card and " errors |" in card
+    assert f'<span class="under">success, {evaluation.trained["name"]}' in page and "environment=replay" in page
+    turns = [answer["turns"] for row in samples_in(page) for answer in row["answers"].values()]
+    assert {turn["role"] for told in turns for turn in told} == {"assistant", "tool"}
+    assert any(told[0]["said"].startswith("calls ") for told in turns)
+
+
+def samples_in(page):
+    return json.loads(page.partition('id="data">')[2].partition("</script>")[0])["samples"]
 
 
 def test_interrupted_it_ends_as_if_it_had_not_been(run, tmp_path):
