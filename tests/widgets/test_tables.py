@@ -21,7 +21,7 @@ from grpo_kit.plots.runs import compare_runs
 from grpo_kit.runs.directory import now
 from grpo_kit.runs.writer import open_run
 from grpo_kit.widgets import tables as browsing
-from grpo_kit.widgets.parts import Panel, shows_errors
+from grpo_kit.widgets.parts import Panel, shows_errors, text_html
 
 MARKUP = "<b>bold</b> & <script>alert(1)</script>\n\nsecond line"
 
@@ -164,6 +164,7 @@ def test_a_table_is_read_by_people(runs_dir, trained):
     assert pooled.split() == "learning rate sd worst highest 0.0005 0.10 0.25 0.50".split()
     rewards = pandas.DataFrame({"rewards": [{"call": 1.0, "offline": None}], "reason": ["\x1b[2Jno\u202e"]})
     assert str(plots.table(rewards)).splitlines()[-1] == "call 1.00, offline none  no"
+    assert text_html("\x1b[2Ja\u202eb\x00").endswith(">ab</div>")
     page = plots.table(pandas.DataFrame({"asked": [MARKUP * 9], "score": [0.5]}))._repr_html_()
     assert html.escape(MARKUP) in page and "<script>" not in page and page.count("<details>") == 1
     assert 'align="right" data-order="0.5"' in page
