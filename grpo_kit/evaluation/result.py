@@ -134,10 +134,9 @@ class Evaluation:
         rows = []
         for model in self.models:
             if agent := model.get("agent"):
-                rates = dict(zip(("success", "low", "high"), (agent["success"], *agent["interval"]), strict=True))
                 versus = agent.get("versus_base") or {"difference": None, "interval": (None, None)}
-                gains = (versus["difference"], *versus["interval"])
-                rates |= zip(("gain", "gain_low", "gain_high"), gains, strict=True)
+                values = (agent["success"], *agent["interval"], versus["difference"], *versus["interval"])
+                rates = dict(zip(("success", "low", "high", "gain", "gain_low", "gain_high"), values, strict=True))
                 counts = {name: agent[name] for name in ("calls", "turns", "errors", "cut")}
                 rows.append({"model": model["name"], **rates, **counts, **agent["scores"]})
         return pandas.DataFrame(rows)

@@ -14,8 +14,8 @@ def scores(evaluation: Evaluation) -> Table:
     """A row per model by the first judge, and of agents how many dialogues succeed, their calls and their errors."""
     shown, agents = evaluation.summary(), evaluation.agents()
     if len(agents):
-        rates = agents.rename(columns={"low": "success_low", "high": "success_high"})
-        shown = shown.merge(rates[["model", "success", "success_low", "success_high", "calls", "errors"]], on="model")
+        rates = agents[["model", "success", "low", "high", "calls", "errors"]]
+        shown = shown.merge(rates.rename(columns={"low": "success_low", "high": "success_high"}), "left", "model")
     return table(shown.drop(columns=["stdev", "min", "max", "wins", "ties", "losses"], errors="ignore"))
 
 

@@ -59,7 +59,7 @@ def gather(run: Run, labels: Path | None) -> Row:
         "commands": [shareable(line) for line in commands(run, evaluation)],
         "judges": _judges(config, about, evaluation),
         "evaluation": evaluation,
-        "agents": _agents(evaluation),
+        "agents": table(evaluation.agents()).columns() if evaluation else {},
         "others": [each for each in evaluations if each is not evaluation],
         "samples": printable_in([_shown(row) for row in rows]),
         "agreement": _agreement(evaluation, rows, labels) if evaluation and labels else [],
@@ -142,22 +142,14 @@ def _judges(config: TrainConfig, about: Row, evaluation: Evaluation | None) -> l
     return rows
 
 
-def _agents(evaluation: Evaluation | None) -> tuple[list[str], list[tuple[str, ...]]] | None:
-    """How each model's dialogues went: the headings of a table, and its rows. None where there were no dialogues."""
-    columns = table(evaluation.agents()).columns() if evaluation else {}
-    rows = zip(*([cell.text or "–" for cell in cells] for cells in columns.values()), strict=True)
-    return (list(columns), list(rows)) if columns else None
-
-
 def _shown(row: Row) -> Row:
-    """A sample as it is shown: its prompt, and each dialogue that a model had from there, as turns and as text."""
-    answers = {
-        name: told | {"turns": _said(told["messages"]), "answer": conversation_text(told["messages"])}
-        if "messages" in told
-        else told
-        for name, told in row["answers"].items()
+    """A sample as it is shown: its prompt, and the dialogues that models had from there, as turns and as text."""
+    dialogues = {name: told["messages"] for name, told in row["answers"].items() if "messages" in told}
+    told = {
+        name: row["answers"][name] | {"turns": _said(each), "answer": conversation_text(each)}
+        for name, each in dialogues.items()
     }
-    return row | {"prompt": _said(row["prompt"]), "answers": answers}
+    return row | {"prompt": _said(row["prompt"]), "answers": row["answers"] | told}
 
 
 def _said(prompt: Any) -> list[Row]:
