@@ -117,7 +117,7 @@ def groups(run):
     completions = tables.completions(run)
     for step in (completions["step"].min(), completions["step"].max()):
         group = completions[completions["step"] == step].head(8)
-        yield plots.table(group[["step", "asked", "completion", "score", "reason"]])
+        yield plots.table(group[["step", "asked", "completion", "rewards", "reason"]])
 
 
 panel.after(groups)

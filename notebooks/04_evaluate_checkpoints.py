@@ -47,13 +47,14 @@ run
 #
 # `difference` is the mean gain over the base model on the same prompts, with a 95% interval from a paired bootstrap. If
 # the interval contains 0, the gain may be chance: use more prompts, or train longer. Four times as many prompts make it
-# half as wide. `win_rate` is the share of prompts on which the checkpoint beats the base model, ties counting half. A
-# run on Modal is evaluated there.
+# half as wide. `wins` is the share of prompts on which the checkpoint beats the base model, ties counting half. Of
+# agents the table has `success` too, the share of dialogues that succeed ([06_agents](06_agents.ipynb) has more of
+# them). A run on Modal is evaluated there.
 
 # %%
 other = None if second_judge == judge else second_judge
 evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge, second_judge=other, seed=seed)
-plots.table(evaluation.summary().drop(columns="stdev min max wins ties losses".split(), errors="ignore"))
+plots.scores(evaluation)
 
 # %% [markdown]
 # ## Which checkpoint to take
@@ -86,8 +87,8 @@ plots.evaluation_figure(evaluation)
 # A run with a warm start (`sft_steps`) has a model that only imitates the traces. The sentence below says whether GRPO
 # added anything to it up to the newest checkpoint, prompt by prompt. With `compare_with` another run is set beside this
 # one, such as one that GRPO trained from the base: the table has the base, the warm start and both runs' newest
-# checkpoints, none of them chosen by its score, and `newest_gains` is what this run's scores more than each, with its
-# interval.
+# checkpoints, none of them chosen by its score, and `the newest gains` is what this run's scores more than each, with
+# its interval.
 
 # %%
 print(evaluation.added() or "This run has no warm start.")
@@ -107,7 +108,8 @@ compared
 # A judge is an imperfect measure, and training exploits its flaws. Another judge should see a real improvement too. The
 # rule: if the interval of the training judge's gain lies above 0 and the second judge's does not, the warning below is
 # possible *reward hacking*; if the second judge's interval lies below 0, the warning is stronger. There are warnings,
-# too, for answers more than twice as long as the base model's, and for many answers without a score.
+# too, for a gain that may be chance, for answers more than twice as long as the base model's, and for many answers
+# without a score.
 #
 # Where all models score near nothing, or both judges only compare words on these samples, that is a warning too.
 #

@@ -86,7 +86,8 @@ sweep.run(jobs, budget, halving)
 plots.table(sweep.results().drop(columns=["step", "ended"], errors="ignore"))
 
 # %% [markdown]
-# The seeds of one setting are pooled here. Compare `sd`, and `low` to `high`, with the distance between the means.
+# The seeds of one setting are pooled here. Compare `sd`, and `lowest` to `highest`, with the distance between the
+# means.
 
 # %%
 plots.table(sweep.pooled(score))

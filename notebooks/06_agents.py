@@ -10,7 +10,7 @@
 
 # %% tags=["parameters"]
 model_name = "tiny-agent"
-data = "demo-calls"  # the kit's own dialogues; your own: grpo-kit prepare TRACES --learn calls
+data = "demo-calls"  # the kit's own dialogues; "data/processed": your own, of 01 with learn = "calls"
 environment = "replay"
 runs_dir = "runs"
 backend = None  # "local" or "modal"; None: Modal where an account is set up, else this machine
@@ -62,13 +62,14 @@ plots.agent_curve(run)
 # %% [markdown]
 # ## Read the dialogues
 #
-# Some of the first dialogues, and of the last ones in which it called. `widgets.samples(run)` browses all of them.
+# Some of the first dialogues, and of the last ones in which it called, with all rewards; the reason is the judge's
+# own. `widgets.samples(run)` browses all of them.
 
 # %%
 told = tables.completions(run)
 called = told[told["completion"].str.contains("tool: ")]
 for rows in (told.head(3), called.tail(3)):
-    display(plots.table(rows[["step", "asked", "completion", "score", "reason"]]))
+    display(plots.table(rows[["step", "asked", "completion", "rewards", "reason"]]))
 
 # %% [markdown]
 # ## Is it better?

@@ -181,6 +181,8 @@ def test_completions_are_a_table_in_a_terminal_and_plain_lines_elsewhere(standin
 
     rows = Run("first").completions().assign(completion=EVIL, reason=EVIL)
     rows.to_json("runs/first/completions.jsonl", orient="records", lines=True)
+    (Run("first").path / "train.log").write_text(EVIL)
+    assert "\x1b" not in told("logs", "first") and "\u202e" not in told("logs", "first")
     plain = completions_text(Run("first"), 4)
     assert "[bold]" in plain
     assert not re.search(r"[^\n\x20-\x7e…–]", plain) and max(map(len, plain.splitlines())) <= 100

@@ -22,7 +22,6 @@ from grpo_kit.models.export import copy_adapter
 from grpo_kit.models.hub import TOKENS
 from grpo_kit.models.merge import merge
 from grpo_kit.runs.directory import RUNS_DIR
-from grpo_kit.utils.text import printable
 
 WRITING = f"Make one that may write at {TOKENS}, and `export HF_TOKEN=hf_…`"
 ENDPOINT = "Check the network, and HF_ENDPOINT if you have set it"
@@ -79,7 +78,7 @@ def push(
                     shutil.copyfile(data / file, staged / "data" / file)
         files = sorted(file for file in staged.rglob("*") if file.is_file())
         sizes = "\n".join(f"  {file.relative_to(staged)}  {file.stat().st_size:,} bytes" for file in files)
-        print(f"{printable(card)}\nFiles:\n{sizes}")
+        print(f"{card}\nFiles:\n{sizes}")
         seen = "everybody" if public else "you, or your organisation, alone"
         into = "to the model that is there" if is_there else "as a new model"
         if not yes and not _is_yes(f"Send these {len(files)} files to {name}, {into}, which {seen} can see?"):

@@ -13,6 +13,7 @@ from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError
+from grpo_kit.utils.text import printable
 
 app = typer.Typer(
     help="Fine-tune small language models by GRPO on dialogue traces.",
@@ -76,7 +77,7 @@ def errors_on_one_line() -> Iterator[None]:
         if isinstance(error, OSError) and not error.filename:
             raise
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {printable(str(said))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

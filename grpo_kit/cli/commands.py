@@ -155,9 +155,11 @@ def evaluate(
     where = evaluate.remote if run and not endpoint else evaluate.local
     how = {"endpoint": endpoint} if endpoint else {}
     evaluation = where(target, settings, base_model=base_model, runs_dir=runs_dir, **how)
-    print(evaluation.summary().round(3).to_string(index=False))
+    from grpo_kit.plots import scores, table
+
+    print(scores(evaluation))
     if len(by_act := evaluation.by_act()):
-        print(f"\nBy class of act, {evaluation.trained['name']}:\n{by_act.round(3).to_string()}\n")
+        print(f"\nBy class of act, {evaluation.trained['name']}:\n{table(by_act)}\n")
     print(evaluation.path)
     print(evaluation.chosen())
     print(evaluation.line())

@@ -19,21 +19,23 @@ from grpo_kit.evaluation.labelling import (
     next_item,
     progress,
 )
+from grpo_kit.evaluation.result import main_evaluation
 from grpo_kit.judges.labels import LabelFile
+from grpo_kit.plots.tables import table as shown
 from grpo_kit.utils.text import printable
 
 
 def label_answers(found: Run, to: Path, choose: bool, who: str) -> None:
-    """Asks about the answers of the run's newest evaluation. Raises RunError where it has none here."""
-    if not (evaluations := found.evaluations()):
+    """Asks about the answers of the evaluation that speaks for the run. Raises RunError where it has none here."""
+    if not (evaluation := main_evaluation(found.evaluations())):
         raise RunError(f"run {found.id} has no evaluation here", f"`grpo-kit eval {found.id}` makes one")
-    labelling = Labelling.of(evaluations[-1].results["data"]["file"], evaluations[-1])
+    labelling = Labelling.of(evaluation.results["data"]["file"], evaluation)
     items, file = labelling.items(choose), LabelFile(to)
     _ask(items, file, who, (CHOICES if choose else SCORES) | OTHERS | {"q": "quit"})
     labels = [each for each in file.read() if not each.is_skip]
     print(f"{len(labels)} labels are in {to}")
     if len(table := agreement_table(labelling.agreement(labels, choose), choose)):
-        print(table.to_string(index=False))
+        print(shown(table))
 
 
 def _ask(items: Sequence[Item], file: LabelFile, who: str, keys: dict[str, str]) -> None:

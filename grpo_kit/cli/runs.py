@@ -169,7 +169,7 @@ def label(
     labeller: Annotated[str | None, typer.Option(help="Who labels; default: this machine's user.")] = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Score the answers of a run's newest evaluation.
+    """Score the answers of a run's evaluation, its largest.
 
     You are not told who wrote an answer, nor what a judge said of it. Each label is saved before the next is asked for;
     at the end you see how far the judges agree with you.

@@ -37,6 +37,7 @@ def warnings(
     - Near nothing: no model's mean is above 0.05 by the first judge, so that a gain is none, however sure.
     - Second judge of the first one's kind: on these samples both go by word overlap with the reference; or one is a
       ladder that asks the other.
+    - No sure gain: the interval of the trained checkpoint's gain holds 0, or lies below.
     - Few prompts: fewer than 10 were judged, so that an interval is too narrow, and of one there is none.
     """
     found = _disagreement(models, trained, judge, second_judge) if second_judge else []
@@ -49,6 +50,12 @@ def warnings(
             f"Near nothing: {judge['name']} scores {means} of 1, so nearly all answers are worthless and no "
             f"gain can be measured. Imitate the traces first (sft_steps), or take another model or judge: see "
             f"kit.will_it_learn"
+        )
+    elif (versus := trained["versus_base"]) and versus["interval"][0] <= 0:
+        surely = "may be chance" if versus["interval"][1] >= 0 else "is a loss"
+        found.append(
+            f"No sure gain: {signed(versus)} of {trained['name']} over the base {surely}. Evaluate with a larger n "
+            f"(--n), or train longer or by another reward"
         )
     if second_judge:
         one, other = judge["name"], second_judge["name"]

@@ -129,17 +129,19 @@ class Evaluation:
             if versus := model.get("versus_sft"):
                 row |= dict(zip(OVER_SFT, (versus["difference"], *versus["interval"]), strict=True))
             rows.append(row)
-        table = pandas.DataFrame(rows)
+        table = pandas.DataFrame(rows, columns=list(rows[-1]))  # the base's row has fewer
         counts = table.columns.intersection(["wins", "ties", "losses"])
         return table.astype(dict.fromkeys(counts, "Int64"))  # whole numbers that may be missing
 
     def agents(self) -> pandas.DataFrame:
-        """A row per model of an evaluation in an environment: its success rate with low and high bound of its 95%
-        interval, calls, turns and errors, and the means of the environment's scores; else empty."""
+        """A row per model of an evaluation in an environment: its success rate and what that gains over the base,
+        each with its 95% interval, calls, turns and errors, and the means of the environment's scores; else empty."""
         rows = []
         for model in self.models:
             if agent := model.get("agent"):
-                rates = dict(zip(("success", "low", "high"), (agent["success"], *agent["interval"]), strict=True))
+                versus = agent.get("versus_base") or {"difference": None, "interval": (None, None)}
+                values = (agent["success"], *agent["interval"], versus["difference"], *versus["interval"])
+                rates = dict(zip(("success", "low", "high", "gain", "gain_low", "gain_high"), values, strict=True))
                 counts = {name: agent[name] for name in ("calls", "turns", "errors", "cut")}
                 rows.append({"model": model["name"], **rates, **counts, **agent["scores"]})
         return pandas.DataFrame(rows)
@@ -256,6 +258,13 @@ class Evaluation:
             "seconds": round(sum(model.get("seconds", 0.0) for model in self.models), 1),
             "judge_usd": None if None in usd else sum(usd),  # None where a price is not known
         }
+
+
+def main_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """Of a run's evaluations, the newest last, the one that speaks for it: no endpoint's, of the most prompts, and of
+    several such the newest. None where there is none."""
+    own = [each for each in evaluations if "endpoint" not in each.results]
+    return max(reversed(own), key=lambda each: each.results["n"], default=None)
 
 
 def _row(numbers: dict) -> dict[str, float]:

@@ -6,6 +6,7 @@ from grpo_kit.plots.evaluation import (
     breakdown as breakdown,
     evaluation_figure as evaluation_figure,
     length_against_score as length_against_score,
+    scores as scores,
 )
 from grpo_kit.plots.judges import intervals as intervals, score_distributions as score_distributions
 from grpo_kit.plots.runs import compare_runs as compare_runs, learning_curve as learning_curve

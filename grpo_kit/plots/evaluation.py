@@ -7,6 +7,16 @@ from matplotlib.axes import Axes
 
 from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.plots.style import ABOVE, BLUE, DARK, LIGHT, ORANGE, TITLE, NotebookFigure, name_rows, styled, whole_ticks
+from grpo_kit.plots.tables import Table, table
+
+
+def scores(evaluation: Evaluation) -> Table:
+    """A row per model by the first judge, and of agents how many dialogues succeed, their calls and their errors."""
+    shown, agents = evaluation.summary(), evaluation.agents()
+    if len(agents):
+        rates = agents[["model", "success", "low", "high", "calls", "errors"]]
+        shown = shown.merge(rates.rename(columns={"low": "success_low", "high": "success_high"}), "left", "model")
+    return table(shown.drop(columns=["stdev", "min", "max", "wins", "ties", "losses"], errors="ignore"))
 
 
 @styled()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.utils.text import dollars, duration, on_a_line
+from grpo_kit.utils.text import dollars, duration, on_a_line, printable
 
 HEADINGS = {
     "asked": "the user’s turn",
@@ -75,12 +75,12 @@ class Table:
                 found[heading + " [95%]" * bool(others[0] and name not in SECONDS)] = cells
         return found
 
-    def texts(self) -> pd.DataFrame:
-        """The same as texts."""
-        return pd.DataFrame({heading: [cell.text for cell in cells] for heading, cells in self.columns().items()})
-
     def __repr__(self) -> str:
-        return self.texts().to_string(index=False)
+        shown = []
+        for heading, cells in self.columns().items():
+            texts = [" ".join(text.split()) for text in (heading, *(cell.text for cell in cells))]
+            shown.append([f"{text:{'>' if _are_numbers(cells) else '<'}{max(map(len, texts))}}" for text in texts])
+        return "\n".join("  ".join(row).rstrip() for row in zip(*shown, strict=True))
 
     def html(self, keys: list[str] | None = None, hidden: Sequence[str] = ()) -> str:
         """A <table> without the columns of the `hidden` headings; `keys` are put on its rows, by which a script knows
@@ -146,8 +146,10 @@ def _text(name: str, value: Any) -> str:
         return f"{when:%d %b %H:%M}" if when.year == datetime.now().year else f"{when:%d %b %Y}"
     if pd.api.types.is_bool(value):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):  # a completion's rewards
+        return ", ".join(f"{name} {_text(name, each) or 'none'}" for name, each in value.items())
     if not isinstance(value, Real):
-        return str(value)
+        return printable(str(value))
     number = float(value)
     if name in SECONDS:
         return duration(number * SECONDS[name])

@@ -16,7 +16,7 @@ from grpo_kit.errors import RunError
 from grpo_kit.runs.storage import LocalStorage, Storage
 from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.json_lines import Row, parse_lines
-from grpo_kit.utils.text import dollars, duration, say_once
+from grpo_kit.utils.text import dollars, duration, printable, say_once
 
 if TYPE_CHECKING:
     import pandas
@@ -282,7 +282,7 @@ class RunDirectory:
     def logs(self, lines: int = 50) -> None:
         """Prints the last lines of what the run has said, tracebacks included."""
         said = self.read_text(LOG_FILE) or self.read_text(OUTPUT_FILE)
-        print("\n".join(said.splitlines()[-lines:]) or f"run {self.id} has printed nothing yet")
+        print(printable("\n".join(said.splitlines()[-lines:])) or f"run {self.id} has printed nothing yet")
 
     @property
     def worker(self) -> dict:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas
 
 from grpo_kit.errors import RunError
+from grpo_kit.plots.tables import table
 from grpo_kit.sweeps.grid import varied
 from grpo_kit.sweeps.run import PlannedRun
 from grpo_kit.utils.files import write_bytes, write_json
@@ -87,7 +88,7 @@ class Results:
         """How it ended, as text: each error, the pooled scores, the best setting, and where everything is."""
         lines = [self.counts(), *(f"{run.name} {run.how_it_ended()}" for run in self.runs if run.record["error"])]
         with suppress(RunError):  # no run has a score
-            lines.append(self.pooled().to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+            lines.append(str(table(self.pooled())))
             lines.append(self.best()["why"])
         return "\n".join([*lines, f"{self.folder / RESULTS_FILE}, and the executed notebooks in {self.folder}/*/"])
 

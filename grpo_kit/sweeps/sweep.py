@@ -16,6 +16,7 @@ from rich.text import Text
 
 from grpo_kit.backends.modal.launch import DEPLOYED, deployed_function, deployment
 from grpo_kit.errors import RunError
+from grpo_kit.plots.tables import Table, table
 from grpo_kit.sweeps.costs import BudgetPool, SweepQuote, quote_of
 from grpo_kit.sweeps.grid import Grid, read_grid
 from grpo_kit.sweeps.halving import Halving
@@ -177,20 +178,20 @@ def sweep_results(out: str | Path) -> pandas.DataFrame:
 def _live_table() -> Iterator[Show]:
     """Gives a function that shows results in place of those before; in a file nothing."""
 
-    def short(results: pandas.DataFrame) -> pandas.DataFrame:
-        return results[results.columns.intersection(SHOWN, sort=False)].round(3)
+    def short(results: pandas.DataFrame) -> Table:
+        return table(results[results.columns.intersection(SHOWN, sort=False)])
 
     if not in_notebook():
         with Live(auto_refresh=False, transient=not get_console().is_terminal) as live:
-            yield lambda table: live.update(Text(short(table).to_string(index=False, na_rep="")), refresh=True)
+            yield lambda results: live.update(Text(repr(short(results))), refresh=True)
         return
     import ipywidgets
     from IPython.display import HTML, DisplayHandle
 
     handle, widget = DisplayHandle(), ipywidgets.HTML()  # a widget goes on when the page is reloaded
 
-    def show(table: pandas.DataFrame) -> None:
-        widget.value = short(table).to_html(index=False, na_rep="", border=0, justify="left")
+    def show(results: pandas.DataFrame) -> None:
+        widget.value = short(results)._repr_html_()
 
     handle.display(widget)
     try:

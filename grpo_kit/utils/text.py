@@ -24,6 +24,15 @@ def printable(text: str) -> str:
     return _NOT_PRINTED.sub("", text)
 
 
+def printable_in(value: Any) -> Any:
+    """The same for each text in lists and dicts of JSON."""
+    if isinstance(value, dict):
+        return {name: printable_in(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [printable_in(each) for each in value]
+    return printable(value) if isinstance(value, str) else value
+
+
 def on_a_line(text: str, longest: int = 100) -> str:
     """The text's beginning, of at most so many printable characters, as one line."""
     line = " ".join(printable(text).split())

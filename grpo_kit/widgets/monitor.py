@@ -21,6 +21,7 @@ from grpo_kit.plots.live import Redraw
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, RunDirectory, timed_phase_of, warm_start_of
 from grpo_kit.training.console import best_and_worst, numbers
 from grpo_kit.training.diagnostics import diagnose
+from grpo_kit.utils.text import printable
 from grpo_kit.widgets.curves import Curves
 from grpo_kit.widgets.helps import Helps
 from grpo_kit.widgets.parts import (
@@ -207,7 +208,7 @@ def step_html(completions: pandas.DataFrame, step: int) -> str:
     found = completions[completions["step"] == step] if len(completions) else completions
     told = f"Step {step}: " + ("click its point again to close it" if len(found) else "it has no completions")
     groups = [
-        f"<details open><summary>{html.escape(last_turn(group['prompt'].iloc[0]))}</summary>"
+        f"<details open><summary>{html.escape(printable(last_turn(group['prompt'].iloc[0])))}</summary>"
         f"{completions_html(group.sort_values('advantage', ascending=False, kind='stable'))}</details>"
         for _, group in found.groupby("sample_id", sort=False)
     ]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from grpo_kit.data.samples import Message, said_in
 from grpo_kit.errors import KitError
+from grpo_kit.utils.text import printable
 from grpo_kit.widgets.still import Still
 
 # JupyterLab's own colours, light or dark as its theme is; elsewhere a grey that is legible on both.
@@ -114,7 +115,7 @@ def text_html(text: str, style: str = "") -> str:
     """Somebody else's text, shown as it is: nothing in it is markup, its line breaks are kept."""
     look = f"white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.4; {style}"
     shown = text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters in all)"
-    return f'<div style="{look}">{html.escape(shown)}</div>'
+    return f'<div style="{look}">{html.escape(printable(shown))}</div>'
 
 
 def note_html(text: str) -> str:

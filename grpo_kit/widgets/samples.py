@@ -159,7 +159,8 @@ class AnswerView(Pages):
         if not found:
             return self.show_nothing(f"Run {self.run.id} is not evaluated yet; kit.evaluate.remote(run) does it.")
         with self.filling():
-            offer(self.evaluation, [(each.path.stem, each) for each in found], found[0])
+            main = tables.main_evaluation(found[::-1]) or found[0]
+            offer(self.evaluation, [(each.path.stem, each) for each in found], main)
         self.fill()
 
     def find_rows(self) -> pd.DataFrame:

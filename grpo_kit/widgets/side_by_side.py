@@ -13,8 +13,8 @@ from grpo_kit.widgets.samples import Pages, prompt_html
 
 class SideBySide(Pages):
     """Walks through the prompts that all runs shown have answered, those first whose scores differ most. The answers
-    are those of their newest evaluations where all are evaluated, else the newest that they were trained on. A prompt
-    that is pinned stays on top."""
+    are those of the evaluations that speak for them where all have one, else the newest that they were trained on. A
+    prompt that is pinned stays on top."""
 
     orders = tables.COMMON_ORDERS
 

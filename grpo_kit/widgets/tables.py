@@ -7,7 +7,7 @@ import pandas as pd
 from grpo_kit.backends.run import Run
 from grpo_kit.data.samples import Sample, conversation_text, last_turn
 from grpo_kit.errors import RunError
-from grpo_kit.evaluation.result import BASE, Evaluation
+from grpo_kit.evaluation.result import BASE, Evaluation, main_evaluation
 from grpo_kit.utils.json_lines import read_lines
 from grpo_kit.utils.words import words
 
@@ -140,14 +140,11 @@ def answers(evaluation: Evaluation, model: str | None = None, order: str | None 
 def in_common(runs: Sequence[Run]) -> tuple[pd.DataFrame, list[str]]:
     """A row per prompt that all runs have answered, and the names of those who did, `RUN: checkpoint-20`.
 
-    Columns: id, prompt, asked, ground_truth and for each name NAME, NAME score, NAME reason. From the runs' newest
-    evaluations where all have one, with their base model once; else the last completion that each was trained on.
+    Columns: id, prompt, asked, ground_truth and for each name NAME, NAME score, NAME reason. From the evaluations
+    that speak for the runs where all have one, with their base model once; else what each was trained on last.
     """
-    newest = [run.evaluations()[-1:] for run in runs]
-    if all(newest):
-        each = [_evaluated(run.id, evaluation) for run, [evaluation] in zip(runs, newest, strict=True)]
-    else:
-        each = [_trained(run) for run in runs]
+    found = [(run.id, own) for run in runs if (own := main_evaluation(run.evaluations()))]
+    each = [_evaluated(*own) for own in found] if len(found) == len(runs) else [_trained(run) for run in runs]
     shared, names = set.intersection(*(set(table.index) for table in each)), dict[str, None]()
     both = pd.DataFrame(index=[name for name in each[0].index if name in shared])
     for table in each:

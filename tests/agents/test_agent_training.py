@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grpo_kit import ConfigError, RunError, TrainConfig, evaluate, plots, train
+from grpo_kit import ConfigError, RunError, TrainConfig, evaluate, plots, report, train
 from grpo_kit.backends.serving.command import plan_of
 from grpo_kit.backends.serving.server import Handler, Models
 from grpo_kit.data.samples import Sample, to_lines
@@ -93,7 +93,7 @@ def test_the_browser_shows_turns(run):
     assert ">tool</div>" in shown and ">assistant</div>" in shown and "calls " in shown
 
 
-def test_it_is_evaluated_in_the_same_environment(run, evaluation):
+def test_it_is_evaluated_in_the_same_environment_and_reported_as_an_agent(run, evaluation, tmp_path):
     table = evaluation.agents()
     assert table["model"].tolist() == ["base", "checkpoint-2", "checkpoint-4"]
     assert ((table["low"] <= table["success"]) & (table["success"] <= table["high"])).all()
@@ -101,6 +101,19 @@ def test_it_is_evaluated_in_the_same_environment(run, evaluation):
     sample = read_lines(evaluation.samples_path)[0]
     assert all(answer["messages"][-1]["content"] == answer["answer"] for answer in sample["answers"].values())
     assert evaluate(run, n=8, environment="user").agents()["goal"].between(0, 1).all()
+
+    page = report(run.path, tmp_path)
+    page, card = page.read_text(), page.with_name("model_card.md").read_text()
+    rate = f"{evaluation.trained['agent']['success']:.2f}"
+    assert f"succeed at a rate of {rate} " in card and "| environment | replay |" in card and " errors |" in card
+    assert f'<span class="under">success, {evaluation.trained["name"]}' in page and "environment=replay" in page
+    turns = [answer["turns"] for row in samples_in(page) for answer in row["answers"].values()]
+    assert {turn["role"] for told in turns for turn in told} == {"assistant", "tool"}
+    assert any(told[0]["said"].startswith("calls ") for told in turns)
+
+
+def samples_in(page):
+    return json.loads(page.partition('id="data">')[2].partition("</script>")[0])["samples"]
 
 
 class Older(Handler):

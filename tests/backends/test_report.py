@@ -17,12 +17,14 @@ import grpo_kit as kit
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import ConfigError
+from grpo_kit.evaluation.result import main_evaluation
 from grpo_kit.judges.labels import Label, LabelFile
 
 HOSTILE = """</script><img src=x onerror="ran = 1"><script>ran = 1</script><!--<script>
 [click](javascript:ran=1) <a href="javascript:ran=1">here</a>
 ```
 <svg onload="ran = 1"> | a cell | {{ 7 * 7 }}"""
+CONTROLS = "\x1b[2J\x00\u202e\x9b2J"  # what a terminal would act on, and what turns the order of letters
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +35,15 @@ def evaluated(trained, tmp_path_factory):
     path = kit.evaluate(run, n=8).samples_path
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     told = rows[0]["answers"]["checkpoint-20"]
-    told |= {"answer": HOSTILE, "reason": f"It says {HOSTILE}", "score": 0.0}
+    told |= {"answer": CONTROLS + HOSTILE, "reason": f"It says {HOSTILE}", "score": 0.0}
     rows[0]["answers"]["base"]["score"] = 1.0  # so that it is the biggest loss, which the card shows
     rows[0]["prompt"][-1]["content"] += HOSTILE
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    others = {"endpoint": {"n": 64, "endpoint": {}}, "casual": {"n": 2}}  # neither speaks for the run
+    for name, other in others.items():
+        about = json.loads(path.with_name(path.name.replace(".samples.jsonl", ".json")).read_text())
+        path.with_name(f"{name}.json").write_text(json.dumps(about | other | {"made": "2999-01-01T00:00:00+00:00"}))
+        shutil.copy(path, path.with_name(f"{name}.samples.jsonl"))
     for i, row in enumerate(rows):
         answer = row["answers"]["checkpoint-20"]["answer"]
         LabelFile(folder / "labels.csv").save(Label(row["id"], answer, label=1 + i % 5, labeller="Ann Smith"))
@@ -98,7 +105,11 @@ IN_THE_DARK = """() => [...document.querySelectorAll("picture")].every(each =>
 
 def test_the_card_is_for_the_hub_and_shows_what_a_model_wrote_as_text(evaluated, tmp_path):
     run, labels = evaluated
-    card = kit.report(run, tmp_path, labels).with_name("model_card.md").read_text()
+    page = kit.report(run, tmp_path, labels)
+    card = page.with_name("model_card.md").read_text()
+    for text in (page.read_text(), card):
+        assert not [each for each in ("\x1b", "\x00", "\x9b", "\u202e", "\\u001b", "\\u0000") if each in text]
+    assert "endpoint: base " in page.read_text() and "casual: base " in page.read_text(), "in a line each"
     front, _, text = card.removeprefix("---\n").partition("\n---\n")
     fields = YAML(typ="safe").load(front)
     assert fields["library_name"] == "peft" and {"grpo", "trl"} <= set(fields["tags"])
@@ -106,7 +117,8 @@ def test_the_card_is_for_the_hub_and_shows_what_a_model_wrote_as_text(evaluated,
     html = mistune.create_markdown(escape=False, plugins=["table"])(text)
     assert "&lt;img src=x" in html
     assert all(word not in html for word in ("<img", "<script", "<svg", 'href="javascript'))
-    assert run.evaluations()[-1].line().partition(" [")[0] in text
+    assert f"**{main_evaluation(run.evaluations()).line()}".partition(" [")[0] in text and "8 held-out prompts" in text
+    assert "**Warning:** No sure gain" in text or "no reason to doubt it" not in text
     assert "| reference (second judge) (fewer than 10: intervals are too narrow) | scores | 8 |" in text
     assert "Ann" not in card, "people are numbered"
 
@@ -138,7 +150,7 @@ def test_secrets_and_homes_stay_out_and_the_commands_make_the_run_again(evaluate
 
     from grpo_kit.backends.report.settings import commands
 
-    train, evaluate = (shlex.split(line)[3:] for line in commands(run, run.evaluations()[-1])[-3:-1])
+    train, evaluate = (shlex.split(line)[3:] for line in commands(run, main_evaluation(run.evaluations()))[-3:-1])
     again = TrainConfig.from_text(flags(train[1:]) | {"run_id": trained.id, "notify": "TEAM_URL"})
     assert again == run.config
     assert EvalConfig.from_text(flags(evaluate)).given == {"n": 8}

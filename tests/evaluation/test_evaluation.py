@@ -364,7 +364,8 @@ def test_reward_hacking_is_said_and_an_honest_gain_is_not(tmp_path):
     assert "reference a loss, -0.2" in hacked and "looks like reward hacking" in hacked
     (doubtful,) = planted(tmp_path, up, flat).warnings()
     assert "may be reward hacking" in doubtful and "2 of 2 checkpoints" in doubtful
-    assert planted(tmp_path, flat, down).warnings() == [], "no gain, so nothing that is hacked"
+    (unsure,) = planted(tmp_path, flat, down).warnings()
+    assert unsure.startswith("No sure gain: +0.00 [+0.00, +0.00] of checkpoint-20 over the base may be chance")
     results = planted(tmp_path, up, down).results
     results["judge"]["trained_with"] = False
     assert "hacking" not in Evaluation(tmp_path / "planted.json", results).warnings()[0]
@@ -386,8 +387,8 @@ def test_scores_near_nothing_and_a_second_judge_of_the_first_ones_kind_are_said(
 
 def test_answers_that_run_away_or_are_not_judged_are_said(tmp_path):
     scores = {BASE: noisy(0.3, 0), "checkpoint-20": [None] * 20 + noisy(0.3, 1, n=40)}
-    long, unjudged = planted(tmp_path, scores, {}, **{"checkpoint-20": "so " * 9}).warnings()
-    assert "checkpoint-20 writes 9 words on average, the base 4" in long
+    unsure, long, unjudged = planted(tmp_path, scores, {}, **{"checkpoint-20": "so " * 9}).warnings()
+    assert unsure.startswith("No sure gain") and "checkpoint-20 writes 9 words on average, the base 4" in long
     assert "offline gave 20 of checkpoint-20's 60 answers no score" in unjudged
 
 

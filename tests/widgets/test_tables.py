@@ -21,7 +21,7 @@ from grpo_kit.plots.runs import compare_runs
 from grpo_kit.runs.directory import now
 from grpo_kit.runs.writer import open_run
 from grpo_kit.widgets import tables as browsing
-from grpo_kit.widgets.parts import Panel, shows_errors
+from grpo_kit.widgets.parts import Panel, shows_errors, text_html
 
 MARKUP = "<b>bold</b> & <script>alert(1)</script>\n\nsecond line"
 
@@ -156,15 +156,17 @@ def test_answers_of_several_runs_stand_side_by_side(runs_dir, trained, tmp_path)
 
 def test_a_table_is_read_by_people(runs_dir, trained):
     [evaluation] = Run(trained.id, runs_dir).evaluations()
-    summary = evaluation.summary()
-    shown = plots.table(summary).texts()
-    row, mean, (low, high) = shown.iloc[-1], summary["mean"].iloc[-1], summary[["low", "high"]].iloc[-1]
-    assert row["mean [95%]"] == f"{mean:.2f} [{low:.2f}, {high:.2f}]" and row["difference [95%]"].startswith("+")
-    assert shown.iloc[0]["difference [95%]"] == "" and not any("_" in heading for heading in shown)
+    told, last = str(plots.scores(evaluation)), evaluation.summary().iloc[-1]
+    heads, base, *_, row = told.splitlines()
+    assert re.split("  +", heads) == "model,chosen,mean [95%],difference [95%],words,not judged,wins".split(",")
+    assert "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**last) in row and base.startswith("base   ")
+    assert not any(word in told for word in ("_", "nan", "<NA>"))
     pooled = pandas.DataFrame([{"learning_rate": 5e-4, "sd": 0.1, "low": 0.25, "high": 0.5, "error": None}])
-    assert plots.table(pooled, low="worst").texts().to_dict("records") == [
-        {"learning rate": "0.0005", "sd": "0.10", "worst": "0.25", "highest": "0.50"}
-    ]
+    pooled = str(plots.table(pooled, low="worst"))
+    assert pooled.split() == "learning rate sd worst highest 0.0005 0.10 0.25 0.50".split()
+    rewards = pandas.DataFrame({"rewards": [{"call": 1.0, "offline": None}], "reason": ["\x1b[2Jno\u202e"]})
+    assert str(plots.table(rewards)).splitlines()[-1] == "call 1.00, offline none  no"
+    assert text_html("\x1b[2Ja\u202eb\x00").endswith(">ab</div>")
     page = plots.table(pandas.DataFrame({"asked": [MARKUP * 9], "score": [0.5]}))._repr_html_()
     assert html.escape(MARKUP) in page and "<script>" not in page and page.count("<details>") == 1
     assert 'align="right" data-order="0.5"' in page

@@ -14,16 +14,17 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.earlier import HERE
 from grpo_kit.data.demo import data_folder
 from grpo_kit.data.prepare import CARD, TRAIN
-from grpo_kit.data.samples import Sample, fingerprint, messages_of, said_in
+from grpo_kit.data.samples import Sample, conversation_text, fingerprint, messages_of, said_in
 from grpo_kit.evaluation.labelling import Labelling, agreement_table
-from grpo_kit.evaluation.result import Evaluation
+from grpo_kit.evaluation.result import Evaluation, main_evaluation
 from grpo_kit.judges.labels import read_labels
 from grpo_kit.models.files import read_object
+from grpo_kit.plots.tables import table
 from grpo_kit.preflight.verdict import Verdict, will_it_learn
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED, now, place_of
 from grpo_kit.training.diagnostics import diagnose
 from grpo_kit.utils.json_lines import read_lines
-from grpo_kit.utils.text import dollars, duration
+from grpo_kit.utils.text import dollars, duration, printable_in
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 Row = dict[str, Any]
@@ -35,7 +36,7 @@ def gather(run: Run, labels: Path | None) -> Row:
     Raises ConfigError for labels that can't be read, RunError for a run on Modal that is out of reach.
     """
     config, status, about, evaluations = run.config, run.status, run.about, run.evaluations()
-    evaluation = evaluations[-1] if evaluations else None
+    evaluation = main_evaluation(evaluations)
     is_here = run.storage.backend == "local"
     verdict = will_it_learn(config, runs_dir=run.path.parent if is_here else RUNS_DIR, on_modal=not is_here)
     rows = read_lines(evaluation.samples_path) if evaluation else []
@@ -58,8 +59,9 @@ def gather(run: Run, labels: Path | None) -> Row:
         "commands": [shareable(line) for line in commands(run, evaluation)],
         "judges": _judges(config, about, evaluation),
         "evaluation": evaluation,
-        "others": evaluations[:-1],
-        "samples": [row | {"prompt": _said(row["prompt"])} for row in rows],
+        "agents": table(evaluation.agents()).columns() if evaluation else {},
+        "others": [each for each in evaluations if each is not evaluation],
+        "samples": printable_in([_shown(row) for row in rows]),
         "agreement": _agreement(evaluation, rows, labels) if evaluation and labels else [],
     }
 
@@ -76,6 +78,7 @@ def _about(config: TrainConfig, status: Row, about: Row, verdict: Verdict) -> li
         ("trained", f"{imitated}{place_of(status)} of {status['max_steps']} of GRPO, {size}"),
         ("data", verdict.data),
         ("judge", verdict.judged),
+        *([("environment", config.environment)] if config.environment else []),
         ("when", f"{status['started'][:16].replace('T', ' ')} UTC, for {duration(status['seconds'])}"),
         ("where", "the author's machine" if machine == HERE else f"Modal, {machine}"),
     ]
@@ -137,6 +140,16 @@ def _judges(config: TrainConfig, about: Row, evaluation: Evaluation | None) -> l
             by = ", by word overlap alone" if judge.get("by_words") else ""
             rows.append((judge["name"], kind + by, "–", judge["version"]))
     return rows
+
+
+def _shown(row: Row) -> Row:
+    """A sample as it is shown: its prompt, and the dialogues that models had from there, as turns and as text."""
+    dialogues = {name: told["messages"] for name, told in row["answers"].items() if "messages" in told}
+    told = {
+        name: row["answers"][name] | {"turns": _said(each), "answer": conversation_text(each)}
+        for name, each in dialogues.items()
+    }
+    return row | {"prompt": _said(row["prompt"]), "answers": row["answers"] | told}
 
 
 def _said(prompt: Any) -> list[Row]:

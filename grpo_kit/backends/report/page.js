@@ -61,13 +61,18 @@ function find() {
   go(0);
 }
 
+function turn({ role, said }) {
+  return make("div", "turn", null, make("span", "role", role), make("span", "said", said));
+}
+
 function answer(sample, model) {
   const own = sample.answers[model];
   const told = judges.map((judge, i) => [judge, i ? own.second : own]).map(([judge, { score, reason }]) =>
     make("div", "verdict", null, make("span", "score", score === null ? "–" : score.toFixed(2)),
       make("div", "", null, make("div", "label", judge), make("div", "said", reason || "no reason given"))));
+  const wrote = own.turns ? make("div", "dialogue", null, ...own.turns.map(turn)) : make("div", "said", own.answer || "(nothing)");
   const box = make("div", model === base ? "answer base" : "answer", null,
-    make("div", "label", model === base ? "base model" : model), make("div", "said", own.answer || "(nothing)"), ...told);
+    make("div", "label", model === base ? "base model" : model), wrote, ...told);
   box.setAttribute("role", "group");
   box.setAttribute("aria-label", model === base ? "base model" : model);
   return box;
@@ -81,9 +86,7 @@ function go(to) {
   at("place").textContent = sample ? `${here + 1} of ${rows.length}` : "none";
   if (!sample) return at("sample").replaceChildren(make("p", "", "No sample holds that."));
   at("choice").selectedIndex = here;
-  const turns = sample.prompt.map(({ role, said }) =>
-    make("div", "turn", null, make("span", "role", role), make("span", "said", said)));
-  const chat = make("div", "chat", null, ...turns);
+  const chat = make("div", "chat", null, ...sample.prompt.map(turn));
   chat.tabIndex = 0;
   chat.setAttribute("role", "region");
   chat.setAttribute("aria-label", "Prompt");

@@ -1,7 +1,7 @@
 """Writes a run's report: index.html, which opens without a kernel or network, and model_card.md for the hub.
 
-Models and judges wrote much of what is in them, so all of it is escaped, and the page's policy lets only its own script
-run and nothing be fetched.
+Models and judges wrote much of what is in them, so all of it is escaped, what a terminal would act on is left out, and
+the page's policy lets only its own script run and nothing be fetched.
 """
 
 import base64
@@ -24,6 +24,7 @@ from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.judges.labels import read_labels
 from grpo_kit.utils.files import write_bytes
 from grpo_kit.utils.statistics import interval_text
+from grpo_kit.utils.text import printable
 
 HERE = Path(__file__).parent
 LABELS = Path("labels.csv")
@@ -94,7 +95,7 @@ def _page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{hashes['css']}'; "
     policy += f"script-src 'sha256-{hashes['js']}'; base-uri 'none'; form-action 'none'"
     template = _environment(_shared, autoescape=True).get_template("page.html")
-    return template.render(facts, **own, figures=figures, policy=policy)
+    return printable(template.render(facts, **own, figures=figures, policy=policy))
 
 
 def _card(facts: dict[str, Any], is_adapter: bool, name: str = "", weights: str = "", with_samples: bool = True) -> str:
@@ -116,7 +117,8 @@ def _card(facts: dict[str, Any], is_adapter: bool, name: str = "", weights: str 
     )
     shown = _telling(facts["samples"], facts["evaluation"]) if with_samples else []
     about = {"front": Markup(fields.to_yaml()), "shown": shown, "is_adapter": is_adapter, "with_samples": with_samples}
-    return _environment(_escaped).get_template("card.md").render(facts, **about, name=name, weights=weights)
+    template = _environment(_escaped).get_template("card.md")
+    return printable(template.render(facts, **about, name=name, weights=weights))
 
 
 def _environment(finalize: Any, **options: Any) -> Environment:
