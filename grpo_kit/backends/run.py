@@ -84,7 +84,7 @@ class Run(RunDirectory):
         """
         from grpo_kit.backends.start import start
 
-        config = TrainConfig(run_id=self.id, model_name=self.config.model_name, **settings)
+        config = TrainConfig(**{"model_name": self.config.model_name, **settings}, run_id=self.id)
         on_modal = self.storage.backend == "modal"
         return Run.at(start(config, rewards, RUNS_DIR if on_modal else self.path.parent, on_modal, trust).storage)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from grpo_kit.cli.flags import ConfigFile, RunsDir
+from grpo_kit.cli.flags import RunsDir
 from grpo_kit.config.backend import asked_backend, backend as choose_backend
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
@@ -33,6 +33,7 @@ def demo(
 
 
 def prepare(
+    settings: JudgeConfig,
     traces: Annotated[
         Path, typer.Argument(metavar="TRACES", help="A file, a folder or hf://owner/name: see docs/data.md.")
     ],
@@ -46,14 +47,12 @@ def prepare(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse data that needs repair.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out, and count them.")] = False,
     rubric: Annotated[str, typer.Option(help="Who writes rubrics: schema, gemini, openai or anthropic.")] = "schema",
-    **flags: str | None,
 ) -> None:
     """Turn dialogue traces into training samples."""
-    config = JudgeConfig.from_text(flags)
     from grpo_kit.data.answerable import answerable_in_words
     from grpo_kit.judges.prepare import prepare
 
-    options: dict[str, Any] = {"format": format, "rubric": rubric, "judge_config": config, "skip_bad": skip_bad}
+    options: dict[str, Any] = {"format": format, "rubric": rubric, "judge_config": settings, "skip_bad": skip_bad}
     options |= {"strict": strict, "learn": learn, "ground": ground, "max_results": max_results}
     card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, **options)
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
@@ -70,19 +69,17 @@ def prepare(
     from grpo_kit.preflight.verdict import will_it_learn
 
     # By who judges unless another is asked for; whoever has rubrics written wants them read.
-    reads = {} if rubric == "schema" else {**config.given, "judge": rubric}
+    reads = {} if rubric == "schema" else {**settings.given, "judge": rubric}
     print(will_it_learn(TrainConfig(data=str(out), **reads), data_only=True))
 
 
 def doctor(
+    settings: TrainConfig,
     probe: Annotated[bool, typer.Option("--probe", help="Let the model answer 8 prompts here; judge them.")] = False,
     test_message: Annotated[bool, typer.Option("--test-message", help="Send a test to --notify's webhook.")] = False,
-    config: ConfigFile = None,
     backend: Backend = None,
-    **flags: str | None,
 ) -> None:
     """Check that a run can work, here or on Modal, and will learn."""
-    settings = TrainConfig.from_text(flags, config)
     if backend:
         choose_backend(backend)
     from grpo_kit.backends.quote import doctor
@@ -92,14 +89,13 @@ def doctor(
 
 
 def train(
-    config: ConfigFile = None,
+    settings: TrainConfig,
     backend: Backend = None,
     runs_dir: RunsDir = RUNS_DIR,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show a quote; exit code 1 if it can't work.")
     ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Make one real step, and quote the run from that.")] = False,
-    **flags: str | None,
 ) -> None:
     """Train a model by GRPO. The same --run-id resumes the run.
 
@@ -107,7 +103,6 @@ def train(
     is, unless a larger --max-steps continues it. Exit code 3: the run stopped, with a checkpoint, before its last step,
     by `grpo-kit stop`, --max-usd, falling held-out scores or too many failed judgements.
     """
-    settings = TrainConfig.from_text(flags, config)
     where = choose_backend(backend) if backend else asked_backend() or "local"
     from grpo_kit.backends import api, quote
 
@@ -126,6 +121,7 @@ def train(
 
 
 def evaluate(
+    settings: EvalConfig,
     run: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run's name or folder: its base model and checkpoints.")
     ] = None,
@@ -134,9 +130,7 @@ def evaluate(
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Have what is served there answer (`grpo-kit serve`).")
     ] = None,
-    config: ConfigFile = None,
     runs_dir: RunsDir = RUNS_DIR,
-    **flags: str | None,
 ) -> None:
     """Compare checkpoints with the base model on held-out data.
 
@@ -149,7 +143,6 @@ def evaluate(
     target = run or model_path
     if target is None or (run and model_path):
         raise ConfigError("eval needs one run or one folder", "`grpo-kit eval RUN` or `grpo-kit eval --model-path DIR`")
-    settings = EvalConfig.from_text(flags, config)
     from grpo_kit.backends.api import evaluate
 
     where = evaluate.remote if run and not endpoint else evaluate.local

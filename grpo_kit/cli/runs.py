@@ -41,17 +41,18 @@ def stop(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
 
 
 def resume(
+    settings: TrainConfig,
     run: RunName,
     runs_dir: RunsDir = RUNS_DIR,
     trust: Annotated[bool, typer.Option("--trust", help="Load reward functions that another machine saved.")] = False,
-    **flags: str | None,
 ) -> None:
     """Continue a run from its last checkpoint, in the background.
 
-    It runs where its files are: here or on Modal. The flags are the settings that may change.
+    It runs where its files are: here or on Modal. The flags are the settings that may change; a file may have the
+    others too, as they were.
     """
-    settings = TrainConfig.from_text(flags)
-    resumed = Run(run, runs_dir).resume(trust=trust, **settings.given)
+    given = {name: value for name, value in settings.given.items() if name != "run_id"}  # which RUN is
+    resumed = Run(run, runs_dir).resume(trust=trust, **given)
     if resumed.status["state"] in UNFINISHED:
         print(f"`grpo-kit watch {_words(run, runs_dir)}` follows it")
 

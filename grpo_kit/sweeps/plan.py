@@ -128,10 +128,9 @@ def _training_parameters(row: Settings, known: Settings) -> Settings:
     The settings of a config_file take its place, where the row does not override them."""
     if path := row.get("config_file", known.get("config_file")):
         try:
-            row = {**json.loads(Path(path).read_bytes()), **row, "config_file": None}
-        except (OSError, ValueError, TypeError) as error:
-            what = f"config_file={path} can't be read: {error}"
-            raise ConfigError(what, "Name a file that holds settings as a JSON object") from None
+            row = {**TrainConfig.found_in(path), **row, "config_file": None}
+        except OSError as error:
+            raise ConfigError(f"config_file={path} can't be read: {error}", "Name a file that holds settings") from None
     own = {name: value for name, value in row.items() if name in known}
     beside = {name: value for name, value in row.items() if name not in known}
     return {**own, "other_settings": {**(known["other_settings"] or {}), **beside}}
