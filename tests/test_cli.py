@@ -148,6 +148,24 @@ def test_a_file_may_hold_a_commands_other_options_and_flags_override_it(tmp_path
     assert card["eval_fraction"] == 0.1 and card["source"].endswith("chats.jsonl")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "demo --out",
+        "prepare nowhere --out",
+        "report nobody --out",
+        "export nobody --to merged --out",
+        "sweep 03 {seed:[1]} --out",
+        "train --runs-dir",
+    ],
+)
+def test_a_target_that_is_a_file_is_told_before_anything_is_done(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert told(*words.split(), "file/inside", code=1).endswith("file is a file. Name a folder to write into")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_commands_are_listed_in_the_order_of_work():
     lines = told("--help").partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in lines] == IN_ORDER
@@ -236,6 +254,8 @@ def test_completions_are_a_table_in_a_terminal_and_plain_lines_elsewhere(standin
 def test_a_run_is_copied_talked_to_and_deleted_when_that_is_confirmed(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "is copied to a/b" in told("download", trained.path, "a/b")
+    (tmp_path / "file").touch()
+    assert "file is a file" in told("download", trained.path, "file/b", code=1)
     assert "is inside run" in told("download", trained.path, trained.path / "copy", code=1)
     runs = ["--runs-dir", "a"]
     said = told("chat", "b", "A table for two", "--temperature", 0, "--checkpoint", 10, *runs)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from grpo_kit.cli.flags import RunsDir
+from grpo_kit.cli.flags import RunsDir, writable
 from grpo_kit.config.backend import asked_backend, backend as choose_backend
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
@@ -19,7 +19,9 @@ Backend = Annotated[str | None, typer.Option(metavar="[local|modal]", help="Wher
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for notebooks, figures, data and the run.")] = Path("runs/demo"),
+    out: Annotated[
+        Path, typer.Option(callback=writable, help="Folder for notebooks, figures, data and the run.")
+    ] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 42,
     max_steps: Annotated[int | None, typer.Option(help="Train for fewer steps than the demo's own.")] = None,
 ) -> None:
@@ -37,7 +39,9 @@ def prepare(
     traces: Annotated[
         Path, typer.Argument(metavar="TRACES", help="A file, a folder or hf://owner/name: see docs/data.md.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and a card.")] = Path(DEFAULT_DATA),
+    out: Annotated[Path, typer.Option(callback=writable, help="Folder for train.jsonl, eval.jsonl and a card.")] = Path(
+        DEFAULT_DATA
+    ),
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Chooses which dialogues are held out.")] = 0,
     format: Annotated[str, typer.Option(help="auto, sgd, chat, gemini, sharegpt or samples.")] = "auto",
@@ -163,7 +167,7 @@ def sweep(
     grid: Annotated[
         str, typer.Argument(metavar="GRID", help="Settings in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the runs' folders and results.csv.")],
+    out: Annotated[Path, typer.Option(callback=writable, help="Folder for the runs' folders and results.csv.")],
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Runs at once: 2 here, 8 on Modal.")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,
     halving: Annotated[int | None, typer.Option(min=1, help="Stop runs that are behind at this step, 2x, 4x …")] = None,

@@ -14,12 +14,20 @@ from typer.core import TyperCommand
 from grpo_kit.config.base import Group, Settings, about
 from grpo_kit.config.tables import defaults_of, fields_of
 from grpo_kit.config.usual_names import by_usual_name
+from grpo_kit.utils.files import check_folder
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
 FROM_FILE = "File of settings, and of the options here (YAML or JSON); flags override it."
 TRUTHS = {*"true false auto none yes no on off t f y n 1 0".split()}  # what may follow such a flag
 # As in the launch panel, but for the judge's many.
 GROUPS = sorted(get_args(Group), key="Judge".__eq__)
+
+
+def writable(folder: Path | None) -> Path | None:
+    """The folder that a command writes into, looked at before anything is loaded. Raises ConfigError."""
+    if folder:
+        check_folder(folder)
+    return folder
 
 
 class KitCommand(TyperCommand):

@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 import typer
 
 from grpo_kit.backends.run import Run, runs
-from grpo_kit.cli.flags import RunsDir
+from grpo_kit.cli.flags import RunsDir, writable
 from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED
+from grpo_kit.utils.files import check_new_folder
 from grpo_kit.utils.text import printable
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
@@ -77,7 +78,7 @@ def logs(
 
 def report(
     run: RunName,
-    out: Annotated[Path | None, typer.Option(help="Folder for both; by default reports/RUN.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=writable, help="Folder for both; default: reports/RUN.")] = None,
     labels: Annotated[Path | None, typer.Option(help="People's labels; by default labels.csv, if there.")] = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
@@ -135,6 +136,8 @@ def export(
     A GGUF file, for llama.cpp or with a Modelfile for Ollama, is loaded and compared with the merged model. It takes
     llama.cpp: docs/publish.md.
     """
+    if out:
+        check_new_folder(out)  # before libraries are loaded
     from grpo_kit.models.export import export
 
     target, how = run if Path(run).is_dir() else Run(run, runs_dir), {"quantize": quantize, "data": data}

@@ -19,7 +19,7 @@ from grpo_kit.data.readers.containers import hub_name
 from grpo_kit.data.samples import fingerprint, messages_of, read_samples, to_lines
 from grpo_kit.data.splits import Allotted, allot
 from grpo_kit.errors import BadTrace, ConfigError
-from grpo_kit.utils.files import CACHE, replacing
+from grpo_kit.utils.files import CACHE, check_folder, replacing
 from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.text import did_you_mean
 
@@ -70,8 +70,7 @@ def prepare(
     check_choice("ground", ground, get_args(Ground))
     if max_results < 1:
         raise ConfigError(f"max_results={max_results} is below 1", "Use --ground history to show no results")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file", "Name a folder to write the samples into")
+    check_folder(out)
     if out.resolve() == traces.resolve() or traces.resolve() in (out.resolve() / TRAIN, out.resolve() / EVAL):
         raise ConfigError(f"preparing {traces} into {out} would overwrite {traces}", "Choose another folder")
     tally = _Tally()

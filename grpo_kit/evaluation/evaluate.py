@@ -47,7 +47,7 @@ from grpo_kit.models.vllm_engine import VllmModel, check_vllm
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.rewards.replies import judge_completions
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
-from grpo_kit.utils.files import write_json
+from grpo_kit.utils.files import check_folder, write_json
 from grpo_kit.utils.text import duration
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def evaluate(
     """
     asked = (config or EvalConfig()).replace(**settings)
     subject = checkpoints_of(target, base_model, Path(runs_dir))
+    check_folder(out := subject.home / "eval")
     endpoint = endpoint_at(endpoint) if isinstance(endpoint, str) else endpoint
     served = list(served_models(endpoint, subject)) if endpoint else []
     run, data = subject.run, _data(asked, subject.run)
@@ -126,7 +127,6 @@ def evaluate(
         note(caveat)
     if run and not any(run.config.judge.values()):
         note(f"The run learnt from its environment's reward alone: look at success, and not at {judge.name}'s scores")
-    out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     models: list[dict] = []
     answered: dict[str, Answered] = {}
