@@ -33,6 +33,7 @@ Role = Literal[
     "spread",  # how a step's completions are spread over passes and processes, which resuming may change as well
     "step",  # seconds and memory of a step don't compare between runs that differ in it
     "size",  # seconds of a step grow with it
+    "memory",  # the peak of memory doesn't compare between runs that differ in it
     "scale",  # rewards don't compare between runs that differ in it
     "judging",  # how answers are judged; of no meaning where a model writes rubrics
 ]

@@ -24,7 +24,7 @@ from grpo_kit.config.gpus import (
 )
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch, check_price_known, shortfall_at_start
-from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, like_run
+from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, measured_memory
 from grpo_kit.costs.forecast import measuring_minutes, minutes
 from grpo_kit.costs.judging import judge_usd
 from grpo_kit.costs.memory import FILLED, Device, decided, device_of, memory_needed, shortage, uses_vllm
@@ -71,7 +71,7 @@ def quote_remaining(
         )
     runs, shape = earlier_runs(runs_dir) if earlier is None else earlier, shape_of(config.model_name)
     gpu = config.gpu if on_modal else None
-    device, same = device_of(config, gpu), like_run(config, runs, gpu, "step", "size")
+    device = device_of(config, gpu)
     prompts, measuring = _to_measure(config, status, on_modal), None
     time, judge = minutes(config, runs, gpu), judge_usd(config, runs)
     judged = judge
@@ -89,7 +89,7 @@ def quote_remaining(
         device=device,
         shape=shape,
         memory=memory_needed(config, shape, device) if shape and device.gib > 0 else None,
-        measured_gib=same and same.memory_gib,
+        measured_gib=measured_memory(config, runs, gpu),
         minutes=time.range,
         minutes_from=time.source,
         usd=usd if on_modal else (0.0, 0.0, 0.0),
