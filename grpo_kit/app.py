@@ -29,6 +29,9 @@ app.function(name="train", **on_gpu)(container.train_run)
 app.function(name="evaluate", **on_gpu)(container.evaluate_run)
 
 
+@app.local_entrypoint()
+@errors_on_one_line()
+@with_flags(TrainConfig)
 def train(settings: TrainConfig) -> None:
     """Trains on Modal and waits for it; every setting of TrainConfig is a flag."""
     from grpo_kit.backends.modal.launch import start_on_modal
@@ -44,8 +47,6 @@ def train(settings: TrainConfig) -> None:
     if run.status["state"] in UNFINISHED:
         sys.exit(130)
 
-
-train = app.local_entrypoint()(errors_on_one_line()(with_flags(train, TrainConfig)))
 
 # `modal run` with no name takes the module's only entry point, which is train. So this one is its own app's.
 upload_data = modal.App("grpo-upload-data")

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from grpo_kit.cli.flags import RunsDir, writable
+from grpo_kit.cli.flags import RunsDir, to_write, with_flags
 from grpo_kit.config.backend import asked_backend, backend as choose_backend
+from grpo_kit.config.base import names_where
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
@@ -19,9 +20,7 @@ Backend = Annotated[str | None, typer.Option(metavar="[local|modal]", help="Wher
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option(callback=writable, help="Folder for notebooks, figures, data and the run.")
-    ] = Path("runs/demo"),
+    out: Annotated[Path, to_write(help="Folder for notebooks, figures, data and the run.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 42,
     max_steps: Annotated[int | None, typer.Option(help="Train for fewer steps than the demo's own.")] = None,
 ) -> None:
@@ -34,14 +33,13 @@ def demo(
     run_demo(out, seed=seed, max_steps=max_steps)
 
 
+@with_flags(JudgeConfig, leave_out=names_where(JudgeConfig, "judging"))
 def prepare(
     settings: JudgeConfig,
     traces: Annotated[
         Path, typer.Argument(metavar="TRACES", help="A file, a folder or hf://owner/name: see docs/data.md.")
     ],
-    out: Annotated[Path, typer.Option(callback=writable, help="Folder for train.jsonl, eval.jsonl and a card.")] = Path(
-        DEFAULT_DATA
-    ),
+    out: Annotated[Path, to_write(help="Folder for train.jsonl, eval.jsonl and a card.")] = Path(DEFAULT_DATA),
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Chooses which dialogues are held out.")] = 0,
     format: Annotated[str, typer.Option(help="auto, sgd, chat, gemini, sharegpt or samples.")] = "auto",
@@ -56,9 +54,9 @@ def prepare(
     from grpo_kit.data.answerable import answerable_in_words
     from grpo_kit.judges.prepare import prepare
 
-    options: dict[str, Any] = {"format": format, "rubric": rubric, "judge_config": settings, "skip_bad": skip_bad}
-    options |= {"strict": strict, "learn": learn, "ground": ground, "max_results": max_results}
-    card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, **options)
+    options: dict[str, Any] = {"learn": learn, "ground": ground, "max_results": max_results, "rubric": rubric}
+    options |= {"eval_fraction": eval_fraction, "seed": seed, "format": format, "strict": strict, "skip_bad": skip_bad}
+    card = prepare(traces, out, **options, judge_config=settings)
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
     if card["answerable"]["turns"]:
         print(answerable_in_words(card))
@@ -77,6 +75,7 @@ def prepare(
     print(will_it_learn(TrainConfig(data=str(out), **reads), data_only=True))
 
 
+@with_flags(TrainConfig)
 def doctor(
     settings: TrainConfig,
     probe: Annotated[bool, typer.Option("--probe", help="Let the model answer 8 prompts here; judge them.")] = False,
@@ -92,6 +91,7 @@ def doctor(
         raise typer.Exit(1)
 
 
+@with_flags(TrainConfig)
 def train(
     settings: TrainConfig,
     backend: Backend = None,
@@ -124,6 +124,7 @@ def train(
             raise typer.Exit(3) from None
 
 
+@with_flags(EvalConfig)
 def evaluate(
     settings: EvalConfig,
     run: Annotated[
@@ -167,7 +168,7 @@ def sweep(
     grid: Annotated[
         str, typer.Argument(metavar="GRID", help="Settings in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")
     ],
-    out: Annotated[Path, typer.Option(callback=writable, help="Folder for the runs' folders and results.csv.")],
+    out: Annotated[Path, to_write(help="Folder for the runs' folders and results.csv.")],
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Runs at once: 2 here, 8 on Modal.")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,
     halving: Annotated[int | None, typer.Option(min=1, help="Stop runs that are behind at this step, 2x, 4x …")] = None,

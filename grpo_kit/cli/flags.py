@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Container
-from functools import wraps
+from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
@@ -17,17 +17,19 @@ from grpo_kit.config.usual_names import by_usual_name
 from grpo_kit.utils.files import check_folder
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
-FROM_FILE = "File of settings, and of the options here (YAML or JSON); flags override it."
 TRUTHS = {*"true false auto none yes no on off t f y n 1 0".split()}  # what may follow such a flag
 # As in the launch panel, but for the judge's many.
 GROUPS = sorted(get_args(Group), key="Judge".__eq__)
 
 
-def writable(folder: Path | None) -> Path | None:
-    """The folder that a command writes into, looked at before anything is loaded. Raises ConfigError."""
+def _writable(folder: Path | None) -> Path | None:
     if folder:
         check_folder(folder)
     return folder
+
+
+# An option with the folder that a command writes into, which is looked at before anything is loaded.
+to_write = partial(typer.Option, callback=_writable)
 
 
 class KitCommand(TyperCommand):
@@ -58,12 +60,16 @@ class KitCommand(TyperCommand):
                     formatter.write_dl(records)
 
 
-def with_flags(command: Callable, model: type[Settings], leave_out: Container[str] = ()) -> Callable:
+def with_flags(model: type[Settings], leave_out: Container[str] = ()) -> Callable[[Callable], Callable]:
     """Puts `--config FILE` and a flag for each of the model's settings in the place of the command's `settings`. Former
     names are hidden; settings to `leave_out` have no flag, and may be in the file.
 
     What is typed goes to pydantic as it is, which knows the types and the ranges.
     """
+    return partial(_with_flags, model=model, leave_out=leave_out)
+
+
+def _with_flags(command: Callable, model: type[Settings], leave_out: Container[str]) -> Callable:
     own = {name: p for name, p in inspect.signature(command).parameters.items() if name != "settings"}
     former = {present: before for before, present in model.renamed.items()}
     flags: dict[str, Any] = {}
@@ -90,7 +96,8 @@ def with_flags(command: Callable, model: type[Settings], leave_out: Container[st
         typed = {name: given.pop(name) for name in flags}
         return command(settings=model.from_text(typed, config), **given)
 
-    file = typer.Option("--config", metavar="FILE", help=FROM_FILE, callback=read, is_eager=True)
+    help = "File of settings, and of the options here (YAML or JSON); flags override it."
+    file = typer.Option("--config", metavar="FILE", help=help, callback=read, is_eager=True)
     added = {"config": Annotated[str | None, file], **flags}
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values()]
     parameters += [

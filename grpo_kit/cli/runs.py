@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from grpo_kit.backends.run import Run, runs
-from grpo_kit.cli.flags import RunsDir, writable
+from grpo_kit.cli.flags import RunsDir, to_write, with_flags
 from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED
@@ -41,6 +41,7 @@ def stop(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
     Run(run, runs_dir).stop()
 
 
+@with_flags(TrainConfig, leave_out=KEPT)
 def resume(
     settings: TrainConfig,
     run: RunName,
@@ -78,7 +79,7 @@ def logs(
 
 def report(
     run: RunName,
-    out: Annotated[Path | None, typer.Option(callback=writable, help="Folder for both; default: reports/RUN.")] = None,
+    out: Annotated[Path | None, to_write(help="Folder for both; default: reports/RUN.")] = None,
     labels: Annotated[Path | None, typer.Option(help="People's labels; by default labels.csv, if there.")] = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:

@@ -324,7 +324,6 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
 
     @property
     def completions_per_process(self) -> int:
-        """Those that one process makes in a step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     @property

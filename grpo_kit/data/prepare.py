@@ -130,14 +130,11 @@ def _make_messages(path: Path) -> int:
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    """Raises ConfigError for a value that is not one of `known`."""
     if value not in known:
         raise ConfigError(f"no {name} {value!r}; there are: {', '.join(known)}", did_you_mean(value, known).strip())
 
 
 class _Tally:
-    """Counts the samples while they pass by."""
-
     def __init__(self):
         self.dialogues, self.samples = {"train": 0, "eval": 0}, {"train": 0, "eval": 0}
         self.services, self.acts = Counter[str](), Counter[str]()
@@ -174,26 +171,20 @@ class _Tally:
         self.columns |= dict.fromkeys(samples[0].columns)
         self.dialogues[allotted.split] += allotted.is_new
         self.samples[allotted.split] += len(samples)
-        services, acts = [], []
         for sample in samples:
-            services += sample.services
-            own = [act.act for act in sample.acts]
-            acts += own
-            if not CHECKED.isdisjoint(own):
-                states, unknown = not STATING.isdisjoint(own), {act.act for act in unknown_acts(sample)}
+            self.services.update(sample.services)
+            acts = [act.act for act in sample.acts]
+            self.acts.update(acts)
+            if not CHECKED.isdisjoint(acts):
+                states, unknown = not STATING.isdisjoint(acts), {act.act for act in unknown_acts(sample)}
                 self.stating += states
                 self.answerable += states and unknown.isdisjoint(STATING)
                 self.unknown_acts.update(unknown)
-        self.services.update(services)
-        self.acts.update(acts)
 
     def check_both_splits(self, traces: Path, eval_fraction: float) -> None:
-        """Raises BadTrace where one has no sample."""
         if not any(self.samples.values()):
-            skipped = (
-                "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values())
-                or "nothing: it is empty"
-            )
+            skipped = "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values())
+            skipped = skipped or "nothing: it is empty"
             raise BadTrace(f"no sample is left. Skipped: {skipped}", "Correct the traces", where=str(traces))
         if not all(self.samples.values()):
             problem = f"the input has {sum(self.dialogues.values())} dialogue(s), and none of them goes to "
