@@ -2,6 +2,7 @@
 
     modal run grpo_kit/app.py                                  # train, by default the tiny model
     modal run grpo_kit/app.py::train --model-name google/gemma-2-2b-it --max-steps 100 --use-lora false
+    modal run grpo_kit/app.py --config settings.yaml           # flags override the file
     modal run grpo_kit/app.py::upload_data                     # data/processed -> the volume training-data
     modal deploy grpo_kit/app.py                               # what train.remote() in a notebook does by itself
 
@@ -28,34 +29,34 @@ app.function(name="train", **on_gpu)(container.train_run)
 app.function(name="evaluate", **on_gpu)(container.evaluate_run)
 
 
-def train(**flags: str | None) -> None:
+@app.local_entrypoint()
+@errors_on_one_line()
+@with_flags(TrainConfig)
+def train(settings: TrainConfig) -> None:
     """Trains on Modal and waits for it; every setting of TrainConfig is a flag."""
     from grpo_kit.backends.modal.launch import start_on_modal
     from grpo_kit.backends.watch import watch
     from grpo_kit.runs.directory import UNFINISHED
 
-    with errors_on_one_line():
-        run = start_on_modal(TrainConfig.from_text(flags), find=app.registered_functions.__getitem__)
-        # Modal's command fills a folder that is there, and fails where there is none.
-        fetch = f"mkdir -p local_models && modal volume get {client.RUNS_VOLUME} runs/{run.id} ./local_models"
-        print(f"Its files: {fetch}")
-        again = f"modal run grpo_kit/app.py --run-id {run.id}"
-        watch(run, f"Interrupted. Without --detach the run on Modal ends with this command; {again} resumes it")
-        if run.status["state"] in UNFINISHED:
-            sys.exit(130)
+    run = start_on_modal(settings, find=app.registered_functions.__getitem__)
+    # Modal's command fills a folder that is there, and fails where there is none.
+    fetch = f"mkdir -p local_models && modal volume get {client.RUNS_VOLUME} runs/{run.id} ./local_models"
+    print(f"Its files: {fetch}")
+    again = f"modal run grpo_kit/app.py --run-id {run.id}"
+    watch(run, f"Interrupted. Without --detach the run on Modal ends with this command; {again} resumes it")
+    if run.status["state"] in UNFINISHED:
+        sys.exit(130)
 
-
-train = app.local_entrypoint()(with_flags(train, TrainConfig))
 
 # `modal run` with no name takes the module's only entry point, which is train. So this one is its own app's.
 upload_data = modal.App("grpo-upload-data")
 
 
+@errors_on_one_line()
 def _upload(path: str = "data/processed", name: str = "") -> None:
     from grpo_kit.backends.api import upload
 
-    with errors_on_one_line():
-        upload(path, name or None, to_modal=True)
+    upload(path, name or None, to_modal=True)
 
 
 upload_data.local_entrypoint(name="main")(_upload)

@@ -27,12 +27,11 @@ judge = None  # "offline", "gemini" (needs GEMINI_API_KEY), or both: {"gemini": 
 gemini_model = None
 canaries = None  # "block": no training with a judge that rewards worthless answers
 other_settings = {}
-config_file = None  # JSON of settings, such as a sweep's best.json; they override those above
+config_file = None  # settings as YAML or JSON, such as a sweep's best.json; they override those above
 result_file = None  # None: result.json in the run's folder, or for a run on Modal in runs_dir/RUN
 
 # %%
 # %matplotlib inline
-import json
 import os
 from pathlib import Path
 
@@ -77,7 +76,7 @@ if interactive is None:
 names = """model_name data run_id seed max_steps learning_rate num_generations temperature beta use_lora lora_r
     judge gemini_model canaries""".split()
 asked = {name: globals()[name] for name in names if globals()[name] is not None}
-from_file = json.loads(Path(config_file).read_text()) if config_file else {}
+from_file = kit.TrainConfig.found_in(config_file) if config_file else {}
 config = kit.TrainConfig(**{**asked, **from_file, **other_settings})
 panel = widgets.launch_panel(config, runs_dir=runs_dir)
 panel

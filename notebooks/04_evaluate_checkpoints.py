@@ -20,6 +20,7 @@ temperature = None  # None: as the run was trained
 judge = None  # "offline", "gemini" or "reference"; None: the judge the run was trained with
 second_judge = "reference"  # or "offline" or "gemini"; None: no second judge
 seed = 7
+other_settings = {}  # of kit.EvalConfig, such as {"simulated_user": "gemini"}
 compare_with = None  # another run's name: its models beside this run's, on the same prompts
 merge_to = "merged"  # a folder in the run's own, unless the path is absolute; None: nothing is merged
 serve = False  # True: an endpoint for OpenAI's clients, until endpoint.stop()
@@ -53,7 +54,8 @@ run
 
 # %%
 other = None if second_judge == judge else second_judge
-evaluation = kit.evaluate.remote(run, n=n, temperature=temperature, judge=judge, second_judge=other, seed=seed)
+settings = {"n": n, "temperature": temperature, "judge": judge, "second_judge": other, "seed": seed, **other_settings}
+evaluation = kit.evaluate.remote(run, **settings)
 plots.scores(evaluation)
 
 # %% [markdown]
@@ -96,7 +98,6 @@ print(evaluation.added() or "This run has no warm start.")
 # %%
 if compare_with:
     beside = kit.Run(compare_with, runs_dir)
-    settings = {"n": n, "temperature": temperature, "judge": judge, "second_judge": other, "seed": seed}
     compared = plots.table(kit.compare(evaluation, kit.evaluate.remote(beside, **settings)))
 else:
     compared = "No other run was named."

@@ -1,5 +1,6 @@
 """The shell commands, as a newcomer types them in an empty folder."""
 
+import json
 import os
 import re
 import signal
@@ -113,6 +114,58 @@ def test_a_flags_usual_name_leads_to_the_kits(words, hint):
     assert hint in told(*words.split(), code=2)
 
 
+@pytest.mark.parametrize(
+    ("command", "text", "message"),
+    [
+        ("doctor", "probee: true", "probee is no setting of root doctor. Did you mean probe?"),
+        ("train", "max-steps: 4", "max-steps is no setting of root train. Did you mean max_steps?"),
+        ("resume first", "lr: 4", "lr is no setting of root resume. Did you mean learning_rate?"),
+        ("eval first", "learning_rate: 4", "learning_rate is no setting of root eval."),
+        ("prepare", "config: other.yaml", "config is no setting of root prepare."),
+        ("prepare", "traces: [", "settings.yaml is not YAML or JSON"),
+        ("prepare", "traces: chats.jsonl\njudge_timeout: -1", "judge_timeout=-1: should be greater than 0"),
+        ("prepare", "traces: chats.jsonl\neval_fraction: 3", "Invalid value for '--eval-fraction'"),
+    ],
+)
+def test_a_file_of_settings_is_checked_alike_by_each_command(command, text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.yaml").write_text(text)
+    done = CliRunner().invoke(app, [*command.split(), "--config", "settings.yaml"])
+    assert done.exit_code and message in f"{done.output}{done.exception}"
+
+
+def test_a_file_may_hold_a_commands_other_options_and_flags_override_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chats = [[{"role": "user", "content": f"Say {i}"}, {"role": "assistant", "content": f"{i}."}] for i in range(40)]
+    (tmp_path / "chats.jsonl").write_text("\n".join(json.dumps({"messages": each}) for each in chats))
+    own = "traces: chats.jsonl\nout: made\neval_fraction: 0.5\nstrict: true\nformat: null\njudge_timeout: 3"
+    (tmp_path / "settings.yaml").write_text(own)
+    assert "made: 16 samples" in told("prepare", "--config", "settings.yaml")
+    assert "other: 31 samples" in told(
+        "prepare", "--config", "settings.yaml", "--eval-fraction", "0.1", "--out", "other"
+    )
+    card = json.loads((tmp_path / "other/data_card.json").read_text())
+    assert card["eval_fraction"] == 0.1 and card["source"].endswith("chats.jsonl")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "demo --out",
+        "prepare nowhere --out",
+        "report nobody --out",
+        "export nobody --to merged --out",
+        "sweep 03 {seed:[1]} --out",
+        "train --runs-dir",
+    ],
+)
+def test_a_target_that_is_a_file_is_told_before_anything_is_done(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert told(*words.split(), "file/inside", code=1).endswith("file is a file. Name a folder to write into")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_commands_are_listed_in_the_order_of_work():
     lines = told("--help").partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in lines] == IN_ORDER
@@ -159,7 +212,12 @@ def test_a_run_is_watched_stopped_resumed_and_deleted(standin, tmp_path, monkeyp
     assert "The run stopped at step 3, as asked; checkpoint-3 is saved" in training.communicate()[0]
     assert training.returncode == 3
     assert Run("first").checkpoints[-1].name == "checkpoint-3"
-    assert "`grpo-kit watch first` follows it" in told("resume", "first")
+    settings = "run_id: other\nmodel_name: tiny\nlora_r: {}\nmax_failure_rate: 0.4"
+    (tmp_path / "other.yaml").write_text(settings.format(5))
+    assert "other settings: lora_r=5 (it has 16)" in told("resume", "first", "--config", "other.yaml", code=1)
+    (tmp_path / "settings.yaml").write_text(settings.format(16))
+    assert "`grpo-kit watch first` follows it" in told("resume", "first", "--config", "settings.yaml")
+    assert Run("first").config.max_failure_rate == 0.4
     assert "Run first is complete: runs/first" in told("watch", "first")
     assert "Step 4/4" in told("logs", "first", "--lines", 1)
 
@@ -198,6 +256,8 @@ def test_completions_are_a_table_in_a_terminal_and_plain_lines_elsewhere(standin
 def test_a_run_is_copied_talked_to_and_deleted_when_that_is_confirmed(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "is copied to a/b" in told("download", trained.path, "a/b")
+    (tmp_path / "file").touch()
+    assert "file is a file" in told("download", trained.path, "file/b", code=1)
     assert "is inside run" in told("download", trained.path, trained.path / "copy", code=1)
     runs = ["--runs-dir", "a"]
     said = told("chat", "b", "A table for two", "--temperature", 0, "--checkpoint", 10, *runs)

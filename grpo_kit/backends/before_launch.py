@@ -27,6 +27,7 @@ from grpo_kit.runs.directory import RUNS_DIR, find_run
 from grpo_kit.runs.resume import config_to_resume
 from grpo_kit.training.probe import probe
 from grpo_kit.utils.environment import versions
+from grpo_kit.utils.files import check_folder
 from grpo_kit.utils.text import duration
 
 
@@ -76,6 +77,7 @@ def smoke(
     chosen one. Raises what a launch raises, and RunError where the step could not be made.
     """
     config, backend = (config or TrainConfig()).replace(**settings), backend or chosen_backend()
+    check_folder(Path(runs_dir))
     steps = config.num_iterations  # which share their completions
     once = {"max_steps": steps, "save_steps": steps, "eval_steps": config.eval_steps and steps}
     once |= {"filter_difficulty": False, "notify": None}

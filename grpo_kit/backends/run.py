@@ -10,7 +10,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError, RunError
 from grpo_kit.runs.directory import RUNS_DIR, STOP_FILE, UNFINISHED, WORKER_FILE, RunDirectory, is_run, no_such_run, now
 from grpo_kit.runs.storage import SERVING_FILE, LocalStorage
-from grpo_kit.utils.files import CACHE, as_json, replacing
+from grpo_kit.utils.files import CACHE, as_json, check_folder, replacing
 
 if TYPE_CHECKING:
     import pandas
@@ -89,7 +89,7 @@ class Run(RunDirectory):
         """
         from grpo_kit.backends.start import start
 
-        config = TrainConfig(run_id=self.id, model_name=self.config.model_name, **settings)
+        config = TrainConfig(**{"model_name": self.config.model_name, **settings}, run_id=self.id)
         on_modal = self.storage.backend == "modal"
         return Run.at(start(config, rewards, RUNS_DIR if on_modal else self.path.parent, on_modal, trust).storage)
 
@@ -100,6 +100,7 @@ class Run(RunDirectory):
             raise RunError(f"{to} exists already", f"Name a new folder to download run {self.id} to")
         if self.storage.backend == "local" and to.resolve().is_relative_to(Path(self.storage.root).resolve()):
             raise RunError(f"{to} is inside run {self.id}", "Name a folder elsewhere to copy it to")
+        check_folder(to)
         to.parent.mkdir(parents=True, exist_ok=True)
         with replacing(to) as partial:
             self.storage.download(partial)

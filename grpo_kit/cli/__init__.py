@@ -7,11 +7,7 @@ from contextlib import contextmanager
 import typer
 
 from grpo_kit.cli import commands, runs
-from grpo_kit.cli.flags import KitCommand, with_flags
-from grpo_kit.config.base import names_where
-from grpo_kit.config.evaluation import EvalConfig
-from grpo_kit.config.judge import JudgeConfig
-from grpo_kit.config.train import TrainConfig
+from grpo_kit.cli.flags import KitCommand
 from grpo_kit.errors import KitError
 from grpo_kit.utils.text import printable
 
@@ -31,27 +27,16 @@ def _add(name: str, command: Callable, *examples: str) -> None:
 
 
 # In the order of work, in which --help lists them.
-_judging = names_where(JudgeConfig, "judging")
 _add("demo", commands.demo, "", "--out demo --max-steps 20")
-_add(
-    "prepare",
-    with_flags(commands.prepare, JudgeConfig, leave_out=_judging),
-    "path/to/traces",
-    "chats.jsonl --out data/chats --skip-bad",
-)
-_add("doctor", with_flags(commands.doctor, TrainConfig), "--probe", "--backend modal --model-name google/gemma-2-2b-it")
-_add(
-    "train",
-    with_flags(commands.train, TrainConfig),
-    "--run-id first --max-steps 40",
-    "--config settings.yaml --learning-rate 1e-3 --dry-run",
-)
+_add("prepare", commands.prepare, "path/to/traces", "chats.jsonl --out data/chats --skip-bad")
+_add("doctor", commands.doctor, "--probe", "--backend modal --model-name google/gemma-2-2b-it")
+_add("train", commands.train, "--run-id first --max-steps 40", "--config settings.yaml --learning-rate 1e-3 --dry-run")
 _add("watch", runs.watch, "first", "elsewhere/first")
 _add("stop", runs.stop, "first", "first --runs-dir elsewhere")
-_add("resume", with_flags(runs.resume, TrainConfig, runs.KEPT), "first", "first --max-steps 60")
+_add("resume", runs.resume, "first", "first --max-steps 60")
 _add("runs", runs.list_runs, "", "--runs-dir elsewhere")
 _add("logs", runs.logs, "first", "first --lines 5")
-_add("eval", with_flags(commands.evaluate, EvalConfig), "first --n 64", "--model-path runs/first/checkpoint-20")
+_add("eval", commands.evaluate, "first --n 64", "--model-path runs/first/checkpoint-20")
 _add("label", runs.label, "first", "first --choose --labeller Ann")
 _add("chat", runs.chat, "first", 'first "A table for two" --temperature 0')
 _add("serve", runs.serve, "first --port 8001", "first --stop")

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from grpo_kit.cli.flags import ConfigFile, RunsDir
+from grpo_kit.cli.flags import RunsDir, to_write, with_flags
 from grpo_kit.config.backend import asked_backend, backend as choose_backend
+from grpo_kit.config.base import names_where
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
@@ -19,7 +20,7 @@ Backend = Annotated[str | None, typer.Option(metavar="[local|modal]", help="Wher
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for notebooks, figures, data and the run.")] = Path("runs/demo"),
+    out: Annotated[Path, to_write(help="Folder for notebooks, figures, data and the run.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 42,
     max_steps: Annotated[int | None, typer.Option(help="Train for fewer steps than the demo's own.")] = None,
 ) -> None:
@@ -32,11 +33,13 @@ def demo(
     run_demo(out, seed=seed, max_steps=max_steps)
 
 
+@with_flags(JudgeConfig, leave_out=names_where(JudgeConfig, "judging"))
 def prepare(
+    settings: JudgeConfig,
     traces: Annotated[
         Path, typer.Argument(metavar="TRACES", help="A file, a folder or hf://owner/name: see docs/data.md.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, eval.jsonl and a card.")] = Path(DEFAULT_DATA),
+    out: Annotated[Path, to_write(help="Folder for train.jsonl, eval.jsonl and a card.")] = Path(DEFAULT_DATA),
     eval_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of dialogues to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Chooses which dialogues are held out.")] = 0,
     format: Annotated[str, typer.Option(help="auto, sgd, chat, gemini, sharegpt or samples.")] = "auto",
@@ -46,16 +49,14 @@ def prepare(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse data that needs repair.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad dialogues out, and count them.")] = False,
     rubric: Annotated[str, typer.Option(help="Who writes rubrics: schema, gemini, openai or anthropic.")] = "schema",
-    **flags: str | None,
 ) -> None:
     """Turn dialogue traces into training samples."""
-    config = JudgeConfig.from_text(flags)
     from grpo_kit.data.answerable import answerable_in_words
     from grpo_kit.judges.prepare import prepare
 
-    options: dict[str, Any] = {"format": format, "rubric": rubric, "judge_config": config, "skip_bad": skip_bad}
-    options |= {"strict": strict, "learn": learn, "ground": ground, "max_results": max_results}
-    card = prepare(traces, out, eval_fraction=eval_fraction, seed=seed, **options)
+    options: dict[str, Any] = {"learn": learn, "ground": ground, "max_results": max_results, "rubric": rubric}
+    options |= {"eval_fraction": eval_fraction, "seed": seed, "format": format, "strict": strict, "skip_bad": skip_bad}
+    card = prepare(traces, out, **options, judge_config=settings)
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
     if card["answerable"]["turns"]:
         print(answerable_in_words(card))
@@ -70,19 +71,18 @@ def prepare(
     from grpo_kit.preflight.verdict import will_it_learn
 
     # By who judges unless another is asked for; whoever has rubrics written wants them read.
-    reads = {} if rubric == "schema" else {**config.given, "judge": rubric}
+    reads = {} if rubric == "schema" else {**settings.given, "judge": rubric}
     print(will_it_learn(TrainConfig(data=str(out), **reads), data_only=True))
 
 
+@with_flags(TrainConfig)
 def doctor(
+    settings: TrainConfig,
     probe: Annotated[bool, typer.Option("--probe", help="Let the model answer 8 prompts here; judge them.")] = False,
     test_message: Annotated[bool, typer.Option("--test-message", help="Send a test to --notify's webhook.")] = False,
-    config: ConfigFile = None,
     backend: Backend = None,
-    **flags: str | None,
 ) -> None:
     """Check that a run can work, here or on Modal, and will learn."""
-    settings = TrainConfig.from_text(flags, config)
     if backend:
         choose_backend(backend)
     from grpo_kit.backends.before_launch import doctor
@@ -91,15 +91,15 @@ def doctor(
         raise typer.Exit(1)
 
 
+@with_flags(TrainConfig)
 def train(
-    config: ConfigFile = None,
+    settings: TrainConfig,
     backend: Backend = None,
     runs_dir: RunsDir = RUNS_DIR,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show a quote; exit code 1 if it can't work.")
     ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Make one real step, and quote the run from that.")] = False,
-    **flags: str | None,
 ) -> None:
     """Train a model by GRPO. The same --run-id resumes the run.
 
@@ -107,7 +107,6 @@ def train(
     is, unless a larger --max-steps continues it. Exit code 3: the run stopped, with a checkpoint, before its last step,
     by `grpo-kit stop`, --max-usd, falling held-out scores or too many failed judgements.
     """
-    settings = TrainConfig.from_text(flags, config)
     where = choose_backend(backend) if backend else asked_backend() or "local"
     from grpo_kit.backends import api, before_launch
 
@@ -125,7 +124,9 @@ def train(
             raise typer.Exit(3) from None
 
 
+@with_flags(EvalConfig)
 def evaluate(
+    settings: EvalConfig,
     run: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run's name or folder: its base model and checkpoints.")
     ] = None,
@@ -134,9 +135,7 @@ def evaluate(
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Have what is served there answer (`grpo-kit serve`).")
     ] = None,
-    config: ConfigFile = None,
     runs_dir: RunsDir = RUNS_DIR,
-    **flags: str | None,
 ) -> None:
     """Compare checkpoints with the base model on held-out data.
 
@@ -149,7 +148,6 @@ def evaluate(
     target = run or model_path
     if target is None or (run and model_path):
         raise ConfigError("eval needs one run or one folder", "`grpo-kit eval RUN` or `grpo-kit eval --model-path DIR`")
-    settings = EvalConfig.from_text(flags, config)
     from grpo_kit.backends.api import evaluate
 
     where = evaluate.remote if run and not endpoint else evaluate.local
@@ -172,7 +170,7 @@ def sweep(
     grid: Annotated[
         str, typer.Argument(metavar="GRID", help="Settings in YAML: a file, or '{learning_rate: [1e-5, 5e-5]}'.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the runs' folders and results.csv.")],
+    out: Annotated[Path, to_write(help="Folder for the runs' folders and results.csv.")],
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Runs at once: 2 here, 8 on Modal.")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="US dollars that all runs together may cost.")] = None,
     halving: Annotated[int | None, typer.Option(min=1, help="Stop runs that are behind at this step, 2x, 4x …")] = None,

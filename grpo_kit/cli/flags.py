@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Container
+from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
@@ -13,14 +14,22 @@ from typer.core import TyperCommand
 from grpo_kit.config.base import Group, Settings, about
 from grpo_kit.config.tables import defaults_of, fields_of
 from grpo_kit.config.usual_names import by_usual_name
+from grpo_kit.utils.files import check_folder
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="File of settings (YAML or JSON); flags override it.")
-]
 TRUTHS = {*"true false auto none yes no on off t f y n 1 0".split()}  # what may follow such a flag
 # As in the launch panel, but for the judge's many.
 GROUPS = sorted(get_args(Group), key="Judge".__eq__)
+
+
+def _writable(folder: Path | None) -> Path | None:
+    if folder:
+        check_folder(folder)
+    return folder
+
+
+# An option with the folder that a command writes into, which is looked at before anything is loaded.
+to_write = partial(typer.Option, callback=_writable)
 
 
 class KitCommand(TyperCommand):
@@ -51,13 +60,19 @@ class KitCommand(TyperCommand):
                     formatter.write_dl(records)
 
 
-def with_flags(command: Callable, model: type[Settings], leave_out: Container[str] = ()) -> Callable:
-    """Puts a flag for each of the model's settings in the place of the command's `**flags`; former names are hidden.
+def with_flags(model: type[Settings], leave_out: Container[str] = ()) -> Callable[[Callable], Callable]:
+    """Puts `--config FILE` and a flag for each of the model's settings in the place of the command's `settings`. Former
+    names are hidden; settings to `leave_out` have no flag, and may be in the file.
 
-    Their texts go to pydantic as they are, which knows the types and the ranges.
+    What is typed goes to pydantic as it is, which knows the types and the ranges.
     """
-    parameters = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return partial(_with_flags, model=model, leave_out=leave_out)
+
+
+def _with_flags(command: Callable, model: type[Settings], leave_out: Container[str]) -> Callable:
+    own = {name: p for name, p in inspect.signature(command).parameters.items() if name != "settings"}
     former = {present: before for before, present in model.renamed.items()}
+    flags: dict[str, Any] = {}
     for name, field in fields_of(model).items():
         if name in leave_out:
             continue
@@ -66,13 +81,31 @@ def with_flags(command: Callable, model: type[Settings], leave_out: Container[st
         shown: dict[str, Any] = {"help": help, "metavar": _metavar(field.annotation), "show_default": False}
         shown["rich_help_panel"] = about(field)["group"]
         for each in filter(None, (name, former.get(name))):
-            option = typer.Option(_flag(each), hidden=each != name, **shown)
-            kind = Annotated[str | None, option]
-            parameters.append(inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None))
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
-    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
+            flags[each] = Annotated[str | None, typer.Option(_flag(each), hidden=each != name, **shown)]
+
+    def read(ctx: typer.Context, file: str | None) -> dict[str, Any]:
+        """The file's settings. What it has of the command's own options are their defaults from then on."""
+        found = model.found_in(file, ctx.command_path, own) if file else {}
+        ctx.default_map = {name: found.pop(name) for name in own if name in found}
+        return found
+
+    @wraps(command)
+    def run(config: Any = None, **given: Any) -> Any:
+        if isinstance(config, str):  # of Modal's command, which does not call `read`
+            config = model.found_in(config)
+        typed = {name: given.pop(name) for name in flags}
+        return command(settings=model.from_text(typed, config), **given)
+
+    help = "File of settings, and of the options here (YAML or JSON); flags override it."
+    file = typer.Option("--config", metavar="FILE", help=help, callback=read, is_eager=True)
+    added = {"config": Annotated[str | None, file], **flags}
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values()]
+    parameters += [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=added[n], default=None) for n in added
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
 
 
 def _flag(name: str) -> str:

@@ -8,17 +8,7 @@ from grpo_kit.backends.run import Run
 from grpo_kit.data.samples import conversation_text
 from grpo_kit.data.thoughts import answer_in
 from grpo_kit.errors import RunError
-from grpo_kit.evaluation.labelling import (
-    CHOICES,
-    OTHERS,
-    SCORES,
-    Item,
-    Labelling,
-    agreement_table,
-    label_of,
-    next_item,
-    progress,
-)
+from grpo_kit.evaluation import labelling
 from grpo_kit.evaluation.result import main_evaluation
 from grpo_kit.judges.labels import LabelFile
 from grpo_kit.plots.tables import table as shown
@@ -29,20 +19,20 @@ def label_answers(found: Run, to: Path, choose: bool, who: str) -> None:
     """Asks about the answers of the evaluation that speaks for the run. Raises RunError where it has none here."""
     if not (evaluation := main_evaluation(found.evaluations())):
         raise RunError(f"run {found.id} has no evaluation here", f"`grpo-kit eval {found.id}` makes one")
-    labelling = Labelling.of(evaluation.results["data"]["file"], evaluation)
-    items, file = labelling.items(choose), LabelFile(to)
-    _ask(items, file, who, (CHOICES if choose else SCORES) | OTHERS | {"q": "quit"})
+    asked = labelling.Labelling.of(evaluation.results["data"]["file"], evaluation)
+    items, file = asked.items(choose), LabelFile(to)
+    _ask(items, file, who, (labelling.CHOICES if choose else labelling.SCORES) | labelling.OTHERS | {"q": "quit"})
     labels = [each for each in file.read() if not each.is_skip]
     print(f"{len(labels)} labels are in {to}")
-    if len(table := agreement_table(labelling.agreement(labels, choose), choose)):
+    if len(table := labelling.agreement_table(asked.agreement(labels, choose), choose)):
         print(shown(table))
 
 
-def _ask(items: Sequence[Item], file: LabelFile, who: str, keys: dict[str, str]) -> None:
+def _ask(items: Sequence[labelling.Item], file: LabelFile, who: str, keys: dict[str, str]) -> None:
     """One after the other, until none is left, or `q`, or the end of what is typed."""
     verbs = ", ".join(f"{key} {what}" if not what.startswith(f"{key} ") else what for key, what in keys.items())
-    while item := next_item(items, file.read(), who):
-        done, _ = progress(items, file.read(), who)
+    while item := labelling.next_item(items, file.read(), who):
+        done, _ = labelling.progress(items, file.read(), who)
         heads = ["answer"] if len(item.answers) == 1 else ["a", "b"]
         said = [f"{head}: {answer_in(text) or '(no answer)'}" for head, text in zip(heads, item.answers, strict=True)]
         rubric = [f"A good reply: {item.sample.rubric}"] * bool(item.sample.rubric)
@@ -60,5 +50,5 @@ def _ask(items: Sequence[Item], file: LabelFile, who: str, keys: dict[str, str])
         if key == "u":
             file.undo(who, [each.question for each in items])
         else:
-            file.save(label_of(item, key, who, time.monotonic() - since))
+            file.save(labelling.label_of(item, key, who, time.monotonic() - since))
     print("Nothing is left to label.")

@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 import typer
 
 from grpo_kit.backends.run import Run, runs
-from grpo_kit.cli.flags import RunsDir
+from grpo_kit.cli.flags import RunsDir, to_write, with_flags
 from grpo_kit.config.base import names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.runs.directory import RUNS_DIR, UNFINISHED
+from grpo_kit.utils.files import check_new_folder
 from grpo_kit.utils.text import printable
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
@@ -40,18 +41,20 @@ def stop(run: RunName, runs_dir: RunsDir = RUNS_DIR) -> None:
     Run(run, runs_dir).stop()
 
 
+@with_flags(TrainConfig, leave_out=KEPT)
 def resume(
+    settings: TrainConfig,
     run: RunName,
     runs_dir: RunsDir = RUNS_DIR,
     trust: Annotated[bool, typer.Option("--trust", help="Load reward functions that another machine saved.")] = False,
-    **flags: str | None,
 ) -> None:
     """Continue a run from its last checkpoint, in the background.
 
-    It runs where its files are: here or on Modal. The flags are the settings that may change.
+    It runs where its files are: here or on Modal. The flags are the settings that may change; a file may have the
+    others too, as they were.
     """
-    settings = TrainConfig.from_text(flags)
-    resumed = Run(run, runs_dir).resume(trust=trust, **settings.given)
+    given = {name: value for name, value in settings.given.items() if name != "run_id"}  # which RUN is
+    resumed = Run(run, runs_dir).resume(trust=trust, **given)
     if resumed.status["state"] in UNFINISHED:
         print(f"`grpo-kit watch {_words(run, runs_dir)}` follows it")
 
@@ -76,7 +79,7 @@ def logs(
 
 def report(
     run: RunName,
-    out: Annotated[Path | None, typer.Option(help="Folder for both; by default reports/RUN.")] = None,
+    out: Annotated[Path | None, to_write(help="Folder for both; default: reports/RUN.")] = None,
     labels: Annotated[Path | None, typer.Option(help="People's labels; by default labels.csv, if there.")] = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
@@ -134,6 +137,8 @@ def export(
     A GGUF file, for llama.cpp or with a Modelfile for Ollama, is loaded and compared with the merged model. It takes
     llama.cpp: docs/publish.md.
     """
+    if out:
+        check_new_folder(out)  # before libraries are loaded
     from grpo_kit.models.export import export
 
     target, how = run if Path(run).is_dir() else Run(run, runs_dir), {"quantize": quantize, "data": data}

@@ -36,7 +36,6 @@ def asked_backend() -> str | None:
 
 
 def checked_backend(name: str, what: str = "backend") -> str:
-    """Raises ConfigError for a name that is none."""
     if name not in BACKENDS:
         raise ConfigError(f"{what}={name!r} is not a backend", "Use local or modal")
     return name

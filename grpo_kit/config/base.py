@@ -1,7 +1,7 @@
 """How settings are declared and read: strict about names, errors of one sentence, values as a shell types them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ Role = Literal[
     "spread",  # how a step's completions are spread over passes and processes, which resuming may change as well
     "step",  # seconds and memory of a step don't compare between runs that differ in it
     "size",  # seconds of a step grow with it
+    "memory",  # the peak of memory doesn't compare between runs that differ in it
     "scale",  # rewards don't compare between runs that differ in it
     "judging",  # how answers are judged; of no meaning where a model writes rubrics
 ]
@@ -127,10 +128,10 @@ class Settings(BaseModel):
         return f"{name}={value}: should {allowed}"
 
     @classmethod
-    def _no_setting(cls, name: str) -> str:
-        known = cls.model_fields
+    def _no_setting(cls, name: str, whose: str = "", beside: Collection[str] = ()) -> str:
+        known = [*cls.model_fields, *beside]
         hint = by_usual_name(name, known) or did_you_mean(name, known) or f" The settings are: {', '.join(known)}"
-        return f"{name} is no setting of {cls.__name__}.{hint}"
+        return f"{name} is no setting of {whose or cls.__name__}.{hint}"
 
     def __eq__(self, other: object) -> bool:
         """Equal settings are equal, whether given or by default."""
@@ -146,28 +147,36 @@ class Settings(BaseModel):
         return dict(self._given)
 
     @classmethod
-    def from_text(cls, flags: Mapping[str, str | None], file: Path | None = None) -> Self:
-        """Settings as a shell gives them, with those of a YAML or JSON file where there is no flag. Only what was given
-        counts, so that recipes fill in the rest. Raises ConfigError, and OSError for a file that can't be read."""
+    def from_text(cls, flags: Mapping[str, str | None], found: Mapping[str, Any] | None = None) -> Self:
+        """Settings as a shell gives them, and those `found` in a file where there is no flag. Only what was given
+        counts, so that recipes fill in the rest. Raises ConfigError."""
         given = cls.present_names({name: text for name, text in flags.items() if text is not None})
         for name in given.keys() & cls.model_fields.keys():
             if given[name] == "none" and type(None) in get_args(cls.model_fields[name].annotation):
                 given[name] = None
-        return cls(**{**(cls._read(file) if file else {}), **given})
+        return cls(**{**(found or {}), **given})
 
     @classmethod
-    def _read(cls, file: Path) -> dict[str, Any]:
-        """A file's settings by their present names; their values are not checked."""
+    def from_file(cls, file: str | Path, **settings: Any) -> Self:
+        """The settings of a YAML or JSON file, and `settings` in place of those that it has too. Raises ConfigError for
+        what is no setting or cannot work, and OSError for a file that can't be read."""
+        return cls(**{**cls.found_in(file), **cls.present_names(settings)})
+
+    @classmethod
+    def found_in(cls, file: str | Path, whose: str = "", beside: Collection[str] = ()) -> dict[str, Any]:
+        """A file's settings by their present names, and what it has of the options `beside` them, with values as they
+        stand there. `whose` they are is what an error says in place of the model's name."""
         try:
-            found = read_yaml(file.read_text())
+            found = read_yaml(Path(file).read_text())
         except ValueError as error:
             raise ConfigError(f"{file} is not YAML or JSON: {error}", "Correct that line") from None
         if not isinstance(found, dict):
             raise ConfigError(f"{file} holds no settings", "Write one a line, such as max_steps: 40")
+        found = cls.present_names(found)
         for name in map(str, found):
-            if name not in cls.names():
-                raise ConfigError(f"{file}: {cls._no_setting(name)}")
-        return cls.present_names(found)
+            if name not in cls.model_fields and name not in beside:
+                raise ConfigError(f"{file}: {cls._no_setting(name, whose, beside)}")
+        return found
 
     def replace(self, **changes: Any) -> Self:
         """The same settings but for `changes`; checked as if typed anew."""

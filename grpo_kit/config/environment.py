@@ -67,6 +67,15 @@ def as_user(config: Any) -> Any:
     return config.model_copy(update={"judge_model": f"{config.simulated_user}={model}"}) if model else config
 
 
+def spoken_in(evaluation: Any, trained: Any) -> dict[str, Any]:
+    """What an evaluation leaves open of its environment, and of who speaks in it, as the run was `trained`."""
+    environment = evaluation.environment or trained.environment
+    names = ["simulated_user", "judge_replies"] if environment == "user" else []
+    names += ["simulated_user_model"] if names and evaluation.simulated_user is None else []
+    open_names = [name for name in names if getattr(evaluation, name) is None]
+    return {"environment": environment} | {name: getattr(trained, name) for name in open_names}
+
+
 def check_user(config: Any) -> None:
     """Raises ConfigError for a simulated user that there is not, or whose model is not named."""
     user, model = config.simulated_user, config.simulated_user_model

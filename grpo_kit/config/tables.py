@@ -1,4 +1,4 @@
-"""All settings in the order to show them, as flags take them, and as a Markdown table."""
+"""All settings in the order to show them, with defaults in words and values as flags take them."""
 
 import json
 from typing import Any
@@ -30,14 +30,6 @@ def defaults_of(model: type[Settings], name: str) -> str:
     return "; ".join([plain, *(f"{model_name}: {recipe[name]}" for model_name, recipe in recipes if name in recipe)])
 
 
-def settings_table(model: type[Settings]) -> str:
-    """All settings as a Markdown table, for the README."""
-    rows = [
-        f"| `{name}` | {defaults_of(model, name)} | {field.description} |" for name, field in fields_of(model).items()
-    ]
-    return "\n".join(["| setting | default | what it is |", "| --- | --- | --- |", *rows])
-
-
 def as_typed(value: Any) -> str:
     """A setting's value as a flag takes it."""
     if value is None or value == {} or value == []:
@@ -48,7 +40,3 @@ def as_typed(value: Any) -> str:
         are_weights = all(isinstance(each, float) for each in value.values())
         return ",".join(f"{name}={each}" for name, each in value.items()) if are_weights else json.dumps(value)
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-if __name__ == "__main__":
-    print(settings_table(TrainConfig))

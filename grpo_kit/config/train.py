@@ -7,13 +7,13 @@ wherever TRL has the setting.
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -32,7 +32,7 @@ from grpo_kit.config.base import (
     setting,
     warm,
 )
-from grpo_kit.config.batching import filled_in, nearest_batches
+from grpo_kit.config.batching import filled_in, nearest_batches, nearest_multiple
 from grpo_kit.config.environment import EnvironmentConfig, check_environment, in_environment
 from grpo_kit.config.gpus import gpu_and_count, most_gpus
 from grpo_kit.config.judge import CLOUD, JUDGES, NEED_MODEL, JudgeConfig, JudgeName, check_ladder, rungs
@@ -56,10 +56,6 @@ SUGGESTED = """
 """.split()
 SFT_STEPS = 20  # where only warm_start is given
 LEARNING_RATES = [float(f"{digit}e{power}") for power in range(-7, -2) for digit in (1, 1.5, 2, 3, 5, 7)]
-
-
-def _checked_trl(value: dict[str, Any]) -> dict[str, Any]:
-    return checked_trl(value, TrainConfig.model_fields)
 
 
 class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
@@ -96,7 +92,6 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     max_grad_norm: PositiveFloat = optimiser(1.0, "A longer gradient is scaled down to this length.")
     weight_decay: NonNegativeFloat = optimiser(0.0, "AdamW's weight decay.", le=10)
 
-    # Batches
     num_generations: Count = run(8, "Completions for each prompt: a group to compare.", slider=(2, 32), ge=2)
     per_device_train_batch_size: Count = batches(
         8, "Completions in each pass. Given alone, accumulation follows: a step stays as large.", "spread", "size"
@@ -108,7 +103,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
         1, "Processes that train together, each on its own GPU; must match the number in gpu.", "spread", "step", le=128
     )
     fsdp: bool | Auto = setting(
-        "auto", "Split the weights among the processes (PyTorch's FSDP); auto: when they don't fit on each GPU."
+        "auto", "Split the weights among processes (PyTorch's FSDP); auto: when they don't fit on each GPU.", "memory"
     )
     max_prompt_length: Tokens = batches(
         512, "Tokens. A longer prompt loses old tool results, then old turns, never the last.", "size", ge=16
@@ -118,10 +113,9 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     )
     max_completion_length: Tokens = run(128, "Tokens. A longer completion is cut.", "size", slider=(8, 1024))
 
-    # GRPO
-    temperature: PositiveFloat = run(1.0, "Sampling temperature of the completions.", slider=TEMPERATURES, le=5)
+    temperature: PositiveFloat = run(1.0, "Sampling temperature of completions.", "memory", slider=TEMPERATURES, le=5)
     top_p: PositiveFloat = grpo(
-        1.0, "Nucleus sampling: sample from the likeliest tokens with this share of probability.", le=1
+        1.0, "Nucleus sampling: sample from the likeliest tokens with this share of probability.", "memory", le=1
     )
     beta: NonNegativeFloat = grpo(
         0.0, "Weight of the KL penalty, which keeps the model near the start model; 0: off.", "step", le=100
@@ -139,29 +133,31 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     )
     mask_truncated_completions: bool = grpo(False, "Leave completions that were cut out of the loss.")
 
-    # LoRA
     use_lora: bool = lora(True, "Train a LoRA adapter; false trains all weights.", "step")
-    lora_r: Count = lora(16, "Rank of the adapter.")
+    lora_r: Count = lora(16, "Rank of the adapter.", "memory")
     lora_alpha: Count = lora(32, "Scale of the adapter: its output is multiplied by alpha / r.")
     load_in_4bit: bool = lora(
         False, "Keep the weights below the adapter in 4 bits (QLoRA); needs bitsandbytes.", "step"
     )
-    lora_dropout: NonNegativeFloat = lora(0.0, "Dropout on the adapter's input.", lt=1)
-    adapter: str | None = lora(None, "Adapter folder, or run, to continue from; or name it as model_name.")
+    lora_dropout: NonNegativeFloat = lora(0.0, "Dropout on the adapter's input.", "memory", lt=1)
+    adapter: str | None = lora(None, "Adapter folder, or run, to continue from; or name it as model_name.", "memory")
 
-    # Warm start
     warm_start: bool = warm(False, "First train on the samples' own replies (supervised), then GRPO.")
-    sft_steps: NonNegativeInt = warm(0, "Steps of the warm start; 20 when only warm_start is given.", slider=(0, 200))
+    sft_steps: NonNegativeInt = warm(
+        0, "Steps of the warm start; 20 when only warm_start is given.", "memory", slider=(0, 200)
+    )
     sft_learning_rate: PositiveFloat = warm(
         2e-4, "The warm start's peak learning rate, which falls to 0.", slider=LEARNING_RATES, le=1
     )
     sft_batch_size: PositiveInt | None = warm(
-        None, "The warm start's samples in each step; None: as many as GRPO has completions."
+        None, "The warm start's samples in each step; None: as many as GRPO has completions.", "memory"
     )
 
-    # Reward
     filter_difficulty: bool = reward(
-        False, "First leave out prompts on which all of the start model's completions score (nearly) the same.", "scale"
+        False,
+        "First leave out prompts on which all of the start model's completions score (nearly) the same.",
+        "scale",
+        "memory",
     )
     judge: Weights[JudgeName] = run(
         "offline",
@@ -215,9 +211,14 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     gradient_checkpointing: bool | Auto = setting("auto", "Save memory at the price of time; auto: on a GPU.", "step")
     use_vllm: bool | Auto = setting("auto", "Generate with vLLM; auto: on a GPU, if it is installed.", "step")
     torch_threads: Count | None = setting(None, "CPU threads for torch; None leaves it to torch.", "step")
-    trl: Annotated[dict[str, Any], BeforeValidator(trl_from_text), AfterValidator(_checked_trl)] = grpo(
+    trl: Annotated[dict[str, Any], BeforeValidator(trl_from_text)] = grpo(
         {}, "Further fields of TRL's GRPOConfig: epsilon_high=0.28,top_k=50, or YAML in braces.", "step"
     )
+
+    @field_validator("trl")
+    @classmethod
+    def _checked_trl(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return checked_trl(value, cls.model_fields)
 
     @model_validator(mode="before")
     @classmethod
@@ -260,14 +261,13 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
         if self.max_staleness and self.num_iterations > 1:
             what = f"max_staleness={self.max_staleness} does not work with num_iterations={self.num_iterations}"
             raise ConfigError(what, "Use max_staleness=0 or num_iterations=1")
-        if self.save_steps % self.num_iterations:
-            nearest = max(1, round(self.save_steps / self.num_iterations)) * self.num_iterations
-            what = f"save_steps={self.save_steps} should be a multiple of num_iterations={self.num_iterations}"
-            raise ConfigError(f"{what}, so that a checkpoint resumes exactly", f"Use save_steps={nearest}")
-        if self.eval_steps and self.save_steps % self.eval_steps:
-            nearest = max(1, round(self.save_steps / self.eval_steps)) * self.eval_steps
-            what = f"save_steps={self.save_steps} should be a multiple of eval_steps={self.eval_steps}"
-            raise ConfigError(f"{what}, so that each checkpoint has its score", f"Use save_steps={nearest}")
+        for name, why in {
+            "num_iterations": "a checkpoint resumes exactly",
+            "eval_steps": "each one has its score",
+        }.items():
+            if (every := getattr(self, name)) and self.save_steps % every:
+                what = f"save_steps={self.save_steps} should be a multiple of {name}={every}, so that {why}"
+                raise ConfigError(what, f"Use save_steps={nearest_multiple(self.save_steps, every)}")
         if self.early_stopping_patience and not self.eval_steps:
             what = "early_stopping_patience needs held-out scores, and eval_steps=None makes none"
             raise ConfigError(what, f"Use eval_steps={self.save_steps} too")
@@ -324,7 +324,6 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
 
     @property
     def completions_per_process(self) -> int:
-        """Those that one process makes in a step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     @property

@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 
 from grpo_kit.config.base import Role, names_where
 from grpo_kit.config.train import TrainConfig
-from grpo_kit.errors import RunError
+from grpo_kit.costs.memory import device_of, is_sharded
+from grpo_kit.data.demo import data_folder
+from grpo_kit.data.samples import fingerprint
+from grpo_kit.errors import KitError, RunError
+from grpo_kit.models.shapes import shape_of
 from grpo_kit.runs.directory import SFT_METRICS, RunDirectory
 from grpo_kit.runs.storage import LocalStorage
 from grpo_kit.utils.files import write_bytes
@@ -41,6 +45,7 @@ class EarlierRun(NamedTuple):
     calls: float  # to its judges
     usd: float  # for them
     memory_gib: float | None  # its peak
+    data: str | None = None  # the fingerprint of its train.jsonl, whose lengths decide memory too
 
     def has_same(self, config: TrainConfig, names: Iterable[str]) -> bool:
         """Whether these settings are the same; one that is newer than the run had its default."""
@@ -68,6 +73,25 @@ def like_run(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None, *
     return next((run for run in like if len(run.cycles) > 1), like[0] if like else None)
 
 
+def measured_memory(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) -> float | None:
+    """GiB at the peak of the newest run on `gpu` (None: here) with the same of all that decides memory."""
+    try:
+        train = data_folder(config.data) / "train.jsonl"
+        data = _fingerprint(train, train.stat().st_mtime_ns)
+        runs = [run for run in runs if run.data == data]
+    except (KitError, OSError):  # it is on Modal's volume alone
+        pass
+    shape = shape_of(config.model_name)
+    shares = is_sharded(config, shape, device_of(config, gpu)) if shape else config.fsdp is True
+    same = like_run(config.model_copy(update={"fsdp": shares}), runs, gpu, "step", "size", "memory")
+    return same and same.memory_gib
+
+
+@lru_cache(8)
+def _fingerprint(path: Path, modified: int) -> str:
+    return fingerprint([path])
+
+
 def remember(run: RunDirectory, runs_dir: str | Path) -> None:
     """Keeps under `runs_dir` what a run on Modal tells of the next one."""
     folder = Path(runs_dir) / REMEMBERED / run.id
@@ -90,6 +114,7 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         lines = read_lines(folder / "metrics.jsonl")
         rows = [row for row in lines if "step_time" in row]  # step 0 has held-out scores alone
         settings, every = TrainConfig.present_names(about["settings"]), about["settings"]["num_iterations"]
+        settings |= {"fsdp": status.get("fsdp", False)}  # as "auto" was decided
         times = [row["step_time"] for row in rows]
         cycles = tuple(mean(times[start : start + every]) for start in range(0, len(times), every))
         in_one_go = status["state"] == "complete" and not status.get("resumed")  # else steps were made twice
@@ -106,9 +131,9 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         generating, judging = (sum(row.get(part, 0.0) for row in rows) / max(1, len(cycles)) for part in parts)
         lengths = [row["completions/max_length"] for row in rows if "completions/max_length" in row]
         calls, usd = (sum(judged(row, name, "judge", "eval_judge") for row in lines) for name in ("calls", "usd"))
-        peak = (status.get("actual") or {}).get("memory_gib")
+        peak, data = (status.get("actual") or {}).get("memory_gib"), about.get("data", {}).get("fingerprint")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError):
         return None
     steps = cycles, before, between, generating, judging, median(lengths) if lengths else None
-    rest = bool(status.get("resumed")), mean(warm) if warm else None, calls, usd, peak
+    rest = bool(status.get("resumed")), mean(warm) if warm else None, calls, usd, peak, data
     return EarlierRun(folder.name, settings, about.get("machine"), *steps, *rest) if cycles else None

@@ -19,7 +19,7 @@ from grpo_kit.data.readers.containers import hub_name
 from grpo_kit.data.samples import fingerprint, messages_of, read_samples, to_lines
 from grpo_kit.data.splits import Allotted, allot
 from grpo_kit.errors import BadTrace, ConfigError
-from grpo_kit.utils.files import CACHE, replacing
+from grpo_kit.utils.files import CACHE, check_folder, replacing
 from grpo_kit.utils.garbage import without_collector
 from grpo_kit.utils.text import did_you_mean
 
@@ -70,8 +70,7 @@ def prepare(
     check_choice("ground", ground, get_args(Ground))
     if max_results < 1:
         raise ConfigError(f"max_results={max_results} is below 1", "Use --ground history to show no results")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file", "Name a folder to write the samples into")
+    check_folder(out)
     if out.resolve() == traces.resolve() or traces.resolve() in (out.resolve() / TRAIN, out.resolve() / EVAL):
         raise ConfigError(f"preparing {traces} into {out} would overwrite {traces}", "Choose another folder")
     tally = _Tally()
@@ -131,14 +130,11 @@ def _make_messages(path: Path) -> int:
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    """Raises ConfigError for a value that is not one of `known`."""
     if value not in known:
         raise ConfigError(f"no {name} {value!r}; there are: {', '.join(known)}", did_you_mean(value, known).strip())
 
 
 class _Tally:
-    """Counts the samples while they pass by."""
-
     def __init__(self):
         self.dialogues, self.samples = {"train": 0, "eval": 0}, {"train": 0, "eval": 0}
         self.services, self.acts = Counter[str](), Counter[str]()
@@ -175,26 +171,20 @@ class _Tally:
         self.columns |= dict.fromkeys(samples[0].columns)
         self.dialogues[allotted.split] += allotted.is_new
         self.samples[allotted.split] += len(samples)
-        services, acts = [], []
         for sample in samples:
-            services += sample.services
-            own = [act.act for act in sample.acts]
-            acts += own
-            if not CHECKED.isdisjoint(own):
-                states, unknown = not STATING.isdisjoint(own), {act.act for act in unknown_acts(sample)}
+            self.services.update(sample.services)
+            acts = [act.act for act in sample.acts]
+            self.acts.update(acts)
+            if not CHECKED.isdisjoint(acts):
+                states, unknown = not STATING.isdisjoint(acts), {act.act for act in unknown_acts(sample)}
                 self.stating += states
                 self.answerable += states and unknown.isdisjoint(STATING)
                 self.unknown_acts.update(unknown)
-        self.services.update(services)
-        self.acts.update(acts)
 
     def check_both_splits(self, traces: Path, eval_fraction: float) -> None:
-        """Raises BadTrace where one has no sample."""
         if not any(self.samples.values()):
-            skipped = (
-                "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values())
-                or "nothing: it is empty"
-            )
+            skipped = "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values())
+            skipped = skipped or "nothing: it is empty"
             raise BadTrace(f"no sample is left. Skipped: {skipped}", "Correct the traces", where=str(traces))
         if not all(self.samples.values()):
             problem = f"the input has {sum(self.dialogues.values())} dialogue(s), and none of them goes to "

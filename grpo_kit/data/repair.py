@@ -33,7 +33,6 @@ _SYNONYMS = _ROLES | {
 
 
 def without_nulls(value: Any) -> Any:
-    """What JSON holds, without the fields that are null."""
     if isinstance(value, dict):
         return {name: without_nulls(each) for name, each in value.items() if each is not None}
     return [without_nulls(each) for each in value] if isinstance(value, list) else value

@@ -19,8 +19,6 @@ BOM = b"\xef\xbb\xbf"  # some editors begin a UTF-8 file with it
 
 
 class CalledFunction(TypedDict):
-    """What a tool call calls: the function's name, and its arguments as a JSON object."""
-
     name: Text
     arguments: dict[str, Any]
 

@@ -19,7 +19,7 @@ from grpo_kit.agents.answer import dialogues_with
 from grpo_kit.agents.asked_user import asked_user
 from grpo_kit.agents.episodes import episodes
 from grpo_kit.config.base import names_where
-from grpo_kit.config.environment import check_user, in_environment
+from grpo_kit.config.environment import check_user, in_environment, spoken_in
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import NEED_MODEL, JudgeConfig, rungs, shared_rungs
 from grpo_kit.costs.earlier import earlier_runs
@@ -46,7 +46,7 @@ from grpo_kit.models.vllm_engine import VllmModel, check_vllm
 from grpo_kit.rewards.ready import text_of
 from grpo_kit.rewards.replies import judge_completions
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, now
-from grpo_kit.utils.files import write_json
+from grpo_kit.utils.files import check_folder, write_json
 from grpo_kit.utils.text import duration
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def evaluate(
     """
     asked = (config or EvalConfig()).replace(**settings)
     subject = checkpoints_of(target, base_model, Path(runs_dir))
+    check_folder(out := subject.home / "eval")
     endpoint = endpoint_at(endpoint) if isinstance(endpoint, str) else endpoint
     served = list(served_models(endpoint, subject)) if endpoint else []
     run, data = subject.run, _data(asked, subject.run)
@@ -125,7 +126,6 @@ def evaluate(
     samples = _chosen(data / "eval.jsonl", used, tokenizer, note, echo)
     for caveat in [found for each in (judge, second) if each and (found := each.caveat(samples))]:
         note(caveat)
-    out = subject.home / "eval"
     out.mkdir(exist_ok=True)
     models: list[dict] = []
     answered: dict[str, Answered] = {}
@@ -228,11 +228,9 @@ def _about(judge: Judge, run: RunDirectory | None, samples: list[Sample]) -> dic
 def _as_trained(config: EvalConfig, subject: Checkpoints) -> Any:
     """`config` with the settings that it leaves open, and the judge's that it does not name, taken from the run."""
     trained = subject.settings
-    names = ["temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs", "environment"]
-    has_user = (config.environment or trained.environment) == "user"
-    names += ["simulated_user", "judge_replies"] if has_user else []
-    names += ["simulated_user_model"] if has_user and config.simulated_user is None else []
+    names = ["temperature", "max_prompt_length", "max_completion_length", "chat_template_kwargs"]
     taken = {name: getattr(trained, name) for name in names if getattr(config, name) is None}
+    taken |= spoken_in(config, trained)
     if config.judge is None:
         taken["judge"] = max(trained.judge, key=lambda name: trained.judge[name])
     if config.second_judge == taken.get("judge", config.judge):

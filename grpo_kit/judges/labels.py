@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError
-from grpo_kit.utils.files import write_bytes
+from grpo_kit.utils.files import check_folder, write_bytes
 from grpo_kit.utils.text import did_you_mean
 
 BEST = 5  # labels go from 1, worthless, to it, as good as can be
@@ -72,7 +72,9 @@ class LabelFile:
     """The CSV file at `path`. Each label is in it before the next is given; several people may write to it at once."""
 
     def __init__(self, path: str | Path):
+        """Raises ConfigError where there can be no such file."""
         self.path = Path(path)
+        check_folder(self.path.parent)
         self._lock = self.path.with_name(f".{self.path.name}.lock")
 
     def read(self) -> list[Label]:

@@ -10,7 +10,7 @@ from grpo_kit.config.judge import NEED_MODEL, rungs
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.data.demo import data_folder
 from grpo_kit.data.samples import Sample, read_samples
-from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import Judge, make_judge
 from grpo_kit.models.checkpoints import Checkpoints, checkpoints_of, is_adapter
 from grpo_kit.models.files import TOKENIZERS, is_whole, read_object
@@ -21,7 +21,7 @@ from grpo_kit.models.ollama import modelfile
 from grpo_kit.models.prompts import fit_prompts
 from grpo_kit.models.start import ADAPTER_FILES
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory
-from grpo_kit.utils.files import replacing, write_json
+from grpo_kit.utils.files import check_new_folder, replacing, write_json
 from grpo_kit.utils.text import did_you_mean
 
 Form = Literal["adapter", "merged", "gguf", "ollama"]
@@ -50,7 +50,8 @@ def export(
     `base_model` are as in kit.merge.
 
     Raises RunError where `to` exists, the run is on Modal or the GGUF file is not the model that it was made of,
-    ConfigError where llama.cpp is not installed or the model can't be exported so. Nothing is left behind then.
+    ConfigError where `to` can't be made, llama.cpp is not installed or the model can't be exported so. Nothing is left
+    behind then.
     """
     if form not in get_args(Form):
         fix = did_you_mean(form, get_args(Form)).strip() or f"Choose one of: {', '.join(get_args(Form))}"
@@ -61,8 +62,7 @@ def export(
     folder = found.folder(checkpoint)
     name = found.run.id if found.run else folder.resolve().name
     to = Path(to or Path("exports", f"{name}-{form}"))
-    if to.exists():
-        raise RunError(f"{to} exists already", "Name a new folder to export to")
+    check_new_folder(to)
     if form == "adapter":
         to.parent.mkdir(parents=True, exist_ok=True)
         with replacing(to) as partial:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from grpo_kit.errors import ConfigError, RunError
+from grpo_kit.errors import ConfigError
 from grpo_kit.models.checkpoints import adapted, checkpoints_of, is_adapter
 from grpo_kit.models.generate import end_tokens
 from grpo_kit.models.load import copy_processor, download_model, load_model, load_tokenizer
 from grpo_kit.runs.directory import RUNS_DIR, RunDirectory, is_run
-from grpo_kit.utils.files import replacing, write_json
+from grpo_kit.utils.files import check_new_folder, replacing, write_json
 
 
 def merge(
@@ -34,8 +34,7 @@ def merge(
     """
     checkpoints, to = checkpoints_of(target, base_model, Path(runs_dir)), Path(to)
     folder = checkpoints.folder(checkpoint)
-    if to.exists():
-        raise RunError(f"{to} exists already", "Name a new folder to merge into")
+    check_new_folder(to)
     source = checkpoints.source if is_adapter(folder) else str(folder)
     tokenizer = load_tokenizer(str(folder) if (folder / "tokenizer_config.json").exists() else checkpoints.source)
     model: Any = load_model(source, bf16=False)

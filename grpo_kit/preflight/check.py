@@ -14,7 +14,7 @@ from typing import Any
 from grpo_kit.config.gpus import GPUS, LISTED, larger_gpu, listed_gpu, modal_usd_per_hour, most_gpus, unknown_gpu
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.budget import Launch, check_price_known, shortfall_at_start
-from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, like_run
+from grpo_kit.costs.earlier import HERE, EarlierRun, earlier_runs, measured_memory
 from grpo_kit.costs.forecast import measuring_minutes, minutes
 from grpo_kit.costs.judging import judge_usd
 from grpo_kit.costs.memory import FILLED, Device, decided, device_of, memory_needed, shortage, uses_vllm
@@ -63,7 +63,7 @@ def quote_remaining(
     gpu = config.gpu if on_modal else None
     hourly = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0
     price = "" if hourly is None else f"${hourly:.2f} an hour, prices of {LISTED['as_of']}"
-    device, same = device_of(config, gpu), like_run(config, runs, gpu, "step", "size")
+    device = device_of(config, gpu)
     time, judge = minutes(config, runs, gpu), judge_usd(config, runs)
     prompts, measuring, measuring_usd = _to_measure(config, status, on_modal), None, None
     if prompts:
@@ -81,7 +81,7 @@ def quote_remaining(
         device=device,
         shape=shape,
         memory=memory_needed(config, shape, device) if shape and device.gib > 0 else None,
-        measured_gib=same and same.memory_gib,
+        measured_gib=measured_memory(config, runs, gpu),
         minutes=time.range,
         minutes_from=time.source,
         usd=usd if on_modal else (0.0, 0.0, 0.0),

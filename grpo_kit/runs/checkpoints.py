@@ -57,7 +57,6 @@ def _damage(checkpoint: Path, is_older: bool) -> str | None:
 
 
 def size_and_hash(file: Path) -> dict[str, Any]:
-    """The size and the 128-bit XXH3 of a file, however large."""
     with file.open("rb") as content:
         # Any callable that makes a hash will do: https://docs.python.org/3/library/hashlib.html#hashlib.file_digest
         made = hashlib.file_digest(content, xxhash.xxh3_128)  # pyright: ignore[reportArgumentType]

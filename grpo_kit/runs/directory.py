@@ -64,6 +64,15 @@ def spent_on(status: dict[str, Any]) -> Dollars:
     return Dollars(status.get("usd_machine") or 0.0, status.get("usd_judge") or 0.0)
 
 
+def first_status(max_steps: int) -> dict[str, Any]:
+    """What status.json says of a run that waits for its first step."""
+    status: dict[str, Any] = {"state": "queued", "step": 0, "max_steps": max_steps}
+    status |= dict.fromkeys(("started", "heartbeat"), now())
+    status |= dict.fromkeys(("seconds", "usd", "usd_machine", "usd_judge"), 0.0)  # dollars in all, and their parts
+    status["resumed"] = False  # whether it was made in more than one go
+    return status | dict.fromkeys(("reward", "reason", "quoted", "actual"))
+
+
 def begun(phase: str | None) -> dict[str, Any]:
     """What status.json has of a phase that begins now: what a run does while it makes no step."""
     return {"phase": phase and {"name": phase, "since": now()}}
@@ -96,8 +105,6 @@ def place_of(status: dict[str, Any]) -> str:
 
 
 class _CompletionRow(msgspec.Struct, gc=False):
-    """A row of completions.jsonl."""
-
     step: int
     sample_id: str
     prompt: msgspec.Raw  # which a group's completions have in common, so it is read once
@@ -109,8 +116,6 @@ class _CompletionRow(msgspec.Struct, gc=False):
 
 
 class _RewardRow(msgspec.Struct, gc=False):
-    """What is read of a row of metrics.jsonl for a run's headline."""
-
     reward: float | None = None
 
 
@@ -207,20 +212,12 @@ class RunDirectory:
             (self.about.get("usd_per_hour") or 0.0) * seconds / 3600,
             sum(row[name] or 0.0 for row in rows for name in row if re.fullmatch("judge/.*/usd", name)),
         )
-        return dict.fromkeys(("quoted", "actual")) | {
-            "state": "complete" if is_complete else "running",  # or lost, if nothing trains it
-            "reason": None,
-            "fsdp": config.fsdp is True,
-            "step": step,
-            "max_steps": config.max_steps,
-            "reward": next((row["reward"] for row in reversed(rows) if row.get("reward") is not None), None),
-            "started": times[0],
-            "heartbeat": times[-1],
-            "seconds": round(seconds, 1),
-            "resumed": False,
-            "usd": spent.in_all,
-            **{f"usd_{name}": part for name, part in spent._asdict().items()},
-        }
+        reward = next((row["reward"] for row in reversed(rows) if row.get("reward") is not None), None)
+        known = {"step": step, "reward": reward, "fsdp": config.fsdp is True, "seconds": round(seconds, 1)}
+        known |= {"started": times[0], "heartbeat": times[-1], "usd": spent.in_all}
+        known |= {f"usd_{name}": part for name, part in spent._asdict().items()}
+        state = "complete" if is_complete else "running"  # or lost, if nothing trains it
+        return first_status(config.max_steps) | known | {"state": state}
 
     @property
     def checkpoints(self) -> list[Path | PurePosixPath]:
@@ -263,11 +260,8 @@ class RunDirectory:
         return pandas.DataFrame(self._rows(SCORES_FILE, dict), columns=columns)
 
     def completions(self) -> "pandas.DataFrame":
-        """A row per completion: step, sample, prompt, completion, scores by reward, advantage, reason; the messages
-        where it is a dialogue.
-
-        The rows of a group share their prompt, one list of messages.
-        """
+        """A row per completion: step, sample, prompt (one list of messages for a group), completion, scores by reward,
+        advantage, reason; the messages where it is a dialogue."""
         import pandas
 
         decode = lru_cache(maxsize=None)(msgspec.json.decode)

@@ -14,8 +14,6 @@ SERVING_FILE = "serving.json"  # the process that serves the run on this machine
 
 
 class Storage(Protocol):
-    """A run's folder, here or on a Modal volume."""
-
     backend: str  # "local" or "modal"
 
     @property
@@ -31,8 +29,6 @@ class Storage(Protocol):
 
 
 class LocalStorage:
-    """A run's folder on this machine."""
-
     backend = "local"
 
     def __init__(self, root: Path):

@@ -33,6 +33,7 @@ from grpo_kit.runs.directory import (
     RunDirectory,
     begun,
     checkpoint_step,
+    first_status,
     is_run,
     now,
 )
@@ -71,28 +72,10 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path, quoted: dic
             what = f"{run.path} holds a run without its config.json"
             raise RunError(what, "Put it back, or use another run_id")
         else:
-            _write_first_files(run, config, about, quoted)
+            write_json(run.path / "status.json", first_status(config.max_steps) | {"quoted": quoted})
+            settings = config.model_dump() | {"run_id": run.id, "data": about["data"]["folder"]}
+            write_json(run.path / "config.json", {"schema_version": SCHEMA, "settings": settings, **about})
     return run
-
-
-def _write_first_files(run: RunDirectory, config: TrainConfig, about: dict, quoted: dict | None) -> None:
-    status = {
-        "state": "queued",
-        "step": 0,
-        "max_steps": config.max_steps,
-        "reward": None,
-        "started": now(),
-        "heartbeat": now(),
-        "seconds": 0.0,
-        "resumed": False,  # whether it was made in more than one go
-        **dict.fromkeys(("usd", "usd_machine", "usd_judge"), 0.0),  # in all, and its parts
-        "reason": None,
-        "quoted": quoted,
-        "actual": None,
-    }
-    write_json(run.path / "status.json", status)
-    settings = config.model_dump() | {"run_id": run.id, "data": about["data"]["folder"]}
-    write_json(run.path / "config.json", {"schema_version": SCHEMA, "settings": settings, **about})
 
 
 def mark_queued(run: RunDirectory, phase: str, **changes: Any) -> None:

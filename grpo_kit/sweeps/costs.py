@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from grpo_kit.backends.before_launch import quote
+from grpo_kit.config.environment import RULES
 from grpo_kit.config.gpus import modal_usd_per_hour
 from grpo_kit.config.judge import CLOUD, rungs
 from grpo_kit.costs.budget import check_price_known
@@ -17,6 +18,7 @@ from grpo_kit.costs.ranges import Range, range_text, times, total
 from grpo_kit.errors import ConfigError, Problem
 from grpo_kit.preflight.quote import Quote
 from grpo_kit.runs.directory import RUNS_DIR
+from grpo_kit.sweeps.plan import as_evaluated
 from grpo_kit.sweeps.run import PlannedRun
 from grpo_kit.utils.text import dollars, duration
 
@@ -46,18 +48,21 @@ def quote_of(run: PlannedRun) -> RunQuote:
     training = None if is_trained else quote(config, out, run.backend, earlier, ask=False)
     trained = (training.minutes, training.usd, training.judge_usd) if training else (NOTHING,) * 3
     gpu = config.gpu if run.backend == "modal" else None
-    models = models_evaluated(config)
-    minutes = evaluation_minutes(config, asked, earlier, gpu, models) or UNKNOWN
+    models, used = models_evaluated(config), as_evaluated(config, asked)
+    minutes = evaluation_minutes(used, asked, earlier, gpu, models) or UNKNOWN
     hourly = modal_usd_per_hour(gpu, config.memory) if gpu else 0.0
     evaluation = UNKNOWN if hourly is None else times(hourly / 60, minutes) if gpu else NOTHING
     first = asked.judge or max(config.judge, key=config.judge.__getitem__)
-    rules = {"simulated_user": "rules", "simulated_user_model": None}
     own = {name: asked.given[name] for name in ("judge_model", "gemini_model") if name in asked.given}
-    judges = [{"judge": name, **own, **rules} for name in CLOUD.keys() & rungs([first, asked.second_judge])]
-    for each in [*judges, *([{"judge": "offline"}] if config.simulated_user != "rules" else [])]:
-        as_judge = config.replace(judge_mode="absolute", judge_samples=1, **each)
-        known = judge_usd(as_judge, earlier).range  # an answer costs as in training
-        evaluation = _total(evaluation, times(models * asked.n / answers_made(as_judge), known or UNKNOWN))
+    own |= {"simulated_user": RULES, "simulated_user_model": None}
+    there = {"environment": used.environment, "judge_replies": used.judge_replies}
+    judges = CLOUD.keys() & rungs([first, asked.second_judge])
+    asking = [config.replace(judge=name, **own).model_copy(update=there) for name in judges]
+    asking += [used.model_copy(update={"judge": {"offline": 1.0}})] * (used.simulated_user != RULES)
+    for each in asking:
+        one = each.model_copy(update={"judge_mode": "absolute", "judge_samples": 1})
+        known = judge_usd(one, earlier).range  # an answer costs as in training
+        evaluation = _total(evaluation, times(models * asked.n / answers_made(one), known or UNKNOWN))
     starting = times(NOTEBOOK_MINUTES * (1 if is_trained else 2), START)
     usd = _total(*trained[1:], evaluation)
     return RunQuote(run, training, _total(starting, trained[0], minutes), usd, evaluation[2])

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo_kit.config.backend import checked_backend, chosen_backend
-from grpo_kit.config.base import names_where
+from grpo_kit.config.base import Settings as KitSettings, names_where
+from grpo_kit.config.environment import RULES, EnvironmentConfig, check_user, spoken_in
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.config.usual_names import by_usual_name
@@ -26,7 +27,8 @@ from grpo_kit.utils.text import did_you_mean
 
 TRAINS = {"model_name", "run_id", "runs_dir", "other_settings"}  # a notebook that has these parameters trains
 GIVEN = {"interactive", "result_file"}  # parameters that the sweep gives itself: to every notebook that has them,
-GIVEN_TO_TRAINING, GIVEN_TO_EVALUATION = {*GIVEN, "run_id", "runs_dir", "other_settings"}, {*GIVEN, "run", "runs_dir"}
+GIVEN_TO_TRAINING = {*GIVEN, "run_id", "runs_dir", "other_settings"}
+GIVEN_TO_EVALUATION = {*GIVEN, "run", "runs_dir", "other_settings"}
 LONGEST_NAME = 80  # a run's name may have 100 characters
 
 
@@ -39,6 +41,8 @@ def plan(notebook: Path, grid: Mapping[str, Any], out: Path, backend: str | None
     parameters = [_training_parameters(row, known) for row in rows] if trains else rows
     configs = [_training_config(known | each) if trains else None for each in parameters]
     evaluated = _evaluation_config(asked_of_04) if trains else None
+    for config in filter(None, configs):
+        as_evaluated(config, evaluated or EvalConfig())
     if notebook.stem == EVALUATING.stem:
         for row in rows:
             _evaluation_config(row)
@@ -74,7 +78,8 @@ def plan(notebook: Path, grid: Mapping[str, Any], out: Path, backend: str | None
         result = folder / RESULT_FILE if "result_file" in own else None
         stages = [Stage(notebook, asked | own, result, _key(code, keys[number]))]
         if config:
-            result, asked = folder / EVALUATION_FILE, {"merge_to": None, **asked_of_04}
+            result = folder / EVALUATION_FILE
+            asked = _as_parameters({"merge_to": None, **asked_of_04}, parameters_of(EVALUATING))
             own = {"run": name, "runs_dir": str(out), "result_file": str(result)}
             key = _key(code_of_04, asked, data_key(config, DATA_FILES[1]))
             stages.append(Stage(EVALUATING, asked | own, result, key))
@@ -90,8 +95,8 @@ def _check_names(notebook: Path, known: Settings, rows: list[Settings], evaluati
             f"{EVALUATION}: {evaluation!r} is not settings of 04", f"Write for example {EVALUATION}: {{n: 256}}"
         )
     if trains:
-        problems = [*_wrong_names(notebook, names, known, GIVEN_TO_TRAINING, TrainConfig.names())]
-        of_04 = _wrong_names(EVALUATING, evaluation, parameters_of(EVALUATING), GIVEN_TO_EVALUATION)
+        problems = [*_wrong_names(notebook, names, known, GIVEN_TO_TRAINING, TrainConfig)]
+        of_04 = _wrong_names(EVALUATING, evaluation, parameters_of(EVALUATING), GIVEN_TO_EVALUATION, EvalConfig)
         problems += [f"{EVALUATION}: {text}" for text in of_04]
     else:
         problems = [*_wrong_names(notebook, names, known, GIVEN)]
@@ -110,28 +115,33 @@ def _check_names(notebook: Path, known: Settings, rows: list[Settings], evaluati
 
 
 def _wrong_names(
-    notebook: Path, names: Collection[str], known: Settings, given: set[str], settings: Collection[str] = ()
+    notebook: Path, names: Collection[str], known: Settings, given: set[str], config: type[KitSettings] | None = None
 ) -> Iterator[str]:
-    """A sentence for each name that is no parameter, and none of the `settings` that the notebook takes as well."""
-    own = [name for name in dict.fromkeys([*known, *settings]) if name not in given]
+    """A sentence for each name that is no parameter, and no setting of the `config` that the notebook takes as well."""
+    own = [name for name in dict.fromkeys([*known, *(config.names() if config else ())]) if name not in given]
     for name in map(str, names):
         if name in given:
             yield f"{name} is set by the sweep itself: leave it out"
         elif name not in own:
-            few = ", ".join(each for each in own if each in known) + ", and kit.TrainConfig's settings" * bool(settings)
+            few = ", ".join(each for each in own if each in known)
+            few += f", and kit.{config.__name__}'s settings" if config else ""
             hint = by_usual_name(name, own) or did_you_mean(name, own)
             yield f"{name} is not a parameter of {notebook.stem}.{hint or f' It takes: {few}.'}"
 
 
 def _training_parameters(row: Settings, known: Settings) -> Settings:
-    """A row as parameters of a notebook that trains: settings that are none of its parameters go into other_settings.
-    The settings of a config_file take its place, where the row does not override them."""
+    """A row as parameters of a notebook that trains. The settings of a config_file take its place, where the row does
+    not override them."""
     if path := row.get("config_file", known.get("config_file")):
         try:
-            row = {**json.loads(Path(path).read_bytes()), **row, "config_file": None}
-        except (OSError, ValueError, TypeError) as error:
-            what = f"config_file={path} can't be read: {error}"
-            raise ConfigError(what, "Name a file that holds settings as a JSON object") from None
+            row = {**TrainConfig.found_in(path), **row, "config_file": None}
+        except OSError as error:
+            raise ConfigError(f"config_file={path} can't be read: {error}", "Name a file that holds settings") from None
+    return _as_parameters(row, known)
+
+
+def _as_parameters(row: Settings, known: Settings) -> Settings:
+    """Settings as parameters of a notebook: those that are none of its `known` ones go into other_settings."""
     own = {name: value for name, value in row.items() if name in known}
     beside = {name: value for name, value in row.items() if name not in known}
     return {**own, "other_settings": {**(known["other_settings"] or {}), **beside}}
@@ -146,6 +156,15 @@ def _training_config(parameters: Settings) -> TrainConfig:
 def _evaluation_config(parameters: Settings) -> EvalConfig:
     """The config that 04 makes of its parameters."""
     return EvalConfig(**{name: parameters[name] for name in EvalConfig.names() if name in parameters})
+
+
+def as_evaluated(config: TrainConfig, asked: EvalConfig) -> TrainConfig:
+    """A run's settings with the environment in which 04 evaluates it, and who speaks there. Raises ConfigError for a
+    simulated user that can't be asked."""
+    own = {name: getattr(asked, name) for name in EnvironmentConfig.model_fields if name in EvalConfig.model_fields}
+    used = config.model_copy(update=own | spoken_in(asked, config))
+    check_user(used)
+    return used if used.environment == "user" else used.model_copy(update={"simulated_user": RULES})
 
 
 def _names(rows: list[Settings], keys: list[str], out: Path, prefix: str) -> list[str]:

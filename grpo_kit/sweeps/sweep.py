@@ -25,7 +25,7 @@ from grpo_kit.sweeps.plan import plan
 from grpo_kit.sweeps.results import Results
 from grpo_kit.sweeps.run import NOT_RUN, PRUNED, PlannedRun, read_json
 from grpo_kit.utils.environment import in_notebook
-from grpo_kit.utils.files import write_json
+from grpo_kit.utils.files import check_folder, write_json
 
 Show = Callable[[pandas.DataFrame], None]
 SWEEP_FILE = "sweep.json"
@@ -73,6 +73,7 @@ class Sweep(Results):
 
         Raises RunError where another process runs the sweep, ConfigError where a budget can't be kept.
         """
+        check_folder(self.out)
         jobs = self._jobs(jobs)
         pool = BudgetPool(budget, self.runs, jobs) if budget is not None else None
         halves = Halving(halving, self.runs) if halving else None

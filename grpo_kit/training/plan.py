@@ -29,6 +29,7 @@ from grpo_kit.runs.resume import check_unchanged, config_to_resume, is_done, rec
 from grpo_kit.runs.writer import mark_queued, only_writer, open_run
 from grpo_kit.training.held_out import choose
 from grpo_kit.utils.environment import processes, version_of, versions
+from grpo_kit.utils.files import check_folder
 from grpo_kit.utils.garbage import loading_libraries
 from grpo_kit.utils.json_lines import read_lines
 
@@ -62,6 +63,7 @@ class Plan:
 
 def make_plan(config: TrainConfig, rewards: Rewards, runs_dir: str | Path, launch: Launch) -> Plan:
     """Checks all that can be checked before a model is loaded; writes nothing. Raises as `plan_and_train` does."""
+    check_folder(Path(runs_dir))
     known, config = find_run(config.run_id, runs_dir), started(config, runs_dir)
     config = config_to_resume(known, config) if known else config
     check_price_known(config, launch.usd_per_hour)

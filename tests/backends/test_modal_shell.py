@@ -95,7 +95,8 @@ def run_id_in(output: str) -> str:
 
 
 def test_the_first_remote_run_needs_no_data_no_secret_and_no_setting(shell, standin):
-    output = shell.run("modal run grpo_kit/app.py --max-steps 3 --save-steps 3")
+    (shell.folder / "settings.yaml").write_text("max_steps: 9\nsave_steps: 3")
+    output = shell.run("modal run grpo_kit/app.py --config settings.yaml --max-steps 3")
     run_id = run_id_in(output)
     assert "trains on the kit's own samples" in output and "Step 3/3" in output
     assert f"Run {run_id} is complete: volume grpo-checkpoints, runs/{run_id}" in output

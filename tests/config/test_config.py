@@ -217,17 +217,20 @@ def test_usual_names_are_nobodys_own_and_lead_to_settings():
         assert usual not in TrainConfig.model_fields, "its own name needs no hint"
 
 
-def test_a_file_of_settings_gives_way_to_flags(tmp_path):
+def test_a_file_of_settings_gives_way_to_what_is_given_beside_it(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text(
         "max_steps: 6\nlearning_rate: 1e-3\njudge: {offline: 1, exact: 0.5}\ngemini_samples: 2\nadapter: null\n"
     )
-    config = TrainConfig.from_text({"learning_rate": "2e-3", "judge_samples": "3", "seed": None}, file)
-    assert (config.max_steps, config.learning_rate, config.judge_samples) == (6, 2e-3, 3)
-    assert config.judge == {"offline": 1, "exact": 0.5}
+    typed = TrainConfig.from_text(
+        {"learning_rate": "2e-3", "judge_samples": "3", "seed": None}, TrainConfig.found_in(file)
+    )
+    config = TrainConfig.from_file(file, learning_rate=2e-3, gemini_samples=3)
+    assert (config.max_steps, config.learning_rate, config.judge_samples) == (6, 2e-3, 3) and typed == config
+    assert config.judge == {"offline": 1, "exact": 0.5} and config.given == typed.given
     file = tmp_path / "settings.json"
     file.write_text('{\n\t"lora_r": 4\n}')
-    assert TrainConfig.from_text({}, file).given == {"lora_r": 4}
+    assert TrainConfig.from_file(str(file)).given == {"lora_r": 4}
 
 
 @pytest.mark.parametrize(
@@ -242,4 +245,4 @@ def test_a_file_of_settings_gives_way_to_flags(tmp_path):
 def test_a_file_that_is_wrong_is_named(tmp_path, text, message):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ConfigError, match=re.escape(message)):
-        TrainConfig.from_text({}, tmp_path / "bad.yaml")
+        TrainConfig.from_file(tmp_path / "bad.yaml")

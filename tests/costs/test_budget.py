@@ -1,6 +1,7 @@
 """A run's dollars: counted as they are spent, stopped before a limit is passed, held against the quote."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,6 +130,14 @@ def test_quoted_and_actual_stand_side_by_side(trained, tmp_path):
     assert row["usd"] == row["quoted_usd"] == 0
     quote = kit.quote(trained.config, trained.path.parent, "local", ask=False)
     assert quote.memory_gib == status["actual"]["memory_gib"] and "peaked at" in str(quote)
+    others = [{"lora_r": 8}, {"top_p": 0.9}, {"filter_difficulty": True}, {"warm_start": True, "sft_steps": 5}]
+    (tmp_path / "train.jsonl").write_bytes((Path(trained.config.data) / "train.jsonl").read_bytes() + b"\n")
+    for other in [*others, {"data": str(tmp_path)}]:
+        unlike = kit.quote(trained.config.replace(run_id="new", **other), trained.path.parent, "local", ask=False)
+        assert unlike.measured_gib is None and unlike.memory, other
+    same = trained.config.replace(run_id="new", learning_rate=1e-4, eval_steps=10)
+    alike = kit.quote(same, trained.path.parent, "local", ask=False)
+    assert alike.measured_gib == quote.measured_gib
     elsewhere = kit.quote(trained.config, trained.path.parent, "modal", ask=False)
     assert trained.id not in elsewhere.minutes_from and elsewhere.measured_gib is None
     about = json.loads((trained.path / "config.json").read_text())

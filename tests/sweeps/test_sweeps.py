@@ -159,12 +159,34 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, demo_data):
         ({"evaluation": 5, "seed": [1]}, "evaluation: 5 is not settings of 04"),
         ({"evaluation": ["n"], "seed": [1]}, r"evaluation: \['n'\] is not settings of 04"),
         ({"other_settings": {"lora_r": 4}}, "other_settings is set by the sweep itself"),
+        ({"evaluation": {"simulated_usr": "openai"}, "seed": [1]}, r"evaluation: .* Did you mean simulated_user\?"),
+        ({"evaluation": {"other_settings": {}}, "seed": [1]}, "evaluation: other_settings is set by the sweep itself"),
+        ({"evaluation": {"simulated_user": "openai"}, "seed": [1]}, "simulated_user=openai is for environment=user"),
         ({"config_file": "nowhere.json"}, "config_file=nowhere.json can't be read: .*No such file.* Name a file"),
     ],
 )
 def test_values_that_can_not_work_or_not_be_compared(settings, message, tmp_path):
     with pytest.raises(kit.ConfigError, match=message):
         kit.Sweep("03", settings, tmp_path / "out")
+
+
+def test_a_user_that_only_the_evaluation_asks_is_paid_for_and_asked(tmp_path):
+    asked = {"simulated_user": "openai", "simulated_user_model": "gpt-5-mini"}
+    user = {"model_name": "tiny-agent", "environment": "user", "evaluation": {"n": 16}}
+
+    def quoted(**settings):
+        sweep = kit.Sweep("03", {**user, "seed": 1, **settings}, tmp_path / "out", "local")
+        found = sweep.quote()
+        return round(found.usd[1], 6), found.minutes[1]
+
+    nothing, both = quoted(), quoted(**asked)
+    alone = quoted(evaluation={"n": 16, **asked})
+    trained = quoted(**asked, evaluation={"n": 16, "simulated_user": "rules"})
+    elsewhere = quoted(environment="replay", evaluation={"n": 16, "environment": "user", **asked})
+    assert nothing[0] == 0 < alone[0] < trained[0] and both[0] == pytest.approx(alone[0] + trained[0])
+    assert elsewhere[0] == alone[0] and alone[1] > nothing[1], "what it says takes time too"
+    stage = kit.Sweep("03", {**user, "seed": 1, "evaluation": {"n": 16, **asked}}, tmp_path / "out").runs[0].stages[1]
+    assert stage.parameters["other_settings"] == asked and stage.parameters["n"] == 16
 
 
 def test_runs_of_a_notebook_that_writes_a_folder_have_one_each(tmp_path):

@@ -22,7 +22,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.evaluation.interpret import signed
 from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.judges.labels import read_labels
-from grpo_kit.utils.files import write_bytes
+from grpo_kit.utils.files import check_folder, write_bytes
 from grpo_kit.utils.statistics import interval_text
 from grpo_kit.utils.text import printable
 
@@ -42,10 +42,11 @@ def report(run: Run | str | Path, out: str | Path | None = None, labels: str | P
     `run` may be a run's name or folder. `out` is reports/NAME by default, and may be written to again. `labels` is a
     file of people's labels (docs/labels.md), by default labels.csv where it is there.
 
-    Raises RunError where there is no such run, ConfigError for labels that can't be read.
+    Raises RunError where there is no such run, ConfigError for labels that can't be read and an `out` that can't be
+    written to.
     """
     run = Run.of(run)
-    out = Path(out or Path("reports", run.id))
+    check_folder(out := Path(out or Path("reports", run.id)))
     facts = gather(run, people_in(labels))
     page, card = _page(facts, _figures(run, facts["evaluation"])), _card(facts, facts["config"].use_lora)
     out.mkdir(parents=True, exist_ok=True)

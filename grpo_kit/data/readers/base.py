@@ -46,8 +46,6 @@ class Trace(NamedTuple):
 
 
 class Reader(ABC):
-    """Reads one trace format."""
-
     fields: ClassVar[tuple[str, ...]] = ()  # a row of this format has one of them
 
     def __init__(self, folder: Path, options: ReadOptions):

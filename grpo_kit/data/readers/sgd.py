@@ -69,7 +69,7 @@ class SGDReader(Reader):
 
 
 def _readable_part(content: msgspec.Raw) -> tuple[Dialogue, list[str]]:
-    """A dialogue up to its first turn that can't be read, and what is wrong with that turn; a null is no field."""
+    """A dialogue up to its first turn that can't be read, and what is wrong with that turn."""
     given = msgspec.json.encode(without_nulls(msgspec.json.decode(content)))
     dialogue, turns = msgspec.json.decode(given, type=_RawDialogue), []
     for index, turn in enumerate(dialogue.turns):
