@@ -7,12 +7,12 @@
 #
 # By default it reads the small dialogues that come with the kit. For your own, set `traces` to a file or folder of
 # chats or of prompts with answers (JSON lines, a JSON array, CSV, Parquet), to `hf://owner/name`, or to a
-# [Schema-Guided Dialogue](https://github.com/google-research-datasets/dstc8-schema-guided-dialogue) folder, and `out`
-# to `data/processed`, where the other notebooks look first.
+# [Schema-Guided Dialogue](https://github.com/google-research-datasets/dstc8-schema-guided-dialogue) folder. Their
+# samples go to `data/processed`, where the other notebooks and `grpo-kit train` look first.
 
 # %% tags=["parameters"]
 traces = ""  # "": the dialogues that come with the kit
-out = "data/demo"
+out = None  # None: data/processed for your own traces, data/demo for those that come with the kit
 eval_fraction = 0.3
 seed = 0
 format = "auto"  # chat, gemini, sharegpt, samples or sgd, where it is not found out
@@ -36,6 +36,7 @@ from grpo_kit.data import demo
 from grpo_kit.utils.files import write_json
 
 pd.set_option("display.max_colwidth", 90)
+out = out or (demo.DEFAULT_DATA if traces else demo.DEMO_DATA)
 traces = traces or demo.TRACES
 config = kit.TrainConfig(data=out, model_name=model_name)
 options = {"format": format, "learn": learn, "ground": ground, "strict": strict, "skip_bad": skip_bad}
@@ -109,6 +110,9 @@ counts = {name: card[name] for name in ("samples", "dialogues", "fingerprint")} 
 write_json(Path(result_file or Path(out) / "result.json"), {"data": out, "traces": str(traces), **counts})
 prepared.content()
 
+# %%
+print(demo.where_found(out))
+
 # %% [markdown]
 # **Next:** [02_prototype_rewards](02_prototype_rewards.ipynb) — before you train on a reward, check it on answers
-# whose quality you know.
+# whose quality you know. The line above says whether it finds these samples.

@@ -10,7 +10,7 @@
 
 # %% tags=["parameters"]
 model_name = "tiny-agent"
-data = "demo-calls"  # the kit's own dialogues; your own: grpo-kit prepare TRACES --learn calls
+data = "demo-calls"  # the kit's own; "data/processed": yours, from `grpo-kit prepare TRACES --learn calls`
 environment = "replay"
 runs_dir = "runs"
 backend = None  # "local" or "modal"; None: Modal where an account is set up, else this machine
