@@ -107,6 +107,9 @@ def told(*words, code=0, **options):
         ("train --lora-rank 8", "Did you mean --lora-r?"),
         ("resume first --epochs 3", "Did you mean --max-steps?"),
         ("eval --max-new-tokens 8", "Did you mean --max-completion-length?"),
+        ("train --wandb", "Did you mean --report-to wandb?"),
+        ("merge first", "Did you mean `grpo-kit export --to merged`?"),
+        ("status", "Did you mean `grpo-kit runs`?"),
     ],
 )
 def test_a_flags_usual_name_leads_to_the_kits(words, hint):
@@ -114,6 +117,7 @@ def test_a_flags_usual_name_leads_to_the_kits(words, hint):
 
 
 def test_commands_are_listed_in_the_order_of_work():
+    assert told("--version").startswith("grpo_kit 0.")
     lines = told("--help").partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in lines] == IN_ORDER
     assert all(len(line) < 80 and not line.endswith("...") for line in lines)

@@ -8,11 +8,11 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from grpo_kit.config.base import Group, Settings, about
 from grpo_kit.config.tables import defaults_of, fields_of
-from grpo_kit.config.usual_names import by_usual_name
+from grpo_kit.config.usual_names import USUAL_COMMANDS, by_usual_name
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
 ConfigFile = Annotated[
@@ -21,6 +21,15 @@ ConfigFile = Annotated[
 TRUTHS = {*"true false auto none yes no on off t f y n 1 0".split()}  # what may follow such a flag
 # As in the launch panel, but for the judge's many.
 GROUPS = sorted(get_args(Group), key="Judge".__eq__)
+
+
+class KitCommands(TyperGroup):
+    """All commands, which know what else people call them."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if command := USUAL_COMMANDS.get(args[0]):
+            ctx.fail(f"No such command '{args[0]}'. Did you mean `grpo-kit {command}`?")
+        return super().resolve_command(ctx, args)
 
 
 class KitCommand(TyperCommand):

@@ -32,7 +32,7 @@ def label_answers(found: Run, to: Path, choose: bool, who: str) -> None:
     _ask(items, file, who, (CHOICES if choose else SCORES) | OTHERS | {"q": "quit"})
     labels = [each for each in file.read() if not each.is_skip]
     print(f"{len(labels)} labels are in {to}")
-    if len(table := agreement_table(labelling.agreement(labels, choose), choose)):
+    if labels and len(table := agreement_table(labelling.agreement(labels, choose), choose)):
         print(table.to_string(index=False))
 
 

@@ -104,7 +104,7 @@ def prepare(
             tally.repairs["prompts_made_messages"] = sum(map(_make_messages, names.values()))
         rubrics = rewrite_rubrics(names.values()) if rewrite_rubrics else {"by": "schema"}
         card = {
-            "source": hub_name(traces) or Path(*traces.resolve().parts[-2:]).as_posix(),
+            "source": hub_name(traces) or Path(*(traces if traces.name else traces.resolve()).parts[-2:]).as_posix(),
             "eval_fraction": eval_fraction,
             "seed": seed,
             "rubrics": rubrics,
@@ -191,11 +191,9 @@ class _Tally:
     def check_both_splits(self, traces: Path, eval_fraction: float) -> None:
         """Raises BadTrace where one has no sample."""
         if not any(self.samples.values()):
-            skipped = (
-                "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values())
-                or "nothing: it is empty"
-            )
-            raise BadTrace(f"no sample is left. Skipped: {skipped}", "Correct the traces", where=str(traces))
+            skipped = "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values())
+            what = f"no sample is left. Skipped: {skipped}" if skipped else "it is empty"
+            raise BadTrace(what, "Correct the traces" if skipped else "Name what holds your traces", str(traces))
         if not all(self.samples.values()):
             problem = f"the input has {sum(self.dialogues.values())} dialogue(s), and none of them goes to "
             problem += f"{TRAIN if self.samples['eval'] else EVAL} with eval_fraction {eval_fraction}"

@@ -30,7 +30,7 @@ from grpo_kit.rewards.ready import READY
         ({"per_device_train_batch_size": 10**9}, "should be less than or equal to 10000"),
         ({"max_prompt_length": 10**9}, "should be less than or equal to 1048576"),
         ({"weight_decay": float("inf")}, "weight_decay=inf: should be a finite number"),
-        ({"run_id": "../x"}, "run_id='../x': should match pattern"),
+        ({"run_id": "../x"}, "run_id='../x': should be at most 100 letters, digits"),
         ({"learning_rate": "fast"}, "learning_rate='fast'"),
         ({"learning_rate": -1}, "greater than 0"),
         ({"loss_type": "ppo"}, "'grpo', 'dapo'"),
