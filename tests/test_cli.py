@@ -15,6 +15,7 @@ from grpo_kit.config.base import about
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.config.usual_names import USUAL_COMMANDS
 from grpo_kit.runs.directory import find_run
 from grpo_kit.training.console import completions_text
 
@@ -118,6 +119,7 @@ def test_a_flags_usual_name_leads_to_the_kits(words, hint):
 
 def test_commands_are_listed_in_the_order_of_work():
     assert told("--version").startswith("grpo_kit 0.")
+    assert {command.split()[0] for command in USUAL_COMMANDS.values()} <= {*IN_ORDER} - USUAL_COMMANDS.keys()
     lines = told("--help").partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in lines] == IN_ORDER
     assert all(len(line) < 80 and not line.endswith("...") for line in lines)
