@@ -36,7 +36,7 @@ from grpo_kit.data import demo
 from grpo_kit.utils.files import write_json
 
 pd.set_option("display.max_colwidth", 90)
-out = out or (demo.DEFAULT_DATA if traces else demo.DEMO_DATA)
+out = out or (demo.DEFAULT_DATA if traces else "data/demo")
 traces = traces or demo.TRACES
 config = kit.TrainConfig(data=out, model_name=model_name)
 options = {"format": format, "learn": learn, "ground": ground, "strict": strict, "skip_bad": skip_bad}

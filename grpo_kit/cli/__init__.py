@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
 
 import typer
 
@@ -14,7 +13,6 @@ from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.errors import KitError
-from grpo_kit.utils.environment import version_of
 
 app = typer.Typer(
     cls=KitCommands,
@@ -25,19 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        print(f"grpo_kit {version_of('grpo_kit')}")
-        raise typer.Exit
-
-
-VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-
-
-@app.callback()
-def _options(version: Annotated[bool, VERSION] = False) -> None: ...
 
 
 def _add(name: str, command: Callable, *examples: str) -> None:

@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from grpo_kit.config.base import Group, Settings, about
 from grpo_kit.config.tables import defaults_of, fields_of
 from grpo_kit.config.usual_names import USUAL_COMMANDS, by_usual_name
+from grpo_kit.utils.environment import version_of
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
 ConfigFile = Annotated[
@@ -25,6 +26,12 @@ GROUPS = sorted(get_args(Group), key="Judge".__eq__)
 
 class KitCommands(TyperGroup):
     """All commands, which know what else people call them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args == ["--version"]:
+            print(f"grpo_kit {version_of('grpo_kit')}")
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if command := USUAL_COMMANDS.get(args[0]):

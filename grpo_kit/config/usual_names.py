@@ -24,24 +24,10 @@ _USUAL = {
     "max_usd": "budget max_cost max_dollars",
     "n": "num_prompts num_samples n_samples samples",
     "report_to wandb": "wandb use_wandb",
-    "report_to tensorboard": "tensorboard",
-    "report_to trackio": "trackio",
 }
-_COMMANDS = {
-    "prepare": "preprocess import",
-    "doctor": "check validate",
-    "train": "run start launch finetune fine-tune fit grpo",
-    "watch": "follow attach monitor",
-    "stop": "cancel kill",
-    "runs": "list ls status ps show",
-    "logs": "log tail",
-    "eval": "evaluate test benchmark",
-    "chat": "ask generate predict",
-    "export --to merged": "merge",
-    "export": "convert save",
-    "push": "upload publish",
-    "delete": "rm remove",
-}
+_COMMANDS = {"runs": "list ls status ps show", "eval": "evaluate test", "stop": "cancel kill", "delete": "rm remove"}
+_COMMANDS |= {"export --to merged": "merge", "export": "convert", "push": "upload publish", "logs": "log tail"}
+_COMMANDS |= {"train": "run start launch finetune fit", "chat": "ask generate", "doctor": "check validate"}
 USUAL_COMMANDS = {usual: command for command, names in _COMMANDS.items() for usual in names.split()}
 _SETTING = [(usual, name) for name, names in _USUAL.items() for usual in names.split()]
 

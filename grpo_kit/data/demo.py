@@ -8,7 +8,6 @@ from grpo_kit.utils.files import CACHE
 TRACES = Path(__file__).parent / "demo_traces"  # a Schema-Guided Dialogue folder
 EVAL_FRACTION = 0.3  # of the demo's dialogues, so that enough prompts are held out to measure with
 DEFAULT_DATA = "data/processed"  # where own samples go, and are looked for
-DEMO_DATA = "data/demo"  # where 01 puts the demo's, to look at
 DEMO_CALLS = "demo-calls"  # the same dialogues with the calls to make, whatever folder one is in
 KITS_OWN = (DEFAULT_DATA, DEMO_CALLS)  # made where there is no such folder
 DATA_FILES = ("train.jsonl", "eval.jsonl")  # in a folder of prepared samples

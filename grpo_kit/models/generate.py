@@ -108,9 +108,8 @@ def generate_tokens(
     if isinstance(model, VllmModel):
         return model.answers(asked, ends, max_completion_length, temperature, top_p, seed)
     tokenizer.padding_side = "left"
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    if temperature < 1e-5:  # the likeliest token, as vLLM does too: scores divided by less may be infinite
-        sampling = {}
+    drawn = temperature > 1e-5  # as vLLM: scores divided by less may be infinite
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if drawn else {}
     generation = GenerationConfig(  # as TRL generates: the model's own defaults for sampling stay out
         pad_token_id=tokenizer.pad_token_id, eos_token_id=ends, return_dict_in_generate=True, **sampling
     )

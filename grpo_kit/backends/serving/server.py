@@ -99,7 +99,7 @@ class Models:
         try:
             prompt, tools = self._asked(request)
         except (ValueError, KitError) as error:
-            raise Refused(400, str(error)) from None
+            raise Refused(400, f"messages or tools: {error}") from None
         given = request.max_completion_tokens or request.max_tokens
         with self._using(request.model) as model:
             self.tokenizer.chat_template_kwargs = self.plan.chat_template_kwargs | (request.chat_template_kwargs or {})
@@ -132,16 +132,12 @@ class Models:
             return request.prompt, []
         found = Found(False)
         messages = []
-        for place, raw in enumerate(request.messages or []):
-            try:
-                called = raw.get("tool_calls") or raw.get("function_call")
-                if not (called or isinstance(raw.get("content"), str | list)):
-                    raise ValueError("content should be a text, or its parts")
-                messages += messages_in(raw, found)
-            except ValueError as error:
-                raise ValueError(f"messages[{place}]: {error}") from None
+        for raw in request.messages or []:
+            if not (raw.get("tool_calls") or raw.get("function_call") or isinstance(raw.get("content"), str | list)):
+                raise ValueError(f"content should be a text, or its parts: {str(raw)[:80]}")
+            messages += messages_in(raw, found)
         if not messages or messages[-1]["role"] == "assistant" or self.tokenizer.chat_template is None:
-            raise ValueError("messages should end with the user's or a tool's, and the model have a chat template")
+            raise ValueError("they should end with the user's or a tool's, and the model have a chat template")
         if len(tools := tools_in(request.tools, found)) < len(request.tools or ()):
             raise ValueError("tools should be functions, each with a name")
         return messages, tools
