@@ -38,7 +38,7 @@ def data_folder(data: str) -> Path:
 
 
 def where_found(folder: str | Path) -> str:
-    """Says whether the samples in `folder` are those that 02 to 05 and `grpo-kit train` take, or what to set for it."""
+    """Says whether the samples in `folder` are what 02, 03, 05 and `grpo-kit train` take, or what to set."""
     taken, readers = data_folder(DEFAULT_DATA), "02, 03, 05 and `grpo-kit train`, started in the same folder,"
     if filecmp.cmpfiles(taken, folder, DATA_FILES, shallow=False)[0] == [*DATA_FILES]:
         return f"{readers} take these samples."

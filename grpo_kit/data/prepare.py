@@ -104,7 +104,8 @@ def prepare(
             tally.repairs["prompts_made_messages"] = sum(map(_make_messages, names.values()))
         rubrics = rewrite_rubrics(names.values()) if rewrite_rubrics else {"by": "schema"}
         card = {
-            "source": hub_name(traces) or Path(*(traces if traces.name else traces.resolve()).parts[-2:]).as_posix(),
+            "source": hub_name(traces)
+            or Path(*(traces if traces.name.strip(".") else traces.resolve()).parts[-2:]).as_posix(),
             "eval_fraction": eval_fraction,
             "seed": seed,
             "rubrics": rubrics,
