@@ -96,16 +96,12 @@ def prepare(
         tally.check_both_splits(traces, eval_fraction)
         if len(tally.forms) > 1:
             if strict:
-                raise BadTrace(
-                    "some prompts are texts and others are messages",
-                    "Without --strict, all of them become messages",
-                    str(traces),
-                )
+                what = "some prompts are texts and others are messages"
+                raise BadTrace(what, "Without --strict, all of them become messages", str(traces))
             tally.repairs["prompts_made_messages"] = sum(map(_make_messages, names.values()))
         rubrics = rewrite_rubrics(names.values()) if rewrite_rubrics else {"by": "schema"}
         card = {
-            "source": hub_name(traces)
-            or Path(*(traces if traces.name.strip(".") else traces.resolve()).parts[-2:]).as_posix(),
+            "source": hub_name(traces) or Path(*(traces if traces.name else traces.resolve()).parts[-2:]).as_posix(),
             "eval_fraction": eval_fraction,
             "seed": seed,
             "rubrics": rubrics,
