@@ -8,8 +8,7 @@
 # By default it reads the small dialogues that come with the kit. For your own, set `traces` to a file or folder of
 # chats or of prompts with answers (JSON lines, a JSON array, CSV, Parquet), to `hf://owner/name`, or to a
 # [Schema-Guided Dialogue](https://github.com/google-research-datasets/dstc8-schema-guided-dialogue) folder. Your
-# samples go to `data/processed`, where the other notebooks and `grpo-kit train` look first; with another `out`, give
-# them that as `data`.
+# samples go to `data/processed`, where the other notebooks and `grpo-kit train` look first.
 
 # %% tags=["parameters"]
 traces = ""  # "": the dialogues that come with the kit
@@ -111,6 +110,9 @@ counts = {name: card[name] for name in ("samples", "dialogues", "fingerprint")} 
 write_json(Path(result_file or Path(out) / "result.json"), {"data": out, "traces": str(traces), **counts})
 prepared.content()
 
+# %%
+print(demo.where_found(out))
+
 # %% [markdown]
 # **Next:** [02_prototype_rewards](02_prototype_rewards.ipynb) — before you train on a reward, check it on answers
-# whose quality you know.
+# whose quality you know. The line above says whether it finds these samples.

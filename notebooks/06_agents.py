@@ -10,7 +10,7 @@
 
 # %% tags=["parameters"]
 model_name = "tiny-agent"
-data = "demo-calls"  # the kit's own dialogues; "data/processed": your own, of 01 with learn = "calls"
+data = "demo-calls"  # the kit's own; "data/processed": yours, of 01 with learn = "calls"
 environment = "replay"
 runs_dir = "runs"
 backend = None  # "local" or "modal"; None: Modal where an account is set up, else this machine

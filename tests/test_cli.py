@@ -16,6 +16,7 @@ from grpo_kit.config.base import about
 from grpo_kit.config.evaluation import EvalConfig
 from grpo_kit.config.judge import JudgeConfig
 from grpo_kit.config.train import TrainConfig
+from grpo_kit.config.usual_names import USUAL_COMMANDS
 from grpo_kit.runs.directory import find_run
 from grpo_kit.training.console import completions_text
 
@@ -108,6 +109,9 @@ def told(*words, code=0, **options):
         ("train --lora-rank 8", "Did you mean --lora-r?"),
         ("resume first --epochs 3", "Did you mean --max-steps?"),
         ("eval --max-new-tokens 8", "Did you mean --max-completion-length?"),
+        ("train --wandb", "Did you mean --report-to wandb?"),
+        ("merge first", "Did you mean `grpo-kit export --to merged`?"),
+        ("status", "Did you mean `grpo-kit runs`?"),
     ],
 )
 def test_a_flags_usual_name_leads_to_the_kits(words, hint):
@@ -167,6 +171,8 @@ def test_a_target_that_is_a_file_is_told_before_anything_is_done(words, tmp_path
 
 
 def test_commands_are_listed_in_the_order_of_work():
+    assert told("--version").startswith("grpo_kit 0.")
+    assert {command.split()[0] for command in USUAL_COMMANDS.values()} <= {*IN_ORDER} - USUAL_COMMANDS.keys()
     lines = told("--help").partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in lines] == IN_ORDER
     assert all(len(line) < 80 and not line.endswith("...") for line in lines)

@@ -13,6 +13,9 @@ import pytest
 from helpers import ROOT
 from matplotlib.image import imread
 
+from grpo_kit.config.train import TrainConfig
+from grpo_kit.data.demo import data_folder
+
 sys.path.insert(0, str(ROOT / "notebooks"))
 from build import read_text_notebook
 
@@ -39,6 +42,26 @@ def test_these_are_short(name, most):
     cells = read_text_notebook(ROOT / "notebooks" / f"{name}.py").cells
     lines = [line.strip() for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines()]
     assert sum(bool(line) and not line.startswith("#") for line in lines) <= most, "the package defines, it only asks"
+
+
+def test_own_traces_go_where_the_other_notebooks_look(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = read_text_notebook(ROOT / "notebooks" / "01_prepare_data.py").cells
+    code = [cell.source.replace("%matplotlib", "# ") for cell in cells if cell.cell_type == "code"]
+
+    def prepared(**given: object) -> str:
+        exec(code[0], names := {})
+        names |= given
+        for source in [*code[1:3], code[-1]]:
+            exec(source, names)
+        return capsys.readouterr().out
+
+    shop = str(ROOT / "tests" / "data" / "bicycle_shop.jsonl")
+    assert prepared().endswith("started in the same folder, take these samples.\n") and Path("data/demo").is_dir()
+    assert prepared(traces=shop).endswith("take these samples.\n")
+    assert data_folder(TrainConfig().data) == Path("data/processed"), "03 and `grpo-kit train` find them"
+    assert 'take those in data/processed. For these set data = "data/demo" there' in prepared()
+    assert 'set data = "mine" there' in prepared(traces=shop, out="mine", seed=1)
 
 
 def test_the_demo_runs_all_four_and_ends_with_the_comparison(tmp_path):

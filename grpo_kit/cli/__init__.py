@@ -7,11 +7,12 @@ from contextlib import contextmanager
 import typer
 
 from grpo_kit.cli import commands, runs
-from grpo_kit.cli.flags import KitCommand
+from grpo_kit.cli.flags import KitCommand, KitCommands
 from grpo_kit.errors import KitError
 from grpo_kit.utils.text import printable
 
 app = typer.Typer(
+    cls=KitCommands,
     help="Fine-tune small language models by GRPO on dialogue traces.",
     no_args_is_help=True,
     add_completion=False,

@@ -1,5 +1,6 @@
 """The commands that prepare, train, evaluate and sweep, in the order of work."""
 
+import shlex
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,6 +59,8 @@ def prepare(
     options |= {"eval_fraction": eval_fraction, "seed": seed, "format": format, "strict": strict, "skip_bad": skip_bad}
     card = prepare(traces, out, **options, judge_config=settings)
     print(f"{out}: {card['samples']['train']} samples to train on, {card['samples']['eval']} held out")
+    named = "" if out == Path(DEFAULT_DATA) else f" --data {shlex.quote(str(out))}"
+    print(f"`grpo-kit train{named}` trains on them")
     if card["answerable"]["turns"]:
         print(answerable_in_words(card))
     if card["repairs"]:

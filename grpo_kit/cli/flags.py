@@ -9,11 +9,12 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from grpo_kit.config.base import Group, Settings, about
 from grpo_kit.config.tables import defaults_of, fields_of
-from grpo_kit.config.usual_names import by_usual_name
+from grpo_kit.config.usual_names import USUAL_COMMANDS, by_usual_name
+from grpo_kit.utils.environment import version_of
 from grpo_kit.utils.files import check_folder
 
 RunsDir = Annotated[Path, typer.Option(help="Folder of run directories.")]
@@ -30,6 +31,21 @@ def _writable(folder: Path | None) -> Path | None:
 
 # An option with the folder that a command writes into, which is looked at before anything is loaded.
 to_write = partial(typer.Option, callback=_writable)
+
+
+class KitCommands(TyperGroup):
+    """All commands, which know what else people call them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args == ["--version"]:
+            print(f"grpo_kit {version_of('grpo_kit')}")
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if command := USUAL_COMMANDS.get(args[0]):
+            ctx.fail(f"No such command '{args[0]}'. Did you mean `grpo-kit {command}`?")
+        return super().resolve_command(ctx, args)
 
 
 class KitCommand(TyperCommand):

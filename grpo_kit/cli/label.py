@@ -24,7 +24,7 @@ def label_answers(found: Run, to: Path, choose: bool, who: str) -> None:
     _ask(items, file, who, (labelling.CHOICES if choose else labelling.SCORES) | labelling.OTHERS | {"q": "quit"})
     labels = [each for each in file.read() if not each.is_skip]
     print(f"{len(labels)} labels are in {to}")
-    if len(table := labelling.agreement_table(asked.agreement(labels, choose), choose)):
+    if labels and len(table := labelling.agreement_table(asked.agreement(labels, choose), choose)):
         print(shown(table))
 
 

@@ -64,7 +64,7 @@ def list_runs(runs_dir: RunsDir = RUNS_DIR) -> None:
     from grpo_kit.plots.tables import table
 
     found = runs(runs_dir)
-    shown = str(table(found)) if len(found) else f"no runs under {runs_dir}"
+    shown = str(table(found)) if len(found) else f"no runs to list under {runs_dir}"
     print(re.sub(r"[^\n -~\xa0-\U0010ffff]", "?", shown))  # a folder's name may hold what a terminal acts on
 
 

@@ -130,7 +130,7 @@ class Settings(BaseModel):
     @classmethod
     def _no_setting(cls, name: str, whose: str = "", beside: Collection[str] = ()) -> str:
         known = [*cls.model_fields, *beside]
-        hint = by_usual_name(name, known) or did_you_mean(name, known) or f" The settings are: {', '.join(known)}"
+        hint = by_usual_name(name, known) or did_you_mean(name, known) or " docs/settings.md lists all"
         return f"{name} is no setting of {whose or cls.__name__}.{hint}"
 
     def __eq__(self, other: object) -> bool:
@@ -235,7 +235,14 @@ def _absolute(value: Any) -> Any:
     return str(Path(value).expanduser().resolve()) if isinstance(value, str | Path) else value
 
 
+def _run_name(value: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        raise ValueError("at most 100 letters, digits, dots, dashes and underscores, the first a letter or a digit")
+    return value
+
+
 Name = TypeVar("Name")
+RunName = Annotated[str, AfterValidator(_run_name)]
 Weights = Annotated[dict[Name, float], BeforeValidator(_weights)]
 Mapped = Annotated[dict[str, Any], BeforeValidator(_mapping), AfterValidator(_not_the_kits)]
 Listed = Annotated[list[Name], BeforeValidator(_listed)]  # "a,b" as a shell types it

@@ -20,6 +20,7 @@ from pydantic import (
 from grpo_kit.config.base import (
     Listed,
     Mapped,
+    RunName,
     Weights,
     batches,
     check_variable,
@@ -71,12 +72,7 @@ class TrainConfig(JudgeConfig, ModalConfig, EnvironmentConfig):
     data: str = run(
         "data/processed", "Folder with train.jsonl and eval.jsonl. If the default has none: the demo's.", "scale"
     )
-    run_id: str | None = run(
-        None,
-        "Name of the run. The same name again resumes it. None: grpo_YYYYMMDD_HHMMSS.",
-        max_length=100,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-    )
+    run_id: RunName | None = run(None, "Name of the run. The same name again resumes it. None: grpo_YYYYMMDD_HHMMSS.")
     seed: NonNegativeInt = run(42, "Seeds sampling, order of the data and LoRA's first weights.", lt=2**32)
 
     # How long and how fast

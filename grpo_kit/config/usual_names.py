@@ -23,13 +23,18 @@ _USUAL = {
     "save_total_limit": "keep_checkpoints max_checkpoints",
     "max_usd": "budget max_cost max_dollars",
     "n": "num_prompts num_samples n_samples samples",
+    "report_to wandb": "wandb use_wandb",
 }
+_COMMANDS = {"runs": "list ls status ps show", "eval": "evaluate test", "stop": "cancel kill", "delete": "rm remove"}
+_COMMANDS |= {"export --to merged": "merge", "export": "convert", "push": "upload publish", "logs": "log tail"}
+_COMMANDS |= {"train": "run start launch finetune fit", "chat": "ask generate", "doctor": "check validate"}
+USUAL_COMMANDS = {usual: command for command, names in _COMMANDS.items() for usual in names.split()}
 _SETTING = [(usual, name) for name, names in _USUAL.items() for usual in names.split()]
 
 
 def by_usual_name(name: str, known: Collection[str], spelled: Callable[[str], str] = str) -> str:
     """ " Did you mean learning_rate?" for lr, where it is among `known`; empty for a name that is nobody's."""
     for usual, setting in _SETTING:
-        if usual == name and setting in known:
+        if usual == name and setting.split()[0] in known:
             return f" Did you mean {spelled(setting)}?"
     return ""

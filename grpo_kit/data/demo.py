@@ -1,12 +1,13 @@
 """The demo's dialogues, which scripts/demo makes, and where a run's samples are."""
 
+import filecmp
 from pathlib import Path
 
 from grpo_kit.utils.files import CACHE
 
 TRACES = Path(__file__).parent / "demo_traces"  # a Schema-Guided Dialogue folder
 EVAL_FRACTION = 0.3  # of the demo's dialogues, so that enough prompts are held out to measure with
-DEFAULT_DATA = "data/processed"
+DEFAULT_DATA = "data/processed"  # where own samples go, and are looked for
 DEMO_CALLS = "demo-calls"  # the same dialogues with the calls to make, whatever folder one is in
 KITS_OWN = (DEFAULT_DATA, DEMO_CALLS)  # made where there is no such folder
 DATA_FILES = ("train.jsonl", "eval.jsonl")  # in a folder of prepared samples
@@ -34,3 +35,12 @@ def data_folder(data: str) -> Path:
             prepare(TRACES, folder, eval_fraction=EVAL_FRACTION, learn=learn)
             _made.add(folder)
     return folder
+
+
+def where_found(folder: str | Path) -> str:
+    """Says whether the samples in `folder` are what 02, 03, 05 and `grpo-kit train` take, or what to set."""
+    taken, readers = data_folder(DEFAULT_DATA), "02, 03, 05 and `grpo-kit train`, started in the same folder,"
+    if filecmp.cmpfiles(taken, folder, DATA_FILES, shallow=False)[0] == [*DATA_FILES]:
+        return f"{readers} take these samples."
+    theirs = f"those in {DEFAULT_DATA}" if taken == Path(DEFAULT_DATA) else "the samples that come with the kit"
+    return f'{readers} take {theirs}. For these set data = "{folder}" there, --data in a shell.'

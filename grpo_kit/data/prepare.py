@@ -95,15 +95,12 @@ def prepare(
         tally.check_both_splits(traces, eval_fraction)
         if len(tally.forms) > 1:
             if strict:
-                raise BadTrace(
-                    "some prompts are texts and others are messages",
-                    "Without --strict, all of them become messages",
-                    str(traces),
-                )
+                what = "some prompts are texts and others are messages"
+                raise BadTrace(what, "Without --strict, all of them become messages", str(traces))
             tally.repairs["prompts_made_messages"] = sum(map(_make_messages, names.values()))
         rubrics = rewrite_rubrics(names.values()) if rewrite_rubrics else {"by": "schema"}
         card = {
-            "source": hub_name(traces) or Path(*traces.resolve().parts[-2:]).as_posix(),
+            "source": hub_name(traces) or Path(*(traces if traces.name else traces.resolve()).parts[-2:]).as_posix(),
             "eval_fraction": eval_fraction,
             "seed": seed,
             "rubrics": rubrics,
@@ -184,8 +181,8 @@ class _Tally:
     def check_both_splits(self, traces: Path, eval_fraction: float) -> None:
         if not any(self.samples.values()):
             skipped = "; ".join(f"{count} times {reason}" for reason, count in self.reasons.values())
-            skipped = skipped or "nothing: it is empty"
-            raise BadTrace(f"no sample is left. Skipped: {skipped}", "Correct the traces", where=str(traces))
+            what = f"no sample is left. Skipped: {skipped}" if skipped else "it is empty"
+            raise BadTrace(what, "Correct the traces" if skipped else "Name what holds your traces", str(traces))
         if not all(self.samples.values()):
             problem = f"the input has {sum(self.dialogues.values())} dialogue(s), and none of them goes to "
             problem += f"{TRAIN if self.samples['eval'] else EVAL} with eval_fraction {eval_fraction}"

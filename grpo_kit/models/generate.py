@@ -117,7 +117,8 @@ def generate_tokens(
             log_probs += [list(choice.log_probs) for choice in choices]
         return [list(choice.tokens) for choice in choices]
     tokenizer.padding_side = "left"
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
+    drawn = temperature > 1e-5  # as vLLM: scores divided by less may be infinite
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if drawn else {}
     generation = GenerationConfig(  # as TRL generates: the model's own defaults for sampling stay out
         pad_token_id=tokenizer.pad_token_id, eos_token_id=ends, return_dict_in_generate=True, **sampling
     )

@@ -327,6 +327,9 @@ def find_run(run_id: str | None, runs_dir: str | Path) -> RunDirectory | None:
 def no_such_run(run_id: str | Path, runs_dir: str | Path, on_volume: list[str] | None = None) -> RunError:
     """`on_volume` are the runs on Modal's volume, where they were looked at too."""
     where = f"{runs_dir}" if on_volume is None else f"{runs_dir} or on Modal's volume"
+    for folder in (Path(runs_dir, run_id), Path(run_id)):
+        if (folder / "status.json").exists():
+            return RunError(f"{folder}/config.json is missing, or can't be read", f"Put it back, or remove {folder}")
     known = sorted([path.name for path in Path(runs_dir).glob("*") if is_run(path)] + (on_volume or []))
     fix = f"There are: {', '.join(known[-5:])}." if known else "There are no runs there yet."
     return RunError(f"no run {run_id} under {where}", fix)

@@ -28,6 +28,22 @@ from grpo_kit.models.prompts import prompt_tokens
 
 KEY = "planted-serving-key"
 NAMES = ["base", "checkpoint-10", "checkpoint-20"]
+WRONG = {  # what the refusal is to name
+    "temperature": -1,
+    "top_p": 0,
+    "max_tokens": -4,
+    "max_completion_tokens": 0,
+    "n": 200_000,
+    "seed": 10**19,
+    "stop": [1],
+    "logprobs": -1,
+    "top_logprobs": 3,
+    "response_format": {"type": "json_object"},
+    "tool_choice": "required",
+    "tools": [{"type": "function", "function": 5}],
+}
+ODD = [[], [{"role": "user"}], [{"role": "king", "content": "a"}], [{"role": "system", "content": "a"}]]
+ODD.append([{"role": "user", "content": "word " * 5000}])  # more than can be read
 ASKED = [{"role": "user", "content": "A table for two, please."}]
 
 
@@ -108,15 +124,11 @@ def test_a_run_is_served_here_asked_evaluated_and_stopped(run, expected, tmp_pat
         client_of(served.url, "another").models.list()
     with pytest.raises(openai.NotFoundError, match="The model `nobody` does not exist"):
         client.chat.completions.create(model="nobody", messages=ASKED)
-    for wrong in (
-        {"temperature": "hot"},
-        {"messages": []},
-        {"messages": [{"role": "user", "content": "word " * 5000}]},
-    ):
-        with pytest.raises(openai.BadRequestError):
-            client.chat.completions.create(**{"model": "base", "messages": ASKED, **wrong})
-    for wrong in ([], [-1], [len(tokenizer)], [ids], ids * 500):
-        with pytest.raises(openai.BadRequestError):
+    for name, wrong in [*WRONG.items(), *(("messages", odd) for odd in ODD)]:
+        with pytest.raises(openai.BadRequestError, match=name):
+            client.chat.completions.create(**{"model": "base", "messages": ASKED, "extra_body": {name: wrong}})
+    for wrong in ("", [], [-1], [len(tokenizer)], [ids], ids * 500):
+        with pytest.raises(openai.BadRequestError, match="prompt"):
             client.completions.create(model="base", prompt=wrong)
     with pytest.raises(kit.ConfigError, match=r"serves no model 'nobody'. Choose one of: base, checkpoint-10"):
         kit.chat(served, "Hello", checkpoint="nobody")

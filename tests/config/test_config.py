@@ -30,7 +30,7 @@ from grpo_kit.rewards.ready import READY
         ({"per_device_train_batch_size": 10**9}, "should be less than or equal to 10000"),
         ({"max_prompt_length": 10**9}, "should be less than or equal to 1048576"),
         ({"weight_decay": float("inf")}, "weight_decay=inf: should be a finite number"),
-        ({"run_id": "../x"}, "run_id='../x': should match pattern"),
+        ({"run_id": "../x"}, "run_id='../x': should be at most 100 letters, digits"),
         ({"learning_rate": "fast"}, "learning_rate='fast'"),
         ({"learning_rate": -1}, "greater than 0"),
         ({"loss_type": "ppo"}, "'grpo', 'dapo'"),
@@ -213,7 +213,7 @@ def test_a_run_is_trained_by_known_judges_with_weights_above_0(wrong):
 
 def test_usual_names_are_nobodys_own_and_lead_to_settings():
     for usual, name in _SETTING:
-        assert name in {*TrainConfig.model_fields, *EvalConfig.model_fields}
+        assert name.split()[0] in {*TrainConfig.model_fields, *EvalConfig.model_fields}
         assert usual not in TrainConfig.model_fields, "its own name needs no hint"
 
 

@@ -403,7 +403,7 @@ def test_a_folder_or_setting_that_cannot_work_is_refused_with_what_would(tmp_pat
     refuses(few, sgd, eval_fraction=1e-6)
     same = write_sgd(tmp_path / "same", [dialogue(f"d{n}", "Hello") for n in range(3)])
     refuses(r"3 dialogue\(s\), .*those with the same beginning stay together", same)
-    refuses("c.jsonl: no sample is left", write_lines(tmp_path / "c.jsonl"))
+    refuses("c.jsonl: it is empty. Name what holds your traces", write_lines(tmp_path / "c.jsonl"))
     (sgd / "schema.json").write_text('[{"name": "Cafes_1"}]')
     refuses("schema.json: .*missing required field `service_name` - at `.*0.", sgd)
     (sgd / "schema.json").unlink()

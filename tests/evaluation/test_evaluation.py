@@ -470,8 +470,10 @@ def test_longer_answers_that_score_higher_are_told_from_chance():
 
 
 def test_answers_are_labelled_in_a_terminal(run, evaluation, tmp_path, monkeypatch, capsys):
-    typed, file = iter(["4", "excellent", "1", "u", "2", "s", "q"]), tmp_path / "labels.csv"
+    typed, file = iter(["q", "4", "excellent", "1", "u", "2", "s", "q"]), tmp_path / "labels.csv"
     monkeypatch.setattr("builtins.input", lambda question: next(typed))
+    label_answers(Run(run.path), file, choose=False, who="Ann")
+    assert capsys.readouterr().out.endswith(f"\n0 labels are in {file}\n"), "no table of nothing"
     label_answers(Run(run.path), file, choose=False, who="Ann")
     assert [label.label for label in LabelFile(file).read()] == [4, 2, None]
     said = capsys.readouterr().out

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -32,28 +32,30 @@ from grpo_kit.models.load import load_model, load_tokenizer
 from grpo_kit.models.prompts import prompt_tokens
 
 MOST_BYTES = 16 * 2**20  # of a request
+# Fields that would change the answer, and can't be done here.
+UNABLE = "top_logprobs response_format logit_bias frequency_penalty presence_penalty echo suffix".split()
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Request(msgspec.Struct):
-    """The fields of a request that count here; others are let be."""
+    """The fields of a request that count here, with their ranges; others are let be."""
 
     model: str
     messages: list[dict[str, Any]] | None = None
     prompt: str | list[int] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    n: int | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=5)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
-    logprobs: bool | int | None = None
-    top_logprobs: int | None = None
-    return_tokens_as_token_ids: bool = False
-    return_token_ids: bool = False
+    logprobs: bool | Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    return_tokens_as_token_ids: bool | None = None
+    return_token_ids: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -95,18 +97,22 @@ class Models:
             raise Refused(404, f"The model `{request.model}` does not exist.", "NotFoundError")
         if request.tool_choice not in (None, "none", "auto"):
             raise Refused(400, "tool_choice can't be forced here: calls come as text")
-        if request.top_logprobs:
-            raise Refused(400, "top_logprobs are not told here; logprobs are")
         try:
             prompt, tools = self._asked(request)
         except (ValueError, KitError) as error:
-            raise Refused(400, str(error)) from None
+            raise Refused(400, f"messages or tools: {error}") from None
         given = request.max_completion_tokens or request.max_tokens
         with self._using(request.model) as model:
             self.tokenizer.chat_template_kwargs = self.plan.chat_template_kwargs | (request.chat_template_kwargs or {})
-            read = prompt_tokens(self.tokenizer, prompt, tools)
+            try:
+                read = prompt_tokens(self.tokenizer, prompt, tools)
+            except Exception as error:  # a template is the model's own code
+                what = "the model's chat template can't write these messages, tools and chat_template_kwargs"
+                raise Refused(400, f"{what}: {error}") from None
+            if not read:
+                raise Refused(400, "prompt is empty")
             if (room := self.plan.longest - len(read)) < 1:
-                what = f"the prompt has {len(read)} tokens, and prompt and answer together {self.plan.longest}"
+                what = f"prompt or messages have {len(read)} tokens; {self.plan.longest} fit with the answer"
                 raise Refused(400, what)
             asked = {name: getattr(request, name) for name in ("temperature", "top_p")}
             how = self.plan.settings | {name: value for name, value in asked.items() if value is not None}
@@ -131,10 +137,16 @@ class Models:
                 raise ValueError("a prompt of tokens has at least one, and those of the model's vocabulary alone")
             return request.prompt, []
         found = Found(False)
-        messages = [message for raw in request.messages or [] for message in messages_in(raw, found)]
+        messages = []
+        for raw in request.messages or []:
+            if not (raw.get("tool_calls") or raw.get("function_call") or isinstance(raw.get("content"), str | list)):
+                raise ValueError(f"content should be a text, or its parts: {str(raw)[:80]}")
+            messages += messages_in(raw, found)
         if not messages or messages[-1]["role"] == "assistant" or self.tokenizer.chat_template is None:
-            raise ValueError("messages should end with the user's or a tool's, and the model have a chat template")
-        return messages, tools_in(request.tools, found)
+            raise ValueError("they should end with the user's or a tool's, and the model have a chat template")
+        if len(tools := tools_in(request.tools, found)) < len(request.tools or ()):
+            raise ValueError("tools should be functions, each with a name")
+        return messages, tools
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -181,9 +193,12 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(413, f"a request has a length, of at most {MOST_BYTES} bytes")
         body = _chunked(self.rfile) if "Transfer-Encoding" in self.headers else self.rfile.read(int(size))
         try:
-            request = msgspec.json.decode(body, type=Request)
-        except msgspec.MsgspecError as error:
+            request = msgspec.convert(given := msgspec.json.decode(body), Request)
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise Refused(400, str(error)) from None
+        for name in UNABLE:
+            if given.get(name) not in (None, 0, "", {}, {"type": "text"}):
+                raise Refused(400, f"{name} can't be done here: leave it out")
         if (request.messages is None) == is_chat or (request.prompt is None) != is_chat:
             raise Refused(400, "chat/completions take messages, completions a prompt")
         read, answers = self.models.answers(request)

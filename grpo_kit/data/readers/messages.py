@@ -65,7 +65,7 @@ def without_reasoning(text: str, found: Found) -> str:
 
 def call_in(raw: Any) -> ToolCall:
     """A tool call in OpenAI's form, also its older and flat one, Anthropic's or Gemini's. Raises ValueError."""
-    inner = raw.get("function") or raw if isinstance(raw, dict) else {}
+    inner = _function_of(raw)
     given = [inner[name] for name in ("arguments", "input", "args", "parameters") if inner.get(name) is not None]
     arguments = from_json(given[0] or {}) if given else {}
     if not isinstance(inner.get("name"), str) or not isinstance(arguments, dict):
@@ -81,7 +81,7 @@ def tools_in(value: Any, found: Found) -> list[dict[str, Any]]:
     and the JSON text of each. Raises ValueError where it is none of these."""
     tools, value = [], from_json(value or [])
     for each in value if isinstance(value, list) else [value]:
-        function = each.get("function") or each if isinstance(each, dict) else {}
+        function = _function_of(each)
         if declared := function.get("functionDeclarations", function.get("function_declarations")):
             tools += tools_in(declared, found)
             continue
@@ -97,6 +97,11 @@ def tools_in(value: Any, found: Found) -> list[dict[str, Any]]:
             told["parameters"] = orjson.loads(re.sub(rb'"type":"[A-Z]+"', lambda found: found[0].lower(), schema))
         tools.append({"type": "function", "function": {"name": function["name"], **told}})
     return tools
+
+
+def _function_of(raw: Any) -> dict[str, Any]:
+    inner = raw.get("function") or raw if isinstance(raw, dict) else {}
+    return inner if isinstance(inner, dict) else {}
 
 
 def from_json(value: Any) -> Any:
