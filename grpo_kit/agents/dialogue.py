@@ -23,8 +23,10 @@ from grpo_kit.data.thoughts import answer_in
 from grpo_kit.data.tool_calls import calls_made, words_before_calls
 from grpo_kit.judges.base import Verdict
 from grpo_kit.models.chat_template import chat_template_of, text_between
-from grpo_kit.models.generate import completion_text
+from grpo_kit.models.endpoint import ServedModel
+from grpo_kit.models.generate import completion_text, end_tokens, generate_tokens, up_to_end
 from grpo_kit.models.prompts import Prompt, prompt_tokens
+from grpo_kit.models.shapes import positions_of
 
 # Answers to prompts of tokens, and the probabilities that they were drawn with, if known. The number is that of equal
 # prompts in a row.
@@ -195,3 +197,29 @@ def begun(samples: Sequence[Sample], environment: str, tokenizer: Any, is_asked:
     prompts = side_by_side(methodcaller("begin"), worlds, worlds[0].waits)
     begins = zip(worlds, prompts, strict=True)
     return [Dialogue(world, prompt, prompt_tokens(tokenizer, prompt, world.tools)) for world, prompt in begins]
+
+
+def dialogues_with(
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    environment: str,
+    *,
+    max_completion_length: int,
+    most_turns: int,
+    ask: Ask | None = None,
+    **how: Any,
+) -> list[Dialogue]:
+    """A dialogue with each sample outside training, in order. `ask` is as in `converse`, `how` as in `generate`."""
+    ends = end_tokens(model, tokenizer)
+    dialogues = begun(samples, environment, tokenizer, ask is not None)
+    served, room = isinstance(model, ServedModel), max_completion_length
+
+    def generate(asked: list[list[int]], group: int) -> tuple[list[list[int]], list[list[float]] | None]:
+        drawn = [] if served else None
+        made = generate_tokens(model, tokenizer, asked, ends, max_completion_length=room, log_probs=drawn, **how)
+        return [up_to_end(tokens, ends) for tokens in made], drawn
+
+    longest = (served and model.longest) or positions_of(tokenizer.name_or_path)
+    converse(dialogues, tokenizer, generate, ends, room=room, longest=longest, most_turns=most_turns, ask=ask)
+    return dialogues

@@ -1,7 +1,6 @@
 """The commands for a run that is there, here or on Modal: kit.Run's methods from a shell."""
 
 import getpass
-import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,8 +63,7 @@ def list_runs(runs_dir: RunsDir = RUNS_DIR) -> None:
     from grpo_kit.plots.tables import table
 
     found = runs(runs_dir)
-    shown = str(table(found)) if len(found) else f"no runs to list under {runs_dir}"
-    print(re.sub(r"[^\n -~\xa0-\U0010ffff]", "?", shown))  # a folder's name may hold what a terminal acts on
+    print(table(found) if len(found) else printable(f"no runs to list under {runs_dir}"))
 
 
 def logs(

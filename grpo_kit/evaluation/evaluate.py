@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from grpo_kit.agents.answer import dialogues_with
 from grpo_kit.agents.asked_user import asked_user
+from grpo_kit.agents.dialogue import dialogues_with
 from grpo_kit.agents.episodes import episodes
 from grpo_kit.config.base import names_where
 from grpo_kit.config.environment import check_user, in_environment, spoken_in

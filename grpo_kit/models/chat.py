@@ -50,39 +50,29 @@ def chat(
     and for an endpoint that does not answer, ConfigError for a model that can't be loaded or is not served.
     """
     EvalConfig(temperature=temperature)  # raises for one that can't be
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    table: dict[str, Sequence[str]] = {"prompt": [last_turn(prompt) for prompt in prompts]}
     if isinstance(target, Endpoint):
         given = {"temperature": temperature, "max_tokens": max_completion_length, "seed": seed}
         given["chat_template_kwargs"] = chat_template_kwargs and dict(chat_template_kwargs)
-        return _chat_with(target, prompts, tools, checkpoint, {k: v for k, v in given.items() if v is not None})
+        how: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        there = target.models()
+        names = ({BASE: BASE} if BASE in there else {}) | {"trained": checkpoint_name(checkpoint) or there[-1]}
+        for column, name in names.items():
+            table[column] = [target.ask(name, messages_of(prompt), tools, **how).text for prompt in prompts]
+        return pandas.DataFrame(table)
     found = checkpoints_of(target, base_model, Path(runs_dir))
     checkpoints, trained = replace(found, folders=[found.folder(checkpoint)]), found.settings
     told = trained.chat_template_kwargs if chat_template_kwargs is None else chat_template_kwargs
     tokenizer = load_tokenizer(checkpoints.source, told)
-    prompts = [prompts] if isinstance(prompts, str) else prompts
     asked = [messages_of(prompt) if tokenizer.chat_template else prompt for prompt in prompts]
     schemas = [tools] * len(asked)
     fitted = [fit.prompt for fit in fit_prompts(asked, tokenizer, trained.max_prompt_length, schemas)]
-    table: dict[str, Sequence[str]] = {"prompt": [last_turn(prompt) for prompt in prompts]}
     how = _how(trained, temperature, seed, max_completion_length)
     with torch_threads(trained.torch_threads):
         for name, _, model in checkpoints.models():
             table[BASE if name == BASE else "trained"] = generate(model, tokenizer, fitted, schemas, **how)
             del model  # makes room for the next
-    return pandas.DataFrame(table)
-
-
-def _chat_with(
-    endpoint: Endpoint,
-    prompts: str | Sequence[str | list[Message]],
-    tools: Tools,
-    checkpoint: str | int | None,
-    how: dict[str, Any],
-) -> pandas.DataFrame:
-    prompts, there = [prompts] if isinstance(prompts, str) else prompts, endpoint.models()
-    names = ({BASE: BASE} if BASE in there else {}) | {"trained": checkpoint_name(checkpoint) or there[-1]}
-    table: dict[str, Sequence[str]] = {"prompt": [last_turn(prompt) for prompt in prompts]}
-    for column, name in names.items():
-        table[column] = [endpoint.ask(name, messages_of(prompt), tools, **how).text for prompt in prompts]
     return pandas.DataFrame(table)
 
 

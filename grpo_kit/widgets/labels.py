@@ -10,21 +10,10 @@ import ipywidgets
 import pandas as pd
 
 from grpo_kit.data.thoughts import answer_in
-from grpo_kit.evaluation.labelling import (
-    CHOICES,
-    OTHERS,
-    SCORES,
-    Answers,
-    Item,
-    Labelling,
-    Samples,
-    Scores,
-    agreement_table,
-    label_of,
-    next_item,
-    progress,
-)
+from grpo_kit.evaluation import labelling
+from grpo_kit.evaluation.labelling import CHOICES, OTHERS, SCORES, Answers, Item, Labelling, Samples, Scores
 from grpo_kit.judges.labels import Label, LabelFile
+from grpo_kit.plots.tables import table as shown
 from grpo_kit.widgets.keys import Keys
 from grpo_kit.widgets.parts import NUMBER, Panel, button, error_html, note_html, shows_errors, table_html, text_html
 from grpo_kit.widgets.samples import prompt_html
@@ -102,14 +91,14 @@ class LabelPanel(Panel):
         """A row per judge, and per two people who labelled the same, with 95% intervals, of what is asked now: scores
         or choices."""
         found = self.labelling.agreement(self.labels, self._choosing, self._seed)
-        return agreement_table(found, self._choosing)
+        return labelling.agreement_table(found, self._choosing)
 
     def summary(self) -> str:
         """How many labels there are, and the agreement, as text."""
         people = ", ".join(sorted({label.labeller or "no name" for label in self.labels})) or "nobody"
         said = f"{len(self.labels)} labels in {self.file.path}, by {people}"
         table = self.agreement()
-        return f"{said}\n{table.to_string(index=False)}" if len(self.labels) and len(table) else said
+        return f"{said}\n{shown(table)}" if len(self.labels) and len(table) else said
 
     def press(self, key: str) -> None:
         """Does what the key means, if anything: a label, undo or skip. Errors are shown."""
@@ -129,7 +118,7 @@ class LabelPanel(Panel):
             undone = self.file.undo(who, [item.question for item in items])
             self.note.value = undone.note if undone else ""
         elif self._item:
-            label = label_of(self._item, key, who, time.monotonic() - self._since, self.note.value.strip())
+            label = labelling.label_of(self._item, key, who, time.monotonic() - self._since, self.note.value.strip())
             self.file.save(label)
             self.note.value = ""
         self._show()
@@ -137,9 +126,9 @@ class LabelPanel(Panel):
     def _show(self) -> None:
         """Shows the next question, how far this person is, and soon the agreement."""
         items, who, rows = self._items[self._choosing], self.labeller.value.strip(), self.file.read()
-        self._item, self._since = next_item(items, rows, who), time.monotonic()
+        self._item, self._since = labelling.next_item(items, rows, who), time.monotonic()
         self.keyboard.show(item_html(self._item) if self._item else note_html("Nothing is left to label."))
-        done, skipped = progress(items, rows, who)
+        done, skipped = labelling.progress(items, rows, who)
         self.bar.max, self.bar.value = len(items), done
         self.count.value = f"{done} of {len(items)} labelled" + f", {skipped} skipped" * bool(skipped)
         self._worker.submit(self._measure, self.keyboard.number)  # which takes a second

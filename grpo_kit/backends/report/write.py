@@ -6,6 +6,7 @@ the page's policy lets only its own script run and nothing be fetched.
 
 import base64
 import hashlib
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from grpo_kit.backends.report.facts import gather
-from grpo_kit.backends.report.pictures import picture
 from grpo_kit.backends.report.settings import shareable
 from grpo_kit.backends.run import Run
 from grpo_kit.config.tables import as_typed, defaults_of
@@ -22,6 +22,7 @@ from grpo_kit.config.train import TrainConfig
 from grpo_kit.evaluation.interpret import signed
 from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.judges.labels import read_labels
+from grpo_kit.plots.style import LOCK, NotebookFigure
 from grpo_kit.utils.files import check_folder, write_bytes
 from grpo_kit.utils.statistics import interval_text
 from grpo_kit.utils.text import printable
@@ -29,6 +30,15 @@ from grpo_kit.utils.text import printable
 HERE = Path(__file__).parent
 LABELS = Path("labels.csv")
 PAGE, CARD = "index.html", "model_card.md"
+# Each colour of a figure that would be lost, or glare, on dark paper; white becomes the page's own: see page.css.
+IN_THE_DARK = {
+    "#000000": "#e6e9ed",
+    "#757575": "#b3bac3",
+    "#bbbbbb": "#67707b",
+    "#e5e5e5": "#343a42",
+    "#ffffff": "#15181d",
+    "#0072b2": "#4aa8e0",
+}
 
 
 def report(run: Run | str | Path, out: str | Path | None = None, labels: str | Path | None = None) -> Path:
@@ -79,14 +89,29 @@ def _figures(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
     figures: dict[str, Any] = dict.fromkeys(("curve", "evaluation", "breakdown"))
     if not run.metrics().empty:
         alt = "Reward by training step, and below it loss, lengths, entropy, groups with no spread, time and failures"
-        figures["curve"] = picture(learning_curve(run), alt)
+        figures["curve"] = _picture(learning_curve(run), alt)
     if evaluation:
         alt = "Each model's mean score with its interval, and the differences prompt by prompt"
-        figures["evaluation"] = picture(evaluation_figure(evaluation), alt)
+        figures["evaluation"] = _picture(evaluation_figure(evaluation), alt)
         if len(evaluation.criteria().columns):
             alt = "Means of the judge's criteria, and the gain by service"
-            figures["breakdown"] = picture(breakdown(evaluation), alt)
+            figures["breakdown"] = _picture(breakdown(evaluation), alt)
     return figures
+
+
+def _picture(figure: NotebookFigure, alt: str) -> dict[str, str]:
+    """The figure as vectors, in `light` and `dark` data URLs; `alt` says what it shows to those who can't see it."""
+    file = io.StringIO()
+    with LOCK:
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    dark = re.sub(r"#[0-9a-f]{6}\b", lambda found: IN_THE_DARK.get(found[0], found[0]), svg)
+    dark = dark.replace("<svg ", f'<svg fill="{IN_THE_DARK["#000000"]}" ', 1)  # black is not written out
+    return {"light": _url(svg), "dark": _url(dark), "alt": alt}
+
+
+def _url(svg: str) -> Markup:
+    return Markup(f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}")
 
 
 def _page(facts: dict[str, Any], figures: dict[str, Any]) -> str:

@@ -9,15 +9,7 @@ from typing import Any
 import modal
 from modal.types import AppState
 
-from grpo_kit.backends.modal.client import (
-    HUB_SECRET,
-    SERVE_SECRET,
-    kit_errors,
-    missing_secret,
-    serving_app,
-    serving_url,
-    volume,
-)
+from grpo_kit.backends.modal import client
 from grpo_kit.backends.modal.container import MOUNTED
 from grpo_kit.backends.modal.image import kit_image
 from grpo_kit.backends.serving import container
@@ -33,7 +25,7 @@ AT_ONCE = 64  # requests that a machine is given together
 
 def served(run: RunDirectory) -> Endpoint | None:
     """The endpoint of a run that is being served; None where it is not."""
-    return endpoint_at(url) if (url := serving_url(run.id)) else None
+    return endpoint_at(url) if (url := client.serving_url(run.id)) else None
 
 
 def start(
@@ -51,17 +43,17 @@ def start(
         gpu, _ = gpu_and_count(checked_gpu(gpu or config.gpu))  # one is enough for the models that the kit trains
     except ValueError as error:
         raise ConfigError(f"gpu={gpu!r} can't be had", f"Use {error}") from None
-    with kit_errors():
+    with client.kit_errors():
         secrets = _secrets(config.model_name)
         echo(price(gpu, config.memory, idle_seconds))
-        app = modal.App(serving_app(run.id), image=kit_image())
+        app = modal.App(client.serving_app(run.id), image=kit_image())
         serve: Any = modal.web_server(container.PORT, startup_timeout=SECONDS_TO_START)(container.serve)
         app.function(
             name="serve",
             gpu=gpu,
             cpu=float(CORES),
             memory=config.memory,
-            volumes={path: volume(name) for path, name in MOUNTED.items()},
+            volumes={path: client.volume(name) for path, name in MOUNTED.items()},
             secrets=secrets,
             env={container.RUN: run.id, container.NAMES: " ".join(checkpoints)},
             min_containers=0,
@@ -81,16 +73,16 @@ def start(
 def stop(run: RunDirectory) -> bool:
     """Ends the app with its machine, and returns when Modal says that both are gone; False where there was none. Raises
     RunError where they do not end."""
-    with kit_errors():
+    with client.kit_errors():
         try:
-            app = modal.App.lookup(serving_app(run.id))
+            app = modal.App.lookup(client.serving_app(run.id))
         except modal.exception.NotFoundError:
             return False
         app.stop()
         deadline = time.monotonic() + SECONDS_TO_STOP
         while app.info(refresh=True).lifecycle.state != AppState.STOPPED:
             if time.monotonic() > deadline:
-                fix = f"`modal app stop {serving_app(run.id)}`, and `modal app list` shows whether it runs"
+                fix = f"`modal app stop {client.serving_app(run.id)}`, and `modal app list` shows whether it runs"
                 raise RunError(f"the endpoint of run {run.id} does not end", fix)
             time.sleep(0.2)
     return True
@@ -107,11 +99,11 @@ def price(gpu: str, memory: int, idle_seconds: int) -> str:
 
 def _secrets(model_name: str) -> list[modal.Secret]:
     make = f"export {KEY}=$(openssl rand -hex 24)"
-    if missing := missing_secret(SERVE_SECRET, KEY):
-        store = f"`{make}; modal secret create --force {SERVE_SECRET} {KEY}=${KEY}`"
+    if missing := client.missing_secret(client.SERVE_SECRET, KEY):
+        store = f"`{make}; modal secret create --force {client.SERVE_SECRET} {KEY}=${KEY}`"
         raise ConfigError(f"{missing.what}, the endpoint's key", f"Make both with {store}")
     if not os.environ.get(KEY):
-        what = f"the endpoint's key is on Modal ({SERVE_SECRET}), and {KEY} is not set here"
+        what = f"the endpoint's key is on Modal ({client.SERVE_SECRET}), and {KEY} is not set here"
         raise ConfigError(what, f"Set {KEY} to it, or make another: `{make}` and the secret anew")
-    has_hub = "/" in model_name and not missing_secret(HUB_SECRET)
-    return [modal.Secret.from_name(name) for name in (SERVE_SECRET, *[HUB_SECRET] * has_hub)]
+    has_hub = "/" in model_name and not client.missing_secret(client.HUB_SECRET)
+    return [modal.Secret.from_name(name) for name in (client.SERVE_SECRET, *[client.HUB_SECRET] * has_hub)]

@@ -33,7 +33,7 @@ from grpo_kit.models.prompts import prompt_tokens
 
 MOST_BYTES = 16 * 2**20  # of a request
 # Fields that would change the answer, and can't be done here.
-UNABLE = "top_logprobs response_format logit_bias frequency_penalty presence_penalty echo suffix".split()
+UNABLE = "top_logprobs response_format logit_bias frequency_penalty presence_penalty echo suffix top_k min_p".split()
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -109,11 +109,10 @@ class Models:
             except Exception as error:  # a template is the model's own code
                 what = "the model's chat template can't write these messages, tools and chat_template_kwargs"
                 raise Refused(400, f"{what}: {error}") from None
-            if not read:
-                raise Refused(400, "prompt is empty")
-            if (room := self.plan.longest - len(read)) < 1:
+            room = self.plan.longest - len(read)
+            if not read or room < 1:
                 what = f"prompt or messages have {len(read)} tokens; {self.plan.longest} fit with the answer"
-                raise Refused(400, what)
+                raise Refused(400, what if read else "prompt is empty")
             asked = {name: getattr(request, name) for name in ("temperature", "top_p")}
             how = self.plan.settings | {name: value for name, value in asked.items() if value is not None}
             told = generate(
@@ -134,10 +133,9 @@ class Models:
         if request.prompt is not None:
             tokens = [0] if isinstance(request.prompt, str) else request.prompt
             if not tokens or min(tokens) < 0 or max(tokens) >= len(self.tokenizer):
-                raise ValueError("a prompt of tokens has at least one, and those of the model's vocabulary alone")
+                raise Refused(400, "prompt should have tokens of the model's vocabulary, at least one")
             return request.prompt, []
-        found = Found(False)
-        messages = []
+        found, messages = Found(False), []
         for raw in request.messages or []:
             if not (raw.get("tool_calls") or raw.get("function_call") or isinstance(raw.get("content"), str | list)):
                 raise ValueError(f"content should be a text, or its parts: {str(raw)[:80]}")
