@@ -194,8 +194,7 @@ def measured(dialogues: Sequence[Dialogue], judged: Sequence[float | None]) -> d
 def begun(samples: Sequence[Sample], environment: str, tokenizer: Any, is_asked: bool = False) -> list[Dialogue]:
     """A dialogue about each sample in which nothing was said yet. `is_asked`: a model speaks for the user."""
     worlds = [world_of(sample, environment, is_asked) for sample in samples]
-    prompts = side_by_side(methodcaller("begin"), worlds, worlds[0].waits)
-    begins = zip(worlds, prompts, strict=True)
+    begins = zip(worlds, side_by_side(methodcaller("begin"), worlds, worlds[0].waits), strict=True)
     return [Dialogue(world, prompt, prompt_tokens(tokenizer, prompt, world.tools)) for world, prompt in begins]
 
 

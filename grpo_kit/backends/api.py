@@ -102,13 +102,12 @@ class _Evaluate:
         **settings: Any,
     ) -> "Evaluation":
         """Evaluates a run where its files are, on Modal or here, and waits for the result."""
-        run = target if isinstance(target, Run) else Run(target, runs_dir)
+        run = Run.of(target, runs_dir)
         if run.storage.backend == "local":
             return self.local(run, config, base_model=base_model, runs_dir=runs_dir, **settings)
         if base_model:
-            raise ConfigError(
-                f"run {run.id} is on Modal and is compared with its own base model", "Leave base_model out"
-            )
+            what = f"run {run.id} is on Modal and is compared with its own base model"
+            raise ConfigError(what, "Leave base_model out")
         from grpo_kit.backends.modal.launch import evaluate_on_modal
         from grpo_kit.evaluation.result import Evaluation
 

@@ -116,9 +116,8 @@ def _with_flags(command: Callable, model: type[Settings], leave_out: Container[s
     file = typer.Option("--config", metavar="FILE", help=help, callback=read, is_eager=True)
     added = {"config": Annotated[str | None, file], **flags}
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values()]
-    parameters += [
-        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=added[n], default=None) for n in added
-    ]
+    flag = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY, default=None)
+    parameters += [flag(name, annotation=kind) for name, kind in added.items()]
     run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run

@@ -227,8 +227,7 @@ def _listed(value: Any) -> Any:
         return []
     if not isinstance(value, str):
         return value
-    parts = value.strip().removeprefix("[").removesuffix("]").split(",")
-    return [part.strip() for part in parts if part.strip()]
+    return [part.strip() for part in value.strip().removeprefix("[").removesuffix("]").split(",") if part.strip()]
 
 
 def _absolute(value: Any) -> Any:

@@ -11,7 +11,7 @@ from grpo_kit.config.base import Role, names_where
 from grpo_kit.config.train import TrainConfig
 from grpo_kit.costs.memory import device_of, is_sharded
 from grpo_kit.data.demo import data_folder
-from grpo_kit.data.samples import fingerprint
+from grpo_kit.data.samples import fingerprint_of
 from grpo_kit.errors import KitError, RunError
 from grpo_kit.models.shapes import shape_of
 from grpo_kit.runs.directory import SFT_METRICS, RunDirectory
@@ -77,7 +77,7 @@ def measured_memory(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | 
     """GiB at the peak of the newest run on `gpu` (None: here) with the same of all that decides memory."""
     try:
         train = data_folder(config.data) / "train.jsonl"
-        data = _fingerprint(train, train.stat().st_mtime_ns)
+        data = fingerprint_of(train, train.stat().st_mtime_ns)
         runs = [run for run in runs if run.data == data]
     except (KitError, OSError):  # it is on Modal's volume alone
         pass
@@ -85,11 +85,6 @@ def measured_memory(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | 
     shares = is_sharded(config, shape, device_of(config, gpu)) if shape else config.fsdp is True
     same = like_run(config.model_copy(update={"fsdp": shares}), runs, gpu, "step", "size", "memory")
     return same and same.memory_gib
-
-
-@lru_cache(8)
-def _fingerprint(path: Path, modified: int) -> str:
-    return fingerprint([path])
 
 
 def remember(run: RunDirectory, runs_dir: str | Path) -> None:
@@ -123,8 +118,7 @@ def _read_run(folder: Path, metrics_modified: int, status_modified: int) -> Earl
         counting = status.get("fitting_seconds", 0.0) if about.get("machine") == HERE else 0.0
         before = None if started is None else max(0.0, started - counting)
         evaluating = sum(row.get("eval_runtime", 0.0) for row in lines)
-        measuring = (status.get("difficulty") or {}).get("seconds", 0.0)
-        beside = sum(times) + sum(warm) + evaluating + measuring
+        beside = sum(times) + sum(warm) + evaluating + (status.get("difficulty") or {}).get("seconds", 0.0)
         rest = status["seconds"] - started - beside if in_one_go and started is not None else 0.0
         between = max(0.0, rest) / max(1, len(times))
         parts = ("seconds/generating", "seconds/judging")

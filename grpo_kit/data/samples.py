@@ -5,6 +5,7 @@ A prepared data set is two files of samples, train.jsonl and eval.jsonl, one JSO
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -212,3 +213,9 @@ def fingerprint(paths: Iterable[Path | str]) -> str:
         with open(path, "rb") as file:
             whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()[:16]
+
+
+@lru_cache(8)
+def fingerprint_of(path: Path, modified: int) -> str:
+    """That of one file, read anew where it was `modified` since (nanoseconds)."""
+    return fingerprint([path])

@@ -14,7 +14,7 @@ from grpo_kit.evaluation.result import Evaluation
 from grpo_kit.evaluation.statistics import Answered
 from grpo_kit.models.checkpoints import BASE, Checkpoints
 from grpo_kit.models.endpoint import Endpoint, ServedModel
-from grpo_kit.models.generate import log_probs_of
+from grpo_kit.models.generate import log_probs_after
 from grpo_kit.models.prompts import prompt_tokens
 from grpo_kit.utils.statistics import bootstrap_interval
 
@@ -73,12 +73,7 @@ def _drawn(own: Answered, place: int, tokenizer: Any, sample: Sample) -> tuple[l
 
 
 def _apart(model: Any, asked: list[int], tokens: Sequence, log_probs: Sequence, own: Sequence) -> np.ndarray:
-    import torch
-
-    with torch.inference_mode():
-        read = torch.tensor([[*asked, *tokens]], device=model.device)
-        scores = model(input_ids=read).logits[0, len(asked) - 1 : -1]
-    return np.abs(np.subtract(log_probs, log_probs_of(scores, tokens)))[np.array(own, dtype=bool)]
+    return np.abs(np.subtract(log_probs, log_probs_after(model, asked, tokens)))[np.array(own, dtype=bool)]
 
 
 def score_agreement(evaluation: Evaluation, own: Evaluation) -> dict[str, dict[str, Any]]:

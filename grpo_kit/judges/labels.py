@@ -61,8 +61,7 @@ class Label:
         where its second is, 0 for a tie."""
         if self.label is not None:
             return (self.label - 1) / (BEST - 1)
-        sign = 1 if self.question[1][0] == self.answer else -1
-        return sign * PREFERENCES[self.preference]
+        return (1 if self.question[1][0] == self.answer else -1) * PREFERENCES[self.preference]
 
 
 COLUMNS = [field.name for field in fields(Label)]
@@ -75,7 +74,7 @@ class LabelFile:
         """Raises ConfigError where there can be no such file."""
         self.path = Path(path)
         check_folder(self.path.parent)
-        self._lock = self.path.with_name(f".{self.path.name}.lock")
+        self._lock = self.path.parent / f".{self.path.name}.lock"
 
     def read(self) -> list[Label]:
         """The rows, newest last; none where there is no file. Raises ConfigError, as `read_labels` does."""
@@ -177,8 +176,7 @@ def from_table(table: pandas.DataFrame | str | Path, format: Format) -> list[Lab
         table = _read_table(Path(table))
     table = table if "sample_id" in table else table.rename(columns={"id": "sample_id"})
     table = table.rename(columns=LABEL_STUDIO if format == "label_studio" else {})
-    names = [str(name).removesuffix(".responses") for name in table]
-    _check_columns(names, f"the {format} table", EXPORT[format])
+    _check_columns([str(name).removesuffix(".responses") for name in table], f"the {format} table", EXPORT[format])
     labels = []
     for number, row in enumerate(table.to_dict("records"), 1):
         for given in [row] if format == "label_studio" else _responses(row):

@@ -152,8 +152,7 @@ def generate_tokens(
 
 def up_to_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
     """The tokens without what pads them."""
-    end = next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))
-    return list(tokens[:end])
+    return list(tokens[: next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))])
 
 
 def log_probs_of(scores: Any, tokens: Sequence[int]) -> list[float]:
@@ -162,6 +161,15 @@ def log_probs_of(scores: Any, tokens: Sequence[int]) -> list[float]:
 
     chosen = torch.tensor(tokens, device=scores.device)[:, None]
     return scores.float().log_softmax(-1).gather(1, chosen)[:, 0].tolist()
+
+
+def log_probs_after(model: Any, asked: list[int], tokens: Sequence[int]) -> list[float]:
+    """The log-probability that a model of transformers gives to each token, when it has read those asked and before."""
+    import torch
+
+    with torch.inference_mode():
+        read = torch.tensor([[*asked, *tokens]], device=model.device)
+        return log_probs_of(model(input_ids=read).logits[0, len(asked) - 1 : -1], tokens)
 
 
 def _served(

@@ -13,14 +13,13 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from grpo_kit.data.samples import Sample
 from grpo_kit.errors import ConfigError, RunError
 from grpo_kit.judges.base import Judge
 from grpo_kit.judges.batch import judge_batch, run_async
 from grpo_kit.models.files import read_object
-from grpo_kit.models.generate import completion_text, end_tokens, generate
+from grpo_kit.models.generate import completion_text, end_tokens, generate, log_probs_after
 from grpo_kit.models.llama import ask, check_llama_cpp
 from grpo_kit.models.load import load_model, load_tokenizer
 from grpo_kit.models.prompts import prompt_tokens
@@ -96,7 +95,7 @@ def compare(
     wholes = [(tokens + own + ends[:1], len(tokens)) for tokens, own in zip(asked, said, strict=True)]
     told = ask(file, texts=texts, prompts=asked, wholes=wholes, ends=ends, longest=longest)
     from_file = [completion_text(tokenizer, *each) for each in zip(prompts, told["answers"], strict=True)]
-    own = [value for whole in wholes for value in _log_probs(model, *whole)]
+    own = [value for tokens, begin in wholes for value in log_probs_after(model, tokens[:begin], tokens[begin:])]
     apart = fmean(abs(one - other) for one, other in zip(own, chain(*told["log_probs"]), strict=True))
     others = sum(one != other for one, other in zip(told["tokens"], asked, strict=True))
     wrong = {
@@ -114,14 +113,6 @@ def compare(
     return Comparison(len(samples), equal, round(apart, 5), score, of_model, judge.name)
 
 
-def _log_probs(model: Any, tokens: list[int], begin: int) -> list[float]:
-    import torch
-
-    with torch.inference_mode():
-        logits = model(torch.tensor([tokens], device=model.device)).logits[0, begin - 1 : -1].double()
-    return logits.log_softmax(-1)[range(len(logits)), tokens[begin:]].tolist()
-
-
 def _mean_score(judge: Judge, samples: Sequence[Sample], answers: Sequence[str]) -> float | None:
     verdicts = run_async(judge_batch(judge, None, samples, answers)).verdicts
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
@@ -135,10 +126,8 @@ def _pre_tokenizer(source: Path, scratch: Path, samples: Sequence[Sample]) -> st
     asked += [tokenizer(str(sample.ground_truth), add_special_tokens=False)["input_ids"] for sample in samples]
     texts = [tokenizer.decode(tokens) for tokens in asked]
     for name in PRE_TOKENIZERS:
-        if (
-            not _convert(source, vocabulary, "--vocab-only", pre=name)
-            and ask(vocabulary, texts=texts)["tokens"] == asked
-        ):
+        failed = _convert(source, vocabulary, "--vocab-only", pre=name)
+        if not failed and ask(vocabulary, texts=texts)["tokens"] == asked:
             return name
     what = f"llama.cpp does not know the tokenizer of {source.name}, and none of its own makes the same tokens"
     raise ConfigError(f"{what} of {len(samples)} held-out samples", "Take a newer llama.cpp, or `--to merged`")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -328,7 +329,7 @@ def no_such_run(run_id: str | Path, runs_dir: str | Path, on_volume: list[str] |
     """`on_volume` are the runs on Modal's volume, where they were looked at too."""
     where = f"{runs_dir}" if on_volume is None else f"{runs_dir} or on Modal's volume"
     for folder in (Path(runs_dir, run_id), Path(run_id)):
-        if (folder / "status.json").exists():
+        if os.path.exists(folder / "status.json"):  # also of a name that is too long for a file
             return RunError(f"{folder}/config.json is missing, or can't be read", f"Put it back, or remove {folder}")
     known = sorted([path.name for path in Path(runs_dir).glob("*") if is_run(path)] + (on_volume or []))
     fix = f"There are: {', '.join(known[-5:])}." if known else "There are no runs there yet."

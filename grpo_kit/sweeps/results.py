@@ -101,8 +101,9 @@ class Results:
 
     def _row(self, run: PlannedRun) -> dict[str, Any]:
         record, status, scores = run.record, run.status(), dict[str, Any]()
-        row = {"run": run.name} | {name: _cell(run.settings.get(name)) for name in self.varied}
-        row |= {"state": record["state"]}
+        own = [(name, run.settings.get(name)) for name in self.varied]  # by which a table is to group
+        row = {name: value if isinstance(value, int | float | str | None) else str(value) for name, value in own}
+        row = {"run": run.name, **row, "state": record["state"]}
         if record["state"] == "complete":
             result = run.evaluated() or run.result()
             is_evaluation = isinstance(result.get("trained"), dict)
@@ -169,11 +170,6 @@ def _paired(
     gains = (means(first, "trained") - means(second, model)).dropna().sort_index().to_numpy()
     low, high = bootstrap_interval(gains, seed=0)
     return gains.mean() if len(gains) else math.nan, low, high, len(gains)
-
-
-def _cell(value: Any) -> Any:
-    """A setting as a table can group by it."""
-    return value if isinstance(value, int | float | str | None) else str(value)
 
 
 def _scores(evaluated: dict[str, Any]) -> dict[str, Any]:

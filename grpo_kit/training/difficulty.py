@@ -65,7 +65,8 @@ def keep_what_teaches(trainer: "KitTrainer", plan: Plan, cache: RewardCache, pro
     answers = _cache_file(config, download_model(config.model_name, weights=False), starts, auto, data["fingerprint"])
     with _kept_in_cache(answers, cache, progress) as (answered, scored):
         _measure(trainer, config, progress, answered, scored)
-    kinds = [kind_of(scored[sample.id]["scores"], _full_score(trainer)) for sample in plan.samples]
+    full = sum(weight for weight in trainer.reward_weights.tolist() if weight > 0)  # what scores of 1 come to
+    kinds = [kind_of(scored[sample.id]["scores"], full) for sample in plan.samples]
     count = Counter(kinds)
     found = {"prompts_kept": count[KEPT], **{kind: count[kind] for kind in WORDS}}
     why = ", ".join(f"{count[kind]:,} {words}" for kind, words in WORDS.items() if count[kind])
@@ -91,11 +92,6 @@ def kind_of(scores: Sequence[float | None], full: float) -> str:
         return KEPT
     mean = fmean(known)
     return NEVER if mean <= TIED * full else ALWAYS if mean >= (1 - TIED) * full else ALIKE
-
-
-def _full_score(trainer: "KitTrainer") -> float:
-    """The weighted sum of scores of 1."""
-    return sum(weight for weight in trainer.reward_weights.tolist() if weight > 0)
 
 
 @contextmanager
@@ -142,8 +138,7 @@ def _cache_file(config: TrainConfig, model: Path, starts: Sequence[Path], auto: 
     decides them is another. `auto` is what "auto" comes to."""
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(model.iterdir())]
     weights = fingerprint(sorted(file for start in starts for file in start.glob("*.safetensors")))
-    settings = {name: getattr(config, name) for name in DRAWN_BY} | auto
-    key = digest([settings, files, weights, data], size=16)
+    key = digest([{name: getattr(config, name) for name in DRAWN_BY} | auto, files, weights, data], size=16)
     return CACHE / "difficulty" / f"{key}.jsonl"
 
 

@@ -85,8 +85,7 @@ def plan_of(run: RunDirectory) -> Plan:
     judges, ConfigError for a judge that is not there.
     """
     pickled = own_rewards(run)
-    rewards = () if pickled is None else load_rewards(pickled)
-    plan = _read(config_to_resume(run, TrainConfig(run_id=run.id)), rewards)
+    plan = _read(config_to_resume(run, TrainConfig(run_id=run.id)), () if pickled is None else load_rewards(pickled))
     _add_judges(plan)
     check_unchanged(run, plan.about)
     return plan
@@ -281,5 +280,4 @@ def _git_commit() -> str | None:
     """The commit of the folder that the run is started from, where it is one of git's."""
     if shutil.which("git") is None:
         return None
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    return done.stdout.strip() or None
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from pkgutil import resolve_name
 from statistics import fmean
@@ -26,7 +25,7 @@ from grpo_kit.costs.forecast import STARTING_HERE_SECONDS, measuring_minutes
 from grpo_kit.costs.judging import judge_usd
 from grpo_kit.costs.memory import decided
 from grpo_kit.data.demo import data_folder
-from grpo_kit.data.samples import Sample, fingerprint, last_turn, read_samples
+from grpo_kit.data.samples import Sample, fingerprint_of, last_turn, read_samples
 from grpo_kit.errors import ConfigError
 from grpo_kit.judges.base import make_judge
 from grpo_kit.judges.batch import judge_batch, run_async
@@ -93,8 +92,7 @@ class Probe:
             if score is not None
         ]
         told.sort(key=lambda each: each[0], reverse=True)
-        places = dict.fromkeys((0, len(told) // 2, len(told) - 1)) if told else ()
-        return [told[place] for place in places]
+        return [told[place] for place in (dict.fromkeys((0, len(told) // 2, len(told) - 1)) if told else ())]
 
     def line(self) -> str:
         """ "64 answers of tiny to 8 prompts: scores 0.00 to 0.31, mean 0.08; 25% of groups without spread; 3% cut"."""
@@ -238,10 +236,5 @@ def _file_of(config: TrainConfig, runs_dir: str | Path) -> Path:
     # A judge whose rules have changed judges anew; one that is asked over a network has its settings among those above.
     rules = [getattr(resolve_name(JUDGES[name]), "version", "") for name in config.rungs if name in RULES]
     train = data_folder(config.data) / "train.jsonl"
-    data = _fingerprint(train, train.stat().st_mtime_ns)
+    data = fingerprint_of(train, train.stat().st_mtime_ns)
     return CACHE / "probes" / f"{digest([settings, stats, rules, data, version_of('grpo_kit')], size=16)}.json"
-
-
-@lru_cache(8)
-def _fingerprint(path: Path, modified: int) -> str:
-    return fingerprint([path])

@@ -34,8 +34,7 @@ class SampleBrowser(Panel):
         self.message = ipywidgets.HTML(layout={"margin": "0"})
         self.refresh_button = button("Refresh", "Read the run's files again", width="auto", icon="refresh")
         self.groups, self.answers = GroupView(run, self.message), AnswerView(run, self.message)
-        titles = ["While it trained", "Base against trained"]
-        self.tabs = ipywidgets.Tab([self.groups, self.answers], titles=titles)
+        self.tabs = ipywidgets.Tab([self.groups, self.answers], titles=["While it trained", "Base against trained"])
         super().__init__([ipywidgets.HBox([self.refresh_button]), self.message, self.tabs])
         refresh = shows_errors(self.message, self.refresh)
         self.refresh_button.on_click(refresh)

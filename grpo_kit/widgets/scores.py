@@ -9,6 +9,7 @@ from grpo_kit.widgets.parts import BORDER, ERROR, FAINT, SHADE, note_html, numbe
 MORE = "var(--jp-success-color1, #388e3c)"
 ROW = "display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 6px 20px; padding: 10px 2px; "
 ROW += f"border-top: 1px solid {BORDER}"
+CLAMPED = "max-height: 8.4em; overflow-y: auto"
 
 
 def trial_html(trial: Trial, names: tuple[str, str]) -> str:
@@ -16,17 +17,13 @@ def trial_html(trial: Trial, names: tuple[str, str]) -> str:
     have these `names`."""
     rows, was = [], trial.was or [None] * len(trial.scored)
     for (name, text), before, now in zip(trial.answers.items(), was, trial.scored, strict=True):
-        cells = [f"{note_html(name)}{_clamped(answer_in(text) or '(nothing)')}"]
+        cells = [f"{note_html(name)}{text_html(answer_in(text) or '(nothing)', CLAMPED)}"]
         if before:
             cells.append(note_html(f"before: {names[0]}") + _scored(before, before, False))
         after = _scored(now, before or now, name.startswith(CANARY))
         cells.append((note_html(f"after: {names[1]}") if before else "") + after)
         rows.append(f'<div style="{ROW}">' + "".join(f"<div>{cell}</div>" for cell in cells) + "</div>")
     return "".join(rows)
-
-
-def _clamped(text: str) -> str:
-    return f'<div style="max-height: 8.4em; overflow-y: auto">{text_html(text)}</div>'
 
 
 def _scored(now: Scored, before: Scored, is_canary: bool) -> str:

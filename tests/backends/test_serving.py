@@ -38,6 +38,7 @@ WRONG = {  # what the refusal is to name
     "stop": [1],
     "logprobs": -1,
     "top_logprobs": 3,
+    "top_k": 5,
     "response_format": {"type": "json_object"},
     "tool_choice": "required",
     "tools": [{"type": "function", "function": 5}],

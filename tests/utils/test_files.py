@@ -24,6 +24,8 @@ def test_a_folder_that_can_not_be_written_to_is_told_before(tmp_path):
     if not os.access(SEALED, os.W_OK):
         with pytest.raises(ConfigError, match=r"/proc/self/task can't be written to\. Name another folder"):
             check_folder(SEALED / "new" / "folder")
+    with pytest.raises(ConfigError, match=r"\. can't be read"):
+        LabelFile(".").read()
     with pytest.raises(RunError, match="exists already"):
         check_new_folder(tmp_path)
     check_folder(tmp_path)

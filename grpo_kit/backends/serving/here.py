@@ -56,8 +56,7 @@ def start(
             command = server_command(plan, HOST, port, GPU_SHARE, use_vllm)
             how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": env}
             process = subprocess.Popen(command, stdout=output, stderr=output, **how)
-        server = {"url": endpoint.url} | LocalStorage(run.path).worker(process.pid)
-        run.storage.write(SERVING_FILE, as_json(server))
+        run.storage.write(SERVING_FILE, as_json({"url": endpoint.url} | LocalStorage(run.path).worker(process.pid)))
     try:
         _wait(endpoint, process, log)
     except BaseException:

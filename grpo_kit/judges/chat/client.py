@@ -112,8 +112,7 @@ class ChatModel:
         async with room_for_call(place, config.judge_max_in_flight, config.judge_requests_per_minute):
             self.usage.calls += 1
             try:
-                asked = self._provider.generate(self.model, question(), config.judge_timeout)
-                reply = await self._in_time(asked)
+                reply = await self._in_time(self._provider.generate(self.model, question(), config.judge_timeout))
             except CallFailed as failed:
                 self._count(*failed.tokens)
                 raise

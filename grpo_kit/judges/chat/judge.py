@@ -125,8 +125,7 @@ class ChatJudge(Judge):
 
     def prompt(self, sample: Sample, answers: Sequence[str]) -> str:
         conversation = sample.conversation
-        texts = [conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers]
-        mark, fence = fences(texts)
+        mark, fence = fences([conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers])
         names = [f"reply {number}" for number in range(1, len(answers) + 1)] if self.compares else ["reply"]
         return self._prompt.substitute(
             mark=mark,
@@ -188,8 +187,7 @@ def object_in(text: str) -> Any:
             raise
         if re.search(r"[^\s`\],]", rest):
             raise ValueError("text after the object") from None
-    is_one = isinstance(found, list) and found and all(each == found[0] for each in found)
-    return found[0] if is_one else found
+    return found[0] if isinstance(found, list) and found and all(each == found[0] for each in found) else found
 
 
 def _parse(text: str, count: int, is_group: bool) -> list[_Judgement]:
