@@ -29,6 +29,7 @@ TRAINS = {"model_name", "run_id", "runs_dir", "other_settings"}  # a notebook th
 GIVEN = {"interactive", "result_file"}  # parameters that the sweep gives itself: to every notebook that has them,
 GIVEN_TO_TRAINING = {*GIVEN, "run_id", "runs_dir", "other_settings"}
 GIVEN_TO_EVALUATION = {*GIVEN, "run", "runs_dir", "other_settings"}
+SPOKEN = EnvironmentConfig.model_fields.keys() & EvalConfig.model_fields  # what an evaluation may have otherwise
 LONGEST_NAME = 80  # a run's name may have 100 characters
 
 
@@ -161,10 +162,9 @@ def _evaluation_config(parameters: Settings) -> EvalConfig:
 def as_evaluated(config: TrainConfig, asked: EvalConfig) -> TrainConfig:
     """A run's settings with the environment in which 04 evaluates it, and who speaks there. Raises ConfigError for a
     simulated user that can't be asked."""
-    own = {name: getattr(asked, name) for name in EnvironmentConfig.model_fields if name in EvalConfig.model_fields}
-    used = config.model_copy(update=own | spoken_in(asked, config))
-    check_user(used)
-    return used if used.environment == "user" else used.model_copy(update={"simulated_user": RULES})
+    own, told = {name: getattr(asked, name) for name in SPOKEN}, spoken_in(asked, config)
+    check_user(used := config.model_copy(update=own | told))
+    return used if used.environment == "user" else config.model_copy(update=told | {"simulated_user": RULES})
 
 
 def _names(rows: list[Settings], keys: list[str], out: Path, prefix: str) -> list[str]:

@@ -151,12 +151,11 @@ class RewardLab(Pages):
         slim = look | {"height": "50px", "margin": "2px 10px 2px 2px"}
         self.typed = ipywidgets.Textarea(placeholder=hint, continuous_update=False, layout=slim)
         self.fields["prompt"].value, self.fields["reward"].value = self._trials.shared()
-        has, wide = {"acts": self._bench.judge == "offline", "prompt": self._bench.has_prompt}, {"flex": "1 1 320px"}
-        editors = [
-            ipywidgets.VBox([ipywidgets.HTML(note_html(FIELDS[name][0])), field], layout=wide | {"margin": "0 8px 0 0"})
-            for name, field in self.fields.items()
-            if has.get(name, True)
-        ]
+        lacks = {"acts": self._bench.judge != "offline", "prompt": not self._bench.has_prompt}
+        shown = {name: field for name, field in self.fields.items() if not lacks.get(name)}
+        look = {"flex": "1 1 320px", "margin": "0 8px 0 0"}
+        headed = [[ipywidgets.HTML(note_html(FIELDS[name][0])), field] for name, field in shown.items()]
+        editors = [ipywidgets.VBox(each, layout=look) for each in headed]
         self.version = ipywidgets.Dropdown(options=[], layout={"width": "auto", "flex": "1 1 220px"})
         self.buttons = {
             "ctrl+enter": button("Score", "or press Ctrl+Enter", "primary"),
@@ -168,8 +167,7 @@ class RewardLab(Pages):
         self.reads, self.state, self.results = (ipywidgets.HTML(layout={"margin": "0"}) for _ in range(3))
         for part, name in ((self.state, "state"), (self.results, "results"), (self.message, "message")):
             part.add_class(f"grpo-kit-{name}")
-        shown = [field for name, field in self.fields.items() if has.get(name, True)]
-        self.keyboard = Keys(self, self.press, HELP, self.buttons, texts=[*shown, self.typed])
+        self.keyboard = Keys(self, self.press, HELP, self.buttons, texts=[*shown.values(), self.typed])
         self.keyboard.heard = [*self.buttons, "k", "j"]
         self.on_change([self.version], shows_errors(self.message, self._restore))
         self.on_change(self.fields.values(), self._tell)

@@ -23,6 +23,7 @@ from grpo_kit.backends.modal import launch as launching
 from grpo_kit.costs.memory import Device
 from grpo_kit.sweeps import costs, grid
 from grpo_kit.sweeps.notebooks import notebook_folder
+from grpo_kit.sweeps.plan import as_evaluated
 from grpo_kit.sweeps.run import PlannedRun
 
 SHORT = {"max_steps": 1, "save_steps": 1, "canaries": "off"}
@@ -185,6 +186,9 @@ def test_a_user_that_only_the_evaluation_asks_is_paid_for_and_asked(tmp_path):
     elsewhere = quoted(environment="replay", evaluation={"n": 16, "environment": "user", **asked})
     assert nothing[0] == 0 < alone[0] < trained[0] and both[0] == pytest.approx(alone[0] + trained[0])
     assert elsewhere[0] == alone[0] and alone[1] > nothing[1], "what it says takes time too"
+    for environment in ("replay", "user"):
+        agent = kit.TrainConfig(model_name="tiny-agent", environment=environment)
+        assert as_evaluated(agent, kit.EvalConfig()) == agent, "or no earlier run would be like it"
     stage = kit.Sweep("03", {**user, "seed": 1, "evaluation": {"n": 16, **asked}}, tmp_path / "out").runs[0].stages[1]
     assert stage.parameters["other_settings"] == asked and stage.parameters["n"] == 16
 
