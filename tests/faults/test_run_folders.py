@@ -210,7 +210,7 @@ def test_a_pipe_in_a_folder_is_not_waited_for_and_a_torn_config_is_told_of(train
     assert kit.runs(tmp_path).empty and capsys.readouterr().out.count("Unreadable: ") == 2
     with pytest.raises(kit.RunError, match=r"torn/config\.json is missing, or can't be read\. Put it back, or remove"):
         kit.Run("torn", tmp_path)
-    with pytest.raises(kit.RunError, match="no run x+ under"):
+    with pytest.raises(kit.RunError, match=r"no run x+ under"):
         kit.Run("x" * 300, tmp_path)  # which no file can be called
     with pytest.raises(kit.RunError, match=r"holds a run without its config\.json"):
         kit.train(run_id="torn", runs_dir=tmp_path, max_steps=1)
