@@ -117,8 +117,9 @@ def test_the_card_is_for_the_hub_and_shows_what_a_model_wrote_as_text(evaluated,
     html = mistune.create_markdown(escape=False, plugins=["table"])(text)
     assert "&lt;img src=x" in html
     assert all(word not in html for word in ("<img", "<script", "<svg", 'href="javascript'))
-    assert f"**{main_evaluation(run.evaluations()).line()}".partition(" [")[0] in text and "8 held-out prompts" in text
-    assert "**Warning:** No sure gain" in text or "no reason to doubt it" not in text
+    evaluation = main_evaluation(run.evaluations())
+    assert f"**{evaluation.line()}".partition(" [")[0] in text and "8 held-out prompts" in text
+    assert ("**Warning:** No sure gain" in text) == (evaluation.trained["versus_base"]["interval"][0] <= 0)
     assert "| reference (second judge) (fewer than 10: intervals are too narrow) | scores | 8 |" in text
     assert "Ann" not in card, "people are numbered"
 
