@@ -205,7 +205,8 @@ class Quote:
         cell = 'style="text-align: left; vertical-align: top; padding: 0.1em 0.6em 0.1em 0'
         rows = [(name, "opacity: 0.7", text) for name, text in self.rows()]
         rows += [("warning", LEVEL_LOOKS["amber"], text) for text in self._warned]
-        rows += [("problem", LEVEL_LOOKS["red"], str(problem)) for problem in self.problems]
+        looks = {True: LEVEL_LOOKS["amber"], False: LEVEL_LOOKS["red"]}  # red is what would be refused
+        rows += [("problem", looks[problem.is_forecast], str(problem)) for problem in self.problems]
         learns = "\n".join([self.verdict.level.capitalize(), *self.verdict.lines()])
         rows.append(("learns", LEVEL_LOOKS[self.verdict.level], learns))
         told = f"{cell}; white-space: pre-line"
