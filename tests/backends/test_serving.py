@@ -48,11 +48,12 @@ ASKED = [{"role": "user", "content": "A table for two, please."}]
 
 
 @pytest.fixture(scope="module")
-def run(trained) -> Iterator[kit.Run]:
+def run(trained, tmp_path_factory) -> Iterator[kit.Run]:
     """With an evaluation of its own, by the likeliest words."""
-    kit.evaluate(trained, n=32, temperature=0)
-    yield trained
-    if served := endpoint_of(trained):  # a test failed
+    run = trained.download(tmp_path_factory.mktemp("served") / trained.id)
+    kit.evaluate(run, n=32, temperature=0)
+    yield run
+    if served := endpoint_of(run):  # a test failed
         served.stop()
 
 

@@ -183,7 +183,7 @@ def test_runs_that_are_not_there_or_are_broken_are_said(runs_dir, tmp_path):
     (broken / "second" / "config.json").write_text("{}")
     table.list.ticked = []
     table.list.ticked = ["here second", "here waiting"]
-    assert "no run" in table.message.value
+    assert "config.json is missing" in table.message.value
     table.refresh_button.click()
     table.list.ticked = ["here waiting"]
     assert not table.message.value  # it goes when the same thing succeeds
