@@ -230,7 +230,7 @@ def test_groups_of_completions_are_browsed(runs_dir):
 
 
 def test_answers_of_base_and_trained_model_are_browsed(runs_dir, trained):
-    browser = widgets.samples(Run(trained.id, runs_dir))
+    browser = widgets.samples(trained.id, runs_dir)
     view = browser.answers
     [evaluation] = browser.run.evaluations()
     samples = evaluation.samples()
