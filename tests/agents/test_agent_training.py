@@ -91,7 +91,7 @@ def test_the_browser_shows_turns(run):
     called = completions[completions["completion"].str.contains("tool: ")].head(1)
     shown = parts.completions_html(called)
     assert ">tool</div>" in shown and ">assistant</div>" in shown and "calls " in shown
-    assert "can call none here" in talk.talk(run.path).said.value, "talked to alone it makes up what it found"
+    assert "can call none here" in talk(run.path).said.value, "talked to alone it makes up what it found"
 
 
 def test_it_is_evaluated_in_the_same_environment_and_reported_as_an_agent(run, evaluation, tmp_path):
