@@ -84,7 +84,7 @@ def few(tmp_path, demo_data) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, demo_data):
     """A run of 20 steps on the demo's data: long enough to learn something, short enough for a test. One worker trains
-    it, and each has a copy."""
+    it, and each has a copy. A test that evaluates or changes it does that to a copy of its own."""
     from grpo_kit import Run, train
 
     own = tmp_path_factory.getbasetemp()

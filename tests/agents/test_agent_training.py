@@ -18,7 +18,7 @@ from grpo_kit.models.checkpoints import checkpoints_of
 from grpo_kit.runs.directory import RunDirectory
 from grpo_kit.training.trainer import KitTrainer
 from grpo_kit.utils.json_lines import read_lines
-from grpo_kit.widgets import parts, tables
+from grpo_kit.widgets import parts, tables, talk
 
 SETTINGS = {"model_name": "tiny-agent", "max_steps": 4, "save_steps": 2, "eval_steps": 2, "eval_prompts": 8}
 SETTINGS |= {
@@ -91,6 +91,7 @@ def test_the_browser_shows_turns(run):
     called = completions[completions["completion"].str.contains("tool: ")].head(1)
     shown = parts.completions_html(called)
     assert ">tool</div>" in shown and ">assistant</div>" in shown and "calls " in shown
+    assert "can call none here" in talk(run.path).said.value, "talked to alone it makes up what it found"
 
 
 def test_it_is_evaluated_in_the_same_environment_and_reported_as_an_agent(run, evaluation, tmp_path):

@@ -49,11 +49,12 @@ ASKED = [{"role": "user", "content": "A table for two, please."}]
 
 
 @pytest.fixture(scope="module")
-def run(trained) -> Iterator[kit.Run]:
+def run(trained, tmp_path_factory) -> Iterator[kit.Run]:
     """With an evaluation of its own, by the likeliest words."""
-    kit.evaluate(trained, n=32, temperature=0)
-    yield trained
-    if served := endpoint_of(trained):  # a test failed
+    run = trained.download(tmp_path_factory.mktemp("served") / trained.id)
+    kit.evaluate(run, n=32, temperature=0)
+    yield run
+    if served := endpoint_of(run):  # a test failed
         served.stop()
 
 
@@ -158,7 +159,7 @@ def test_a_run_is_served_here_asked_evaluated_and_stopped(run, expected, tmp_pat
     # The kit's own chat and widgets.
     table = kit.chat(served, ["Hello", ASKED], temperature=0)
     assert table["trained"][1] == expected["checkpoint-20"][0] and table["base"][1] == expected["base"][0]
-    panel = widgets.chat(run, "checkpoint-10", temperature=0)
+    panel = widgets.chat(run.id, "checkpoint-10", temperature=0, runs_dir=run.path.parent)
     panel.box.value = ASKED[0]["content"]
     panel.ask()
     wait_until(lambda: not panel.send_button.disabled)

@@ -17,9 +17,9 @@ from grpo_kit.utils.environment import version_of
 from grpo_kit.utils.json_lines import read_lines
 
 
-def test_it_learns(trained):
+def test_it_learns(trained, tmp_path):
     # 20 steps of the demo's 40: the direction, not the size, of what the demo shows.
-    evaluation = evaluate(trained, n=96)
+    evaluation = evaluate(trained.download(tmp_path / trained.id), n=96)
     last = evaluation.summary().iloc[-1]
     assert last["difference"] > 0.05 and last["difference_low"] > 0
 

@@ -240,6 +240,7 @@ def test_red_wants_a_second_click_and_a_probe_is_quoted_before_it_is_made(standi
     click(panel.launch_button)
     assert "Will it learn? Red" in said.value and "Click Launch again" in said.value and panel.run is None
     panel.controls["max_steps"].value = 3
+    assert not said.value, "it was about other settings"
     click(panel.launch_button)
     assert "Click Launch again" in said.value and panel.run is None, "other settings are asked about anew"
     panel.launch_button.click()
