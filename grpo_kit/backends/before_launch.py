@@ -90,7 +90,8 @@ def smoke(
         remember(run, runs_dir)
     seconds = run.metrics()["step_time"].dropna().iloc[0]
     print(f"One step took {seconds:.1f} s, its run {duration(status['seconds'])}. From that, the whole run:")
-    return quote(config, runs_dir, backend, [each for each in earlier_runs(runs_dir) if each.id == run.id], ask=False)
+    alone = [each for each in earlier_runs(runs_dir) if each.id == run.id]
+    return quote(config, runs_dir, backend, alone, ask=False)
 
 
 def doctor(

@@ -227,7 +227,8 @@ def _listed(value: Any) -> Any:
         return []
     if not isinstance(value, str):
         return value
-    return [part.strip() for part in value.strip().removeprefix("[").removesuffix("]").split(",") if part.strip()]
+    parts = value.strip().removeprefix("[").removesuffix("]").split(",")
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _absolute(value: Any) -> Any:

@@ -34,5 +34,7 @@ _SETTING = [(usual, name) for name, names in _USUAL.items() for usual in names.s
 
 def by_usual_name(name: str, known: Collection[str], spelled: Callable[[str], str] = str) -> str:
     """ " Did you mean learning_rate?" for lr, where it is among `known`; empty for a name that is nobody's."""
-    meant = (setting for usual, setting in _SETTING if usual == name and setting.split()[0] in known)
-    return next((f" Did you mean {spelled(setting)}?" for setting in meant), "")
+    for usual, setting in _SETTING:
+        if usual == name and setting.split()[0] in known:
+            return f" Did you mean {spelled(setting)}?"
+    return ""

@@ -72,7 +72,8 @@ def minutes(config: TrainConfig, runs: Sequence[EarlierRun], gpu: str | None) ->
     answering = config.evaluations() * -(-config.eval_prompts // config.completions_per_step) * (generating + judging)
     warm = config.sft_steps * known.sft * updating * config.samples_per_sft_step / config.completions_per_step
     steps = known.first + cycles * cycle + config.max_steps * known.beside + answering + warm
-    return Estimate(times(1 / 60, total(times(known.starting, START), times(steps, known.factors))), known.source)
+    whole = total(times(known.starting, START), times(steps, known.factors))
+    return Estimate(times(1 / 60, whole), known.source)
 
 
 def evaluation_minutes(
@@ -242,7 +243,8 @@ def _letters(path: Path, modified: int) -> list[int]:
 def _speed(config: TrainConfig, gpu: str | None) -> tuple[float, float, float]:
     """A process's operations and bytes read a second; seconds to start a layer for one token."""
     if gpu is None:  # by the tiny model and SmolLM2-135M on 2 cores of an AMD EPYC (docs/benchmarks.md)
-        return 40e9 * min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes), 1e10, 0.001
+        cores = min(config.torch_threads or 64, (os.cpu_count() or 1) / config.num_processes)
+        return 40e9 * cores, 1e10, 0.001
     listed = listed_gpu(gpu)
     a_layer = 0.0002 if uses_vllm(config, device_of(config, gpu)) else 0.0015
     return GPU_SHARE * listed["teraflops"] * 1e12, listed["gb_per_second"] * 1e9, a_layer

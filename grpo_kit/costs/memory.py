@@ -98,7 +98,8 @@ def prompts_at_once(config: TrainConfig, shape: Shape | None, device: Device) ->
 
 def in_one_pass(config: TrainConfig, prompts: int) -> TrainConfig:
     """The settings with so many prompts a step, all of whose completions a process makes in one pass."""
-    return config.model_copy(update={BATCH: -(-prompts * config.num_generations // config.num_processes), PASSES: 1})
+    each = -(-prompts * config.num_generations // config.num_processes)
+    return config.model_copy(update={BATCH: each, PASSES: 1})
 
 
 def decided(setting: bool | str, auto: bool) -> bool:
@@ -127,7 +128,8 @@ def is_sharded(config: TrainConfig, shape: Shape, device: Device) -> bool:
         return config.fsdp
     if config.num_processes == 1 or config.load_in_4bit or not device.is_gpu:
         return False
-    return bool(shortage(memory_needed(config.model_copy(update={"fsdp": False}), shape, device), device))
+    whole = config.model_copy(update={"fsdp": False})
+    return bool(shortage(memory_needed(whole, shape, device), device))
 
 
 def memory_needed(config: TrainConfig, shape: Shape, device: Device) -> Memory:

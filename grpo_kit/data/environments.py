@@ -145,6 +145,7 @@ def fault(what: str, error: BaseException) -> ConfigError:
     file, line = place.filename, place.lineno
     if isinstance(error, SyntaxError):
         file, line = error.filename or "", error.lineno
-    where = f" ({os.path.relpath(file)}:{line})" if os.path.exists(file) and PACKAGE not in Path(file).parents else ""
+    is_its = os.path.exists(file) and PACKAGE not in Path(file).parents
+    where = f" ({os.path.relpath(file)}:{line})" if is_its else ""
     said = traceback.format_exception_only(error)[-1].strip()
     return ConfigError(f"{what} {said}{where}", "Correct that")

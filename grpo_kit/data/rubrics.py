@@ -41,7 +41,8 @@ class Slot(msgspec.Struct, dict=True):
             self.spoken = _lower_first(self.description).removeprefix("the ")
         else:
             self.spoken = re.sub("^number (?!of )", "number of ", self.name.replace("_", " "))
-        self.verb = "are" if re.search("[^su]s$", self.name) and not self.name.startswith("number") else "is"
+        is_plural = re.search("[^su]s$", self.name) and not self.name.startswith("number")
+        self.verb = "are" if is_plural else "is"
         self.is_boolean = {"True", "False"} <= set(self.possible_values)
 
 

@@ -75,7 +75,8 @@ def check_splits(train: Path | str, eval: Path | str) -> None:
 
 def _position(split_key: str, seed: int) -> float:
     """Where a trace stands in [0, 1), whatever else there is."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}\n{split_key}".encode(), digest_size=8).digest()) / 2**64
+    digest = hashlib.blake2b(f"{seed}\n{split_key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
 
 
 def _digest(sample: Sample) -> int:

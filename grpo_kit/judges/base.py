@@ -105,5 +105,6 @@ def make_judge(name: str, config: JudgeConfig | None = None) -> Judge:
     config = config or JudgeConfig()
     if ">" in name:
         check_ladder(name, config.judge_ladder_bounds)
-        return resolve_name(LADDER)([make_judge(rung, config) for rung in rungs([name])], config.judge_ladder_bounds)
+        judges = [make_judge(rung, config) for rung in rungs([name])]
+        return resolve_name(LADDER)(judges, config.judge_ladder_bounds)
     return resolve_name(JUDGES[name])(config)

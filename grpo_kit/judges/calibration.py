@@ -248,7 +248,8 @@ async def position_bias(
         ]
         places = 2 * np.argsort(orders, axis=1).T + 1 - len(answers)  # of each answer in each repeat; 0 is the middle
         scores = pandas.DataFrame([[verdict.score for verdict in own] for own in found.each], dtype=float)
-        differences.append((scores.where(places < 0).mean(axis=1) - scores.where(places > 0).mean(axis=1)).mean())
+        gains = scores.where(places < 0).mean(axis=1) - scores.where(places > 0).mean(axis=1)
+        differences.append(gains.mean())
     return mean([difference for difference in differences if not np.isnan(difference)], seed)
 
 

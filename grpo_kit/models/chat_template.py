@@ -95,7 +95,8 @@ def text_between(template: ChatTemplate, messages: Sequence[Message], ends: Sequ
     said = Message(role="assistant", content=VALUE)
     if calls and template.call and (len(calls) == 1 or template.calls):
         said = Message(role="assistant", content="", tool_calls=calls)
-    after = template.render([Message(role="user", content=USER), said, *messages]).rpartition(VALUE)[2]
+    text = template.render([Message(role="user", content=USER), said, *messages])
+    after = text.rpartition(VALUE)[2]
     found = [after.index(end) + len(end) for end in ends if end in after]
     if not found:
         what = "the chat template writes no token that ends the model's turn, so that nothing can follow it"

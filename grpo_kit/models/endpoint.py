@@ -66,7 +66,8 @@ class Endpoint:
         """What the model writes after a text, or tokens. As `ask` else."""
         choice = self._ask("POST", "completions", {"model": model, "prompt": prompt, **how})["choices"][0]
         told = choice.get("logprobs") or {"tokens": [], "token_logprobs": []}
-        return _choice(choice, choice["text"], list(zip(told["tokens"], told["token_logprobs"], strict=True)))
+        pairs = list(zip(told["tokens"], told["token_logprobs"], strict=True))
+        return _choice(choice, choice["text"], pairs)
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         import httpx

@@ -97,7 +97,8 @@ def copy_adapter(folder: Path, base: str | None, to: Path) -> None:
     for pattern in (*ADAPTER_FILES[1:], *BESIDE):
         for file in folder.glob(pattern):
             shutil.copyfile(file, to / file.name)
-    write_json(to / ADAPTER_FILES[0], read_object(folder / ADAPTER_FILES[0]) | {"base_model_name_or_path": base})
+    settings = read_object(folder / ADAPTER_FILES[0])
+    write_json(to / ADAPTER_FILES[0], settings | {"base_model_name_or_path": base})
 
 
 def _gguf(whole: Path, file: Path, quantize: str | None, samples: list[Sample], trained: TrainConfig) -> Comparison:

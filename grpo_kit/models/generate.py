@@ -152,7 +152,8 @@ def generate_tokens(
 
 def up_to_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
     """The tokens without what pads them."""
-    return list(tokens[: next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))])
+    end = next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))
+    return list(tokens[:end])
 
 
 def log_probs_of(scores: Any, tokens: Sequence[int]) -> list[float]:

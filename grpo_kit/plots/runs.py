@@ -157,7 +157,8 @@ def by_step(run: RunDirectory) -> pandas.DataFrame:
     """The columns of run.metrics() that the figures show, by step; shares in percent, NaN where not measured."""
     found = run.metrics()
     shown = found.set_index("step") if "step" in found else found
-    shown = shown.reindex(columns=[*SHOWN, *[name for name in shown if str(name).startswith(SECOND)]]).astype(float)
+    second = [name for name in shown if str(name).startswith(SECOND)]
+    shown = shown.reindex(columns=[*SHOWN, *second]).astype(float)
     failed = found.filter(regex="^judge/.*/failures$").sum(axis=1, min_count=1).to_numpy()
     shown["failures"] = failed / (len(run.config.judge) * run.config.completions_per_step)
     return shown.assign(**{name: 100 * shown[name] for name in ("failures", "frac_reward_zero_std")})

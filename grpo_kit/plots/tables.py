@@ -102,7 +102,8 @@ class Table:
     def _repr_html_(self) -> str:
         """In a live notebook with a script that sorts it; a saved one would warn of every script in it."""
         script = f"<script>{{{JS}\nliven(document.currentScript.previousElementSibling);}}</script>"
-        return self.page() + (script if "JPY_SESSION_NAME" in os.environ else "")
+        live = script if "JPY_SESSION_NAME" in os.environ else ""
+        return self.page() + live
 
 
 def table(frame: pd.DataFrame | pd.Series, **headings: str) -> Table:

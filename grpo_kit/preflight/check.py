@@ -69,7 +69,8 @@ def quote_remaining(
     if prompts:
         measuring, judged = measuring_minutes(config, prompts, runs, gpu), judge_usd(config, runs, prompts)
         if measuring and judged.range and judge.range and hourly is not None:
-            measuring_usd = Dollars(round(hourly * measuring[1] / 60, 6), round(judged.range[1] - judge.range[1], 6))
+            more = judged.range[1] - judge.range[1]
+            measuring_usd = Dollars(round(hourly * measuring[1] / 60, 6), round(more, 6))
         if measuring and time.range:
             time = time._replace(range=total(time.range, measuring))
         judge = judged

@@ -115,7 +115,8 @@ def functions(config: TrainConfig, rewards: Rewards, on_modal: bool) -> str:
 
 def environment(config: TrainConfig) -> str:
     """Begins a dialogue in another's. Raises ConfigError where that fails, or the samples have no calls."""
-    found = episodes(list(read_samples(data_folder(config.data) / "train.jsonl")), config.environment, config.data)
+    samples = read_samples(data_folder(config.data) / "train.jsonl")
+    found = episodes(list(samples), config.environment, config.data)
     tools = {tool.get("function", tool)["name"]: None for sample in found for tool in sample.tools}
     return f"{config.environment}: {len(found)} dialogues, with " + (", ".join(tools) or "no tools")
 

@@ -130,7 +130,8 @@ class Prototype(KnownAnswers):
         for ladder in self.judges.values():
             if isinstance(ladder, LadderJudge):
                 says += "\n" + run_async(calibration.ladder_effect(ladder, self._cache, asked, told))
-        panels = _panels(found, {"Spearman": "spearman", "weighted kappa": "weighted", "accuracy": "accuracy"})
+        shown = {"Spearman": "spearman", "weighted kappa": "weighted", "accuracy": "accuracy"}
+        panels = _panels(found, shown)
         panels["accuracy"]["a constant guess"] = found[self.judge].constant
         return Finding(says, _by_judge(found), intervals(panels))
 

@@ -69,7 +69,8 @@ def open_run(config: TrainConfig, about: dict, runs_dir: str | Path, quoted: dic
             config_to_resume(run, config)
             check_unchanged(run, about)
         elif run.checkpoints or {"metrics.jsonl", "status.json"} & set(run.storage.names()):
-            raise RunError(f"{run.path} holds a run without its config.json", "Put it back, or use another run_id")
+            what = f"{run.path} holds a run without its config.json"
+            raise RunError(what, "Put it back, or use another run_id")
         else:
             write_json(run.path / "status.json", first_status(config.max_steps) | {"quoted": quoted})
             settings = config.model_dump() | {"run_id": run.id, "data": about["data"]["folder"]}

@@ -86,7 +86,8 @@ class SweepQuote:
         if here:
             cores = os.cpu_count() or 1
             at_a_time = min(at_a_time, cores // max(config.torch_threads or cores for config in here))
-        return cast(Range, tuple(map(max, zip(times(1 / max(1, at_a_time), _total(*runs)), *runs, strict=True))))
+        shared = times(1 / max(1, at_a_time), _total(*runs))
+        return cast(Range, tuple(map(max, zip(shared, *runs, strict=True))))
 
     @property
     def usd(self) -> Range:

@@ -85,7 +85,8 @@ def plan_of(run: RunDirectory) -> Plan:
     judges, ConfigError for a judge that is not there.
     """
     pickled = own_rewards(run)
-    plan = _read(config_to_resume(run, TrainConfig(run_id=run.id)), () if pickled is None else load_rewards(pickled))
+    rewards = () if pickled is None else load_rewards(pickled)
+    plan = _read(config_to_resume(run, TrainConfig(run_id=run.id)), rewards)
     _add_judges(plan)
     check_unchanged(run, plan.about)
     return plan
@@ -280,4 +281,5 @@ def _git_commit() -> str | None:
     """The commit of the folder that the run is started from, where it is one of git's."""
     if shutil.which("git") is None:
         return None
-    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or None

@@ -65,7 +65,8 @@ class Rollout:
     def begin(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
         """The rows with the prompts that their worlds give them."""
         samples = [self._samples[row["id"]].replace(prompt=row["prompt"]) for row in rows]
-        self._dialogues = begun(samples, self._environment, tokenizer, self._speaker is not None)
+        is_asked = self._speaker is not None
+        self._dialogues = begun(samples, self._environment, tokenizer, is_asked)
         return [{**row, "prompt": each.prompt} for row, each in zip(rows, self._dialogues, strict=True)]
 
     def __call__(self, prompts: Sequence, trainer: Any) -> dict[str, list | None]:

@@ -72,7 +72,8 @@ def _train(plan: Plan, writer: RunWriter, echo: Callable[[str], None], build_tra
                     warm_up(plan.to_imitate, progress)
                     writer.begin("loading the model")
                 speaker = Speaker(plan.user[0], cache, watch) if plan.user else None
-                rollout = Rollout([*samples.values()], config, progress.say, speaker) if config.environment else None
+                everyone = [*samples.values()]
+                rollout = Rollout(everyone, config, progress.say, speaker) if config.environment else None
                 trainer = build_trainer(plan.samples, {**judges, **plan.functions}, progress, rollout)
                 if config.filter_difficulty:
                     from grpo_kit.training.difficulty import keep_what_teaches

@@ -251,7 +251,8 @@ class KitTrainer(RunTrainer, GRPOTrainer):
             # TRL keeps the batch it scored last, of all processes, for its own tables.
             logs, extra = self._logs, self._logs["extra"]
             texts = list(map(conversation_text if self.rollout_func else text_of, logs["completion"]))
-            self._metrics["train"]["completions/distinct"].append(distinct_share(texts, self._config.num_generations))
+            share = distinct_share(texts, self._config.num_generations)
+            self._metrics["train"]["completions/distinct"].append(share)
             names = [judge.__name__ for judge in self._judges]
             reasons = [
                 why[0] if len(why) == 1 else "; ".join(f"{name}: {each}" for name, each in zip(names, why, strict=True))

@@ -87,7 +87,8 @@ def show(control: Control, value: Any) -> None:
         control.min, control.max = min(control.min, value), max(control.max, value)
     if isinstance(control, ipywidgets.SelectionSlider):
         control.options = _with([known for _, known in control.options], value)
-    control.value = _text(value, control.description) if isinstance(control, ipywidgets.Combobox | Several) else value
+    is_text = isinstance(control, ipywidgets.Combobox | Several)
+    control.value = _text(value, control.description) if is_text else value
 
 
 def without_effect(config: TrainConfig, on_modal: bool, has_gpu: bool) -> set[str]:

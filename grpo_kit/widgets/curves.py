@@ -78,7 +78,8 @@ class Curves(Still, anywidget.AnyWidget):
 
 def _table(run: RunDirectory) -> pandas.DataFrame:
     table = plots.by_step(run)
-    return table.assign(seconds=table[[f"seconds/{part}" for part in plots.PARTS]].sum(axis=1, min_count=1))
+    parts = table[[f"seconds/{part}" for part in plots.PARTS]]
+    return table.assign(seconds=parts.sum(axis=1, min_count=1))
 
 
 def _goes_on(old: np.ndarray, new: np.ndarray) -> bool:
@@ -121,7 +122,8 @@ def _of_several(names: list[str]) -> list[dict]:
     def lines(column: str) -> list[dict]:
         return [_line(column, "mean", *looks[i], run=i, label=name) for i, name in enumerate(names)]
 
-    small = [_panel(title, name, lines(name)) for name, title in (plots.SMALL | SECONDS).items()]
+    titles = plots.SMALL | SECONDS
+    small = [_panel(title, name, lines(name)) for name, title in titles.items()]
     return [_panel("reward", "reward", lines("reward"), wide=True), *small]
 
 

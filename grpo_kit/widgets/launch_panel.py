@@ -124,7 +124,8 @@ class LaunchPanel(Panel):
         look = f"font-family: monospace; background: {SHADE}; padding: 0.4em; margin-top: 1em"
         told = replace(quoted, problems=(), warnings=(), slow="")._repr_html_()
         self._quote.value = told + text_html(f"kit.{config!r}", look)
-        self.monitor.turn_off(*[self.launch_button] * any(not problem.is_forecast for problem in quoted.problems))
+        is_refused = not all(problem.is_forecast for problem in quoted.problems)
+        self.monitor.turn_off(*[self.launch_button] * is_refused)
 
     def _row(self, told: str, fix: str) -> ipywidgets.Widget:
         """What is wrong, and beside it a button that applies its fix, where that names settings."""

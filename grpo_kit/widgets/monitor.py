@@ -75,7 +75,8 @@ class Monitor(Panel):
         self._row = ipywidgets.VBox([self._bar, self._progress], layout={"display": "none"})
         self._redraw = Redraw(self._draw)
         self.curves = Curves(on_step=self._pick)
-        verbs = ipywidgets.HBox([*buttons, self.stop_button, self.resume_button], layout={"flex_flow": "row wrap"})
+        verbs = [*buttons, self.stop_button, self.resume_button]
+        verbs = ipywidgets.HBox(verbs, layout={"flex_flow": "row wrap"})
         self.status = ipywidgets.VBox([verbs, self.message, self._row, self._signs])
         super().__init__()
         self.children = [Helps(self), self.status, self.curves, self.picked, self.newest]

@@ -34,7 +34,8 @@ class SampleBrowser(Panel):
         self.message = ipywidgets.HTML(layout={"margin": "0"})
         self.refresh_button = button("Refresh", "Read the run's files again", width="auto", icon="refresh")
         self.groups, self.answers = GroupView(run, self.message), AnswerView(run, self.message)
-        self.tabs = ipywidgets.Tab([self.groups, self.answers], titles=["While it trained", "Base against trained"])
+        titles = ["While it trained", "Base against trained"]
+        self.tabs = ipywidgets.Tab([self.groups, self.answers], titles=titles)
         super().__init__([ipywidgets.HBox([self.refresh_button]), self.message, self.tabs])
         refresh = shows_errors(self.message, self.refresh)
         self.refresh_button.on_click(refresh)

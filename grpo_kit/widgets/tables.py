@@ -80,7 +80,8 @@ def completions(run: Run) -> pd.DataFrame:
         return table
     names = run.about["rewards"]
     given = pd.DataFrame(table["rewards"].tolist(), table.index, names, dtype=float)
-    table["score"] = given.mul(run.about.get("reward_weights") or [1.0] * len(names), axis=1).sum(axis=1, min_count=1)
+    weights = run.about.get("reward_weights") or [1.0] * len(names)
+    table["score"] = given.mul(weights, axis=1).sum(axis=1, min_count=1)
     table["disagreement"] = (given.max(axis=1) - given.min(axis=1)).where(given.count(axis=1) > 1)
     return table.assign(asked=table["prompt"].map(last_turn))
 

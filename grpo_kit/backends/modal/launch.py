@@ -80,7 +80,8 @@ def evaluate_on_modal(run: RunDirectory, config: EvalConfig) -> Path:
         secrets = required_secrets([first_judge, config.second_judge], trained.model_name, user=user)
         function = _on_gpu(deployed_function("evaluate"), config, secrets, retries=0)  # a retry would begin anew
         print(f"Evaluating run {run.id} on Modal ({config.gpu})")
-        name = _result(function.spawn(run.id, _given(config)), "Interrupted: the evaluation has ended")
+        call = function.spawn(run.id, _given(config))
+        name = _result(call, "Interrupted: the evaluation has ended")
     folder = CACHE / "evaluations" / run.id
     folder.mkdir(parents=True, exist_ok=True)
     for ending in (".samples.jsonl", ".png", ".json"):

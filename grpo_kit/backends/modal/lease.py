@@ -56,7 +56,8 @@ def acquire_lease(run_id: str, call_id: str, step: int | None = None) -> Lease:
 def lease_new_run(stem: str, call_id: str) -> Lease:
     """The lease on a new run called `stem`, or `stem_2` and so on where that name was leased before."""
     names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
-    return Lease(next(name for name in names if _put(name, 0, {**NO_CALL, "call_id": call_id})), 0, tries=1)
+    run_id = next(name for name in names if _put(name, 0, {**NO_CALL, "call_id": call_id}))
+    return Lease(run_id, 0, tries=1)
 
 
 def revoke_lease(run_id: str) -> None:

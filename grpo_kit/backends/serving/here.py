@@ -56,7 +56,8 @@ def start(
             command = server_command(plan, HOST, port, GPU_SHARE, use_vllm)
             how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": env}
             process = subprocess.Popen(command, stdout=output, stderr=output, **how)
-        run.storage.write(SERVING_FILE, as_json({"url": endpoint.url} | LocalStorage(run.path).worker(process.pid)))
+        server = {"url": endpoint.url} | LocalStorage(run.path).worker(process.pid)
+        run.storage.write(SERVING_FILE, as_json(server))
     try:
         _wait(endpoint, process, log)
     except BaseException:

@@ -31,7 +31,8 @@ class ChatReader(Reader):
             raw = [{"role": "system", "content": system}, *raw]
         dialogue = read_dialogue(raw, self.messages_in, found, first=0 if system else 1)
         learn, used = self.options.learn, {field, *self.systems, "tools", "functions", *_KNOWN}
-        return chat_trace(piece, dialogue, columns_of(row, used, found, learns_calls=learn == "calls"), found, learn)
+        columns = columns_of(row, used, found, learns_calls=learn == "calls")
+        return chat_trace(piece, dialogue, columns, found, learn)
 
     def messages_in(self, raw: Any, found: Found) -> list[Message]:
         """One of the row's messages as messages of the kit's. Raises ValueError where it can't be used."""

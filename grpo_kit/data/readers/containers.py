@@ -88,7 +88,8 @@ def _rows_in(content: bytes, fields: set[str]) -> Iterable[bytes]:
             return [content]
         content = arrays[0]
     rows = msgspec.json.decode(content, type=list[msgspec.Raw])
-    return [content] if rows and re.match(rb'{\s*"role"', bytes(rows[0])) else map(bytes, rows)
+    is_chat = bool(rows) and re.match(rb'{\s*"role"', bytes(rows[0]))
+    return [content] if is_chat else map(bytes, rows)
 
 
 def _numbered(rows: Iterable[Any], where: str, name: str) -> Iterator[Piece]:

@@ -112,7 +112,8 @@ class ChatModel:
         async with room_for_call(place, config.judge_max_in_flight, config.judge_requests_per_minute):
             self.usage.calls += 1
             try:
-                reply = await self._in_time(self._provider.generate(self.model, question(), config.judge_timeout))
+                asked = self._provider.generate(self.model, question(), config.judge_timeout)
+                reply = await self._in_time(asked)
             except CallFailed as failed:
                 self._count(*failed.tokens)
                 raise

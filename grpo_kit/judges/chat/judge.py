@@ -125,7 +125,8 @@ class ChatJudge(Judge):
 
     def prompt(self, sample: Sample, answers: Sequence[str]) -> str:
         conversation = sample.conversation
-        mark, fence = fences([conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers])
+        texts = [conversation, sample.rubric, sample.task_description, sample.ground_truth, *answers]
+        mark, fence = fences(texts)
         names = [f"reply {number}" for number in range(1, len(answers) + 1)] if self.compares else ["reply"]
         return self._prompt.substitute(
             mark=mark,
@@ -187,7 +188,8 @@ def object_in(text: str) -> Any:
             raise
         if re.search(r"[^\s`\],]", rest):
             raise ValueError("text after the object") from None
-    return found[0] if isinstance(found, list) and found and all(each == found[0] for each in found) else found
+    is_one = isinstance(found, list) and found and all(each == found[0] for each in found)
+    return found[0] if is_one else found
 
 
 def _parse(text: str, count: int, is_group: bool) -> list[_Judgement]:

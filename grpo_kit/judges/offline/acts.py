@@ -35,7 +35,8 @@ def check_for(act: Act, acts: list[Act], reference: Text) -> tuple[str, Check]:
         intent = " ".join(part for value in act.values for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", value)).lower()
         return f"offers to {intent}", lambda text: offers_to(text, vocabulary(intent) - FUNCTION_WORDS)
     if not act.values:
-        return _LABELS.get(act.act, f"{act.act.lower()} {slot}".strip()), lambda text: float(performs(act.act, text))
+        label = _LABELS.get(act.act, f"{act.act.lower()} {slot}".strip())
+        return label, lambda text: float(performs(act.act, text))
 
     checks = [_states(act, value, acts, reference) for value in act.values]
     must_ask = act.act == "CONFIRM" and confirms(reference)
