@@ -1,4 +1,5 @@
-"""Environments of others, by their import path: those of `verifiers`, and a class as TRL's `environment_factory` takes.
+"""Environments of others, by their import path: those of `verifiers`, and a class as TRL's `environment_factory` takes;
+and the threads on which they live and wait side by side.
 
 Such a class has `reset(**row)`, which may return text to add to the prompt; its other public methods are the tools;
 `get_reward()` is what the dialogue is worth.

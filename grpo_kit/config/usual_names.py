@@ -1,4 +1,4 @@
-"""What other libraries, papers and habit call the settings."""
+"""What other libraries, papers and habit call the settings, and the commands."""
 
 from collections.abc import Callable, Collection
 

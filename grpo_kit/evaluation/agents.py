@@ -1,4 +1,5 @@
-"""How the dialogues of an evaluation went: the success rate, and what it gains over the base model."""
+"""How the dialogues of an evaluation went: the success rate, what it gains over the base model, and scores by the
+environment in place of a judge's."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Files that are replaced in one move, and where the kit keeps what it can make again."""
+"""Files that are replaced in one move, folders to write into, and where the kit keeps what it can make again."""
 
 import gzip
 import json
